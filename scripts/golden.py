@@ -37,7 +37,7 @@ from qubic_lab.oracle.ingest.packaged import run_demo, sample_texts_file
 from qubic_lab.oracle.ingest.text_files import TextOptions, import_texts
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.sentiment.models import make_model
-from qubic_lab.oracle.sentiment.stored import score_stored
+from qubic_lab.oracle.sentiment.scores import score_stored
 from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore

@@ -26,8 +26,7 @@ from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Frequency, Price, Series, Text, bars_of_prices
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, age_text, iso, read_iso
-from qubic_lab.oracle.sentiment.index import Weighting
-from qubic_lab.oracle.sentiment.stored import choose_model
+from qubic_lab.oracle.sentiment.index import Weighting, choose_model
 from qubic_lab.oracle.serving.overview import market_overview, money, sentiment, text_history
 from qubic_lab.oracle.serving.prices import PriceHistory, price_analysis, price_history
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served

@@ -159,7 +159,7 @@ def _scoring(model: str | None, engine: "Engine", settings: "OracleConfig") -> I
         yield
         return
     from qubic_lab.oracle.sentiment.models import make_model
-    from qubic_lab.oracle.sentiment.stored import Scorer
+    from qubic_lab.oracle.sentiment.scores import Scorer
     from qubic_lab.oracle.store.text_store import TextStore
 
     clock = settings.clock.now_us

@@ -85,7 +85,7 @@ def score(
     from qubic_lab.database import open_database
     from qubic_lab.oracle.model.coins import COINS, find_coin
     from qubic_lab.oracle.sentiment.models import make_model
-    from qubic_lab.oracle.sentiment.stored import score_stored
+    from qubic_lab.oracle.sentiment.scores import score_stored
     from qubic_lab.oracle.store.text_store import TextStore
 
     coins = list(COINS) if coin is None else [find_coin(coin).id]

@@ -13,9 +13,9 @@ from qubic_lab.oracle.inference.conditional_returns import AROUND
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.records import QUOTES
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
+from qubic_lab.oracle.sentiment.index import BASELINE
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
 from qubic_lab.oracle.sentiment.scores import model_key, score_texts
-from qubic_lab.oracle.sentiment.stored import BASELINE
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_reader import ScoreColumns, StoredText
 from qubic_lab.oracle.store.text_store import TextStore

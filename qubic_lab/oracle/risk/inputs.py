@@ -10,8 +10,16 @@ from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 from qubic_lab.oracle.model.response import FRAME_S, Frame, Missing
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.risk.measures import RiskInputs
-from qubic_lab.oracle.sentiment.index import SETTINGS, ScoredText, Weighting, index_series
-from qubic_lab.oracle.sentiment.stored import NO_SCORES, NO_TEXTS, choose_model, scored_texts
+from qubic_lab.oracle.sentiment.index import (
+    NO_SCORES,
+    NO_TEXTS,
+    SETTINGS,
+    ScoredText,
+    Weighting,
+    choose_model,
+    index_series,
+    scored_texts,
+)
 from qubic_lab.oracle.store.price_store import PricedSeries
 from qubic_lab.oracle.store.snapshot import Snapshot, why_no_bars
 

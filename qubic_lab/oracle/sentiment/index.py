@@ -16,7 +16,14 @@ from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats, Integers
 from qubic_lab.oracle.model.timestamps import SECOND_US
+from qubic_lab.oracle.store.text_reader import ScoreColumns, TextReader
 
+PREFERRED = ("default", "finbert", "crypto-lexicon", "vader")
+"""Models whose scores make the index, the first choice first; others follow by name."""
+BASELINE = "majority"
+"""A model that gives every text the same score, so an index of its scores would say nothing."""
+NO_SCORES = "no model has scored these texts: qubic-lab oracle score does"
+NO_TEXTS = "there are no texts"
 HALF_SURE = 5.0
 """Number of fresh texts of weight 1 for which the factor `number` of the confidence is one half."""
 
@@ -178,6 +185,31 @@ def index_series(texts: Iterable[ScoredText], times_us: Integers, settings: Inde
     return IndexSeries(
         times_us, composite, confidence, spread, _volatility(composite, settings.volatility_steps), counts
     )
+
+
+def choose_model(scores: Mapping[str, ScoreColumns]) -> str | None:
+    """Return the model whose scores make the index: by preference, then by number of scores, then by age."""
+
+    def rank(key: str) -> tuple[int, int, int, str]:
+        name = _model_name(key)
+        place = PREFERRED.index(name) if name in PREFERRED else len(PREFERRED)
+        return place, -len(scores[key]), -int(scores[key].known_us.max()), key
+
+    return min((key for key in scores if _model_name(key) != BASELINE), key=rank, default=None)
+
+
+def scored_texts(texts: TextReader, scores: ScoreColumns, weighting: Weighting) -> list[ScoredText]:
+    """Return the texts that have these scores, without titles; with sources only if sources weigh differently."""
+    sources = texts.sources(scores.news_id.tolist()) if weighting.source_weights else {}
+    columns = (scores.news_id, scores.at_us, scores.known_us, scores.score)
+    return [
+        ScoredText(id, at_us, known_us, score, sources.get(id, ""))
+        for id, at_us, known_us, score in zip(*(each.tolist() for each in columns), strict=True)
+    ]
+
+
+def _model_name(key: str) -> str:
+    return key.partition("@")[0].partition(":")[0]
 
 
 class _Pool:

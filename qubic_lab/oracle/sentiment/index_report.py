@@ -10,9 +10,18 @@ from pydantic import Field
 
 from qubic_lab.oracle.model.response import WINDOW_S, AgeS, Instant, Missing, Part, Share, Window, age_s
 from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US
-from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, Weighting, index_series, sentiment_index
+from qubic_lab.oracle.sentiment.index import (
+    NO_SCORES,
+    NO_TEXTS,
+    IndexSettings,
+    ScoredText,
+    Weighting,
+    choose_model,
+    index_series,
+    scored_texts,
+    sentiment_index,
+)
 from qubic_lab.oracle.sentiment.scores import LABELS
-from qubic_lab.oracle.sentiment.stored import NO_SCORES, NO_TEXTS, choose_model, scored_texts
 from qubic_lab.oracle.store.snapshot import Snapshot
 from qubic_lab.oracle.store.text_reader import ScoreColumns
 

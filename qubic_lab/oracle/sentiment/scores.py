@@ -1,15 +1,21 @@
-"""What a sentiment model says of a text with headline and body: the probability of each label."""
+"""What a sentiment model says of a text, the probability of each label; and the scoring of texts in the database."""
 
+import logging
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.model.records import Text
+from qubic_lab.oracle.model.timestamps import DAY_US, now_us
+from qubic_lab.oracle.store.text_store import Score, TextStore
+from qubic_lab.oracle.store.transactions import Clock
 
 LABELS = ("negative", "neutral", "positive")
 """In this order wherever labels are numbers or columns."""
@@ -23,6 +29,17 @@ LEAST_WORDS = 5
 """Shorter sentences are joined with the next one."""
 STUB_FROM, STUB_TO = 120, 300
 """Sources cut long bodies at about 200 characters: a body of this length that ends in an ellipsis is cut."""
+BATCH = 64
+"""Texts that are scored and stored together: the most that an interrupted run loses."""
+EVERY_S = 30.0
+"""Seconds between two searches for texts without a score."""
+RECENT_US = 8 * DAY_US
+"""The first search covers all texts, later ones those published within this time."""
+_END_US = 1 << 61
+
+_log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -142,3 +159,119 @@ def _weighted_parts(text: Text) -> list[tuple[str, float]]:
     sentences = sentences_of(text.body)[:MOST_SENTENCES]
     of_body = CUT_BODY_WEIGHT if is_cut(text) and len(text.body) <= STUB_TO else BODY_WEIGHT
     return headline + [(sentence, of_body / len(sentences)) for sentence in sentences]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The number of a coin's texts, of those scored now, and of those scored before."""
+
+    coin: str
+    key: str
+    texts: int
+    scored: int
+    before: int
+
+
+def score_stored(
+    store: TextStore,
+    model: SentimentModel,
+    coin: str,
+    start_us: int = 0,
+    *,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+) -> Scoring:
+    """Score a coin's texts that this version of the model has not scored yet, and store the scores.
+
+    Each batch is stored when it is done, the newest texts first: an interrupted run can be continued, and a second run
+    finds nothing to do. Repetitions of other texts are not scored.
+
+    Args:
+        store: the texts.
+        model: scores them.
+        coin: its id.
+        start_us: earliest time of publication.
+        batch: texts that are scored and stored together.
+        progress: called with the number of texts that are done, and of all that lacked a score.
+    """
+    key = model_key(model)
+    texts = store.read(coin, start_us, _END_US)
+    known = set(store.scores(coin, start_us, _END_US, key).news_id.tolist())
+    missing = [text for text in reversed(texts) if text.id not in known]
+    for start in range(0, len(missing), batch):
+        some = missing[start : start + batch]
+        scored = zip(some, score_texts(model, some), strict=True)
+        store.add_scores(
+            [Score(text.id, key, each.score, max(each.probabilities), each.details()) for text, each in scored]
+        )
+        if progress is not None:
+            progress(start + len(some), len(missing))
+    return Scoring(coin, key, len(texts), len(missing), len(texts) - len(missing))
+
+
+class _Ended(Exception):
+    """The scorer is ending."""
+
+
+class Scorer:
+    """Scores new texts about some coins repeatedly, beside a collector, in its own thread."""
+
+    def __init__(
+        self,
+        store: TextStore,
+        model: SentimentModel,
+        coins: Sequence[str],
+        clock: Clock = now_us,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._store, self._model, self._coins = store, model, tuple(coins)
+        self._clock, self._every_s = clock, every_s
+        self._ending = threading.Event()
+        self.scored = 0
+
+    @contextmanager
+    def running(self) -> Iterator["Scorer"]:
+        """Score while the block runs, and once more at its end; `scored` counts the texts.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        self._model.score(["This loads the model, or says what is missing."])
+        thread = threading.Thread(target=self._run, name="scorer", daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._ending.set()
+            thread.join()
+
+    def _run(self) -> None:
+        start_us, whole = 0, True
+        while not self._ending.wait(self._every_s):
+            whole = self._search(start_us)
+            if whole:
+                start_us = self._clock() - RECENT_US
+        # A first search that was interrupted continues in the next process.
+        self._search(start_us if whole else self._clock() - RECENT_US, last=True)
+
+    def _search(self, start_us: int, last: bool = False) -> bool:
+        """Score texts without a score; return whether all texts have been checked."""
+        counted = 0
+
+        def progress(done: int, total: int) -> None:
+            nonlocal counted
+            self.scored += done - counted
+            counted = done
+            if self._ending.is_set() and not last:
+                raise _Ended
+
+        try:
+            for coin in self._coins:
+                counted = 0
+                score_stored(self._store, self._model, coin, start_us, progress=progress)
+        except _Ended:
+            return False
+        except QubicLabError as error:  # of the database: the next search finds what is left
+            _log.warning("texts are not scored now: %s", error)
+            return False
+        return True

@@ -27,7 +27,7 @@ from qubic_lab.oracle.model.response import (
     age_s,
 )
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, age_text, iso
-from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
+from qubic_lab.oracle.sentiment.index import NO_TEXTS, WEIGHTING, Weighting
 from qubic_lab.oracle.sentiment.index_report import (
     ModelScores,
     SentimentIndex,
@@ -35,7 +35,6 @@ from qubic_lab.oracle.sentiment.index_report import (
     report_index,
     summarize_sentiment,
 )
-from qubic_lab.oracle.sentiment.stored import NO_TEXTS
 from qubic_lab.oracle.serving.prices import LastPrice, NextCursor, change_pct, last_price, price_before, volume_24h
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.price_store import PricedSeries
