@@ -111,22 +111,15 @@ def price_figures(bars: Bars) -> PriceFigures | Missing:
 def rate(
     prices: PriceFigures | Missing, sentiment: SentimentFigures | Missing, basis: Sequence[str] = ()
 ) -> Rating | Missing:
-    """Return the rating, or why there is none.
+    """Return the rating by hourly bars and the sentiment index of 24 hours, or why there is none.
 
-    Args:
-        prices: figures of hourly bars, or why there are none.
-        sentiment: the sentiment index of 24 hours, or why there is none.
-        basis: what both were computed from, in words.
+    `basis` says what both were computed from.
     """
     if isinstance(prices, Missing):
         return Missing(f"no rating: {prices.reason}")
-    rules: list[RuleVote] = []
-    left_out: dict[str, str] = {}
-    for name, rule in _PRICE_RULES.items():
-        if vote := rule(prices):
-            rules.append(vote)
-        else:
-            left_out[name] = f"not known from {prices.bars} hourly bars"
+    votes = {name: rule(prices) for name, rule in _PRICE_RULES.items()}
+    left_out = {name: f"not known from {prices.bars} hourly bars" for name, vote in votes.items() if vote is None}
+    rules = [vote for vote in votes.values() if vote is not None]
     if isinstance(sentiment, Missing):
         left_out["sentiment"] = sentiment.reason
     else:
@@ -172,9 +165,8 @@ def _trend(prices: PriceFigures) -> RuleVote | None:
         return None
     vote = _sign(drift, DRIFT)
     direction = ("no trend beyond chance", "rising beyond chance", "falling beyond chance")[vote]
-    text = (
-        f"{direction}: the move over 48 h is {drift:+.1f} deviations of a random walk (the rule votes from ±{DRIFT} on)"
-    )
+    move = f"the move over 48 h is {drift:+.1f} deviations of a random walk"
+    text = f"{direction}: {move} (the rule votes from ±{DRIFT} on)"
     return RuleVote(name="trend", vote=vote, values={"drift_48": drift}, text=text)
 
 
