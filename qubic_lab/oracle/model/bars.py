@@ -83,18 +83,9 @@ class Bars:
     ) -> "Bars":
         """Return checked bars from columns, each [bars] or [bars, assets].
 
-        Args:
-            closed_us: end of each bar.
-            close: prices; NaN where one of several assets has no bar.
-            open: None or NaN beside a close: the close stands for it; also in `high` and `low`.
-            high: highest prices.
-            low: lowest prices.
-            volume: None or NaN: not known.
-            opened_us: start of each bar; None: `frame_us` before its end.
-            frame_us: length of the bars.
-            assets: their names.
-            check: False for values that were checked before they were stored.
-            per_bar: `known_us`, `points`, `slots` or `flagged`, [bars].
+        A close is NaN where one of several assets has no bar. Opens, highs and lows that are None or NaN are the close;
+        such a volume is not known. Bars without `opened_us` open `frame_us` before their end. `check` is False for
+        values that were checked before they were stored; `per_bar` are `known_us`, `points`, `slots` or `flagged`.
 
         Raises:
             InputError: columns of different lengths, bars that are out of order or overlap, a price that is not a

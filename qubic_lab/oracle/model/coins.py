@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 
 from qubic_lab.errors import NotFoundError, did_you_mean
 
@@ -61,7 +60,16 @@ _SHOUTED = 0.7
 """A text with a larger share of capitals is written in capitals, so its words in capitals are no symbols."""
 _LEAST_LETTERS = 12
 """A text with fewer letters beside its symbols, such as "BTC/USDT, ETH-USD", is not judged by its capitals."""
+_BY_SYMBOL = {coin.symbol: coin.id for coin in _ALL}
+_BY_NAME = {term.lower(): coin.id for coin in _ALL for term in (*coin.terms, f"{coin.terms[0]}s")}
+_BY_NAME |= {other.lower(): "" for other in _OTHERS}
+"""The id of each name in lower case; "" for coins that are not known."""
 _LINK = re.compile(r"https?://\S+")
+_NAMES = "|".join(r"\s+".join(map(re.escape, name.split())) for name in sorted(_BY_NAME, key=len, reverse=True))
+_NAME = re.compile(rf"(?<![A-Za-z0-9_])(?:{_NAMES})(?![A-Za-z0-9_])", re.IGNORECASE | re.ASCII)
+_SYMBOLS = "|".join(coin.symbol for coin in _ALL if not coin.only_with_dollar)
+_SYMBOL = re.compile(rf"(?<![A-Za-z0-9_$])(?:{_SYMBOLS})(?![A-Za-z0-9_])")
+_CASHTAG = re.compile(rf"(?<![A-Za-z0-9_$])\$({'|'.join(_BY_SYMBOL)})(?![A-Za-z0-9_])", re.IGNORECASE | re.ASCII)
 
 
 def find_coin(text: str) -> Coin:
@@ -94,41 +102,13 @@ def mentioned(text: str) -> tuple[str, ...]:
     Solana, "sol" is not; "Bitcoin Cash" is not Bitcoin. Addresses of pages are ignored.
     """
     text = _LINK.sub(" ", text)
-    names, symbols, cashtags = _patterns()
-    found = {_by_name()[" ".join(match.group().lower().split())] for match in names.finditer(text)}
-    found |= {_by_symbol()[match.group(1).upper()] for match in cashtags.finditer(text)}
-    if not _is_shouted(symbols.sub(" ", text)):
-        found |= {_by_symbol()[match.group()] for match in symbols.finditer(text)}
+    found = {_BY_NAME[" ".join(match.group().lower().split())] for match in _NAME.finditer(text)}
+    found |= {_BY_SYMBOL[match.group(1).upper()] for match in _CASHTAG.finditer(text)}
+    if not _is_shouted(_SYMBOL.sub(" ", text)):
+        found |= {_BY_SYMBOL[match.group()] for match in _SYMBOL.finditer(text)}
     return tuple(id for id in COINS if id in found)
 
 
 def _is_shouted(text: str) -> bool:
     letters = [character for character in text if character.isalpha()]
     return len(letters) >= _LEAST_LETTERS and sum(map(str.isupper, letters)) > _SHOUTED * len(letters)
-
-
-@cache
-def _by_name() -> dict[str, str]:
-    """Return the id of each name in lower case; "" for coins that are not known."""
-    names = {term.lower(): coin.id for coin in _ALL for term in (*coin.terms, f"{coin.terms[0]}s")}
-    return names | {other.lower(): "" for other in _OTHERS}
-
-
-@cache
-def _by_symbol() -> dict[str, str]:
-    return {coin.symbol: coin.id for coin in _ALL}
-
-
-@cache
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Return patterns of names, symbols and $SYMBOLs; only ASCII letters and digits belong to a word."""
-    longest_first = sorted(_by_name(), key=len, reverse=True)
-    names = "|".join(r"\s+".join(map(re.escape, name.split())) for name in longest_first)
-    plain = "|".join(re.escape(coin.symbol) for coin in _ALL if not coin.only_with_dollar)
-    every = "|".join(re.escape(coin.symbol) for coin in _ALL)
-    before, after = r"(?<![A-Za-z0-9_])", r"(?![A-Za-z0-9_])"
-    return (
-        re.compile(f"{before}(?:{names}){after}", re.IGNORECASE | re.ASCII),
-        re.compile(rf"(?<![A-Za-z0-9_$])(?:{plain}){after}"),
-        re.compile(rf"(?<![A-Za-z0-9_$])\$({every}){after}", re.IGNORECASE | re.ASCII),
-    )

@@ -24,7 +24,7 @@ from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.store import AlertStore, RiskAlerts
 from qubic_lab.oracle.ingest.http_rules import Period, Quotas, QuotaState
 from qubic_lab.oracle.model.coins import COINS, find_coin
-from qubic_lab.oracle.model.records import Frequency
+from qubic_lab.oracle.model.records import Frequency, Series
 from qubic_lab.oracle.model.response import (
     FRAME_S,
     Frame,
@@ -45,7 +45,7 @@ from qubic_lab.oracle.serving import overview, prices
 from qubic_lab.oracle.serving.cache import Cache, CacheCounts, Cached, CacheKind, code_version
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.snapshot import MarketStore, Snapshot, reading
-from qubic_lab.oracle.store.tables import LEASES, MARKET_SERIES, PRICE_ANALYSIS
+from qubic_lab.oracle.store.tables import LEASES, PRICE_ANALYSIS
 from qubic_lab.oracle.store.transactions import check_as_of, writing
 
 STAMP_S = 1.0
@@ -99,9 +99,9 @@ class Oracle:
         open_engine: opens the database, with the first request.
         client: of the Redis that all processes share.
         clock: gives the time in microseconds.
-        frequencies: how often each source provides prices or texts, by its name.
+        frequencies: of prices or texts of each source, by its name.
         limits: each source's quotas, by its name and period.
-        weighting: of texts in a sentiment index, by age and source.
+        weighting: of texts in a sentiment index.
         rules: of risk; None: those that come with the project.
     """
 
@@ -316,21 +316,15 @@ def keep_analysis(store: MarketStore, analysis: prices.PriceAnalysis, version: s
     bars = analysis.analysed
     if isinstance(bars, Missing):
         return False
-    series = {
-        "coin": analysis.coin,
-        "source": bars.source,
-        "interval_s": bars.interval_s,
-        "currency": analysis.last.currency,
+    series = Series(analysis.coin, bars.source, bars.interval_s, analysis.last.currency)
+    values = {
+        "series_id": store.prices.id_of(series),
+        "frame_s": FRAME_S[analysis.frame],
+        "at_us": bars.last_us,
+        "version": version,
     }
-    id = select(MARKET_SERIES.c.id).where(*(MARKET_SERIES.c[name] == value for name, value in series.items()))
+    same = (PRICE_ANALYSIS.c[name] == value for name, value in values.items())
     with writing(store.engine, store.clock) as writer:
-        values = {
-            "series_id": writer.connection.execute(id).scalar_one(),
-            "frame_s": FRAME_S[analysis.frame],
-            "at_us": bars.last_us,
-            "version": version,
-        }
-        same = (PRICE_ANALYSIS.c[name] == value for name, value in values.items())
         if writer.connection.execute(select(PRICE_ANALYSIS.c.at_us).where(*same)).first():
             return False
         result = {name: value for name, value in to_plain(analysis).items() if name in _KEPT}

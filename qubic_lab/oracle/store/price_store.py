@@ -131,7 +131,7 @@ class PriceReader:
         Raises:
             NotFoundError: there is no such series.
         """
-        values = {"id": self._id(series), "until_us": until_us, "known_us": self.known_us}
+        values = {"id": self.id_of(series), "until_us": until_us, "known_us": self.known_us}
         with self._engine.connect() as connection:
             row = connection.execute(_LATEST, values).mappings().first()
         return None if row is None else _price(row)
@@ -170,10 +170,14 @@ class PriceReader:
             return list(chain.from_iterable(fetch_tuples(connection, query, values)))
 
     def _values(self, series: Series, start_us: int, end_us: int) -> dict[str, int]:
-        """Return the parameters of `_SEEN_IN_RANGE`."""
-        return {"id": self._id(series), "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
+        return {"id": self.id_of(series), "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
 
-    def _id(self, series: Series) -> int:
+    def id_of(self, series: Series) -> int:
+        """Return the number of a series in the database.
+
+        Raises:
+            NotFoundError: there is no such series.
+        """
         if series not in self._ids:
             with self._engine.connect() as connection:
                 id = connection.execute(_find(series)).scalar()
@@ -213,13 +217,14 @@ class PriceStore(PriceReader):
             rows = _rows(batch)
             with writing(self._engine, self._clock) as writer:
                 id = self._find_or_make(writer.connection, series)
-                new, corrected = _compared(rows, _newest(writer.connection, id, list(rows)))
+                newest = _newest(writer.connection, id, list(rows))
+                new = [row for closed_us, row in rows.items() if newest.get(closed_us) != row[:-1]]
                 if new:
                     ends = (id, writer.known_us, fetch_id)
                     insert_rows(writer.connection, MARKET_DATA, _WRITTEN, [row + ends for row in new])
                     writer.wrote(_subject(series.coin))
             self._ids[series] = id
-            added += Added(len(batch), len(new), corrected)
+            added += Added(len(batch), len(new), sum(row[0] in newest for row in new))
         return added
 
     def _find_or_make(self, connection: Connection, series: Series) -> int:
@@ -274,14 +279,9 @@ def _rows(prices: list[Price]) -> dict[int, Row]:
     """Return the values to write for each `closed_us`, in order: `_WRITTEN` up to `published_us`."""
     found: dict[int, Row] = {}
     for each in prices:
-        numbers = map(_number, _numbers_of(each))
+        numbers = (value if value == value else None for value in _numbers_of(each))  # SQLite has no NaN
         found[each.closed_us] = (each.closed_us, each.opened_us, *numbers, ",".join(each.flags), each.published_us)
     return dict(sorted(found.items()))
-
-
-def _number(value: float | None) -> float | None:
-    """Return a value as the databases keep it: SQLite has no NaN."""
-    return value if value == value else None
 
 
 @lru_cache(maxsize=1_000)
@@ -297,12 +297,6 @@ def _newest(connection: Connection, series_id: int, closed_us: list[int]) -> dic
         rows = query.where(MARKET_DATA.c.series_id == series_id, MARKET_DATA.c.closed_us.in_(some))
         found |= {row[0]: row for rows in fetch_tuples(connection, rows) for row in rows}
     return found
-
-
-def _compared(rows: Mapping[int, Row], newest: Mapping[int, Row]) -> tuple[list[Row], int]:
-    """Return the new rows, and how many of them correct others."""
-    new = [row for closed_us, row in rows.items() if newest.get(closed_us) != row[:-1]]
-    return new, sum(row[0] in newest for row in new)
 
 
 def _bars(series: Series, names: tuple[str, ...], rows: list[Row]) -> Bars:

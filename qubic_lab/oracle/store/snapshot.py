@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
 
@@ -20,7 +20,7 @@ from qubic_lab.oracle.model.records import QUOTES, TEXTS, Frequency, Series
 from qubic_lab.oracle.model.response import Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso, now_us
 from qubic_lab.oracle.store.price_store import PricedSeries, PriceReader, PriceStore, StoredPrice
-from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
+from qubic_lab.oracle.store.tables import MARKET_DATA
 from qubic_lab.oracle.store.text_reader import ScoreColumns, TextReader
 from qubic_lab.oracle.store.text_store import TextStore
 from qubic_lab.oracle.store.transactions import NEWEST, Clock, check_as_of
@@ -239,9 +239,8 @@ class BarHistory:
         changed = (
             select((MARKET_DATA.c.closed_us - 1) // DAY_US)
             .distinct()
-            .join(MARKET_SERIES)
             .where(
-                *(MARKET_SERIES.c[field.name] == getattr(series, field.name) for field in fields(Series)),
+                MARKET_DATA.c.series_id == self._prices.id_of(series),
                 MARKET_DATA.c.closed_us > days.start * DAY_US,
                 MARKET_DATA.c.closed_us <= days.stop * DAY_US,
                 MARKET_DATA.c.known_us > seen,

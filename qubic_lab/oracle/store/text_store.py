@@ -41,8 +41,6 @@ from qubic_lab.oracle.store.transactions import (
 if TYPE_CHECKING:  # it imports SciPy, which is slow and not needed to read texts
     from datasketch import MinHash
 
-MOST_ID = 512
-"""Most characters of a text's id at its source; of a longer one the beginning and a hash are stored."""
 BEFORE_US, AFTER_US = 7 * DAY_US, DAY_US
 """A text may repeat one that was published this long before it, or, as sources differ in speed, this soon after it."""
 _BATCH = 500
@@ -407,17 +405,9 @@ def _time(text: Text, known_us: int) -> int:
 
 def _storable(text: Text) -> Text:
     """Return a text without what the databases refuse: long names, NUL and halves of surrogate pairs."""
-    changed: dict[str, Any] = {}
-    for name in _TEXT_FIELDS:
-        value = getattr(text, name)
-        if isinstance(value, str):
-            clean = value.replace("\0", "").encode("utf-8", "replace").decode()[: _LENGTHS.get(name)]
-            if clean != value:
-                changed[name] = clean
-    if len(text.external_id) > MOST_ID:
-        digest = hashlib.sha256(text.external_id.encode("utf-8", "replace")).hexdigest()
-        changed["external_id"] = f"{changed.get('external_id', text.external_id)[: MOST_ID - 65]}#{digest}"
-    return replace(text, **changed) if changed else text
+    words = {name: value for name in _TEXT_FIELDS if isinstance(value := getattr(text, name), str)}
+    clean = {name: value.replace("\0", "").encode("utf-8", "replace").decode() for name, value in words.items()}
+    return replace(text, **{name: value[: _LENGTHS.get(name)] for name, value in clean.items()})  # type: ignore[arg-type]
 
 
 def _last_id(connection: Connection) -> int:

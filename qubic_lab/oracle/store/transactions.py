@@ -72,11 +72,17 @@ def writing(engine: Engine, clock: Clock = now_us) -> Iterator[Writer]:
     """Yield a writer once all others have ended; commit what it wrote, or nothing after an error."""
     with engine.connect() as connection:
         try:
-            _wait_for_writers(connection)
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # an upgrade later could fail as "locked"
+            else:
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS_LOCK})
             writer = Writer(connection, max(clock(), _read_stamp(connection, _ALL) + 1))
             yield writer
             if writer.names:
-                _set_stamps(connection, writer.names, writer.known_us)
+                add = upsert(engine, STAMPS)
+                query = add.on_conflict_do_update(index_elements=["name"], set_={"known_us": add.excluded.known_us})
+                stamps = [{"name": name, "known_us": writer.known_us} for name in sorted(writer.names)]
+                connection.execute(query, stamps)
             connection.commit()
         except BaseException:
             connection.rollback()
@@ -182,19 +188,5 @@ def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
         yield values[start : start + _MOST_NAMED]
 
 
-def _wait_for_writers(connection: Connection) -> None:
-    """Begin a transaction that overlaps no other writer's."""
-    if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # never upgraded later, which could fail at once as "locked"
-    else:
-        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS_LOCK})
-
-
 def _read_stamp(connection: Connection, name: str) -> int:
     return int(connection.execute(_STAMP, {"name": name}).scalar() or 0)
-
-
-def _set_stamps(connection: Connection, names: set[str], known_us: int) -> None:
-    add = upsert(connection.engine, STAMPS)
-    query = add.on_conflict_do_update(index_elements=["name"], set_={"known_us": add.excluded.known_us})
-    connection.execute(query, [{"name": name, "known_us": known_us} for name in sorted(names)])
