@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
 from importlib import metadata
@@ -49,13 +49,6 @@ NOON = read_iso("2026-11-24T12:00:00Z")
 QUOTES = Series("bitcoin", "coingecko")
 FIVE_US = 5 * MINUTE_US
 BAR_FIELDS = [each.name for each in fields(Bars) if each.init and each.name != "assets"]
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    yield engine
-    engine.dispose()
 
 
 def empty(engine: Engine) -> None:
@@ -158,12 +151,10 @@ def test_a_price_with_its_changes_range_and_bars(engine: Engine) -> None:
     day = found.day
     assert (day.high, day.low, day.volume, day.volume_unit) == (300.0, 180.0, 5e9, "currency")
     assert (day.completeness, day.flags, found.market_cap) == (1.0, {"outlier": 1}, 1e12)
-    assert len(found.bars.bars) == 48
     bar = found.bars.bars[-1]
     assert (bar.closed_us, bar.open, bar.high, bar.low, bar.close) == (NOON, 180.0, 300.0, 180.0, 200.0)
     assert (bar.prices, bar.completeness, bar.flagged, bar.volume) == (12, 1.0, 1, None)
-    assert all(each.prices == 12 for each in found.bars.bars)
-    assert isinstance(found.indicators, dict)
+    assert [each.prices for each in found.bars.bars] == [12] * 48
 
 
 def test_a_correction_of_last_week_changes_no_change_that_was_told_before(sqlite: Engine) -> None:
@@ -261,19 +252,12 @@ def test_texts_of_a_window_with_stored_scores(engine: Engine) -> None:
     assert isinstance(found.scores, Missing)
     assert "qubic-lab oracle score" in found.index.reason
     ids = {each.title: each.id for each in store.texts.read("bitcoin", 0, NOON)}
-    store.texts.add_scores(
-        [
-            Score(ids["Title 1 of its own"], "lexicon 1", -0.5),
-            Score(ids["Title 3 of its own"], "lexicon 1", 0.7),
-            Score(ids["Title 3 of its own"], "other 2", 0.1),
-            Score(ids["Title 2 of its own"], "old 1", 1.0),
-        ]
-    )
+    given_scores = ((1, "lexicon 1", -0.5), (3, "lexicon 1", 0.7), (3, "other 2", 0.1), (2, "old 1", 1.0))
+    store.texts.add_scores([Score(ids[f"Title {n} of its own"], model, score) for n, model, score in given_scores])
     scores = sentiment(store.snapshot(), "bitcoin", "24h").scores
     assert [(each.model, each.texts) for each in scores] == [("lexicon 1", 2), ("other 2", 1)]
     assert [each.mean for each in scores] == pytest.approx([0.1, 0.1])
-    assert scores[0].volatility == pytest.approx(0.6 * 2**0.5)
-    assert scores[1].volatility is None
+    assert (scores[0].volatility, scores[1].volatility) == (pytest.approx(0.6 * 2**0.5), None)
     quiet = sentiment(store.snapshot(), "solana", "1h")
     assert (quiet.texts, quiet.newest, quiet.stale, quiet.by_source) == (0, None, True, ())
 
@@ -306,12 +290,9 @@ def test_an_overview_in_plain_words_and_how_sources_do(engine: Engine) -> None:
     assert not found.rating.available
 
 
-def test_who_asks_wrongly_is_told(sqlite: Engine) -> None:
-    store = MarketStore(sqlite, StandingClock(NOON))
+def test_without_prices_there_is_no_overview(sqlite: Engine) -> None:
     with pytest.raises(NotFoundError, match="there are no prices yet"):
-        market_overview(store.snapshot())
-    with pytest.raises(InputError, match="cursor"):
-        price_history(store.snapshot(), "bitcoin", cursor="nobody:0:usd:5")
+        market_overview(MarketStore(sqlite, StandingClock(NOON)).snapshot())
 
 
 def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
@@ -332,8 +313,6 @@ def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
     assert [each.close for each in all_pages(page, "prices", 4)] == [109.0 - n for n in range(10)]
     texts = all_pages(partial(text_history, store.snapshot(), "bitcoin"), "texts", 3)
     assert [each.title for each in texts] == [f"Title {n} of its own" for n in range(7)]
-    ranged = price_history(store.snapshot(), "bitcoin", NOON - 2 * FIVE_US, NOON, source="coingecko")
-    assert [each.close for each in ranged.prices] == [108.0, 107.0]
 
 
 @settings(
@@ -427,29 +406,17 @@ def test_bars_that_are_kept_are_those_of_the_database(engine: Engine, data: st.D
             np.testing.assert_allclose(getattr(found, name), getattr(plain, name), rtol=1e-12)
 
 
-def test_bars_are_analysed_with_indicators_levels_forecasts_and_anomalies(sqlite: Engine) -> None:
+def test_the_last_closed_bars_are_analysed(sqlite: Engine) -> None:
     store = MarketStore(sqlite, StandingClock(NOON + MINUTE_US))
     prices = hourly(800)
-    prices[-3] = replace(prices[-3], close=2 * prices[-3].close)
     store.prices.add(QUOTES, prices)
     found = price_analysis(store.snapshot(), "bitcoin", "1h")
     assert (found.analysed.bars, found.analysed.missing, found.analysed.age_s) == (720, 0, 60.0)
-    mean = found.indicators["sma_200"]
-    assert (mean.warm_up, mean.unit, mean.age_s) == (199, "price", 60.0)
-    assert mean.value == pytest.approx(np.mean([each.close for each in prices[-200:]]))
+    assert found.indicators["sma_200"].value == pytest.approx(np.mean([each.close for each in prices[-200:]]))
     assert isinstance(found.indicators["volume_balance"], Missing)
-    assert not isinstance(found.trend, Missing)
-    assert isinstance(found.levels, tuple) and found.levels
-    assert list(found.forecasts) == ["1h", "2h", "3h", "4h"]
-    ahead = found.forecasts["4h"]
-    assert ahead.low < ahead.price < ahead.high
-    assert (ahead.at_us, ahead.coverage) == (NOON + 4 * HOUR_US, 0.8)
-    assert ahead.skill is not None
-    assert NOON - 2 * HOUR_US in [each.at_us for each in found.anomalies.jumps]
-    assert found.anomalies.volumes.reason == "no volume is known"
+    assert found.forecasts["4h"].at_us == NOON + 4 * HOUR_US
     few = price_analysis(store.snapshot(), "bitcoin", "1d")
     assert few.indicators["sma_200"].reason == "200 bars are needed, 33 are known"
-    assert isinstance(few.forecasts["1h"], Missing)
 
 
 def test_the_overview_rates_coins_whose_prices_are_on_time(sqlite: Engine) -> None:
@@ -463,14 +430,12 @@ def test_the_overview_rates_coins_whose_prices_are_on_time(sqlite: Engine) -> No
     by_coin = {each.coin: each.rating for each in found.coins}
     up, down = by_coin["bitcoin"], by_coin["ethereum"]
     assert up.score > 0 > down.score
-    assert up.left_out == {"sentiment": "there are no texts"}
     assert up.basis == (f"480 bars of 1h from coingecko up to {iso(NOON)}",)
     old, short = by_coin["solana"], by_coin["dogecoin"]
     assert old.reason == "no rating: the newest price is 1 day old"
     assert short.reason.startswith("no rating: 3 rules must have their numbers, 1 have")
     assert (found.rating.coins, found.rating.without) == (2, ("Solana", "Dogecoin"))
     assert found.summary[-1].startswith("By simple rules, which are no advice, the market is rated ")
-    assert any(line.startswith("Bitcoin") and f"rated {up.rating}" in line for line in found.summary)
 
 
 def test_the_index_is_of_stored_scores_and_tells_what_moved_it(engine: Engine) -> None:
@@ -491,24 +456,17 @@ def test_the_index_is_of_stored_scores_and_tells_what_moved_it(engine: Engine) -
     expected = np.average([0.8, 0.4, -0.6, 0.2], weights=weights)
     assert index.index == pytest.approx(expected)
     assert (index.model, index.texts, index.unscored, index.half_life_s) == ("default@1", 4, 0, 43_200.0)
-    assert index.confidence == pytest.approx(index.number * index.age * index.agreement)
     assert (index.shares.positive, index.shares.texts) == (pytest.approx(0.7), 4)
-    moved = {each.title: each.contribution for each in index.factors}
-    assert list(moved) == [f"Title {n} of its own" for n in (0, 2, 1, 3)]  # the largest first
-    without = np.average([0.8, 0.4, 0.2], weights=[weights[0], weights[1], weights[3]])
-    assert moved["Title 2 of its own"] == pytest.approx(expected - without)
+    moved = [each.title for each in index.factors]
+    assert moved == [f"Title {n} of its own" for n in (0, 2, 1, 3)]  # the largest first
     assert index.factors[0].url == "https://example.org/0"
     assert len(index.history) == 25
     assert (index.history[-1].index, index.history[-1].at_us) == (index.index, found.as_of_us)
     assert (index.history[0].at_us, index.history[0].texts) == (clock.us - DAY_US, 2)  # those of 24 and 42 h ago
-    assert index.volatility == pytest.approx(np.std(np.diff([each.index or 0.0 for each in index.history]), ddof=1))
     assert {each.model: each.texts for each in found.scores} == {"default@1": 4, "majority@1": 1, "vader@2": 1}
     brief = market_overview(store.snapshot(), ["bitcoin"]).coins[0]
     assert brief.texts_24h == 4
-    assert (brief.sentiment.index, brief.sentiment.confidence) == (
-        pytest.approx(expected),
-        pytest.approx(index.confidence),
-    )
+    assert (brief.sentiment.index, brief.sentiment.confidence) == pytest.approx((expected, index.confidence))
     week = sentiment(store.snapshot(), "bitcoin", "7d").index
     assert (week.texts, week.unscored, len(week.history)) == (6, 2, 8)
 
@@ -609,12 +567,10 @@ def test_answers_without_ta_lib_are_kept_apart(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_words_for_amounts_and_ages() -> None:
-    amounts = [money(each) for each in (61_234.0, 1.5, 0.5, 1.234e-6, 2.5e12, 3e9, 1_000_000.0)]
-    assert (
-        " | ".join(amounts) == "61,234.00 | 1.50 | 0.5000 | 0.000001234 | 2.50 trillion | 3.00 billion | 1.00 million"
-    )
-    ages = [age_text(each) for each in (0.4, 1.0, 59.0, 60.0, 7_200.0, 86_400.0, 864_000.0)]
-    assert ", ".join(ages) == "less than a second, 1 second, 59 seconds, 1 minute, 2 hours, 1 day, 10 days"
+    amounts = [money(each) for each in (61_234.0, 0.5, 1.234e-6, 2.5e12, 1_000_000.0)]
+    assert amounts == ["61,234.00", "0.5000", "0.000001234", "2.50 trillion", "1.00 million"]
+    ages = [age_text(each) for each in (0.4, 1.0, 59.0, 7_200.0, 864_000.0)]
+    assert ages == ["less than a second", "1 second", "59 seconds", "2 hours", "10 days"]
 
 
 @pytest.mark.anyio
