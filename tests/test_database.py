@@ -17,15 +17,12 @@ from sqlalchemy import Engine, inspect, text
 
 import qubic_lab.database
 from qubic_lab.consensus.weights import NO_RECORD
-from qubic_lab.database import check_url, open_database
+from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.model.records import Price, Series
-from qubic_lab.oracle.model.records import Text as Story
 from qubic_lab.oracle.store.price_store import PriceStore
-from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.schema import metadata
-from qubic_lab.settings import settings
 from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -52,7 +49,8 @@ def migrate(engine: Engine, version: str) -> None:
 
 def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> None:
     first = open_database(url)
-    VoteHistory(first).add(SUMMARY, {"question": "2 + 2?"})
+    trail = {"question": "Was ist 2 + 2?", "groups": [[0, 1], [2]], "text": "四", "none": None, "share": 1 / 3}
+    VoteHistory(first).add(SUMMARY, trail)
     VoteHistory(first).grade(SUMMARY.id, [Grading("a", "a", 0, True)], NOON)
     PriceStore(first).add(BARS, [Price(0, 60, 1.5)])
     made = set(inspect(first).get_table_names())
@@ -64,31 +62,12 @@ def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> No
     assert PriceStore(again).series() == [] and TrialLedger(again).count("any") == 0
     history = VoteHistory(again)
     assert history.page().votes == (SUMMARY,)
-    assert history.trail(SUMMARY.id) == {"question": "2 + 2?"}
+    assert history.trail(SUMMARY.id) == trail
+    with pytest.raises(NotFoundError, match="no vote 'x'"):
+        history.trail("x")
     assert [(vote.voter, vote.right) for vote in history.past_votes()] == [("a", True)]
     migrate(again, "base")
     assert set(inspect(again).get_table_names()) == {"alembic_version"}
-    again.dispose()
-
-
-def test_votes_prices_texts_and_scores_are_read_back_whole_when_the_database_is_opened_again(url: str) -> None:
-    trail = {"question": "Was ist 2 + 2?", "groups": [[0, 1], [2]], "text": "四", "none": None, "share": 1 / 3}
-    story = Story("feed", "1", "news", "Qubic rises", "", "https://example.org/1", "feed", 60, ("qubic-network",))
-    first = open_database(url)
-    PriceStore(first).add(BARS, [Price(0, 60, 1e-6)])
-    TextStore(first).add([story])
-    TextStore(first).add_scores([Score(1, "m", 0.1, details={"labels": ["good"]})])
-    VoteHistory(first).add(SUMMARY, trail)
-    first.dispose()
-    again = open_database(url)
-    history = VoteHistory(again)
-    assert history.trail(SUMMARY.id) == trail
-    assert history.page().votes == (SUMMARY,)
-    with pytest.raises(NotFoundError, match="no vote 'x'"):
-        history.trail("x")
-    assert PriceStore(again).latest(BARS).close == 1e-6
-    assert [text.title for text in TextStore(again).read("qubic-network", 0, 100)] == ["Qubic rises"]
-    assert TextStore(again).scores("qubic-network", 0, 100, "m").score.tolist() == [0.1]
     again.dispose()
 
 
@@ -195,13 +174,3 @@ def test_a_database_that_cannot_be_opened_is_named_in_one_line_without_its_passw
     with pytest.raises(error, match=said) as caught:
         open_database(wrong)
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
-
-
-def test_a_wrong_setting_is_told_without_opening_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUBIC_LAB_DATABASE_URL", "mysql://lab@/x")
-    settings.cache_clear()
-    try:
-        with pytest.raises(InputError, match="'mysql'"):
-            check_url()
-    finally:
-        settings.cache_clear()

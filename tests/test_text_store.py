@@ -3,7 +3,6 @@
 import random
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select
 
-from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US
@@ -176,24 +174,13 @@ REPEATED: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(("one", "other", "same"), REPEATED)
-@pytest.mark.parametrize("how", ["one batch", "another process"])
-def test_what_repeats_an_earlier_text(
-    tmp_path: Path, how: str, one: dict[str, Any], other: dict[str, Any], same: bool
-) -> None:
-    first, second = replace(STORY, **one), replace(STORY, source="other", **other)
-    if how == "one batch" and (second.published_us or 0) < (first.published_us or 0):
-        return  # then the second is the original
-    engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
-    store = TextStore(engine)
-    if how == "one batch":
-        assert store.add([first, second]).added == 2
-    else:
-        store.add([first])
-        TextStore(engine).add([second])
+def test_what_repeats_an_earlier_text(sqlite: Engine, one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    TextStore(sqlite).add([replace(STORY, **one)])
+    store = TextStore(sqlite)
+    store.add([replace(STORY, source="other", **other)])
     found = {text.source: text.duplicate_of for text in store.read(QUBIC, 0, FAR, duplicates=True)}
     assert found == {"wire": None, "other": 1 if same else None}
     assert len(store.read(QUBIC, 0, FAR)) == (1 if same else 2)
-    engine.dispose()
 
 
 def test_a_process_sees_what_others_wrote_meanwhile(engine: Engine) -> None:
@@ -238,11 +225,7 @@ def test_repetitions_count_once_for_each_coin(store: TextStore, clock: StandingC
     ]
     then = store.as_of(as_of).counts(QUBIC, 0, FAR)
     assert then == [TextCounts("b", "news", 0, 1, NOON), TextCounts("wire", "news", 1, 0, NOON)]
-    assert [(each.source, each.texts, each.duplicates) for each in store.counts(BITCOIN, 0, FAR)] == [
-        ("b", 1, 0),
-        ("c", 0, 1),
-    ]
-    assert store.counts("ethereum", 0, FAR) == []
+    assert [(each.source, each.duplicates) for each in store.counts(BITCOIN, 0, FAR)] == [("b", 0), ("c", 1)]
 
 
 def test_a_range_is_of_published_times_with_its_end_left_out(store: TextStore, clock: StandingClock) -> None:
@@ -274,11 +257,8 @@ def test_pages_are_whole_and_stay_as_they_were_known(store: TextStore, clock: St
     for wrong in ({"cursor": "1"}, {"cursor": "a_b"}, {"limit": 0}, {"limit": 9_999}):
         with pytest.raises(InputError):
             store.page(QUBIC, 0, 5, **wrong)
-    for start, end in ((5, 5), (6, 5)):
-        with pytest.raises(InputError):
-            store.read(QUBIC, start, end)
-        with pytest.raises(InputError):
-            store.scores(QUBIC, start, end, "m")
+    with pytest.raises(InputError):
+        store.scores(QUBIC, 5, 5, "m")
 
 
 def test_scores_have_versions_too(store: TextStore, clock: StandingClock) -> None:
