@@ -308,17 +308,13 @@ def test_other_numbers_and_other_units_are_never_the_same(value: int, unit: str,
     assert same(here, final_answer(f"{value} Hz")) is False
 
 
-@pytest.mark.parametrize(
-    "claim",
-    [
-        "It is {}safe to drink the water",
-        "The vote was {}secret",
-        "The committee did {}accept the plan",
-        "Glass is {}a liquid",
-        "This can {}be undone",
-        "The valve should {}be open",
-    ],
-)
+CLAIMS = """
+It is {}safe to drink the water | The vote was {}secret | The committee did {}accept the plan | Glass is {}a liquid |
+This can {}be undone | The valve should {}be open
+"""
+
+
+@pytest.mark.parametrize("claim", table(CLAIMS))
 @pytest.mark.parametrize("question", ["", "What about it?", "Is it so?"])
 def test_a_negation_is_never_the_same(claim: str, question: str) -> None:
     said, denied = claim.format(""), claim.format("not ")
@@ -366,19 +362,15 @@ def test_contradictions(row: str, expected: bool) -> None:
 # --- Formulas: the other process
 
 
-@pytest.mark.parametrize(
-    ("a", "b"),
-    [
-        ("x^2 - 1", "(x-1)(x+1)"),
-        (r"\pi r^2", "πr²"),
-        ("sin(x)^2 + cos(x)^2", "1"),
-        (r"e^{i\pi}", "-1"),
-        (r"\int_0^1 x dx", "1/2"),
-        (r"\ln 2", "ln(2)"),
-        (r"\{1, 2\}", r"\{2, 1\}"),
-    ],
-)
-def test_formulas_have_a_canonical_form(a: str, b: str) -> None:
+FORMULAS = r"""
+x^2 - 1 ~ (x-1)(x+1) | \pi r^2 ~ πr² | sin(x)^2 + cos(x)^2 ~ 1 | e^{i\pi} ~ -1 | \int_0^1 x dx ~ 1/2 | \ln 2 ~ ln(2) |
+\{1, 2\} ~ \{2, 1\}
+"""
+
+
+@pytest.mark.parametrize("row", table(FORMULAS))
+def test_formulas_have_a_canonical_form(row: str) -> None:
+    a, b = sides(row)
     assert symbolic.canonical(a) == symbolic.canonical(b) is not None
 
 

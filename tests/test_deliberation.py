@@ -55,17 +55,3 @@ def test_near_copies_are_alike_and_explanations_are_not():
     least = THRESHOLDS.without_embedding
     assert (compare(near_copies(draw, 8)).values_NN >= least).mean() > 0.8
     assert (compare(explanations(draw, 8)).values_NN >= least).sum() == 8  # each with itself
-
-
-@needs_embedder
-@pytest.mark.parametrize("write", [calculations, explanations, near_copies])
-def test_answers_have_100_to_200_tokens(write):
-    from tokenizers import Tokenizer
-
-    from qubic_lab.model.embeddings import model_folder
-
-    tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    draw = random.Random(0)
-    assert all(100 <= len(tokenizer.encode(text).ids) <= 200 for text in write(draw, 50))

@@ -1,18 +1,13 @@
 """The written sets are right where a program can tell, and graded questions are solved again in another way."""
 
 import contextlib
-import datetime
 import io
-import itertools
-import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from tables import parts, table
 
 from qubic_lab.errors import InputError
 from qubic_lab.evals.generated import generated_questions, questions_for
@@ -124,46 +119,6 @@ def test_what_python_prints_is_what_the_references_say() -> None:
         assert printed.getvalue() == f"{answer}\n", id
 
 
-COMPUTED = """
-analytical-17 → 3 + 4 | analytical-18 → 12 - 5 | analytical-19 → 6 * 7 | analytical-20 → 5 - 2 |
-analytical-21 → max(19, 91) | analytical-22 → range(5, 100, 5)[4] | analytical-23 → 4 * 3 | analytical-26 → 50 // 2 |
-analytical-28 → 100 - 37 | analytical-29 → len("river") | analytical-30 → 6 * 2 | analytical-32 → min(8, 3, 11, 5) |
-analytical-33 → 9 + 8 - 7 | analytical-34 → 20 // 4 | analytical-35 → 2 * 60 | analytical-37 → 17 * 6 |
-analytical-38 → 144 // 12 | analytical-39 → Fraction(150) / Fraction("2.5") | analytical-40 → 80 * Fraction(15, 100) |
-analytical-41 → 2 * (7 + 4) | analytical-42 → 6**2 |
-analytical-43 → next(n for n in range(100) if n + (n - 1) + (n - 2) == 72) | analytical-44 → 40 * Fraction(75, 100) |
-analytical-45 → next(3 * tim for tim in range(100) if tim + 3 * tim == 48) | analytical-46 → Fraction(6 + 9 + 15, 3) |
-analytical-47 → sum(n % 2 == 0 for n in range(1, 26)) |
-analytical-48 → (datetime.datetime(2026, 1, 1, 19, 45) + datetime.timedelta(minutes=110)).strftime("%H:%M") |
-analytical-49 → 2**7 | analytical-51 → next(cup for cup in range(23) if cup + (cup + 20) == 22) |
-analytical-52 → sum(all(n % d for d in range(2, n)) for n in range(2, 20)) | analytical-53 → math.gcd(36, 60) |
-analytical-54 → math.lcm(6, 8) | analytical-55 → Fraction(18, 24) | analytical-57 → Fraction(300 * 6, 4) |
-analytical-59 → Fraction(60, 8 - 3) | analytical-60 → math.factorial(7) // math.factorial(5) |
-analytical-61 → 7**100 % 5 | analytical-62 → len(set(itertools.permutations("LEVEL"))) |
-analytical-63 → math.comb(8, 3) | analytical-64 → next(x for x in range(100) if 3 * x + 7 == 2 * x + 19) |
-analytical-65 → Fraction(300, 70 + 80) |
-analytical-66 → Fraction(sum(sum(toss) == 2 for toss in itertools.product([0, 1], repeat=4)), 16) |
-analytical-67 → 4 * math.isqrt(196) | analytical-68 → sum(range(1, 61)) |
-analytical-69 → 2000 * Fraction(105, 100) ** 2 |
-analytical-70 → len(str(math.factorial(30))) - len(str(math.factorial(30)).rstrip("0")) |
-analytical-71 → next(n for n in range(1, 61) if (n % 3, n % 4, n % 5) == (2, 3, 1)) | analytical-72 → (7 - 2) * 180 |
-analytical-73 → f"{12 + Fraction(4 * 60 + 40, 56)}:00" | analytical-74 → 18 + 15 - (30 - 5) |
-analytical-75 → int(math.log2(1024)) + int(math.log10(1000)) |
-analytical-76 → next(b for b in range(1, 100) if Fraction(1, b) + Fraction(2, b) == Fraction(1, 6)) |
-technical-29 → 0b101 | technical-35 → 2**5 | technical-41 → 0xFF | technical-56 → 2**8 | technical-57 → f"{13:b}" |
-technical-60 → 2 ** (32 - 24) | technical-69 → Fraction(30 * 24 * 60, 1000) |
-technical-70 → int.from_bytes([0b11111110], signed=True) | technical-72 → Fraction(2 * 32 * 8 * 128 * 2, 1024) |
-technical-73 → 3 * 4 | technical-75 → 7 - 3 + 1 | technical-76 → math.factorial(6)
-"""
-
-
-def test_computed_references_are_right() -> None:
-    questions = {question.id: question for question in OWN_SETS}
-    names = {"Fraction": Fraction, "datetime": datetime, "itertools": itertools, "math": math}
-    for id, expression in map(parts, table(COMPUTED)):
-        assert is_right(questions[id], str(eval(expression, dict(names)))), id
-
-
 @pytest.mark.parametrize("dial", [None, 0.0, 0.5, 1.0])
 def test_graded_questions_are_the_same_for_a_seed_and_never_twice(dial: float | None) -> None:
     count = 200 * len(FAMILIES)
@@ -181,15 +136,6 @@ def test_a_familys_questions_do_not_depend_on_the_others_and_grow_with_the_dial(
     assert alone[:3] == tuple(each for each in graded_questions(27, difficulty=0.0) if each.id.startswith(f"{family}-"))
     harder = graded_questions(40, difficulty=1.0, families=[family])
     assert sum(len(each.question) for each in harder) > sum(len(each.question) for each in alone)
-
-
-def sums(question: str) -> str:
-    numbers = [int(number) for number in re.findall(r"\d+", question)]
-    return str(numbers[0] + numbers[1] - sum(numbers[2:]))
-
-
-def largest(question: str) -> str:
-    return str(sorted(map(int, re.findall(r"\d+", question)))[-1])
 
 
 def order(question: str) -> str:
@@ -217,26 +163,7 @@ def sorts(question: str) -> str:
     return right
 
 
-def dictionary(question: str) -> str:
-    ages = {name: int(age) for name, age in re.findall(r'"(\w+)": (\d+)', question)}
-    return str(sum(ages[name] for name in re.findall(r'ages\["(\w+)"\]', question)))
-
-
-def index(question: str) -> str:
-    names = re.findall(r'"(\w+)"', question)
-    if found := re.search(r"names\[(-?\d+)\]", question):
-        return names[int(found[1]) % len(names)]
-    return names[0] if "first item" in question else names[-1]
-
-
-def expression(question: str) -> str:
-    text = question.rpartition("? ")[2]
-    text = re.sub(r'len\("(\w+)"(?: \* (\d+))?\)', lambda found: str(len(found[1]) * int(found[2] or 1)), text)
-    text = re.sub(r"max\((\d+), (\d+)\)", lambda found: str(max(int(found[1]), int(found[2]))), text)
-    return str(eval(text, {"__builtins__": {}}))
-
-
-@pytest.mark.parametrize("solve", [sums, largest, order, lookup, frequent, sorts, dictionary, index, expression])
+@pytest.mark.parametrize("solve", [order, lookup, frequent, sorts])
 def test_graded_answers_are_what_another_way_finds(solve: Callable[[str], str]) -> None:
     asked = [each for dial in (0.0, 0.3, 0.7, 1.0) for each in graded_questions(60, 5, dial, [solve.__name__])]
     assert [each.answer for each in asked] == [solve(each.question) for each in asked]

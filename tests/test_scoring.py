@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
 
 import pytest
 from tables import parts, table
@@ -96,16 +95,6 @@ def test_generated_questions_are_the_same_for_a_seed_and_never_twice() -> None:
         generated_questions(2001)
 
 
-def arithmetic(question: str) -> str:
-    expression = re.sub(r"[^\d×+\- /]", "", question.replace("divided by", "/")).replace("×", "*")
-    return f"{eval(expression):g}"
-
-
-def calendar(question: str) -> str:
-    days, day, month, year = re.search(r"is (\d+) days after (\d+) (\w+) (\d+)", question).groups()  # type: ignore[union-attr]
-    return (datetime.strptime(f"{day} {month} {year}", "%d %B %Y") + timedelta(int(days))).date().isoformat()
-
-
 def comparison(question: str) -> str:
     choose = max if "larger" in question else min
     return choose(re.findall(r"\d+\.\d+", question), key=float)
@@ -121,9 +110,8 @@ def logic(question: str) -> str:
     return order[["tallest", "second tallest", "third tallest", "shortest"].index(place[1])]
 
 
-@pytest.mark.parametrize("solve", [arithmetic, calendar, comparison, logic])
+@pytest.mark.parametrize("solve", [comparison, logic])
 def test_generated_answers_are_what_another_way_computes(solve: Callable[[str], str]) -> None:
     questions = [question for question in generated_questions(400) if question.kind == solve.__name__]
-    questions = [question for question in questions if "day of the week" not in question.question]
     assert len(questions) >= 15
     assert [question.answer for question in questions] == [solve(question.question) for question in questions]

@@ -74,18 +74,6 @@ def test_lead_probability_by_hand():
     assert lead_probability(1, 2) == pytest.approx(5 / 16)
 
 
-def test_lead_probability_is_the_mass_of_a_beta_above_one_half():
-    """By simulation of the model itself: shares from the prior, votes from the shares."""
-    draw, ahead, seen = random.Random(2), 0, 0
-    while seen < 3000:
-        share = draw.random()
-        votes = sum(draw.random() < share for _ in range(8))
-        if votes == 5:
-            seen += 1
-            ahead += share > 0.5
-    assert ahead / seen == pytest.approx(lead_probability(5, 3), abs=0.025)
-
-
 def test_reasons():
     level = 0.9
     three = cast((0, 0, 0), "majority")

@@ -125,13 +125,6 @@ async def test_one_node_is_asked_several_times(client: redis.Redis, tmp_path: Pa
     assert {each["voter"] for each in verdict["trail"]["voters"]} == {"a#1", "a#2", "a#3", "a#4"}
 
 
-async def test_greedy_copies_are_one_vote(client: redis.Redis, tmp_path: Path) -> None:
-    nodes = {name: Saying((RIGHT,)) for name in "abc"}
-    trail = (await held(client, tmp_path, nodes, temperature=0.0))["trail"]
-    assert trail["decision"]["ballots"] == 1
-    assert any("copies" in note for note in trail["notes"])
-
-
 async def test_who_is_not_needed_is_stopped_and_its_slot_is_free(client: redis.Redis, tmp_path: Path) -> None:
     nodes = {"a": Saying((RIGHT,)), "b": Saying((RIGHT,)), "c": Saying((RIGHT,), waits=600.0)}
     async with voting(client, tmp_path, nodes) as (running, http):
