@@ -70,7 +70,6 @@ def test_quoted_line_ends_open_questions_and_the_own_layout(tmp_path: Path) -> N
     ("table", "message"),
     [
         (TABLE.replace("Key", "key"), r"user\.csv:2 has no column 'Key': did you mean 'key'\?"),
-        (TABLE.replace("Q,", "Query,"), r"user\.csv:2 has no column 'Q'"),
         ("Q,a,b,c,Q\n", r"user\.csv:1 names a column twice"),
         (f"{TABLE}Next?,1,2,B\n", r"user\.csv:4 has 4 cells: there are 5 columns"),
         (f"{TABLE}Next?,1,,,A\n", r"user\.csv:4 has 1 options: there must be 2 to 8"),
@@ -80,11 +79,9 @@ def test_quoted_line_ends_open_questions_and_the_own_layout(tmp_path: Path) -> N
         (f"{TABLE}Next?,B,A,c,A\n", "'A' is several options"),
         (f"{TABLE}Next?,1,2,3,\n", r"user\.csv:4 has no Key"),
         (f'{TABLE}"A\nB?",1,2,3,A\nNext?,1,2\n', r"user\.csv:6 has 3 cells"),
-        (f'{TABLE}"A\nB?",1,2,3,X\n', r"user\.csv:4: the answer"),
         (f'{TABLE}"Open?,1,2,3,A\n', r"user\.csv:4 is not a valid row"),
         (f"{TABLE}{'x' * 20_001},1,2,3,A\n", r"user\.csv:4: Q has 20,001 characters"),
         ("Q,a,b,c,Key\n", "holds no questions"),
-        ("", "holds no questions"),
     ],
 )
 def test_a_bad_row_is_one_error_with_its_line(table: str, message: str, tmp_path: Path) -> None:
@@ -97,9 +94,7 @@ def test_a_bad_row_is_one_error_with_its_line(table: str, message: str, tmp_path
     ("line", "message"),
     [
         (gsm8k("q", "just 4"), r"user\.jsonl:2: the answer ends in 'just 4'"),
-        (gsm8k("q", "#### four"), "GSM8K ends it"),
         (gsm8k("q", "#### 4 or 5"), "GSM8K ends it"),
-        (gsm8k("q", "#### 4").replace("question", "qestion"), "no column 'question': did you mean 'qestion'"),
         (gsm8k(" ", "#### 4"), r"user\.jsonl:2 has no question"),
         ('{"question": "q", "answer": ["#### 4"]}', "answer is .*a text or a number is needed"),
         ("[" * 100_000, r"user\.jsonl:2 is not valid JSON"),
@@ -115,7 +110,6 @@ def test_a_bad_gsm8k_line_is_named(line: str, message: str, tmp_path: Path) -> N
     ("columns", "message"),
     [
         ("question=Q", "has no answer"),
-        ("question=Q,answer", "write part=column"),
         ("question=Q,answer=", "write part=column"),
         ("question=Q,anwser=A", "unknown part of a column map 'anwser': did you mean 'answer'"),
         ("question=Q,question=R,answer=A", "question twice"),

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from embedder import embedder, needs_embedder
 
-from qubic_lab.consensus.answers import final_answer
-from qubic_lab.consensus.similarity import THRESHOLDS, Bond, SimilarityThresholds, bonds, compare
+from qubic_lab.consensus.similarity import THRESHOLDS
 from qubic_lab.evals.pairs_eval import (
     LABELS,
     OURS,
-    STEP,
     AnswerPair,
     best_ranges,
     best_threshold,
@@ -89,21 +87,8 @@ def test_plain_embeddings_read_every_script():
     assert names == [OURS, "similarity", "word overlap", "embeddings"]
 
 
-def wrongly_alike(threshold: float) -> list[str]:
-    """Return the development pairs that likeness alone joins, though they are not the same."""
-    found = []
-    for pair in DEV:
-        answers = [final_answer(text, pair.question) for text in (pair.a, pair.b)]
-        table = bonds(answers, compare([pair.a, pair.b]), SimilarityThresholds(threshold, threshold))
-        found += [pair.id] if table[0][1] is Bond.ALIKE and pair.label != "same" else []
-    return found
-
-
-def test_at_the_stored_threshold_likeness_joins_nothing_wrong_and_a_step_lower_it_does():
-    least = choose_thresholds(DEV).without_embedding
-    assert least == THRESHOLDS.without_embedding
-    assert wrongly_alike(least) == []
-    assert wrongly_alike(least - STEP) != []
+def test_the_stored_threshold_is_what_the_development_half_gives():
+    assert choose_thresholds(DEV).without_embedding == THRESHOLDS.without_embedding
 
 
 @needs_embedder

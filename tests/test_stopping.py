@@ -55,17 +55,6 @@ def test_settled_exactly_where_nothing_to_come_can_change_the_winner(rule: str, 
                 assert len(ends) > 1, groups
 
 
-def test_settled_by_hand():
-    three_of_five = cast((0, 0, 0), "majority")
-    assert is_settled(three_of_five, cast((None,) * 2, "majority"))
-    assert not is_settled(three_of_five[:2], cast((None,) * 3, "majority"))
-    # 2 : 1 with 1 to come could end in a tie, which names decide.
-    assert not is_settled(cast((0, 0, 1), "plurality"), [Ballot("w", None)], "plurality")
-    # No group can have more than half of 4 any more.
-    assert is_settled(cast((0, 1, 2), "majority"), [Ballot("w", None)])
-    assert not is_settled(cast((0, 1, 2), "majority"), [Ballot("w", None)], fallback="plurality")
-
-
 def test_lead_probability_by_hand():
     assert lead_probability(0, 0) == 0.5
     assert lead_probability(1, 0) == 3 / 4  # Beta(2, 1) above 1/2: 1 − (1/2)²
