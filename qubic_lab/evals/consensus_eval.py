@@ -64,12 +64,11 @@ SLOTS = 32
 
 @dataclass(frozen=True)
 class ConsensusPlan:
-    """Which model (alias, hub id, folder or GGUF file) is asked what.
+    """Which model (alias, hub id, folder or GGUF file) is asked what; `k` is the number of ballots.
 
     `questions` is the number of questions with computed answers (`graded_questions`), or the maximum from `file`, a
-    user's file with `layout` and `columns` as in `load_user_questions`. `creative` questions have no right answer. `k`
-    is the number of ballots. `dtype` is `fp32`, `bf16` or `fp16`; `threads` None means one per core. `seed` is that of
-    the questions, the halves and the intervals.
+    user's file with `layout` and `columns` as in `load_user_questions`. `creative` questions have no right answer.
+    `threads` None means one per core. `seed` is that of the questions, the halves and the intervals.
 
     Raises:
         InputError: a number is out of its range.
@@ -206,7 +205,7 @@ def evaluate_votes(
     which are saved in the folder `calibrations` if it is given.
 
     Raises:
-        InputError: too few questions or samples, or no longer greedy answers.
+        InputError: too few questions or samples.
     """
     judged = [row for row in rows if row.is_judged]
     creative = [row for row in rows if not row.is_judged]

@@ -47,13 +47,12 @@ def mean_estimate(values: Sequence[float], seed: int = 0) -> MeanEstimate:
     If all values are equal, Wilson's interval is used, on the safe side, because a bootstrap would claim certainty.
     """
     found = np.asarray(values, dtype=np.float64)
-    n = len(found)
-    if found.min() == found.max():
-        low, _ = stats.wilson_interval(math.floor(n * found[0]), n)
-        _, high = stats.wilson_interval(math.ceil(n * found[0]), n)
-    else:
-        low, high = _bootstrap(found, seed)
-    return MeanEstimate(float(found.mean()), low, high, n)
+    if (found != found[0]).any():
+        return _bootstrapped(found, seed)
+    n, value = len(found), float(found[0])
+    low, _ = stats.wilson_interval(math.floor(n * value), n)
+    _, high = stats.wilson_interval(math.ceil(n * value), n)
+    return MeanEstimate(value, low, high, n)
 
 
 def difference_estimate(first: Sequence[float], second: Sequence[float], seed: int = 0) -> MeanEstimate:
@@ -61,16 +60,13 @@ def difference_estimate(first: Sequence[float], second: Sequence[float], seed: i
 
     If all differences are equal, Tango's interval is used, because a bootstrap would claim certainty.
     """
-    differences = _differences(first, second)
-    n = len(differences)
-    if differences.min() == differences.max():
-        one_way = n * abs(float(differences[0]))
-        low, _ = stats.tango_interval(math.floor(one_way), 0, n)
-        _, high = stats.tango_interval(math.ceil(one_way), 0, n)
-        low, high = (low, high) if differences[0] >= 0 else (-high, -low)
-    else:
-        low, high = _bootstrap(differences, seed)
-    return MeanEstimate(float(differences.mean()), low, high, n)
+    found = _differences(first, second)
+    if (found != found[0]).any():
+        return _bootstrapped(found, seed)
+    n, value = len(found), float(found[0])
+    low, _ = stats.tango_interval(math.floor(n * abs(value)), 0, n)
+    _, high = stats.tango_interval(math.ceil(n * abs(value)), 0, n)
+    return MeanEstimate(value, low, high, n) if value >= 0 else MeanEstimate(value, -high, -low, n)
 
 
 def minimum_detectable_mean(
@@ -111,8 +107,9 @@ def mcnemar_tests(pairs: Mapping[str, tuple[Sequence[bool], Sequence[bool]]]) ->
     }
 
 
-def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> tuple[float, float]:
-    return stats.bootstrap_interval(lambda drawn: float(values[drawn].mean()), len(values), seed=seed)
+def _bootstrapped(values: npt.NDArray[np.float64], seed: int) -> MeanEstimate:
+    interval = stats.bootstrap_interval(lambda drawn: float(values[drawn].mean()), len(values), seed=seed)
+    return MeanEstimate(float(values.mean()), *interval, len(values))
 
 
 def _differences(first: Sequence[float], second: Sequence[float]) -> npt.NDArray[np.float64]:

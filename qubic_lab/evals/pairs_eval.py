@@ -116,11 +116,7 @@ class PairsResult:
 
 
 def evaluate_pairs(pairs: Sequence[AnswerPair], embed: Embed | None = None, resamples: int = RESAMPLES) -> PairsResult:
-    """Run all methods on the pairs, some in each half; without `embed` there are no embeddings in ours either.
-
-    Raises:
-        QubicLabError: whatever `embed` raises.
-    """
+    """Run all methods on the pairs, some in each half; without `embed` there are no embeddings in ours either."""
     dev, test = (_read(_half(pairs, half), embed) for half in ("dev", "test"))
     truth, dev_truth = _labels(test), _labels(dev)
     found = [each.bond(THRESHOLDS) for each in test]
@@ -166,9 +162,6 @@ def evaluate_relevance(pairs: Sequence[AnswerPair], embed: Embed) -> RelevanceRe
 
     Answers without a relevance are left out: short ones, those with a number or similar as final answer, and those
     whose embeddings do not count.
-
-    Raises:
-        QubicLabError: whatever `embed` raises.
     """
     own, other = _nearness(_half(pairs, "test"), embed)
     dropped, found = int((own < OFF_TOPIC_BELOW).sum()), int((other < OFF_TOPIC_BELOW).sum())
@@ -185,10 +178,7 @@ def evaluate_relevance(pairs: Sequence[AnswerPair], embed: Embed) -> RelevanceRe
 
 
 def choose_off_topic(pairs: Sequence[AnswerPair], embed: Embed) -> float:
-    """Return the highest threshold on GRID that drops no answer to its own question.
-
-    A lost vote costs more than a useless one.
-    """
+    """Return the highest threshold on GRID that drops no answer to its own question: a lost vote costs most."""
     own, _ = _nearness(pairs, embed)
     return float(GRID[own.min() >= GRID].max(initial=0.0))
 
@@ -213,10 +203,8 @@ def _nearness(pairs: Sequence[AnswerPair], embed: Embed) -> tuple[Floats, Floats
 def choose_thresholds(pairs: Sequence[AnswerPair], embed: Embed | None = None) -> SimilarityThresholds:
     """Return the lowest multiples of STEP at which similarity joins no two different answers of these pairs.
 
-    Joining different answers can make a wrong one win; separating equal ones costs a decision at worst.
-
-    The threshold with embeddings is chosen on the pairs whose embeddings count (without `embed` it is the one in use),
-    the other on all pairs, compared without embeddings.
+    Joining different answers can make a wrong one win; separating equal ones costs a decision at worst. The threshold
+    with embeddings is chosen on the pairs whose embeddings count (without `embed` it is the one in use).
     """
     with_embedding = THRESHOLDS.with_embedding
     if embed is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qubic_lab.errors import InputError, check_choice, did_you_mean
+from qubic_lab.errors import InputError, did_you_mean
 from qubic_lab.evals.json_lines import read_objects
 
 KINDS = ("factual", "analytical", "technical", "creative")
@@ -28,23 +28,13 @@ class Question:
 
 
 def committed_questions(name: str = "general") -> Path:
-    """Return one of the project's question files, from the checkout or the installed package.
-
-    Raises:
-        InputError: `name` is not in SETS.
-    """
-    file = f"{check_choice('question set', name, SETS)}.jsonl"
-    checkout = Path(__file__).parents[2] / "data" / "questions" / file
-    return checkout if checkout.exists() else Path(__file__).parent / file
+    """Return one of the project's question files (SETS), from the checkout or the installed package."""
+    checkout = Path(__file__).parents[2] / "data" / "questions" / f"{name}.jsonl"
+    return checkout if checkout.exists() else Path(__file__).parent / checkout.name
 
 
 def committed_by_kind(kind: str) -> tuple[Question, ...]:
-    """Return all written questions of a kind: those of the general set, then those of its own.
-
-    Raises:
-        InputError: `kind` is not in KINDS.
-    """
-    check_choice("kind of question", kind, KINDS)
+    """Return all written questions of a kind: those of the general set, then those of its own."""
     both = (*load_questions(committed_questions()), *load_questions(committed_questions(kind)))
     return tuple(question for question in both if question.kind == kind)
 
@@ -61,11 +51,7 @@ def load_questions(file: Path) -> tuple[Question, ...]:
 
 
 def check_ids(file: Path, questions: Iterable[Question]) -> None:
-    """Check that all ids differ.
-
-    Raises:
-        InputError: two are equal; names the id.
-    """
+    """Raise an InputError if two ids are equal."""
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:

@@ -211,11 +211,7 @@ def mean_tokens(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> fl
 
 
 def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, seed: int = 0) -> tuple[CurvePoint, ...]:
-    """Return every method at every k, against its tokens; by default at all KS with enough samples.
-
-    Raises:
-        InputError: as `right_values`.
-    """
+    """Return every method at every k, against its tokens; by default at all KS with enough samples."""
     _check_rows(rows)
     _check_rows(rows)
     if ks is None:
@@ -239,10 +235,7 @@ def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, see
 def gains(
     rows: Sequence[RecordedQuestion], k: int, method: str = "majority", baseline: str = "pass@1", seed: int = 0
 ) -> dict[str, Gain]:
-    """Return a method's gain over a baseline for each question type, and for all together under ALL.
-
-    Methods and errors as `right_values`.
-    """
+    """Return a method's gain over a baseline (see `right_values`) by question type, and for all under ALL."""
     return {kind: _gain(some, (method, k), (baseline, k), seed) for kind, some in _by_kind(rows).items()}
 
 
@@ -271,9 +264,6 @@ def equal_tokens(
 
     The vote's k is the best on the development half among those that take no more tokens there than the longer greedy
     answers; k = 1 is always allowed.
-
-    Raises:
-        InputError: as `right_values`, or there are no longer answers of that factor.
     """
     budget = mean_tokens(development, "longer greedy", factor)
     affordable = [k for k in sorted({1, *ks}) if k == 1 or mean_tokens(development, "majority", k) <= budget]
