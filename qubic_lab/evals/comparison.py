@@ -188,9 +188,6 @@ class SplitComparison:
     answers: tuple[AnswerRow, ...]
 
 
-# --- Measures
-
-
 @dataclass(frozen=True)
 class GreedyAnswer:
     """A greedy answer; a `cut` one reached the token limit."""

@@ -164,16 +164,13 @@ def evaluate_consensus(
     keep: bool = False,
     calibrations: Path | None = None,
 ) -> ConsensusEvaluation:
-    """Ask a model on one rank and evaluate its votes.
+    """Ask a model on one rank and evaluate its votes; `progress` is called after each question.
 
-    Args:
-        plan: which model is asked what.
-        progress: called after each question.
-        keep: store answers in the cache folder as they arrive, so that the same plan and code resume after a stop.
-        calibrations: a folder for calibrations, one file per question type; None: they are not saved.
+    With `keep`, answers are stored in the cache folder as they arrive, so that the same plan and code resume after a
+    stop. `calibrations` is a folder for one file per question type; None: they are not saved.
 
     Raises:
-        InputError: a value is out of its range, or the model or the question file cannot be read.
+        InputError: the model or the question file cannot be read.
         QubicLabError: whatever the pipeline raises.
     """
     config = PipelineConfig(plan.model, 1, dtype=plan.dtype, threads=plan.threads, slots=SLOTS)
@@ -201,8 +198,7 @@ def evaluate_votes(
 ) -> VoteEvaluation:
     """Evaluate recorded answers; rows without a reference count as creative ones.
 
-    Every row needs at least k samples and one factor of longer greedy answers. `model` is a hash, for the calibrations,
-    which are saved in the folder `calibrations` if it is given.
+    Every row needs at least k samples and one factor of longer greedy answers. `model` is a hash, for the calibrations.
 
     Raises:
         InputError: too few questions or samples.

@@ -48,19 +48,6 @@ class Asking:
         if not 0 < self.temperature <= 100:
             raise InputError(f"temperature is {self.temperature}: give one above 0, or all samples are copies")
 
-    def greedy(self) -> SamplingParams:
-        """Return the parameters of the greedy answer."""
-        return SamplingParams(self.max_new_tokens)
-
-    def longer(self) -> SamplingParams:
-        """Return the parameters of the longer greedy answer."""
-        return SamplingParams(self.factor * self.max_new_tokens)
-
-    def sampled(self, number: int) -> SamplingParams:
-        """Return the parameters of the samples of question `number`; no two samples share a seed."""
-        seed = self.seed + number * MOST_SAMPLES
-        return SamplingParams(self.max_new_tokens, temperature=self.temperature, seed=seed, logprobs=True)
-
 
 def record_answers(
     pipeline: Pipeline,
@@ -131,11 +118,14 @@ def read_answers(question: Question, row: RecordedQuestion) -> RecordedQuestion:
 
 
 def _ask(pipeline: Pipeline, number: int, question: Question, asking: Asking) -> RecordedQuestion:
-    request = Request(prompt=question.question, sampling=asking.greedy())
+    limit, seed = asking.max_new_tokens, asking.seed + number * MOST_SAMPLES  # no two samples share a seed
+    request = Request(prompt=question.question, sampling=SamplingParams(limit))
     greedy = longer = pipeline.generate(request)
     if greedy.finish_reason == "length":  # otherwise it ended by itself, and a higher limit changes nothing
-        longer = pipeline.generate(replace(request, sampling=asking.longer(), forced_token_ids=greedy.token_ids))
-    samples = pipeline.samples(replace(request, sampling=asking.sampled(number)), asking.samples)
+        sampling = SamplingParams(asking.factor * limit)
+        longer = pipeline.generate(replace(request, sampling=sampling, forced_token_ids=greedy.token_ids))
+    sampling = SamplingParams(limit, temperature=asking.temperature, seed=seed, logprobs=True)
+    samples = pipeline.samples(replace(request, sampling=sampling), asking.samples)
     return RecordedQuestion(
         id=question.id,
         kind=question.kind,
