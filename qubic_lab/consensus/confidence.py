@@ -324,9 +324,6 @@ def judge_confidence(
     """Judge confidences by whether the winners were right, on questions held out from the fit.
 
     The intervals treat items as independent: pass one vote per question.
-
-    Raises:
-        InputError: no items, different numbers of both, or invalid values.
     """
     mass = stats.Forecasts.of(probability, right)
     width = stats.Forecasts.of(probability, right, equal_mass=False)

@@ -46,12 +46,9 @@ class MergedAnswer:
 
 
 def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnswer:
-    """Return the best answer with the sentences that others add.
+    """Return the best answer with the sentences that other members of its group add; answers outside may deny them.
 
-    Args:
-        best: its index.
-        members: the indices of its group.
-        texts: all usable answers; those outside of the group may deny a sentence.
+    `best` and `members` are indices of `texts`.
     """
     base = without_thoughts(texts[best]).strip()
     taken = [_content(sentence) for sentence in whole_sentences(base)]

@@ -107,9 +107,6 @@ def judge_all(
     """Judge the answers to one question; without `embed` no answer is off topic.
 
     `finish_reasons` are `stop`, `length` or ""; `answers` and `similarities` are those of the texts.
-
-    Raises:
-        QubicLabError: whatever `embed` raises.
     """
     agreements = [
         float(np.delete(row, i).mean()) if len(texts) > 1 else None for i, row in enumerate(similarities.values_NN)

@@ -86,16 +86,7 @@ class Similarities:
 
 
 def compare(texts: Sequence[str], embed: Embed | None = None) -> Similarities:
-    """Compare answers pairwise, without their thoughts.
-
-    Args:
-        texts: the answers.
-        embed: turns texts into vectors (see `embeddings.Embedder`); it gets only texts in Latin script. Without it,
-            only words and structure count.
-
-    Raises:
-        QubicLabError: whatever `embed` raises.
-    """
+    """Compare answers pairwise, without their thoughts; without `embed` only words and structure count."""
     read = tuple(map(without_thoughts, texts))
     equal_NN = _equal(read)
     said = [words_of(text) for text in read]

@@ -88,9 +88,8 @@ def latex(formula: str) -> str:
 def canonical(formula: str) -> Forms | None:
     """Return two forms that are equal for equal formulas, or None if the formula could not be read in time.
 
-    The forms take all unknowns as positive and as negative: x and |x| agree only in the first.
-
-    The first call starts a worker process, which takes about a second; it ends with this process.
+    The forms take all unknowns as positive and as negative: x and |x| agree only in the first. The first call starts a
+    worker process, which takes about a second.
     """
     return None if len(formula) > LONGEST else _POOL.canonical(latex(formula))
 

@@ -3,13 +3,10 @@
 The order of the ballots does not matter, not even by rounding: weights are added as whole numbers.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
-
-from qubic_lab.errors import InputError, check_choice
 
 Group = int | str
 Measure = Literal["ballots", "weight"]
@@ -21,22 +18,15 @@ WEIGHT_UNIT = 2**1074
 
 @dataclass(frozen=True)
 class Ballot:
-    """A voter's ballot: the group of equal answers it is for, and its weight.
+    """A voter's ballot: the group of equal answers it is for, and its weight, 0 or more.
 
     `group` is None if the voter gave no usable answer: the ballot counts in the total, but for no group. So one answer
     out of three is not a majority.
-
-    Raises:
-        InputError: the weight is negative or not finite.
     """
 
     voter: str
     group: Group | None
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.weight < math.inf:
-            raise InputError(f"weight of {self.voter} is {self.weight}: it must be a number of 0 or more")
 
     def counts(self, measure: Measure) -> int:
         """Return what it adds to a group: 1, or its weight as a whole multiple of 1 / WEIGHT_UNIT."""
@@ -105,25 +95,11 @@ class Decision:
 
 
 def decide(ballots: Sequence[Ballot], rule: str = DEFAULT_RULE, fallback: str | None = None) -> Decision:
-    """Count ballots by a rule.
+    """Count ballots, one per voter, by a rule and, if it is not met, by a fallback such as `plurality` (see RULES).
 
     Ties: among groups with equal support the one with more weight leads (with more ballots, if the rule counts weight),
     then the one whose first voter comes first by name.
-
-    Args:
-        ballots: one per voter, in any order.
-        rule: a name in RULES.
-        fallback: a second rule if the first is not met, such as `plurality`.
-
-    Raises:
-        InputError: an unknown rule, or two ballots of one voter.
     """
-    for name in (rule, fallback or rule):
-        check_choice("voting rule", name, RULES)
-    voters = [each.voter for each in ballots]
-    if len(set(voters)) < len(voters):
-        twice = next(each for each in sorted(voters) if voters.count(each) > 1)
-        raise InputError(f"{twice} has {voters.count(twice)} ballots: give each voter, or each of its samples, one")
     decision = _count(ballots, RULES[rule])
     if decision.winner is not None or fallback is None:
         return decision

@@ -75,13 +75,9 @@ def weigh(
 ) -> WeightParts:
     """Return a voter's weight from what is known.
 
-    Args:
-        record: its checked answers.
-        response_s: the mean time to a complete answer: 0 s earns 1, HALF_RESPONSE_S 1/2.
-        health_score: that of its node, 0 to 100.
-        parameters: the size of its model, at least 1, as the computation per token (about 2 operations per parameter):
-            logarithmic from LEAST_PARAMETERS, which earns 0, to MOST_PARAMETERS. The length of an answer is ignored on
-            purpose: it would reward rambling.
+    `response_s` is the mean time to a complete answer: 0 s earns 1, HALF_RESPONSE_S 1/2. `health_score` is that of its
+    node, 0 to 100. `parameters`, at least 1, stand for the computation per token, about 2 operations each: logarithmic
+    from LEAST_PARAMETERS, which earn 0, to MOST_PARAMETERS. The length of an answer would reward rambling.
     """
     response = health = complexity = UNKNOWN
     if response_s is not None:

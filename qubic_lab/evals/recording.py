@@ -58,16 +58,11 @@ def record_answers(
 ) -> tuple[RecordedQuestion, ...]:
     """Ask all questions, as many at once as the pipeline has slots for, and return judged and grouped answers.
 
-    Args:
-        pipeline: its slots must hold all samples of a question, which share one computation of the prompt.
-        questions: with different ids.
-        asking: how each is asked.
-        file: answers are appended as they arrive, and stored ones are not asked for again. The caller ensures that
-            model and settings are the same.
-        progress: called after each question.
+    The samples of a question share one computation of its prompt. Answers are appended to `file` as they arrive, and
+    stored ones are not asked for again; the caller ensures that model and settings are the same.
 
     Raises:
-        InputError: too few slots, or the file holds answers to other questions or of another number.
+        InputError: too few slots for the samples, or the file holds answers to other questions or of another number.
         QubicLabError: whatever the pipeline raises; the file keeps the answers so far.
     """
     if asking.samples > (slots := pipeline.config.slots):

@@ -69,14 +69,10 @@ class _Collection:
 
 
 async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain: Certain) -> CollectedVotes:
-    """Return the votes of all voters, each of a different node.
+    """Return the votes of all voters, each of a different node, until `deadline_s` from now.
 
-    Args:
-        voters: at least one.
-        ask: yields a voter's votes as they arrive; a QubicLabError fails the votes that have not arrived.
-        deadline_s: for all votes, from now.
-        certain: given the votes so far, the names of failed votes and the names of missing votes, returns whether the
-            decision can no longer change.
+    `ask` yields a voter's votes as they arrive; a QubicLabError fails the votes that have not arrived. `certain` says
+    whether the decision can no longer change, given the votes so far and the names of failed and of missing votes.
     """
     loop = asyncio.get_running_loop()
     started, collection = loop.time(), _Collection(voters)
