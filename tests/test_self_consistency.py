@@ -23,7 +23,6 @@ from qubic_lab.evals.self_consistency import (
     gains,
     mean_tokens,
     oracle_at,
-    pass_at_1,
     right_values,
     vote,
     voted_at,
@@ -73,7 +72,7 @@ def test_a_vote_of_three_by_hand() -> None:
 
 def test_a_vote_of_one_is_pass_at_1_and_of_all_is_the_plurality() -> None:
     some = row("aabbbc--")
-    assert voted_at(some, 1).right == pytest.approx(pass_at_1(some)) == 2 / 8
+    assert voted_at(some, 1).right == pytest.approx(oracle_at(some, 1)) == 2 / 8
     assert voted_at(some, 8) == self_consistency.ExpectedVote(0.0, 0.0)
     assert voted_at(row("aabb"), 4) == self_consistency.ExpectedVote(0.5, 1.0)
     # Answers without a conclusion do not vote.

@@ -32,7 +32,7 @@ from qubic_lab.consensus.similarity import (
     compare,
     group,
 )
-from qubic_lab.consensus.vote import Absence, Vote
+from qubic_lab.consensus.vote import Absence, AbsenceReason, Vote
 from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, decide
 from qubic_lab.consensus.weights import WeightParts, weigh
 
@@ -146,7 +146,7 @@ def deliberate(
     table = bonds(finals, similarities, config.thresholds)
     trails, groups = _grouped(question, votes, finals, similarities, table, context)
     ballots = [Ballot(each.vote.voter, each.group, each.weight.weight) for each in trails]
-    ballots += [Ballot(each.voter, None) for each in absences if each.counts]
+    ballots += [Ballot(each.voter, None) for each in absences if each.why is not AbsenceReason.STOPPED]
     kept, copies = merge_copies(ballots, find_copies({vote.voter: vote.source for vote in votes}))
     decision = decide(kept, config.rule, config.fallback)
     trails = tuple(replace(each, dropped=copies.get(each.vote.voter, each.dropped)) for each in trails)

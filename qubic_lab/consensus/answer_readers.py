@@ -9,9 +9,8 @@ from itertools import pairwise
 
 from qubic_lab.consensus import symbolic
 from qubic_lab.consensus.conclusions import LONGEST
-from qubic_lab.consensus.contradictions import verdict
+from qubic_lab.consensus.contradictions import polarities, verdict
 from qubic_lab.consensus.dates import find_dates, year_of
-from qubic_lab.consensus.opposites import polarities
 from qubic_lab.consensus.programs import blocks, has_code_sign, literal, looks_like_code, normal_code
 from qubic_lab.consensus.quantities import Quantity, combined, exact_text, plain, plain_quantities, spelled_out
 from qubic_lab.consensus.question_form import QuestionForm, bare_letter, chosen_letters

@@ -22,8 +22,9 @@ def find_copies(sources: Mapping[str, AnswerSource]) -> tuple[tuple[str, ...], .
     """
     alike: dict[tuple[object, ...], list[str]] = {}
     for voter in sorted(sources):
-        source = sources[voter]
-        alike.setdefault((source.model_hash, source.prompt, source.draw), []).append(voter)
+        source, sampling = sources[voter], sources[voter].sampling
+        draw = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed) if sampling.temperature else ()
+        alike.setdefault((source.model_hash, source.prompt, *draw), []).append(voter)
     return tuple(tuple(voters) for voters in alike.values() if len(voters) > 1)
 
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from qubic_lab.consensus.opposites import polarities
+from qubic_lab.consensus.contradictions import polarities
 from qubic_lab.consensus.quantities import plain
 from qubic_lab.consensus.units import find_unit
 from qubic_lab.consensus.words import stem, word_set, words

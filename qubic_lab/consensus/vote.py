@@ -14,14 +14,6 @@ class AnswerSource:
     prompt: str
     sampling: SamplingParams
 
-    @property
-    def draw(self) -> tuple[float | int, ...]:
-        """The parameters that decide which tokens are drawn; empty for greedy decoding, which draws none."""
-        sampling = self.sampling
-        if sampling.temperature == 0:
-            return ()
-        return sampling.temperature, sampling.top_p, sampling.top_k, sampling.seed
-
 
 @dataclass(frozen=True)
 class Vote:
@@ -52,13 +44,8 @@ class AbsenceReason(StrEnum):
 
 @dataclass(frozen=True)
 class Absence:
-    """A voter that gave no vote."""
+    """A voter that gave no vote; unless it was stopped early, it counts as a ballot for no group."""
 
     voter: str
     why: AbsenceReason
     detail: str
-
-    @property
-    def counts(self) -> bool:
-        """Whether it counts as a ballot for no group; voters that were stopped early do not."""
-        return self.why is not AbsenceReason.STOPPED

@@ -110,11 +110,6 @@ class AgreeingWrong:
     examples: tuple[AgreedWrongAnswer, ...]
 
 
-def pass_at_1(row: RecordedQuestion) -> float:
-    """Return the share of right samples."""
-    return float(_right(row).mean())
-
-
 def oracle_at(row: RecordedQuestion, k: int) -> float:
     """Return the chance that at least one of k samples is right.
 
@@ -186,7 +181,7 @@ def right_values(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> l
         case "longer greedy":
             return [float(bool(_longer(row, k).right)) for row in rows]
         case "pass@1":
-            return [pass_at_1(row) for row in rows]
+            return [float(_right(row).mean()) for row in rows]
     for row in rows:
         check_range(f"k, with {len(row.samples)} samples of question {row.id!r},", k, 1, len(row.samples))
     match method:
