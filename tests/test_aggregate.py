@@ -8,11 +8,14 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qubic_lab.api.vote_page import render_vote
 from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate
 from qubic_lab.consensus.calibrators import Logistic
 from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
+from qubic_lab.consensus.merging import MOST_ADDED, MergedAnswer, merge, whole_sentences
 from qubic_lab.consensus.similarity import SimilarityThresholds
 from qubic_lab.consensus.vote import Absence, AbsenceReason, AnswerSource, Vote
 from qubic_lab.consensus.weights import WeightParts
@@ -136,9 +139,16 @@ def test_a_page_shows_all_of_it_and_nothing_that_was_said_is_taken_for_markup() 
         assert text.replace("'", "&#39;") in page
 
 
+# --- Explanations: only what several say is added to the best one, nothing twice, nothing that is denied
+
+
+RAIN = "Rain dissolves minerals from rocks."
+RIVERS = "Rivers carry the dissolved salts into the ocean."
+VENTS = "Hydrothermal vents on the sea floor release further minerals."
+VENTS_TOO = "Further minerals are released by hydrothermal vents on the sea floor."
+SUN = "Evaporation leaves the salt behind."
 WHY = "Why is the sea salty?"
 SALT = "Rain dissolves minerals from the rocks of the land, and rivers carry these salts into the sea year after year"
-VENTS = "Hydrothermal vents on the floor release further minerals."
 
 
 def test_an_explanation_that_won_can_be_given_with_what_others_add() -> None:
@@ -162,3 +172,61 @@ def test_of_a_short_answer_nothing_is_merged() -> None:
     votes = votes_of("The answer is 12.", f"5 + 7 = 12. {VENTS}", f"It is 12. {VENTS}")
     reply = reply_to(votes, rules=VotingConfig(merge=True))
     assert reply.additions == () and reply.text == reply_to(votes).text
+
+
+def merge_all(texts: list[str], members: int | None = None) -> MergedAnswer:
+    """Merge the answers of voters v0, v1, … into that of v0; those after the first `members` are of other groups."""
+    said = {f"v{number}": text for number, text in enumerate(texts)}
+    return merge("v0", list(said)[:members], said)
+
+
+def test_what_two_others_say_is_added_and_what_one_says_is_not() -> None:
+    merged = merge_all([f"{RAIN} {RIVERS}", f"{RAIN} {VENTS}", f"{RIVERS} {VENTS_TOO} {SUN}"])
+    assert merged.text == f"{RAIN} {RIVERS} {VENTS}"
+    assert [(each.sentence, each.said_by) for each in merged.added] == [(VENTS, ("v1", "v2"))]
+    assert merged.disputed == ()
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [f"{RAIN} {VENTS}", f"{RAIN} {VENTS_TOO}", VENTS_TOO],  # the same in other words
+        [RAIN, *(f"{other} This takes many millions of years there." for other in (RAIN, RIVERS))],  # hangs on another
+        [
+            f"{RAIN} Table salt does not dissolve in oil at all.",
+            *(f"{other} Table salt does dissolve in oil quickly and well." for other in (RAIN, RIVERS)),
+        ],
+    ],
+)
+def test_what_the_best_answer_says_or_denies_and_what_hangs_on_another_sentence_is_not_added(texts: list[str]) -> None:
+    assert merge_all(texts).text == texts[0]
+
+
+def test_what_as_many_deny_is_left_out_and_told() -> None:
+    rising = "The salt content of the oceans is rising today."
+    falling = "The salt content of the oceans is falling today."
+    agreeing = [RAIN, f"{RAIN} {rising}", f"{RAIN} {rising}"]
+    merged = merge_all([*agreeing, falling, falling], 3)
+    assert merged.text == RAIN
+    assert [(each.said_by, each.denied_by) for each in merged.disputed] == [(("v1", "v2"), ("v3", "v4"))]
+    one = merge_all([*agreeing, falling], 3)
+    assert one.text == f"{RAIN} {rising}" and one.added[0].denied_by == ("v3",)
+
+
+def test_thoughts_and_fragments_are_left_out() -> None:
+    assert merge_all([f"<think>{SUN}</think>{RAIN}"] * 3).text == RAIN
+    found = whole_sentences("- One item here.\n2) Version 3.5 is out. And a fragment")
+    assert found == ["One item here.", "Version 3.5 is out."]
+
+
+WORDS = st.sampled_from([RAIN, RIVERS, VENTS, VENTS_TOO, SUN, "Why?", "It is so.", "So be it"])
+
+
+@given(st.lists(st.lists(WORDS, max_size=4).map(" ".join), min_size=1, max_size=6))
+def test_the_best_answer_stays_whole_and_all_that_is_added_was_said(texts: list[str]) -> None:
+    merged = merge_all(texts)
+    assert merged.text.startswith(texts[0].strip())
+    assert len(merged.added) <= MOST_ADDED
+    for each in merged.added:
+        assert len(each.said_by) >= 2 and "v0" not in each.said_by
+        assert any(each.sentence in texts[int(voter[1:])] for voter in each.said_by)

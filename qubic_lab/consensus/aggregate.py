@@ -254,7 +254,8 @@ def _reply(
     how = f"best match of the {leads} group: {vote.voter}"
     if not may_merge or trails[best].final.kind != PROSE:
         return MergedAnswer(without_thoughts(vote.text).strip()), how
-    merged = merge(best, members, [each.vote.text if each.quality.usable else "" for each in trails])
+    texts = {each.vote.voter: each.vote.text for each in trails if each.quality.usable}
+    merged = merge(vote.voter, [trails[index].vote.voter for index in members], texts)
     return merged, f"{how}, with sentences of others" if merged.added else how
 
 

@@ -29,11 +29,11 @@ _ALONE = re.compile(r"^(?:it|this|that|they|these|those|he|she|however|but|so|th
 
 @dataclass(frozen=True)
 class AddedSentence:
-    """An added sentence, and the indices of the answers that say or deny it."""
+    """An added sentence, and the voters whose answers say or deny it."""
 
     sentence: str
-    said_by: tuple[int, ...]
-    denied_by: tuple[int, ...]
+    said_by: tuple[str, ...]
+    denied_by: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class MergedAnswer:
     disputed: tuple[AddedSentence, ...] = ()
 
 
-def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnswer:
-    """Return the best answer with the sentences that other members of its group add; answers outside may deny them.
+def merge(best: str, members: Sequence[str], texts: Mapping[str, str]) -> MergedAnswer:
+    """Return the best voter's answer with the sentences that other members of its group add; all others may deny them.
 
-    `best` and `members` are indices of `texts`.
+    `texts` are all usable answers by voter.
     """
     base = without_thoughts(texts[best]).strip()
     taken = [_content(sentence) for sentence in whole_sentences(base)]
     said = {
-        index: [(sentence, _content(sentence)) for sentence in whole_sentences(without_thoughts(texts[index]))]
-        for index in sorted(members)
-        if index != best
+        voter: [(sentence, _content(sentence)) for sentence in whole_sentences(without_thoughts(texts[voter]))]
+        for voter in members
+        if voter != best
     }
     candidates = [
         (sentence, content, _said_by(content, said))
@@ -71,7 +71,7 @@ def merge(best: int, members: Sequence[int], texts: Sequence[str]) -> MergedAnsw
             continue
         if len(said_by) < LEAST_SAID or contradicts(base, sentence):
             continue
-        denied_by = tuple(i for i, text in enumerate(texts) if i not in said_by and contradicts(text, sentence))
+        denied_by = tuple(each for each in texts if each not in said_by and contradicts(texts[each], sentence))
         taken.append(content)
         addition = AddedSentence(sentence, said_by, denied_by)
         (added if len(said_by) > len(denied_by) else disputed).append(addition)
@@ -87,10 +87,9 @@ def whole_sentences(text: str) -> list[str]:
     return [sentence for sentence in sentences(lines) if sentence[-1] in ".!。！"]
 
 
-def _said_by(content: Counter[str], said: Mapping[int, Sequence[tuple[str, Counter[str]]]]) -> tuple[int, ...]:
-    """Return the indices of the answers that say this content."""
+def _said_by(content: Counter[str], said: Mapping[str, Sequence[tuple[str, Counter[str]]]]) -> tuple[str, ...]:
     return tuple(
-        index for index, each in said.items() if any(_overlap(content, other) >= SAYS_THE_SAME for _, other in each)
+        voter for voter, each in said.items() if any(_overlap(content, other) >= SAYS_THE_SAME for _, other in each)
     )
 
 

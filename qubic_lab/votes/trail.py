@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from qubic_lab.consensus.aggregate import Consensus, VoterTrail
-from qubic_lab.consensus.merging import AddedSentence
 
 SIMILARITY_DIGITS = 4
 
@@ -20,7 +19,6 @@ def trail_of(result: Consensus) -> dict[str, Any]:
         "structure": alike.structure_NN,
         "edit": alike.edit_NN,
     }
-    voters = [each.vote.voter for each in result.voters]
     return {
         "question": result.question,
         "text": result.text,
@@ -39,16 +37,8 @@ def trail_of(result: Consensus) -> dict[str, Any]:
         "effective_votes": result.effective_votes,
         "rho": result.rho,
         "notes": list(result.notes),
-        "additions": [_addition(each, voters) for each in result.additions],
-        "disputed": [_addition(each, voters) for each in result.disputed],
-    }
-
-
-def _addition(addition: AddedSentence, voters: list[str]) -> dict[str, Any]:
-    return {
-        "sentence": addition.sentence,
-        "said_by": [voters[index] for index in addition.said_by],
-        "denied_by": [voters[index] for index in addition.denied_by],
+        "additions": [asdict(each) for each in result.additions],
+        "disputed": [asdict(each) for each in result.disputed],
     }
 
 
