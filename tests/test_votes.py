@@ -282,10 +282,8 @@ async def test_each_node_gets_its_own_wording(client: redis.Redis, tmp_path: Pat
     nodes = {name: Saying((RIGHT,)) for name in "abc"}
     varied = {"prompts": ["Add 5 and 7.", "5 plus 7?", "12?"], "temperatures": [0.0, 0.5, 1.0]}
     trail = (await held(client, tmp_path, nodes, **varied))["trail"]
-    came = {each["voter"]: each["temperature"] for each in trail["voters"]}
-    assert set(came.values()) <= {0.0, 0.5, 1.0} and len(set(came.values())) == len(came) >= 2
-    assert len({nodes[voter].prompt for voter in came}) == len(came), "each has another wording"
-    assert {node.prompt for node in nodes.values()} <= {"Add 5 and 7.", "5 plus 7?", "12?", ""}
+    came = {nodes[each["voter"]].prompt: each["temperature"] for each in trail["voters"]}
+    assert came.items() <= dict(zip(*varied.values(), strict=True)).items() and len(came) == len(trail["voters"]) >= 2
 
 
 def test_a_cluster_is_busy_when_a_task_waits_for_each_slot() -> None:

@@ -45,17 +45,10 @@ def trail_of(result: Consensus) -> dict[str, Any]:
 def _voter(trail: VoterTrail) -> dict[str, Any]:
     vote, sampling = trail.vote, trail.vote.source.sampling
     return {
-        "voter": vote.voter,
-        "node": vote.node,
-        "model": vote.model,
+        **{name: value for name, value in vars(vote).items() if name != "source"},
         "model_hash": vote.source.model_hash,
         "temperature": sampling.temperature,
         "seed": sampling.seed,
-        "text": vote.text,
-        "finish_reason": vote.finish_reason,
-        "new_tokens": vote.new_tokens,
-        "seconds": vote.seconds,
-        "mean_logprob": vote.mean_logprob,
         "final": {"kind": trail.final.kind, "value": trail.final.value, "text": trail.final.text},
         "quality": {"value": trail.quality.value, **asdict(trail.quality)},
         "weight": {"weight": trail.weight.weight, **asdict(trail.weight)},
