@@ -25,7 +25,7 @@ from fake_source.comparison import longest_gap_s, lost, made_up, stored_versions
 from fake_source.faults import TRANSPORT
 from fake_source.ledger import read_ledger
 from fake_source.reply import KEYS
-from fake_source.server import Running, collector_settings, running_source
+from fake_source.server import FakeServer, collector_settings, running_source
 from sqlalchemy import Engine, text
 
 from qubic_lab.database import open_database
@@ -253,7 +253,7 @@ def test_jobs_are_read_back_as_they_were_saved(engine: Engine) -> None:
 
 
 @contextmanager
-def trial(clock: Clock = REAL, **changes: Any) -> Iterator[tuple[Running, CollectorConfig]]:
+def trial(clock: Clock = REAL, **changes: Any) -> Iterator[tuple[FakeServer, CollectorConfig]]:
     """A fake source, and settings that point a collector at it, with changes to its sources."""
     with running_source(FakeConfig(clock=clock)) as source:
         content = collector_settings(FakeConfig(clock=clock), source.url)

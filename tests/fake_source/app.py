@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from fake_source import coingecko, feeds, hacker_news, newsapi
 from fake_source.faults import FaultPlan
 from fake_source.ledger import Entry, Gate, Ledger, Violation
-from fake_source.reply import Ask, Desk, Reply
+from fake_source.reply import Ask, Desk, Reply, json_reply
 from fake_source.world import World
 from qubic_lab.oracle.model.timestamps import REAL, SECOND_US, Clock
 
@@ -75,16 +75,15 @@ class FakeApp:
         else:
             fault = self._faults.draw(ask.number)
         limited = broken or fault == "rate-limit"
-        reply = module.rate_limited(ask, RETRY_AFTER_S) if limited else module.reply(ask, self._desk)
-        if reply.status == 429:
+        reply = module.reply(ask, self._desk)
+        if limited:
+            reply = json_reply(429, module.RATE_LIMITED, headers={"retry-after": str(RETRY_AFTER_S)})
             gate.wait_until_s = time.time() + 0.9 * self.config.clock.real_s(RETRY_AFTER_S)
         status, complete = await self._deliver(fault, reply, sending)
         given = reply.given if complete and status == 200 else ()
         shown = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         now_us = ask.now_s * SECOND_US
-        self.ledger.add(
-            Entry(ask.number, source, shown, arrived_s, now_us, status, fault, complete, reply.partial, given)
-        )
+        self.ledger.add(Entry(ask.number, source, shown, arrived_s, now_us, status, fault, complete, given))
 
     async def _deliver(self, fault: str, reply: Reply, sending: "_Sending") -> tuple[int, bool]:
         """Send a reply with its fault; return its status (0: none) and whether all of it was sent."""

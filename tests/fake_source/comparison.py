@@ -43,13 +43,12 @@ def lost(entries: Sequence[Entry], versions: Versions, killed_s: Sequence[float]
     """What was given whole and is not in the database with its very value.
 
     Left out is what a collector may not have had time to store when it was killed (the last answer of each source
-    before), what a source said it could not give whole (it is asked again for less), and the end of a history or of
-    bars: that is the forming present, or what the next answer has, too.
+    before), and the end of a history or of bars: that is the forming present, or what the next answer has, too.
     """
     in_flight = {entry.number for at_s in killed_s for entry in _last_before(entries, at_s)}
     missing = []
     for entry in entries:
-        if entry.number in in_flight or entry.partial:
+        if entry.number in in_flight:
             continue
         for given in entry.given:
             values = [value for value, _ in versions.get(key_of(entry.source, given), ())]
@@ -87,10 +86,7 @@ def _last_before(entries: Sequence[Entry], at_s: float) -> list[Entry]:
 
 
 def _may_be_forming(entry: Entry, given: Given) -> bool:
-    """Whether a bar may have closed only after it was asked for: at a fast clock an answer at the last attempt is late.
-
-    Bars of a day are asked for twice a day: what one answer is too early for, the next one has.
-    """
+    """Whether a bar may have closed only after it was asked for, as at a fast clock; the next answer has it."""
     return "/ohlc" in entry.path and given.at_us > entry.now_us - 8 * HOUR_US
 
 

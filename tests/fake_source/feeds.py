@@ -7,9 +7,10 @@ from xml.sax.saxutils import escape
 
 from fake_source.ledger import Given
 from fake_source.reply import Ask, Desk, Reply, json_reply, utc_time
-from fake_source.world import Item
+from fake_source.world import PUBLISHER, Item
 from qubic_lab.oracle.model.timestamps import SECOND_US
 
+RATE_LIMITED = "Too Many Requests"
 EVERY_S = 1_200
 ITEMS = 40
 NAMES = ("fake-rss", "fake-atom")
@@ -33,11 +34,6 @@ def reply(ask: Ask, desk: Desk) -> Reply:
     return Reply(200, body.encode(), f"application/{form}+xml; charset=utf-8", headers, tuple(given))
 
 
-def rate_limited(ask: Ask, retry_after_s: int) -> Reply:
-    """Return the reply to a request above the limit."""
-    return Reply(429, b"Too Many Requests", "text/plain", {"retry-after": str(retry_after_s)})
-
-
 def _id(name: str, item: Item) -> str:
     return f"https://feeds.invalid/{name}/{item.number}"
 
@@ -57,7 +53,7 @@ def _atom(name: str, items: list[Item]) -> str:
     entries = "".join(
         f"<entry><title>{escape(item.title)}</title><id>{_id(name, item)}</id>"
         f'<link href="{_id(name, item)}"/><published>{utc_time(item.published_s)}</published>'
-        f"<updated>{utc_time(item.published_s)}</updated><author><name>{escape(item.publisher)}</name></author>"
+        f"<updated>{utc_time(item.published_s)}</updated><author><name>{PUBLISHER}</name></author>"
         f"<summary>{escape(item.body)}</summary></entry>"
         for item in items
     )

@@ -1,19 +1,17 @@
 """Replies in the shapes of the Hacker News search by Algolia (hn.algolia.com/api)."""
 
 import re
-from dataclasses import replace
 from typing import Any
 
 from fake_source.ledger import Given
-from fake_source.reply import Ask, Desk, Reply, json_reply, utc_time, whole
+from fake_source.reply import Ask, Desk, Reply, json_reply, utc_time
 from fake_source.world import Item
 from qubic_lab.oracle.model.timestamps import SECOND_US
 
+RATE_LIMITED = {"message": "Too many requests", "status": 429}
 EVERY_S = 600
 MOST_HITS = 1_000
-"""How many hits of a query can be paged to."""
-_SHOWN_S = 30 * 86_400
-"""How far back a search without bounds goes."""
+"""How many hits of a query are shown."""
 _BOUNDS = re.compile(r"created_at_i>=(\d+),created_at_i<(\d+)")
 
 
@@ -21,35 +19,24 @@ def reply(ask: Ask, desk: Desk) -> Reply:
     """Answer one request; no key is needed."""
     if ask.path != "search_by_date":
         return json_reply(404, {"message": "Path not supported by this API", "status": 404})
-    size, page = whole(ask.query, "hitsPerPage", 20), whole(ask.query, "page", 0)
-    if not 0 <= size <= MOST_HITS or page < 0:
-        return json_reply(400, {"message": "invalid hitsPerPage or page", "status": 400})
-    filters = ask.query.get("numericFilters", f"created_at_i>={ask.now_s - _SHOWN_S},created_at_i<{ask.now_s + 1}")
-    bounds = _BOUNDS.fullmatch(filters)
+    bounds = _BOUNDS.fullmatch(ask.query["numericFilters"])
     if bounds is None:
-        return json_reply(400, {"message": f"invalid numericFilters: {filters}", "status": 400})
+        return json_reply(400, {"message": "invalid numericFilters", "status": 400})
     start, end = int(bounds[1]), min(int(bounds[2]), ask.now_s + 1)
     words = re.findall(r'"([^"]+)"|([^\s"]+)', ask.query.get("query", ""))
     wanted = [(phrase or word).lower() for phrase, word in words]
     items = desk.world.items("hacker-news", EVERY_S, start, end, ask.now_s)
     found = [item for item in items if all(word in f"{item.title} {item.body}".lower() for word in wanted)][::-1]
-    reachable = found[:MOST_HITS]
-    shown = desk.spoil(ask.number, reachable[page * size : (page + 1) * size])
+    shown = desk.spoil(ask.number, found[:MOST_HITS])
     content = {
         "hits": [_hit(item, ask.now_s) for item in shown],
-        "hitsPerPage": size,
+        "hitsPerPage": MOST_HITS,
         "nbHits": len(found),
-        "nbPages": -(-len(reachable) // size) if size else 0,
-        "page": page,
+        "nbPages": -(-len(found) // MOST_HITS),
+        "page": 0,
     }
     given = (Given("text", str(_id(item)), 0, item.published_s * SECOND_US, item.title) for item in shown)
-    return replace(json_reply(200, content, tuple(given)), partial=len(found) > len(reachable))
-
-
-def rate_limited(ask: Ask, retry_after_s: int) -> Reply:
-    """Return the reply to a request above the limit."""
-    content = {"message": "Too many requests", "status": 429}
-    return json_reply(429, content, headers={"retry-after": str(retry_after_s)})
+    return json_reply(200, content, tuple(given))
 
 
 def _id(item: Item) -> int:

@@ -24,8 +24,8 @@ class Given:
 class Entry:
     """One request and its outcome: `arrived_s` on this machine's clock, `now_us` on the fake's.
 
-    `complete`: the whole body was sent to a client that was still there; `partial`: the source has more than it shows
-    at once; `given`: the items of a complete reply with status 200.
+    `complete`: the whole body was sent to a client that was still there; `given`: the items of a complete reply with
+    status 200.
     """
 
     number: int
@@ -36,7 +36,6 @@ class Entry:
     status: int
     fault: str
     complete: bool
-    partial: bool
     given: tuple[Given, ...]
 
 

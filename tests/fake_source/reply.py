@@ -25,14 +25,13 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reply:
-    """A status, a body and the items in it; `partial`: there are more items than the source shows at once."""
+    """A status, a body and the items in it."""
 
     status: int
     body: bytes
     media: str = "application/json; charset=utf-8"
     headers: Mapping[str, str] = field(default_factory=dict)
     given: tuple[Given, ...] = ()
-    partial: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,22 +50,9 @@ def json_reply(
     return Reply(status, body, headers=headers or {}, given=given)
 
 
-def whole(query: Mapping[str, str], name: str, default: int) -> int:
-    """Return a whole number of the query; -1 if it is not one."""
-    value = query.get(name, str(default))
-    return int(value) if value.isdecimal() else -1
-
-
-def read_time(text: str, default: int | None = None) -> int | None:
-    """Return seconds since 1970 of a number, or of an ISO date or time (UTC without a zone); None: neither."""
-    if not text:
-        return default
-    try:
-        if text.isdecimal():
-            return int(text)
-        read = datetime.fromisoformat(text)
-    except ValueError:
-        return None
+def read_time(text: str) -> int:
+    """Return seconds since 1970 of an ISO date or time (UTC without a zone)."""
+    read = datetime.fromisoformat(text)
     return int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp())
 
 

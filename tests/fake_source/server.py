@@ -7,7 +7,6 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,13 @@ class _Connections:
 
 
 class FakeServer(uvicorn.Server):
-    """The fake on a listening socket of loopback; `serve_now` serves until a signal or `should_exit`."""
+    """The fake on any free port of loopback; `serve_now` serves until a signal or `should_exit`."""
 
-    def __init__(self, config: FakeConfig, ledger: Ledger, listening: socket.socket) -> None:
+    def __init__(self, config: FakeConfig, ledger: Ledger) -> None:
         connections = _Connections()
-        self.url = f"http://{HOST}:{listening.getsockname()[1]}"
-        self._listening = listening
+        self.ledger = ledger
+        self._listening = socket.create_server((HOST, 0))
+        self.url = f"http://{HOST}:{self._listening.getsockname()[1]}"
         super().__init__(
             uvicorn.Config(
                 FakeApp(config, ledger, connections.close),
@@ -93,39 +93,22 @@ class FakeServer(uvicorn.Server):
 
     def serve_now(self) -> None:
         """Serve until it is told to end."""
-        asyncio.run(self.serve(sockets=[self._listening]))
-
-
-def listen() -> socket.socket:
-    """Return a socket that listens on loopback, at any free port."""
-    listening = socket.socket()
-    listening.bind((HOST, 0))
-    listening.listen()
-    return listening
-
-
-@dataclass(frozen=True)
-class Running:
-    """A fake that answers."""
-
-    url: str
-    ledger: Ledger
+        with self._listening:
+            asyncio.run(self.serve(sockets=[self._listening]))
+        self.ledger.close()
 
 
 @contextmanager
-def running_source(config: FakeConfig | None = None, file: Path | None = None) -> Iterator[Running]:
+def running_source(config: FakeConfig | None = None, file: Path | None = None) -> Iterator[FakeServer]:
     """Yield a fake source that runs in a thread of this process, and end it afterwards."""
-    with listen() as listening:
-        ledger = Ledger(file)
-        server = FakeServer(config or FakeConfig(), ledger, listening)
-        thread = threading.Thread(target=server.serve_now)
-        thread.start()
-        try:
-            yield Running(server.url, ledger)
-        finally:
-            server.should_exit = True
-            thread.join()
-            ledger.close()
+    server = FakeServer(config or FakeConfig(), Ledger(file))
+    thread = threading.Thread(target=server.serve_now)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def collector_settings(config: FakeConfig, url: str) -> dict[str, Any]:

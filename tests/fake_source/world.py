@@ -39,8 +39,6 @@ class Item:
     published_s: int
     title: str
     body: str
-    coin: str
-    publisher: str
 
 
 @dataclass(frozen=True)
@@ -95,18 +93,16 @@ class World:
         return [item for item in made if start_s <= item.published_s < end_s and item.published_s <= now_s]
 
     def _item(self, source: str, number: int, every_s: int, now_s: int) -> Item:
-        place, repeats, corrected, by = _draws(self._key(source, str(number)), every_s, 5, 30, len(_PUBLISHERS))
+        sizes = every_s, 30, len(WRITTEN_OF), len(_SUBJECTS), len(_VERBS), len(_CAUSES)
+        place, corrected, of, subject, verb, cause = _draws(self._key(source, str(number)), *sizes)
         published = number * every_s + place
-        words = number - 1 if repeats == 0 else number  # one in five repeats its neighbour, as news does
-        sizes = len(WRITTEN_OF), len(_SUBJECTS), len(_VERBS), len(_CAUSES), len(_ENDS)
-        of, subject, verb, cause, end = _draws(self._key(source, str(words), "words"), *sizes)
         coin = COINS[WRITTEN_OF[of]]
         said = f"{coin.name} {_SUBJECTS[subject]} {_VERBS[verb]} {_CAUSES[cause]}"
-        title = f"Synthetic: {said} ({words})"
+        title = f"Synthetic: {said} ({number})"
         if self.corrections and corrected == 0 and now_s >= published + _CORRECTED_AFTER_S:
             title += " [corrected]"
-        body = f"This text is synthetic. {said}, {_ENDS[end]}. {coin.name} is number {words} here."
-        return Item(number, published, title, body, coin.id, _PUBLISHERS[by])
+        body = f"This text is synthetic. {said}, and that is all. {coin.name} is number {number} here."
+        return Item(number, published, title, body)
 
     def _key(self, *names: str) -> int:
         return _number(str(self.seed), *names)
@@ -116,8 +112,7 @@ WRITTEN_OF = ("qubic-network", "bitcoin", "ethereum", "solana", "cardano", "chai
 _SUBJECTS = ("fees", "wallets", "trading volume", "the developers' call", "mining & staking", "a new release")
 _VERBS = ("rise", "fall", "stand still", "surprise", "disappoint", "move")
 _CAUSES = ("after the upgrade", "before the vote", "as reserves change", "amid thin trading", "on a quiet day")
-_ENDS = ("as nobody said", "which means nothing", "so the generator claims", "and that is all", "by its seed")
-_PUBLISHERS = ("The Synthetic Times", "Generated Gazette", "Seeded Post", "Random Review")
+PUBLISHER = "The Synthetic Times"
 
 
 def _base(coin: str) -> tuple[float, float]:
