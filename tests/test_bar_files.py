@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.bar_files import STAMPS, BarFile, BarOptions, import_bars, read_bars
-from qubic_lab.oracle.ingest.file_columns import decimal_mark, normalise, read_number, read_stamps
+from qubic_lab.oracle.ingest.file_columns import decimal_mark, read_number, read_stamps
 from qubic_lab.oracle.ingest.packaged import DATASETS, read_packaged
 from qubic_lab.oracle.ingest.text_files import TextFile, TextOptions, import_texts, read_texts
 from qubic_lab.oracle.model.response import to_plain
@@ -30,8 +30,6 @@ from qubic_lab.oracle.store.text_store import TextStore
 NOW = read_iso("2026-11-24T12:00:00Z")
 START = read_iso("2021-09-27T14:00:00Z")
 HEADER = "Time,Open,High,Low,Close,Volume\n"
-
-
 FORMING = "row(s) left out because the bar had not closed"
 REPEATED = "row(s) left out for another of the same time"
 
@@ -103,8 +101,6 @@ def test_numbers_are_the_doubles_that_their_texts_name(number: float) -> None:
         ("12.34K", ".", 12340.0),
         ("1.1M", ".", 1_100_000.0),
         ("\u22125.5", ".", -5.5),
-        ("1E+3", ".", 1000.0),
-        (".5", ".", 0.5),
     ],
 )
 def test_numbers_as_people_write_them(text: str, mark: str, number: float) -> None:
@@ -135,19 +131,16 @@ def test_the_decimal_mark_is_seen_or_asked_for() -> None:
         ("2021-09-27 14:45:00.123456Z", None, "2021-09-27T14:45:00.123456Z"),
         ("2021-09-27 02-PM", "UTC", "2021-09-27T14:00:00Z"),
         ("2021-09-27 12-AM", "UTC", "2021-09-27T00:00:00Z"),
-        ("2021-09-27 12:30 am", "UTC", "2021-09-27T00:30:00Z"),
         ("09/27/2021 03:15 PM", "UTC", "2021-09-27T15:15:00Z"),
         ("27/09/2021 12:15 p.m.", "UTC", "2021-09-27T12:15:00Z"),
         ("03.04.2021 10:00", "Europe/Berlin", "2021-04-03T08:00:00Z"),
         ("Sep 27, 2021", "UTC", "2021-09-27T00:00:00Z"),
         ("27-Sep-21", "UTC", "2021-09-27T00:00:00Z"),
         ("Mon, 27 Sep 2021 14:00:00 GMT", None, "2021-09-27T14:00:00Z"),
-        ("20210927 150000", "UTC", "2021-09-27T15:00:00Z"),
         ("20210927150000", "UTC", "2021-09-27T15:00:00Z"),
         ("2021.09.27 15:00", "+02:00", "2021-09-27T13:00:00Z"),
         ("2021-09-27", "America/New_York", "2021-09-27T04:00:00Z"),
         ("1632753900", None, "2021-09-27T14:45:00Z"),
-        ("1632753900.5", None, "2021-09-27T14:45:00.500000Z"),
         ("1632753900000", None, "2021-09-27T14:45:00Z"),
         ("1632753900000001", None, "2021-09-27T14:45:00.000001Z"),
         ("1632753900000001999", None, "2021-09-27T14:45:00.000001Z"),
@@ -165,14 +158,11 @@ def test_times_as_files_write_them(text: object, zone: str | None, instant: str)
     [
         ("2021-09-27 14:45", "has no zone: give `zone`"),
         ("2021-09-27 15:15 PM", "hour 15 on a clock of 12 hours"),
-        ("2021-09-27 00:15 AM", "hour 0 on a clock of 12 hours"),
         ("2021-02-29 00:00Z", "cannot be read"),
-        ("2021-13-01 00:00Z", "cannot be read"),
         ("2021-09-27 24:00Z", "cannot be read"),
         ("2021-09-27 14:00 EST", "cannot be read"),
         ("03/04/2021 10:00Z", "give `date_order`"),
         ("1.63275E+12", "cut its digits off"),
-        ("12345", "cannot be read"),
         ("yesterday", "give it as in"),
         ("", "it is empty"),
     ],
@@ -351,7 +341,7 @@ def test_downloads_of_well_known_pages(tmp_path: Path) -> None:
     assert (file.prices[0].volume_24h, file.prices[0].market_cap) == (30980029059.77, 8e11)
     assert (file.prices[0].opened_us, len(file.prices), file.gaps) == (read_iso("2021-09-27T00:00:00Z"), 3, 0)
     coinbase = "".join(f"{1_632_700_800 + 60 * number},9.0,12.0,10.0,11.0,0.5\n" for number in range(3))
-    assert "6 columns without names" in refused(tmp_path, coinbase)  # low, high, open, close: nobody could know
+    assert "6 columns without names: map their numbers, such as close=5" in refused(tmp_path, coinbase)
 
 
 def test_what_interfaces_give_as_json(tmp_path: Path) -> None:
@@ -366,18 +356,13 @@ def test_what_interfaces_give_as_json(tmp_path: Path) -> None:
         refused(tmp_path, text, "ohlc.json")
 
 
-def test_rows_out_of_order_are_sorted_and_equal_ones_kept_once(tmp_path: Path) -> None:
-    lines = [row(number) for number in range(9)]
-    file = read(tmp_path, HEADER + "".join(lines[5:] + lines[:6]))
-    assert opens(file) == list(range(9))
-    assert file.notes == ("rows were out of order: sorted", f"1 {REPEATED}")
-
-
 def test_rows_that_contradict_each_other_are_refused_unless_one_is_chosen(tmp_path: Path) -> None:
     text = hours(6) + row(2, c="40001.5", v="6")
     assert refused(tmp_path, text) == (
         "btc.csv:4: contradicts line 8 about 2021-09-27T16:00:00Z: correct one, or give `duplicates`, first or last"
     )
+    again = read(tmp_path, hours(6) + row(2))
+    assert again.notes == ("rows were out of order: sorted", f"1 {REPEATED}")
     backwards = HEADER + "".join(reversed(text.splitlines(keepends=True)[1:]))
     assert [read(tmp_path, text, duplicates=rule).prices[2].volume for rule in ("first", "last")] == [5.0, 6.0]
     assert [read(tmp_path, backwards, duplicates=rule).prices[2].volume for rule in ("first", "last")] == [6.0, 5.0]
@@ -387,7 +372,6 @@ def test_rows_that_contradict_each_other_are_refused_unless_one_is_chosen(tmp_pa
     ("wrong", "why"),
     [
         ({"h": 1}, r"btc\.csv:5: high is below low: open 40003 high 1 low 40001 close 40004: correct the row"),
-        ({"l": -5}, "low is not above 0"),
         ({"o": 0}, "open is not above 0"),
         ({"c": "nan"}, "close is missing"),
         ({"c": "inf"}, "'inf' is no number"),
@@ -409,9 +393,7 @@ def test_bad_rows_are_refused_by_line(tmp_path: Path, wrong: dict[str, object], 
     ("text", "options", "why"),
     [
         ("", {}, "the file is empty"),
-        (HEADER, {}, "no rows below the header"),
         ("just some words\nand more\n", {}, "names no columns that are known"),
-        ("a,b,c\n1,2,3\n", {}, "names no columns that are known"),
         ("time,open,close\n2021-01-01T00:00:00Z,1,2\n", {}, "no column for high"),
         (HEADER + row(0), {}, "give `interval`"),
         (HEADER + row(0) + row(1) + row(3) + row(6) + row(10), {}, "give `interval`"),
@@ -462,8 +444,6 @@ def test_columns_are_known_by_many_names_or_mapped(tmp_path: Path) -> None:
     numbered = {"time": "1", "open": "2", "high": "3", "low": "4", "close": "5"}
     epochs = "".join(f"{1_600_000_000 + 60 * number},1,3,1,2,9,9\n" for number in range(3))
     assert len(read(tmp_path, epochs, columns=numbered).prices) == 3
-    assert "7 columns without names: map their numbers, such as close=5" in refused(tmp_path, epochs)
-    assert normalise("4a. close (USD)") == "close usd"
 
 
 def test_metatrader_european_and_tabbed_files(tmp_path: Path) -> None:
@@ -492,9 +472,6 @@ def test_a_date_that_is_a_close_is_the_end_of_that_day(tmp_path: Path) -> None:
     assert iso(there.closed_us) == "2021-03-18T04:00:00Z"
     taken = read(tmp_path, march, taken="2021-03-17T09:00:00Z", **options)
     assert len(taken.prices) == 2
-    weeks = days("2021-03-07", "2021-03-14", "2021-03-21").replace("Date", "Week ending")
-    file = read(tmp_path, weeks, columns={"time": "Week ending"}, **options)
-    assert iso(file.prices[0].opened_us) == "2021-03-01T00:00:00Z"
     clocks = march.replace("11\n", "11,12:00\n").replace("Close\n", "Close,Time\n")
     file = read(tmp_path, clocks, **options)
     assert iso(file.prices[0].closed_us) == "2021-03-15T12:00:00Z" and told not in file.notes

@@ -46,7 +46,6 @@ from qubic_lab.oracle.ingest.collector_state import (
     SLICE_US,
     TEXTS_SLICE_US,
     CollectorStatus,
-    JobState,
     Lease,
     has_ended,
     next_due_us,
@@ -237,16 +236,6 @@ def test_the_lease_of_a_process_that_was_killed_is_free_at_once(engine: Engine) 
     assert not has_ended("another-host:1:2:3.00")
     assert Lease(engine, "x", dead).acquire() is None
     assert Lease(engine, "x").acquire() is None
-
-
-def test_jobs_are_read_back_as_they_were_saved(engine: Engine) -> None:
-    states = [
-        JobState("history", NOW, {"until_us": {"bitcoin": NOW + 1}, "left": ["bitcoin"]}, 3),
-        JobState("prices", NOW + 5, {}, 0, True),
-    ]
-    for state in (replace(states[0], failures=9), *states):
-        save_job(engine, state)
-    assert read_jobs(engine) == {state.job: state for state in states}
 
 
 # in this process, against the fake source

@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from fake_source import coingecko, hacker_news, newsapi
+from fake_source import coingecko
 from fake_source.app import FakeConfig
 from fake_source.faults import ALL, TRANSPORT, FaultPlan
 from fake_source.ledger import Gate, read_ledger
@@ -66,29 +66,6 @@ def test_content_faults_change_order_and_number_but_no_value() -> None:
     assert rows != sorted(rows)
     assert set(rows) == plain
     assert any(cap is None for _, cap in spoiled["market_caps"])
-
-
-# NewsAPI and Hacker News
-
-
-def test_newsapi_refuses_what_its_plan_does_not_include() -> None:
-    query = {"q": "synthetic", "from": "2026-01-01", "to": "2026-01-02"}
-    old = newsapi.reply(Ask("everything", query, NEWS_KEY, 1, NOW_S), desk())
-    assert (old.status, content(old)["code"]) == (426, "parameterInvalid")
-    assert newsapi.reply(Ask("everything", query | {"q": "a" * 501}, NEWS_KEY, 1, NOW_S), desk()).status == 400
-
-
-def test_hacker_news_cuts_at_a_thousand() -> None:
-    def search(days: int) -> Any:
-        bounds = f"created_at_i>={NOW_S - days * DAY_S},created_at_i<{NOW_S}"
-        query = {"query": '"Synthetic"', "numericFilters": bounds}
-        return content(hacker_news.reply(Ask("search_by_date", query, {}, 1, NOW_S), desk()))
-
-    month, day = search(30), search(1)
-    assert month["nbHits"] > 1_000 == len(month["hits"])
-    times = [hit["created_at_i"] for hit in day["hits"]]
-    assert times == sorted(times, reverse=True)
-    assert NOW_S - DAY_S <= times[-1] < times[0] < NOW_S
 
 
 # limits, keys and faults

@@ -143,11 +143,6 @@ def test_an_answer_says_how_it_came_about(engine: Engine) -> None:
     assert server.requests[0].headers["user-agent"].startswith("qubic-lab/")
 
 
-def test_numbers_come_as_the_doubles_they_are() -> None:
-    body, _ = judge(answer(200, b'{"usd": 0.000001234567890123456789, "big": 1e400}'), "json", NOON)
-    assert body["usd"] == 0.000001234567890123456789
-
-
 def answer(status: int, content: bytes = b"{}", **headers: str) -> RawResponse:
     return RawResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, content, "")
 
@@ -156,21 +151,17 @@ def answer(status: int, content: bytes = b"{}", **headers: str) -> RawResponse:
     ("given_answer", "kind", "again"),
     [
         (answer(200, b"<!DOCTYPE html><html>Just a moment...</html>"), "malformed", True),
-        (answer(200, b' \n<html lang="en">'), "malformed", True),
         (answer(200, b'{"prices": [[1711843200000, 69702.3], [17118'), "malformed", True),
         (answer(200, b'{"price": NaN}'), "malformed", True),
         (answer(200, b"[" * 100_000), "malformed", True),
         (answer(200, b"\xff\xfe"), "malformed", True),
         (answer(200, b""), "malformed", True),
         (answer(500, b"<html>Internal Server Error</html>"), "unavailable", True),
-        (answer(503), "unavailable", True),
         (answer(408), "unavailable", True),
         (answer(429), "quota", True),
         (answer(400), "refused", False),
         (answer(401), "refused", False),
         (answer(403, b"<html>Access denied | error code: 1020</html>"), "refused", False),
-        (answer(404), "refused", False),
-        (answer(426), "refused", False),
         (answer(301, b"", location="https://elsewhere.example/"), "refused", False),
         (answer(204, b""), "refused", False),
     ],
@@ -195,7 +186,6 @@ def test_faults_that_pass_are_tried_again_and_refusals_are_not(
         ({"message": "invalid numeric filter", "status": 400}, ("400", "invalid numeric filter")),
         ({"status": "ok", "articles": []}, None),
         ({"bitcoin": {"usd": 1.0}}, None),
-        ({"hits": [], "message": "about the search"}, None),
         ([[1, 2]], None),
     ],
 )
@@ -234,7 +224,6 @@ def test_an_error_or_a_page_that_comes_with_status_200_is_found(
         ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0),
         ("-5", None),
         ("soon", None),
-        ("", None),
         (None, None),
     ],
 )
@@ -401,12 +390,8 @@ def test_each_attempt_counts_before_it_is_sent_and_none_is_sent_without_room(eng
     assert (error.kind, error.code, error.fetch.attempts) == ("quota", "quota-spent", 0)
     assert error.retry_after_s == pytest.approx(12 * 3600.0, abs=60.0)
     assert len(server.requests) == 4
-
-
-def test_a_quota_that_ends_amid_attempts_ends_them(engine: Engine) -> None:
-    server = Server(httpx2.Response(500))
-    error = failed(*ask(server, engine, replace(CONFIG, daily_quota=2)))
-    assert (error.kind, error.fetch.attempts, len(server.requests)) == ("quota", 2, 2)
+    amid = failed(*ask(Server(httpx2.Response(500)), engine, replace(CONFIG, monthly_quota=6)))
+    assert (amid.kind, amid.fetch.attempts) == ("quota", 2), "it ends amid attempts"
 
 
 def test_a_source_that_fails_is_left_alone_and_tried_once_later(engine: Engine) -> None:
@@ -435,17 +420,6 @@ def test_a_source_that_fails_is_left_alone_and_tried_once_later(engine: Engine) 
     assert len([at for at in server.asked_s if 60.0 <= at < 120.0]) == 1  # the trial that failed
 
 
-def test_when_half_open_one_of_many_is_sent() -> None:
-    circuit = CircuitBreaker(most_failures=2, open_s=10.0)
-    circuit = circuit.sent(0.0).failed(0.0).failed(1.0)
-    assert circuit.state == "open" and circuit.wait_s(10.9) > 0 and circuit.wait_s(6.0) == 5.0
-    trying = circuit.sent(11.0)
-    assert trying.state == "half-open" and trying.wait_s(12.0) > 0
-    assert trying.wait_s(21.0) == 0  # the trial never came back
-    assert trying.failed(13.0).wait_s(13.0) == 10.0
-    assert trying.succeeded() == CircuitBreaker(2, 10.0)
-
-
 @given(st.lists(st.tuples(st.sampled_from("sfx"), st.floats(0.0, 5.0)), max_size=60))
 def test_a_circuit_opens_only_after_so_many_failures_in_a_row(events: list[tuple[str, float]]) -> None:
     circuit, now_s, in_a_row = CircuitBreaker(3, 8.0), 0.0, 0
@@ -461,6 +435,8 @@ def test_a_circuit_opens_only_after_so_many_failures_in_a_row(events: list[tuple
         elif event == "f":
             circuit, in_a_row = circuit.failed(now_s), in_a_row + 1
             assert (circuit.state == "open") == (in_a_row >= 3)
+        elif in_a_row >= 3:  # the trial never came back: the next one waits as long
+            assert circuit.state == "half-open" and circuit.wait_s(now_s) == pytest.approx(8.0)
 
 
 # Conditional requests
@@ -486,22 +462,12 @@ def test_only_what_was_kept_is_asked_for_conditionally(engine: Engine) -> None:
             await client.keep(await client.get("/x"))  # an answer without validators
             await client.get("/x")
             assert "if-none-match" not in server.requests[-1].headers
-            await client.get("/x", conditional=False)
-
-    run_virtually(asking())
-
-
-def test_validators_are_of_one_request_of_one_source(engine: Engine) -> None:
-    server = Server(good(ETag='"abc"'))
-
-    async def asking() -> None:
-        async with server.client(engine) as client:
-            await client.keep(await client.get("/x", {"page": 1}))
+            await client.keep(second)
             await client.get("/x", {"page": 2})
-            await client.get("/x", {"page": 1}, conditional=False)
+            await client.get("/x", conditional=False)
+            assert all("if-none-match" not in request.headers for request in server.requests[-2:])
 
     run_virtually(asking())
-    assert all("if-none-match" not in request.headers for request in server.requests)
 
 
 def test_an_etag_that_could_not_be_sent_back_is_not_kept(engine: Engine) -> None:

