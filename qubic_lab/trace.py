@@ -10,11 +10,10 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from enum import IntEnum
 from io import FileIO
 from pathlib import Path
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -40,28 +39,8 @@ _PALE = "#cfe3e6"
 _HEIGHTS = {"compute": 0.8, "sample": 0.8, "send": 0.8, "receive": 0.16}
 
 
-class _Work(Protocol):
-    @property
-    def request(self) -> int: ...
-
-
-class _MicroBatch(Protocol):
-    """The fields of a micro-batch that a tracer reads; `count` is in tokens of each request."""
-
-    @property
-    def kind(self) -> IntEnum: ...
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def lane(self) -> int: ...
-    @property
-    def count(self) -> int: ...
-    @property
-    def works(self) -> Sequence[_Work]: ...
-
-
 class Tracer:
-    """Writes the spans of one rank to a new `rank-<r>.jsonl` in a folder.
+    """Writes the spans of one rank to a new `rank-<r>.jsonl` in a folder; a `batch` is a `pipeline.message.Message`.
 
     A rank may end without notice, so spans are flushed before it waits; a killed rank loses only those of its current
     micro-batch. The tracer measures itself: `trace_ns` of a span is the time in trace calls since the previous span.
@@ -85,13 +64,13 @@ class Tracer:
         self.flush()
 
     @contextmanager
-    def span(self, kind: SpanKind, batch: _MicroBatch) -> Iterator[None]:
+    def span(self, kind: SpanKind, batch: Any) -> Iterator[None]:
         """Record the time of the block as a span."""
         start_ns = perf_counter_ns()
         yield
         self.add(kind, batch, start_ns)
 
-    def add(self, kind: SpanKind, batch: _MicroBatch, start_ns: int) -> None:
+    def add(self, kind: SpanKind, batch: Any, start_ns: int) -> None:
         """Record a span that ends now, unless it belongs to a control message, which has no requests."""
         end_ns = perf_counter_ns()
         if not batch.works:
@@ -153,24 +132,14 @@ class NoTracer:
 
     _nothing = nullcontext()
 
-    def span(self, kind: SpanKind, batch: _MicroBatch) -> AbstractContextManager[None]:
+    def span(self, kind: SpanKind, batch: Any) -> AbstractContextManager[None]:
         """Do nothing."""
         return self._nothing
 
-    def submitted(self, request: int, time_ns: int) -> None:
+    def flush(self, *_: object) -> None:
         """Do nothing."""
 
-    def memory(self) -> None:
-        """Do nothing."""
-
-    def clocks(self, clocks_ns: Sequence[int]) -> None:
-        """Do nothing."""
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
+    submitted = memory = clocks = close = flush
 
 
 NO_TRACE = NoTracer()

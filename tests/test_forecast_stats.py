@@ -40,10 +40,10 @@ def test_bootstrap_leaves_out_draws_that_say_nothing():
     assert all(map(math.isnan, bootstrap_interval(lambda rows: math.nan, 3, resamples=5)))
 
 
-@pytest.mark.parametrize(("items", "confidence", "resamples"), [(0, 0.95, 10), (5, 1.0, 10), (5, 0.95, 0)])
-def test_impossible_bootstraps_are_refused(items: int, confidence: float, resamples: int):
+@pytest.mark.parametrize(("items", "resamples"), [(0, 10), (5, 0)])
+def test_impossible_bootstraps_are_refused(items: int, resamples: int):
     with pytest.raises(InputError):
-        bootstrap_interval(lambda rows: 0.0, items, confidence, resamples)
+        bootstrap_interval(lambda rows: 0.0, items, resamples)
 
 
 def test_calibration_error_by_hand():

@@ -11,9 +11,8 @@ from typing import Any
 
 from qubic_lab.core import Progress
 from qubic_lab.provenance import machine, source_commit
+from qubic_lab.stats import TAIL
 
-TAIL = 0.025
-"""Probability beyond each end of a 95 % interval."""
 ROUNDING = 1e-9
 """0.95 × 20 is slightly more than 19 in floating point, but its rank is 19."""
 
