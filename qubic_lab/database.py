@@ -18,8 +18,8 @@ from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.settings import settings
 
 BACKENDS = ("sqlite", "postgresql")
-BUSY_S = 30
-"""Time that a SQLite writer waits for another one."""
+BUSY_S, CONNECT_S = 30, 10
+"""Times that a SQLite writer waits for another one, and that a connection to PostgreSQL may take."""
 _UPGRADE_LOCK = 0x5142_4C41
 """Number of a PostgreSQL advisory lock that nothing else in the database uses."""
 _upgrading = threading.Lock()
@@ -36,15 +36,17 @@ def open_database(url: str | None = None, *, make: bool = True) -> Engine:
         InputError: not a URL, a URL of another kind of database, or a file that does not exist.
         QubicLabError: the database cannot be reached, or a later version of this project made it.
     """
-    parsed = _parse(url or settings().database_url or _default_url())
+    parsed = _parse(url)
     shown = parsed.render_as_string(hide_password=True)
-    if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
+    if _is_file(parsed):
         file = Path(str(parsed.database))
         if not make and not file.exists():
             raise InputError(f"database file {file} does not exist: check the path")
         _make_folder(file)
-    engine = create_engine(parsed, pool_pre_ping=True, **_options(parsed))
-    if engine.dialect.name == "sqlite":
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    waits = {"timeout": BUSY_S} if is_sqlite else {"connect_timeout": CONNECT_S}
+    engine = create_engine(parsed, pool_pre_ping=True, connect_args=waits)
+    if is_sqlite:
         event.listen(engine, "connect", _set_up_sqlite)
     try:
         with _upgrading, _alone(parsed), engine.connect() as connection, _locked(connection):
@@ -65,10 +67,11 @@ def check_url() -> None:
     Raises:
         InputError: not a URL, or a URL of another kind of database.
     """
-    _parse(settings().database_url or _default_url())
+    _parse(None)
 
 
-def _parse(url: str) -> URL:
+def _parse(url: str | None) -> URL:
+    url = url or settings().database_url or f"sqlite:///{settings().data / 'qubic-lab.db'}"
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
@@ -79,14 +82,8 @@ def _parse(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg") if backend == "postgresql" else parsed
 
 
-def _options(url: URL) -> dict[str, Any]:
-    if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": BUSY_S}}
-    return {"connect_args": {"connect_timeout": 10}}
-
-
-def _default_url() -> str:
-    return f"sqlite:///{settings().data / 'qubic-lab.db'}"
+def _is_file(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
 
 
 def _make_folder(file: Path) -> None:
@@ -113,7 +110,7 @@ def _alone(url: URL) -> Iterator[None]:
 
     Switching a new file to WAL does not wait as writes do: it fails at once with "database is locked".
     """
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+    if not _is_file(url):
         yield
         return
     lock = os.open(f"{url.database}.lock", os.O_RDWR | os.O_CREAT, 0o600)
