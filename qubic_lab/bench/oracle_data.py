@@ -5,7 +5,7 @@ Prices are random walks and texts are random words, so analyses of them mean not
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, Table, insert
 
 from qubic_lab.core import Progress
 from qubic_lab.database import open_database
@@ -23,7 +23,6 @@ from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US, SECOND_US
 from qubic_lab.oracle.serving.cache import code_version
 from qubic_lab.oracle.store import tables
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
-from qubic_lab.oracle.store.transactions import insert_rows
 from qubic_lab.settings import cache_folder
 
 SOURCE = "coingecko"
@@ -37,7 +36,8 @@ LEAST_ROWS, MOST_ROWS, MOST_TEXTS = 1_000, 20_000_000, 2_000_000
 DUPLICATES = 0.05
 """Share of texts that repeat another one."""
 BODY_WORDS = 60
-_ROWS = 20_000
+_TEXTS = 20_000
+"""Texts that are written at a time."""
 _VOCABULARY = """
 market price coin miners fund exchange traders wallet network upgrade holders yield report rally fall demand supply
 ledger protocol bank court rule index volume week month record asset token stake fee block hash rate pool node
@@ -98,18 +98,20 @@ def make_market(rows: int, texts: int, coins: int, progress: Progress) -> Genera
 def _write(file: Path, coins: Sequence[str], per_coin: int, texts: int, progress: Progress) -> None:
     engine = open_database(f"sqlite:///{file}")
     total = per_coin * len(coins) + texts
+    times = END_US - np.arange(per_coin - 1, -1, -1, dtype=np.int64) * STEP_US
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql("PRAGMA cache_size = -200000")
-            done = 0
-            for number, coin in enumerate(coins):
-                values = {"id": number + 1, "coin": coin, "source": SOURCE, "interval_s": 0, "currency": "usd"}
+            for number, coin in enumerate(coins, start=1):
+                values = {"id": number, "coin": coin, "source": SOURCE, "interval_s": 0, "currency": "usd"}
                 connection.execute(insert(MARKET_SERIES).values(values))
-                for chunk in _prices(number, per_coin):
-                    insert_rows(connection, MARKET_DATA, _PRICE_COLUMNS, [(number + 1, *row) for row in chunk])
-                    done += len(chunk)
-                    progress("prices", done, total)
-            _write_texts(connection, coins, per_coin, texts, lambda written: progress("texts", done + written, total))
+                _append(connection, MARKET_DATA, _PRICE_COLUMNS, _prices(number, times))
+                progress("prices", number * per_coin, total)
+            draw = np.random.default_rng(1_000_003)
+            written_at = np.sort(draw.integers(times[0], END_US, texts))
+            for first in range(0, texts, _TEXTS):
+                _write_texts(connection, coins, first + 1, written_at[first : first + _TEXTS], draw)
+                progress("texts", total - texts + min(texts, first + _TEXTS), total)
             newest = END_US + SCORES_KNOWN_US
             names = ["all", *(f"{what} {coin}" for coin in coins for what in ("prices", "texts"))]
             connection.execute(insert(STAMPS), [{"name": name, "known_us": newest} for name in names])
@@ -121,66 +123,54 @@ def _write(file: Path, coins: Sequence[str], per_coin: int, texts: int, progress
         engine.dispose()
 
 
+def _append(connection: Connection, table: Table, names: Sequence[str], columns: Sequence[Any]) -> None:
+    import pandas as pd
+
+    rows = pd.DataFrame(dict(zip(names, columns, strict=True)))
+    rows.to_sql(table.name, connection, if_exists="append", index=False)
+
+
 _PRICE_COLUMNS = ("series_id", "closed_us", "opened_us", "known_us", "close", "volume_24h", "market_cap", "flags")
 
 
-def _prices(coin: int, count: int) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield quotes of a random walk with a volatility of about 60 % a year."""
-    draw = np.random.default_rng(coin)
-    steps = draw.standard_normal(count) * 0.6 / np.sqrt(365 * DAY_US / STEP_US)
+def _prices(number: int, times: NDArray[np.int64]) -> tuple[Any, ...]:
+    """Return quotes of a random walk with a volatility of about 60 % a year."""
+    draw = np.random.default_rng(number)
+    steps = draw.standard_normal(len(times)) * 0.6 / np.sqrt(365 * DAY_US / STEP_US)
     close = 10.0 ** draw.uniform(-6, 5) * np.exp(np.cumsum(steps))
-    supply = 10.0 ** draw.uniform(7, 12)
-    times = END_US - np.arange(count - 1, -1, -1, dtype=np.int64) * STEP_US
-    volume = close * supply * draw.uniform(0.01, 0.1, count)
-    for first in range(0, count, _ROWS):
-        part = slice(first, first + _ROWS)
-        at, price = times[part].tolist(), close[part]
-        known = (times[part] + PRICES_KNOWN_US).tolist()
-        values = (price.tolist(), volume[part].tolist(), (price * supply).tolist())
-        yield list(zip(at, at, known, *values, [""] * len(at), strict=True))
+    market_cap = close * 10.0 ** draw.uniform(7, 12)
+    volume = market_cap * draw.uniform(0.01, 0.1, len(times))
+    return number, times, times, times + PRICES_KNOWN_US, close, volume, market_cap, ""
 
 
 def _write_texts(
-    connection: Connection, coins: Sequence[str], per_coin: int, count: int, written: Callable[[int], None]
-) -> None:
-    draw = np.random.default_rng(1_000_003)
-    start = END_US - (per_coin - 1) * STEP_US
-    times = np.sort(draw.integers(start, END_US, count))
-    for first in range(0, count, _ROWS):
-        part = times[first : first + _ROWS]
-        _write_some_texts(connection, coins, first + 1, part, draw)
-        written(first + len(part))
-
-
-def _write_some_texts(
     connection: Connection, coins: Sequence[str], first_id: int, times: NDArray[np.int64], draw: np.random.Generator
 ) -> None:
-    count = len(times)
-    repeats = draw.random(count) < DUPLICATES
+    ids = np.arange(first_id, first_id + len(times))
+    repeats = draw.random(len(ids)) < DUPLICATES
     repeats[0] = False
-    original = np.maximum.accumulate(np.where(repeats, 0, np.arange(count)))
-    words = _WORDS[draw.integers(0, len(_WORDS), (count, BODY_WORDS))][original]
-    about = draw.integers(0, len(coins), count)[original]  # repeated texts are about the same coin
-    scores = draw.uniform(-1.0, 1.0, (len(MODELS), count))
-    texts: list[tuple[Any, ...]] = []
-    for n, at in enumerate(times.tolist()):
-        id, title, body = first_id + n, " ".join(words[n][:8]).capitalize(), " ".join(words[n])
-        kind, source = ("news", "newsapi") if id % 3 else ("social", "hacker-news")
-        own = (id, source, str(id), at + TEXTS_KNOWN_US, at, kind, at, title, body, 0, f"https://example.org/{id}")
-        digest = hashlib.sha256(body.encode()).hexdigest()
-        texts.append((*own, "Example", "", "en", digest, first_id + int(original[n]) if repeats[n] else None))
-    insert_rows(connection, NEWS_DATA, _TEXT_COLUMNS, texts)
-    ids, named = range(first_id, first_id + count), [coins[coin] for coin in about]
-    linked = sorted(zip(named, times.tolist(), ids, strict=True))
-    insert_rows(connection, NEWS_COINS, ("coin", "at_us", "news_id"), linked)
-    known = (times + SCORES_KNOWN_US).tolist()
-    for model, of_model in zip(MODELS, scores, strict=True):
-        rows = [(id, model, at, score, None, "{}") for id, at, score in zip(ids, known, of_model.tolist(), strict=True)]
-        insert_rows(connection, SENTIMENT_SCORES, _SCORE_COLUMNS, rows)
+    original = np.maximum.accumulate(np.where(repeats, 0, np.arange(len(ids))))
+    words = _WORDS[draw.integers(0, len(_WORDS), (len(ids), BODY_WORDS))][original].tolist()
+    about = draw.integers(0, len(coins), len(ids))[original]  # repeated texts are about the same coin
+    bodies = [" ".join(each) for each in words]
+    is_news = ids % 3 > 0
+    digests = [hashlib.sha256(body.encode()).hexdigest() for body in bodies]
+    repeated = [int(ids[of]) if repeat else None for of, repeat in zip(original, repeats, strict=True)]
+    own = (
+        *(ids, np.where(is_news, "newsapi", "hacker-news"), ids.astype(str), times + TEXTS_KNOWN_US, times),
+        *(np.where(is_news, "news", "social"), times, [" ".join(each[:8]).capitalize() for each in words], bodies, 0),
+        *([f"https://example.org/{id}" for id in ids.tolist()], "Example", "", "en", digests, repeated),
+    )
+    _append(connection, NEWS_DATA, _TEXT_COLUMNS, own)
+    order = np.lexsort((ids, times, about))
+    linked = (np.array(coins)[about[order]], times[order], ids[order])
+    _append(connection, NEWS_COINS, ("coin", "at_us", "news_id"), linked)
+    for model in MODELS:
+        scores = (ids, model, times + SCORES_KNOWN_US, draw.uniform(-1.0, 1.0, len(ids)), "{}")
+        _append(connection, SENTIMENT_SCORES, ("news_id", "model", "known_us", "score", "details"), scores)
 
 
 _TEXT_COLUMNS = (
     *("id", "source", "external_id", "known_us", "at_us", "kind", "published_us", "title", "body", "cut_characters"),
     *("url", "publisher", "author", "language", "content_hash", "duplicate_of"),
 )
-_SCORE_COLUMNS = ("news_id", "model", "known_us", "score", "confidence", "details")
