@@ -5,8 +5,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from qubic_lab.bench.calibration import StepTimes, calibrating_layers, median_times, scaled, step_times
-from qubic_lab.bench.prediction import Way, bench_prediction, find_ways, predict
+from qubic_lab.bench.prediction import (
+    StepTimes,
+    Way,
+    bench_prediction,
+    calibrating_layers,
+    find_ways,
+    median_times,
+    predict,
+    scaled,
+    step_times,
+)
 from qubic_lab.errors import InputError
 from qubic_lab.model.cost import PartTimes
 from qubic_lab.provenance import usable_cores

@@ -13,22 +13,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
 
-from qubic_lab.bench.calibration import StepTimes, calibrating_layers, median_times, scaled, step_times
 from qubic_lab.bench.engine import SpeedGrid, decode_tokens_per_s
 from qubic_lab.bench.result import ModelResult, Spread, Table, interval_text
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.model.cost import PartTimes, model_cost
-from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
+from qubic_lab.model.plan import STRATEGIES, balanced_layers, equal_counts, plan_layers
 from qubic_lab.model.predict import pipeline_speed, stage_seconds
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
 from qubic_lab.provenance import usable_cores
 from qubic_lab.trace import read_trace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Quantity = Literal["tokens_per_s", "latency_ms"]
 
@@ -37,6 +39,8 @@ PROBE_S = 1.0
 """Approximate time of a probe, which has at least FEWEST_NEW_TOKENS and at most as many tokens as a measured run."""
 PROMPT_TOKENS = 16
 FEWEST_NEW_TOKENS = 12
+FEWEST_STEPS = 4
+"""Steps of each rank that a mean of calibrated costs needs."""
 GOOD_ERROR = 0.2
 """Prediction errors below this are within bounds."""
 ROOM = 1.3
@@ -57,6 +61,20 @@ class Way:
     def replicas(self) -> bool:
         """Whether this is strategy D."""
         return self.strategies == "D"
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Times in seconds of one step of a lane: the parts on each rank, and a message between two ranks.
+
+    A rank's `head_s` is 0 unless it has the head. The overhead is the rank's time in a step without layers, head and
+    waiting; it includes the embedding. `hop_s` can be measured only while one lane runs alone and is 0 otherwise,
+    because other lanes hide it. `prefill_layer_s` is the time of one layer for one prompt.
+    """
+
+    ranks: tuple[PartTimes, ...]
+    hop_s: float
+    prefill_layer_s: float
 
 
 @dataclass(frozen=True)
@@ -380,3 +398,91 @@ def _costs(bench: _Bench, shape: tuple[int, int], times: StepTimes) -> LayerCost
         hop_ms=1000 * times.hop_s,
         prefill_layer_ms=1000 * times.prefill_layer_s,
     )
+
+
+def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
+    """Return the mean times of the steps in which every lane was decoding and no prompt was computed.
+
+    Args:
+        spans: a trace (`trace.read_trace`) of answers of equal length, one in each slot.
+        layers: number of layers of each rank.
+
+    Raises:
+        InputError: the trace has too few such steps.
+    """
+    begin_ms, end_ms = _steady(spans)
+    steady = spans[spans["start_ms"].between(begin_ms, end_ms)]
+    parts, periods_s = zip(*(_rank_parts(steady[steady["rank"] == r], n) for r, n in enumerate(layers)), strict=True)
+    busy_s = sum(part.layer_s * n + part.head_s + part.overhead_s for part, n in zip(parts, layers, strict=True))
+    alone = len(layers) > 1 and steady["lane"].nunique() == 1
+    prefill = spans[(spans["phase"] == "prefill") & (spans["kind"] == "compute")]
+    prefill_ms = (prefill["end_ms"] - prefill["start_ms"]).groupby(prefill["rank"]).median().sum()
+    return StepTimes(
+        ranks=parts,
+        hop_s=max(0.0, periods_s[0] - busy_s) / len(layers) if alone else 0.0,
+        prefill_layer_s=float(prefill_ms) / 1e3 / sum(layers),
+    )
+
+
+def scaled(times: StepTimes, probes: Sequence[StepTimes]) -> StepTimes:
+    """Scale the costs to the memory speed during the probes."""
+    reference = sum(part.layer_s for part in times.ranks)
+    factor = mean(sum(part.layer_s for part in probe.ranks) for probe in probes) / reference
+    ranks = [replace(part, layer_s=part.layer_s * factor, head_s=part.head_s * factor) for part in times.ranks]
+    return replace(times, ranks=tuple(ranks))
+
+
+def median_times(found: Sequence[StepTimes]) -> StepTimes:
+    """Return the medians of several calibrations, part by part."""
+    ranks = [
+        PartTimes(
+            embedding_s=0.0,
+            layer_s=median(part.layer_s for part in same_rank),
+            head_s=median(part.head_s for part in same_rank),
+            overhead_s=median(part.overhead_s for part in same_rank),
+        )
+        for same_rank in zip(*(times.ranks for times in found), strict=True)
+    ]
+    hop_s = median(times.hop_s for times in found)
+    return StepTimes(tuple(ranks), hop_s, median(times.prefill_layer_s for times in found))
+
+
+def calibrating_layers(layers: int, ranks: int) -> tuple[int, ...]:
+    """Return a nearly even split, which keeps all ranks busy but differs from the even one of strategies A and B.
+
+    Raises:
+        InputError: too few layers.
+    """
+    if ranks == 1:
+        return (layers,)
+    even = equal_counts(layers, ranks)
+    shifted = (even[0] + 1, *even[1:-1], even[-1] - 1)
+    if shifted[-1] < 1:
+        raise InputError(f"ranks is {ranks}: a model of {layers} layers has too few layers to calibrate with")
+    return shifted
+
+
+def _steady(spans: "pd.DataFrame") -> tuple[float, float]:
+    """Return start and end in ms of the time in which every lane decodes and no prompt is computed."""
+    compute = spans[spans["kind"] == "compute"]
+    steps = compute[compute["phase"] == "decode"].groupby("lane")
+    prompts_end_ms = compute.loc[compute["phase"] == "prefill", "end_ms"].max()
+    return max(prompts_end_ms, steps["start_ms"].min().max()), steps["end_ms"].max().min()
+
+
+def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
+    """Return the parts of a rank's step, and the time from one step to the next in seconds."""
+    starts_ms = spans.loc[spans["kind"] == "compute", "start_ms"]
+    steps = len(starts_ms) - 1
+    if steps < FEWEST_STEPS:
+        raise InputError(
+            f"the trace has {max(0, steps)} steps in which every lane decodes, of {FEWEST_STEPS}: ask for more tokens"
+        )
+    window = spans[spans["start_ms"].between(starts_ms.min(), starts_ms.max(), inclusive="left")]
+    sums_ms = (window["end_ms"] - window["start_ms"]).groupby(window["kind"]).sum()
+    compute_s, sample_s, wait_s = (
+        float(sums_ms.get(kind, 0.0)) / 1e3 / steps for kind in ("compute", "sample", "receive")
+    )
+    period_s = float(starts_ms.max() - starts_ms.min()) / 1e3 / steps
+    overhead_s = max(0.0, period_s - compute_s - sample_s - wait_s)
+    return PartTimes(embedding_s=0.0, layer_s=compute_s / layers, head_s=sample_s, overhead_s=overhead_s), period_s
