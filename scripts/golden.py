@@ -42,7 +42,7 @@ from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.text_store import TextStore
-from qubic_lab.runs.acceptance import judge
+from qubic_lab.runs.collect_week import judge
 from qubic_lab.runs.week_report import WeekReport, read_week
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ from qubic_lab.evals.comparison import SplitComparison
 from qubic_lab.evals.consensus_eval import CalibratedType, ConsensusEvaluation, VoteEvaluation
 from qubic_lab.evals.paired import MeanEstimate
 from qubic_lab.evals.self_consistency import EqualTokens, Gain
-from qubic_lab.runs.acceptance import judge
+from qubic_lab.runs.collect_week import judge
 from qubic_lab.runs.records import RecordedPicture, Records
 from qubic_lab.studies.acceptance import AcceptanceRow
 from qubic_lab.studies.split_strategies import Architecture, ArchitecturePart

@@ -108,11 +108,6 @@ def test_the_record_is_plain_and_agrees_with_the_tables(found: ForecastStudy) ->
     for row in errors:
         if "ours over it" in row:
             assert row["ours over it"] == pytest.approx(ours[row["bars of"], row["hours"]] / row["rms_pct"])
-    assert len(study.coverage_rows(found)) == len(measured) * 6
-    rises = study.rise_rows(found)
-    assert [row["probability"] for row in rises] == ["as told", "corrected"] * len(measured)
-    assert [row["calibration error"] for row in rises[::2]] == [each["ece"]["value"] for each in measured]
-    assert [row["calibration error"] for row in rises[1::2]] == [each["ece_corrected"]["value"] for each in measured]
 
 
 def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Bars]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from examples import example
 
 from qubic_lab.oracle.risk.warning_scores import IntervalEstimate
-from qubic_lab.runs.acceptance import judge
+from qubic_lab.runs.collect_week import judge
 from qubic_lab.runs.records import Records
 from qubic_lab.studies.acceptance import AcceptanceRow
 from qubic_lab.studies.oracle_results import (

@@ -237,22 +237,6 @@ def test_the_latest_week_is_the_default_and_another_can_be_asked_for(add_run):
     assert "The split old" in text(parse(old))
 
 
-@pytest.mark.parametrize(
-    ("week", "message"),
-    [
-        ("2026-48", "week '2026-48' is not of the form 2026-W48; weeks with runs: 2026-W47, 2026-W48"),
-        ("2026-W60", "week '2026-W60' is not of the form"),
-        ("2026-W10", "week 2026-W10 has no runs; weeks with runs: 2026-W47, 2026-W48"),
-    ],
-)
-def test_a_wrong_week_names_the_right_ones(add_run, lab_root: Path, week: str, message: str):
-    for known in ("2026-W48", "2026-W47"):
-        add_run(make_comparison(), week=known)
-    with pytest.raises(InputError, match=re.escape(message)):
-        build_page(week)
-    assert not (lab_root / "reports").exists()
-
-
 def test_the_command_prints_the_page_and_nothing_else(add_run, lab_root: Path):
     add_run(make_comparison())
     app = typer.Typer()

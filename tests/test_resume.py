@@ -22,8 +22,7 @@ from qubic_lab.runs.week_index import (
     WeekEntry,
     add_entry,
     latest_of_each_study,
-    read_entries,
-    read_status,
+    read_index,
     weeks_with_runs,
 )
 from qubic_lab.settings import settings
@@ -80,12 +79,12 @@ def outcome(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(root))
     settings.cache_clear()
     (week,) = weeks_with_runs()
-    latest = latest_of_each_study(read_entries(week))
+    latest = latest_of_each_study(read_index(week).runs)
     entries = [asdict(entry) | {"batch": "", "reused": False} for of_study in latest.values() for entry in of_study]
     files = sorted(path for path in root.rglob("*") if path.is_file())
     names = [str(path.relative_to(root)) for path in files]
     contents = {name: _without_times(path) for name, path in zip(names, files, strict=True) if "weeks" not in name}
-    return {"entries": entries, "status": read_status(week), "files": names, "contents": contents}
+    return {"entries": entries, "status": read_index(week).status, "files": names, "contents": contents}
 
 
 def _without_times(path: Path) -> Any:
@@ -148,7 +147,7 @@ def test_two_at_once_make_each_run_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert [process.returncode for process in processes] == [0, 0], errors
     found = outcome(runs, monkeypatch)
     (week,) = weeks_with_runs()
-    assert sorted(entry.reused for entry in read_entries(week)) == [False, True]
+    assert sorted(entry.reused for entry in read_index(week).runs) == [False, True]
     assert len(found["entries"]) == 1
     assert not [name for name in found["files"] if "unfinished-" in name or "/." in name]
 
@@ -172,7 +171,7 @@ def test_a_run_that_ended_just_before_the_kill_gets_its_entry_by_the_next(
     (resumed,) = run_batch(week, full=False, watcher=Silent())
     assert resumed.reused
     (name,) = weeks_with_runs()
-    assert [(entry.key, entry.of) for entry in read_entries(name)] == [(resumed.run.key, 1)]
+    assert [(entry.key, entry.of) for entry in read_index(name).runs] == [(resumed.run.key, 1)]
 
 
 def test_half_written_files_of_an_index_go_with_the_next_entry(lab_root: Path):

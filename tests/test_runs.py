@@ -25,7 +25,7 @@ from qubic_lab.runs.experiment import load
 from qubic_lab.runs.manifest import read_manifest, read_results
 from qubic_lab.runs.notebook import record, record_figure
 from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
-from qubic_lab.runs.week_index import WeekEntry, add_entry, days_of, latest_of_each_study, read_entries, week_of
+from qubic_lab.runs.week_index import WeekEntry, add_entry, days_of, latest_of_each_study, read_index, week_of
 
 RECORD = "from qubic_lab.runs.notebook import record\nimport sys, os\n"
 SLEEP = RECORD + "import time\nrecord('started', {'pid': os.getpid()})\ntime.sleep(600)"
@@ -81,7 +81,7 @@ def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(lab_roo
     (again,) = run(write_study(lab_root))
     assert (again.reused, again.folder) == (True, first.folder)
     assert (first.folder / "executed.ipynb").stat().st_mtime_ns == executed
-    entries = read_entries(week_of(datetime.now(UTC)))
+    entries = read_index(week_of(datetime.now(UTC))).runs
     assert [(entry.key, entry.reused) for entry in entries] == [(first.run.key, False), (first.run.key, True)]
 
 
@@ -90,7 +90,7 @@ def test_a_failed_run_is_kept_and_the_others_go_on(lab_root: Path):
     write_study(lab_root, quick={"grid": {"number": [1, 2]}})
     result = invoke("run", str(write_week(lab_root, "study.yaml")))
 
-    failed, working = read_entries(week_of(datetime.now(UTC)))
+    failed, working = read_index(week_of(datetime.now(UTC))).runs
     assert isinstance(result.exception, QubicLabError)
     assert result.exception.exit_status == 1
     assert str(result.exception) == f"A week: 1 of 2 runs failed: see executed.ipynb in {failed.folder}"
@@ -227,7 +227,7 @@ def test_only_the_last_batch_of_a_study_counts(lab_root: Path):
     entries = [entry("a", "1", 4), entry("a", "2", 4), entry("b", "3", 4), entry("a", "4", 5), entry("a", "5", 5)]
     for each in entries:
         add_entry("2026-W48", each)
-    assert read_entries("2026-W48") == tuple(entries)
+    assert read_index("2026-W48").runs == tuple(entries)
     latest = latest_of_each_study(entries)
     assert {study: [each.key for each in of_study] for study, of_study in latest.items()} == {
         "a": ["4", "5"],

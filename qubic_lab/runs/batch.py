@@ -76,7 +76,15 @@ def run_batch(week: ExperimentWeek, *, full: bool, watcher: Watcher) -> list[Run
         with turn_to_run():
             watcher.begin(run, number, len(planned))
             outcome = _reuse(run) or _execute(run, watcher)
-        add_entry(week_of(batch), _entry(outcome, batch, runs_of_study[run.study.name]))
+        entry = WeekEntry(
+            run.study.name,
+            run.key,
+            batch=batch.isoformat(),
+            of=runs_of_study[run.study.name],
+            reused=outcome.reused,
+            failed=outcome.error is not None,
+        )
+        add_entry(week_of(batch), entry)
         watcher.end(outcome)
         outcomes.append(outcome)
     return outcomes
@@ -95,7 +103,7 @@ def plan_runs(week: ExperimentWeek, *, full: bool, iso_week: str) -> list[Planne
 def _plan(study: ExperimentStudy, parameters: dict[str, Any], package_hash: str, iso_week: str) -> PlannedRun:
     model = parameters.get("model")
     model_hash = fingerprint.hash_model(model) if model is not None else None
-    data_hashes = {str(file.relative_to(study.root)): file_hash(file) for file in study.data}
+    data_hashes = {name: file_hash(study.root / name) for name in study.data}
     if candidate := parameters.get(CANDIDATE):
         data_hashes[CANDIDATE] = fingerprint.hash_weights(candidate)
     key = fingerprint.cache_key(
@@ -116,9 +124,7 @@ def _reuse(run: PlannedRun) -> RunOutcome | None:
 
 
 def _execute(run: PlannedRun, watcher: Watcher) -> RunOutcome:
-    study = run.study
-    started = utc_now()
-    error = None
+    study, started, error = run.study, utc_now(), None
     with unfinished_folder(study.name, run.key) as folder:
         try:
             run_notebook(study.source, run.parameters, root=study.root, folder=folder, on_cell=watcher.cell)
@@ -131,7 +137,7 @@ def _execute(run: PlannedRun, watcher: Watcher) -> RunOutcome:
 
 
 def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | None) -> Manifest:
-    finished = utc_now()
+    finished, source = utc_now(), source_commit()
     return Manifest(
         key=run.key,
         study=run.study.name,
@@ -141,8 +147,8 @@ def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | Non
         started_utc=started.isoformat(),
         finished_utc=finished.isoformat(),
         seconds=round((finished - started).total_seconds(), 1),
-        commit=source_commit().hash,
-        dirty=source_commit().dirty,
+        commit=source.hash,
+        dirty=source.dirty,
         versions=versions(),
         machine=str(machine()),
         model=run.parameters.get("model"),
@@ -150,15 +156,4 @@ def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | Non
         data_hashes=run.data_hashes,
         circumstances=find_circumstances(read_results(folder).values()),
         error=error,
-    )
-
-
-def _entry(outcome: RunOutcome, batch: datetime, of: int) -> WeekEntry:
-    return WeekEntry(
-        study=outcome.run.study.name,
-        key=outcome.run.key,
-        batch=batch.isoformat(),
-        of=of,
-        reused=outcome.reused,
-        failed=outcome.error is not None,
     )

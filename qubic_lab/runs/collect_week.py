@@ -1,10 +1,10 @@
-"""Collects a week from its runs, or reads it as it was kept beside its page."""
+"""Collects a week from its runs and lets the studies judge them, or reads it as it was kept beside its page."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs.acceptance import judge
 from qubic_lab.runs.history import PastRun, find_changes, find_repetitions
 from qubic_lab.runs.manifest import read_manifest, read_results, utc_now
 from qubic_lab.runs.records import Records, read_measures, read_records
@@ -13,12 +13,69 @@ from qubic_lab.runs.week_index import (
     WeekEntry,
     choose_week,
     latest_of_each_study,
-    read_entries,
-    read_status,
+    read_index,
     week_of,
     weeks_with_runs,
 )
 from qubic_lab.runs.week_report import KEPT, SAMPLE, ReportedRun, WeekReport, read_week
+from qubic_lab.studies import (
+    accuracy_comparison,
+    cluster,
+    concurrency,
+    consensus_evaluation,
+    oracle_results,
+    split_strategies,
+)
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults
+
+STUDIES = (cluster, split_strategies, accuracy_comparison, concurrency, consensus_evaluation, oracle_results)
+"""Those that judge acceptance rows."""
+CLOUD = "there are no machines in the cloud to measure, and the launch code is not written yet"
+
+NOT_MEASURABLE = (
+    ("9.1", "Cloud project as code", "a plan to review, idempotent, torn down by one command", CLOUD),
+    ("9.2", "Three machines with one T4 each", "estimate and budget checked against each other", CLOUD),
+    ("9.3", "Network and firewall", "a test shows that no other port is opened", CLOUD),
+    ("9.4", "Set-up of a node", "each part verified on its node, with a remedy per failure", CLOUD),
+    ("9.5", "Benchmark of the GPU", "DeepSeek in fp16, 100 new tokens", "no study runs it; qubic-lab bench gpu does"),
+    (
+        "9.6",
+        "Network between all pairs of nodes",
+        "RTT < 5 ms, bandwidth > 1 Gbps",
+        "no study runs it; qubic-lab net check does, and there are no machines in the cloud to measure",
+    ),
+    (
+        "10.1",
+        "gRPC with mutual TLS",
+        "a client without a certificate is refused",
+        "a test of the service, and no study, shows it",
+    ),
+    (
+        "10.2",
+        "Registry of nodes",
+        "heartbeat every 5 s, removed after 30 s of silence",
+        "tests of the registry, and no study, show it",
+    ),
+    (
+        "10.3",
+        "Health score",
+        "CPU 30 %, memory 30 %, response time 25 %, error rate 15 %; failures gate",
+        "tests of score and gates, and no study, show it",
+    ),
+    (
+        "13.4",
+        "Price analysis",
+        "indicators equal a reference library's",
+        "they are TA-Lib's; tests compare them with values worked out by hand, and no study does",
+    ),
+    (
+        "13.5",
+        "Oracle's answers",
+        "< 2 s sentiment, < 1 s price, < 3 s overview at p95",
+        "no study runs it; qubic-lab bench oracle does",
+    ),
+)
+"""Row id, what, target, and why no study measures it."""
 
 
 def open_week(week: str | None = None) -> WeekReport:
@@ -44,8 +101,9 @@ def collect_week(week: str) -> WeekReport:
     Raises:
         InputError: a measure cannot be compared because it holds a sample that is not a positive number.
     """
-    entries = latest_of_each_study(read_entries(week))
-    runs = tuple(read_run(entry) for of_study in entries.values() for entry in of_study)
+    index = read_index(week)
+    entries = latest_of_each_study(index.runs)
+    runs = tuple(_read_run(entry) for of_study in entries.values() for entry in of_study)
     now = [PastRun(week, run.name, run.manifest, run.records) for run in runs if run.manifest and run.error is None]
     earlier = [run for past in weeks_with_runs() if past < week for run in _read_past(past)]
     return WeekReport(
@@ -55,7 +113,7 @@ def collect_week(week: str) -> WeekReport:
         rows=tuple(judge({run.name: run.records for run in now})),
         changes=tuple(find_changes(now, earlier)),
         repetitions=tuple(find_repetitions(now, earlier)),
-        status=read_status(week),
+        status=index.status,
         unfinished=tuple(
             f"{study}: {len(done)} of {done[0].of} runs are done; qubic-lab run goes on with the others."
             for study, done in entries.items()
@@ -64,22 +122,20 @@ def collect_week(week: str) -> WeekReport:
     )
 
 
-def read_run(entry: WeekEntry) -> ReportedRun:
-    """Read from a run's folder what a report shows of it."""
+def _read_run(entry: WeekEntry) -> ReportedRun:
     name = f"{entry.study}/{entry.key}"
     try:
         manifest = read_manifest(entry.folder)
     except InputError as error:
         return ReportedRun(name, entry.study, None, Records(), str(error), None)
     records = Records() if manifest.error is not None else read_records(entry.folder)
-    return ReportedRun(
-        name, entry.study, manifest, records, manifest.error, week_of(datetime.fromisoformat(manifest.started_utc))
-    )
+    made_in = week_of(datetime.fromisoformat(manifest.started_utc))
+    return ReportedRun(name, entry.study, manifest, records, manifest.error, made_in)
 
 
 def _read_past(week: str) -> Iterator[PastRun]:
     """Read the parts of a week's finished runs that a later week is compared with."""
-    for of_study in latest_of_each_study(read_entries(week)).values():
+    for of_study in latest_of_each_study(read_index(week).runs).values():
         for entry in of_study:
             try:
                 manifest = read_manifest(entry.folder)
@@ -88,3 +144,17 @@ def _read_past(week: str) -> Iterator[PastRun]:
             if manifest.error is None:
                 records = Records(measures=read_measures(entry.folder), results=read_results(entry.folder))
                 yield PastRun(week, f"{entry.study}/{entry.key}", manifest, records)
+
+
+def judge(runs: Mapping[str, Records]) -> list[AcceptanceRow]:
+    """Return the acceptance rows of a week for what its finished runs recorded, given by the runs' names."""
+    week = WeekResults(
+        {run: records.results for run, records in runs.items()},
+        {run: {picture.name: picture.caption for picture in records.pictures} for run, records in runs.items()},
+    )
+    judged = [row for study in STUDIES for row in study.acceptance(week)]
+    unbuilt = [
+        replace(Criterion(id, what, target).row("", "not measured here", reason), measurable=False)
+        for id, what, target, reason in NOT_MEASURABLE
+    ]
+    return sorted(judged, key=lambda row: [int(part) for part in row.id.split(".")]) + unbuilt

@@ -32,11 +32,7 @@ class StudyForm:
         ]
 
     def check(self, source: NotebookSource) -> None:
-        """Make sure that a notebook takes these parameters.
-
-        Raises:
-            InputError: the parameter and what is wrong with it.
-        """
+        """Make sure that a notebook takes these parameters; an InputError names the wrong one."""
         if both := [name for name in self.grid if name in self.parameters]:
             raise InputError(f"{both[0]} is in both 'parameters' and 'grid': keep one of them")
         points = [(name, each) for name, values in self.grid.items() for each in values]
@@ -46,7 +42,10 @@ class StudyForm:
 
 @dataclass(frozen=True)
 class StudyFile:
-    """The content of a study's file; `notebook` is named without its ending, `data` relative to the project."""
+    """The content of a study's file; `notebook` is named without its ending, `data` relative to the project.
+
+    What `measures_time` is measured again in each week and on each machine.
+    """
 
     __pydantic_config__ = STRICT
     title: str
@@ -96,21 +95,13 @@ class WeekFile:
     next_focus: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class ExperimentStudy:
-    """A notebook and how it is run; `root` is the folder that it runs in.
-
-    What `measures_time` is measured again in each week and on each machine.
-    """
+@dataclass(frozen=True, kw_only=True)
+class ExperimentStudy(StudyFile):
+    """A study with its name and its notebook, which runs in the folder `root`."""
 
     name: str
-    title: str
     root: Path
     source: NotebookSource
-    data: tuple[Path, ...]
-    measures_time: bool
-    quick: StudyForm
-    full: StudyForm
 
 
 @dataclass(frozen=True)
@@ -146,17 +137,16 @@ def _study(path: Path, content: dict[str, Any]) -> ExperimentStudy:
     notebook = root / "notebooks" / f"{study.notebook}.ipynb"
     if not notebook.is_file():
         raise InputError(f"{path}: there is no notebook {study.notebook!r} in {notebook.parent}{_similar(notebook)}")
-    data = tuple(root / name for name in study.data)
-    for file in data:
-        if not file.is_file():
-            raise InputError(f"{path}: there is no data file {file}: mend the entry under 'data'")
+    for name in study.data:
+        if not (root / name).is_file():
+            raise InputError(f"{path}: there is no data file {root / name}: mend the entry under 'data'")
     source = read_source(notebook)
-    for name in ("quick", "full"):
+    for form in ("quick", "full"):
         try:
-            getattr(study, name).check(source)
+            getattr(study, form).check(source)
         except InputError as error:
-            raise InputError(f"{path}: {name}: {error}") from None
-    return ExperimentStudy(path.stem, study.title, root, source, data, study.measures_time, study.quick, study.full)
+            raise InputError(f"{path}: {form}: {error}") from None
+    return ExperimentStudy(**vars(study), name=path.stem, root=root, source=source)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -55,22 +55,14 @@ def hash_folder(folder: Path) -> str:
 
 
 def hash_weights(name: str) -> str:
-    """Return one hash over all files of a model or of its split, whatever a manifest says of them.
-
-    Raises:
-        ModelError: the model cannot be found.
-    """
+    """Return one hash over all files of a model or of its split, whatever a manifest says of them."""
     from qubic_lab.model.resolve import resolve_model
 
     return hash_folder(resolve_model(name))
 
 
 def hash_model(name: str) -> str:
-    """Return the hash of the model that `name` (a hub id, folder, file or alias) stands for.
-
-    Raises:
-        ModelError: the model cannot be found or read.
-    """
+    """Return the hash of the model that `name` (a hub id, folder, file or alias) stands for, or raise a ModelError."""
     from qubic_lab.model.checkpoint import model_hash
     from qubic_lab.model.resolve import resolve_model
 

@@ -1,6 +1,5 @@
 """Compare the runs of a week with those of earlier weeks: find each run's predecessor, and what has changed."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -11,6 +10,7 @@ from qubic_lab.runs.change import Direction, Judgement, judge_change
 from qubic_lab.runs.manifest import Manifest
 from qubic_lab.runs.records import RecordedMeasure, Records
 
+SAME_INPUT = ("study", "parameters", "model_hash", "data_hashes")
 EXACT = ("token_identity", "logits_max_abs")
 """Values of a result that must repeat to the last bit on the same machine with the same model and parameters."""
 
@@ -77,7 +77,11 @@ def find_repetitions(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list
     for run in now:
         past = next((p for p in _latest_first(earlier) if _same_input(run, p) and _is_comparable(run, p)), None)
         if past is not None:
-            found += _repetitions(run, past)
+            found += [
+                Repetition(run.manifest.study, what, run.name, value, past.week, past.name, before)
+                for result, now_recorded in run.records.results.items()
+                for what, value, before in _exact_values(now_recorded, past.records.results.get(result, {}))
+            ]
     return found
 
 
@@ -87,12 +91,8 @@ def _latest_first(runs: Iterable[PastRun]) -> list[PastRun]:
 
 def _same_input(run: PastRun, past: PastRun) -> bool:
     """Whether study, parameters, model and data are the same; the code may have changed."""
-
-    def given(manifest: Manifest) -> str:
-        parts = (manifest.study, manifest.parameters, manifest.model_hash, manifest.data_hashes)
-        return json.dumps(parts, sort_keys=True)
-
-    return given(run.manifest) == given(past.manifest)
+    one, other = run.manifest, past.manifest
+    return all(getattr(one, name) == getattr(other, name) for name in SAME_INPUT)
 
 
 def _is_comparable(run: PastRun, past: PastRun) -> bool:
@@ -101,9 +101,7 @@ def _is_comparable(run: PastRun, past: PastRun) -> bool:
 
 def _predecessor(run: PastRun, measure: RecordedMeasure, earlier: Sequence[PastRun]) -> PastRun | None:
     """Return the latest earlier run with this measure; one of the same machine goes before a later one of another."""
-    same = [
-        past for past in _latest_first(earlier) if _same_input(run, past) and _measure(past, measure.name) is not None
-    ]
+    same = [past for past in _latest_first(earlier) if _same_input(run, past) and _measure(past, measure.name)]
     own = [past for past in same if past.manifest.machine == run.manifest.machine]
     return next(iter(own or same), None)
 
@@ -143,14 +141,6 @@ def _judge(
     if run.manifest.machine != past.manifest.machine:
         return Judgement("other machine", None, f"in {past.week} it was {past.manifest.machine}")
     return judge_change(measure.samples, before.samples, measure.better, compared)
-
-
-def _repetitions(run: PastRun, past: PastRun) -> list[Repetition]:
-    return [
-        Repetition(run.manifest.study, what, run.name, value, past.week, past.name, before)
-        for result, now in run.records.results.items()
-        for what, value, before in _exact_values(now, past.records.results.get(result, {}))
-    ]
 
 
 def _exact_values(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -76,10 +76,10 @@ def run_notebook(
 def record(name: str, value: T) -> T:
     """Keep a result, a dataclass or a dict, as `results/<name>.json` of its run and return it.
 
-    Outside a run, as in JupyterLab, it is only returned.
+    Outside a run, as in JupyterLab, it is only returned. Names are lower-case letters, digits and underscores.
 
     Raises:
-        InputError: the name is not fit for a file.
+        InputError: another name.
     """
     if folder := _record_folder("results", name):
         plain = TypeAdapter(type(value)).dump_python(value, by_alias=True, mode="json")
@@ -88,11 +88,7 @@ def record(name: str, value: T) -> T:
 
 
 def record_figure(name: str, figure: "Figure", caption: str) -> "Figure":
-    """Keep a figure as `figures/<name>.svg` and `.png` of its run, its caption inside, and return it to be shown.
-
-    Raises:
-        InputError: the name is not fit for a file.
-    """
+    """Keep a figure as `figures/<name>.svg` and `.png` of its run, its caption inside, and return it to be shown."""
     from matplotlib import pyplot
 
     if folder := _record_folder("figures", name):
@@ -107,11 +103,7 @@ def record_figure(name: str, figure: "Figure", caption: str) -> "Figure":
 
 
 def record_table(name: str, frame: "DataFrame", caption: str) -> "DataFrame":
-    """Keep a table as `tables/<name>.parquet` of its run, its caption inside, and return it to be shown.
-
-    Raises:
-        InputError: the name is not fit for a file.
-    """
+    """Keep a table as `tables/<name>.parquet` of its run, its caption inside, and return it to be shown."""
     if folder := _record_folder("tables", name):
         import pyarrow
         from pyarrow import parquet
@@ -131,11 +123,7 @@ def record_findings(sentences: Sequence[str]) -> None:
 
 
 def record_measure(name: str, samples: Sequence[float], unit: str, better: Literal["higher", "lower"]) -> None:
-    """Keep repeated measurements of one quantity as `measures/<name>.json`: a report compares them week by week.
-
-    Raises:
-        InputError: the name is not fit for a file.
-    """
+    """Keep repeated measurements of one quantity as `measures/<name>.json`: a report compares them week by week."""
     if folder := _record_folder("measures", name):
         measure = {"name": name, "samples": list(samples), "unit": unit, "better": better}
         write_atomically(folder / f"{name}.json", json.dumps(measure, indent=2, allow_nan=False) + "\n")

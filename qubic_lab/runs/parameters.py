@@ -39,11 +39,7 @@ class NotebookSource:
         return {name: given.get(name, parameter.default) for name, parameter in self.parameters.items()}
 
     def check(self, name: str, value: Any) -> None:
-        """Make sure that the notebook takes a parameter of that name and type.
-
-        Raises:
-            InputError: with the closest known name, or with the type that is needed.
-        """
+        """Make sure that the notebook takes a parameter of that name and type; the InputError says what it takes."""
         if name not in self.parameters:
             hint = did_you_mean(str(name), self.parameters)
             raise InputError(f"unknown parameter {name!r} of {self.path.name}: {hint}")

@@ -40,9 +40,6 @@ class WeekIndex:
     runs: tuple[WeekEntry, ...] = ()
 
 
-_INDEX = TypeAdapter(WeekIndex)
-
-
 def week_of(moment: datetime) -> str:
     """Return the ISO week of a moment, as in 2026-W48."""
     year, week, _ = moment.isocalendar()
@@ -50,11 +47,7 @@ def week_of(moment: datetime) -> str:
 
 
 def days_of(week: str) -> tuple[date, date]:
-    """Return a week's Monday and Sunday.
-
-    Raises:
-        ValueError: the text is not a week that exists.
-    """
+    """Return a week's Monday and Sunday, or raise a ValueError for what is not a week such as 2026-W48."""
     if not re.fullmatch(r"\d{4}-W\d{2}", week):
         raise ValueError(week)
     monday = date.fromisocalendar(int(week[:4]), int(week[6:]), 1)
@@ -64,33 +57,25 @@ def days_of(week: str) -> tuple[date, date]:
 def add_entry(week: str, entry: WeekEntry) -> None:
     """Add a run to a week's index."""
     with locked(_folder()):
-        index = _read(week)
+        index = read_index(week)
         _write(replace(index, runs=(*index.runs, entry)))
 
 
 def keep_status(week: str, status: ProjectStatus) -> None:
     """Keep how the project stands in a week, in place of what was kept before."""
     with locked(_folder()):
-        _write(replace(_read(week), status=status))
+        _write(replace(read_index(week), status=status))
 
 
-def read_entries(week: str) -> tuple[WeekEntry, ...]:
-    """Return all runs of a week, in the order in which they ended; none if the week has no index."""
-    return _read(week).runs
-
-
-def read_status(week: str) -> ProjectStatus | None:
-    """Return how the project stood in a week, or None if the week's file did not say."""
-    return _read(week).status
-
-
-def _read(week: str) -> WeekIndex:
-    file = _file(week)
-    return _INDEX.validate_json(file.read_bytes()) if file.exists() else WeekIndex(week)
+def read_index(week: str) -> WeekIndex:
+    """Return a week's runs, in the order in which they ended, and its status; neither if the week has no index."""
+    file = _folder() / f"{week}.json"
+    return TypeAdapter(WeekIndex).validate_json(file.read_bytes()) if file.exists() else WeekIndex(week)
 
 
 def _write(index: WeekIndex) -> None:
-    write_atomically(_file(index.week), _INDEX.dump_json(index, indent=2).decode() + "\n")
+    content = TypeAdapter(WeekIndex).dump_json(index, indent=2).decode()
+    write_atomically(_folder() / f"{index.week}.json", content + "\n")
 
 
 def latest_of_each_study(entries: Sequence[WeekEntry]) -> dict[str, tuple[WeekEntry, ...]]:
@@ -104,7 +89,7 @@ def latest_of_each_study(entries: Sequence[WeekEntry]) -> dict[str, tuple[WeekEn
 
 def weeks_with_runs() -> list[str]:
     """Return the weeks that have runs, oldest first."""
-    return sorted(index.stem for index in _folder().glob("*.json") if read_entries(index.stem))
+    return sorted(index.stem for index in _folder().glob("*.json") if read_index(index.stem).runs)
 
 
 def choose_week(week: str | None) -> str:
@@ -118,19 +103,10 @@ def choose_week(week: str | None) -> str:
         raise InputError("no week has runs yet: start with 'qubic-lab run experiments/weekly.yaml'")
     if week is None:
         return known[-1]
-    known_weeks = f"weeks with runs: {', '.join(known)}"
-    try:
-        days_of(week)
-    except ValueError:
-        raise InputError(f"week {week!r} is not of the form 2026-W48; {known_weeks}") from None
     if week not in known:
-        raise InputError(f"week {week} has no runs; {known_weeks}")
+        raise InputError(f"week {week} has no runs; weeks with runs: {', '.join(known)}")
     return week
 
 
 def _folder() -> Path:
     return runs_folder() / "weeks"
-
-
-def _file(week: str) -> Path:
-    return _folder() / f"{week}.json"

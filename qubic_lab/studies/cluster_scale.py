@@ -129,18 +129,6 @@ def call_rows(paper: ScaleOnPaper) -> list[Row]:
     ]
 
 
-def level_rows(paper: ScaleOnPaper) -> list[Row]:
-    """Return one row a number of nodes: which part of a core goes to what, in %."""
-    return [
-        {
-            "nodes": level.nodes,
-            "known": "measured" if level.measured else "extrapolated",
-            **{f"{part}_pct": 100 * getattr(level, part) for part in (*PARTS, "all")},
-        }
-        for level in paper.levels
-    ]
-
-
 def process_rows(scale: ScaleResult) -> list[Row]:
     """Return one row a number of nodes: what the processes used of a core, and could take, by medians."""
     return [

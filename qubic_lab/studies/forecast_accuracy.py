@@ -216,43 +216,6 @@ def error_rows(study: ForecastStudy) -> list[Row]:
     return found
 
 
-def coverage_rows(study: ForecastStudy) -> list[Row]:
-    """Return coverage and width of each level's intervals, beside those of a constant spread."""
-    return [
-        {
-            **_named(each),
-            "promised_pct": 100 * level.level,
-            **_cells("held_pct", level.held, 100),
-            "wide_pct": level.wide_pct,
-            "constant: held_pct": 100 * level.flat_held.value,
-            "constant: wide_pct": level.flat_wide_pct,
-            "score over constant": level.score_ratio.value,
-        }
-        for each in study.horizons
-        for level in each.coverage
-    ]
-
-
-def rise_rows(study: ForecastStudy) -> list[Row]:
-    """Return the calibration of probabilities of a rise, as given and corrected by earlier outcomes."""
-    return [
-        {
-            **_named(each),
-            "probability": name,
-            "forecasts": rises.forecasts,
-            "calibration error": rises.error,
-            "by chance": rises.error_chance,
-            "by chance up to": rises.error_most,
-            "p": rises.p,
-            "Brier": rises.brier.score,
-            **columns(rises.brier, "reliability", "resolution", "uncertainty"),
-            **_cells("skill", rises.skill),
-        }
-        for each in study.horizons
-        for name, rises in (("as told", each.calibration.raw), ("corrected", each.calibration.recalibrated))
-    ]
-
-
 def to_record(study: ForecastStudy) -> Row:
     """Return the study as plain values for JSON, which `oracle_results.ForecastsRecord` reads a part of.
 

@@ -7,7 +7,7 @@ import papermill
 import psutil
 import pytest
 
-from qubic_lab.runs.acceptance import judge
+from qubic_lab.runs.collect_week import judge
 from qubic_lab.runs.notebook import RUN_DIR
 from qubic_lab.runs.records import read_records
 
