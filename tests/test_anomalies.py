@@ -60,13 +60,6 @@ def test_jump_score_by_hand(place: int, deviations: float) -> None:
     assert scores[243] == pytest.approx(deviations / math.sqrt(math.pi / 2))
 
 
-def test_jump_threshold_is_that_of_the_greatest_normal_value() -> None:
-    """By simulation: the greatest of 1,000 exceeds it in nearly 1 of 100 cases: the limit comes slowly."""
-    chance = np.random.default_rng(0)
-    greatest = np.array([np.abs(chance.standard_normal(1_000)).max() for _ in range(10_000)])
-    assert 0.004 <= np.mean(greatest > anomalies.JUMP_THRESHOLD) <= 0.011
-
-
 def test_single_jumps_are_called_at_the_rate_that_is_claimed() -> None:
     """Among 1,000 returns of a diffusion a false jump is found in 1 of 100 cases: between 0 and 3 of 100 here."""
     false = 0
@@ -75,13 +68,6 @@ def test_single_jumps_are_called_at_the_rate_that_is_claimed() -> None:
         assert len(scores) == 1_000
         false += bool(np.abs(scores).max() >= anomalies.JUMP_THRESHOLD)
     assert false / 200 <= 0.03
-
-
-@pytest.mark.parametrize(("size", "least", "most"), [(3.0, 0.0, 0.2), (7.0, 0.9, 1.0)])
-def test_jumps_are_found_by_their_size(size: float, least: float, most: float) -> None:
-    injected = inject("jump", SERIES, PLACES, size, seed=3)
-    found = np.abs(anomalies.jump_scores(injected.bars)[injected.truth]) >= anomalies.JUMP_THRESHOLD
-    assert least <= found.mean() <= most
 
 
 def test_bipower_test_by_hand() -> None:
@@ -254,12 +240,6 @@ def test_injected_sizes_are_as_asked() -> None:
             changed.high >= np.maximum(changed.open, changed.close)
         )
         assert inside.all()
-
-
-def test_injection_depends_on_its_seed_alone() -> None:
-    one, again, other = (inject("jump", SERIES, PLACES, 5.0, seed).bars.close for seed in (1, 1, 2))
-    assert (one == again).all()
-    assert (one != other).any()
 
 
 def test_a_volume_that_is_not_known_cannot_be_larger() -> None:

@@ -9,7 +9,7 @@ from bar_series import bars_of, of_logs, walk
 
 from qubic_lab.oracle.analysis.forecast import ForecastRule, forecast, forecast_path, forecasts, skill_against_staying
 from qubic_lab.oracle.analysis.results import PriceForecast
-from qubic_lab.oracle.analysis.trend_and_levels import regression_lines, spread
+from qubic_lab.oracle.analysis.trend_and_levels import regression_lines
 from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
@@ -52,16 +52,6 @@ def test_regression_by_hand() -> None:
     rest = sum((value - 3 - 8 / 7 * (hour - 1.75)) ** 2 for hour, value in zip(hours, values, strict=True))
     assert lines.fit[3] == pytest.approx(1 - rest / 14)
     assert lines.slope_t[3] == pytest.approx(8 / 7 / math.sqrt(rest / 2 / 8.75))
-
-
-def test_regression_is_that_of_numpy_over_gaps() -> None:
-    chance = np.random.default_rng(2)
-    hours, values = np.cumsum(chance.integers(1, 5, 80)), random_walk(chance, 80)
-    lines = regression_lines(hours * HOUR_US, values, 20)
-    for end in (19, 40, 79):
-        slope, cut = np.polyfit(hours[end - 19 : end + 1], values[end - 19 : end + 1], 1)
-        assert lines.slope[end] == pytest.approx(slope, rel=1e-9)
-        assert lines.end[end] == pytest.approx(slope * hours[end] + cut - values[end], rel=1e-6)
 
 
 def test_a_line_has_no_error_and_a_constant_no_fit() -> None:
@@ -218,10 +208,3 @@ def test_past_intervals_are_counted() -> None:
     assert abs(found.held - 0.8) <= 4 * math.sqrt(0.8 * 0.2 / 480)
     early = forecast(walk(145), 1)
     assert (early.held, early.held_of) == (None, 0)
-
-
-def test_spread_is_the_root_mean_square_of_returns() -> None:
-    logs = random_walk(np.random.default_rng(0), 60)
-    found = spread(of_logs(logs), 48)
-    assert np.isnan(found[:48]).all()
-    assert found[50] == pytest.approx(math.sqrt(np.mean(np.diff(logs)[2:50] ** 2)))

@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -51,14 +50,6 @@ def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run) -> Iterat
 def write_csv(path: Path, rows: Sequence[tuple[str, object]], delimiter: str = ",") -> None:
     lines = [f'"{text}"{delimiter}{label}' for text, label in rows]
     path.write_text("\n".join([f"Title{delimiter}sentiment", *lines]) + "\n", "utf-8")
-
-
-def judged(result: tuple[int, str, str]) -> dict[str, Any]:
-    status, out, err = result
-    assert status == 0, err
-    assert out.count("\n") == 1
-    found: dict[str, Any] = json.loads(out)
-    return found
 
 
 def said(label: str, share: float = 0.8) -> SentimentScore:
@@ -171,7 +162,7 @@ def test_labels_are_known_or_refused_in_one_line(spellings: list[str]) -> None:
 
 
 def test_models_are_told_beside_the_commonest_label(oracle: Run) -> None:
-    found = judged(oracle("score-file news.csv --text title --label sentiment --model crypto-lexicon --json"))
+    found = oracle("score-file news.csv --text title --label sentiment --model crypto-lexicon --json").json
     by_model = {each["model"]: each for each in found["evaluations"]}
     assert list(by_model) == ["majority", "vader", "crypto-lexicon"]
     assert by_model["majority"]["accuracy"]["value"] == 3 / 8
@@ -185,7 +176,7 @@ def test_what_is_left_out_is_counted(oracle: Run) -> None:
     rows = [*ROWS, ("", "positive"), ("   ", "negative"), ("Nobody labelled this", ""), ("Who knows", "unsure")]
     write_csv(Path("news.csv"), rows)
     command = "score-file news.csv --text Title --label sentiment --model vader --map unsure=skip"
-    found = judged(oracle(f"{command} --json"))
+    found = oracle(f"{command} --json").json
     assert found["left_out"] == {"other rows": 0, "empty texts": 2, "no label": 1, "skipped": 1}
     assert (found["n"], found["rows"]) == (8, 12)
     status, out, _ = oracle(command)
@@ -203,7 +194,7 @@ def test_every_kind_of_file_says_the_same(oracle: Run) -> None:
     write_csv(Path("german.csv"), ROWS, delimiter=";")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), "news.parquet")
     told = [
-        judged(oracle(f"score-file {file} --text Title --label sentiment --model vader --json"))["evaluations"]
+        oracle(f"score-file {file} --text Title --label sentiment --model vader --json").json["evaluations"]
         for file in ("news.csv", "news.jsonl", "news.csv.gz", "german.csv", "news.parquet")
     ]
     assert all(each == told[0] for each in told)
@@ -213,7 +204,7 @@ def test_every_kind_of_file_says_the_same(oracle: Run) -> None:
     pyarrow.parquet.write_table(table, "numbers.parquet")
     command = "score-file numbers.parquet --text text --label label --model vader --json"
     assert oracle(command)[0] == 2
-    found = judged(oracle(f"{command} --map 0=negative,1=neutral --map 2=positive"))
+    found = oracle(f"{command} --map 0=negative,1=neutral --map 2=positive").json
     assert (found["n"], found["left_out"]["no label"]) == (7, 1)
 
 
@@ -230,7 +221,7 @@ def test_all_models_in_words_on_a_part_of_a_file(oracle: Run) -> None:
     assert "default: true (rows), predicted (columns)" in out and "| macro-F1 of" in out
     assert re.search(r"in macro-F1 on these texts, default is (not )?shown to be better", out)
     assert "finbert is left out" in err
-    found = judged(oracle(f"{command} --json"))
+    found = oracle(f"{command} --json").json
     assert [each["model"] for each in found["evaluations"]] == ["majority", "vader", "crypto-lexicon", "default"]
     assert found["units"] < 48 and set(found["verdicts"]) == {"crypto-lexicon", "default"}
     assert sum(part["all"]["n"] for part in found["parts"].values()) == 48
@@ -239,7 +230,7 @@ def test_all_models_in_words_on_a_part_of_a_file(oracle: Run) -> None:
 def test_a_checkpoint_of_one_s_own_is_judged_as_the_others_are(oracle: Run) -> None:
     tiny_classifier(Path("tiny"))
     command = "score-file news.csv --text Title --label sentiment --model vader,finbert:tiny --json"
-    found = judged(oracle(command))
+    found = oracle(command).json
     assert [each["model"] for each in found["evaluations"]] == ["majority", "vader", "finbert:tiny"]
     assert "finbert:tiny is " in found["verdicts"]["finbert:tiny"] and found["notes"] == []
 
@@ -268,10 +259,8 @@ ASKED_WRONGLY = [
 @pytest.mark.parametrize(("arguments", "message"), ASKED_WRONGLY)
 def test_what_is_asked_wrongly_is_told_in_one_line(oracle: Run, arguments: str, message: str) -> None:
     Path("empty.csv").write_text("")
-    status, out, err = oracle(arguments if arguments.startswith("score ") else f"score-file {arguments}")
-    assert (status, out) == (2, "")
-    assert err.startswith("error: ") and err.count("\n") == 1
-    assert re.search(message, err), err
+    said = oracle(arguments if arguments.startswith("score ") else f"score-file {arguments}").failed(2)
+    assert re.search(message, said), said
 
 
 # Stored texts
@@ -286,8 +275,8 @@ def test_stored_texts_are_scored_once(oracle: Run) -> None:
     ]
     Path("texts.jsonl").write_text("".join(json.dumps(each) + "\n" for each in texts))
     assert oracle("import-texts texts.jsonl --source archive")[0] == 0
-    first = judged(oracle("score --model crypto-lexicon --coin BTC --json"))
+    first = oracle("score --model crypto-lexicon --coin BTC --json").json
     assert first["coins"] == {"bitcoin": {"texts": 8, "scored": 8, "before": 0}}
-    assert judged(oracle("score --model crypto-lexicon --json"))["coins"]["bitcoin"]["before"] == 8
+    assert oracle("score --model crypto-lexicon --json").json["coins"]["bitcoin"]["before"] == 8
     status, out, err = oracle("score --model vader")
     assert re.search(r"bitcoin +\| 8 +\| 8 ", out) and "by vader@" in err
