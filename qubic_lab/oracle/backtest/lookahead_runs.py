@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+import signal
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import pandas as pd
@@ -228,20 +229,21 @@ class FreshRun:
     """
 
     def __init__(self, function: Signal, frame: pd.DataFrame) -> None:
-        fork, self._bars = get_context("fork"), len(frame)
-        self._values, sender = fork.Pipe(duplex=False)
-        self._process = fork.Process(target=_send_values, args=(function, frame, sender, os.getpid()))
+        self._values, sender = Pipe(duplex=False)
+        self._bars, parent = len(frame), os.getpid()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of copying a process that has threads
-            self._process.start()
+            self._child = os.fork()
+        if not self._child:
+            _send_values(function, frame, sender, parent)
         sender.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
+        os.kill(self._child, signal.SIGKILL)
+        os.waitpid(self._child, 0)
         self._values.close()
 
     def wait(self, limit_s: float) -> Floats | None:
@@ -252,7 +254,9 @@ class FreshRun:
         return None
 
 
-def _send_values(function: Signal, frame: pd.DataFrame, sender: Connection, parent: int) -> None:
-    end_when_parent_dies(parent)
-    with contextlib.suppress(UnusableRun):
+def _send_values(function: Signal, frame: pd.DataFrame, sender: "Connection[Any, Any]", parent: int) -> NoReturn:
+    try:
+        end_when_parent_dies(parent)
         sender.send_bytes(run_signal(function, frame).tobytes())
+    finally:
+        os._exit(0)
