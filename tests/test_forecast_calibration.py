@@ -28,7 +28,6 @@ from qubic_lab.oracle.backtest.past_forecasts import (
     past_forecasts,
     pit_values,
     recalibrated,
-    simulated_pit,
     up_probabilities,
 )
 from qubic_lab.oracle.model.bars import Bars, Floats
@@ -149,16 +148,6 @@ def test_a_correction_knows_no_price_that_has_not_come() -> None:
     changed = recalibrated(replace(past, came=otherwise), told)
     np.testing.assert_array_equal(changed[: row + 1], recalibrated(past, told)[: row + 1])
     assert changed[row + 1] != recalibrated(past, told)[row + 1]
-
-
-def test_overlapping_forecasts_hang_together_in_what_chance_makes() -> None:
-    past = judged(walk(1_200), 4)
-    drawn = np.concatenate(list(simulated_pit(past, 200)))
-    assert drawn.shape == (200, len(past))
-    assert drawn.mean() == pytest.approx(0.5, abs=0.01)
-    apart = [float(np.corrcoef(drawn[:, 0], drawn[:, lag])[0, 1]) for lag in (1, 4)]
-    assert apart[0] == pytest.approx(0.73, abs=0.1)  # 3 of 4 bars are shared
-    assert abs(apart[1]) < 0.2
 
 
 def test_ranks_are_those_of_plain_loops_and_widths_those_of_the_service() -> None:

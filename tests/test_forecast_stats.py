@@ -71,21 +71,16 @@ def test_impossible_forecasts_are_refused(probability: list[float], happened: li
         Forecasts.of(probability, happened, bins)
 
 
-def coverage(shift: float, items: int, rounds: int = 100) -> float:
-    """How often the interval holds the true error of forecasts that are `shift` too high."""
+@pytest.mark.parametrize(("shift", "items"), [(0.0, 100), (0.0, 1000), (0.05, 300), (0.1, 1000)])
+def test_calibration_error_interval_holds_the_true_error(shift: float, items: int):
+    """Nominally 95 %; 86 to 98 % is what it does, and percentiles of resamples hold a true error of 0 never."""
     draw, held = np.random.default_rng(7), 0
-    for number in range(rounds):
+    for number in range(100):
         probability = draw.choice([0.6, 0.7, 0.8, 0.9, 0.95], items)
         forecasts = Forecasts.of(probability, draw.random(items) < probability - shift)
         low, high = calibration_error_interval(forecasts, resamples=100, seed=number)
         held += low <= shift <= high
-    return held / rounds
-
-
-@pytest.mark.parametrize(("shift", "items"), [(0.0, 100), (0.0, 1000), (0.05, 300), (0.1, 1000)])
-def test_calibration_error_interval_holds_the_true_error(shift: float, items: int):
-    """Nominally 95 %; 86 to 98 % is what it does, and percentiles of resamples hold a true error of 0 never."""
-    assert 0.84 <= coverage(shift, items) <= 1.0
+    assert held >= 84
 
 
 def test_calibration_error_interval_ends():

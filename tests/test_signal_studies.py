@@ -218,17 +218,6 @@ def test_what_is_called_detectable_is_detected() -> None:
     assert 0.72 <= found / 200 <= 0.9
 
 
-def test_intervals_of_overlapping_returns_hold_where_plain_ones_do_not() -> None:
-    held = plain = 0
-    for run in range(120):
-        rng = np.random.default_rng((3, run))
-        aligned = aligned_of(remembering(rng.standard_normal(800), 0.9), rng.standard_normal(800))
-        found = associate(aligned.score, aligned.ahead(8), 8)
-        held += found.low <= 0.0 <= found.high
-        plain += abs(found.ic) <= 1.96 / math.sqrt(found.pairs)
-    assert held >= 102 and plain <= 84  # of 120; 114 are promised
-
-
 def test_without_memory_there_is_no_half_life() -> None:
     once = decay(knowing(1_000, 0.3), 0.08)
     assert once.half_life is None and "only the next bar is beyond" in once.absent

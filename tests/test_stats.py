@@ -64,12 +64,6 @@ def test_tango_interval_equals_published_values(
     assert tango_interval(only_first, only_second, pairs, confidence) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_tango_interval_mirrors_and_ends_at_one():
-    low, high = tango_interval(9, 2, 30)
-    assert tango_interval(2, 9, 30) == pytest.approx((-high, -low))
-    assert tango_interval(5, 0, 5)[1] == 1.0
-
-
 def tables(pairs: int, first: float, second: float) -> Iterator[tuple[int, int, float]]:
     """Yield all counts of the two kinds of discordant pairs, with their probability."""
     for b in range(pairs + 1):
