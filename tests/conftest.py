@@ -37,6 +37,26 @@ def no_figures_left() -> Iterator[None]:
 
 
 @pytest.fixture
+def set_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Return a function that sets settings for a test, such as `set_settings(cache=folder)`; `None` unsets."""
+
+    def set_(**values: object) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}", "" if value is None else str(value))
+        settings.cache_clear()
+
+    yield set_
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+@pytest.fixture
+def no_tls(set_settings: Callable[..., None]) -> None:
+    """Keep the TLS settings of the surrounding environment out."""
+    set_settings(tls_certificate=None, tls_key=None, tls_authority=None)
+
+
+@pytest.fixture
 def here(capfd: pytest.CaptureFixture[str]) -> Run:
     """Run a command line in this process."""
 
@@ -142,12 +162,9 @@ def sqlite(tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def lab_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def lab_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_settings: Callable[..., None]) -> Path:
     """A folder with runs and reports of its own; keys of runs do not change while somebody edits the package."""
-    monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("QUBIC_LAB_REPORTS", str(tmp_path / "reports"))
     monkeypatch.delenv("QUBIC_LAB_RUN_DIR", raising=False)
     monkeypatch.setattr(fingerprint, "hash_package", lambda: "package")
-    settings.cache_clear()
-    yield tmp_path
-    settings.cache_clear()
+    set_settings(runs=tmp_path / "runs", reports=tmp_path / "reports")
+    return tmp_path

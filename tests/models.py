@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from qubic_lab.model.byte_tokenizer import END_ID, START_ID, save_byte_tokenizer
+from qubic_lab.model.random_model import END_ID, START_ID, save_byte_tokenizer
 
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 

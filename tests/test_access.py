@@ -2,6 +2,7 @@
 
 import socket
 import stat
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from qubic_lab.api.serve import ServeConfig
 from qubic_lab.cli.main import run as command
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.errors import InputError
-from qubic_lab.settings import settings
 from qubic_lab.wire.certificates import make_certificates
 from qubic_lab.wire.channel import TlsFiles
 
@@ -192,19 +192,15 @@ def test_on_loopback_nothing_is_asked_for(listen: str) -> None:
 
 @pytest.mark.parametrize("used", ["--listen", "--nodes"])
 def test_a_coordinator_whose_port_is_used_says_so(
-    used: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    used: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], set_settings: Callable[..., None], no_tls: None
 ) -> None:
-    for name in ("API_TOKENS", "REDIS_URL", "TLS_CERTIFICATE", "TLS_KEY", "TLS_AUTHORITY"):
-        monkeypatch.setenv(f"QUBIC_LAB_{name}", "")
-    monkeypatch.setenv("QUBIC_LAB_CACHE", str(tmp_path))
-    settings.cache_clear()
+    set_settings(api_tokens=None, redis_url=None, cache=tmp_path)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
         addresses = {"--listen": "127.0.0.1:0", "--nodes": "127.0.0.1:0"} | {used: address}
         assert command(["coordinator", *(part for option in addresses.items() for part in option)]) == 2
-    settings.cache_clear()
     assert f"error: cannot listen at {address}: another process " in capsys.readouterr().err
 
 

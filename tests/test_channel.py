@@ -24,31 +24,15 @@ import pytest
 import trustme
 
 from qubic_lab.errors import InputError
-from qubic_lab.settings import settings
 from qubic_lab.wire.certificates import describe, make_certificates, renew_certificates
 from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, listen, open_channel, peer_names, tls_from_settings
 
 LAUNCH = Path(__file__).parents[1] / "launch"
 FILES = ("certificate", "key", "authority")
 NOTICED_WITHIN_S = 30.0
+pytestmark = pytest.mark.usefixtures("no_tls")
 
 Serve = Callable[[TlsFiles | None], str]
-
-
-@pytest.fixture(autouse=True)
-def set_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[TlsFiles], None]]:
-    """Keep whoever's environment out; yield a function that sets it."""
-
-    def set_(tls: TlsFiles) -> None:
-        for name in FILES:
-            monkeypatch.setenv(f"QUBIC_LAB_TLS_{name.upper()}", str(getattr(tls, name)))
-        settings.cache_clear()
-
-    for name in FILES:
-        monkeypatch.setenv(f"QUBIC_LAB_TLS_{name.upper()}", "")
-    settings.cache_clear()
-    yield set_
-    settings.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -220,19 +204,18 @@ def test_a_used_port_is_an_error_at_once(host: str, serve: Serve) -> None:
 
 
 def test_tls_comes_from_the_settings(
-    serve: Serve, hosts: dict[str, TlsFiles], set_tls: Callable[[TlsFiles], None]
+    serve: Serve, hosts: dict[str, TlsFiles], set_settings: Callable[..., None]
 ) -> None:
     assert tls_from_settings() is None
-    set_tls(hosts["good"])
+    set_settings(**{f"tls_{name}": path for name, path in vars(hosts["good"]).items()})
     assert tls_from_settings() == hosts["good"]
     address = serve(None)
     assert echoes(open_channel(address))
     assert_refused(grpc.insecure_channel(address), REFUSED)
 
 
-def test_settings_name_three_files_or_none(monkeypatch: pytest.MonkeyPatch, hosts: dict[str, TlsFiles]) -> None:
-    monkeypatch.setenv("QUBIC_LAB_TLS_KEY", str(hosts["good"].key))
-    settings.cache_clear()
+def test_settings_name_three_files_or_none(set_settings: Callable[..., None], hosts: dict[str, TlsFiles]) -> None:
+    set_settings(tls_key=hosts["good"].key)
     with pytest.raises(InputError, match="set QUBIC_LAB_TLS_CERTIFICATE and QUBIC_LAB_TLS_AUTHORITY too"):
         open_channel("127.0.0.1:7700")
 

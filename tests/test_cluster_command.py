@@ -28,6 +28,7 @@ from qubic_lab.cluster.supervisor import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
     STATE,
+    STATE_JSON,
     ClusterPlan,
     ClusterState,
     MemberPlan,
@@ -241,10 +242,10 @@ def test_another_process_with_the_supervisors_number_is_left_alone(tmp_path: Pat
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         started_s = psutil.Process(other.pid).create_time()
         state = ClusterState(other.pid, started_s - 60.0, "up", "", ("http://127.0.0.1:5000",), "", None, 0, ())
-        (tmp_path / STATE).write_text(state.to_json())
+        (tmp_path / STATE).write_bytes(STATE_JSON.dump_json(state))
         assert background.stop(tmp_path, 1.0) is None
         assert other.poll() is None
-        (tmp_path / STATE).write_text(replace(state, started_s=started_s).to_json())
+        (tmp_path / STATE).write_bytes(STATE_JSON.dump_json(replace(state, started_s=started_s)))
         assert background.stop(tmp_path, 10.0) is not None
         assert not psutil.pid_exists(other.pid)
 

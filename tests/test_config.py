@@ -20,7 +20,7 @@ def without(key: str) -> dict[str, Any]:
 
 def test_sizes_follow_from_the_config() -> None:
     config = parse_config(LLAMA)
-    assert (config.head_dim, config.q_size, config.kv_size, config.qkv_size) == (16, 64, 32, 128)
+    assert (config.head_dim, config.q_size, config.kv_size) == (16, 64, 32)
     assert parse_config({**LLAMA, "head_dim": 24}).q_size == 96
     assert parse_config(without("num_key_value_heads")).kv_heads == 4
 

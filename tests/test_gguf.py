@@ -1,6 +1,6 @@
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +15,20 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qubic_lab.errors import ModelError
-from qubic_lab.model.byte_tokenizer import END_ID, VOCABULARY
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.config import RopeConfig
 from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, convert_gguf
+from qubic_lab.model.random_model import END_ID, VOCABULARY
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.safetensors_file import WEIGHTS
 from qubic_lab.model.split import verify
-from qubic_lab.settings import settings
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty cache for one test."""
-    monkeypatch.setenv("QUBIC_LAB_CACHE", str(tmp_path / "cache"))
-    settings.cache_clear()
-    yield tmp_path / "cache" / "models"
-    monkeypatch.undo()
-    settings.cache_clear()
+def cache(tmp_path: Path, set_settings: Callable[..., None]) -> Path:
+    """The models of an empty cache."""
+    set_settings(cache=tmp_path / "cache")
+    return tmp_path / "cache" / "models"
 
 
 def gguf_layer_name(name: str) -> str:

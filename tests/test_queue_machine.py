@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from qubic_lab.cluster.redis_calls import Scripts
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.tasks import FINAL, PRIORITIES, Priority, QueueLimits, State, TaskLease, TaskQueue
 from qubic_lab.errors import BusyError, FencedError
@@ -48,7 +49,8 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self, server: RedisServer, client: redis.Redis) -> None:
         super().__init__()
         self.server, self.client = server, client
-        self.queue = TaskQueue(client, f"machine-{next(NAMES)}", LIMITS)
+        name = f"machine-{next(NAMES)}"
+        self.queue, self.redis = TaskQueue(client, name, LIMITS), Scripts(client, "tasks", name)
         self.started_s = time.monotonic()
         self.tasks: dict[str, Task] = {}
         self.leases: list[TaskLease] = []  # all that were ever given: the old ones' holders may wake up
@@ -211,7 +213,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def forget_gone(self, slack_s: float) -> None:
         """A reclaim forgets whom it found gone; since real time may decide that, ask Redis."""
-        beats = self.queue._scripts.call(lambda: self.client.zrange(f"{self.queue._scripts.prefix}:beats", 0, -1))
+        beats = self.redis.call(lambda: self.client.zrange(self.redis.key("beats"), 0, -1))
         known = {name.decode() for name in beats}
         for worker in set(self.beats_s) - known:
             assert self.jumped_s - self.beats_s.pop(worker) + slack_s > LIMITS.gone_s
@@ -249,7 +251,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def lose_connection(self) -> None:
-        self.queue._scripts.call(lambda: self.client.client_kill_filter(_type="normal", skipme=False))
+        self.redis.call(lambda: self.client.client_kill_filter(_type="normal", skipme=False))
 
     @invariant()
     def counts_add_up(self) -> None:

@@ -95,7 +95,7 @@ def test_the_true_shapes_are_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "error", "said"),
-    [('"vocab_size": 257', ModelError, r"vocab_size is 257.*at least 258"), ("[1", InputError, "cannot be read")],
+    [('"vocab_size": 257', ModelError, r"vocab_size is 257.*needs 258"), ("[1", InputError, "cannot be read")],
 )
 def test_a_shape_that_cannot_be_made_is_refused(
     shape: str, error: type[Exception], said: str, config: str, tmp_path: Path

@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from clusters import all_gone, wait_until
 from qubic_lab.cluster import redis_server
 from qubic_lab.cluster.redis_server import RedisServer, connect, embedded_binary, open_redis
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.settings import settings
 
 
 def answers(url: str) -> bool:
@@ -123,20 +123,14 @@ def test_a_wrong_password_and_an_old_server_are_refused(tmp_path: Path, monkeypa
 
 
 def test_the_url_of_the_settings_comes_before_the_embedded_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, set_settings: Callable[..., None]
 ) -> None:
     with RedisServer(tmp_path / "elsewhere") as server:
-        monkeypatch.setenv("QUBIC_LAB_REDIS_URL", server.url)
-        monkeypatch.setenv("QUBIC_LAB_CACHE", str(tmp_path / "cache"))
-        settings.cache_clear()
-        try:
-            with open_redis() as client:
-                client.set("key", "elsewhere")
-            assert not (tmp_path / "cache").exists()
-            monkeypatch.delenv("QUBIC_LAB_REDIS_URL")
-            settings.cache_clear()
-            with open_redis() as client:
-                assert client.get("key") is None
-            assert (tmp_path / "cache" / "redis" / "appendonlydir").is_dir()
-        finally:
-            settings.cache_clear()
+        set_settings(redis_url=server.url, cache=tmp_path / "cache")
+        with open_redis() as client:
+            client.set("key", "elsewhere")
+        assert not (tmp_path / "cache").exists()
+        set_settings(redis_url=None)
+        with open_redis() as client:
+            assert client.get("key") is None
+        assert (tmp_path / "cache" / "redis" / "appendonlydir").is_dir()

@@ -6,10 +6,10 @@ from examples import example
 
 from qubic_lab.bench.memory import MemoryResult, RankMemory
 from qubic_lab.bench.prediction import LayerCosts, PredictionCell, PredictionResult
+from qubic_lab.model.config import resolve_shape
 from qubic_lab.model.cost import ModelCost, PartCost
 from qubic_lab.model.device import parse_devices, parse_link
 from qubic_lab.model.recommend import plan
-from qubic_lab.model.shapes import resolve_shape
 from qubic_lab.studies import split_strategies as study
 
 

@@ -7,16 +7,14 @@ from hypothesis import strategies as st
 from qubic_lab.pipeline.text import TextStream
 
 
-class Bytes:
+def decode(token_ids: list[int]) -> str:
     """A tokenizer whose tokens are bytes."""
-
-    def decode(self, token_ids: list[int]) -> str:
-        return bytes(token_ids).decode(errors="replace")
+    return bytes(token_ids).decode(errors="replace")
 
 
 def pieces(text: bytes, stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
     """The pieces of a text that comes byte by byte, the held back rest last, and whether a stop text ended it."""
-    stream = TextStream(Bytes(), stop)
+    stream = TextStream(decode, stop)
     found = []
     for byte in text:
         found.append(stream.add(byte))
@@ -53,7 +51,7 @@ def test_stop_texts_end_the_text_where_they_begin(text: str, first: str, second:
 
 @pytest.mark.parametrize(("text", "held"), [("<", "<"), ("<e", "<e"), ("x<", "<"), ("<x", ""), ("e", "")])
 def test_what_may_begin_a_stop_text_waits(text: str, held: str) -> None:
-    stream = TextStream(Bytes(), ("<end>",))
+    stream = TextStream(decode, ("<end>",))
     shown = "".join(stream.add(byte) for byte in text.encode())
     assert shown + held == text
     assert stream.end() == held

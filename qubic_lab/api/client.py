@@ -105,7 +105,7 @@ class CoordinatorClient:
         return [NodeStatus(**each) for each in self.call("GET", "/api/cluster/nodes")]
 
     def links(self, node: str) -> dict[str, Any]:
-        """Return a node's measured links to all others (`schemas.NodeLinkReport`)."""
+        """Return a node's measured links to all others (`cluster.links.NodeLinkReport`)."""
         found: dict[str, Any] = self.call("GET", f"/api/cluster/nodes/{quote(node, safe='')}/links")
         return found
 

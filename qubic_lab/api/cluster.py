@@ -6,9 +6,9 @@ from dataclasses import asdict
 from fastapi import APIRouter
 
 from qubic_lab import __version__
-from qubic_lab.api.schemas import ClusterStatus, DeadTask, NodeLink, NodeLinkReport, NodeStatus, Tasks, TaskState
+from qubic_lab.api.schemas import ClusterStatus, DeadTask, NodeStatus, Tasks, TaskState
 from qubic_lab.cluster.coordinator import Coordinator, RedisTimes
-from qubic_lab.cluster.links import check_node
+from qubic_lab.cluster.links import NodeLinkReport, check_node
 from qubic_lab.errors import NotFoundError, did_you_mean
 
 MOST_DEAD = 100
@@ -91,16 +91,7 @@ def _add_network(routes: APIRouter, coordinator: Coordinator) -> None:
         addresses = {view.record.id: view.record.registration.address for view in coordinator.nodes()}
         if name not in addresses:
             raise NotFoundError(f"no node {name!r} is registered: {did_you_mean(name, addresses)}")
-        found = await check_node(name, addresses.pop(name), addresses)
-        return NodeLinkReport(
-            node=name,
-            serving=found.serving,
-            health_ms=found.health_ms,
-            trouble=found.trouble,
-            links=[
-                NodeLink(to=each.node, rtt_ms=each.rtt_ms, gbps=each.gbps, trouble=each.trouble) for each in found.links
-            ],
-        )
+        return await check_node(name, addresses.pop(name), addresses)
 
     @routes.get("/redis", tags=["network"])
     async def redis() -> RedisTimes:

@@ -169,25 +169,6 @@ class NodeStatus(BaseModel):
         )
 
 
-class NodeLink(BaseModel):
-    """Medians of a link from one node to another; `trouble`: why it could not be measured."""
-
-    to: str
-    rtt_ms: float
-    gbps: float
-    trouble: str
-
-
-class NodeLinkReport(BaseModel):
-    """A node's health check, in ms, and its links; `trouble`: why the node could not be asked."""
-
-    node: str
-    serving: bool
-    health_ms: float
-    trouble: str
-    links: list[NodeLink]
-
-
 class DeadTask(BaseModel):
     """A task that used up its attempts, with a line about each."""
 

@@ -94,8 +94,7 @@ def _redis(client: "CoordinatorClient", name: str) -> NetworkCheck:
 def _nodes(
     client: "CoordinatorClient", name: str, limits: "LinkLimits", progress: "Callable[[str, int, int], None]"
 ) -> list[NetworkCheck]:
-    from qubic_lab.cluster.links import trouble_of
-    from qubic_lab.wire import cluster_pb2 as pb
+    from qubic_lab.cluster.links import NodeLink, trouble_of
 
     nodes = client.nodes()
     checks: list[NetworkCheck] = []
@@ -106,9 +105,9 @@ def _nodes(
         why = found["trouble"] or ("" if found["serving"] else node.trouble or node.gate or "not serving")
         checks.append(NetworkCheck("health", name, node.name, state, why))
         for each in found["links"]:
-            link = pb.Link(node=each["to"], rtt_ms=each["rtt_ms"], gbps=each["gbps"], trouble=each["trouble"])
+            link = NodeLink(**each)
             text = f"{link.rtt_ms:.2f} ms, {link.gbps:.2f} Gbit/s"
-            checks.append(NetworkCheck("link", node.name, link.node, text, trouble_of(link, limits)))
+            checks.append(NetworkCheck("link", node.name, link.to, text, trouble_of(link, limits)))
     if not nodes:
         why = "no node is registered: start one with qubic-lab node"
         checks.append(NetworkCheck("health", name, "nodes", "none", why))

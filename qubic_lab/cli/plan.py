@@ -46,9 +46,9 @@ def plan(
     The prediction uses only the model's shape; nothing is run and no weights are read. In the JSON, latency_ms is the
     time between two tokens of a single request, loaded_latency_ms the same while all requests run.
     """
+    from qubic_lab.model.config import resolve_shape
     from qubic_lab.model.device import parse_devices, parse_link
     from qubic_lab.model.recommend import plan as make_plan
-    from qubic_lab.model.shapes import resolve_shape
 
     places = parse_devices(split_list("--devices", devices))
     advice = make_plan(resolve_shape(model), places, parse_link(link), goal, context, batch, dtype, answer_tokens)

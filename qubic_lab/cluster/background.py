@@ -12,10 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from qubic_lab.cluster.supervisor import STATE, ClusterPlan, ClusterState, wait_gone
+from qubic_lab.cluster.redis_server import open_lock
+from qubic_lab.cluster.supervisor import PLAN_JSON, STATE, STATE_JSON, ClusterPlan, ClusterState, wait_gone
 from qubic_lab.errors import InputError, QubicLabError
 
-LOCK, LOG = "lock", "supervisor.log"
+LOG = "supervisor.log"
 HURRY_S = 15.0
 """A supervisor ends within this time after a second signal."""
 LOOK_S = 0.1
@@ -30,14 +31,7 @@ def claimed(folder: Path) -> Iterator[int]:
     Raises:
         InputError: a cluster uses the folder, or it cannot be created.
     """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made a private folder ({error.strerror}): set QUBIC_LAB_CACHE to one that can"
-        ) from error
+    lock = open_lock(folder)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +67,7 @@ def start(plan: ClusterPlan, watch: Callable[[ClusterState], None] = lambda stat
         try:
             assert supervisor.stdin is not None
             with suppress(BrokenPipeError), supervisor.stdin as stdin:
-                stdin.write(plan.to_json().encode())
+                stdin.write(PLAN_JSON.dump_json(plan))
             return _wait_until_up(supervisor, plan.folder, watch)
         except BaseException:
             if supervisor.poll() is None:
@@ -105,11 +99,11 @@ def read_state(folder: Path) -> ClusterState | None:
     """
     path = folder / STATE
     try:
-        return ClusterState.from_json(path.read_text())
+        return STATE_JSON.validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}): end the process that it names, then remove it") from error
+    except ValueError as error:
+        raise InputError(f"{path} is of another version: end the process that it names, then remove it") from error
 
 
 def stop(folder: Path, timeout_s: float) -> ClusterState | None:

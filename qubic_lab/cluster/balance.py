@@ -4,13 +4,12 @@ Each choice returns a new balancer: `replica, balancer = balancer.choose(candida
 return themselves. All of them skip candidates that may not be chosen (see `health.Gate`).
 """
 
-import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from qubic_lab.errors import BusyError, InputError, check_at_least, check_choice
+from qubic_lab.errors import BusyError, check_choice
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,6 @@ class BalancerCandidate:
         tokens_per_s: its measured speed, or the predicted one of a new replica.
         score: its health, 0 to 100.
         available: whether it may be chosen.
-
-    Raises:
-        InputError: a value is out of range.
     """
 
     id: str
@@ -37,15 +33,6 @@ class BalancerCandidate:
     tokens_per_s: float = 1.0
     score: float = 100.0
     available: bool = True
-
-    def __post_init__(self) -> None:
-        check_at_least(f"weight of {self.id}", self.weight, 1)
-        check_at_least(f"outstanding_requests of {self.id}", self.outstanding_requests, 0)
-        check_at_least(f"outstanding_tokens of {self.id}", self.outstanding_tokens, 0)
-        if not 0.0 < self.tokens_per_s < math.inf:
-            raise InputError(f"tokens_per_s of {self.id} is {self.tokens_per_s}: it must be a number above 0")
-        if not 0.0 <= self.score <= 100.0:
-            raise InputError(f"score of {self.id} is {self.score}: it must be 0 or more and 100 or less")
 
     @property
     def wait_s(self) -> float:

@@ -263,7 +263,7 @@ class Dispatcher:
     async def _work(self, lease: TaskLease) -> None:
         """Run one try of a task, and write its outcome."""
         try:
-            items = await self._call(self._queue.known_items, lease.task_id) if lease.attempt > 1 else []
+            items = (await self._call(self._queue.look, lease.task_id)).items if lease.attempt > 1 else []
             result = await self._try(lease, request_of(lease.payload, items), len(items))
             await self._call(self._queue.complete, lease, result)
         except _Failed as failed:

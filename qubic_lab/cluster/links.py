@@ -37,20 +37,27 @@ class LinkLimits:
 
 
 @dataclass(frozen=True)
-class NodeLinks:
-    """A node's health check, its time in ms, and the links from the node to others.
+class NodeLink:
+    """Medians of a link from one node to another; `trouble`: why it could not be measured."""
 
-    `trouble` says why the node could not be asked.
-    """
+    to: str
+    rtt_ms: float
+    gbps: float
+    trouble: str
+
+
+@dataclass(frozen=True)
+class NodeLinkReport:
+    """A node's health check, in ms, and its links; `trouble`: why the node could not be asked."""
 
     node: str
     serving: bool
     health_ms: float
-    links: tuple[pb.Link, ...]
-    trouble: str = ""
+    trouble: str
+    links: list[NodeLink]
 
 
-def trouble_of(link: pb.Link, limits: LinkLimits) -> str:
+def trouble_of(link: NodeLink, limits: LinkLimits) -> str:
     """Return what is wrong with a link and the remedy; empty if nothing is wrong."""
     if link.trouble:
         return f"{link.trouble}: check firewall, address and certificates"
@@ -62,12 +69,12 @@ def trouble_of(link: pb.Link, limits: LinkLimits) -> str:
     return "; ".join(found)
 
 
-async def check_node(node: str, address: str, others: Mapping[str, str]) -> NodeLinks:
+async def check_node(node: str, address: str, others: Mapping[str, str]) -> NodeLinkReport:
     """Check the health of a node, and let it measure the links to others (addresses by name)."""
     try:
         channel = open_async_channel(address)
     except QubicLabError as error:
-        return NodeLinks(node, False, 0.0, (), str(error))
+        return NodeLinkReport(node, False, 0.0, str(error), [])
     try:
         health: Any = health_pb2_grpc.HealthStub(channel)
         await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)  # opens the connection
@@ -77,9 +84,10 @@ async def check_node(node: str, address: str, others: Mapping[str, str]) -> Node
         request = pb.LinksRequest(addresses=others)
         reply = await cluster_pb2_grpc.NodeStub(channel).MeasureLinks(request, timeout=MEASURE_S * max(1, len(others)))
         serving = state.status == health_pb2.HealthCheckResponse.SERVING
-        return NodeLinks(node, serving, health_ms, tuple(reply.links))
+        links = [NodeLink(each.node, each.rtt_ms, each.gbps, each.trouble) for each in reply.links]
+        return NodeLinkReport(node, serving, health_ms, "", links)
     except grpc.aio.AioRpcError as error:
-        return NodeLinks(node, False, 0.0, (), f"{error.code().name}: {error.details()}")
+        return NodeLinkReport(node, False, 0.0, f"{error.code().name}: {error.details()}", [])
     finally:
         await channel.close()
 

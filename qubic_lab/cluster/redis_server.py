@@ -228,16 +228,24 @@ class RedisServer:
         return ""
 
 
-def _lock(folder: Path) -> int:
-    """Make the folder private and lock it; return the open lock."""
+def open_lock(folder: Path) -> int:
+    """Make a folder private and return its lock file, open and not locked yet.
+
+    Raises:
+        InputError: the folder cannot be created or made private.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise InputError(
             f"{folder} cannot be made a private folder ({error.strerror}): set QUBIC_LAB_CACHE to one that can"
         ) from error
+
+
+def _lock(folder: Path) -> int:
+    lock = open_lock(folder)
     deadline = time.monotonic() + LOCK_S
     while True:
         try:

@@ -4,7 +4,6 @@ All of them end with it, however it ends. It writes its state to a file, by whic
 `background`).
 """
 
-import json
 import logging
 import os
 import signal
@@ -15,11 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from pydantic import TypeAdapter
 
 from qubic_lab.cluster.node import DRAIN_S
 from qubic_lab.cluster.redis_server import RedisServer, connect
@@ -68,17 +68,6 @@ class ClusterPlan:
     urls: tuple[str, ...]
     members: tuple[MemberPlan, ...]
 
-    def to_json(self) -> str:
-        """Return the plan as JSON."""
-        return json.dumps(asdict(self), default=str)
-
-    @classmethod
-    def from_json(cls, text: str) -> "ClusterPlan":
-        """Parse the output of `to_json`."""
-        plan = json.loads(text)
-        members = (MemberPlan(**member | {"command": tuple(member["command"])}) for member in plan["members"])
-        return cls(Path(plan["folder"]), tuple(plan["urls"]), tuple(members))
-
 
 @dataclass(frozen=True)
 class MemberState:
@@ -113,20 +102,13 @@ class ClusterState:
     redis_restarts: int
     members: tuple[MemberState, ...]
 
-    def to_json(self) -> str:
-        """Return the state as JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "ClusterState":
-        """Parse the output of `to_json`."""
-        state = json.loads(text)
-        members = tuple(MemberState(**member) for member in state["members"])
-        return cls(**state | {"urls": tuple(state["urls"]), "members": members})
-
     def of_kind(self, kind: Kind) -> tuple[MemberState, ...]:
         """Return the members of one kind."""
         return tuple(member for member in self.members if member.kind == kind)
+
+
+PLAN_JSON, STATE_JSON = TypeAdapter(ClusterPlan), TypeAdapter(ClusterState)
+"""Write a plan for the supervisor's standard input, and a state for its file, and read them back."""
 
 
 def next_pause_s(pause_s: float, lived_s: float) -> float:
@@ -374,7 +356,7 @@ class Supervisor:
             path = self._plan.folder / STATE
             new = path.with_name(f"{STATE}.new")
             try:
-                new.write_text(self._state.to_json())
+                new.write_bytes(STATE_JSON.dump_json(self._state))
                 new.replace(path)
             except OSError as error:  # a full disk must not end the cluster
                 logger.warning("%s cannot be written: %s", path, error)
@@ -402,7 +384,7 @@ def main() -> None:
     """Run the plan on standard input."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
-        Supervisor(ClusterPlan.from_json(sys.stdin.read())).run()
+        Supervisor(PLAN_JSON.validate_json(sys.stdin.read())).run()
     except QubicLabError as error:
         logger.error("%s", error)
         sys.exit(error.exit_status)

@@ -231,7 +231,7 @@ class TaskQueue:
     def progress(self, lease: TaskLease, start: int, items: Sequence[Any]) -> None:
         """Add items of the answer from item number `start` on, and renew the lease.
 
-        Items are JSON values such as tokens. They are kept if the try is lost; the next try starts with `known_items`.
+        Items are JSON values such as tokens. They are kept if the try is lost; the next try continues after them.
 
         Raises:
             FencedError, InputError: as for `complete`.
@@ -304,10 +304,6 @@ class TaskQueue:
         outcome = self._outcome(task_id, found)
         items = [item for part in parts for item in json.loads(part)]
         return TaskProgress(items, after + len(parts), outcome if outcome.state in FINAL else None)
-
-    def known_items(self, task_id: str) -> list[Any]:
-        """Return the items of a task's answer from earlier tries."""
-        return self.look(task_id).items
 
     def result(self, task_id: str, wait_s: float = 0.0) -> TaskOutcome | None:
         """Return the outcome of a task, or None if it has none within `wait_s`.

@@ -1,9 +1,9 @@
 """The candidate plans: strategies A, B, C and D, each with a prediction or the reason for its refusal. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from qubic_lab.errors import InputError, check_choice
+from qubic_lab.errors import InputError
 from qubic_lab.model.config import ModelConfig
 from qubic_lab.model.cost import model_cost
 from qubic_lab.model.device import Device, Link
@@ -123,7 +123,6 @@ def divide(setup: Setup, strategy: str) -> tuple[int, ...]:
     Raises:
         InputError: the strategy does not support this number of devices, or memory does not suffice.
     """
-    check_choice("strategy", strategy, PLAN_STRATEGIES)
     ranks = len(setup.devices)
     if strategy == REPLICAS:
         return (setup.config.layers,) * ranks
@@ -185,12 +184,7 @@ def _check_memory(setup: Setup, strategy: str, memory_bytes: Sequence[int]) -> N
 
 
 def best_plan(plans: Sequence[Plan], goal: str) -> Plan:
-    """Return the best plan for a goal; of plans within 1 % of the best, the simplest: D, then A, B, C.
-
-    Raises:
-        InputError: the goal is unknown.
-    """
-    check_choice("goal", goal, GOALS)
+    """Return the best plan for a goal; of plans within 1 % of the best, the simplest: D, then A, B, C."""
     least = min(cost_for(plan, goal) for plan in plans)
     equal = [plan for plan in plans if cost_for(plan, goal) <= least * (1 + TIE)]
     return min(equal, key=lambda plan: SIMPLEST_FIRST.index(plan.strategy))
@@ -201,11 +195,6 @@ def cost_for(plan: Plan, goal: str) -> float:
     if goal == "throughput":
         return 1 / plan.tokens_per_s
     return plan.latency_ms if goal == "latency" else max(plan.memory_bytes)
-
-
-def alone(setup: Setup, device: Device, batch: int) -> Setup:
-    """Return the same setup on a single one of its devices."""
-    return replace(setup, devices=(device,), batch=batch)
 
 
 def gigabytes(count: float) -> str:

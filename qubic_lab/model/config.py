@@ -15,6 +15,8 @@ ARCHITECTURES: dict[str, Family] = {"LlamaForCausalLM": "llama", "Qwen2ForCausal
 ROPE_KINDS: tuple[RopeKind, ...] = ("default", "linear", "llama3")
 MEANINGLESS_KEY = "qubic_lab_random_weights"
 """Key in the config.json of random models, whose answers are meaningless."""
+CONFIGS = {file.stem: file for file in sorted((Path(__file__).parent / "configs").glob("*.json"))}
+"""Config.json files of known models, by alias."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,6 @@ class ModelConfig:
         """Rows of the key (or value) projection."""
         return self.kv_heads * self.head_dim
 
-    @property
-    def qkv_size(self) -> int:
-        """Rows of the fused projection of queries, keys and values."""
-        return self.q_size + 2 * self.kv_size
-
 
 def check_context(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
     """Check that a prompt and its answer fit a model's context.
@@ -93,6 +90,21 @@ def load_config(folder: Path) -> ModelConfig:
         if eos is not None:
             raw = {**raw, "eos_token_id": eos}
     return parse_config(raw, str(folder / "config.json"))
+
+
+def resolve_shape(model: str) -> ModelConfig:
+    """Return the configuration of an alias in CONFIGS or of a model folder, which needs no weights.
+
+    Raises:
+        InputError: it is neither an alias nor a folder.
+        ModelError: as for load_config.
+    """
+    if model in CONFIGS:
+        return parse_config(read_json(CONFIGS[model]), model)
+    folder = Path(model).expanduser()
+    if not model or not folder.is_dir():
+        raise InputError(f"model {model!r} is neither a folder nor a known alias: {did_you_mean(model, CONFIGS)}")
+    return load_config(folder)
 
 
 def parse_config(raw: Mapping[str, Any], source: str = "config") -> ModelConfig:

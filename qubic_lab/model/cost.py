@@ -123,30 +123,18 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
 
 
 def kv_cache_bytes(config: ModelConfig, layers: int, dtype: str, tokens: int) -> int:
-    """Return the bytes of keys and values for a number of tokens and layers.
-
-    Raises:
-        InputError: the dtype is unknown.
-    """
-    return 2 * layers * tokens * config.kv_size * DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
+    """Return the bytes of keys and values for a number of tokens and layers."""
+    return 2 * layers * tokens * config.kv_size * DTYPE_BYTES[dtype]
 
 
 def layer_weight_bytes(config: ModelConfig, dtype: str) -> int:
-    """Return the bytes of one layer's weights.
-
-    Raises:
-        InputError: the dtype is unknown.
-    """
+    """Return the bytes of one layer's weights."""
     return stage_weight_bytes(config, StageRange(0, 1, has_embedding=False, has_head=False), dtype)
 
 
 def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str) -> int:
-    """Return the bytes of a stage's weights; a tied matrix counts on each rank that has it.
-
-    Raises:
-        InputError: the dtype is unknown.
-    """
-    return parameter_count(stage_tensors(config, stage)) * DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
+    """Return the bytes of a stage's weights; a tied matrix counts on each rank that has it."""
+    return parameter_count(stage_tensors(config, stage)) * DTYPE_BYTES[dtype]
 
 
 def parameter_count(tensors: Mapping[str, Shape]) -> int:

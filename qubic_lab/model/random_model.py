@@ -9,19 +9,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from qubic_lab.errors import InputError, check_at_least, did_you_mean
-from qubic_lab.model.byte_tokenizer import END_ID, START_ID, check_vocabulary, save_byte_tokenizer
-from qubic_lab.model.config import MEANINGLESS_KEY, parse_config
+from qubic_lab.errors import InputError, ModelError, check_at_least, did_you_mean
+from qubic_lab.model.config import CONFIGS, MEANINGLESS_KEY, parse_config
 from qubic_lab.model.folders import new_folder
 from qubic_lab.model.layout import model_tensors
 from qubic_lab.model.safetensors_file import INDEX, WEIGHTS, Progress, Shape, TensorSpec, advance_to, write_safetensors
-from qubic_lab.model.shapes import CONFIGS
 from qubic_lab.provenance import usable_cores
 
 STANDARD_DEVIATION = 0.02
 CHUNK_VALUES = 4 * 2**20
 """Values that each core generates at a time: 16 MiB of float32."""
 SHARD_BYTES = 10**9
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+START_ID, END_ID = 256, 257
+VOCABULARY = 258
+"""Token ids of the byte tokenizer: bytes 0 to 255, then the special tokens."""
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    f"{START}{{{{ message['role'] }}}}\n{{{{ message['content'] }}}}{END}\n"
+    "{% endfor %}"
+    f"{{% if add_generation_prompt %}}{START}assistant\n{{% endif %}}"
+)
 
 
 def write_random_model(
@@ -34,14 +44,15 @@ def write_random_model(
 
     Raises:
         InputError: the config is unknown, a number is out of range, or `out` is not empty or cannot be written.
-        ModelError: the decoder does not support the config.
+        ModelError: the decoder does not support the config, or it has fewer token ids than the tokenizer needs.
     """
     raw = read_shape(config)
     if layers is not None:
         raw["num_hidden_layers"] = check_at_least("layers", layers, 1)
     check_at_least("seed", seed, 0)
     model = parse_config(raw, config)
-    check_vocabulary(model.vocab)
+    if model.vocab < VOCABULARY:
+        raise ModelError(f"vocab_size is {model.vocab}: the byte tokenizer of a random model needs {VOCABULARY}")
     specs = {name: TensorSpec("BF16", shape) for name, shape in model_tensors(model).items()}
     files = _shards(specs)
     size = sum(spec.nbytes for spec in specs.values())
@@ -59,6 +70,34 @@ def write_random_model(
             _write_json(partial / INDEX, {"metadata": {"total_size": size}, "weight_map": weight_map})
         _write_json(partial / "config.json", raw)
         save_byte_tokenizer(partial, model.max_positions)
+
+
+def save_byte_tokenizer(folder: Path, max_positions: int) -> None:
+    """Write a tokenizer of the 256 bytes and two special tokens, with a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = [*_byte_characters(), START, END]
+    tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=START,
+        eos_token=END,
+        pad_token=END,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=max_positions,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.save_pretrained(folder)
+
+
+def _byte_characters() -> list[str]:
+    """Return the printable characters that byte-level tokenizers use for the bytes, in order."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(hidden)) for byte in range(256)]
 
 
 def read_shape(config: str) -> dict[str, Any]:

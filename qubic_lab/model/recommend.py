@@ -1,7 +1,7 @@
 """How to split a model over devices: predictions for every plan, a recommendation and its reason. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
@@ -13,7 +13,6 @@ from qubic_lab.model.candidates import (
     Plan,
     Refused,
     Setup,
-    alone,
     best_plan,
     candidates,
     cost_for,
@@ -148,15 +147,15 @@ def _one_device(setup: Setup) -> tuple[tuple[Baseline, ...], Plan | None]:
     """Return the fastest device that holds the whole model: with a lane's requests, and with those of all lanes."""
     fits: list[tuple[Device, Plan]] = []
     for device in setup.devices if len(setup.devices) > 1 else ():
-        plans, _ = candidates(alone(setup, device, setup.batch))
+        plans, _ = candidates(replace(setup, devices=(device,)))
         fits += [(device, plan) for plan in plans if plan.strategy == REPLICAS]
     if not fits:
         return (), None
     device, fastest = max(fits, key=lambda fit: fit[1].tokens_per_s)
     baselines = [_baseline(f"one {device.name} alone", fastest)]
     try:
-        all_setup = alone(setup, device, setup.batch * len(setup.devices))
-        all_at_once = predict(all_setup, REPLICAS, (setup.config.layers,))
+        in_one_batch = replace(setup, devices=(device,), batch=setup.batch * len(setup.devices))
+        all_at_once = predict(in_one_batch, REPLICAS, (setup.config.layers,))
     except InputError:  # the requests do not fit on one device, so there is nothing to compare with
         return tuple(baselines), fastest
     return (*baselines, _baseline(f"one {device.name}, all requests in one batch", all_at_once)), fastest
@@ -167,11 +166,7 @@ def _baseline(name: str, plan: Plan) -> Baseline:
 
 
 def explain(plans: Sequence[Plan], goal: str, alone_plan: Plan | None = None) -> str:
-    """Explain why the best plan is recommended, with its numbers and the runner-up's, or a single device if better.
-
-    Raises:
-        InputError: the goal is unknown.
-    """
+    """Explain why the best plan is recommended, with its numbers and the runner-up's, or a single device if better."""
     best = best_plan(plans, goal)
     if len(best.layers) == 1:
         return f"On one device every strategy is the whole model: {_measures(best)}."

@@ -250,7 +250,9 @@ class Pipeline:
             **options: as for `generate`.
         """
         request = as_request(prompt, options)
-        return Stream(self, request, self._start(request, id, deadline_s))
+        replies = self._stub.Generate(generate_message(request, id, deadline_s))
+        _log.info("asked for at most %d tokens", request.sampling.max_new_tokens)
+        return Stream(self, request, replies)
 
     def score(self, text: str = "", *, token_ids: Sequence[int] = (), raw: bool = True) -> Scores:
         """Return the log-probability of each token of a text given the tokens before it.
@@ -346,11 +348,6 @@ class Pipeline:
         reply: pb.Description = self._call(self._stub.Describe, pb.DescribeRequest())
         self._config = ResolvedConfig.from_message(reply.settings) if reply.HasField("settings") else None
         return reply
-
-    def _start(self, request: Request, id: str, deadline_s: float) -> "_Replies":
-        replies: _Replies = self._stub.Generate(generate_message(request, id, deadline_s))
-        _log.info("asked for at most %d tokens", request.sampling.max_new_tokens)
-        return replies
 
     def _call(self, method: Any, message: Any) -> Any:
         try:

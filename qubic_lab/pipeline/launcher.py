@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from qubic_lab.lifeline import LAUNCHER_PID, end_when_stdin_closes
-from qubic_lab.pipeline.run_folder import RENDEZVOUS, tell_failure
+from qubic_lab.pipeline.local import RENDEZVOUS, tell_failure
 
 STOPPED_LOOKS = 3
 """A rank that is stopped (SIGSTOP) for this many checks, a second apart, is lost; its peers would wait forever."""

@@ -1,4 +1,4 @@
-"""Ranks on this machine: their launcher, their folder, and the detection of lost ranks."""
+"""Ranks on this machine: their launcher, their private folder with its files, and the report of a lost rank."""
 
 import os
 import shutil
@@ -7,12 +7,22 @@ import sys
 import tempfile
 import time
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 from qubic_lab.errors import InputError, RankError
-from qubic_lab.pipeline.run_folder import FAILURE, LOG, SOCKET
 from qubic_lab.settings import cache_folder
 
+SOCKET = "engine.sock"
+"""Rank 0's gRPC service."""
+STORE = "store"
+"""The file for the ranks' rendezvous."""
+RENDEZVOUS = "rendezvous"
+"""The file for torchrun's own rendezvous."""
+FAILURE = "failure.txt"
+"""Written by the first process that detects a lost or failed rank; names the rank and the reason."""
+LOG = "ranks.log"
+"""Output of launcher, torchrun and ranks."""
 END_TIMEOUT_S = 10.0
 MOST_SOCKET_PATH_BYTES = 107
 """The system's limit without the final zero (unix(7))."""
@@ -70,6 +80,15 @@ class LocalRanks:
         except (InputError, OSError):  # the loss must be reported even without its log
             return RankError(what)
         return RankError(f"{what}; its output is in {kept}")
+
+
+def tell_failure(run_dir: Path, what: str) -> None:
+    """Write for the client why its pipeline ended, atomically; the first report, which is the cause, stays."""
+    temporary = run_dir / f"{FAILURE}.{os.getpid()}"
+    temporary.write_text(what)
+    with suppress(FileExistsError):  # unlike a rename, a link replaces no file
+        (run_dir / FAILURE).hardlink_to(temporary)
+    temporary.unlink()
 
 
 def _make_run_dir() -> Path:

@@ -20,8 +20,8 @@ from qubic_lab.lifeline import tie_to_parents
 from qubic_lab.model.folders import rank_folders, rank_name
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.engine import Engine
+from qubic_lab.pipeline.local import SOCKET, STORE, tell_failure
 from qubic_lab.pipeline.member import Member, follow
-from qubic_lab.pipeline.run_folder import SOCKET, STORE, tell_failure
 from qubic_lab.pipeline.server import PipelineService, start_server
 from qubic_lab.pipeline.transport import make_transport
 from qubic_lab.provenance import usable_cores

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 import grpc
@@ -279,7 +279,7 @@ class _Answer:
         self._limits = loaded.limits
         self._sampling = request.sampling
         self._prompt_tokens = prompt_tokens
-        self._text = TextStream(loaded.tokenizer, request.sampling.stop)
+        self._text = TextStream(loaded.tokenizer.decode, request.sampling.stop)
         self._pieces: list[str] = []
         self._ends = frozenset() if request.sampling.ignore_eos else loaded.limits.eos_token_ids
         self._started = live.started
@@ -364,17 +364,8 @@ def _answer(context: grpc.ServicerContext, call: Callable[[], Reply]) -> Reply:
 
 
 def _stage_settings(message: pb.Settings) -> StageSettings:
-    return StageSettings(
-        model_folder=message.model_folder,
-        layers=tuple(message.layers),
-        dtype=message.dtype,
-        device=message.device,
-        threads=message.threads,
-        lanes=message.lanes,
-        slots_per_lane=message.slots_per_lane,
-        capture_folder=message.capture_folder,
-        trace_folder=message.trace_folder,
-    )
+    values = {field.name: getattr(message, field.name) for field in fields(StageSettings)}
+    return StageSettings(**values | {"layers": tuple(message.layers)})
 
 
 def _request(message: pb.GenerateRequest) -> Request:

@@ -1,20 +1,13 @@
 """Text to tokens and back, by the model's own tokenizer and chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from qubic_lab.core import Request
 from qubic_lab.errors import InputError, ModelError
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-
-
-class Decodes(Protocol):
-    """Something that turns tokens into text."""
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Return the text of tokens."""
 
 
 class Tokenizer:
@@ -68,8 +61,8 @@ class TextStream:
     Incomplete characters, and text that may be the beginning of a stop text, are held back until the next tokens.
     """
 
-    def __init__(self, tokenizer: Decodes, stop: Sequence[str] = ()) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
+        self._decode = decode
         self._stop = tuple(stop)
         self._tokens: list[int] = []
         # Tokens from `_start` to `_read` are decoded again with each new one: the text depends on neighbours.
@@ -80,8 +73,8 @@ class TextStream:
     def add(self, token: int) -> str:
         """Add a token and return the text that is complete; `stopped` is set when a stop text has come."""
         self._tokens.append(token)
-        known = self._tokenizer.decode(self._tokens[self._start : self._read])
-        text = self._tokenizer.decode(self._tokens[self._start :])
+        known = self._decode(self._tokens[self._start : self._read])
+        text = self._decode(self._tokens[self._start :])
         if text.endswith(_INCOMPLETE) or len(text) <= len(known):
             return ""
         self._start, self._read = self._read, len(self._tokens)
@@ -91,8 +84,8 @@ class TextStream:
         """Return the held-back text at the end of the answer."""
         if self.stopped:
             return ""
-        known = self._tokenizer.decode(self._tokens[self._start : self._read])
-        rest = self._release(self._tokenizer.decode(self._tokens[self._start :])[len(known) :])
+        known = self._decode(self._tokens[self._start : self._read])
+        rest = self._release(self._decode(self._tokens[self._start :])[len(known) :])
         return rest if self.stopped else rest + self._held
 
     def _release(self, text: str) -> str:

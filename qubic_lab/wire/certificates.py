@@ -49,14 +49,9 @@ class Pair:
 
 @dataclass(frozen=True)
 class CertificateInfo:
-    """The content of a certificate.
+    """The content of a certificate: `names` are its host names and IP addresses, or its common name if there are none.
 
-    Attributes:
-        names: its host names and IP addresses, or its common name if there are none.
-        serial: its serial number, hexadecimal.
-        valid_from_utc: start of its validity.
-        valid_to_utc: end of its validity.
-        authority: its issuer: common name, and the first digits of the key identifier (hexadecimal).
+    `serial` is hexadecimal; `authority` is the issuer's common name and the first digits of its key identifier.
     """
 
     names: tuple[str, ...]

@@ -16,7 +16,7 @@ from transformers import LlamaForCausalLM
 
 from qubic_lab.core import Completion, Request, SamplingParams
 from qubic_lab.errors import InputError
-from qubic_lab.model.byte_tokenizer import END_ID, START_ID
+from qubic_lab.model.random_model import END_ID, START_ID
 from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
 from qubic_lab.pipeline.calls import StreamedToken, score_message
 from qubic_lab.wire import pipeline_pb2 as pb
