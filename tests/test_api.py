@@ -225,16 +225,10 @@ BAD_BODIES = [
     ({"prompt": "hi", "max_token": 5}, "unknown field 'max_token': did you mean 'max_new_tokens'?"),
     ({}, "prompt: Field required"),
     ({"prompt": ""}, "prompt is '': String should have at least 1 character"),
-    ({"prompt": 1}, "prompt is '1': Input should be a valid string"),
     ({"prompt": "hi", "max_new_tokens": 0}, "max_new_tokens is '0'"),
-    ({"prompt": "hi", "temperature": -1}, "temperature is '-1'"),
-    ({"prompt": "hi", "top_p": 0}, "top_p is '0'"),
     ({"prompt": "hi", "seed": 2**64}, "seed is"),
     ({"prompt": "hi", "stop": [""]}, "stop"),
-    ({"prompt": "hi", "stop": ["x"] * 17}, "stop"),
     ({"prompt": "hi", "top_logprobs": 3}, "top_logprobs"),
-    ({"prompt": "hi", "priority": "urgent"}, "priority is 'urgent'"),
-    ({"prompt": "hi", "deadline_s": 0}, "deadline_s is '0'"),
     ([1], "the body is not a JSON object"),
 ]
 BAD_TEXTS = [

@@ -142,26 +142,17 @@ async def test_a_task_at_fault_fails_at_once_with_the_reason(client: redis.Redis
 
 
 async def test_a_node_that_is_full_is_passed_over_and_costs_no_try(client: redis.Redis, tmp_path: Path) -> None:
-    full = Fragile(error=BusyError("its slots are taken"))
-    async with cluster(client, tmp_path, nodes={"a": full}) as running:
+    """Though the task waits longer than its lease."""
+    full, limits = Fragile(error=BusyError("its slots are taken")), QueueLimits(lease_s=0.4, gone_s=0.35, silent_s=0.3)
+    async with cluster(client, tmp_path, nodes={"a": full}, limits=limits) as running:
         task_id = await running.coordinator.submit(request())
         await until(lambda: full.asked >= 4)
-        await asyncio.sleep(0.3)
-        assert full.asked < 15  # asked again now and then, not all the time
+        await asyncio.sleep(0.8)
+        assert full.asked < 25  # asked again now and then, not all the time
         assert running.gates("a") == {None}
         await running.start_node("b", Fragile())
         outcome = await answered(running, task_id)
         assert (outcome.attempts, outcome.story) == (1, ())
-
-
-async def test_a_task_waits_for_a_node_longer_than_its_lease(client: redis.Redis, tmp_path: Path) -> None:
-    limits = QueueLimits(lease_s=0.4, gone_s=0.35, silent_s=0.3)
-    full = Fragile(error=BusyError("its slots are taken"))
-    async with cluster(client, tmp_path, nodes={"a": full}, limits=limits) as running:
-        task_id = await running.coordinator.submit(request())
-        await asyncio.sleep(0.8)
-        full.error = None
-        assert (await answered(running, task_id)).attempts == 1
         assert (await running.coordinator.counts()).reclaimed == 0
 
 
@@ -194,29 +185,9 @@ async def test_a_cancelled_task_frees_its_slot(client: redis.Redis, tmp_path: Pa
         await until(lambda: sum(each.working for each in running.coordinators) == 0)
 
 
-async def test_a_repeated_key_is_worked_on_once(client: redis.Redis, tmp_path: Path) -> None:
-    node = Fragile()
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
-        tasks = [await each.submit(request(), "normal", "key") for each in running.coordinators * 2]
-        assert len(set(tasks)) == 1
-        await answered(running, tasks[0])
-        assert await running.coordinator.submit(request(), "high", "key") == tasks[0]
-        assert node.asked == 1
-        with pytest.raises(InputError, match="'key' was used with another payload"):
-            await running.coordinator.submit(request(tokens=9), "normal", "key")
-
-
-async def test_a_node_that_loses_its_ranks_starts_them_again(client: redis.Redis, tmp_path: Path) -> None:
-    node = Fragile()
-    async with cluster(client, tmp_path, nodes={"a": node}) as running:
-        node.lose()
-        await until(lambda: (view := running.view("a")) and view.record.state.restarts == 1)
-        await until(lambda: running.gates("a") == {None})
-        await answered(running, await running.coordinator.submit(request()))
-        assert node.starts == 2
-
-
-async def test_a_node_whose_ranks_do_not_come_up_says_why(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_node_that_loses_its_ranks_says_why_they_do_not_start_and_tries_again(
+    client: redis.Redis, tmp_path: Path
+) -> None:
     class Broken(Fragile):
         async def start(self) -> pb.Capabilities:
             if self.starts == 1:
@@ -229,7 +200,8 @@ async def test_a_node_whose_ranks_do_not_come_up_says_why(client: redis.Redis, t
         node.lose()
         await until(lambda: (view := running.view("a")) and view.record.state.trouble == "no memory")
         assert running.gates("a") == {Gate.STARTING}
-        await until(lambda: running.gates("a") == {None})  # at the second try
+        await until(lambda: (view := running.view("a")) and view.record.state.restarts == 1)  # at the second try
+        await until(lambda: running.gates("a") == {None})
         await answered(running, await running.coordinator.submit(request()))
 
 
@@ -267,28 +239,22 @@ async def test_a_node_that_is_told_to_end_does_so_when_its_work_is_done(client: 
         assert (node.asked, other.asked) == (4, 1)
 
 
-async def test_a_silent_node_is_removed_and_comes_back_by_itself(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile()}) as running:
-        for coordinator in running.coordinators:
-            coordinator.registry.clock_offset_ms += 30_000
-        await running.coordinator._dispatcher.look_at_nodes()
-        assert running.view("a") is None
-        await until(lambda: running.gates("a") == {None})
-        await answered(running, await running.coordinator.submit(request()))
-
-
-async def test_nodes_come_back_by_themselves_when_redis_has_lost_all(tmp_path: Path) -> None:
+async def test_nodes_come_back_by_themselves_when_they_were_silent_or_redis_has_lost_all(tmp_path: Path) -> None:
     with RedisServer(tmp_path / "redis") as server, connect(server.url) as client:
         async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(), "b": Fragile()}) as running:
-            shutil.rmtree(server.folder / "appendonlydir")
-            assert server.pid is not None
-            os.kill(server.pid, signal.SIGKILL)
-            await until(lambda: server.restarts)
             registry = running.coordinator.registry
 
             async def back() -> bool:
                 return len(await running.coordinator.call(registry.nodes)) == 2
 
+            for coordinator in running.coordinators:
+                coordinator.registry.clock_offset_ms += 30_000
+            assert await running.coordinator.call(registry.nodes) == []
+            await until(back)
+            shutil.rmtree(server.folder / "appendonlydir")
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGKILL)
+            await until(lambda: server.restarts)
             await until(back)
             await until(lambda: running.gates("a") == running.gates("b") == {None})
             await answered(running, await running.coordinator.submit(request()))
