@@ -16,12 +16,7 @@ from qubic_lab.settings import settings
 
 @dataclass(frozen=True)
 class OracleConfig(CollectorConfig):
-    """All settings of the market oracle: what is collected, and what is made of it.
-
-    Attributes:
-        sentiment: the weight of a text in a sentiment index.
-        risk: the rules of risk levels, and which of them become alerts.
-    """
+    """All settings of the market oracle: what is collected, how texts weigh in an index, and the rules of risk."""
 
     sentiment: Weighting = WEIGHTING
     risk: RiskConfig = RISK
@@ -60,7 +55,7 @@ def read_config(path: Path | None = None) -> OracleConfig:
 
 def _over_defaults(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return the file's content with the sources' settings and orders that it does not change."""
-    merged = {name: value for name, value in content.items() if (name, value) != ("time_origin", None)}
+    merged = dict(content)
     sources, order = content.get("sources"), content.get("order")
     if isinstance(sources, dict):
         merged["sources"] = dict(sources)

@@ -35,7 +35,7 @@ from qubic_lab.oracle.sentiment.index_report import (
     report_index,
     summarize_sentiment,
 )
-from qubic_lab.oracle.serving.prices import LastPrice, NextCursor, change_pct, last_price, price_before, volume_24h
+from qubic_lab.oracle.serving.prices import LastPrice, NextCursor, last_price, price_change, volume_24h
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.price_store import PricedSeries
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
@@ -267,8 +267,7 @@ def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverv
         last = Missing(str(error))
     else:
         last, cap = last_price(sources[0]), sources[0].last.market_cap
-        if (before := price_before(snapshot, sources[0], DAY_US)) is not None:
-            change = change_pct(before.close, sources[0].last.close)
+        change = price_change(snapshot, sources[0], "24h", DAY_US).change_pct
         volume, unit = volume_24h(snapshot, sources[0])
         rating = _rate(snapshot, sources, sentiment)
     return CoinOverview(

@@ -62,7 +62,7 @@ class LastPrice(PriceOrigin):
     flags: Annotated[tuple[str, ...], Field(description="what cleaning found about this price")]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PriceChange(Part):
     """The change of the price over a time that ends with the last price, and the earlier price."""
 
@@ -173,7 +173,7 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceA
         last=last_price(best),
         fallback=_why_fallback(sources),
         others=tuple(map(last_price, sources[1:])),
-        changes=tuple(_change(snapshot, best, name, over_us) for name, over_us in overs.items()),
+        changes=tuple(price_change(snapshot, best, name, over_us) for name, over_us in overs.items()),
         market_cap=best.last.market_cap,
         day=_day_range(snapshot, best),
         bars=bars,
@@ -247,16 +247,13 @@ def _why_fallback(sources: Sequence[PricedSeries]) -> str | None:
     return f"{best.series.source} in place of {', '.join(dict.fromkeys(late))}, which is late" if late else None
 
 
-def price_before(snapshot: Snapshot, source: PricedSeries, over_us: int) -> StoredPrice | None:
-    """Return the price that was the last one some time before a series' last price; None where none is near."""
+def price_change(snapshot: Snapshot, source: PricedSeries, over: str, over_us: int) -> PriceChange:
+    """Return the change over some time up to a series' last price; not known where no price is near its start."""
     at_us = source.last.closed_us - over_us
-    found = snapshot.prices.latest(source.series, at_us)
-    return found if found is not None and at_us - found.closed_us <= source.tolerance_us else None
-
-
-def change_pct(before: float, now: float) -> float:
-    """Return the change of a price in percent."""
-    return 100.0 * (now / before - 1.0)
+    before = snapshot.prices.latest(source.series, at_us)
+    if before is None or at_us - before.closed_us > source.tolerance_us:
+        return PriceChange(over, None, None, None)
+    return PriceChange(over, 100.0 * (source.last.close / before.close - 1.0), before.close, before.closed_us)
 
 
 def volume_24h(snapshot: Snapshot, source: PricedSeries) -> tuple[float | None, VolumeUnit | None]:
@@ -282,20 +279,12 @@ def _analyse(bars: Bars, source: PricedSeries, at_us: int) -> BarAnalysis:
     return analyse(bars, at_us, source.series.source, source.series.interval_s)
 
 
-def _change(snapshot: Snapshot, source: PricedSeries, over: str, over_us: int) -> PriceChange:
-    before = price_before(snapshot, source, over_us)
-    if before is None:
-        return PriceChange(over=over, change_pct=None, from_price=None, from_at_us=None)
-    pct = change_pct(before.close, source.last.close)
-    return PriceChange(over=over, change_pct=pct, from_price=before.close, from_at_us=before.closed_us)
-
-
 def _day_range(snapshot: Snapshot, source: PricedSeries) -> DayRange:
-    day, end, step_us = _read_day(snapshot, source), source.last.closed_us, source.step_us
+    day, end, step_us = _read_day(snapshot, source), source.last.closed_us, source.step_us  # has the last price
     volume, unit = volume_24h(snapshot, source)
     return DayRange(
-        high=float(day.high.max()) if len(day) else None,
-        low=float(day.low.min()) if len(day) else None,
+        high=float(day.high.max()),
+        low=float(day.low.min()),
         volume=volume,
         volume_unit=unit,
         completeness=min(1.0, len(np.unique((day.closed_us - 1) // step_us)) / max(1, DAY_US // step_us)),

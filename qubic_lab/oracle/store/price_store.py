@@ -89,6 +89,10 @@ class PriceReader:
 
     Attributes:
         known_us: transaction time: rows that were recorded later are not seen.
+
+    Raises:
+        NotFoundError: of methods with a series: there is none.
+        InputError: of methods with a range: it is empty.
     """
 
     def __init__(self, engine: Engine, known_us: int = NEWEST) -> None:
@@ -104,33 +108,24 @@ class PriceReader:
             return sorted(Series(*row) for row in connection.execute(query))
 
     def read(self, series: Series, start_us: int, end_us: int) -> Bars:
-        """Return the prices with start_us <= closed_us < end_us, each in its newest version, as bars of one asset.
-
-        Raises:
-            NotFoundError: there is no such series.
-            InputError: an empty range.
-        """
+        """Return the prices with start_us <= closed_us < end_us, each in its newest version, as bars of one asset."""
         names = _OF_BARS if series.interval_s else _OF_QUOTES
         return _bars(series, names, self._rows(names, series, start_us, end_us))
 
     def prices(self, series: Series, start_us: int, end_us: int) -> list[StoredPrice]:
-        """Return the same prices row by row, with all that is stored of them, in order of time; errors as `read`."""
+        """Return the same prices row by row, with all that is stored of them, in order of time."""
         names = tuple(field.name for field in fields(StoredPrice))
         rows = self._rows(names, series, start_us, end_us)
         newest = {row[names.index("closed_us")]: row for row in rows}
         return [_price(dict(zip(names, row, strict=True))) for row in newest.values()]
 
     def flags(self, series: Series, start_us: int, end_us: int) -> dict[str, int]:
-        """Return how many of the same prices have each flag, by the flag's name; errors as `read`."""
+        """Return how many of the same prices have each flag, by the flag's name."""
         newest: dict[int, str] = dict(self._rows(("closed_us", "flags"), series, start_us, end_us))
         return dict(sorted(Counter(flag for flags in newest.values() for flag in _split(flags)).items()))
 
     def latest(self, series: Series, until_us: int = NEWEST) -> StoredPrice | None:
-        """Return the price with the last closed_us <= until_us, or None where there is none.
-
-        Raises:
-            NotFoundError: there is no such series.
-        """
+        """Return the price with the last closed_us <= until_us, or None where there is none."""
         values = {"id": self.id_of(series), "until_us": until_us, "known_us": self.known_us}
         with self._engine.connect() as connection:
             row = connection.execute(_LATEST, values).mappings().first()
@@ -144,8 +139,7 @@ class PriceReader:
         Read as they were known at an instant, all pages together never change.
 
         Raises:
-            NotFoundError: there is no such series.
-            InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
+            InputError: a limit that is out of range, or a cursor that no page gave.
         """
         check_range_us(start_us, end_us)
         check_range("limit", limit, 1, MOST_PAGE)
@@ -173,11 +167,7 @@ class PriceReader:
         return {"id": self.id_of(series), "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
 
     def id_of(self, series: Series) -> int:
-        """Return the number of a series in the database.
-
-        Raises:
-            NotFoundError: there is no such series.
-        """
+        """Return the number of a series in the database."""
         if series not in self._ids:
             with self._engine.connect() as connection:
                 id = connection.execute(_find(series)).scalar()

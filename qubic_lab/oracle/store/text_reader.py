@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from sqlalchemy import Connection, Engine, Select, and_, bindparam, case, exists, func, or_, select
 
 from qubic_lab.errors import check_range
+from qubic_lab.oracle.model.bars import Floats, Integers
 from qubic_lab.oracle.model.records import SAMPLE, Text, TextKind
 from qubic_lab.oracle.model.response import Instant
 from qubic_lab.oracle.store.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
@@ -82,11 +82,11 @@ class ScoreColumns:
     A missing confidence is NaN.
     """
 
-    news_id: NDArray[np.int64]
-    at_us: NDArray[np.int64]
-    known_us: NDArray[np.int64]
-    score: NDArray[np.float64]
-    confidence: NDArray[np.float64]
+    news_id: Integers
+    at_us: Integers
+    known_us: Integers
+    score: Floats
+    confidence: Floats
 
     def __len__(self) -> int:
         return len(self.news_id)
@@ -100,6 +100,9 @@ class TextReader:
 
     Attributes:
         known_us: transaction time: rows that were recorded later are not seen.
+
+    Raises:
+        InputError: of methods with a range: it is empty.
     """
 
     def __init__(self, engine: Engine, known_us: int = NEWEST) -> None:
@@ -108,11 +111,7 @@ class TextReader:
     def read(
         self, coin: str, start_us: int, end_us: int, *, duplicates: bool = False, invented: bool = True
     ) -> list[StoredText]:
-        """Return a coin's texts with start_us <= at_us < end_us in order, each in its newest version.
-
-        Raises:
-            InputError: an empty range.
-        """
+        """Return a coin's texts with start_us <= at_us < end_us in order, each in its newest version."""
         query = _visible(_STORED, duplicates, invented)
         query = query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id)
         with self._engine.connect() as connection:
@@ -134,7 +133,7 @@ class TextReader:
         Read as they were known at an instant, all pages together never change.
 
         Raises:
-            InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
+            InputError: a limit that is out of range, or a cursor that no page gave.
         """
         check_range("limit", limit, 1, MOST_PAGE)
         values = self._values(coin, start_us, end_us)
@@ -149,32 +148,20 @@ class TextReader:
         return TextPage(texts, f"{texts[-1].at_us}_{texts[-1].id}" if len(found) > limit else None)
 
     def counts(self, coin: str, start_us: int, end_us: int) -> list[TextCounts]:
-        """Return how many texts of a range `read` gives, and how many repetitions of them, by source and kind.
-
-        Raises:
-            InputError: an empty range.
-        """
+        """Return how many texts of a range `read` gives, and how many repetitions of them, by source and kind."""
         values = self._values(coin, start_us, end_us)
         with self._engine.connect() as connection:
             return [TextCounts(*row) for row in connection.execute(_COUNTING, values)]
 
     def scores(self, coin: str, start_us: int, end_us: int, model: str, *, invented: bool = True) -> ScoreColumns:
-        """Return the newest scores by `model` of the texts that `read` gives.
-
-        Raises:
-            InputError: an empty range.
-        """
+        """Return the newest scores by `model` of the texts that `read` gives."""
         found = self.scores_by_model(coin, start_us, end_us, model, invented=invented)
         return found.get(model, _score_columns([]))
 
     def scores_by_model(
         self, coin: str, start_us: int, end_us: int, model: str | None = None, *, invented: bool = True
     ) -> dict[str, ScoreColumns]:
-        """Return what `scores` gives for each model that has any, or for one alone, by the model's name.
-
-        Raises:
-            InputError: an empty range.
-        """
+        """Return what `scores` gives for each model that has any, or for one alone, by the model's name."""
         values = self._values(coin, start_us, end_us) | {"model": model}
         found: dict[str, list[tuple[Any, ...]]] = {}
         with self._engine.connect() as connection:

@@ -307,7 +307,14 @@ class TextStore(TextReader):
                 continue
             if key in newest:
                 corrected.add(newest[key][0])
-            original = _repeated(same_words.get(words.content_hash, []), key, at_us, words)
+            original = next(
+                (
+                    other
+                    for other, other_key, other_us in same_words.get(words.content_hash, ())
+                    if other_key != key and (words.words >= LEAST_EXACT_WORDS or same_time(at_us, other_us))
+                ),
+                None,
+            )
             if original is None:
                 original = self._originals.find(connection, key, at_us, words)
             if original is None:
@@ -444,14 +451,6 @@ def _same_words(connection: Connection, hashes: list[str]) -> dict[str, list[tup
         for content_hash, id, source, external_id, at_us in rows:
             found.setdefault(content_hash, []).append((id, (source, external_id), at_us))
     return found
-
-
-def _repeated(earlier: list[tuple[int, Key, int]], key: Key, at_us: int, words: Fingerprint) -> int | None:
-    """Return the first text with the same words that this one repeats."""
-    for id, other_key, other_us in earlier:
-        if other_key != key and (words.words >= LEAST_EXACT_WORDS or same_time(at_us, other_us)):
-            return id
-    return None
 
 
 def _wrote_about(writer: Writer, ids: set[int]) -> None:
