@@ -16,15 +16,12 @@ from qubic_lab.oracle.store.tables import PRICE_ANALYSIS
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 SERIES = Series("bitcoin", "exchange", 3_600)
-
-
-def bars(first: int, count: int) -> list[Price]:
-    """Hourly bars of a random walk, the same ones at each call; number 400 closes at noon."""
-    closes = 100.0 * np.exp(np.random.default_rng(0).normal(0.0, 0.01, 500).cumsum())
-    return [
-        Price(NOON + (n - 401) * HOUR_US, NOON + (n - 400) * HOUR_US, *(float(closes[n]),) * 4, 1.0)
-        for n in range(first, first + count)
-    ]
+CLOSES = 100.0 * np.exp(np.random.default_rng(0).normal(0.0, 0.01, 402).cumsum())
+BARS = [
+    Price(NOON + (n - 401) * HOUR_US, NOON + (n - 400) * HOUR_US, *(close,) * 4, 1.0)
+    for n, close in enumerate(CLOSES.tolist())
+]
+"""Hourly bars of a random walk; the last but one closes at noon."""
 
 
 def rows(engine: Engine) -> list[Any]:
@@ -35,11 +32,11 @@ def rows(engine: Engine) -> list[Any]:
 def test_an_analysis_of_the_same_bars_by_the_same_code_is_kept_once(engine: Engine) -> None:
     clock = StandingClock(NOON + 1)
     store = MarketStore(engine, clock)
-    store.prices.add(SERIES, bars(0, 401))
+    store.prices.add(SERIES, BARS[:-1])
     first = price_analysis(store.snapshot(), "bitcoin", "1h")
     assert [keep_analysis(store, first, "code-1") for _ in range(2)] == [True, False]
     clock.us += HOUR_US
-    store.prices.add(SERIES, bars(401, 1))
+    store.prices.add(SERIES, BARS[-1:])
     later = price_analysis(store.snapshot(), "bitcoin", "1h")
     assert keep_analysis(store, later, "code-1")
     assert keep_analysis(store, price_analysis(store.snapshot(), "bitcoin", "4h"), "code-1")

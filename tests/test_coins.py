@@ -16,15 +16,9 @@ def test_coins_are_told_apart() -> None:
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize(
-    ("text", "id"),
-    [("bitcoin", "bitcoin"), (" btc ", "bitcoin"), ("Qubic", "qubic-network"), ("QUBIC", "qubic-network")],
-)
-def test_a_coin_is_found_by_id_symbol_or_name(text: str, id: str) -> None:
-    assert find_coin(text).id == id
-
-
-def test_an_unknown_coin_is_refused_with_the_closest_one() -> None:
+def test_a_coin_is_found_by_id_symbol_or_name() -> None:
+    ids = [find_coin(text).id for text in ("bitcoin", " btc ", "Qubic", "QUBIC")]
+    assert ids == ["bitcoin", "bitcoin", "qubic-network", "qubic-network"]
     with pytest.raises(InputError, match="unknown coin 'bitcoinn': did you mean 'bitcoin'"):
         find_coin("bitcoinn")
 

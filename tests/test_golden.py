@@ -17,10 +17,6 @@ def test_the_backtest_bench_equals_its_golden_file() -> None:
     assert golden.check("bench_backtest") == []
 
 
-def test_the_sample_week_compares_equal_with_itself() -> None:
-    assert golden.check_week(golden.SAMPLE_WEEK) == []
-
-
 @pytest.mark.parametrize(
     ("new", "found"),
     [

@@ -8,7 +8,7 @@ from price_walk import walk_price
 
 SHOP = {
     "shop.tables": 'PRICES = Table("market_data")\nLATEST = select(PRICES)\nOTHER = Table("other")',
-    "shop.rows": "class Row:\n    close: float\n\nclass Quote(Row): ...\n\nclass Unbuilt:\n    close: float",
+    "shop.rows": "class Quote:\n    close: float\n\nclass Unbuilt:\n    close: float",
     "shop.store": """
 from shop.rows import Quote
 from shop.tables import LATEST
@@ -16,8 +16,6 @@ from shop.tables import LATEST
 class Store:
     def last(self) -> "Quote | None":
         return Quote(run(LATEST))
-
-    def unasked(self) -> Quote: ...
 """,
     "shop.web": """
 from shop.store import Store
@@ -53,16 +51,9 @@ def test_a_price_is_followed_from_its_route_to_its_table() -> None:
     assert found.hops == {"shop.store.Store.last", "shop.web.is_late"}
 
 
-@pytest.mark.parametrize(
-    ("module", "old", "new", "said"),
-    [
-        ("shop.store", "LATEST", "OTHER", "does not reach the table"),
-        ("shop.web", "/market_overview", "/other", "no function handles"),
-    ],
-)
-def test_a_walk_that_does_not_arrive_is_an_error(module: str, old: str, new: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        walk_price(parsed(SHOP | {module: SHOP[module].replace(old, new)}))
+def test_a_walk_that_does_not_arrive_is_an_error() -> None:
+    with pytest.raises(ValueError, match="does not reach the table"):
+        walk_price(parsed(SHOP | {"shop.store": SHOP["shop.store"].replace("LATEST", "OTHER")}))
 
 
 def test_the_longest_chain_of_imports_counts_a_circle_as_one_module() -> None:

@@ -27,7 +27,7 @@ from qubic_lab.oracle.store.fetch_log import Fetch, FetchCounts, FetchLog
 from qubic_lab.oracle.store.price_store import PricePage, PriceReader, PriceStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
 from qubic_lab.oracle.store.text_store import Score, TextStore
-from qubic_lab.oracle.store.transactions import SETTLE_US, Added, check_as_of, read_stamp, writing
+from qubic_lab.oracle.store.transactions import SETTLE_US, Added, read_stamp, writing
 
 START = 1_700_000_000 * SECOND_US
 BARS = Series("qubic-network", "file", 60)
@@ -61,10 +61,9 @@ def test_a_price_is_added_once_and_corrected_by_a_later_row(engine: Engine) -> N
         assert connection.execute(select(func.count()).select_from(MARKET_DATA)).scalar() == 5
 
 
-@pytest.mark.parametrize("wide", [False, True])
-def test_of_two_prices_of_one_instant_in_a_batch_the_later_one_counts(engine: Engine, wide: bool) -> None:
+def test_of_two_prices_of_one_instant_in_a_batch_the_later_one_counts(engine: Engine) -> None:
     store = PriceStore(engine)
-    others = [bar(minute) for minute in range(10, 700 if wide else 12)]
+    others = [bar(minute) for minute in range(10, 1_200)]  # more than a query names
     given = [bar(3, 5.0), bar(2), bar(3, 6.0), bar(2), *reversed(others)]
     assert store.add(BARS, given) == Added(len(given), 2 + len(others))
     assert store.read(BARS, 0, 600).close.tolist() == [1.0, 6.0]
@@ -87,9 +86,7 @@ def test_each_value_that_a_price_has_makes_a_version_and_comes_back(engine: Engi
     assert store.add(BARS, [replace(price, market_cap=math.nan)]).added == 0
     bars, (row,) = store.read(BARS, 0, FAR), store.prices(BARS, 0, FAR)
     assert row == store.latest(BARS) and row.market_cap is None and bars.open.tolist() == [0.25]
-    frame = bars.frame()
-    assert frame.index[0] == datetime(1970, 1, 1, 0, 0, 0, 60, UTC) and frame["close"].tolist() == [0.25]
-    assert len(store.read(BARS, 1000, FAR).frame()) == 0
+    assert bars.frame().index[0] == datetime(1970, 1, 1, 0, 0, 0, 60, UTC)
 
 
 @settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -144,7 +141,6 @@ def test_what_cannot_be_read_is_told_in_one_line(engine: Engine) -> None:
         ("is empty: give a later end", lambda: store.read(BARS, 5, 5)),
         ("after its end", lambda: store.page(BARS, 6, 5)),
         ("limit is 0", lambda: store.page(BARS, 0, 5, limit=0)),
-        ("cursor 'x'", lambda: store.page(BARS, 0, 5, cursor="x")),
         ("cursor '1_2'", lambda: store.page(BARS, 0, 5, cursor="1_2")),
         ("cursor ''", lambda: store.page(BARS, 0, 5, cursor="")),
         (f"cursor '{1 << 63}'", lambda: store.page(BARS, 0, 5, cursor=str(1 << 63))),
@@ -155,7 +151,6 @@ def test_what_cannot_be_read_is_told_in_one_line(engine: Engine) -> None:
             ask()
         assert said in str(caught.value) and "\n" not in str(caught.value)
     assert len(store.read(BARS, 0, FAR)) == 1 and len(store.read(BARS, 61, FAR)) == 0
-    assert check_as_of(5, 5 + SETTLE_US) == 5
 
 
 def test_series_are_listed_in_order_and_have_their_own_prices(engine: Engine) -> None:
