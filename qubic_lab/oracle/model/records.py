@@ -16,6 +16,8 @@ from qubic_lab.oracle.model.response import Instant, Money, Part
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
 
 TextKind = Literal["news", "social"]
+CURRENCY = "usd"
+"""What prices are read in; series in other currencies are left out of answers."""
 
 
 @dataclass(frozen=True, order=True)
@@ -30,7 +32,7 @@ class Series:
     coin: str
     source: str
     interval_s: int = 0
-    currency: str = "usd"
+    currency: str = CURRENCY
 
     def __post_init__(self) -> None:
         if self.interval_s < 0:

@@ -298,7 +298,6 @@ class Cache:
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
 
     async def _refresh(self, job: _Job, token: str) -> None:
-        """Recompute a stale value while it is served."""
         try:
             await self._compute_alone(job, token, RETRY_S)
         except Exception as error:
@@ -330,7 +329,6 @@ class Cache:
         return self._keep_near(job, Entry(body, begun, begun + int(job.fresh_s * SECOND_US), job.version))
 
     async def _renew(self, job: _Job, token: str) -> None:
-        """Hold the lock while the value is computed."""
         while True:
             await asyncio.sleep(self.config.lock_s / 3)
             await self._hold(job, token, self._lock_ms)

@@ -12,7 +12,7 @@ from pydantic import Field
 from qubic_lab.errors import NotFoundError, check_range
 from qubic_lab.oracle.analysis.rating import MarketRating, Rating, SentimentFigures, price_figures, rate, rate_market
 from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
-from qubic_lab.oracle.model.records import is_sample
+from qubic_lab.oracle.model.records import CURRENCY, is_sample
 from qubic_lab.oracle.model.response import (
     WINDOW_S,
     AgeS,
@@ -223,7 +223,7 @@ def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: We
     rating = rate_market({each.name: each.rating for each in overviews})
     return MarketOverview(
         as_of_us=snapshot.at_us,
-        summary=summarize(overviews, snapshot.store.currency, rating),
+        summary=summarize(overviews, rating),
         coins=overviews,
         sources=health,
         rating=rating,
@@ -231,7 +231,6 @@ def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: We
 
 
 def _by_source(counts: Sequence[TextCounts], at_us: int) -> tuple[SourceTexts, ...]:
-    """Return how many texts each source gave, of all kinds together."""
     found = []
     for source in sorted({each.source for each in counts}):
         those = [each for each in counts if each.source == source]
@@ -289,7 +288,6 @@ def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverv
 def _rate(
     snapshot: Snapshot, sources: Sequence[PricedSeries], sentiment: SentimentSummary | Missing
 ) -> Rating | Missing:
-    """Return the rating of a coin from its closed hours and its sentiment, or why there is none."""
     source = next((each for each in sources if each.series.makes(HOUR_US)), None)
     if source is None:
         return Missing("no rating: there are no prices for bars of an hour")
@@ -311,7 +309,7 @@ def _rate(
     return rate(prices, SentimentFigures(sentiment.index, sentiment.confidence, sentiment.texts), basis)
 
 
-def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating | Missing) -> tuple[str, ...]:
+def summarize(coins: Sequence[CoinOverview], rating: MarketRating | Missing) -> tuple[str, ...]:
     """Return a sentence about all coins if several have prices, one about each coin, and one about the rating."""
     moved = [
         each
@@ -319,7 +317,7 @@ def summarize(coins: Sequence[CoinOverview], currency: str, rating: MarketRating
         if each.change_24h_pct is not None and isinstance(each.last, LastPrice) and not each.last.stale
     ]
     sentences = [_market(moved, len(coins))] if len(moved) > 1 else []
-    sentences += [_coin(each, currency) for each in coins]
+    sentences += map(_coin, coins)
     return tuple(sentences if isinstance(rating, Missing) else [*sentences, _rating(rating)])
 
 
@@ -346,11 +344,11 @@ def _market(moved: Sequence[CoinOverview], all_coins: int) -> str:
     )
 
 
-def _coin(coin: CoinOverview, currency: str) -> str:
+def _coin(coin: CoinOverview) -> str:
     texts = f"{coin.texts_24h} text{'' if coin.texts_24h == 1 else 's'} in 24 h"
     if isinstance(coin.last, Missing):
         return f"{coin.name}: no price is known; {texts}."
-    unit = currency.upper()
+    unit = CURRENCY.upper()
     span = "in the 24 h up to that" if coin.last.stale else "in 24 h"
     pct = coin.change_24h_pct
     change = f"change {span} not known" if pct is None else f"{_signed(pct, 1)} % {span}"

@@ -266,7 +266,6 @@ def volume_24h(snapshot: Snapshot, source: PricedSeries) -> tuple[float | None, 
 
 
 def _read_day(snapshot: Snapshot, source: PricedSeries) -> Bars:
-    """Return the prices of the 24 hours up to a series' last price."""
     end = source.last.closed_us
     return snapshot.prices.read(source.series, end - DAY_US + 1, end + 1)
 
@@ -306,7 +305,6 @@ def _closed_bars(bars: Bars, source: PricedSeries) -> ClosedBars:
 
 
 def _choose_series(snapshot: Snapshot, coin: Coin, source: str | None, interval_s: int | None) -> Series:
-    """Return the freshest series of those that are asked for."""
     sources = snapshot.sources(coin.id)
     for each in sources:
         if source in (None, each.series.source) and interval_s in (None, each.series.interval_s):

@@ -280,7 +280,6 @@ def _split(flags: str) -> tuple[str, ...]:
 
 
 def _newest(connection: Connection, series_id: int, closed_us: list[int]) -> dict[int, Row]:
-    """Return the newest version of each of these prices that is stored."""
     found: dict[int, Row] = {}
     query = select(*(MARKET_DATA.c[name] for name in ("closed_us", *_VALUES))).order_by(MARKET_DATA.c.known_us)
     for some in chunks(closed_us):

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from qubic_lab.errors import NotFoundError, QubicLabError, check_at_least
 from qubic_lab.oracle.model.bars import Bars, join_bars
 from qubic_lab.oracle.model.coins import COINS
-from qubic_lab.oracle.model.records import QUOTES, TEXTS, Frequency, Series
+from qubic_lab.oracle.model.records import CURRENCY, QUOTES, TEXTS, Frequency, Series
 from qubic_lab.oracle.model.response import Frame, Missing, age_s
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso, now_us
 from qubic_lab.oracle.store.price_store import PricedSeries, PriceReader, PriceStore, StoredPrice
@@ -35,23 +35,18 @@ MOST_DAYS = 20_000
 
 
 class MarketStore:
-    """The prices, texts and scores of one database; threads may share it.
+    """The prices in US dollars, the texts and the scores of one database; threads may share it.
 
     Args:
         engine: of a database that `open_database` opened.
         clock: gives the time in microseconds.
         frequencies: of each source, by its name; bars come at their own interval.
-        currency: series in other currencies are left out.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        clock: Clock = now_us,
-        frequencies: Mapping[str, Frequency] | None = None,
-        currency: str = "usd",
+        self, engine: Engine, clock: Clock = now_us, frequencies: Mapping[str, Frequency] | None = None
     ) -> None:
-        self.engine, self.clock, self.currency = engine, clock, currency
+        self.engine, self.clock = engine, clock
         self.prices, self.texts = PriceStore(engine, clock), TextStore(engine, clock)
         self.history = BarHistory(engine, self.prices)
         self._frequencies = dict(frequencies or {})
@@ -128,7 +123,7 @@ class Snapshot:
 
     def priced(self, series: Series) -> PricedSeries | None:
         """Return a series with its last price; None where there was none yet, or it is in another currency."""
-        last = self.latest(series) if series.currency == self.store.currency else None
+        last = self.latest(series) if series.currency == CURRENCY else None
         if last is None:
             return None
         return PricedSeries(series, last, self.store.frequency(series), age_s(last.closed_us, self.at_us))
@@ -143,7 +138,7 @@ class Snapshot:
         if not found:
             when = "" if self.known_us is None else f" at {iso(self.known_us)}"
             raise NotFoundError(
-                f"no price of {coin} in {self.store.currency} is known{when}: qubic-lab oracle collect gets prices, "
+                f"no price of {coin} in {CURRENCY} is known{when}: qubic-lab oracle collect gets prices, "
                 "qubic-lab oracle demo loads packaged ones"
             )
         return sorted(found, key=lambda each: (each.stale, each.age_s, each.series.interval_s, each.series))

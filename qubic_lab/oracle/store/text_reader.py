@@ -207,7 +207,6 @@ class TextReader:
         return read_stamp(self._engine, text_subject(coin))
 
     def _values(self, coin: str, start_us: int, end_us: int) -> dict[str, Any]:
-        """Return the parameters of `_visible`."""
         check_range_us(start_us, end_us)
         return {"about": coin, "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
 

@@ -454,7 +454,6 @@ def _same_words(connection: Connection, hashes: list[str]) -> dict[str, list[tup
 
 
 def _wrote_about(writer: Writer, ids: set[int]) -> None:
-    """Note a new stamp for the coins of these texts."""
     coins: set[str] = set()
     for some in chunks(sorted(ids)):
         query = select(NEWS_COINS.c.coin).distinct().where(NEWS_COINS.c.news_id.in_(some))
@@ -463,7 +462,6 @@ def _wrote_about(writer: Writer, ids: set[int]) -> None:
 
 
 def _newest_scores(connection: Connection, ids: list[int]) -> dict[tuple[int, str], _ScoreValues]:
-    """Return the newest score of each of these texts by each model."""
     found: dict[tuple[int, str], _ScoreValues] = {}
     names = ("news_id", "model", "score", "confidence", "details")
     for some in chunks(ids):
