@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer import Option
 
 from qubic_lab.bench.result import BenchResult, Table
 from qubic_lab.cli import options
@@ -23,13 +24,13 @@ from qubic_lab.cli.console import (
 from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
 
-EchoNodes = Annotated[int, typer.Option(help="Echo nodes: real nodes whose engine only waits.")]
-PromptTokens = Annotated[int, typer.Option(help="Tokens of each prompt.")]
-NewTokens = Annotated[int, typer.Option(help="Tokens of each answer.")]
-Repeat = Annotated[int, typer.Option(help="Number of measurements.")]
-RankCount = Annotated[int, typer.Option(help="Ranks to split the layers over.")]
-RankCounts = Annotated[str, typer.Option(help="Numbers of ranks, such as 1,2.")]
-Batches = Annotated[str, typer.Option(help="Requests that decode together in a lane.")]
+EchoNodes = Annotated[int, Option(help="Echo nodes: real nodes whose engine only waits.")]
+PromptTokens = Annotated[int, Option(help="Tokens of each prompt.")]
+NewTokens = Annotated[int, Option(help="Tokens of each answer.")]
+Repeat = Annotated[int, Option(help="Number of measurements.")]
+RankCount = Annotated[int, Option(help="Ranks to split the layers over.")]
+RankCounts = Annotated[str, Option(help="Numbers of ranks, such as 1,2.")]
+Batches = Annotated[str, Option(help="Requests that decode together in a lane.")]
 
 Bench = Callable[..., BenchResult]
 _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {}
@@ -83,11 +84,11 @@ def register(app: typer.Typer) -> None:
 @bench("--null 1000 --effect 300 --var 200")
 def backtest(
     progress: Progress,
-    null: Annotated[int, typer.Option(help="Runs in which no signal has any skill; 0: none.")] = 1_000,
-    effect: Annotated[int, typer.Option(help="Runs with an edge of the detectable size; 0: none.")] = 300,
-    var: Annotated[int, typer.Option(help="Simulated series for value at risk; 0: none.")] = 0,
-    var_bars: Annotated[int, typer.Option(help="Bars of each of these series.")] = 4_000,
-    speed: Annotated[bool, typer.Option(help="Measure speed as well.")] = True,
+    null: Annotated[int, Option(help="Runs in which no signal has any skill; 0: none.")] = 1_000,
+    effect: Annotated[int, Option(help="Runs with an edge of the detectable size; 0: none.")] = 300,
+    var: Annotated[int, Option(help="Simulated series for value at risk; 0: none.")] = 0,
+    var_bars: Annotated[int, Option(help="Bars of each of these series.")] = 4_000,
+    speed: Annotated[bool, Option(help="Measure speed as well.")] = True,
     seed: options.Seed = 0,
 ) -> BenchResult:
     """Check error rates and speed of the backtest.
@@ -102,8 +103,8 @@ def backtest(
 @bench("--requests 50 --nodes 3")
 def balance(
     progress: Progress,
-    requests: Annotated[int, typer.Option(help="Requests while no node fails.")] = 50,
-    nodes: Annotated[int, typer.Option(help="Simulated nodes, of weights 3, 2, 1, 3, 2, 1 and so on.")] = 3,
+    requests: Annotated[int, Option(help="Requests while no node fails.")] = 50,
+    nodes: Annotated[int, Option(help="Simulated nodes, of weights 3, 2, 1, 3, 2, 1 and so on.")] = 3,
     seed: options.Seed = 0,
 ) -> BenchResult:
     """Show how balancers share requests and avoid failed nodes.
@@ -121,13 +122,13 @@ def concurrency(
     model: options.Model = "smollm2",
     ranks: RankCount = 2,
     dtype: options.Dtype = "bf16",
-    slots: Annotated[int, typer.Option(help="Requests that decode together in each lane.")] = 8,
+    slots: Annotated[int, Option(help="Requests that decode together in each lane.")] = 8,
     threads: options.Threads = None,
-    clients: Annotated[str, typer.Option(help="Numbers of concurrent clients.")] = "1,2,4,8,10,16",
-    requests: Annotated[int, typer.Option(help="Questions in a block, at least one for each client.")] = 16,
-    repeat: Annotated[int, typer.Option(help="Blocks of each number of clients.")] = 5,
-    prompt_tokens: Annotated[int, typer.Option(help="Most tokens of a prompt.")] = 64,
-    new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 16,
+    clients: Annotated[str, Option(help="Numbers of concurrent clients.")] = "1,2,4,8,10,16",
+    requests: Annotated[int, Option(help="Questions in a block, at least one for each client.")] = 16,
+    repeat: Annotated[int, Option(help="Blocks of each number of clients.")] = 5,
+    prompt_tokens: Annotated[int, Option(help="Most tokens of a prompt.")] = 64,
+    new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 16,
 ) -> BenchResult:
     """Measure latency and throughput with concurrent clients.
 
@@ -142,11 +143,11 @@ def concurrency(
 
 
 def _simulated(help: str, default: str, *names: str) -> Any:
-    return typer.Option(*names, help=f"Simulated: {help}", show_default=default)
+    return Option(*names, help=f"Simulated: {help}", show_default=default)
 
 
 def _of_model(help: str, default: str | bool, *names: str) -> Any:
-    return typer.Option(*names, help=f"Model: {help}", show_default=default)
+    return Option(*names, help=f"Model: {help}", show_default=default)
 
 
 Accuracy = Annotated[float | None, _simulated("accuracy of each voter, 0 to 1.", "0.6")]
@@ -164,20 +165,17 @@ Calibrations = Annotated[Path | None, _of_model("save its calibrations in this f
 Keep = Annotated[bool, _of_model("cache answers as they come, so that a stopped run can continue.", False, "--keep")]
 QuestionCount = Annotated[
     int | None,
-    typer.Option(
-        help="Number of questions; simulated voters get as many others for calibration.",
-        show_default="10000 simulated, 45 of a model",
-    ),
+    Option(help="Questions; simulated voters calibrate on as many others.", show_default="10000; 45 of a model"),
 ]
 
 
 @bench("--accuracy 0.6 --correlation 0 --k 5")
 def consensus(
     progress: Progress,
-    voters: Annotated[str, typer.Option(help="Who votes: simulated or model.")] = "simulated",
+    voters: Annotated[str, Option(help="Who votes: simulated or model.")] = "simulated",
     accuracy: Accuracy = None,
     correlation: Correlation = None,
-    k: Annotated[int, typer.Option("--k", help="Number of voters.")] = 5,
+    k: Annotated[int, Option("--k", help="Number of voters.")] = 5,
     option_count: OptionCount = None,
     questions: QuestionCount = None,
     model: VoteModel = None,
@@ -225,14 +223,12 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
 @bench("--concurrency 50 --requests 1000")
 def dispatch(
     progress: Progress,
-    requests: Annotated[int, typer.Option(help="Requests to echo nodes, real nodes whose engine only waits.")] = 1000,
-    concurrency: Annotated[int, typer.Option(help="Concurrent clients; each node has a slot for all of them.")] = 50,
+    requests: Annotated[int, Option(help="Requests to echo nodes, real nodes whose engine only waits.")] = 1000,
+    concurrency: Annotated[int, Option(help="Concurrent clients; each node has a slot for all of them.")] = 50,
     nodes: EchoNodes = 3,
-    seconds: Annotated[float, typer.Option(help="Time that an echo node takes for an answer.")] = 1.0,
-    new_tokens: Annotated[int, typer.Option(help="Tokens of its answer, spread evenly over that time.")] = 16,
-    real_requests: Annotated[
-        int, typer.Option(help="Requests to real nodes, one for each core but at most two; 0: none.")
-    ] = 100,
+    seconds: Annotated[float, Option(help="Time that an echo node takes for an answer.")] = 1.0,
+    new_tokens: Annotated[int, Option(help="Tokens of its answer, spread evenly over that time.")] = 16,
+    real_requests: Annotated[int, Option(help="Requests to one or two real nodes; 0: none.")] = 100,
     model: options.Model = "smollm2",
     balancer: options.Balancer = "two-choices",
 ) -> BenchResult:
@@ -249,7 +245,7 @@ def engine(
     model: options.Model = "smollm2",
     ranks: RankCounts = "1,2",
     batch: Batches = "1,4,8",
-    dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16.")] = "bf16",
+    dtype: Annotated[str, Option(help="fp32, bf16, fp16.")] = "bf16",
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 32,
     repeat: Repeat = 5,
@@ -268,14 +264,12 @@ def engine(
 @bench("--nodes 3 --kill-coordinator")
 def failover(
     progress: Progress,
-    requests: Annotated[int, typer.Option(help="Number of streams.")] = 24,
-    every: Annotated[float, typer.Option(help="Seconds between the starts of two streams.")] = 0.75,
+    requests: Annotated[int, Option(help="Number of streams.")] = 24,
+    every: Annotated[float, Option(help="Seconds between the starts of two streams.")] = 0.75,
     nodes: EchoNodes = 3,
     new_tokens: NewTokens = 40,
-    seconds: Annotated[float, typer.Option(help="Time of an answer.")] = 4.0,
-    kill_coordinator: Annotated[
-        bool, typer.Option("--kill-coordinator", help="Start two coordinators and kill one of them later.")
-    ] = False,
+    seconds: Annotated[float, Option(help="Time of an answer.")] = 4.0,
+    kill_coordinator: Annotated[bool, Option("--kill-coordinator", help="Also kill one of two coordinators.")] = False,
 ) -> BenchResult:
     """Kill and restart a node, and show what each client saw."""
     from qubic_lab.bench.failover import FailoverPlan, bench_failover
@@ -287,8 +281,8 @@ def failover(
 def gpu(
     progress: Progress,
     model: options.Model = "smollm2",
-    dtype: Annotated[str, typer.Option(help="fp16, bf16 or auto: fp16 on GPUs without bf16, else bf16.")] = "auto",
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 100,
+    dtype: Annotated[str, Option(help="fp16, bf16 or auto: fp16 on GPUs without bf16, else bf16.")] = "auto",
+    new_tokens: Annotated[int, Option(help="Tokens to generate.")] = 100,
 ) -> BenchResult:
     """Measure time and memory of one answer in 16 bit on the GPU.
 
@@ -300,7 +294,7 @@ def gpu(
 
 
 @bench("--repeat 500")
-def link(progress: Progress, repeat: Annotated[int, typer.Option(help="Messages of each size.")] = 200) -> BenchResult:
+def link(progress: Progress, repeat: Annotated[int, Option(help="Messages of each size.")] = 200) -> BenchResult:
     """Measure latency and bandwidth between two ranks.
 
     Both run on this machine. The result has the form that `qubic-lab plan --link` takes.
@@ -317,7 +311,7 @@ def memory(
     ranks: options.Ranks = None,
     strategy: options.Strategy = None,
     dtype: options.Dtype = "bf16",
-    new_tokens: Annotated[int, typer.Option(help="Tokens to generate in each slot.")] = 32,
+    new_tokens: Annotated[int, Option(help="Tokens to generate in each slot.")] = 32,
     threads: options.Threads = None,
 ) -> BenchResult:
     """Measure the weights and the peak memory of each rank."""
@@ -330,15 +324,11 @@ def memory(
 @bench("--clients 50")
 def oracle(
     progress: Progress,
-    rows: Annotated[
-        int, typer.Option(help="Prices in the generated database, which is generated once and kept.")
-    ] = 1_000_000,
-    texts: Annotated[int, typer.Option(help="Texts in the database, each with two scores.")] = 100_000,
-    clients: Annotated[int, typer.Option(help="Concurrent clients, each without pauses.")] = 50,
-    requests: Annotated[
-        int, typer.Option(help="Cold requests of each route, all different; a fifth of that for risk.")
-    ] = 500,
-    cached_requests: Annotated[int, typer.Option(help="Requests of each route whose answers are cached.")] = 5_000,
+    rows: Annotated[int, Option(help="Prices in the database, which is generated once and kept.")] = 1_000_000,
+    texts: Annotated[int, Option(help="Texts in the database, each with two scores.")] = 100_000,
+    clients: Annotated[int, Option(help="Concurrent clients, each without pauses.")] = 50,
+    requests: Annotated[int, Option(help="Cold requests of each route; a fifth of them for risk.")] = 500,
+    cached_requests: Annotated[int, Option(help="Requests of each route whose answers are cached.")] = 5_000,
 ) -> BenchResult:
     """Measure the latency of the market oracle, cold and cached."""
     from qubic_lab.bench.oracle import bench_oracle
@@ -361,12 +351,12 @@ def pairs(progress: Progress) -> BenchResult:
 def prediction(
     progress: Progress,
     model: options.Model = "smollm2",
-    ranks: Annotated[str, typer.Option(help="Numbers of ranks, at most as many as cores.")] = "1,2",
+    ranks: Annotated[str, Option(help="Numbers of ranks, at most as many as cores.")] = "1,2",
     batch: Batches = "1,4,8",
     dtype: options.Dtype = "bf16",
     new_tokens: NewTokens = 32,
-    repeat: Annotated[int, typer.Option(help="Measurements of each prediction, each between two probes.")] = 5,
-    replicas: Annotated[bool, typer.Option(help="Also measure the whole model on each rank.")] = True,
+    repeat: Annotated[int, Option(help="Measurements of each prediction, each between two probes.")] = 5,
+    replicas: Annotated[bool, Option(help="Also measure the whole model on each rank.")] = True,
 ) -> BenchResult:
     """Compare the predicted with the measured speed of splits.
 
@@ -381,11 +371,11 @@ def prediction(
 @bench("--tasks 20000 --workers 4 --kill-every 2s")
 def queue(
     progress: Progress,
-    tasks: Annotated[int, typer.Option(help="Number of tasks.")] = 20_000,
-    workers: Annotated[int, typer.Option(help="Number of worker processes.")] = 4,
-    kill_every: Annotated[str, typer.Option(help="Interval at which a worker is killed and replaced.")] = "2s",
-    stop: Annotated[bool, typer.Option("--stop", help="Stop it for 8 s (SIGSTOP) instead.")] = False,
-    work_ms: Annotated[float, typer.Option(min=0, help="Time of a task.")] = 2.0,
+    tasks: Annotated[int, Option(help="Number of tasks.")] = 20_000,
+    workers: Annotated[int, Option(help="Number of worker processes.")] = 4,
+    kill_every: Annotated[str, Option(help="Interval at which a worker is killed and replaced.")] = "2s",
+    stop: Annotated[bool, Option("--stop", help="Stop it for 8 s (SIGSTOP) instead.")] = False,
+    work_ms: Annotated[float, Option(min=0, help="Time of a task.")] = 2.0,
 ) -> BenchResult:
     """Check the task queue while its workers are killed or stopped.
 
@@ -402,10 +392,8 @@ def samples(
     progress: Progress,
     model: options.Model = "smollm2",
     ranks: options.Ranks = None,
-    count: Annotated[int, typer.Option("--samples", help="Samples of one prompt.")] = 4,
-    slots: Annotated[
-        int | None, typer.Option(help="Requests that decode together in a lane.", show_default="enough for the samples")
-    ] = None,
+    count: Annotated[int, Option("--samples", help="Samples of one prompt.")] = 4,
+    slots: Annotated[int | None, Option(help="Requests decoding together in a lane.", show_default="as needed")] = None,
     dtype: options.Dtype = "bf16",
     prompt_tokens: PromptTokens = 128,
     new_tokens: NewTokens = 64,
@@ -424,10 +412,10 @@ def samples(
 @bench("--nodes 10,100,300,1000 --real 3,6,12")
 def scale(
     progress: Progress,
-    nodes: Annotated[str, typer.Option(help="Numbers of registered nodes, in increasing order.")] = "10,100,300,1000",
-    real: Annotated[str, typer.Option(help="Numbers of real nodes, as a check; empty: none.")] = "3,6,12",
-    requests_per_node: Annotated[float, typer.Option(help="Assumed load: requests per second of a node.")] = 0.1,
-    window: Annotated[float, typer.Option(help="Seconds of a measurement; there are three of each kind.")] = 5.0,
+    nodes: Annotated[str, Option(help="Numbers of registered nodes, in increasing order.")] = "10,100,300,1000",
+    real: Annotated[str, Option(help="Numbers of real nodes, as a check; empty: none.")] = "3,6,12",
+    requests_per_node: Annotated[float, Option(help="Assumed load: requests per second of a node.")] = 0.1,
+    window: Annotated[float, Option(help="Seconds of a measurement; there are three of each kind.")] = 5.0,
 ) -> BenchResult:
     """Measure the cost of many nodes for coordinator and Redis.
 
@@ -445,7 +433,7 @@ def tracing(
     model: options.Model = "smollm2",
     ranks: RankCount = 2,
     dtype: options.Dtype = "bf16",
-    pairs: Annotated[int, typer.Option(help="Pairs of runs, one with tracing and one without.")] = 20,
+    pairs: Annotated[int, Option(help="Pairs of runs, one with tracing and one without.")] = 20,
 ) -> BenchResult:
     """Measure the cost of tracing.
 
@@ -460,8 +448,8 @@ def tracing(
 @bench("--answers 16")
 def voting(
     progress: Progress,
-    answers: Annotated[int, typer.Option(help="Answers in a vote, of 100 to 200 tokens each.")] = 16,
-    votes: Annotated[int, typer.Option(help="Votes of each kind.")] = 15,
+    answers: Annotated[int, Option(help="Answers in a vote, of 100 to 200 tokens each.")] = 16,
+    votes: Annotated[int, Option(help="Votes of each kind.")] = 15,
 ) -> BenchResult:
     """Measure the time of a vote without that of its answers."""
     from qubic_lab.bench.deliberation import bench_voting

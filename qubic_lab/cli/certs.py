@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, add_group, note, print_json, print_table, split_list
@@ -13,8 +14,8 @@ from qubic_lab.errors import QubicLabError
 if TYPE_CHECKING:
     from qubic_lab.wire.certificates import CertificateInfo
 
-Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of the authority and the hosts' pairs.")]
-Days = Annotated[int, typer.Option(help="Days that hosts' certificates are valid; an authority's lasts 10 years.")]
+Folder = Annotated[Path, Argument(metavar="FOLDER", help="Folder of the authority and the hosts' pairs.")]
+Days = Annotated[int, Option(help="Days that hosts' certificates are valid; an authority's lasts 10 years.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -30,17 +31,9 @@ def register(app: typer.Typer) -> None:
 
 def make(
     folder: Folder,
-    hosts: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="NAME",
-            help="Host name or IP address of a host; NAME,NAME for a host with several.",
-        ),
-    ],
+    hosts: Annotated[list[str], Argument(metavar="NAME", help="A host's name or IP address, or several as NAME,NAME.")],
     days: Days = 365,
-    renew: Annotated[
-        bool, typer.Option("--renew", help="Replace existing pairs with new certificates and new keys.")
-    ] = False,
+    renew: Annotated[bool, Option("--renew", help="Replace existing certificates and keys.")] = False,
 ) -> None:
     """Make a certificate and a key for each host.
 
@@ -58,7 +51,7 @@ def make(
 
 
 def show(
-    paths: Annotated[list[Path], typer.Argument(metavar="FOLDER_OR_FILE", help="PEM files, or folders with some.")],
+    paths: Annotated[list[Path], Argument(metavar="FOLDER_OR_FILE", help="PEM files, or folders with some.")],
     json: options.Json = False,
 ) -> None:
     """Show the names and the validity of certificates.
@@ -96,11 +89,7 @@ def renew(
     folder: Folder,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="NAME",
-            help="Hosts by the names of their files, or `authority`.",
-            show_default="all with fewer than 30 days left",
-        ),
+        Argument(metavar="NAME", help="Hosts by their files, or `authority`.", show_default="under 30 days left"),
     ] = None,
     days: Days = 365,
 ) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, add_group, note, print_json, print_tables, progress_bar, read_seconds
@@ -48,22 +49,18 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    nodes: Annotated[int, typer.Option(help="Number of nodes, each with its own pipeline.")] = 3,
+    nodes: Annotated[int, Option(help="Number of nodes, each with its own pipeline.")] = 3,
     ranks: options.Ranks = None,
     model: options.Model = "smollm2",
     slots: options.Slots = 4,
     dtype: options.Dtype = "bf16",
     threads: Annotated[
-        int | None, typer.Option(help="Compute threads of each rank.", show_default="cores / (nodes × ranks)")
+        int | None, Option(help="Compute threads of each rank.", show_default="cores / all ranks")
     ] = None,
-    coordinators: Annotated[int, typer.Option(help="Number of coordinators, each with its own port.")] = 1,
-    port: Annotated[
-        int, typer.Option(help="HTTP port of the first coordinator, followed by the others; 0: any free ports.")
-    ] = 5000,
+    coordinators: Annotated[int, Option(help="Number of coordinators, each with its own port.")] = 1,
+    port: Annotated[int, Option(help="HTTP port of the first coordinator, then of the others; 0: free ones.")] = 5000,
     balancer: options.Balancer = "two-choices",
-    foreground: Annotated[
-        bool, typer.Option("--foreground", help="Run until SIGTERM or Ctrl-C instead of in the background.")
-    ] = False,
+    foreground: Annotated[bool, Option("--foreground", help="Run until SIGTERM or Ctrl-C.")] = False,
 ) -> None:
     """Start Redis, coordinators and nodes on this machine.
 
@@ -101,8 +98,7 @@ def up(
 def status(
     json: options.Json = False,
     watch: Annotated[
-        bool | None,
-        typer.Option("--watch/--once", help="Refresh each second until Ctrl-C.", show_default="on a terminal"),
+        bool | None, Option("--watch/--once", help="Refresh until Ctrl-C.", show_default="terminal")
     ] = None,
 ) -> None:
     """Show nodes, coordinators, tasks and Redis of a cluster.
@@ -121,9 +117,7 @@ def status(
 
 
 def down(
-    timeout: Annotated[
-        str, typer.Option(help="Time in which nodes may finish the requests that they have started, at most 60 s.")
-    ] = "60s",
+    timeout: Annotated[str, Option(help="Time for nodes to finish their requests, at most 60 s.")] = "60s",
 ) -> None:
     """End the cluster that `qubic-lab cluster up` has started.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_list, split_numbers
@@ -21,22 +22,15 @@ def register(app: typer.Typer) -> None:
 
 def compare(
     model: options.Model = "smollm2",
-    ranks: Annotated[str, typer.Option(help="Numbers of ranks, such as 2 or 2,3.")] = "2",
-    strategy: Annotated[
-        str | None, typer.Option(help="Strategies.", show_default="A,B,C; A for two ranks only")
-    ] = None,
-    batch: Annotated[str, typer.Option(help="Requests that decode together in a lane.")] = "1,4",
-    dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16.")] = "fp32,bf16",
-    candidate: Annotated[
-        str, typer.Option(help="What the ranks run instead of the model: a model, or a folder of `qubic-lab split`.")
-    ] = "",
-    questions: Annotated[
-        Path | None,
-        typer.Option(help="A file of questions, one JSON object per line.", show_default="the project's own"),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Use only the first questions.", show_default="all")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the generated questions, which follow the 64 written ones.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 32,
+    ranks: Annotated[str, Option(help="Numbers of ranks, such as 2 or 2,3.")] = "2",
+    strategy: Annotated[str | None, Option(help="Strategies.", show_default="A,B,C; A for two ranks only")] = None,
+    batch: Annotated[str, Option(help="Requests that decode together in a lane.")] = "1,4",
+    dtype: Annotated[str, Option(help="fp32, bf16, fp16.")] = "fp32,bf16",
+    candidate: Annotated[str, Option(help="What the ranks run instead: another model, or a split folder.")] = "",
+    questions: Annotated[Path | None, Option(help="A file of questions, as JSON lines.", show_default="ours")] = None,
+    limit: Annotated[int | None, Option(help="Use only the first questions.", show_default="all")] = None,
+    seed: Annotated[int, Option(help="Seed of the generated questions, which follow the 64 written ones.")] = 0,
+    max_new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 32,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:

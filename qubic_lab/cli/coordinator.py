@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note, show_warnings
@@ -25,12 +26,11 @@ def register(app: typer.Typer) -> None:
 
 
 def coordinator(
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address for HTTP clients.")] = HTTP,
-    nodes: Annotated[str, typer.Option(metavar="HOST:PORT", help="Address for nodes (gRPC).")] = NODES,
+    listen: Annotated[str, Option(metavar="HOST:PORT", help="Address for HTTP clients.")] = HTTP,
+    nodes: Annotated[str, Option(metavar="HOST:PORT", help="Address for nodes (gRPC).")] = NODES,
     balancer: options.Balancer = "two-choices",
     redis: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Redis of queue and registry.", show_default="an embedded server"),
+        str | None, Option(metavar="URL", help="Redis of queue and registry.", show_default="embedded")
     ] = None,
 ) -> None:
     """Serve HTTP clients and dispatch their requests to nodes.

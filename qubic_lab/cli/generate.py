@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_numbers
@@ -21,22 +22,22 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    prompt: Annotated[str | None, typer.Option(help="The question.")] = None,
-    prompts_file: Annotated[Path | None, typer.Option(help="A text file with one prompt per line.")] = None,
+    prompt: Annotated[str | None, Option(help="The question.")] = None,
+    prompts_file: Annotated[Path | None, Option(help="A text file with one prompt per line.")] = None,
     model: options.Model = "smollm2",
     ranks: options.Ranks = None,
     strategy: options.Strategy = None,
     cut: options.Cut = None,
     layers: options.Layers = None,
     dtype: options.Dtype = "bf16",
-    raw: Annotated[bool, typer.Option("--raw", help="Send prompts without the chat template.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of an answer.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this share; 1 keeps all.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Keep this many of the likeliest tokens; 0 keeps all.")] = 0,
+    raw: Annotated[bool, Option("--raw", help="Send prompts without the chat template.")] = False,
+    max_new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 128,
+    temperature: Annotated[float, Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, Option(help="Keep the likeliest tokens up to this share; 1 keeps all.")] = 1.0,
+    top_k: Annotated[int, Option(help="Keep this many of the likeliest tokens; 0 keeps all.")] = 0,
     seed: options.Seed = 0,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Continue after the model's end token.")] = False,
-    stop: Annotated[list[str] | None, typer.Option(help="End an answer before this text; may be repeated.")] = None,
+    ignore_eos: Annotated[bool, Option("--ignore-eos", help="Continue after the model's end token.")] = False,
+    stop: Annotated[list[str] | None, Option(help="End an answer before this text; may be repeated.")] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from typer import Option
 from typer.exceptions import TyperException
 from typer.main import get_command
 
@@ -49,10 +50,8 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Write a log to stderr.")] = False,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    verbose: Annotated[bool, Option("--verbose", "-v", help="Write a log to stderr.")] = False,
 ) -> None:
     """Configure logging for all commands."""
     # Otherwise gRPC reports lost connections on stderr beside our one line. It reads the variable when imported.

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, add_commands, progress_bar
@@ -17,7 +18,7 @@ def _new_folder(out: Path) -> Path:
     return out
 
 
-Out = Annotated[Path, typer.Option(help="A new folder.", show_default=False, callback=_new_folder)]
+Out = Annotated[Path, Option(help="A new folder.", show_default=False, callback=_new_folder)]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def model_path(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Alias, hub id, folder or .gguf file.")],
+    model: Annotated[str, Argument(metavar="MODEL", help="Alias, hub id, folder or .gguf file.")],
 ) -> None:
     """Print a model's local folder; fetch or convert it if needed."""
     from qubic_lab.model.resolve import resolve_model
@@ -43,8 +44,8 @@ def model_path(
 def split(
     out: Out,
     model: options.Model = "smollm2",
-    ranks: Annotated[int, typer.Option(help="Number of parts.")] = 2,
-    strategy: Annotated[str, typer.Option(help=options.STRATEGIES)] = "C",
+    ranks: Annotated[int, Option(help="Number of parts.")] = 2,
+    strategy: Annotated[str, Option(help=options.STRATEGIES)] = "C",
     cut: options.Cut = None,
 ) -> None:
     """Write one folder per rank with its part of the model.
@@ -68,7 +69,7 @@ def split(
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A split, one rank of it, or a converted model.")],
+    folder: Annotated[Path, Argument(metavar="DIR", help="A split, one rank of it, or a converted model.")],
 ) -> None:
     """Check the files of a split against its manifests."""
     from qubic_lab.model.split import verify as find_problems
@@ -82,8 +83,8 @@ def verify(
 
 def random_model(
     out: Out,
-    config: Annotated[str, typer.Option(help="deepseek, smollm2, a config.json or a folder with one.")] = "deepseek",
-    layers: Annotated[int | None, typer.Option(help="Number of layers.", show_default="as in the config")] = None,
+    config: Annotated[str, Option(help="deepseek, smollm2, a config.json or a folder with one.")] = "deepseek",
+    layers: Annotated[int | None, Option(help="Number of layers.", show_default="as in the config")] = None,
     seed: options.Seed = 0,
 ) -> None:
     """Write a model with random weights, to measure speed.

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_group, print_json, print_table, progress_bar, split_list
@@ -35,11 +36,10 @@ def register(app: typer.Typer) -> None:
 
 def check(
     coordinator: Annotated[
-        str | None,
-        typer.Option(metavar="URL,…", help="URLs of all coordinators.", show_default="QUBIC_LAB_COORDINATOR"),
+        str | None, Option(metavar="URL,…", help="Coordinators.", show_default="QUBIC_LAB_COORDINATOR")
     ] = None,
-    rtt_ms: Annotated[float, typer.Option(help="Limit of the round-trip time between nodes.")] = 5.0,
-    gbps: Annotated[float, typer.Option(help="Least bandwidth between nodes in 10⁹ bits/s.")] = 1.0,
+    rtt_ms: Annotated[float, Option(help="Limit of the round-trip time between nodes.")] = 5.0,
+    gbps: Annotated[float, Option(help="Least bandwidth between nodes in 10⁹ bits/s.")] = 1.0,
     json: options.Json = False,
 ) -> None:
     """Check coordinators, Redis, nodes, and the links between nodes.

@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note, show_warnings, split_list, split_numbers
@@ -19,18 +20,13 @@ def register(app: typer.Typer) -> None:
 
 
 def node(
-    coordinator: Annotated[
-        str, typer.Option(metavar="HOST:PORT,…", help="Addresses at which coordinators register nodes.")
-    ],
+    coordinator: Annotated[str, Option(metavar="HOST:PORT,…", help="Where coordinators register nodes.")],
     name: Annotated[
-        str | None,
-        typer.Option(help="Unique name; with TLS NAME or LABEL@NAME of its certificate.", show_default="host"),
+        str | None, Option(help="Unique name; with TLS NAME or LABEL@NAME of its certificate.", show_default="host")
     ] = None,
-    listen: Annotated[
-        str, typer.Option(help="Address at which coordinators reach this node; port 0: any free port.")
-    ] = "127.0.0.1:0",
-    type: Annotated[str, typer.Option(help="whole, stage, or expert (asked when votes disagree).")] = "whole",
-    weight: Annotated[int, typer.Option(help="Share of requests in weighted round robin.")] = 1,
+    listen: Annotated[str, Option(help="Where coordinators reach this node; port 0: a free one.")] = "127.0.0.1:0",
+    type: Annotated[str, Option(help="whole, stage, or expert (asked when votes disagree).")] = "whole",
+    weight: Annotated[int, Option(help="Share of requests in weighted round robin.")] = 1,
     model: options.Model = "smollm2",
     ranks: options.Ranks = None,
     strategy: options.Strategy = None,

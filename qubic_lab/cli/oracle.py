@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from qubic_lab.cli import options, oracle_files, oracle_risk, oracle_sentiment
 from qubic_lab.cli.console import (
@@ -100,18 +101,14 @@ def _show_demo(result: "DemoResult") -> None:
 
 def collect(
     config: options.ConfigFile = None,
-    once: Annotated[bool, typer.Option("--once", help="Do what is due now, and end.")] = False,
+    once: Annotated[bool, Option("--once", help="Do what is due now, and end.")] = False,
     for_s: Annotated[
-        str | None, typer.Option("--for", metavar="SECONDS", help="End after this time.", show_default="until SIGTERM")
+        str | None, Option("--for", metavar="SECONDS", help="End after this time.", show_default="until SIGTERM")
     ] = None,
-    sources: Annotated[
-        str | None,
-        typer.Option(help="Use only these sources, such as coingecko,feeds.", show_default="all available sources"),
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for a running collector to end.")] = False,
+    sources: Annotated[str | None, Option(help="Only these, such as coingecko,feeds.", show_default="all")] = None,
+    wait: Annotated[bool, Option("--wait", help="Wait for a running collector to end.")] = False,
     score: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="Score new texts with `default` or a model.", show_default="no scores"),
+        str | None, Option(metavar="MODEL", help="Score new texts, as by `default`.", show_default="none")
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -240,7 +237,7 @@ def _show_status(status: "CollectorStatus") -> None:
 
 
 def quality(
-    source: Annotated[str | None, typer.Option(help="Show only this source.", show_default="all")] = None,
+    source: Annotated[str | None, Option(help="Show only this source.", show_default="all")] = None,
     json: options.Json = False,
 ) -> None:
     """Show the quality of each source's data.
@@ -295,9 +292,7 @@ def _show_quality(report: "QualityReport") -> None:
 
 
 def analyse(
-    coin: Annotated[
-        str | None, typer.Option(help="Analyse only this coin, by id or symbol.", show_default="all")
-    ] = None,
+    coin: Annotated[str | None, Option(help="Analyse only this coin, by id or symbol.", show_default="all")] = None,
     json: options.Json = False,
 ) -> None:
     """Analyse the prices in the database.

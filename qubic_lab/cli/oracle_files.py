@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import counts_text, duration_text, note, print_json, print_table, read_seconds, require
@@ -22,23 +23,17 @@ PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera")
 AUDIT_PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
 
 BarFile = "CSV, Parquet or an exchange's dump, optionally compressed."
-SignalFunction = Annotated[
-    str, typer.Argument(metavar="MODULE:FUNCTION", help="Function that takes bars and returns a number each.")
-]
-Stamp = Annotated[str, typer.Option(help="What the time of a row is: open, close or auto.")]
-Zone = Annotated[
-    str | None,
-    typer.Option(help="Time zone of times without one, such as UTC or Europe/Berlin.", show_default=False),
-]
+SignalFunction = Annotated[str, Argument(metavar="MODULE:FUNCTION", help="From bars to a number for each.")]
+Stamp = Annotated[str, Option(help="What the time of a row is: open, close or auto.")]
+Zone = Annotated[str | None, Option(help="Zone of times without one, such as Europe/Berlin.", show_default=False)]
 Columns = Annotated[
-    list[str] | None,
-    typer.Option("--map", metavar="OURS=THEIRS", help="Name of a column in the file; may be repeated."),
+    list[str] | None, Option("--map", metavar="OURS=THEIRS", help="A column's name in the file; repeatable.")
 ]
-Interval = Annotated[int | None, typer.Option(metavar="SECONDS", help="Length of a bar.", show_default="from the file")]
-Decimal = Annotated[str, typer.Option(metavar="MARK", help="Decimal mark: '.', ',' or auto.")]
-DateOrder = Annotated[str, typer.Option(help="Order of dates such as 03/04/2021: dmy, mdy or auto.")]
-Duplicates = Annotated[str, typer.Option(help="For rows that contradict each other: refuse, first or last.")]
-Source = Annotated[str, typer.Option(help="Name of the source in the database.")]
+Interval = Annotated[int | None, Option(metavar="SECONDS", help="Length of a bar.", show_default="from the file")]
+Decimal = Annotated[str, Option(metavar="MARK", help="Decimal mark: '.', ',' or auto.")]
+DateOrder = Annotated[str, Option(help="Order of dates such as 03/04/2021: dmy, mdy or auto.")]
+Duplicates = Annotated[str, Option(help="For rows that contradict each other: refuse, first or last.")]
+Source = Annotated[str, Option(help="Name of the source in the database.")]
 
 _OPTION_NAMES = re.compile("`(date_order|decimal|duplicates|interval|stamp|zone)`")
 
@@ -69,14 +64,14 @@ def named_as_options() -> Iterator[None]:
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help=BarFile)],
+    file: Annotated[Path, Argument(metavar="FILE", help=BarFile)],
     coin: options.Coin,
     stamp: Stamp = "auto",
     zone: Zone = None,
     columns: Columns = None,
     interval: Interval = None,
     source: Source = "file",
-    currency: Annotated[str, typer.Option(help="Currency of the prices.")] = "usd",
+    currency: Annotated[str, Option(help="Currency of the prices.")] = "usd",
     decimal: Decimal = "auto",
     date_order: DateOrder = "auto",
     duplicates: Duplicates = "refuse",
@@ -117,9 +112,9 @@ def import_file(
 
 
 def import_texts(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="CSV, JSON lines or Parquet.")],
     source: Source = "file",
-    kind: Annotated[str, typer.Option(help="news or social.")] = "news",
+    kind: Annotated[str, Option(help="news or social.")] = "news",
     zone: Zone = None,
     columns: Columns = None,
     date_order: DateOrder = "auto",
@@ -165,7 +160,7 @@ def _show_import(result: "BarImport | TextImport", what: str, counts: Mapping[st
 
 def audit(
     target: SignalFunction,
-    data: Annotated[Path, typer.Option(metavar="FILE", help=f"Bars: {BarFile}")],
+    data: Annotated[Path, Option(metavar="FILE", help=f"Bars: {BarFile}")],
     stamp: Stamp = "auto",
     zone: Zone = None,
     columns: Columns = None,
@@ -173,16 +168,11 @@ def audit(
     decimal: Decimal = "auto",
     date_order: DateOrder = "auto",
     duplicates: Duplicates = "last",
-    coin: Annotated[str, typer.Option(help="Coin of the bars; it decides what volume means.")] = "bitcoin",
-    last: Annotated[
-        int | None, typer.Option(metavar="BARS", help="Use only the last bars.", show_default="all")
-    ] = None,
-    cuts: Annotated[
-        int,
-        typer.Option(help="Number of bars at which the future is removed and changed; rare leaks need more of them."),
-    ] = 32,
+    coin: Annotated[str, Option(help="Coin of the bars; it decides what volume means.")] = "bitcoin",
+    last: Annotated[int | None, Option(metavar="BARS", help="Use only the last bars.", show_default="all")] = None,
+    cuts: Annotated[int, Option(help="Bars at which the future is changed; rare leaks need more.")] = 32,
     seed: options.Seed = 0,
-    time_limit: Annotated[str, typer.Option(metavar="SECONDS", help="Time limit of the function's process.")] = "120",
+    time_limit: Annotated[str, Option(metavar="SECONDS", help="Time limit of the function's process.")] = "120",
     json: options.Json = False,
 ) -> None:
     """Check whether a signal function looks ahead.

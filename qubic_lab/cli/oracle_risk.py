@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
+from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note, print_json, print_table, require, show_warnings
@@ -38,13 +39,10 @@ def watching(engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
 
 
 def risk(
-    coin: Annotated[str, typer.Argument(help="Its id, symbol or name, such as bitcoin or BTC.")],
-    frame: Annotated[str, typer.Option(help="Length of the bars: 1h, 4h or 1d.")] = "1h",
+    coin: Annotated[str, Argument(help="Its id, symbol or name, such as bitcoin or BTC.")],
+    frame: Annotated[str, Option(help="Length of the bars: 1h, 4h or 1d.")] = "1h",
     as_of: Annotated[
-        str | None,
-        typer.Option(
-            "--as-of", metavar="INSTANT", help="Use what was known at this instant (ISO 8601).", show_default="now"
-        ),
+        str | None, Option("--as-of", metavar="INSTANT", help="Use what was known then (ISO 8601).", show_default="now")
     ] = None,
     config: options.ConfigFile = None,
     json: options.Json = False,
@@ -72,10 +70,8 @@ def risk(
 
 
 def alerts(
-    last: Annotated[int, typer.Option(metavar="N", help="How many alerts to list.")] = 20,
-    check: Annotated[
-        bool, typer.Option("--check", help="Check all coins first, and send the alerts that are due.")
-    ] = False,
+    last: Annotated[int, Option(metavar="N", help="How many alerts to list.")] = 20,
+    check: Annotated[bool, Option("--check", help="First check all coins, and send what is due.")] = False,
     config: options.ConfigFile = None,
     json: options.Json = False,
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note, print_json, print_table, progress_bar, require, split_list
@@ -21,28 +22,21 @@ BATCH = 64
 
 
 def score_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, JSON lines or Parquet, optionally compressed.")],
-    text: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the texts.")],
-    label: Annotated[str, typer.Option(metavar="COLUMN", help="Column of the labels.")],
+    file: Annotated[Path, Argument(metavar="FILE", help="CSV, JSON lines or Parquet, optionally compressed.")],
+    text: Annotated[str, Option(metavar="COLUMN", help="Column of the texts.")],
+    label: Annotated[str, Option(metavar="COLUMN", help="Column of the labels.")],
     mapping: Annotated[
         list[str] | None,
-        typer.Option("--map", metavar="THEIRS=OURS", help="Meaning of a label: positive, neutral, negative or skip."),
+        Option("--map", metavar="THEIRS=OURS", help="A label's meaning: positive, neutral, negative, skip."),
     ] = None,
     model: Annotated[
-        str,
-        typer.Option(help="all, or a comma-separated list: default, vader, crypto-lexicon, finbert, finbert:FOLDER."),
+        str, Option(help="all, or some of default, vader, crypto-lexicon, finbert, finbert:FOLDER.")
     ] = ALL,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=VALUE", help="Use only rows with this value; may be repeated."),
-    ] = None,
+    where: Annotated[list[str] | None, Option(metavar="COLUMN=VALUE", help="Use only these rows; repeatable.")] = None,
     group: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="Column whose equal values mark variants of a text.", show_default="none"),
+        str | None, Option(metavar="COLUMN", help="Equal values mark variants of a text.", show_default="none")
     ] = None,
-    by: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Show results for each value of it.", show_default=False)
-    ] = None,
+    by: Annotated[str | None, Option(metavar="COLUMN", help="Show results for each value.", show_default=False)] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -71,10 +65,8 @@ def score_file(
 
 
 def score(
-    model: Annotated[str, typer.Option(help="default, vader, crypto-lexicon, finbert or finbert:FOLDER.")] = "default",
-    coin: Annotated[
-        str | None, typer.Option(help="Score only texts about this coin, by id or symbol.", show_default="all")
-    ] = None,
+    model: Annotated[str, Option(help="default, vader, crypto-lexicon, finbert or finbert:FOLDER.")] = "default",
+    coin: Annotated[str | None, Option(help="Score only texts about it, by id or symbol.", show_default="all")] = None,
     json: options.Json = False,
 ) -> None:
     """Score new texts in the database with a sentiment model.

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, print_json, print_table, split_list
@@ -19,26 +20,26 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    model: Annotated[str, typer.Option(help="deepseek, smollm2, or a folder with a config.json.")] = "deepseek",
+    model: Annotated[str, Option(help="deepseek, smollm2, or a folder with a config.json.")] = "deepseek",
     devices: Annotated[
         str,
-        typer.Option(
+        Option(
             help="One per rank: t4, p4, p100, v100, l4, a10, a100-40, a100-80, h100, or measured figures such as "
             "name=16GB@259GB/s@65TFLOPS."
         ),
     ] = "t4,t4,t4",
-    link: Annotated[str, typer.Option(help="Bandwidth and one-way latency between ranks.")] = "10Gbps:0.1ms",
+    link: Annotated[str, Option(help="Bandwidth and one-way latency between ranks.")] = "10Gbps:0.1ms",
     goal: Annotated[
         str,
-        typer.Option(
+        Option(
             help="throughput: tokens/s of all requests; latency: ms per token of a single request; memory: the "
             "largest rank."
         ),
     ] = "throughput",
-    context: Annotated[int, typer.Option(help="Tokens in the KV cache of each request.")] = 1024,
-    batch: Annotated[int, typer.Option(help="Requests per lane; a pipeline has as many lanes as ranks.")] = 1,
-    dtype: Annotated[str, typer.Option(help="fp16, fp32, or bf16 if the devices support it.")] = "fp16",
-    answer_tokens: Annotated[int, typer.Option(help="New tokens of a request, for requests per second.")] = 512,
+    context: Annotated[int, Option(help="Tokens in the KV cache of each request.")] = 1024,
+    batch: Annotated[int, Option(help="Requests per lane; a pipeline has as many lanes as ranks.")] = 1,
+    dtype: Annotated[str, Option(help="fp16, fp32, or bf16 if the devices support it.")] = "fp16",
+    answer_tokens: Annotated[int, Option(help="New tokens of a request, for requests per second.")] = 512,
     json: options.Json = False,
 ) -> None:
     """Predict the speed of splits and replicas, and recommend one.

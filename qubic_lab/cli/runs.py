@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from qubic_lab.cli.console import add_commands, note, progress_bar, require, stderr
 from qubic_lab.errors import QubicLabError
@@ -22,8 +23,8 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    file: Annotated[Path, typer.Argument(help="A week's or a study's file, such as experiments/weekly.yaml.")],
-    full: Annotated[bool, typer.Option("--full", help="Run the full form of each study.")] = False,
+    file: Annotated[Path, Argument(help="A week's or a study's file, such as experiments/weekly.yaml.")],
+    full: Annotated[bool, Option("--full", help="Run the full form of each study.")] = False,
 ) -> None:
     """Run the notebooks of an experiment file.
 
@@ -48,9 +49,7 @@ def run(
 
 
 def report(
-    week: Annotated[
-        str | None, typer.Option(help="ISO week, such as 2026-W48.", show_default="the latest with runs")
-    ] = None,
+    week: Annotated[str | None, Option(help="ISO week, such as 2026-W48.", show_default="the latest with runs")] = None,
 ) -> None:
     """Write the page of a week from its runs, and print its path."""
     require(*LAB_MODULES)

@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, add_group, note, print_json, print_table
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 
-File = Annotated[Path | None, typer.Option(help="File of tokens.", show_default="QUBIC_LAB_API_TOKENS")]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")]
+File = Annotated[Path | None, Option(help="File of tokens.", show_default="QUBIC_LAB_API_TOKENS")]
+Name = Annotated[str, Argument(metavar="NAME", help="Name of the client.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def add(
     name: Name,
-    per_minute: Annotated[int, typer.Option(help="Allowed requests per minute.")] = 120,
+    per_minute: Annotated[int, Option(help="Allowed requests per minute.")] = 120,
     file: File = None,
 ) -> None:
     """Add a token and print it once.
