@@ -90,9 +90,7 @@ def _make_folder(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{file.parent} cannot be made ({error.strerror}): set QUBIC_LAB_DATA to a folder that can"
-        ) from error
+        raise InputError(f"{file.parent} cannot be made ({error.strerror}): set QUBIC_LAB_DATA to another") from error
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:

@@ -69,7 +69,5 @@ def cache_folder(name: str = "") -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be made ({error.strerror}): set QUBIC_LAB_CACHE to a folder that can"
-        ) from error
+        raise InputError(f"{folder} cannot be made ({error.strerror}): set QUBIC_LAB_CACHE to another") from error
     return folder

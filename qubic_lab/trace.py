@@ -185,9 +185,8 @@ def request_times(spans: "pd.DataFrame") -> "pd.DataFrame":
     Requests that decode together share micro-batches, which count fully for each of them. Waiting for a micro-batch
     before a request was submitted does not count.
     """
-    each = (
-        spans.explode("requests", ignore_index=True).dropna(subset="requests").rename(columns={"requests": "request"})
-    )
+    each = spans.explode("requests", ignore_index=True).dropna(subset="requests")
+    each = each.rename(columns={"requests": "request"})
     submitted_ms = each[each["kind"] == "queue"].set_index("request")["start_ms"]
     start_ms = each["start_ms"].clip(lower=each["request"].map(submitted_ms))
     each["ms"] = (each["end_ms"] - start_ms).clip(lower=0.0)

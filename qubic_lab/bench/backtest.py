@@ -228,13 +228,12 @@ def bench_backtest(
     if not (null or effect or var or speed):
         raise InputError("nothing is requested: give null, effect, var or speed")
     started = time.perf_counter()
-    workers = usable_cores()
     parts: dict[str, tuple[Callable[[int], Any], int]] = {
         "null": (partial(null_run, seed=seed), null),
         "effect": (partial(effect_run, seed=seed), effect),
         "var": (partial(tail_run, bars=var_bars, seed=seed), var),
     }
-    found = _run_parts(parts, workers, progress)
+    found = _run_parts(parts, progress)
     nulls = sum_up_null(found["null"]) if null else None
     effects = sum_up_effect(found["effect"]) if effect else None
     tails = sum_up_var(found["var"], var_bars) if var else None
@@ -250,18 +249,18 @@ def bench_backtest(
         speed=fast,
         within_limits=all(limits),
         seed=seed,
-        processes=workers,
+        processes=usable_cores(),
         seconds=time.perf_counter() - started,
     )
 
 
 @contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool() -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes whose libraries use one thread each; they read the variables when they are loaded."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
             yield pool
     finally:
         for name, value in before.items():
@@ -270,9 +269,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _run_parts(
-    parts: Mapping[str, tuple[Callable[[int], Any], int]], workers: int, progress: Progress
-) -> dict[str, list[Any]]:
+def _run_parts(parts: Mapping[str, tuple[Callable[[int], Any], int]], progress: Progress) -> dict[str, list[Any]]:
     """Make the numbered runs of all parts in a pool of processes; return the results of each part in order."""
     note = counted(progress, sum(runs for _, runs in parts.values()))
 
@@ -280,7 +277,7 @@ def _run_parts(
         note(part)
         return result
 
-    with _pool(workers) as pool:
+    with _pool() as pool:
         running = {part: pool.map(run, range(runs), chunksize=_A_TASK) for part, (run, runs) in parts.items()}
         return {part: [noted(part, each) for each in results] for part, results in running.items()}
 

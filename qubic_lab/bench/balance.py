@@ -194,9 +194,7 @@ def simulate(
 ) -> list[HandledRequest]:
     """Give requests that arrive at equal intervals, one a second for each node, to simulated nodes."""
     draw, gap_s = random.Random(seed), 1 / (REQUESTS_PER_NODE_S * len(weights))
-    nodes = [
-        SimulatedNode(number, node_id(number), weight, TOKENS_PER_S * weight) for number, weight in enumerate(weights)
-    ]
+    nodes = [SimulatedNode(n, node_id(n), weight, TOKENS_PER_S * weight) for n, weight in enumerate(weights)]
     lengths = (draw.randint(*REQUEST_TOKENS) for _ in range(requests))  # drawn in turn with the balancer's choices
     simulation = Simulation(nodes, make_balancer(balancer), draw, gated=True, outage=outage)
     arrivals_s = [(number + 1) * gap_s for number in range(requests)]

@@ -33,7 +33,7 @@ BURSTS = 5
 REAL_SLOTS = 4
 """Requests that decode together on a real node. There are as many clients as slots, so no request waits for one."""
 REAL_DTYPE, REAL_THREADS = "bf16", 1
-REAL_NEW_TOKENS = 24
+REAL_TOKENS = 24
 REAL_START_S = 300.0
 DEADLINE_S = 600.0
 QUESTIONS = (
@@ -272,9 +272,7 @@ def _measure_echo(
 def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress: Progress) -> LoadResult:
     """Measure real nodes; each question is first asked alone, and every later answer must equal that one."""
     names = [f"real-{number}" for number in range(1, min(2, usable_cores()) + 1)]
-    asked = [
-        TimedRequest({"prompt": each, "max_new_tokens": REAL_NEW_TOKENS, "ignore_eos": True}) for each in QUESTIONS
-    ]
+    asked = [TimedRequest({"prompt": each, "max_new_tokens": REAL_TOKENS, "ignore_eos": True}) for each in QUESTIONS]
 
     def note(answered: int) -> None:
         progress("real nodes", answered, requests)
@@ -288,4 +286,4 @@ def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress
         known = [TimedRequest(each.body, answer.text) for each, answer in zip(asked, alone, strict=True)]
         concurrency = min(requests, len(names) * config.slots)
         answered, took_s = run_apart(ask_all(url, islice(cycle(known), requests), concurrency, note=note))
-    return sum_up(answered, took_s, concurrency, len(names), config.slots, REAL_NEW_TOKENS)
+    return sum_up(answered, took_s, concurrency, len(names), config.slots, REAL_TOKENS)

@@ -7,15 +7,9 @@ from typing import Any
 
 from qubic_lab.bench.result import BenchResult, Table, interval_text
 from qubic_lab.core import Progress, no_progress
+from qubic_lab.evals import pairs_eval
 from qubic_lab.evals.consensus_eval import ConsensusEvaluation, ConsensusPlan, evaluate_consensus
 from qubic_lab.evals.paired import MeanEstimate
-from qubic_lab.evals.pairs_eval import (
-    PairsResult,
-    RelevanceResult,
-    committed_pairs,
-    evaluate_pairs,
-    evaluate_relevance,
-)
 from qubic_lab.model.embeddings import installed_embedder
 
 
@@ -73,8 +67,8 @@ class ModelVotesReport(BenchResult):
 class PairsReport(BenchResult):
     """The report of the comparison of answers; `relevance` is None without embeddings."""
 
-    pairs: PairsResult
-    relevance: RelevanceResult | None
+    pairs: pairs_eval.PairsResult
+    relevance: pairs_eval.RelevanceResult | None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self.pairs), "relevance": self.relevance and asdict(self.relevance)}
@@ -112,11 +106,13 @@ def bench_model_votes(
 
 def bench_pairs() -> PairsReport:
     """Evaluate the comparison of answers on the committed labelled pairs."""
-    labelled = committed_pairs()
+    labelled = pairs_eval.committed_pairs()
     embedder = installed_embedder()
     if embedder is None:
-        return PairsReport(evaluate_pairs(labelled, None), None)
-    return PairsReport(evaluate_pairs(labelled, embedder.embed), evaluate_relevance(labelled, embedder.embed))
+        return PairsReport(pairs_eval.evaluate_pairs(labelled, None), None)
+    return PairsReport(
+        pairs_eval.evaluate_pairs(labelled, embedder.embed), pairs_eval.evaluate_relevance(labelled, embedder.embed)
+    )
 
 
 def _estimate_text(estimate: MeanEstimate, form: str) -> str:

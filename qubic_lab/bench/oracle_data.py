@@ -90,9 +90,8 @@ def make_market(rows: int, texts: int, coins: int, progress: Progress) -> Genera
     per_coin = rows // coins
     start_us = END_US - (per_coin - 1) * STEP_US
     url = f"sqlite:///{file}"
-    return GeneratedMarket(
-        url, names, start_us, END_US, per_coin * coins, texts, texts * len(MODELS), file.stat().st_size
-    )
+    counts = (per_coin * coins, texts, texts * len(MODELS), file.stat().st_size)
+    return GeneratedMarket(url, names, start_us, END_US, *counts)
 
 
 def _write(file: Path, coins: Sequence[str], per_coin: int, texts: int, progress: Progress) -> None:

@@ -480,9 +480,7 @@ def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
         )
     window = spans[spans["start_ms"].between(starts_ms.min(), starts_ms.max(), inclusive="left")]
     sums_ms = (window["end_ms"] - window["start_ms"]).groupby(window["kind"]).sum()
-    compute_s, sample_s, wait_s = (
-        float(sums_ms.get(kind, 0.0)) / 1e3 / steps for kind in ("compute", "sample", "receive")
-    )
+    compute_s, sample_s, wait_s = (sums_ms.get(kind, 0.0) / 1e3 / steps for kind in ("compute", "sample", "receive"))
     period_s = float(starts_ms.max() - starts_ms.min()) / 1e3 / steps
     overhead_s = max(0.0, period_s - compute_s - sample_s - wait_s)
     return PartTimes(embedding_s=0.0, layer_s=compute_s / layers, head_s=sample_s, overhead_s=overhead_s), period_s

@@ -135,7 +135,7 @@ def bench_queue(
         try:
             for _ in range(workers):
                 group.start()
-            disturbed = _disturb_until_done(queue, group, how, every_s, seed, progress)
+            disturbed = _disturb_all(queue, group, how, every_s, seed, progress)
             seconds = time.monotonic() - started
         finally:
             group.end()
@@ -166,9 +166,7 @@ def describe_server(client: redis.Redis) -> str:
     return f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
 
 
-def _disturb_until_done(
-    queue: TaskQueue, group: _Workers, how: str, every_s: float, seed: int, progress: Progress
-) -> int:
+def _disturb_all(queue: TaskQueue, group: _Workers, how: str, every_s: float, seed: int, progress: Progress) -> int:
     """Disturb workers until the last task has ended; return how many were disturbed."""
     choose = random.Random(seed)
     total, disturbed, before = queue.counts().submitted, 0, -1

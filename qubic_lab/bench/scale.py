@@ -226,7 +226,7 @@ def measure_calls(client: redis.Redis, nodes: int) -> CallCosts:
 
 def registration_of(number: int, address: str) -> pb.NodeRegistration:
     """Return the registration of a node with two GPUs."""
-    capabilities = pb.Capabilities(
+    own = pb.Capabilities(
         model="deepseek",
         model_hash="0" * 64,
         layers=[16, 12],
@@ -236,9 +236,7 @@ def registration_of(number: int, address: str) -> pb.NodeRegistration:
         slots=8,
         tokens_per_s=30.0,
     )
-    return pb.NodeRegistration(
-        node=f"name-{number}", address=address, type="whole", capabilities=capabilities, weight=1
-    )
+    return pb.NodeRegistration(node=f"name-{number}", address=address, type="whole", capabilities=own, weight=1)
 
 
 def measure_processes(nodes: int, services: int, window_s: float) -> ProcessCosts:
@@ -261,10 +259,8 @@ def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) ->
     nodes = where(["median"] * len(processes))
     ends = [nodes, *map(where, product(("low", "high"), repeat=len(processes)))]
     nearest = min(processes, key=lambda each: abs(math.log(each.nodes) - math.log(nodes)))
-    redis_first = nearest.redis_busy.median > nearest.coordinator_busy.median
-    return NodeLimit(
-        nodes, min(ends), max(ends), nodes > processes[-1].nodes, "redis" if redis_first else "coordinator"
-    )
+    busier = "redis" if nearest.redis_busy.median > nearest.coordinator_busy.median else "coordinator"
+    return NodeLimit(nodes, min(ends), max(ends), nodes > processes[-1].nodes, busier)
 
 
 def where_whole(shares: Sequence[tuple[int, float]]) -> float:

@@ -116,9 +116,7 @@ def status(
         print_tables(snapshot.tables())
 
 
-def down(
-    timeout: Annotated[str, Option(help="Time for nodes to finish their requests, at most 60 s.")] = "60s",
-) -> None:
+def down(timeout: Annotated[str, Option(help="Time for nodes to finish requests, at most 60 s.")] = "60s") -> None:
     """End the cluster that `qubic-lab cluster up` has started.
 
     Nodes end first, then coordinators, then Redis.
@@ -140,9 +138,7 @@ def cluster_folder() -> Path:
     return settings().cache.absolute() / "cluster"
 
 
-def make_plan(
-    folder: Path, ports: Sequence[int], balancer: str, nodes: int, pipeline: tuple[str, ...]
-) -> "ClusterPlan":
+def make_plan(folder: Path, ports: Sequence[int], balancer: str, nodes: int, options: tuple[str, ...]) -> "ClusterPlan":
     """Return what to run; all connections except HTTP use unix sockets in the private folder."""
     from qubic_lab.api.serve import ServeConfig
     from qubic_lab.cluster.supervisor import ClusterPlan, MemberPlan
@@ -159,7 +155,7 @@ def make_plan(
     for number in range(1, nodes + 1):
         name = f"node-{number}"
         who = ("node", "--coordinator", ",".join(registries), "--name", name, "--listen", _socket(folder, name))
-        members.append(MemberPlan(name, "node", (*_COMMAND, *who, *pipeline)))
+        members.append(MemberPlan(name, "node", (*_COMMAND, *who, *options)))
     return ClusterPlan(folder, tuple(urls), tuple(members))
 
 
@@ -362,9 +358,7 @@ def _processes(state: "ClusterState | None") -> TableRows:
     header = ("process", "pid", "state", "restarts", "output")
     if state is None:
         return header, []
-    members = [
-        (each.name, str(each.pid or "-"), _ready(each.ready), str(each.restarts), each.log) for each in state.members
-    ]
+    members = [(m.name, str(m.pid or "-"), _ready(m.ready), str(m.restarts), m.log) for m in state.members]
     redis = ("redis", str(state.redis_pid or "-"), _ready(state.redis_pid is not None), str(state.redis_restarts), "")
     return header, [("supervisor", str(state.pid), state.phase, "", ""), redis, *members]
 

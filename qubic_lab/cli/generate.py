@@ -85,9 +85,7 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
         lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(
-            f"prompts file {file} cannot be read ({reason}): give a text file with one prompt per line"
-        ) from error
+        raise InputError(f"prompts file {file} cannot be read ({reason}): give one prompt per line") from error
     if not lines:
         raise InputError(f"prompts file {file} is empty: give one prompt per line")
     return lines

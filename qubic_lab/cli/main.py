@@ -13,21 +13,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from qubic_lab import __version__
-from qubic_lab.cli import (
-    bench,
-    certs,
-    cluster,
-    compare,
-    coordinator,
-    generate,
-    models,
-    net,
-    node,
-    oracle,
-    plan,
-    runs,
-    token,
-)
+from qubic_lab.cli import bench, certs, cluster, compare, coordinator, generate, models, net, node, oracle, runs, token
 from qubic_lab.errors import InputError, QubicLabError
 
 app = typer.Typer(
@@ -38,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for group in (generate, compare, models, plan, runs, bench, cluster, coordinator, node, net, token, certs, oracle):
+for group in (generate, compare, models, runs, bench, cluster, coordinator, node, net, token, certs, oracle):
     group.register(app)
 
 

@@ -1,14 +1,17 @@
-"""Commands about a model's files: model-path, split, verify, random-model."""
+"""Commands about models: their files (model-path, split, verify, random-model), and plan, which needs no weights."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import Commands, add_commands, progress_bar
+from qubic_lab.cli.console import Commands, add_commands, print_json, print_table, progress_bar, split_list
 from qubic_lab.errors import InputError, QubicLabError
+
+if TYPE_CHECKING:
+    from qubic_lab.model.recommend import Advice, Baseline
 
 
 def _new_folder(out: Path) -> Path:
@@ -28,13 +31,12 @@ def register(app: typer.Typer) -> None:
         "split": (split, "--model smollm2 --ranks 2 --out parts"),
         "verify": (verify, "parts"),
         "random-model": (random_model, "--config deepseek --out random"),
+        "plan": (plan, "--model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"),
     }
     add_commands(app, commands)
 
 
-def model_path(
-    model: Annotated[str, Argument(metavar="MODEL", help="Alias, hub id, folder or .gguf file.")],
-) -> None:
+def model_path(model: Annotated[str, Argument(metavar="MODEL", help="Alias, hub id, folder or .gguf file.")]) -> None:
     """Print a model's local folder; fetch or convert it if needed."""
     from qubic_lab.model.resolve import resolve_model
 
@@ -68,9 +70,7 @@ def split(
     typer.echo(f"{out}: " + "; ".join(f"rank {rank}: {stage}" for rank, stage in enumerate(stage_ranges(layers))))
 
 
-def verify(
-    folder: Annotated[Path, Argument(metavar="DIR", help="A split, one rank of it, or a converted model.")],
-) -> None:
+def verify(folder: Annotated[Path, Argument(metavar="DIR", help="A split, its rank, or a converted model.")]) -> None:
     """Check the files of a split against its manifests."""
     from qubic_lab.model.split import verify as find_problems
 
@@ -96,3 +96,121 @@ def random_model(
     with progress_bar() as progress:
         write_random_model(config, out, layers, seed, lambda share: progress("writing", round(100 * share), 100))
     typer.echo(f"{out}: random weights, its answers are meaningless")
+
+
+def plan(
+    model: Annotated[str, Option(help="deepseek, smollm2, or a folder with a config.json.")] = "deepseek",
+    devices: Annotated[
+        str,
+        Option(
+            help="One per rank: t4, p4, p100, v100, l4, a10, a100-40, a100-80, h100, or measured figures such as "
+            "name=16GB@259GB/s@65TFLOPS."
+        ),
+    ] = "t4,t4,t4",
+    link: Annotated[str, Option(help="Bandwidth and one-way latency between ranks.")] = "10Gbps:0.1ms",
+    goal: Annotated[
+        str,
+        Option(
+            help="throughput: tokens/s of all requests; latency: ms per token of a single request; memory: the "
+            "largest rank."
+        ),
+    ] = "throughput",
+    context: Annotated[int, Option(help="Tokens in the KV cache of each request.")] = 1024,
+    batch: Annotated[int, Option(help="Requests per lane; a pipeline has as many lanes as ranks.")] = 1,
+    dtype: Annotated[str, Option(help="fp16, fp32, or bf16 if the devices support it.")] = "fp16",
+    answer_tokens: Annotated[int, Option(help="New tokens of a request, for requests per second.")] = 512,
+    json: options.Json = False,
+) -> None:
+    """Predict the speed of splits and replicas, and recommend one.
+
+    The prediction uses only the model's shape; nothing is run and no weights are read. In the JSON, latency_ms is the
+    time between two tokens of a single request, loaded_latency_ms the same while all requests run.
+    """
+    from qubic_lab.model.config import resolve_shape
+    from qubic_lab.model.device import parse_devices, parse_link
+    from qubic_lab.model.recommend import plan as make_plan
+
+    places = parse_devices(split_list("--devices", devices))
+    advice = make_plan(resolve_shape(model), places, parse_link(link), goal, context, batch, dtype, answer_tokens)
+    accelerate, remark = _accelerate(advice)
+    if json:
+        baseline = vars(accelerate) if accelerate else None
+        print_json({"model": model} | advice.to_dict() | {"accelerate": baseline, "accelerate_note": remark})
+        return
+    _show(model, advice, accelerate, remark)
+
+
+def _accelerate(advice: "Advice") -> "tuple[Baseline | None, str]":
+    """Return the split that accelerate chooses, or None, and a remark about it."""
+    from qubic_lab.model.device_map import accelerate_baseline
+
+    try:
+        baseline = accelerate_baseline(advice.setup)
+    except QubicLabError as error:
+        return None, str(error)
+    return baseline, "accelerate runs the devices one after the other, and only if all of them are in one host"
+
+
+def _show(model: str, advice: "Advice", accelerate: "Baseline | None", remark: str) -> None:
+    setup = advice.setup
+    typer.echo(
+        f"{model} in {setup.dtype} on {', '.join(device.name for device in setup.devices)}; goal: {advice.goal}; "
+        f"{setup.batch} request{'s' if setup.batch > 1 else ''} per lane of {setup.context:,} tokens each\n"
+    )
+    _show_plans(advice)
+    for refused in advice.refused:
+        typer.echo(f"{refused.strategy} refused: {refused.reason}")
+    typer.echo(f"\nRecommended: {advice.recommendation or 'none'}. {advice.reason}")
+    _show_lines("When the recommendation changes", advice.changes)
+    typer.echo("\nFor comparison")
+    _show_baselines([*advice.baselines, *([accelerate] if accelerate else [])])
+    typer.echo(remark)
+    _show_lines("Assumptions", advice.assumptions)
+    _show_lines("Sources of the figures", [f"{name}: {text}" for name, text in advice.sources.items()])
+
+
+def _show_plans(advice: "Advice") -> None:
+    if not advice.plans:
+        return
+    speeds = ("requests", "tokens/s", "ms alone", "ms loaded")
+    rows = [
+        (
+            *(plan.strategy, _each(plan.layers), f"{plan.requests}", f"{plan.tokens_per_s:.1f}"),
+            *(f"{plan.latency_ms:.1f}", f"{plan.loaded_latency_ms:.1f}", _gigabytes(plan.memory_bytes)),
+            " / ".join(f"{100 * share:.0f}" for share in plan.idle_share),
+            f"{plan.most_tokens_per_s / advice.answer_tokens:.3g}",
+        )
+        for plan in advice.plans
+    ]
+    print_table(("strategy", "layers", *speeds, "memory GB", "idle %", "requests/s"), rows)
+    typer.echo(
+        f"ms: between two tokens of a request; requests/s: of {advice.answer_tokens} tokens each, with as many "
+        "concurrent requests as fit"
+    )
+
+
+def _show_baselines(baselines: "list[Baseline]") -> None:
+    if not baselines:
+        return
+    rows = [
+        (
+            *(baseline.name, _each(baseline.layers), f"{baseline.requests}", f"{baseline.tokens_per_s:.1f}"),
+            *(f"{baseline.latency_ms:.1f}", _gigabytes(baseline.memory_bytes)),
+        )
+        for baseline in baselines
+    ]
+    print_table(("", "layers", "requests", "tokens/s", "ms alone", "memory GB"), rows)
+
+
+def _show_lines(title: str, lines: "list[str] | tuple[str, ...]") -> None:
+    typer.echo(f"\n{title}")
+    for line in lines:
+        typer.echo(f"- {line}")
+
+
+def _each(counts: tuple[int, ...]) -> str:
+    return " / ".join(map(str, counts))
+
+
+def _gigabytes(counts: tuple[int, ...]) -> str:
+    return " / ".join(f"{count / 1e9:.1f}" for count in counts)

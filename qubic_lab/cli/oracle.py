@@ -276,9 +276,7 @@ def _show_quality(report: "QualityReport") -> None:
         )
         for each in report.texts
     ]
-    fetches = [
-        (each.source, *map(str, (each.ok, each.not_modified, each.failed, each.rows_added))) for each in report.fetches
-    ]
+    fetches = [(f.source, *map(str, (f.ok, f.not_modified, f.failed, f.rows_added))) for f in report.fetches]
     delay = "delay (median / 90 %)"
     print_tables(
         [

@@ -23,12 +23,10 @@ PACKAGES = ("aiolimiter", "datasketch", "feedparser", "pandas", "pandera")
 AUDIT_PACKAGES = ("arch", "pandas", "pandera", "pyarrow")
 
 BarFile = "CSV, Parquet or an exchange's dump, optionally compressed."
-SignalFunction = Annotated[str, Argument(metavar="MODULE:FUNCTION", help="From bars to a number for each.")]
+SignalFunction = Annotated[str, Argument(metavar="MODULE:FUNCTION", help="Function from bars to a number each.")]
 Stamp = Annotated[str, Option(help="What the time of a row is: open, close or auto.")]
 Zone = Annotated[str | None, Option(help="Zone of times without one, such as Europe/Berlin.", show_default=False)]
-Columns = Annotated[
-    list[str] | None, Option("--map", metavar="OURS=THEIRS", help="A column's name in the file; repeatable.")
-]
+Columns = Annotated[list[str] | None, Option("--map", metavar="OURS=THEIRS", help="Column in the file; repeatable.")]
 Interval = Annotated[int | None, Option(metavar="SECONDS", help="Length of a bar.", show_default="from the file")]
 Decimal = Annotated[str, Option(metavar="MARK", help="Decimal mark: '.', ',' or auto.")]
 DateOrder = Annotated[str, Option(help="Order of dates such as 03/04/2021: dmy, mdy or auto.")]

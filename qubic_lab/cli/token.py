@@ -24,11 +24,7 @@ def register(app: typer.Typer) -> None:
     add_group(app, "token", "Add and remove tokens of HTTP clients.", "add notebook", commands)
 
 
-def add(
-    name: Name,
-    per_minute: Annotated[int, Option(help="Allowed requests per minute.")] = 120,
-    file: File = None,
-) -> None:
+def add(name: Name, per_minute: Annotated[int, Option(help="Requests a minute.")] = 120, file: File = None) -> None:
     """Add a token and print it once.
 
     The file keeps only its hash. Running coordinators accept the token at once.
