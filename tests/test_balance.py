@@ -11,8 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubic_lab.bench.balance import BalancerShare, OutageEffect, bench_balance, effect_of, node_id, share_of, simulate
-from qubic_lab.bench.balancing_simulation import HandledRequest, Outage, SimulatedNode
+from qubic_lab.bench.balance import (
+    BalancerShare,
+    HandledRequest,
+    Outage,
+    OutageEffect,
+    SimulatedNode,
+    bench_balance,
+    effect_of,
+    node_id,
+    share_of,
+    simulate,
+)
 from qubic_lab.cli.main import run
 from qubic_lab.cluster.balance import (
     BALANCERS,

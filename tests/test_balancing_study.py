@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qubic_lab.bench.balancing_simulation import CoordinatorView, NodeLoad, SimulatedNode
+from qubic_lab.bench.balance import CoordinatorView, NodeLoad, SimulatedNode
 from qubic_lab.cluster.balance import BALANCERS, BalancerCandidate
 from qubic_lab.errors import InputError
 from qubic_lab.studies import balancing as study

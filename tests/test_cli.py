@@ -162,9 +162,7 @@ def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cache", ["prompts.txt", "/proc/nowhere"])
-def test_a_cache_that_cannot_be_written_is_named(
-    cache: str, here: Run, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_cache_is_named(cache: str, here: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUBIC_LAB_CACHE", cache)
     settings.cache_clear()
     ended = here("compare --model tiny")

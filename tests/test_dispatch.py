@@ -73,9 +73,7 @@ def test_wrong_answers_refusals_and_absent_coordinators_are_noticed(url: str) ->
 
 
 @pytest.mark.slow
-def test_echo_nodes_are_judged_and_real_nodes_answer_as_they_do_alone(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_echo_nodes_are_judged_and_real_ones_answer_as_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "BURSTS", 1)
     result = bench_dispatch(4, 2, 1, seconds=0.1, new_tokens=2, real_requests=12, model=str(tiny))
     assert (result.requests, result.errors, result.burst.requests, result.burst.errors) == (4, 0, 2, 0)

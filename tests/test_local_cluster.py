@@ -28,9 +28,7 @@ def test_a_coordinator_that_does_not_come_up_is_quoted(tmp_path: Path, monkeypat
     assert not any(tmp_path.iterdir())
 
 
-def test_the_processes_see_none_of_our_settings_but_where_models_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_processes_see_none_of_our_settings_but_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QUBIC_LAB_REDIS_URL", "QUBIC_LAB_API_TOKENS", "qubic_lab_tls_key"):
         monkeypatch.setenv(name, str(tmp_path))
     environment = child_environment()

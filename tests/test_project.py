@@ -157,17 +157,7 @@ def loaded_by_cli() -> set[str]:
 
 
 def test_a_coordinator_starts_without_what_only_the_oracles_extra_brings():
-    brought = {
-        "aiolimiter",
-        "datasketch",
-        "feedparser",
-        "pandas",
-        "pandera",
-        "scipy",
-        "sklearn",
-        "talib",
-        "torch",
-    }
+    brought = {"aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "scipy", "sklearn", "talib", "torch"}
     assert loaded_by("qubic_lab.api.serve") & brought == set()
 
 

@@ -54,7 +54,7 @@ GARCH = (1e-6, 0.1, 0.88, 5.0)
 VAR_BARS = 4_000
 VAR_LEVELS = (0.01, 0.05)
 REFIT_BARS, FIT_BARS, LEAST_FIT_BARS = 50, 2_000, 500
-SPEED_BARS, SETS, SET_BARS, BLOCK = 1_000_000, 1_000, 100_000, 25
+SPEED_BARS, SETS, SET_BARS = 1_000_000, 1_000, 100_000
 _A_TASK = 5
 """Runs that a process gets at a time."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -419,9 +419,7 @@ def sum_up_var(series: Sequence[tuple[dict[str, tuple[bool, ...]], int]], bars: 
     return TailResult(len(series), bars, REFIT_BARS, tuple(rows), sum(failed for _, failed in series))
 
 
-def measure_speed(
-    bars: int = SPEED_BARS, sets: int = SETS, set_bars: int = SET_BARS, block: int = BLOCK
-) -> SpeedResult:
+def measure_speed(bars: int = SPEED_BARS, sets: int = SETS, set_bars: int = SET_BARS, block: int = 25) -> SpeedResult:
     """Measure one signal on many bars with all its figures, and many parameter sets against plain pandas."""
     rng = np.random.default_rng(0)
     market = simulated_market(1e-4 * rng.standard_normal(bars), MINUTE_US)

@@ -17,6 +17,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
+from qubic_lab import stats
 from qubic_lab.bench.result import BenchResult, Table, interval_text
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
@@ -32,14 +33,6 @@ from qubic_lab.consensus.dependence import PastVote, effective_votes, error_corr
 from qubic_lab.consensus.stopping import replay
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import InputError, check_choice, check_range
-from qubic_lab.stats import (
-    Floats,
-    Forecasts,
-    bootstrap_interval,
-    calibration_error,
-    calibration_error_interval,
-    wilson_interval,
-)
 
 VOTERS = ("simulated",)
 RULE, FALLBACK = "majority", "plurality"
@@ -192,7 +185,7 @@ def bench_consensus(
     single_Q = (held_out_QK == RIGHT).mean(axis=1)
     confidence_Q = calibration.probabilities([each.signals for each in held_out])
     confidence = judge_confidence(confidence_Q, right_Q, seed=seed)
-    vote_share = Forecasts.of([each.signals.vote_share for each in held_out], right_Q)
+    vote_share = stats.Forecasts.of([each.signals.vote_share for each in held_out], right_Q)
     dependence = error_correlation(_history(development_QK[:DEPENDENCE_QUESTIONS]), seed=seed)
     return ConsensusResult(
         voters=voters,
@@ -203,7 +196,7 @@ def bench_consensus(
         questions=questions,
         seed=seed,
         majority_accuracy=float(right_Q.mean()),
-        majority_accuracy_interval=wilson_interval(int(right_Q.sum()), questions),
+        majority_accuracy_interval=stats.wilson_interval(int(right_Q.sum()), questions),
         expected_majority_accuracy=theoretical_accuracy(k, accuracy, correlation) if options == 2 else None,
         single_accuracy=float(single_Q.mean()),
         single_accuracy_interval=_mean_interval(single_Q, seed),
@@ -212,8 +205,8 @@ def bench_consensus(
         ece=confidence.ece,
         ece_interval=confidence.ece_interval,
         ece_if_calibrated=confidence.ece_if_calibrated,
-        vote_share_ece=calibration_error(vote_share),
-        vote_share_ece_interval=calibration_error_interval(vote_share, seed=seed),
+        vote_share_ece=stats.calibration_error(vote_share),
+        vote_share_ece_interval=stats.calibration_error_interval(vote_share, seed=seed),
         rho=dependence.rho if dependence else None,
         rho_interval=dependence.rho_interval if dependence else None,
         effective_votes=effective_votes([1.0] * k, dependence.rho) if dependence else None,
@@ -303,20 +296,20 @@ def _stopping(votes_QK: Votes, level: float | None, seed: int) -> Stopping:
         samples_saved=float(saved_Q.mean()),
         samples_saved_interval=_mean_interval(saved_Q, seed),
         changed=float(changed_Q.mean()),
-        changed_interval=wilson_interval(int(changed_Q.sum()), len(votes_QK)),
+        changed_interval=stats.wilson_interval(int(changed_Q.sum()), len(votes_QK)),
     )
 
 
-def _level_shares(confidence_Q: Floats, right_Q: Floats) -> tuple[LevelShare, ...]:
+def _level_shares(confidence_Q: stats.Floats, right_Q: stats.Floats) -> tuple[LevelShare, ...]:
     level_Q = [level_of(each) for each in confidence_Q.tolist()]
     found = []
     for level in ConfidenceLevel:
         outcomes = [right for at, right in zip(level_Q, right_Q.tolist(), strict=True) if at is level]
         right = int(sum(outcomes))
-        interval = wilson_interval(right, len(outcomes)) if outcomes else None
+        interval = stats.wilson_interval(right, len(outcomes)) if outcomes else None
         found.append(LevelShare(level, len(outcomes), right / len(outcomes) if outcomes else None, interval))
     return tuple(found)
 
 
-def _mean_interval(values_Q: Floats, seed: int) -> tuple[float, float]:
-    return bootstrap_interval(lambda rows: float(values_Q[rows].mean()), len(values_Q), seed=seed)
+def _mean_interval(values_Q: stats.Floats, seed: int) -> tuple[float, float]:
+    return stats.bootstrap_interval(lambda rows: float(values_Q[rows].mean()), len(values_Q), seed=seed)

@@ -92,15 +92,11 @@ def bench_voting(answers: int = 16, votes: int = 15, embedder: Embedder | None =
     """
     check_range("answers", answers, 1, MOST_ANSWERS)
     check_range("votes", votes, 1, 1000)
-    kinds = {
-        "calculations": (SUM, calculations),
-        "explanations": (WHY, explanations),
-        "near copies": (WHY, near_copies),
-    }
+    work = {"calculations": (SUM, calculations), "explanations": (WHY, explanations), "near copies": (WHY, near_copies)}
     embeds: list[Embed | None] = [None] if embedder is None else [None, embedder.embed]
     times: list[VotingTime] = []
     embedding_ms: list[float] = []
-    for kind, (question, write) in kinds.items():
+    for kind, (question, write) in work.items():
         for embed in embeds:
             taken: list[dict[str, float]] = []
             draw = random.Random(f"{kind} {embed is None}")

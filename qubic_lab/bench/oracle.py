@@ -260,9 +260,7 @@ def _kept(route: Route, market: GeneratedMarket) -> list[OracleRequest]:
         return [OracleRequest.of(route, hit, coins=",".join(coins)) for coins in lists]
     name, choices = VARIANTS[route]
     return [
-        OracleRequest.of(route, hit, _about(coin), coin=coin, **{name: choice})
-        for coin in market.coins
-        for choice in choices
+        OracleRequest.of(route, hit, _about(c), coin=c, **{name: choice}) for c in market.coins for choice in choices
     ]
 
 

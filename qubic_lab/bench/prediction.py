@@ -475,9 +475,7 @@ def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
     starts_ms = spans.loc[spans["kind"] == "compute", "start_ms"]
     steps = len(starts_ms) - 1
     if steps < FEWEST_STEPS:
-        raise InputError(
-            f"the trace has {max(0, steps)} steps in which every lane decodes, of {FEWEST_STEPS}: ask for more tokens"
-        )
+        raise InputError(f"the trace has {max(0, steps)} steps of all lanes, of {FEWEST_STEPS}: ask for more tokens")
     window = spans[spans["start_ms"].between(starts_ms.min(), starts_ms.max(), inclusive="left")]
     sums_ms = (window["end_ms"] - window["start_ms"]).groupby(window["kind"]).sum()
     compute_s, sample_s, wait_s = (sums_ms.get(kind, 0.0) / 1e3 / steps for kind in ("compute", "sample", "receive"))

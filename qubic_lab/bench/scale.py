@@ -283,9 +283,7 @@ class _Names:
     def __init__(self, registry: str, count: int, addresses: Sequence[str]) -> None:
         self.count = count
         self._registry = registry
-        self._registrations = [
-            registration_of(number, address) for number, address in enumerate(islice(cycle(addresses), count))
-        ]
+        self._registrations = [registration_of(n, address) for n, address in enumerate(islice(cycle(addresses), count))]
         self.beats = 0
 
     @asynccontextmanager

@@ -40,11 +40,7 @@ TableRows = tuple[Row, list[Row]]
 
 def register(app: typer.Typer) -> None:
     """Add the group with its commands."""
-    commands: Commands = {
-        "up": (up, "--nodes 3 --model smollm2"),
-        "status": (status, "--json"),
-        "down": (down, "--timeout 20s"),
-    }
+    commands: Commands = {"up": (up, "--nodes 3"), "status": (status, "--json"), "down": (down, "--timeout 20s")}
     add_group(app, "cluster", "Run a cluster on this machine, and show its state.", "up --nodes 3", commands)
 
 

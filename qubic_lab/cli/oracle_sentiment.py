@@ -136,9 +136,7 @@ def _models(names: str, labels: Sequence[str]) -> tuple[list["SentimentModel"], 
     names_of = [each.name for each in models]
     if len(set(names_of)) < len(names_of):
         twice = next(each for each in names_of if names_of.count(each) > 1)
-        raise InputError(
-            f"--model {names} names {twice!r} twice: give each model once, folders with names of their own"
-        )
+        raise InputError(f"--model {names} names {twice!r} twice: give each model once, by a name of its own")
     return models, notes
 
 

@@ -2,7 +2,7 @@
 
 Nodes of several speeds decode a few requests at once; requests come at random, and a few answers are much longer than
 the rest. Several coordinators take them in, with loads that they know late. Nothing fails, and full nodes are not
-passed over, as the cluster's own coordinators would do. The nodes are those of `qubic_lab.bench.balancing_simulation`.
+passed over, as the cluster's own coordinators would do. The nodes are those of `qubic_lab.bench.balance`.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from qubic_lab.bench.balancing_simulation import SimulatedNode, SimulatedRequest, Simulation
+from qubic_lab.bench.balance import SimulatedNode, SimulatedRequest, Simulation
 from qubic_lab.cluster.balance import BALANCERS, Balancer, BalancerCandidate, available
 from qubic_lab.errors import InputError, check_at_least, check_choice
 
