@@ -83,7 +83,7 @@ def test_no_curve_is_ever_certain(method: str, right: float):
 
 def test_signals_of_a_decision():
     decision = decide([Ballot("a", 1, 0.6), Ballot("b", 1, 0.2), Ballot("c", 0, 0.8), Ballot("d", None, 0.4)])
-    signals = Signals.of(decision, mean_logprob=math.log(0.5), similarity=0.9, tokens=40)
+    signals = Signals.of(decision, [math.log(0.5)], [40], similarity=0.9)
     assert (signals.ballots, signals.vote_share, signals.margin) == (4, 0.5, 0.25)
     assert (signals.weight_share, signals.token_probability) == (pytest.approx(0.4), pytest.approx(0.5))
     assert (signals.similarity, signals.tokens) == (0.9, 40)

@@ -6,7 +6,6 @@ any order.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 
 from qubic_lab.consensus.answer_readers import PROSE, FinalAnswer
 from qubic_lab.consensus.answers import final_answer
@@ -216,14 +215,12 @@ def _grouped(
 def _signals(decision: Decision, trails: Sequence[VoterTrail], similarities: Similarities) -> Signals:
     leader = decision.standings[0] if decision.standings else None
     members = [index for index, each in enumerate(trails) if leader is not None and each.vote.voter in leader.voters]
-    logprobs = [trails[index].vote.mean_logprob for index in members]
-    known = [each for each in logprobs if each is not None]
     alike = similarities.values_NN[members][:, members]
     return Signals.of(
         decision,
-        mean_logprob=fmean(known) if known and len(known) == len(logprobs) else None,
+        logprobs=[trails[index].vote.mean_logprob for index in members],
+        tokens=[trails[index].vote.new_tokens for index in members],
         similarity=float(alike.mean()) if members else None,
-        tokens=fmean(trails[index].vote.new_tokens for index in members) if members else None,
     )
 
 

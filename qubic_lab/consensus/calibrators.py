@@ -41,7 +41,7 @@ class BaseRate:
         return cls(_overall(right_N))
 
     def __call__(self, signals_NS: Floats) -> Floats:
-        """Return the same probability for all."""
+        """Return the probability of each row of signals."""
         return np.full(len(signals_NS), self.probability)
 
 
@@ -72,7 +72,7 @@ class Histogram:
         return cls(_numbers(ends), _numbers(share))
 
     def __call__(self, signals_NS: Floats) -> Floats:
-        """Return the probability of each signal's bin."""
+        """Return the probability of each row of signals."""
         return np.asarray(self.probabilities)[np.searchsorted(self.ends, signals_NS[:, 0], side="left")]
 
 
@@ -107,7 +107,7 @@ class Isotonic:
         return cls(_numbers(values), _numbers(np.clip(share, least, 1 - least)))
 
     def __call__(self, signals_NS: Floats) -> Floats:
-        """Return the curve's probabilities."""
+        """Return the probability of each row of signals."""
         return np.interp(signals_NS[:, 0], self.values, self.probabilities)
 
 
@@ -177,7 +177,7 @@ class Logistic:
         return cls(_numbers(means), _numbers(scales), _numbers(weights[:-1]), float(weights[-1]))
 
     def __call__(self, signals_NS: Floats) -> Floats:
-        """Return the curve's probabilities."""
+        """Return the probability of each row of signals."""
         inputs = (signals_NS - np.asarray(self.means)) / np.asarray(self.scales)
         return _sigmoid(inputs @ np.asarray(self.weights) + self.intercept)
 

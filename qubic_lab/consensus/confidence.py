@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -74,20 +75,21 @@ class Signals:
     def of(
         cls,
         decision: Decision,
-        mean_logprob: float | None = None,
+        logprobs: Sequence[float | None] = (),
+        tokens: Sequence[int] = (),
         similarity: float | None = None,
-        tokens: float | None = None,
     ) -> "Signals":
-        """Return the signals of a decision; `mean_logprob` is in nats, of the winner's answers."""
+        """Return the signals of a decision; mean log probabilities, in nats, and tokens are those of its answers."""
         leader = decision.standings[0] if decision.standings else None
+        known = [each for each in logprobs if each is not None]
         return cls(
             ballots=decision.ballots,
             vote_share=leader.ballot_share if leader else 0.0,
             margin=decision.margin,
             weight_share=leader.weight_share if leader else 0.0,
-            token_probability=None if mean_logprob is None else math.exp(mean_logprob),
+            token_probability=math.exp(fmean(known)) if known and len(known) == len(logprobs) else None,
             similarity=similarity,
-            tokens=tokens,
+            tokens=fmean(tokens) if tokens else None,
         )
 
 

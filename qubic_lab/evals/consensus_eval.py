@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import fmean
 
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
@@ -250,12 +249,7 @@ def observe(row: RecordedQuestion, k: int) -> Observation | None:
         return None
     members = [samples[int(voter)] for voter in decision.standings[0].voters]
     logprobs = [dict(each.signals).get("mean_logprob") for each in members]
-    known = [each for each in logprobs if each is not None]
-    signals = Signals.of(
-        decision,
-        mean_logprob=fmean(known) if len(known) == len(members) else None,
-        tokens=fmean(each.tokens for each in members),
-    )
+    signals = Signals.of(decision, logprobs, [each.tokens for each in members])
     return Observation(row.id, signals, bool(members[0].right))
 
 

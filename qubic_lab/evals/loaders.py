@@ -14,8 +14,7 @@ from typing import Any
 
 from qubic_lab.consensus.quantities import quantities
 from qubic_lab.errors import InputError, check_choice, did_you_mean
-from qubic_lab.evals.json_lines import read_objects, read_text
-from qubic_lab.evals.questions import KINDS, Question, check_ids, load_questions
+from qubic_lab.evals.questions import KINDS, Question, check_ids, load_questions, read_objects, read_text
 
 LAYOUTS = ("project", "gsm8k", "mapped")
 MOST_BYTES = 64 * 2**20

@@ -33,7 +33,7 @@ from qubic_lab.consensus.similarity import (
     foreign_script,
     words_of,
 )
-from qubic_lab.evals.json_lines import read_objects
+from qubic_lab.evals.questions import read_objects
 from qubic_lab.provenance import source_commit
 from qubic_lab.stats import Floats, Indices, bootstrap_interval, wilson_interval
 

@@ -7,7 +7,7 @@ from random import Random
 
 from qubic_lab.checked_yaml import STRICT, check_content
 from qubic_lab.errors import InputError
-from qubic_lab.evals.json_lines import read_objects
+from qubic_lab.evals.questions import read_objects
 
 
 @dataclass(frozen=True)
