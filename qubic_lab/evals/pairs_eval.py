@@ -178,7 +178,10 @@ def evaluate_relevance(pairs: Sequence[AnswerPair], embed: Embed) -> RelevanceRe
 
 
 def choose_off_topic(pairs: Sequence[AnswerPair], embed: Embed) -> float:
-    """Return the highest threshold on GRID that drops no answer to its own question: a lost vote costs most."""
+    """Return the highest threshold on GRID that drops no answer to its own question.
+
+    A lost vote costs more than a useless one.
+    """
     own, _ = _nearness(pairs, embed)
     return float(GRID[own.min() >= GRID].max(initial=0.0))
 
