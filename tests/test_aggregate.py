@@ -17,7 +17,7 @@ from qubic_lab.consensus.calibrators import Logistic
 from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
 from qubic_lab.consensus.merging import MOST_ADDED, MergedAnswer, merge, whole_sentences
 from qubic_lab.consensus.similarity import SimilarityThresholds
-from qubic_lab.consensus.vote import Absence, AbsenceReason, AnswerSource, Vote
+from qubic_lab.consensus.voting import Absence, AbsenceReason, AnswerSource, Vote
 from qubic_lab.consensus.weights import WeightParts
 from qubic_lab.core import SamplingParams
 from qubic_lab.votes.trail import trail_of

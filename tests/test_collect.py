@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
-from qubic_lab.consensus.vote import Absence, AbsenceReason, AnswerSource, Vote
+from qubic_lab.consensus.voting import Absence, AbsenceReason, AnswerSource, Vote
 from qubic_lab.core import SamplingParams
 from qubic_lab.errors import RankError
 from qubic_lab.votes.collect import CollectedVotes, Voter, collect

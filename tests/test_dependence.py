@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from qubic_lab.bench.consensus import simulate_votes
 from qubic_lab.consensus.dependence import PastVote, effective_votes, error_correlation, find_copies, merge_copies
-from qubic_lab.consensus.vote import AnswerSource
-from qubic_lab.consensus.voting import Ballot
+from qubic_lab.consensus.voting import AnswerSource, Ballot
 from qubic_lab.core import SamplingParams
 
 GREEDY = SamplingParams()

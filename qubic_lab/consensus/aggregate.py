@@ -31,8 +31,7 @@ from qubic_lab.consensus.similarity import (
     compare,
     group,
 )
-from qubic_lab.consensus.vote import Absence, AbsenceReason, Vote
-from qubic_lab.consensus.voting import DEFAULT_RULE, Ballot, Decision, decide
+from qubic_lab.consensus.voting import DEFAULT_RULE, Absence, AbsenceReason, Ballot, Decision, Vote, decide
 from qubic_lab.consensus.weights import WeightParts, weigh
 
 CONFLICT_SHARE = 0.5

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qubic_lab.consensus.vote import AnswerSource
-from qubic_lab.consensus.voting import Ballot, Group
+from qubic_lab.consensus.voting import AnswerSource, Ballot, Group
 from qubic_lab.stats import Floats, Indices, bootstrap_interval
 
 

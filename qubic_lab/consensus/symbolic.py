@@ -14,6 +14,7 @@ import re
 import selectors
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
 
 from qubic_lab.consensus.quantities import superscripts_lowered
@@ -133,10 +134,8 @@ class _Process:
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             assert pipe is not None
-            try:
+            with suppress(OSError):  # the unwritten rest of its question
                 pipe.close()
-            except OSError:  # the unwritten rest
-                _LOG.debug("a reader of formulas ended with its question unread")
 
     def _line(self, seconds: float) -> str:
         """Return the next line of output; each answer is one line, so the buffer is then empty."""

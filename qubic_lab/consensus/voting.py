@@ -1,12 +1,15 @@
-"""Counts ballots by majority, super-majority or weight, with one rule for ties.
+"""Votes and how their ballots are counted: by majority, super-majority or weight, with one rule for ties.
 
 The order of the ballots does not matter, not even by rounding: weights are added as whole numbers.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from fractions import Fraction
 from typing import Literal
+
+from qubic_lab.core import SamplingParams
 
 Group = int | str
 Measure = Literal["ballots", "weight"]
@@ -14,6 +17,51 @@ OTHER: dict[Measure, Measure] = {"ballots": "weight", "weight": "ballots"}
 
 WEIGHT_UNIT = 2**1074
 """Every double is a multiple of 1 / WEIGHT_UNIT, so sums of multiples are exact."""
+
+
+@dataclass(frozen=True)
+class AnswerSource:
+    """What determines an answer: the model (by hash), the prompt and the sampling parameters."""
+
+    model_hash: str
+    prompt: str
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One answer, its voter and its cost.
+
+    `seconds` runs from the request to the last token. `mean_logprob` is the mean over its tokens in nats, or None if
+    unknown.
+    """
+
+    voter: str
+    node: str
+    model: str
+    source: AnswerSource
+    text: str
+    finish_reason: str
+    new_tokens: int
+    seconds: float
+    mean_logprob: float | None = None
+
+
+class AbsenceReason(StrEnum):
+    """Why a voter gave no vote."""
+
+    LATE = "late"
+    FAILED = "failed"
+    STOPPED = "not needed"
+
+
+@dataclass(frozen=True)
+class Absence:
+    """A voter that gave no vote; unless it was stopped early, it counts as a ballot for no group."""
+
+    voter: str
+    why: AbsenceReason
+    detail: str
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from qubic_lab.consensus.vote import Absence, AbsenceReason, Vote
+from qubic_lab.consensus.voting import Absence, AbsenceReason, Vote
 from qubic_lab.errors import QubicLabError
 
 

@@ -19,8 +19,7 @@ from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
 from qubic_lab.consensus.dependence import error_correlation
 from qubic_lab.consensus.similarity import Embed
 from qubic_lab.consensus.stopping import reason_to_stop
-from qubic_lab.consensus.vote import Absence, AbsenceReason, AnswerSource, Vote
-from qubic_lab.consensus.voting import Ballot
+from qubic_lab.consensus.voting import Absence, AbsenceReason, AnswerSource, Ballot, Vote
 from qubic_lab.consensus.weights import NO_RECORD, weigh
 from qubic_lab.core import MAX_SEED, SamplingParams
 from qubic_lab.errors import QubicLabError, RankError
