@@ -188,7 +188,7 @@ def test_a_price_that_cannot_be_does_not_keep_the_others_out(sqlite: Engine) -> 
 
 def test_texts_that_no_database_takes_are_refused_by_schema() -> None:
     good = Text("t", "1", "news", "Title", "", "", "P", START, ())
-    check_texts([good, replace(good, published_us=None)])
+    check_texts([good, replace(good, published_us=None)], ["1", "2"], START)
     for wrong, why in (
         ({"author": "x" * 257}, "author is longer than 256"),
         ({"body": "a\x00b"}, "NUL"),
@@ -196,8 +196,8 @@ def test_texts_that_no_database_takes_are_refused_by_schema() -> None:
     ):
         changed: dict[str, Any] = dict(wrong)
         with pytest.raises(InputError, match=why) as caught:
-            check_texts([good, replace(good, external_id="2", **changed)])
-        assert "text '2' of t" in str(caught.value)
+            check_texts([good, replace(good, **changed)], ["texts.csv:2", "texts.csv:3"], START)
+        assert "texts.csv:3: " in str(caught.value)
 
 
 def test_prices_go_in_one_way_whatever_their_batches(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from clocks import StandingClock
 from sqlalchemy import Engine
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.ingest.quality import NOTHING, completeness, lateness, quality_report
+from qubic_lab.oracle.ingest.quality import NOTHING, completeness, quality_report
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US, read_iso
@@ -79,11 +79,11 @@ def test_quotes_are_as_complete_as_their_usual_step(sqlite: Engine) -> None:
     assert (found.lateness.median_s, found.lateness.after) == (40, "published")
 
 
-def test_one_bar_is_complete_and_clocks_ahead_of_ours_are_not_early() -> None:
+def test_one_bar_is_complete_and_clocks_ahead_of_ours_are_not_early(sqlite: Engine) -> None:
     one = np.array([START], np.int64)
-    assert completeness(one, one + HOUR_US, HOUR_US).share == 1.0
-    assert completeness(one, one, 0).share == 1.0
-    assert lateness(one, one + HOUR_US, "published").most_s == 0.0
+    assert completeness(one, one + HOUR_US, HOUR_US).share == completeness(one, one, 0).share == 1.0
+    PriceStore(sqlite, StandingClock(START)).add(QUOTES, [Price(END, END, 1e-6, published_us=END)])
+    assert quality_report(sqlite, at_us=END).prices[0].lateness.most_s == 0.0
 
 
 def test_texts_are_counted_with_duplicates_and_corrections(sqlite: Engine) -> None:

@@ -132,11 +132,7 @@ class BarImport(Part):
 
 
 def import_bars(store: PriceStore, path: Path, options: BarOptions, clock: Callable[[], int] = now_us) -> BarImport:
-    """Read a file of prices, flag outliers and other oddities, and store them.
-
-    Raises:
-        InputError: the file cannot be read right; nothing was stored.
-    """
+    """Read a file of prices, flag oddities and store them; nothing is stored if it cannot be read right."""
     file = read_bars(path, options, clock())
     kept = keep_prices(store, file.series, file.prices)
     return BarImport(
@@ -411,21 +407,19 @@ def _prices(
     A day's volume in the currency is that of 24 hours; shorter bars have no field for it, quotes none for coins.
     """
     opened = rows["stamp"] if opens else rows["stamp"] - interval_us
-    names = (*(name for name in _PRICES if name in rows), *_AMOUNTS)
-    frame = rows.reindex(columns=names).astype(float).assign(opened_us=opened, closed_us=opened + interval_us)
-    check_frame(BARS if interval_us else QUOTES, frame, [f"{file}:{line}" for line in rows.index])
+    rows = rows.assign(opened_us=opened, closed_us=opened + interval_us)
+    names = [name for name in (*_PRICES, *_AMOUNTS) if name in rows or name in _AMOUNTS]
+    checked = rows.reindex(columns=["opened_us", "closed_us", *names]).astype(dict.fromkeys(names, float))
+    check_frame(BARS if interval_us else QUOTES, checked, [f"{file}:{line}" for line in rows.index])
     ordered, notes = _in_order(file, rows if interval_us else _forwards(rows), options.duplicates)
     if interval_us not in (0, DAY_US) and "volume_24h" in rows:
         notes.append("volumes in the currency left out: of bars only those of a day are kept")
-        ordered = ordered.drop(columns="volume_24h")
+        names.remove("volume_24h")
     elif not interval_us and "volume" in rows:
         notes.append("volumes left out: of quotes only those of 24 hours in the currency are kept")
-        ordered = ordered.drop(columns="volume")
-    opened = ordered["stamp"] if opens else ordered["stamp"] - interval_us
-    optional = ("open", "high", "low", *_AMOUNTS)
-    values = ordered.reindex(columns=optional).astype(object)
-    columns = [values[name].where(values[name].notna(), None) for name in optional]
-    return tuple(map(Price, opened.tolist(), (opened + interval_us).tolist(), ordered["close"], *columns)), notes
+        names.remove("volume")
+    values = ordered.reindex(columns=["opened_us", "closed_us", *names]).astype(object)
+    return tuple(Price(**row) for row in values.where(values.notna(), None).to_dict("records")), notes
 
 
 def _in_order(file: str, rows: pd.DataFrame, duplicates: str) -> tuple[pd.DataFrame, list[str]]:

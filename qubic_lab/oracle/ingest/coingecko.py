@@ -1,7 +1,7 @@
 """CoinGecko, version 3 of its API: present prices of all coins at once, their history, and bars.
 
-History comes as quotes with stamps off any grid, every 5 minutes, hour or day, depending on the range. Their volume is
-that of the 24 hours before. Bars are stamped with their close and have no volume.
+History comes as quotes with stamps off any grid, every 5 minutes or hour, depending on the range. Their volume is that of
+the 24 hours before. Bars are stamped with their close and have no volume. Without a good response there is a SourceError.
 """
 
 import math
@@ -117,11 +117,7 @@ def parse_bars(body: list[Any], now_us: int) -> tuple[tuple[Price, ...], tuple[s
 
 
 async def fetch_prices(client: SourceClient, coins: Sequence[str]) -> Batch:
-    """Return the present price of each coin, in one request for all of them.
-
-    Raises:
-        SourceError: there is no good response.
-    """
+    """Return the present price of each coin, in one request for all of them."""
     params: Params = {
         "ids": ",".join(coins),
         "vs_currencies": _CURRENCY,
@@ -138,12 +134,9 @@ async def fetch_prices(client: SourceClient, coins: Sequence[str]) -> Batch:
 
 
 async def fetch_history(client: SourceClient, coin: str, start_us: int, end_us: int, *, now_us: int) -> Batch:
-    """Return a coin's quotes from `start_us` until before `end_us`; the source is asked in whole seconds.
+    """Return a coin's quotes from `start_us` until before `end_us`.
 
     If the range reaches the present, it is complete only up to the last point: more may come late.
-
-    Raises:
-        SourceError: there is no good response.
     """
     params: Params = {
         "vs_currency": _CURRENCY,
@@ -164,11 +157,7 @@ async def fetch_history(client: SourceClient, coin: str, start_us: int, end_us: 
 
 
 async def fetch_bars(client: SourceClient, coin: str, *, now_us: int) -> Batch:
-    """Return a coin's bars of the last day that have closed.
-
-    Raises:
-        SourceError: there is no good response.
-    """
+    """Return a coin's bars of the last day that have closed."""
     params: Params = {"vs_currency": _CURRENCY, "days": 1, "precision": "full"}
     fetched = await client.get(f"/coins/{coin}/ohlc", params, conditional=False)
     if not isinstance(fetched.body, list):

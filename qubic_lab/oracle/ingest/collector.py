@@ -1,7 +1,6 @@
 """The collector: polls each source, stores what it gives, and can end at any instant.
 
-A response is stored before the position that it leads to, so a process that is killed asks for its last slice again,
-and rows that are in the database already add nothing.
+A response is stored before the position that it leads to, so a process that was killed asks for its last slice again.
 """
 
 import asyncio
@@ -285,7 +284,7 @@ class Collector:
         self._report(requests=progress.requests + sent, failed=progress.failed + sent, last=f"{job.name}: {message}")
 
     async def _postpone(self, job: Job, errors: Sequence[QubicLabError]) -> None:
-        """Retry a job that failed later; meanwhile the next sources of the same kind of texts are asked earlier."""
+        """Retry a failed job later; meanwhile the next sources of the same kind of texts are asked earlier."""
         state = self._states[job.name]
         waits = [wait for error in errors if (wait := getattr(error, "retry_after_s", None)) is not None]
         failures = state.failures + 1
@@ -310,9 +309,7 @@ class Collector:
     async def _collect_history(self, job: Job, client: SourceClient) -> None:
         now, position = self._clock.now_us(), self._states[job.name].position
         slice = next_slice(position, now, self.config.backfill_days)
-        if slice is None:
-            await self._save(replace(self._states[job.name], done=True, failures=0))
-            return
+        assert slice is not None, "else the job is done"
         config, (coin, start_us, end_us) = client.config, slice
         if self._quotas.spare(client.name, config.quotas(), config.period_s) <= SPARE:
             await self._save(replace(self._states[job.name], due_us=now + int(_FAR_S * SECOND_US)))

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, SecretStr
 
 from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError, check_choice
-from qubic_lab.oracle.ingest.http_rules import Period, is_web_address
+from qubic_lab.oracle.ingest.http_rules import PERIODS, Period, is_web_address
 from qubic_lab.oracle.model.coins import coin_ids
 from qubic_lab.oracle.model.records import TextKind
 from qubic_lab.oracle.model.timestamps import REAL, Clock, read_iso
@@ -64,9 +64,8 @@ class SourceConfig:
     Attributes:
         key_setting: the field of `Settings` that holds its key, set as QUBIC_LAB_<FIELD>.
         key_header: the header that carries the key; `key_needed`: requests without it are refused.
-        rate: requests that the source allows in any window of `window_s` seconds.
-        share: the part of the rate that is used, as requests may bunch up on their way.
-        burst: requests that may follow each other without a pause.
+        rate: requests that the source allows in any window of `window_s` seconds, of which only `share` is used, as
+            requests may bunch up on their way; `burst` may follow each other without a pause.
         monthly_quota: requests allowed in a calendar month of UTC; None: any number. The same for days and half days.
         period_s: how often it is polled; a quota may make that rarer.
         delay_s: how long after publication an item appears there.
@@ -122,12 +121,8 @@ class SourceConfig:
 
     def quotas(self) -> dict[Period, int]:
         """Return the quotas that are set, by period."""
-        all_quotas: dict[Period, int | None] = {
-            "half-day": self.half_daily_quota,
-            "day": self.daily_quota,
-            "month": self.monthly_quota,
-        }
-        return {period: quota for period, quota in all_quotas.items() if quota is not None}
+        quotas = zip(PERIODS, (self.half_daily_quota, self.daily_quota, self.monthly_quota), strict=True)
+        return {period: quota for period, quota in quotas if quota is not None}
 
 
 DEFAULT_SOURCES: Mapping[str, SourceConfig] = {
@@ -179,8 +174,7 @@ class CollectorConfig:
     Attributes:
         sources: the settings of each HTTP source; those of `feeds` apply to every feed.
         order: for each kind of data the sources that provide it, the first choice first.
-        time_scale: multiplies every wait (between polls and attempts, of Retry-After and of the circuit breaker), so
-            that a trial is short; limits and time-outs stay in real time.
+        time_scale: multiplies every wait but limits and time-outs, so that a trial is short.
         time_origin: the instant, in ISO 8601, from which a trial's clock runs 1 / `time_scale` times as fast as real
             time, in every process with this setting; None: real time.
         backfill_days: how far back the history goes.
@@ -272,11 +266,7 @@ class Job:
 def plan_jobs(
     config: CollectorConfig, clients: Mapping[str, SourceConfig], *, packaged: bool = False
 ) -> tuple[Job, ...]:
-    """Return the jobs that usable sources allow; `packaged`: so may prices that come with packages, where in order.
-
-    Raises:
-        InputError: there are none.
-    """
+    """Return the jobs that usable sources and, if so, packaged prices allow; an InputError if there are none."""
     feeds = [feed.name for feed in config.feeds]
     jobs: list[Job] = []
     if prices := tuple(name for name in config.order["prices"] if name in clients):
@@ -299,11 +289,7 @@ def plan_jobs(
 def choose_sources(
     clients: Mapping[str, SourceConfig], config: CollectorConfig, wanted: Sequence[str]
 ) -> dict[str, SourceConfig]:
-    """Return the clients with the given names (`feeds`: all feeds); all of them if no name is given.
-
-    Raises:
-        InputError: a name is not among them.
-    """
+    """Return the clients with the given names (`feeds`: all feeds), or all; an InputError if a name is not known."""
     feeds = [feed.name for feed in config.feeds if feed.name in clients]
     names = [each for name in wanted for each in (feeds if name == "feeds" else [name])]
     return {check_choice("or unusable source", name, clients): clients[name] for name in names or clients}

@@ -22,7 +22,6 @@ from qubic_lab.oracle.store.transactions import upsert
 LEASE_S = 30.0
 COLLECTOR = "collector"
 """The lease's name, and the job under which a collector reports its own state."""
-LAST_FETCHES = 10
 FIRST_RETRY_S = 15.0
 LONGEST_RETRY_S = 3_600.0
 SLICE_US = 89 * DAY_US
@@ -103,11 +102,7 @@ class Lease:
         return held
 
     def renew(self) -> None:
-        """Extend the lease.
-
-        Raises:
-            FencedError: another holder has taken it.
-        """
+        """Extend the lease; a FencedError if another holder has taken it."""
         if not self._set(self._clock() + int(self.lasts_s * SECOND_US), LEASES.c.holder == self.holder):
             self._until_us, held = 0, self.held()
             raise FencedError(f"lease {self.name!r} was lost to {held and held.holder}: it was not renewed")
@@ -176,10 +171,7 @@ def next_due_us(due_us: int, now_us: int, period_s: float) -> int:
 
 
 def retry_due_us(now_us: int, failures: int, period_s: float, retry_after_s: float | None) -> int:
-    """Return when a job that failed is retried: later with each failure in a row, never before the source allows.
-
-    The longest wait is the job's period, up to an hour.
-    """
+    """Return when a failed job is retried: later with each failure, up to its period, and not before it may be."""
     longest_s = min(max(period_s, FIRST_RETRY_S), LONGEST_RETRY_S)
     wait_s = min(FIRST_RETRY_S * 2.0 ** min(failures - 1, 20), longest_s)
     return now_us + int(max(wait_s, retry_after_s or 0.0) * SECOND_US)
@@ -197,8 +189,7 @@ def _behind(position: Mapping[str, Any], now_us: int, backfill_days: int) -> lis
 def next_slice(position: Mapping[str, Any], now_us: int, backfill_days: int) -> tuple[str, int, int] | None:
     """Return the next slice of history: a coin, and from when until before when; None: nothing is left.
 
-    `position`, of the history's job: `until_us`, the instant before which all of a coin's history is stored, and the
-    coins that are `left`, whose history does not reach the present yet.
+    `position`: `until_us` of each coin, before which its history is stored, and the coins that are `left` to do.
     """
     behind = _behind(position, now_us, backfill_days)
     if not behind:
@@ -248,10 +239,9 @@ class QuotaStatus(Part):
 
 @dataclass(frozen=True)
 class CollectorStatus(Part):
-    """The collector at one instant; None: nobody collects.
+    """The collector at one instant: jobs that are planned or ran, circuits as reported last, the newest fetches first.
 
-    `jobs`: those that the settings plan, and others that ran. `circuits`: of each source, as the running collector
-    reported last. `fetches`: the last ones, the newest first. `left_out`: why sources are not asked.
+    `left_out` says why sources are not asked.
     """
 
     now_us: Instant
@@ -296,6 +286,6 @@ def read_status(engine: Engine, config: CollectorConfig, now_us: int, real_us: i
             for use in uses
         ),
         dict(reported.get("circuits", {})) if running else {},
-        tuple(FetchLog(engine).recent(limit=LAST_FETCHES)),
+        tuple(FetchLog(engine).recent(limit=10)),
         left_out,
     )

@@ -124,11 +124,7 @@ def check_reading(
 
 
 def find_columns(table: FileTable, mapping: Mapping[str, str], targets: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """Return the number, from 0, of each target's column that the table has.
-
-    Raises:
-        InputError: a mapped column is not in the header, or a name comes twice.
-    """
+    """Return the number, from 0, of each target's column that there is; an InputError if a mapped one is not."""
     found: dict[str, int] = {}
     shown = [name.strip().lower() for name in table.header]
     for target, wanted in mapping.items():
@@ -177,8 +173,7 @@ def find_volumes(header: Sequence[str], symbol: str, currency: str) -> dict[str,
 def name_header(table: FileTable, mapping: Mapping[str, str]) -> FileTable:
     """Return a table without a header with the names of Binance's dumps, or of CoinGecko's bars if it is JSON.
 
-    Raises:
-        InputError: it has other columns, whose order differs between exchanges, and no mapping by their numbers.
+    Other columns are refused, as their order differs between exchanges, unless they are mapped by their numbers.
     """
     if table.named or mapping:
         return table
@@ -200,11 +195,7 @@ def is_missing(cell: Any) -> bool:
 
 
 def decimal_mark(cells: Iterable[Any], what: str) -> str:
-    """Return the decimal mark of these cells, "." or ",".
-
-    Raises:
-        InputError: they have both, or could be read either way.
-    """
+    """Return the decimal mark of these cells; an InputError if they have both, or could be read either way."""
     point = comma = unclear = ""
     for text in (cell.strip() for cell in cells if isinstance(cell, str)):
         if "," not in text:
@@ -256,11 +247,7 @@ def read_number(cell: Any, mark: str = ".") -> float:
 
 
 def read_numbers(cells: Iterable[Any], places: Iterable[str], what: str, mark: str = ".") -> NDArray[np.float64]:
-    """Return the doubles of a column's cells, NaN for missing ones.
-
-    Raises:
-        InputError: a cell is not a number; names its place.
-    """
+    """Return the doubles of a column's cells, NaN for missing ones; an InputError that names the place of another."""
     numbers = []
     for cell, place in zip(cells, places, strict=True):
         try:
@@ -413,21 +400,13 @@ def _day_first(cells: Sequence[Any], places: Sequence[str], order: str) -> bool:
     """Return whether dates such as 03/04/2021 have the day first, as the others in the file show; with dots they do."""
     if order != "auto":
         return order == "dmy"
-    matches = ((number, _TWO_ORDERS.match(cell)) for number, cell in enumerate(cells) if isinstance(cell, str))
-    dates = {number: (int(match[1]), int(match[3])) for number, match in matches if match}
-    day_first = next((number for number, (first, _) in dates.items() if first > 12), None)
-    month_first = next((number for number, (_, other) in dates.items() if other > 12), None)
-    if day_first is not None and month_first is not None:
-        raise InputError(
-            f"{places[day_first]}: date {cells[day_first]!r} has the day first, {cells[month_first]!r} of "
-            f"{places[month_first]} the month: make them alike"
-        )
-    if dates and day_first is None and month_first is None:
-        example = next(iter(dates))
-        raise InputError(
-            f"{places[example]}: date {cells[example]!r} may have day or month first: give `date_order`, dmy or mdy"
-        )
-    return day_first is not None
+    texts = [(place, cell) for place, cell in zip(places, cells, strict=True) if isinstance(cell, str)]
+    dates = [(place, cell, match) for place, cell in texts if (match := _TWO_ORDERS.match(cell))]
+    day_first = any(int(match[1]) > 12 for _, _, match in dates)
+    if dates and not day_first and all(int(match[3]) <= 12 for _, _, match in dates):
+        place, cell, _ = dates[0]
+        raise InputError(f"{place}: date {cell!r} may have day or month first: give `date_order`, dmy or mdy")
+    return day_first
 
 
 def _localise(naive: Sequence[datetime], places: Sequence[str], zone: str, ordered: bool) -> list[int]:

@@ -52,12 +52,7 @@ def parse_hits(hits: Sequence[Any], source: str) -> tuple[tuple[Text, ...], tupl
 
 
 def fetch_texts(client: SourceClient, coins: Sequence[str], start_us: int, end_us: int) -> AsyncGenerator[Batch, None]:
-    """Yield the stories and comments that name any of some coins, posted from `start_us` until before `end_us`.
-
-    Raises:
-        InputError: a coin is not known.
-        SourceError: there is no good response; the batches until then are good.
-    """
+    """Yield the stories and comments that name any of some coins, from `start_us` until before `end_us`."""
 
     async def ask(name: str, last_us: int) -> tuple[Batch, int | None]:
         params: Params = {

@@ -88,7 +88,6 @@ def judge(response: RawResponse, form: Form, now_us: int) -> tuple[Any, FetchFau
 
 
 def _refusal(response: RawResponse, code: str, message: str, *, now_us: int) -> FetchFault:
-    """Return what a status other than success, or an error within a success, means."""
     status = response.status
     if status == HTTPStatus.OK and code.isdigit() and 400 <= int(code) <= 599:
         status = int(code)
@@ -184,27 +183,22 @@ def backoff_s(attempt: int, first_s: float, most_s: float, jitter: float) -> flo
 def bucket(rate: float, window_s: float, share: float, burst: int) -> tuple[float, float]:
     """Return a leaky bucket's capacity and the seconds that it takes to run empty.
 
-    A bucket of capacity B that leaks r a second lets B + r·W through in the worst window of W seconds: here that is
-    `share` of the rate; with r = rate / W it would be nearly twice the rate.
+    Capacity B that leaks r a second lets B + r·W through in the worst window of W seconds: here `share` of the rate.
     """
     return float(burst), burst * window_s / (share * rate - burst)
 
 
 def starting_level(rate: float, share: float, burst: int) -> float:
-    """Return how full the bucket is at the start, as an earlier process may have used a whole window just before.
-
-    That one sent share × rate at most within one window, and the first burst of this one comes on top.
-    """
+    """Return how full the bucket is at the start, as an earlier process may have sent share × rate just before."""
     return min(float(burst), max(0.0, share * rate + burst - rate))
 
 
 @dataclass(frozen=True)
 class CircuitBreaker:
-    """Whether a source that keeps failing is asked, at one instant; times are of a clock that only goes forward.
+    """Whether a source that keeps failing is asked, at one instant of a clock that only goes forward.
 
     Closed: requests are sent. After `most_failures` in a row it opens: none is sent for `open_s`. Then it is half-open:
     one request is a trial, which may take `open_s`; its success closes the circuit, its failure opens it again.
-    Nothing is sent before `until_s` in states open and half-open.
     """
 
     most_failures: int
@@ -228,11 +222,8 @@ class CircuitBreaker:
         return CircuitBreaker(self.most_failures, self.open_s)
 
     def failed(self, now_s: float) -> "CircuitBreaker":
-        """Return the circuit after a request without a response, or with one that cannot be read.
-
-        A request that was sent before it opened does not keep it open for longer.
-        """
-        if self.state == "open":
+        """Return the circuit after a request without a response, or with one that cannot be read."""
+        if self.state == "open":  # it was sent before that
             return self
         failures = self.failures + 1
         if self.state == "half-open" or failures >= self.most_failures:
@@ -278,10 +269,7 @@ def bounds(period: Period, at_us: int) -> tuple[int, int]:
 
 
 def spread(left: int, ends_us: int, now_us: int, wanted_s: float, cost: int = 1) -> float:
-    """Return the seconds between polls, `wanted_s` or more, with which the requests left last until the period's end.
-
-    `cost`: requests of a poll; with too few left for one, the answer is the rest of the period.
-    """
+    """Return the seconds between polls of `cost` requests, `wanted_s` or more, so that those left last to the end."""
     remaining_s = max(0.0, (ends_us - now_us) / SECOND_US)
     polls = left // cost
     return max(wanted_s, remaining_s / polls if polls > 0 else remaining_s)
@@ -295,11 +283,7 @@ class Quotas:
         self._clock = clock
 
     def use(self, source: str, limits: Mapping[Period, int], cost: int = 1) -> None:
-        """Count `cost` requests before they are sent: in all periods, or in none if one has too few left.
-
-        Raises:
-            QuotaError: too few are left.
-        """
+        """Count `cost` requests before they are sent: in all periods, or in none and a QuotaError if one is used up."""
         now = self._clock()
         with self._engine.connect() as connection:
             for period in PERIODS:  # always in this order, so that two processes cannot wait for each other

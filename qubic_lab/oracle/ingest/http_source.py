@@ -43,8 +43,6 @@ from qubic_lab.oracle.store.transactions import upsert
 
 _log = logging.getLogger(__name__)
 
-CIRCUIT_OPEN, QUOTA_SPENT = "circuit-open", "quota-spent"
-"""Codes of our own: nothing was sent."""
 _MOST_HOPS = 5
 _LONGEST_SHOWN, _LONGEST_CODE = 300, 64
 
@@ -52,8 +50,8 @@ _LONGEST_SHOWN, _LONGEST_CODE = 300, 64
 class SourceError(QubicLabError):
     """A source gave nothing that can be used; the message does not contain the key.
 
-    `code` is the source's name for the error, such as rateLimited; circuit-open: it was not asked. `retry_after_s`: how
-    much later it may be asked again, if that is known.
+    `code` is the source's name for the error, such as rateLimited; circuit-open, quota-spent: it was not asked.
+    `retry_after_s`: how much later it may be asked again, if that is known.
     """
 
     def __init__(
@@ -311,14 +309,14 @@ class SourceClient:
         wait_s = self.circuit.wait_s(self._now_s())
         if wait_s > 0:
             what = f"failed {self.circuit.failures} times in a row and is not asked for {wait_s:.0f} s"
-            raise _Failed(FetchFault("unavailable", what, again=False, code=CIRCUIT_OPEN, wait_s=wait_s))
+            raise _Failed(FetchFault("unavailable", what, again=False, code="circuit-open", wait_s=wait_s))
 
     async def _count(self) -> None:
         """Count a request before it is sent: a crash may count too many, never too few."""
         try:
             await asyncio.to_thread(self._quotas.use, self.name, self.config.quotas())
         except QuotaError as error:
-            fault = FetchFault("quota", str(error), again=False, code=QUOTA_SPENT, wait_s=error.retry_after_s)
+            fault = FetchFault("quota", str(error), again=False, code="quota-spent", wait_s=error.retry_after_s)
             raise _Failed(fault) from None
 
     async def _attempt(self, asking: _Asking) -> tuple[RawResponse, Any]:

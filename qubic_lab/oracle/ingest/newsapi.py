@@ -24,7 +24,7 @@ _REMOVED = "[Removed]"
 
 
 def queries(coins: Sequence[str]) -> tuple[str, ...]:
-    """Return the fewest searches that find the names of all coins; an InputError if one is not known."""
+    """Return the fewest searches that find the names of all coins."""
     found: list[str] = []
     for term in (f'"{name}"' for coin in coins for name in find_coin(coin).terms):
         longer = f"{found[-1]} OR {term}" if found else term
@@ -74,13 +74,9 @@ def parse_articles(articles: Sequence[Any], source: str) -> tuple[tuple[Text, ..
 
 
 def fetch_texts(client: SourceClient, coins: Sequence[str], start_us: int, end_us: int) -> AsyncGenerator[Batch, None]:
-    """Yield the articles that name any of some coins and appeared from `start_us` until before `end_us`.
+    """Yield the articles that name any of some coins, from `start_us` until before `end_us`.
 
     Articles of the last `delay_s` seconds are not there yet: the caller leaves them for later.
-
-    Raises:
-        InputError: a coin is not known.
-        SourceError: there is no good response; the batches until then are good.
     """
 
     async def ask(query: str, last_us: int) -> tuple[Batch, int | None]:

@@ -129,11 +129,7 @@ class DemoResult(Part):
 
 
 def run_demo(engine: Engine, clock: Callable[[], int] = now_us) -> DemoResult:
-    """Store packaged prices and sample texts in a database; a second run adds nothing.
-
-    Raises:
-        QubicLabError: the package with the prices is not installed.
-    """
+    """Store packaged prices and sample texts in a database; a second run adds nothing."""
     prices, texts = PriceStore(engine, clock), TextStore(engine, clock)
     files = [read_packaged(name, clock()) for name in DATASETS]
     market_data = sum(keep_prices(prices, file.series, file.prices).added.added for file in files)

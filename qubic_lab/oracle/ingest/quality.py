@@ -151,22 +151,20 @@ def completeness(starts_us: NDArray[np.int64], ends_us: NDArray[np.int64], inter
     )
 
 
-def lateness(known_us: NDArray[np.int64], happened_us: NDArray[np.int64], after: str) -> Lateness:
-    """Return how late items were recorded, [items] each; 0 if the source's clock is ahead of ours."""
-    late_s = np.maximum(0.0, (known_us - happened_us) / SECOND_US)
-    median, p90 = np.quantile(late_s, [0.5, 0.9]).tolist()
-    return Lateness(median, p90, float(late_s.max()), after)
-
-
 def _frame(connection: Connection, query: Any, names: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame([row for rows in fetch_tuples(connection, query) for row in rows], columns=list(names))
 
 
-def _lateness_of(first: pd.DataFrame, happened: str) -> Lateness:
-    """Return how late first versions were recorded: after publication if all have that time, else after `happened`."""
+def _lateness(first: pd.DataFrame, happened: str) -> Lateness:
+    """Return how late first versions were recorded: after publication if all have that time, else after `happened`.
+
+    It is 0 if the source's clock is ahead of ours.
+    """
     after = "published" if first["published_us"].notna().all() else "happened"
-    since = first["published_us" if after == "published" else happened]
-    return lateness(first["known_us"].to_numpy(), since.to_numpy(np.int64), after)
+    since = first["published_us" if after == "published" else happened].to_numpy(np.int64)
+    late_s = np.maximum(0.0, (first["known_us"].to_numpy() - since) / SECOND_US)
+    median, p90 = np.quantile(late_s, [0.5, 0.9]).tolist()
+    return Lateness(median, p90, float(late_s.max()), after)
 
 
 def _price_qualities(connection: Connection, source: str | None, at_us: int) -> Iterator[PriceQuality]:
@@ -193,7 +191,7 @@ def _price_qualities(connection: Connection, source: str | None, at_us: int) -> 
             last_us=int(closed[-1]),
             age_s=(at_us - int(closed[-1])) / SECOND_US,
             completeness=completeness(opened, closed, series.interval_s * SECOND_US),
-            lateness=_lateness_of(first, "closed_us"),
+            lateness=_lateness(first, "closed_us"),
             flags=dict(sorted(flags.items())),
             outlier_share=flags["outlier"] / len(newest),
         )
@@ -224,6 +222,6 @@ def _text_qualities(connection: Connection, source: str | None, at_us: int) -> I
             last_us=int(appeared[-1]),
             age_s=(at_us - int(appeared[-1])) / SECOND_US,
             longest_gap_s=float(np.diff(appeared).max(initial=0)) / SECOND_US,
-            lateness=_lateness_of(timed if len(timed) else first, "at_us"),
+            lateness=_lateness(timed if len(timed) else first, "at_us"),
             sample=is_sample(str(name)),
         )

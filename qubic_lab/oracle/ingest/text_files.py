@@ -74,15 +74,10 @@ class TextImport(Part):
 
 
 def import_texts(store: TextStore, path: Path, options: TextOptions, clock: Callable[[], int] = now_us) -> TextImport:
-    """Read a file of texts and store them.
-
-    Raises:
-        InputError: the file cannot be read right; nothing was stored.
-    """
+    """Read a file of texts and store them; nothing is stored if it cannot be read right."""
     check_source(options.source)
     file = read_texts(path, options, clock())
     added = store.add(file.texts)
-    times = [text.published_us for text in file.texts if text.published_us is not None]
     return TextImport(
         file=file.file,
         source=options.source,
@@ -90,20 +85,17 @@ def import_texts(store: TextStore, path: Path, options: TextOptions, clock: Call
         texts=len(file.texts),
         added=added.added,
         corrected=added.corrected,
-        from_us=min(times),
-        to_us=max(times),
+        from_us=file.texts[0].published_us or 0,
+        to_us=file.texts[-1].published_us or 0,
         coins=dict(Counter(coin for text in file.texts for coin in text.coins)),
         notes=file.notes,
     )
 
 
 def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
-    """Read a file of texts; each needs a time of publication.
+    """Read a file of texts; each needs a time of publication, at most a day after `now_us`.
 
-    Args:
-        path: CSV with any delimiter, JSON lines or Parquet; the first two may be in .gz or .zip.
-        options: what the file does not say.
-        now_us: nothing can be published more than a day later.
+    It is CSV with any delimiter, JSON lines or Parquet; the first two may be in .gz or .zip.
 
     Raises:
         InputError: it cannot be read exactly; names file, line and remedy.

@@ -138,15 +138,14 @@ def refused_prices(prices: Sequence[Price], *, bars: bool) -> dict[int, str]:
     return refusals(BARS if bars else QUOTES, frame.astype(dict.fromkeys(_NUMBERS, float)))
 
 
-def check_texts(texts: Sequence[Text], places: Sequence[str] | None = None, now_us: int | None = None) -> None:
-    """Refuse an invalid text, or one published more than a day after `now_us`, with its place or else its id."""
+def check_texts(texts: Sequence[Text], places: Sequence[str], now_us: int) -> None:
+    """Refuse an invalid text, or one published more than a day after `now_us`, with its place."""
     names = ("external_id", "title", "body", "publisher", "author", "language")
     columns: dict[str, Any] = {name: pd.array([getattr(text, name) for text in texts], "str") for name in names}
     columns["published_us"] = pd.array([text.published_us for text in texts], "Int64")
-    named = places or [f"text {text.external_id!r} of {text.source}" for text in texts]
-    check_frame(TEXTS, pd.DataFrame(columns), named)
-    for text, place in zip(texts, named, strict=True):
-        if now_us is not None and (text.published_us or 0) > now_us + DAY_US:
+    check_frame(TEXTS, pd.DataFrame(columns), places)
+    for text, place in zip(texts, places, strict=True):
+        if (text.published_us or 0) > now_us + DAY_US:
             raise InputError(f"{place}: published {iso(text.published_us or 0)}, which is still to come: correct it")
 
 
