@@ -1,7 +1,7 @@
 """CoinGecko, version 3 of its API: present prices of all coins at once, their history, and bars.
 
-History comes as quotes with stamps off any grid, every 5 minutes or hour, depending on the range. Their volume is that of
-the 24 hours before. Bars are stamped with their close and have no volume. Without a good response there is a SourceError.
+History comes as quotes with stamps off any grid, every 5 minutes or hour. Their volume is that of the 24 hours before.
+Bars are stamped with their close and have no volume. Without a good response there is a SourceError.
 """
 
 import math

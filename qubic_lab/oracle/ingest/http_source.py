@@ -118,7 +118,9 @@ async def search_back(
         while last_us is not None and last_us // SECOND_US >= start_us // SECOND_US:
             batch, oldest_us = await ask(query, last_us)
             faults = batch.faults
-            if oldest_us is not None and oldest_us // SECOND_US >= last_us // SECOND_US:
+            if oldest_us is not None and oldest_us // SECOND_US > last_us // SECOND_US:
+                raise malformed(batch.fetched)  # not the range that was asked for
+            if oldest_us is not None and oldest_us // SECOND_US == last_us // SECOND_US:
                 at = iso(last_us // SECOND_US * SECOND_US)
                 faults = (*faults, f"more texts at {at} than the source shows: others are left out")
                 oldest_us = last_us - SECOND_US
