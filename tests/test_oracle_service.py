@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import partial
-from importlib import metadata
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +18,25 @@ from clocks import StandingClock
 from databases import all_pages
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, delete
+from sqlalchemy import Engine, delete, select
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Frequency, Price, Series, Text, bars_of_prices
-from qubic_lab.oracle.model.response import Missing
+from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, age_text, iso, read_iso
 from qubic_lab.oracle.sentiment.index import Weighting, choose_model
 from qubic_lab.oracle.serving.overview import market_overview, money, sentiment, text_history
 from qubic_lab.oracle.serving.prices import PriceHistory, price_analysis, price_history
-from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, served
+from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, keep_analysis, served
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PricedSeries, PriceStore
 from qubic_lab.oracle.store.snapshot import BarHistory, MarketStore
-from qubic_lab.oracle.store.tables import (
-    FETCHES,
-    MARKET_DATA,
-    MARKET_SERIES,
-    NEWS_COINS,
-    NEWS_DATA,
-    SENTIMENT_SCORES,
-    STAMPS,
-)
+from qubic_lab.oracle.store.tables import PRICE_ANALYSIS
 from qubic_lab.oracle.store.text_reader import ScoreColumns
 from qubic_lab.oracle.store.text_store import Score
+from qubic_lab.schema import metadata
 
 NOON = read_iso("2026-11-24T12:00:00Z")
 QUOTES = Series("bitcoin", "coingecko")
@@ -53,7 +46,7 @@ BAR_FIELDS = [each.name for each in fields(Bars) if each.init and each.name != "
 
 def empty(engine: Engine) -> None:
     with engine.begin() as connection:
-        for table in (SENTIMENT_SCORES, NEWS_COINS, NEWS_DATA, MARKET_DATA, MARKET_SERIES, STAMPS, FETCHES):
+        for table in reversed(metadata.sorted_tables):
             connection.execute(delete(table))
 
 
@@ -419,6 +412,32 @@ def test_the_last_closed_bars_are_analysed(sqlite: Engine) -> None:
     assert few.indicators["sma_200"].reason == "200 bars are needed, 33 are known"
 
 
+def test_an_analysis_of_the_same_bars_by_the_same_code_is_kept_once(engine: Engine) -> None:
+    clock = StandingClock(NOON + 1)
+    store = MarketStore(engine, clock)
+    store.prices.add(Series("bitcoin", "daily", 86_400), [Price(NOON - DAY_US, NOON, 1.0, 1.0, 1.0, 1.0)])
+    assert not keep_analysis(store, price_analysis(store.snapshot(), "bitcoin"), "code-1")  # there is no bar
+    store.prices.add(QUOTES, hourly(401))
+    first = price_analysis(store.snapshot(), "bitcoin")
+    assert [keep_analysis(store, first, "code-1") for _ in range(2)] == [True, False]
+    clock.us += HOUR_US
+    store.prices.add(QUOTES, [quote(NOON + HOUR_US, 100.0)])
+    later = price_analysis(store.snapshot(), "bitcoin")
+    longer = price_analysis(store.snapshot(), "bitcoin", "4h")
+    given_analyses = ((later, "code-1"), (longer, "code-1"), (later, "code-2"))
+    assert all(keep_analysis(store, each, version) for each, version in given_analyses)
+    with engine.connect() as connection:
+        oldest, *others = connection.execute(select(PRICE_ANALYSIS).order_by(PRICE_ANALYSIS.c.known_us)).all()
+    assert [(each.at_us, each.frame_s, each.version) for each in (oldest, *others)] == [
+        (NOON, 3_600, "code-1"),
+        (NOON + HOUR_US, 3_600, "code-1"),
+        (NOON, 14_400, "code-1"),
+        (NOON + HOUR_US, 3_600, "code-2"),
+    ]
+    assert oldest.result["forecasts"] == to_plain(first)["forecasts"]
+    assert oldest.result["last"]["price"] == first.last.price
+
+
 def test_the_overview_rates_coins_whose_prices_are_on_time(sqlite: Engine) -> None:
     clock = StandingClock(NOON + MINUTE_US)
     store = MarketStore(sqlite, clock, {"coingecko": Frequency(3_600.0)})
@@ -559,7 +578,7 @@ def test_without_ta_lib_all_else_is_answered_and_no_model_is_loaded(tmp_path: Pa
 
 def test_answers_without_ta_lib_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     here = _version_of_code()
     monkeypatch.setattr("qubic_lab.oracle.serving.service.metadata.version", missing)
