@@ -52,6 +52,10 @@ def largest(flat: torch.Tensor) -> int:
     return int(flat.abs().argmax())
 
 
+def smallest(flat: torch.Tensor) -> int:
+    return int(flat.abs().argmin())
+
+
 @pytest.fixture
 def asked(tiny: Path, shared_ranks: None) -> dict[str, Any]:
     """What all comparisons here ask; the ranks are those that all tests share."""
@@ -60,33 +64,26 @@ def asked(tiny: Path, shared_ranks: None) -> dict[str, Any]:
 
 @pytest.mark.dist
 @pytest.mark.parametrize(
-    "name",
-    ["model.layers.0.mlp.down_proj.weight", "model.layers.3.self_attn.v_proj.weight", "model.norm.weight"],
+    ("name", "choose"),
+    [
+        ("model.layers.0.mlp.down_proj.weight", largest),
+        ("model.layers.3.self_attn.v_proj.weight", largest),
+        ("model.norm.weight", largest),
+        ("model.layers.2.mlp.up_proj.weight", smallest),  # turns no token
+    ],
 )
 def test_one_weight_changed_by_one_percent_is_found(
-    name: str, asked: dict[str, Any], tiny: Path, tmp_path: Path
+    name: str, choose: Plant, asked: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
-    candidate = plant(tiny, tmp_path / "planted", name, largest)
+    candidate = plant(tiny, tmp_path / "planted", name, choose)
     result = compare(ComparisonConfig(**asked, candidate=str(candidate)))
     assert result.logits_max_abs > 0.0
-    assert result.cases[0].kl_max > 0.0
+    assert result.cases[0].kl_max > 0.0 or choose is smallest
     assert result.candidate_hash != result.model_hash
     assert not study.is_identical(result.cases[0])
     [first, *_] = study.findings(result)
     assert str(candidate) in first and ("is not the whole" in first or "not equal bit for bit" in first)
     assert result.reference[0].token_identity == 1.0, "the reference is still compared with the model itself"
-
-
-@pytest.mark.dist
-def test_a_change_that_turns_no_token_still_shows_in_the_bits(
-    asked: dict[str, Any], tiny: Path, tmp_path: Path
-) -> None:
-    name = "model.layers.2.mlp.up_proj.weight"
-    candidate = plant(tiny, tmp_path / "planted", name, lambda flat: int(flat.abs().argmin()))
-    result = compare(ComparisonConfig(**asked, candidate=str(candidate)))
-    assert result.token_identity == 1.0
-    assert 0.0 < result.logits_max_abs < 0.01
-    assert "not equal bit for bit" in study.findings(result)[0]
 
 
 @pytest.mark.dist
@@ -221,10 +218,3 @@ def test_only_wide_fp32_margins_are_unexplained() -> None:
 def test_examples_are_the_first_of_each_kind() -> None:
     answers = tuple(make_answer(kind, question=str(number)) for number, kind in enumerate("bab"))
     assert [row["question"] for row in study.answer_rows(make_comparison(answers=answers))] == ["0", "1"]
-
-
-def test_all_and_nothing_are_said_only_where_they_are_true() -> None:
-    assert study.percent(1.0) == "100\N{NO-BREAK SPACE}%"
-    assert study.percent(0.99999) == "99.9\N{NO-BREAK SPACE}%"
-    assert study.difference(0.0) == "0 exactly"
-    assert study.difference(3e-12) == "0.000000000003"

@@ -11,7 +11,7 @@ from examples import example
 from qubic_lab.cli.main import run
 from qubic_lab.consensus.confidence import load_calibration
 from qubic_lab.errors import InputError
-from qubic_lab.evals.consensus_eval import ConsensusEvaluation, ConsensusPlan, VoteEvaluation, evaluate_votes, observe
+from qubic_lab.evals.consensus_eval import ConsensusEvaluation, VoteEvaluation, evaluate_votes, observe
 from qubic_lab.evals.graded import graded_questions
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, read_recorded
@@ -217,8 +217,3 @@ def test_a_users_own_questions_are_asked(tiny: Path, tmp_path: Path, capsys: pyt
     assert "6 questions with references" in capsys.readouterr().out
     assert run([*arguments, "maped"]) == 2
     assert "did you mean 'mapped'" in capsys.readouterr().err
-
-
-def test_a_plan_needs_as_many_samples_as_ballots():
-    with pytest.raises(InputError, match=r"k, with 5 samples, is 6"):
-        ConsensusPlan(k=6)

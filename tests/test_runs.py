@@ -4,8 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import nbformat
 import psutil
 import pytest
 import typer
+from clusters import family, wait_until
 from studies import Silent, write_notebook, write_study, write_week
 from typer.testing import CliRunner, Result
 
@@ -46,13 +45,6 @@ def invoke(*arguments: str) -> Result:
     return CliRunner().invoke(app, arguments)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(lab_root: Path):
     # The kernel, and not only papermill, is this Python; it works in the root.
     code = RECORD + "record('sum', {'value': number + 1, 'python': sys.executable, 'cwd': os.getcwd(), 'threads': 3})"
@@ -71,16 +63,11 @@ def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(lab_roo
     outputs = nbformat.read(first.folder / "executed.ipynb", as_version=4).cells[2].outputs
     assert outputs[0].text == "on stdout\n"
     manifest = read_manifest(first.folder)
-    assert (manifest.study, manifest.title, manifest.notebook) == ("study", "A study", "tiny.ipynb")
     assert manifest.parameters == {"number": 2, "share": 0.5, "names": ["a"], "threads": 0, "free": None}
-    assert manifest.circumstances == {"threads": 3}
-    assert (manifest.model, manifest.model_hash, manifest.error) == (None, None, None)
-    assert 0 < manifest.seconds < 60
+    assert (manifest.circumstances, manifest.model_hash, manifest.error) == ({"threads": 3}, None, None)
 
-    executed = (first.folder / "executed.ipynb").stat().st_mtime_ns
     (again,) = run(write_study(lab_root))
     assert (again.reused, again.folder) == (True, first.folder)
-    assert (first.folder / "executed.ipynb").stat().st_mtime_ns == executed
     entries = read_index(week_of(datetime.now(UTC))).runs
     assert [(entry.key, entry.reused) for entry in entries] == [(first.run.key, False), (first.run.key, True)]
 
@@ -112,14 +99,13 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_no_process(lab_root
     command = [sys.executable, "-m", "qubic_lab.cli.main", "run", str(write_study(lab_root))]
     with subprocess.Popen(command) as process:
         try:
-            wait_for(lambda: list(runs.glob("*/results/started.json")) or process.poll() is not None)
+            wait_until(lambda: list(runs.glob("*/results/started.json")) or process.poll() is not None)
             (started,) = runs.glob("*/results/started.json")
-            kernel = psutil.Process(json.loads(started.read_text())["pid"])
-            family = [kernel, *psutil.Process(process.pid).children(recursive=True)]
+            processes = [psutil.Process(json.loads(started.read_text())["pid"]), *family(process.pid)[1:]]
         finally:
             process.kill()
 
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=10)
     assert alive == []
     (left,) = runs.iterdir()
     assert left.name.startswith("unfinished-")
@@ -184,13 +170,13 @@ def test_a_changed_parameter_touches_its_own_study_alone(lab_root: Path):
 
 def test_data_is_part_of_the_key(lab_root: Path):
     write_notebook(lab_root / "notebooks" / "tiny.ipynb")
-    (lab_root / "data.jsonl").write_text("1")
     file = write_study(lab_root, data=["data.jsonl"])
-    (first,) = plan(file)
-    (lab_root / "data.jsonl").write_text("2")
-    (second,) = plan(file)
-    assert first.key != second.key
-    assert list(first.data_hashes) == ["data.jsonl"]
+    planned = []
+    for content in ("1", "2"):
+        (lab_root / "data.jsonl").write_text(content)
+        planned += plan(file)
+    assert planned[0].key != planned[1].key
+    assert list(planned[0].data_hashes) == ["data.jsonl"]
 
 
 def test_one_process_at_a_time_runs_notebooks(lab_root: Path):
@@ -224,7 +210,7 @@ def test_only_the_last_batch_of_a_study_counts(lab_root: Path):
     def entry(study: str, key: str, day: int) -> WeekEntry:
         return WeekEntry(study, key, f"2026-11-2{day}T08:00:00+00:00", of=2, reused=False, failed=False)
 
-    entries = [entry("a", "1", 4), entry("a", "2", 4), entry("b", "3", 4), entry("a", "4", 5), entry("a", "5", 5)]
+    entries = [entry("a", "1", 4), entry("b", "3", 4), entry("a", "4", 5), entry("a", "5", 5)]
     for each in entries:
         add_entry("2026-W48", each)
     assert read_index("2026-W48").runs == tuple(entries)

@@ -43,13 +43,6 @@ def test_the_interval_is_that_of_the_exact_rank_test():
     assert shift.ratio == pytest.approx(math.sqrt(ratios[9] * ratios[10]))
 
 
-def test_two_identical_weeks_show_no_change():
-    judgement = judge_change(SAMPLES, SAMPLES, "higher", compared=1)
-    assert judgement.verdict == "no change beyond noise"
-    assert judgement.shift is not None
-    assert judgement.shift.ratio == 1.0
-
-
 @pytest.mark.parametrize(
     ("now", "before", "better", "verdict", "reason"),
     [
@@ -58,7 +51,7 @@ def test_two_identical_weeks_show_no_change():
         (scaled(SAMPLES, 1.25), SAMPLES, "higher", "better", None),
         (scaled(SAMPLES, 1.25), SAMPLES, "lower", "worse", None),
         (scaled(SAMPLES, 1.02), SAMPLES, "lower", "no change beyond noise", None),
-        ((5.0,) * 5, (5.0,) * 5, "lower", "no change beyond noise", None),
+        (SAMPLES, SAMPLES, "higher", "no change beyond noise", None),
         ((1.03,) * 8, (1.0,) * 8, "lower", "no change beyond noise", "certain, but smaller than 5 %"),
         ((1.5,) * 3, SAMPLES[:3], "lower", "too few samples", "3 against 3: 4 on each side could show a change"),
     ],
