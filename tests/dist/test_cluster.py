@@ -367,29 +367,6 @@ async def test_ranks_and_nodes_are_killed_in_mid_answer(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)  # the model may have to be converted first
-async def test_smollm2_says_the_same_at_once_and_in_a_row(client: redis.Redis, start: Start, tmp_path: Path) -> None:
-    asked = [
-        {
-            "prompt": f"Name {n} animals.",
-            "max_new_tokens": 24,
-            "temperature": 0.7 * (n % 2),
-            "seed": n,
-            "logprobs": True,
-        }
-        for n in range(2, 12)
-    ]
-    async with cluster(client, tmp_path, served=True) as running:
-        for name in ("a", "b"):
-            real_node(start, tmp_path, name, "smollm2", 1)
-        await until(lambda: running.gates("a") == running.gates("b") == {None}, 300.0)
-        in_a_row = [said(await ask(running.client, question)) for question in asked]
-        at_once = await (await ask_all(running.client, asked))
-        assert [said(answer) for answer in at_once] == in_a_row
-        assert {answer["node"] for answer in at_once} == {"a", "b"}
-
-
-@pytest.mark.slow
 async def test_a_coordinator_beyond_loopback_serves_those_it_knows(start: Start, tmp_path: Path) -> None:
     """All interfaces of this host, with certificates and tokens, through the commands."""
     [certificate] = make_certificates(tmp_path / "tls", [["localhost", "127.0.0.1"]], datetime.now(UTC))

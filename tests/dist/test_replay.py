@@ -1,6 +1,5 @@
 """An answer that broke off goes on elsewhere as if nothing had been: from every cut, bit for bit."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,7 +16,7 @@ from transformers import LlamaForCausalLM
 from qubic_lab.core import Completion, Request, SamplingParams
 from qubic_lab.errors import InputError
 from qubic_lab.model.random_model import END_ID, START_ID
-from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
+from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.calls import StreamedToken, score_message
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire import pipeline_pb2_grpc
@@ -106,18 +105,6 @@ def test_every_cut_goes_on_bit_for_bit(
         else:  # the answer had all its tokens: nothing is computed
             assert replayed.logits == b""
             assert (replayed.completion.ttft_ms, replayed.completion.tokens_per_s) == (0.0, 0.0)
-
-
-def test_forced_tokens_stand_though_the_model_would_choose_others(one_rank: Pipeline, tiny: Path) -> None:
-    one_rank.configure(PipelineConfig(model=str(tiny), threads=1, slots=2))
-    request = Request(prompt="hi", raw=True, sampling=GREEDY)
-    [own] = ask(one_rank, [request])
-    [told, own_again] = ask(one_rank, [replace(request, forced_token_ids=tuple(b"given")), request])
-    assert own.completion.token_ids[:5] != tuple(b"given") == told.completion.token_ids[:5]
-    assert told.completion.text.startswith("given")
-    assert len(told.tokens) == 12 - 5
-    assert told.completion.token_ids[5:] != own.completion.token_ids[5:]
-    assert own_again.tokens == own.tokens
 
 
 @pytest.fixture(scope="module")
@@ -221,21 +208,6 @@ def test_a_sample_of_several_goes_on_alone_with_its_seed(one_rank: Pipeline, tin
         alone = one_rank.generate(replace(request, sampling=sampling, forced_token_ids=sample.token_ids[:5]))
         assert (alone.token_ids, alone.text) == (sample.token_ids, sample.text)
         assert alone.logprobs == sample.logprobs[5:]
-
-
-def test_the_asynchronous_client_goes_on_too(reciter: Pipeline) -> None:
-    async def replay(count: int) -> tuple[str, Completion | None]:
-        async with await AsyncPipeline.connect(reciter.address) as client:
-            stream = client.stream(replace(RECITE, forced_token_ids=whole.token_ids[:count]))
-            text = "".join([str(token) async for token in stream])
-            return text, stream.completion
-
-    whole = reciter.generate(RECITE)
-    for count, rest in ((2, "é🙂<stop>!"), (len(whole.token_ids), "")):
-        text, completion = asyncio.run(replay(count))
-        assert text == rest
-        assert completion is not None
-        assert (completion.text, completion.token_ids) == (TALE, whole.token_ids)
 
 
 byte_tokens = st.sampled_from(TALE.encode())
