@@ -60,16 +60,8 @@ async def until(what: Callable[[], Any] | Callable[[], Awaitable[Any]], within_s
 class Fragile:
     """A replica that counts up from the request's seed and can be told to fail.
 
+    A whole answer takes `seconds`. `error` ends each request after `tokens` tokens. It does not enforce its `slots`.
     A prompt that contains KILL ends the replica and all requests that run on it.
-
-    Attributes:
-        seconds: duration of a whole answer.
-        slots: number of slots that it reports; it does not enforce them.
-        error: error that ends each request after `tokens` tokens.
-        tokens: number of tokens before the error.
-        asked: number of requests received.
-        running: number of requests in progress.
-        starts: number of starts.
     """
 
     seconds: float = 0.1

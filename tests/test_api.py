@@ -240,6 +240,11 @@ BAD_TEXTS = [
 ]
 
 
+async def blanks(count: int) -> AsyncIterator[bytes]:
+    for _ in range(count):
+        yield b" " * 2**16
+
+
 async def test_requests_that_cannot_be(client: redis.Redis, tmp_path: Path) -> None:
     async with cluster(client, tmp_path, served=True) as running:
         ask = running.client.post
@@ -255,21 +260,13 @@ async def test_requests_that_cannot_be(client: redis.Redis, tmp_path: Path) -> N
             ({"Last-Event-ID": "-1"}, "last-event-id is '-1'"),
         ):
             assert_problem(await ask(ASK, json=QUESTION, headers=headers), 400, detail)
+        too_large = "the body has more than 1,048,576 bytes: send a shorter prompt"
+        for content in (b" " * (2**20 + 1), blanks(17)):
+            assert_problem(await ask(ASK, content=content), 413, too_large)
+        assert_problem(await ask(ASK, content=blanks(16)), 400, "with the header Content-Type")
         assert_problem(await running.client.get(ASK), 405, "Method Not Allowed")
         assert_problem(await running.client.get("/api/nothing"), 404, "Not Found")
         assert (await running.coordinator.counts()).submitted == 0
-
-
-async def test_bodies_that_are_too_large(client: redis.Redis, tmp_path: Path) -> None:
-    async def chunks(count: int) -> AsyncIterator[bytes]:
-        for _ in range(count):
-            yield b" " * 2**16
-
-    async with cluster(client, tmp_path, served=True) as running:
-        detail = "the body has more than 1,048,576 bytes: send a shorter prompt"
-        assert_problem(await running.client.post(ASK, content=b" " * (2**20 + 1)), 413, detail)
-        assert_problem(await running.client.post(ASK, content=chunks(17)), 413, detail)
-        assert_problem(await running.client.post(ASK, content=chunks(16)), 400, "with the header Content-Type")
 
 
 async def test_nothing_of_the_inside_is_told(

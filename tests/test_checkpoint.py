@@ -46,15 +46,6 @@ def test_every_tensor_is_read_in_every_dtype(
         assert torch.equal(read(checkpoint, name, wanted), expected.to(wanted)), name
 
 
-def test_a_tensor_is_read_into_rows_of_a_larger_one(folder: Path) -> None:
-    name = "model.layers.1.self_attn.k_proj.weight"
-    fused = torch.zeros(128, 64)
-    Checkpoint.open(folder).read_into(name, fused[64:96])
-    assert torch.equal(fused[64:96], load_file(folder / WEIGHTS)[name])
-    assert not fused[:64].any()
-    assert not fused[96:].any()
-
-
 def test_chunks_are_the_stored_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_module, "CHUNK_BYTES", 1000)
     stored = b"".join(bytes(chunk) for chunk in Checkpoint.open(folder).chunks(EMBEDDING))

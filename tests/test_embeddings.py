@@ -1,7 +1,6 @@
-"""Sentence embeddings: the model's own figures, order, cutting, and what is kept in memory and on disk."""
+"""Sentence embeddings: the model's own figures, order, cutting, and what is kept in memory."""
 
 import importlib.util
-import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 from embedder import embedder, needs_embedder
 
-from qubic_lab.errors import InputError, ModelError
+from qubic_lab.errors import ModelError
 from qubic_lab.model.embeddings import DIMENSIONS, MOST_TOKENS, Embedder, installed_embedder
 
 
@@ -18,9 +17,9 @@ class CountingEmbedder(Embedder):
 
     computed = 0
 
-    def _computed(self, texts: dict[bytes, str]) -> dict[bytes, tuple[np.ndarray, bool]]:
+    def _computed(self, texts: list[str]) -> dict[str, tuple[np.ndarray, bool]]:
         self.computed += len(texts)
-        return {key: (_vector(text), len(text) > 100) for key, text in texts.items()}
+        return {text: (_vector(text), len(text) > 100) for text in texts}
 
 
 def _vector(text: str) -> np.ndarray:
@@ -57,7 +56,7 @@ def test_meaning_counts_more_than_words():
 def test_order_repeats_and_neighbours_do_not_change_a_vector():
     texts = ["one", "two words", "one", "a text of some more words than the others have"]
     together = embedder().embed(texts)
-    alone = Embedder(threads=1).embed(texts[1:2])
+    alone = Embedder().embed(texts[1:2])
     assert np.array_equal(together.vectors_ND[0], together.vectors_ND[2])
     assert np.allclose(alone.vectors_ND[0], together.vectors_ND[1], atol=1e-6)
     assert np.allclose(np.linalg.norm(together.vectors_ND, axis=1), 1.0, atol=1e-6)
@@ -77,7 +76,7 @@ def test_threads_of_torch_are_set_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        Embedder(threads=1).embed(["a text that no other test has"])
+        Embedder().embed(["a text that no other test has"])
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -95,29 +94,6 @@ def test_each_text_is_computed_once_and_the_least_used_goes_first():
     more = CountingEmbedder(remembered=1).embed(["a", "b", "c"])
     assert np.array_equal(more.vectors_ND[1], _vector("b")), "more texts at once than are remembered"
     assert CountingEmbedder().embed([]).vectors_ND.shape == (0, DIMENSIONS)
-    with pytest.raises(InputError, match="threads is 0"):
-        Embedder(threads=0)
-
-
-def test_a_file_keeps_vectors_beyond_the_process(tmp_path: Path):
-    file = tmp_path / "cache" / "embeddings.sqlite"
-    first, second = CountingEmbedder(file=file), CountingEmbedder(file=file)
-    texts = ["a", "b" * 200]
-    wanted = first.embed(texts)
-    found = second.embed(texts)
-    assert second.computed == 0
-    assert np.array_equal(found.vectors_ND, wanted.vectors_ND)
-    assert found.cut == wanted.cut == (False, True)
-
-
-def test_a_file_that_is_damaged_or_has_other_tables_is_an_error_with_the_remedy(tmp_path: Path):
-    damaged, other = tmp_path / "damaged.sqlite", tmp_path / "other.sqlite"
-    damaged.write_bytes(b"no database at all" * 100)
-    with sqlite3.connect(other) as database:
-        database.execute("CREATE TABLE embeddings (other INTEGER)")
-    for file in (damaged, other):
-        with pytest.raises(InputError, match=rf"{file.name}.*delete it"):
-            CountingEmbedder(file=file).embed(["a"])
 
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):

@@ -77,13 +77,3 @@ def test_c_is_the_best_of_all_divisions(rank_times: list[PartTimes], layers: int
     found = balanced_layers(rank_times, layers, room)
     assert found in fitting
     assert slowest_and_last(found) == min(map(slowest_and_last, fitting))
-
-
-def test_a_faster_rank_gets_more_layers_as_far_as_its_memory_goes() -> None:
-    slow, fast = PartTimes(0, 3, 0), PartTimes(0, 1, 0)
-    assert balanced_layers([slow, fast], 12) == (3, 9)
-    assert balanced_layers([slow, fast], 12, [12, 6]) == (6, 6)
-
-
-def test_of_equal_divisions_the_last_rank_is_lightest() -> None:
-    assert balanced_layers([PartTimes(0, 1, 0)] * 3, 7) == (3, 3, 1)

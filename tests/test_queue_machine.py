@@ -296,36 +296,28 @@ class CrashingMachine(QueueMachine):
         super().teardown()
 
 
-def run_machine(machine: type[QueueMachine], server: RedisServer, examples: int, steps: int) -> None:
-    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-    effort = settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=checks)
-    with connect(server.url) as client:
-        run_state_machine_as_test(lambda: machine(server, client), settings=effort)
-
-
 LONG = (pytest.mark.slow, pytest.mark.timeout(900))
 
 
-@pytest.mark.parametrize(("examples", "steps"), [(60, 40), pytest.param(800, 60, marks=LONG)])
-def test_the_invariants_hold(examples: int, steps: int, tmp_path: Path) -> None:
-    with RedisServer(tmp_path / "redis") as server:
-        run_machine(QueueMachine, server, examples, steps)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_invariants_hold_while_the_server_is_killed(tmp_path: Path) -> None:
-    with RedisServer(tmp_path / "redis") as server:
-        run_machine(CrashingMachine, server, examples=20, steps=40)
-        assert server.restarts > 0
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", ["redis-server", "valkey-server"])
-def test_the_invariants_hold_on_the_systems_own_server(name: str, tmp_path: Path) -> None:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"no {name} on PATH")
-    with RedisServer(tmp_path / "redis", Path(found)) as server:
-        run_machine(QueueMachine, server, examples=200, steps=50)
+@pytest.mark.parametrize(
+    ("machine", "server_name", "examples", "steps"),
+    [
+        (QueueMachine, "", 60, 40),
+        pytest.param(QueueMachine, "", 800, 60, marks=LONG),
+        pytest.param(QueueMachine, "redis-server", 200, 50, marks=LONG),
+        pytest.param(QueueMachine, "valkey-server", 200, 50, marks=LONG),
+        pytest.param(CrashingMachine, "", 20, 40, marks=LONG),
+    ],
+)
+def test_the_invariants_hold(
+    machine: type[QueueMachine], server_name: str, examples: int, steps: int, tmp_path: Path
+) -> None:
+    """On the embedded server, or on the system's own of this name."""
+    if server_name and not shutil.which(server_name):
+        pytest.skip(f"no {server_name} on PATH")
+    binary = Path(shutil.which(server_name) or "") if server_name else None
+    checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
+    effort = settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=checks)
+    with RedisServer(tmp_path / "redis", binary) as server, connect(server.url) as client:
+        run_state_machine_as_test(lambda: machine(server, client), settings=effort)
+        assert (server.restarts > 0) == (machine is CrashingMachine)

@@ -8,30 +8,22 @@ from urllib.parse import quote
 
 import httpx2
 
+from qubic_lab import errors
 from qubic_lab.api.schemas import ClusterStatus, NodeStatus, QueryResponse, Token
-from qubic_lab.errors import (
-    BusyError,
-    DeadlineError,
-    InputError,
-    NotFoundError,
-    QubicLabError,
-    RankError,
-    RefusedError,
-    RequestCancelled,
-)
+from qubic_lab.errors import BusyError, InputError, QubicLabError
 from qubic_lab.settings import settings
 from qubic_lab.wire.channel import is_loopback
 
 CONNECT_S = 5.0
 _ERRORS: dict[int, type[QubicLabError]] = {
     400: InputError,
-    401: RefusedError,
-    403: RefusedError,
-    404: NotFoundError,
-    409: RequestCancelled,
+    401: errors.RefusedError,
+    403: errors.RefusedError,
+    404: errors.NotFoundError,
+    409: errors.RequestCancelled,
     413: InputError,
-    502: RankError,
-    504: DeadlineError,
+    502: errors.RankError,
+    504: errors.DeadlineError,
 }
 
 

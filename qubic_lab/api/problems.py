@@ -10,16 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from qubic_lab.errors import (
-    BusyError,
-    DeadlineError,
-    InputError,
-    NotFoundError,
-    QubicLabError,
-    RankError,
-    RefusedError,
-    RequestCancelled,
-)
+from qubic_lab import errors
+from qubic_lab.errors import BusyError, QubicLabError
 
 MEDIA_TYPE = "application/problem+json"
 _TEXTS = {name: {"type": "string"} for name in ("type", "title", "detail")}
@@ -27,13 +19,13 @@ _SCHEMA = {"type": "object", "properties": {**_TEXTS, "status": {"type": "intege
 DESCRIPTION: dict[str, Any] = {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
 """The description of error responses in OpenAPI."""
 _STATUS: dict[type[QubicLabError], tuple[int, str]] = {
-    NotFoundError: (404, "Not found"),
-    InputError: (400, "Bad request"),
-    RefusedError: (403, "Refused"),
+    errors.NotFoundError: (404, "Not found"),
+    errors.InputError: (400, "Bad request"),
+    errors.RefusedError: (403, "Refused"),
     BusyError: (429, "Too busy"),
-    RankError: (502, "Lost"),
-    DeadlineError: (504, "Too late"),
-    RequestCancelled: (409, "Cancelled"),
+    errors.RankError: (502, "Lost"),
+    errors.DeadlineError: (504, "Too late"),
+    errors.RequestCancelled: (409, "Cancelled"),
 }
 _TITLES = {401: "No access", 404: "Not found", 405: "Method not allowed", 413: "Too large"}
 

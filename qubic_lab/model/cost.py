@@ -51,16 +51,6 @@ class ModelCost:
         """Bytes of the whole model's weights."""
         return self.embedding.weight_bytes + self.layers * self.layer.weight_bytes + self.head.weight_bytes
 
-    @property
-    def decode_bytes(self) -> int:
-        """Bytes that one decode step of one sequence reads."""
-        return self.embedding.decode_bytes + self.layers * self.layer.decode_bytes + self.head.decode_bytes
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations for one token."""
-        return self.embedding.flops + self.layers * self.layer.flops + self.head.flops
-
 
 @dataclass(frozen=True)
 class PartTimes:

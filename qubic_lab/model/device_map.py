@@ -29,10 +29,6 @@ class DeviceMap:
     layers: tuple[int, ...]
     head: int
 
-    def layer_counts(self, devices: int) -> tuple[int, ...]:
-        """Return the number of layers on each device."""
-        return tuple(self.layers.count(device) for device in range(devices))
-
     @property
     def hops(self) -> int:
         """Number of changes between devices in a step, including the return to the embedding's device."""
@@ -93,7 +89,7 @@ def read_map(places: Mapping[str, int], layers: int) -> DeviceMap:
 
 def map_baseline(setup: Setup, device_map: DeviceMap) -> Baseline:
     """Return the prediction for a device map: the requests of one lane pass one device after the other."""
-    counts = device_map.layer_counts(len(setup.devices))
+    counts = tuple(device_map.layers.count(device) for device in range(len(setup.devices)))
     seconds = {batch: _step_seconds(setup, device_map, batch) for batch in (1, setup.batch)}
     return Baseline(
         name="accelerate device_map",

@@ -4,13 +4,11 @@ The weights are found without importing their package, which requires sentence-t
 mean pooling and normalisation are needed here (as on the model's card).
 """
 
-import hashlib
 import importlib.util
-import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qubic_lab.errors import InputError, ModelError, check_at_least
+from qubic_lab.errors import ModelError
 from qubic_lab.model.folders import file_hash
 
 MODEL = "all-MiniLM-L6-v2"
@@ -49,20 +47,12 @@ class Embedder:
     Texts of the same length run together without padding, so a vector depends on its neighbours only by rounding.
     Threads may share an embedder; they take turns.
 
-    Args:
-        threads: compute threads; torch's own setting is restored afterwards.
-        remembered: most texts in the memory cache; the least recently used ones are dropped first.
-        file: an SQLite file as a persistent cache, or None. It only grows and may be deleted.
-
-    Raises:
-        InputError: a number is below 1.
+    It computes on one thread, and remembers `remembered` texts, of which the least recently used ones go first.
     """
 
-    def __init__(self, threads: int = 1, remembered: int = 4096, file: Path | None = None) -> None:
-        self.threads = check_at_least("threads", threads, 1)
-        self.remembered = check_at_least("remembered", remembered, 1)
-        self.file = file
-        self._known: OrderedDict[bytes, _Entry] = OrderedDict()
+    def __init__(self, remembered: int = 4096) -> None:
+        self.remembered = remembered
+        self._known: OrderedDict[str, _Entry] = OrderedDict()
         self._lock = threading.Lock()
         self._tokenizer: Any = None
         self._model: Any = None
@@ -80,26 +70,20 @@ class Embedder:
         """Return the vectors of texts, in order.
 
         Raises:
-            InputError: the cache file cannot be used.
             ModelError: as for `load`.
         """
         texts = [text.encode(errors="replace").decode() for text in texts]  # a lone surrogate is not valid text
-        keys = [_key(text) for text in texts]
-        by_key = dict(zip(keys, texts, strict=True))
         with self._lock:
-            found = {key: self._known[key] for key in by_key if key in self._known}
-            found |= self._stored([key for key in by_key if key not in found])
-            computed = self._computed({key: text for key, text in by_key.items() if key not in found})
-            self._store(computed)
-            found |= computed
+            found = {text: self._known[text] for text in texts if text in self._known}
+            found |= self._computed([text for text in dict.fromkeys(texts) if text not in found])
             self._remember(found)
-        vectors = np.array([found[key][0] for key in keys], np.float32).reshape(len(keys), DIMENSIONS)
-        return Embedded(vectors, tuple(found[key][1] for key in keys))
+        vectors = np.array([found[text][0] for text in texts], np.float32).reshape(len(texts), DIMENSIONS)
+        return Embedded(vectors, tuple(found[text][1] for text in texts))
 
-    def _remember(self, entries: dict[bytes, _Entry]) -> None:
+    def _remember(self, entries: dict[str, _Entry]) -> None:
         self._known |= entries
-        for key in entries:
-            self._known.move_to_end(key)
+        for text in entries:
+            self._known.move_to_end(text)
         while len(self._known) > self.remembered:
             self._known.popitem(last=False)
 
@@ -119,22 +103,22 @@ class Embedder:
         self._tokenizer.enable_truncation(MOST_TOKENS)
         self._model = AutoModel.from_pretrained(str(folder), local_files_only=True).eval()
 
-    def _computed(self, texts: dict[bytes, str]) -> dict[bytes, _Entry]:
+    def _computed(self, texts: Sequence[str]) -> dict[str, _Entry]:
         if not texts:
             return {}
         self._load()
-        tokens = zip(texts, self._tokenizer.encode_batch(list(texts.values())), strict=True)
+        tokens = zip(texts, self._tokenizer.encode_batch(texts), strict=True)
         ordered = sorted(tokens, key=lambda each: len(each[1].ids))
-        entries: dict[bytes, _Entry] = {}
-        with _torch_threads(self.threads):
+        entries: dict[str, _Entry] = {}
+        with _one_thread():
             for _, group in groupby(ordered, key=lambda each: len(each[1].ids)):
                 alike = list(group)
                 for start in range(0, len(alike), BATCH):
                     batch = alike[start : start + BATCH]
                     vectors = self._forward([each.ids for _, each in batch])
                     entries |= {
-                        key: (vector, bool(each.overflowing))
-                        for (key, each), vector in zip(batch, vectors, strict=True)
+                        text: (vector, bool(each.overflowing))
+                        for (text, each), vector in zip(batch, vectors, strict=True)
                     }
         return entries
 
@@ -147,36 +131,14 @@ class Embedder:
             hidden_BTD = self._model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
             return np.asarray(torch.nn.functional.normalize(hidden_BTD.mean(dim=1)).numpy())
 
-    def _stored(self, keys: Sequence[bytes]) -> dict[bytes, _Entry]:
-        if self.file is None or not keys:
-            return {}
-        with _database(self.file) as database:
-            rows = [
-                row
-                for key in keys
-                for row in database.execute("SELECT key, vector, cut FROM embeddings WHERE key = ?", (key,))
-            ]
-        return {key: (np.frombuffer(vector, "<f4"), bool(cut)) for key, vector, cut in rows}
 
-    def _store(self, entries: dict[bytes, _Entry]) -> None:
-        if self.file is None or not entries:
-            return
-        rows = [(key, vector.astype("<f4").tobytes(), cut) for key, (vector, cut) in entries.items()]
-        with _database(self.file) as database:
-            database.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?, ?)", rows)
-
-
-def installed_embedder(threads: int = 1, file: Path | None = None) -> Embedder | None:
-    """Return an embedder, or None if its weights are not installed.
-
-    Raises:
-        InputError: a number is below 1.
-    """
+def installed_embedder() -> Embedder | None:
+    """Return an embedder, or None if its weights are not installed."""
     try:
         model_folder()
     except ModelError:
         return None
-    return Embedder(threads, file=file)
+    return Embedder()
 
 
 def model_folder() -> Path:
@@ -192,31 +154,14 @@ def model_folder() -> Path:
     return folders[0]
 
 
-def _key(text: str) -> bytes:
-    """Return the cache key of a text; it includes the weights, because files may outlive this version."""
-    return hashlib.sha256(f"{WEIGHTS_SHA256} {MOST_TOKENS} {text}".encode()).digest()
-
-
 @contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
+    """Let torch compute on one thread during the block."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _database(file: Path) -> Iterator[sqlite3.Connection]:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(file)) as database, database:
-            database.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB, cut INTEGER)")
-            yield database
-    except (OSError, sqlite3.Error) as error:
-        raise InputError(
-            f"{file} cannot be used as a file of embeddings ({error}): delete it or name another"
-        ) from error

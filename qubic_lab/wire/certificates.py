@@ -193,12 +193,8 @@ def make_certificates(
 ) -> list[Path]:
     """Write a pair for each host, and an authority if the folder has none; return the certificates' paths.
 
-    Args:
-        folder: folder for authority.pem, authority.key, and NAME.pem and NAME.key of each host; created if missing.
-        hosts: names of each host; the first one is the name of its files.
-        now: as for new_host.
-        days: as for new_host.
-        renew: replace existing pairs, which are an error otherwise.
+    The first of a host's names is that of its files NAME.pem and NAME.key. `now` and `days` as for new_host; `renew`
+    replaces existing pairs, which are an error otherwise. The folder is created if missing.
 
     Raises:
         InputError: as for new_host; or a pair exists; or the authority is incomplete, or the folder is writable
@@ -224,11 +220,8 @@ def make_certificates(
 def renew_certificates(folder: Path, names: Sequence[str], now: datetime, days: int = HOST_DAYS) -> list[Path]:
     """Replace certificates by renewed ones with the same names and keys; return their paths.
 
-    Args:
-        folder: as for make_certificates; the hosts' keys are not needed.
-        names: hosts, or the authority; by default all certificates with fewer than WARN_DAYS days left.
-        now: as for new_host.
-        days: as for new_host; the authority gets AUTHORITY_DAYS.
+    `names` are hosts, or the authority; by default all certificates with fewer than WARN_DAYS days left. The hosts'
+    keys are not needed. `now` and `days` as for new_host; the authority gets AUTHORITY_DAYS.
 
     Raises:
         InputError: the folder has no authority or no such certificate, or as for renewed_host. Nothing was written.
@@ -399,11 +392,7 @@ def _common_names(name: x509.Name) -> tuple[str, ...]:
 def _authority_id(certificate: x509.Certificate) -> tuple[str, ...]:
     """Return the first digits of the issuer's key identifier; none if the certificate does not have it."""
     by = _extension(certificate, x509.AuthorityKeyIdentifier)
-    key_id = by.key_identifier if by is not None else None
-    if key_id is None and certificate.issuer == certificate.subject:  # self-signed certificates may omit it
-        own = _extension(certificate, x509.SubjectKeyIdentifier)
-        key_id = own.digest if own is not None else None
-    return (key_id.hex()[:8],) if key_id is not None else ()
+    return (by.key_identifier.hex()[:8],) if by is not None and by.key_identifier is not None else ()
 
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path]:

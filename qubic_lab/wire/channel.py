@@ -15,18 +15,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from qubic_lab.errors import (
-    BusyError,
-    DeadlineError,
-    InputError,
-    ModelError,
-    NonFiniteError,
-    NotFoundError,
-    QubicLabError,
-    RankError,
-    RefusedError,
-    RequestCancelled,
-)
+from qubic_lab import errors
+from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.settings import settings
 from qubic_lab.wire.certificates import Pair, check_pair, describe, expiry_warning
 
@@ -63,14 +53,14 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
 
 _STATUS_OF_ERROR: dict[type[QubicLabError], grpc.StatusCode] = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
-    ModelError: grpc.StatusCode.FAILED_PRECONDITION,
-    NotFoundError: grpc.StatusCode.NOT_FOUND,
-    RefusedError: grpc.StatusCode.PERMISSION_DENIED,
-    NonFiniteError: grpc.StatusCode.DATA_LOSS,
-    RankError: grpc.StatusCode.ABORTED,
-    BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
-    RequestCancelled: grpc.StatusCode.CANCELLED,
+    errors.ModelError: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
+    errors.RefusedError: grpc.StatusCode.PERMISSION_DENIED,
+    errors.NonFiniteError: grpc.StatusCode.DATA_LOSS,
+    errors.RankError: grpc.StatusCode.ABORTED,
+    errors.BusyError: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineError: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.RequestCancelled: grpc.StatusCode.CANCELLED,
 }
 _ERROR_OF_STATUS = {status: error for error, status in _STATUS_OF_ERROR.items()}
 
@@ -164,11 +154,7 @@ def _read_for_use(files: TlsFiles) -> tuple[Pair, bytes]:
 
 
 class _ServerFiles:
-    """The files that a listening server uses: the last ones that matched.
-
-    Attributes:
-        first: the initial files.
-    """
+    """The files that a listening server uses: the last ones that matched; `first` are the initial ones."""
 
     def __init__(self, files: TlsFiles) -> None:
         self._files = files
