@@ -1,4 +1,7 @@
-"""Unusual returns and volumes, jumps, and shapes that manipulation leaves: each score uses past bars alone."""
+"""Unusual returns and volumes, jumps, and shapes that manipulation leaves: each score uses past bars alone.
+
+The functions need the bars of their warm-up in `SCORES`, which gives NaN for fewer.
+"""
 
 import math
 from dataclasses import dataclass
@@ -48,7 +51,6 @@ NOT_VISIBLE = (
     "spoofing and layering cannot be seen in bars, since orders that are withdrawn leave no trade: that needs the "
     "order book; wash trading is certain only with the accounts on both sides"
 )
-_NONE = -1e9
 _HALF_PI = math.pi / 2.0
 
 
@@ -103,8 +105,6 @@ def jump_scores(bars: Bars) -> Floats:
     """
     scores = np.full(len(bars), np.nan)
     size = np.abs(bars.step_returns[1:])
-    if len(size) < JUMP_WINDOW + 2:
-        return scores
     variance = _HALF_PI / JUMP_WINDOW * talib.SUM(size[1:] * size[:-1], JUMP_WINDOW)[JUMP_WINDOW - 1 : -1]
     deviation = np.sqrt(np.maximum(NO_SPREAD**2, variance))
     scores[JUMP_WINDOW + 2 :] = bars.step_returns[JUMP_WINDOW + 2 :] / deviation
@@ -139,8 +139,6 @@ def _bipower(returns: Floats, window: int) -> tuple[Floats, Floats]:
     """
     count = len(returns)
     ratio, scale = np.full(count, np.nan), np.full(count, np.nan)
-    if count <= window:
-        return ratio, scale
     size = np.abs(returns[1:])
     pairs = size[1:] * size[:-1]
     quads = pairs[2:] * pairs[:-2]
@@ -243,46 +241,32 @@ class PumpParts:
     given_back: Floats
     climbed: Floats
 
+    @property
+    def score(self) -> Floats:
+        """The lesser of rise and volume, times the share given back, [bars]."""
+        return np.minimum(np.maximum(self.rise, 0.0), np.maximum(self.volume, 0.0)) * self.given_back
+
 
 def pump_parts(bars: Bars) -> PumpParts:
     """Return the features of a pump and dump, bar by bar."""
-    return bars.once("pump", _pump_parts)
-
-
-def _pump_parts(bars: Bars) -> PumpParts:
-    count = len(bars)
-    rise, volume, given_back, climbed = (np.full(count, np.nan) for _ in range(4))
-    warm_up = PUMP_BARS + CALM_BARS
-    if count > warm_up:
-        late, start = np.s_[warm_up:], np.s_[CALM_BARS:-PUMP_BARS]
-        peak = talib.MAX(bars.log_close, PUMP_BARS)[late]
-        climb = peak - bars.log_close[start]
-        calm = np.maximum(NO_SPREAD, spread(bars, CALM_BARS)[start])
-        time = np.cumsum(bars.steps)
-        rise[late] = climb / (calm * np.sqrt(time[late] - time[start]))
-        fallen = peak - bars.log_close[late]
-        given_back[late] = np.clip(
-            np.divide(fallen, climb, out=np.zeros(len(climb)), where=climb > NO_SPREAD), 0.0, 1.0
-        )
-        climbed[late] = climb
-    score = volume_basis(bars).score
-    if count >= PUMP_BARS:
-        largest = talib.MAX(np.where(np.isnan(score), _NONE, score), PUMP_BARS)[PUMP_BARS - 1 :]
-        volume[PUMP_BARS - 1 :] = np.where(largest > _NONE, largest, np.nan)
+    rise, volume, given_back, climbed = np.full((4, len(bars)), np.nan)
+    late, start = np.s_[PUMP_BARS + CALM_BARS :], np.s_[CALM_BARS:-PUMP_BARS]
+    peak = talib.MAX(bars.log_close, PUMP_BARS)[late]
+    climbed[late] = climb = peak - bars.log_close[start]
+    calm = np.maximum(NO_SPREAD, spread(bars, CALM_BARS)[start])
+    time = np.cumsum(bars.steps)
+    rise[late] = climb / (calm * np.sqrt(time[late] - time[start]))
+    fallen = peak - bars.log_close[late]
+    lost = np.divide(fallen, climb, out=np.zeros(len(climb)), where=climb > NO_SPREAD)
+    given_back[late] = np.clip(lost, 0.0, 1.0)
+    windows = np.lib.stride_tricks.sliding_window_view(volume_basis(bars).score, PUMP_BARS)
+    volume[PUMP_BARS - 1 :] = np.fmax.reduce(windows, axis=1)
     return PumpParts(rise, volume, given_back, climbed)
-
-
-def pump_scores(bars: Bars) -> Floats:
-    """Return the lesser of rise and volume of the 12 bars up to each, times the share given back, [bars]."""
-    parts = pump_parts(bars)
-    return np.minimum(np.maximum(parts.rise, 0.0), np.maximum(parts.volume, 0.0)) * parts.given_back
 
 
 def range_ratios(bars: Bars) -> Floats:
     """Return each bar's true range over the median of the 97 before it, [bars]; NaN if that is 0 or not known."""
     ratios = np.full(len(bars), np.nan)
-    if len(bars) <= VOLUME_WINDOW + 1:
-        return ratios
     ranges = np.asarray(talib.TRANGE(*scaled_prices(bars)[1:]))[1:]
     usual = medians_before(ranges, VOLUME_WINDOW)
     np.divide(ranges, usual, out=ratios[1:], where=usual > 0.0)
@@ -301,7 +285,7 @@ def find_hints(bars: Bars, last: int) -> tuple[ManipulationHint, ...]:
 
 
 def _pumps(bars: Bars, last: int) -> list[ManipulationHint]:
-    parts, scores = pump_parts(bars), pump_scores(bars)
+    parts = pump_parts(bars)
     shape = (parts.rise >= PUMP_RISE) & (parts.volume >= PUMP_VOLUME) & (parts.given_back >= PUMP_GIVEN_BACK)
     hints = []
     for place in _starts(shape, last):
@@ -312,7 +296,7 @@ def _pumps(bars: Bars, last: int) -> list[ManipulationHint]:
             f"rose by {pct:.2f} % ({rise:.1f} deviations of a random walk) and lost {100 * back:.0f} % of it again "
             f"within {PUMP_BARS} bars, with volume up to {volume:.1f} robust deviations above usual"
         )
-        hints.append(_hint("pump-and-dump", bars, place, scores, evidence, text))
+        hints.append(_hint("pump-and-dump", bars, place, parts.score, evidence, text))
     return hints
 
 
@@ -350,13 +334,17 @@ def _volume_scores(bars: Bars) -> Floats:
     return volume_basis(bars).score
 
 
+def _pump_scores(bars: Bars) -> Floats:
+    return pump_parts(bars).score
+
+
 _OUTLIERS_FROM = 2 * OUTLIER_WINDOW + 1
 SCORES = by_name(
     Indicator("outlier_score", outlier_scores, _OUTLIERS_FROM, "robust deviations", "a return against those before it"),
     Indicator("jump_score", jump_scores, JUMP_WINDOW + 2, "deviations", "a return against the bipower variation"),
     Indicator("bipower_score", bipower_scores, BIPOWER_WINDOW, "deviations", "jumps among 96 returns"),
     Indicator("volume_score", _volume_scores, VOLUME_WARM_UP, "robust deviations", "log volume against the usual one"),
-    Indicator("pump_score", pump_scores, VOLUME_WARM_UP, "deviations", "rise with volume, times the share lost again"),
+    Indicator("pump_score", _pump_scores, VOLUME_WARM_UP, "deviations", "rise with volume, times the share lost again"),
     Indicator("wash_score", wash_scores, VOLUME_WARM_UP, "robust deviations", "volume without a move of the price"),
 )
 """Scores of anomalies, bar by bar."""

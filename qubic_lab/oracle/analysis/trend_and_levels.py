@@ -47,9 +47,7 @@ def regression_lines(times_us: Integers, values: Floats, window: int = WINDOW) -
     Sums are about the window's last point, and computed value by value in one order, so the same window gives the same
     bits wherever it stands.
     """
-    lines = RegressionLines(*(np.full(len(values), np.nan) for _ in range(4)))
-    if len(values) < window:
-        return lines
+    lines = RegressionLines(*np.full((4, len(values)), np.nan))
     full = np.s_[window - 1 :]
     last_us, last = times_us[full], values[full]
     x_sum, y_sum, xx, xy, yy = (np.zeros(len(last)) for _ in range(5))
@@ -81,8 +79,6 @@ def drift_scores(bars: Bars, window: int = WINDOW) -> Floats:
     moved.
     """
     values = np.full(len(bars), np.nan)
-    if len(bars) <= window:
-        return values
     time = np.cumsum(bars.steps)
     deviation = spread(bars, window)[window:]
     moves = (bars.log_close[window:] - bars.log_close[:-window]) / np.sqrt(time[window:] - time[:-window])
@@ -208,8 +204,6 @@ def pivot_lows(bars: Bars, side: int = LEVEL_RULE.side) -> Floats:
 
 def _pivots(values: Floats, side: int) -> Floats:
     found = np.full(len(values), np.nan)
-    if len(values) <= 2 * side:
-        return found
     middle = values[side:-side]
     around = talib.MAX(values, 2 * side + 1)[2 * side :]
     before = talib.MAX(values, side)[side - 1 : -side - 1]
@@ -245,8 +239,6 @@ def find_pivots(bars: Bars, rule: LevelRule = LEVEL_RULE) -> Pivots:
 
 def find_levels(bars: Bars, rule: LevelRule = LEVEL_RULE) -> tuple[PriceLevel, ...]:
     """Return the levels that are known at the last bar, the strongest first."""
-    if not len(bars):
-        return ()
     place, pivots, atr = len(bars) - 1, find_pivots(bars, rule), INDICATORS["atr_14"](bars)
     levels = [_level(bars, place, pivots, each, rule) for each in _clusters_at(place, pivots, atr, rule)]
     return tuple(sorted(levels, key=lambda level: (-level.strength, level.price)))
