@@ -143,31 +143,28 @@ def _quantiles(bars: Bars, expected: ForecastPath, rule: ForecastRule) -> Floats
 
 
 def forecast(bars: Bars, hours: int, rule: ForecastRule = RULE) -> PriceForecast | Missing:
-    """Return the forecast at the last bar, or why there is none.
-
-    It depends on the bars of the regression, 2 × `past` bars and the bars of the forecast hours, and no earlier ones.
-    """
+    """Return the forecast at the last bar, or why there is none."""
     frame_us = bars.frame_us
     if frame_us > hours * HOUR_US:
         return Missing(reason=f"bars of {frame_us / HOUR_US:g} h are longer than {hours} h")
-    tail, needed = _tail(bars, hours, rule), rule.warm_up(frame_us, hours) + 1
-    if len(tail) < needed:
+    needed = rule.warm_up(frame_us, hours) + 1
+    if len(bars) < needed:
         return Missing(reason=f"{needed} bars are needed, {len(bars)} are known")
-    path = forecast_path(tail, hours, rule)
+    path = forecast_path(bars, hours, rule)
     half = float(path.half_width[-1])
     if math.isnan(half):
-        logs = tail.log_close[-rule.window(frame_us) - 1 :]
+        logs = bars.log_close[-rule.window(frame_us) - 1 :]
         still = float(logs.max() - logs.min()) == 0.0
         why = "the price did not move" if still else "too few past forecasts could be judged, as bars are missing"
-        return Missing(reason=f"{why} in the last {len(logs) if still else len(tail)} bars")
+        return Missing(reason=f"{why} in the last {len(logs) if still else len(bars)} bars")
     middle = float(path.point[-1])
     made = np.flatnonzero((path.later >= 0) & ~np.isnan(path.point))[-rule.past :]
-    came, half_widths = tail.log_close[path.later[made]], path.half_width[made]
+    came, half_widths = bars.log_close[path.later[made]], path.half_width[made]
     errors, judged = came - path.point[made], ~np.isnan(half_widths)
-    skill, skill_t = skill_against_staying(errors, came - tail.log_close[made], steps_of(frame_us, hours))
+    skill, skill_t = skill_against_staying(errors, came - bars.log_close[made], steps_of(frame_us, hours))
     return PriceForecast(
         hours=hours,
-        at_us=int(tail.closed_us[-1]) + hours * HOUR_US,
+        at_us=int(bars.closed_us[-1]) + hours * HOUR_US,
         price=math.exp(middle),
         low=math.exp(middle - half),
         high=math.exp(middle + half),
@@ -182,21 +179,14 @@ def forecast(bars: Bars, hours: int, rule: ForecastRule = RULE) -> PriceForecast
 
 
 def forecasts(bars: Bars) -> dict[str, PriceForecast | Missing]:
-    """Return the forecasts at the last bar by their time, such as "1h"."""
-    tail = _tail(bars, HOURS[-1], RULE)
+    """Return the forecasts at the last bar by their time, such as "1h"; no bar before the tail matters to them."""
+    tail = bars.tail(RULE.window(bars.frame_us) + 2 * RULE.past + steps_of(bars.frame_us, HOURS[-1]))
     return {f"{each}h": forecast(tail, each) for each in HOURS}
 
 
 def steps_of(frame_us: int, hours: int) -> int:
     """Return the number of bars in some hours, at least 1."""
     return max(1, round(hours * HOUR_US / frame_us))
-
-
-def _tail(bars: Bars, hours: int, rule: ForecastRule) -> Bars:
-    """Return the last bars, all that forecasts of up to `hours` hours (at least 4) depend on."""
-    frame_us = bars.frame_us
-    most = rule.window(frame_us) + 2 * rule.past + steps_of(frame_us, max(hours, max(HOURS)))
-    return bars if len(bars) <= most else bars.tail(most)  # the same object keeps what it has computed
 
 
 def skill_against_staying(errors: Floats, changes: Floats, steps: int) -> tuple[float | None, float | None]:
