@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import talib
@@ -19,7 +19,7 @@ class Indicator:
     """A causal function of bars.
 
     Attributes:
-        function: gives a value for each bar, [bars], NaN if it has none.
+        function: gives a value for each bar of more than `warm_up`, [bars], NaN if it has none.
         warm_up: number of bars before the first value.
         unit: price: the bars' currency; 0..100: points; coins: units of the coin that were traded.
     """
@@ -31,34 +31,14 @@ class Indicator:
     description: str
 
     def __call__(self, bars: Bars) -> Floats:
-        """Return its values, [bars]; all NaN if there are too few bars."""
+        """Return its values, [bars]; NaN before the end of the warm-up."""
         if len(bars) <= self.warm_up:
             return np.full(len(bars), np.nan)
-        return self.function(bars)
+        return mask_warm_up(self.warm_up, self.function(bars))
 
 
-@dataclass(frozen=True)
-class CandlePattern:
-    """A shape of one to three bars that TA-Lib finds; `meaning` is what books say, not a finding of this project.
-
-    Patterns with a gap between bodies hardly occur in markets that never close.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    warm_up: int
-    meaning: str
-
-    def __call__(self, bars: Bars) -> Floats:
-        """Return 1 for a pattern that announces a rise, −1 for a fall, 0 for none; NaN before `warm_up`, [bars]."""
-        return mask_warm_up(self.warm_up, np.sign(self.function(*scaled_prices(bars))))
-
-
-_Named = TypeVar("_Named", Indicator, CandlePattern)
-
-
-def by_name(*functions: _Named) -> dict[str, _Named]:
-    """Return indicators or patterns by their names."""
+def by_name(*functions: Indicator) -> dict[str, Indicator]:
+    """Return indicators by their names."""
     return {each.name: each for each in functions}
 
 
@@ -142,7 +122,7 @@ def _volume_balance(bars: Bars) -> Floats:
     unknown[BALANCE_BARS:] -= unknown[:-BALANCE_BARS].copy()
     known = (total > 0.0) & (unknown == 0)
     share = np.divide(balance, total, out=np.full(len(bars), np.nan), where=known)
-    return mask_warm_up(BALANCE_BARS, np.clip(share, -1.0, 1.0))
+    return np.asarray(np.clip(share, -1.0, 1.0))
 
 
 INDICATORS = by_name(
@@ -168,21 +148,30 @@ INDICATORS = by_name(
 )
 """All indicators but candle patterns. They count bars: a gap is one step."""
 
+
+def _pattern(name: str, function: Callable[..., Any], warm_up: int, meaning: str) -> Indicator:
+    return Indicator(name, lambda bars: np.sign(function(*scaled_prices(bars))), warm_up, "-1..1", meaning)
+
+
 PATTERNS = by_name(
-    CandlePattern("doji", talib.CDLDOJI, 10, "open and close are nearly one: neither side won"),
-    CandlePattern("hammer", talib.CDLHAMMER, 11, "small body, long lower shadow, after lower prices: rise"),
-    CandlePattern("hanging man", talib.CDLHANGINGMAN, 11, "small body, long lower shadow, after higher prices: fall"),
-    CandlePattern("inverted hammer", talib.CDLINVERTEDHAMMER, 11, "small body, long upper shadow, gap down: rise"),
-    CandlePattern("shooting star", talib.CDLSHOOTINGSTAR, 11, "small body, long upper shadow, gap up: fall"),
-    CandlePattern("engulfing", talib.CDLENGULFING, 2, "a body swallows the one before it, of the other colour"),
-    CandlePattern("harami", talib.CDLHARAMI, 11, "a small body inside the long one before it"),
-    CandlePattern("piercing line", talib.CDLPIERCING, 11, "opens below a long fall and closes above its middle: rise"),
-    CandlePattern("dark cloud cover", talib.CDLDARKCLOUDCOVER, 11, "opens above a long rise, closes deep in it: fall"),
-    CandlePattern("morning star", talib.CDLMORNINGSTAR, 12, "long fall, small body below, rise into the fall: rise"),
-    CandlePattern("evening star", talib.CDLEVENINGSTAR, 12, "long rise, small body above, fall into the rise: fall"),
-    CandlePattern("marubozu", talib.CDLMARUBOZU, 10, "a long body without shadows: one side won throughout"),
+    _pattern("doji", talib.CDLDOJI, 10, "open and close are nearly one: neither side won"),
+    _pattern("hammer", talib.CDLHAMMER, 11, "small body, long lower shadow, after lower prices: rise"),
+    _pattern("hanging man", talib.CDLHANGINGMAN, 11, "small body, long lower shadow, after higher prices: fall"),
+    _pattern("inverted hammer", talib.CDLINVERTEDHAMMER, 11, "small body, long upper shadow, gap down: rise"),
+    _pattern("shooting star", talib.CDLSHOOTINGSTAR, 11, "small body, long upper shadow, gap up: fall"),
+    _pattern("engulfing", talib.CDLENGULFING, 2, "a body swallows the one before it, of the other colour"),
+    _pattern("harami", talib.CDLHARAMI, 11, "a small body inside the long one before it"),
+    _pattern("piercing line", talib.CDLPIERCING, 11, "opens below a long fall and closes above its middle: rise"),
+    _pattern("dark cloud cover", talib.CDLDARKCLOUDCOVER, 11, "opens above a long rise, closes deep in it: fall"),
+    _pattern("morning star", talib.CDLMORNINGSTAR, 12, "long fall, small body below, rise into the fall: rise"),
+    _pattern("evening star", talib.CDLEVENINGSTAR, 12, "long rise, small body above, fall into the rise: fall"),
+    _pattern("marubozu", talib.CDLMARUBOZU, 10, "a long body without shadows: one side won throughout"),
 )
-"""Candle patterns by their plain names."""
+"""Shapes of one to three bars by their plain names: 1 announces a rise, −1 a fall, 0: there is none.
+
+What they announce is what books say, not a finding of this project. Patterns with a gap between bodies hardly occur in
+markets that never close.
+"""
 
 
 def compute(bars: Bars, names: Iterable[str] | None = None) -> dict[str, Floats]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from qubic_lab.oracle.analysis import anomalies
 from qubic_lab.oracle.analysis.forecast import FORECASTS, forecasts
-from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, CandlePattern, Indicator, compute
+from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, Indicator, compute
 from qubic_lab.oracle.analysis.results import (
     AnalysedBars,
     Anomalies,
@@ -38,7 +38,7 @@ PATTERN_BARS = 3
 """Number of last bars whose candle patterns are reported."""
 _PATTERN_CONTEXT = 64
 NO_BARS = "no bar of this frame has closed yet"
-CAUSAL: dict[str, Indicator | CandlePattern] = {
+CAUSAL = {
     **INDICATORS,
     **PATTERNS,
     **TRENDS,
@@ -121,7 +121,7 @@ def _patterns(bars: Bars) -> tuple[SeenPattern, ...] | Missing:
             name=name,
             direction="rise" if values[place] > 0 else "fall",
             at_us=int(tail.closed_us[place]),
-            meaning=PATTERNS[name].meaning,
+            meaning=PATTERNS[name].description,
         )
         for place in range(max(0, len(tail) - PATTERN_BARS), len(tail))
         for name, values in found.items()
