@@ -152,12 +152,8 @@ class TrialLedger:
             key, new, other = self._insert(connection, trial, closed, packed)
             if new:
                 _check_bars(trial.family, [closed, *_closing_times(connection, trial.family, most=1).values()])
-            return RecordedTrial(key, new, other, _count(connection, trial.family))
-
-    def count(self, family: str) -> int:
-        """Return how many trials a family has."""
-        with self._engine.connect() as connection:
-            return _count(connection, family)
+            count = select(func.count()).where(TRIALS.c.family == trial.family)
+            return RecordedTrial(key, new, other, connection.execute(count).scalar_one())
 
     def trials(self, family: str) -> FamilyTrials:
         """Return a family's trials and their returns on the bars that all of them have.
@@ -200,10 +196,6 @@ class TrialLedger:
                 key, other = _hash(f"{key} {_hash(zlib.decompress(packed))} {instants}".encode()), True
                 new = _add(connection, TRIALS, key=key, **row)
         return key, new, other
-
-
-def _count(connection: Connection, family: str) -> int:
-    return int(connection.execute(select(func.count()).where(TRIALS.c.family == family)).scalar_one())
 
 
 def _closing_times(connection: Connection, family: str, most: int | None = None) -> dict[str, Integers]:
