@@ -31,6 +31,7 @@ from sqlalchemy import Engine, text
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, FencedError, InputError
 from qubic_lab.oracle.config import read_config
+from qubic_lab.oracle.ingest import collector_state
 from qubic_lab.oracle.ingest.collector import Collector, CollectorProgress
 from qubic_lab.oracle.ingest.collector_config import (
     CollectorConfig,
@@ -257,7 +258,10 @@ def collect(engine: Engine, config: CollectorConfig, *sources: str, **run: Any) 
     return asyncio.run(Collector(config, engine, sources=sources).run(**run))
 
 
-def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_before_it_is_due(lab: Engine) -> None:
+def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_before_it_is_due(
+    lab: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector_state, "TEXTS_SLICE_US", DAY_US)  # posts of two days are searched in parts
     with trial() as (source, config):
         first = collect(lab, config, once=True)
         asked = len(source.ledger.entries)
@@ -269,6 +273,7 @@ def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_befor
     assert first.failed == 0
     assert first.added == sum(map(len, versions.values())) > 300
     assert (second.requests, second.added) == (0, 0)
+    assert sum(entry.source == "hacker-news" for entry in entries) > len(config.coins)
     status = read_status(lab, config, now_us(), now_us())
     assert status.collector is None
     assert {job.job for job in status.jobs if job.done} == {"history"}

@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import json
 import logging
-import socket
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -36,7 +35,7 @@ from qubic_lab.oracle.ingest.http_rules import (
     shown_request,
 )
 from qubic_lab.oracle.ingest.http_source import Fetched, SourceClient, SourceError
-from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, now_us, read_iso
+from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, read_iso
 from qubic_lab.oracle.store.tables import QUOTAS, VALIDATORS
 
 NOON = read_iso("2026-11-24T12:00:00Z")
@@ -231,12 +230,6 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, wait_s: float | No
     assert retry_after_s(header, NOON) == wait_s
 
 
-@given(st.integers(1, 2000), st.floats(0.0, 1.0))
-def test_waits_double_and_are_spread_and_bounded(attempt: int, chance: float) -> None:
-    wait_s = backoff_s(min(attempt, 60), 1.0, 30.0, chance)
-    assert 0.5 * min(30.0, 2.0 ** (min(attempt, 60) - 1)) <= wait_s <= 30.0
-
-
 def test_attempts_follow_after_longer_and_longer_waits(engine: Engine) -> None:
     server = Server(httpx2.Response(500), httpx2.ConnectError("no"), httpx2.Response(200, text="<html>"), good())
     config = replace(CONFIG, rate=6000)
@@ -244,15 +237,16 @@ def test_attempts_follow_after_longer_and_longer_waits(engine: Engine) -> None:
     assert answer.attempts == 4
     waits = [later - earlier for earlier, later in zip(server.asked_s, server.asked_s[1:], strict=False)]
     assert waits == pytest.approx([1.0, 2.0, 4.0], abs=0.02)
+    assert [backoff_s(attempt, 1.0, 30.0, 0.0) for attempt in (1, 3, 60)] == [0.5, 2.0, 15.0]
 
 
 def test_after_the_last_attempt_its_fault_is_told(engine: Engine) -> None:
     server = Server(httpx2.Response(502), httpx2.Response(503, json={"error": "maintenance"}))
     error = failed(*ask(server, engine))
-    fetch = error.fetch
-    assert (error.kind, fetch.status, fetch.attempts, fetch.started_us) == ("unavailable", 503, 4, NOON)
+    assert (error.kind, error.fetch.status, error.fetch.attempts) == ("unavailable", 503, 4)
     assert str(error) == "prices failed (HTTP 503, maintenance)"
-    assert fetch.request == "GET https://prices.example/v3/simple/price?ids=bitcoin,qubic-network"
+    nobody = failed(*ask(Server(httpx2.ConnectError("no")), engine))
+    assert str(nobody) == "prices could not be reached, or broke off (ConnectError)"
 
 
 @pytest.mark.parametrize("header", ["45", "Tue, 24 Nov 2026 12:00:45 GMT"])
@@ -642,20 +636,6 @@ def test_cut_hanging_dripping_and_closed_answers_are_tried_again(engine: Engine)
 
     answer = asyncio.run(asking())
     assert (answer.body, answer.attempts) == ([1], 6)
-
-
-def test_nobody_there_is_told_in_one_line(engine: Engine) -> None:
-    async def asking() -> None:
-        with socket.socket() as bound:  # and nobody listens there
-            bound.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-            async with SourceClient("x", SourceConfig(url, rate=100_000, attempts=2, wait_s=0.0), engine) as client:
-                await client.get("/")
-
-    with pytest.raises(SourceError, match=r"^x could not be reached, or broke off \(ConnectError\)$") as caught:
-        asyncio.run(asking())
-    assert (caught.value.kind, caught.value.fetch.attempts) == ("unavailable", 2)
-    assert caught.value.fetch.started_us <= now_us()
 
 
 def test_requests_are_shown_so_that_people_can_read_them() -> None:
