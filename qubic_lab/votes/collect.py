@@ -6,7 +6,7 @@ The caller supplies `ask`, which yields a voter's votes as they arrive. Voters w
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 
 from qubic_lab.consensus.voting import Absence, AbsenceReason, Vote
@@ -54,20 +54,6 @@ Ask = Callable[[Voter], AsyncGenerator[Vote, None]]
 Certain = Callable[[Sequence[Vote], Sequence[str], Sequence[str]], bool]
 
 
-@dataclass
-class _Collection:
-    """The votes and failures so far."""
-
-    voters: Sequence[Voter]
-    votes: list[Vote] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-
-    def missing(self) -> list[str]:
-        """Return the names of votes that have neither arrived nor failed."""
-        done = {vote.voter for vote in self.votes} | set(self.failed)
-        return [name for voter in self.voters for name in voter.names() if name not in done]
-
-
 async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain: Certain) -> CollectedVotes:
     """Return the votes of all voters, each of a different node, until `deadline_s` from now.
 
@@ -75,48 +61,46 @@ async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain:
     whether the decision can no longer change, given the votes so far and the names of failed and of missing votes.
     """
     loop = asyncio.get_running_loop()
-    started, collection = loop.time(), _Collection(voters)
+    started = loop.time()
+    votes: list[Vote] = []
+    failed: dict[str, str] = {}
     news: asyncio.Queue[None] = asyncio.Queue()
-    asking = [asyncio.ensure_future(_ask(voter, ask, collection, news)) for voter in voters]
+
+    def missing() -> list[str]:
+        """Return the names of votes that have neither arrived nor failed."""
+        done = {vote.voter for vote in votes} | failed.keys()
+        return [name for voter in voters for name in voter.names() if name not in done]
+
+    async def follow(voter: Voter) -> None:
+        """Add a voter's votes as they arrive; votes that have not arrived when it ends have failed."""
+        why = "it ended without an answer"
+        try:
+            async with aclosing(ask(voter)) as answers:
+                async for vote in answers:
+                    votes.append(vote)
+                    news.put_nowait(None)
+        except QubicLabError as error:
+            why = str(error)
+        failed.update({name: why for name in missing() if name in voter.names()})
+        news.put_nowait(None)
+
+    asking = [asyncio.ensure_future(follow(voter)) for voter in voters]
     stopped = False
     try:
         async with asyncio.timeout(deadline_s):
-            while collection.missing() and not stopped:
+            while missing() and not stopped:
                 await news.get()
-                missing = collection.missing()
-                stopped = bool(missing) and certain(collection.votes, list(collection.failed), missing)
+                stopped = bool(missing()) and certain(votes, list(failed), missing())
     except TimeoutError:
         pass
     finally:
         for each in asking:
             each.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
-    return _result(collection, stopped, deadline_s, loop.time() - started)
-
-
-async def _ask(voter: Voter, ask: Ask, collection: _Collection, news: "asyncio.Queue[None]") -> None:
-    """Add a voter's votes as they arrive; votes that have not arrived when it ends have failed."""
-    why = "it ended without an answer"
-    try:
-        async with aclosing(ask(voter)) as votes:
-            async for vote in votes:
-                collection.votes.append(vote)
-                news.put_nowait(None)
-    except QubicLabError as error:
-        why = str(error)
-    arrived = {vote.voter for vote in collection.votes}
-    collection.failed |= {name: why for name in voter.names() if name not in arrived}
-    news.put_nowait(None)
-
-
-def _result(collection: _Collection, stopped: bool, deadline_s: float, seconds: float) -> CollectedVotes:
-    missing = collection.missing()
+    why, detail = AbsenceReason.LATE, f"after {deadline_s:g} s"
     if stopped:
         why, detail = AbsenceReason.STOPPED, "the decision was certain"
-        saved = round(len(missing) * fmean(vote.new_tokens for vote in collection.votes))
-    else:
-        why, detail = AbsenceReason.LATE, f"after {deadline_s:g} s"
-        saved = 0
-    absences = [Absence(name, AbsenceReason.FAILED, text) for name, text in collection.failed.items()]
-    absences += [Absence(name, why, detail) for name in missing]
-    return CollectedVotes(tuple(collection.votes), tuple(absences), seconds, saved)
+    absences = [Absence(name, AbsenceReason.FAILED, text) for name, text in failed.items()]
+    absences += [Absence(name, why, detail) for name in missing()]
+    saved = round(len(missing()) * fmean(vote.new_tokens for vote in votes)) if stopped else 0
+    return CollectedVotes(tuple(votes), tuple(absences), loop.time() - started, saved)
