@@ -46,7 +46,7 @@ def calibrated() -> VoteCalibration:
 def reply_to(
     votes: Sequence[Vote], *absences: Absence, known: VoteContext | None = None, rules: VotingConfig | None = None
 ) -> Consensus:
-    return deliberate(QUESTION, votes, absences, known or VoteContext(), rules)
+    return deliberate(QUESTION, votes, absences, known or VoteContext(), rules or VotingConfig())
 
 
 def test_the_majority_wins_and_its_answer_is_given() -> None:

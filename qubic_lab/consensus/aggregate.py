@@ -130,14 +130,13 @@ def deliberate(
     votes: Sequence[Vote],
     absences: Sequence[Absence],
     context: VoteContext,
-    config: VotingConfig | None = None,
+    config: VotingConfig,
 ) -> Consensus:
     """Return the result of a vote; there may be no votes.
 
     Unusable answers (empty, refusing, looping) count in the total and for no group, as do failed and late voters: one
     answer out of three is not a majority. Copies count as one ballot. Voters that were stopped early do not count.
     """
-    config = config or VotingConfig()
     votes = sorted(votes, key=lambda vote: vote.voter)
     finals = [final_answer(vote.text, question) for vote in votes]
     similarities = compare([vote.text for vote in votes], context.embed)
@@ -197,16 +196,10 @@ def _grouped(
     usable = [[index for index in members if qualities[index].usable] for members in group(similarities, table)]
     classes = sorted(filter(None, usable), key=lambda each: (-len(each), each[0]))
     place = {index: number for number, members in enumerate(classes) for index in members}
+    judged = enumerate(zip(votes, finals, qualities, strict=True))
     trails = tuple(
-        VoterTrail(
-            vote=vote,
-            final=finals[i],
-            quality=qualities[i],
-            weight=context.weight(vote.node),
-            group=place.get(i),
-            dropped=qualities[i].why_unusable,
-        )
-        for i, vote in enumerate(votes)
+        VoterTrail(vote, final, quality, context.weight(vote.node), place.get(index), quality.why_unusable)
+        for index, (vote, final, quality) in judged
     )
     return trails, tuple(tuple(votes[index].voter for index in members) for members in classes)
 

@@ -104,14 +104,8 @@ def parse_column_map(text: str) -> ColumnMap:
     first = parts.get("first")
     if first is not None and (first not in ("0", "1") or not options):
         raise InputError(f"column map has first={first}: it is 0 or 1, and needs options")
-    return ColumnMap(
-        question=parts["question"],
-        answer=parts["answer"],
-        options=options,
-        first=None if first is None else int(first),
-        id=parts.get("id", ""),
-        kind=parts.get("kind", ""),
-    )
+    texts = {part: parts.get(part, "") for part in ("question", "answer", "id", "kind")}
+    return ColumnMap(**texts, options=options, first=None if first is None else int(first))
 
 
 def _gsm8k(row: Columns, place: str, id: str) -> Question:
