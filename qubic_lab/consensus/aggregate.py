@@ -74,10 +74,7 @@ class VoteContext:
 
 @dataclass(frozen=True)
 class VoterTrail:
-    """A voter's answer, how it was read and judged, its weight and its group.
-
-    If the answer does not count, `group` is None or `dropped` says why.
-    """
+    """A voter's answer, how it was read and judged, its weight and its group; `dropped` says why it does not count."""
 
     vote: Vote
     final: FinalAnswer

@@ -14,10 +14,9 @@ from qubic_lab.stats import Floats, Indices, bootstrap_interval
 
 
 def find_copies(sources: Mapping[str, AnswerSource]) -> tuple[tuple[str, ...], ...]:
-    """Return the sets of voters that are copies: same model and prompt, and greedy or with the same draws.
+    """Return the sorted sets of voters that are copies: same model and prompt, and greedy or with the same draws.
 
-    Names are sorted within a set, and sets by their first name. Copies may still differ by rounding on different
-    machines; that is no second opinion.
+    Copies may still differ by rounding on different machines; that is no second opinion.
     """
     alike: dict[tuple[object, ...], list[str]] = {}
     for voter in sorted(sources):

@@ -30,11 +30,7 @@ class AnswerSource:
 
 @dataclass(frozen=True)
 class Vote:
-    """One answer, its voter and its cost.
-
-    `seconds` runs from the request to the last token. `mean_logprob` is the mean over its tokens in nats, or None if
-    unknown.
-    """
+    """One answer, its voter and its cost: seconds to the last token; `mean_logprob` is over its tokens, in nats."""
 
     voter: str
     node: str
