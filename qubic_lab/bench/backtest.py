@@ -72,11 +72,9 @@ class Rate:
 
     @classmethod
     def of(cls, count: int, runs: int) -> "Rate":
-        """Return the rate of a count."""
         return cls(count, runs, count / runs, *wilson_interval(count, runs))
 
     def text(self) -> str:
-        """Return the rate and its interval in percent."""
         return interval_text(self.value, self.low, self.high, ".1%")
 
 

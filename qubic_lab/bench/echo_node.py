@@ -40,7 +40,6 @@ class EchoReplica:
         self._node, self._token_s, self._slots = node, token_s, slots
 
     async def start(self) -> pb.Capabilities:
-        """Return its capabilities; there is nothing to start."""
         return pb.Capabilities(
             model=MODEL, layers=[1], dtype="none", devices=["none"], slots=self._slots, tokens_per_s=1 / self._token_s
         )
@@ -61,7 +60,6 @@ class EchoReplica:
         yield pipeline_pb2.GenerateReply(end=end)
 
     async def lost(self) -> QubicLabError:
-        """Never return, as nothing can be lost."""
         return await asyncio.Future()
 
     async def stop(self) -> None:

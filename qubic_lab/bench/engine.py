@@ -42,7 +42,6 @@ class EngineSetup:
 
     @property
     def requests(self) -> int:
-        """Requests in flight."""
         return self.ranks * self.batch
 
 

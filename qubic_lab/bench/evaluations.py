@@ -21,7 +21,6 @@ class ModelVotesReport(BenchResult):
 
     @property
     def meaningless(self) -> bool:
-        """Whether the model has random weights."""
         return self.evaluation.meaningless
 
     def to_dict(self) -> dict[str, Any]:

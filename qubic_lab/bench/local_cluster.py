@@ -117,11 +117,9 @@ class LocalCluster:
         return [addresses[name] for name in names]
 
     def kill(self, name: str) -> None:
-        """Kill a process (SIGKILL)."""
         self._members[name].end()
 
     def start_again(self, name: str) -> None:
-        """Restart a process that has ended."""
         self._start(name, self._members[name].command)
 
     def cpu_s(self, name: str) -> float:

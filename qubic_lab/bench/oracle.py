@@ -128,7 +128,6 @@ class OracleRequest:
 
     @classmethod
     def of(cls, route: str, *expected: bytes, **parameters: str) -> "OracleRequest":
-        """Return the request of a route with its query."""
         return cls(f"/api/oracle/{route}?{urlencode(parameters)}", expected)
 
 
@@ -298,7 +297,6 @@ class LeanConnection:
             return 0, b""
 
     def close(self) -> None:
-        """Close the connection."""
         self._writer.close()
 
 

@@ -30,7 +30,6 @@ class SampleTimes(Spread):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "SampleTimes":
-        """Return the spread of at least one value, and the values."""
         return cls(median(values), min(values), max(values), tuple(values))
 
 
