@@ -37,7 +37,7 @@ def no_figures_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def set_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def set_settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that sets settings for a test, such as `set_settings(cache=folder)`; `None` unsets."""
 
     def set_(**values: object) -> None:
@@ -45,15 +45,21 @@ def set_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
             monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}", "" if value is None else str(value))
         settings.cache_clear()
 
-    yield set_
-    monkeypatch.undo()
-    settings.cache_clear()
+    return set_
 
 
 @pytest.fixture
 def no_tls(set_settings: Callable[..., None]) -> None:
     """Keep the TLS settings of the surrounding environment out."""
     set_settings(tls_certificate=None, tls_key=None, tls_authority=None)
+
+
+@pytest.fixture(autouse=True)
+def fresh_settings() -> Iterator[None]:
+    """Let each test read the settings from its own environment."""
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
 
 
 @pytest.fixture
@@ -66,6 +72,15 @@ def here(capfd: pytest.CaptureFixture[str]) -> Run:
         return Ended(status, *capfd.readouterr())
 
     return run_here
+
+
+@pytest.fixture
+def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_settings: Callable[..., None], here: Run) -> Run:
+    """Run a command of the oracle in an empty folder, on a database of its own."""
+    monkeypatch.chdir(tmp_path)
+    set_settings(data=tmp_path / "data", cache=tmp_path / "cache")
+    set_settings(database_url=None, coingecko_key=None, newsapi_key=None)
+    return lambda command: here(f"oracle {command}")
 
 
 @pytest.fixture(scope="module")

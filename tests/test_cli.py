@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +71,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def stand_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def stand_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run each test in that folder, and keep all that could be written in it."""
     monkeypatch.chdir(place)
     monkeypatch.setenv("QUBIC_LAB_CACHE", str(place / "cache"))
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(place / "runs"))
     monkeypatch.setenv("TMPDIR", str(place / "tmp"))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    settings.cache_clear()
-    yield
-    settings.cache_clear()
 
 
 def change_json(file: Path, **changes: Any) -> None:
@@ -164,7 +160,6 @@ def test_a_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cache", ["prompts.txt", "/proc/nowhere"])
 def test_an_unwritable_cache_is_named(cache: str, here: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUBIC_LAB_CACHE", cache)
-    settings.cache_clear()
     ended = here("compare --model tiny")
     assert re.search(f"{cache}.* cannot be made .*: set QUBIC_LAB_CACHE", ended.failed(2))
     assert not any((place / "tmp").iterdir())
@@ -172,7 +167,6 @@ def test_an_unwritable_cache_is_named(cache: str, here: Run, place: Path, monkey
 
 def test_an_empty_setting_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUBIC_LAB_CACHE", "")
-    settings.cache_clear()
     assert settings().cache.is_absolute()
 
 

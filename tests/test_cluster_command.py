@@ -36,7 +36,6 @@ from qubic_lab.cluster.supervisor import (
     next_pause_s,
 )
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.settings import settings
 
 CLI = [sys.executable, "-m", "qubic_lab.cli.main"]
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,23 +50,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("QUBIC_LAB_CACHE", str(folder))
         for name in ("QUBIC_LAB_COORDINATOR", "QUBIC_LAB_REDIS_URL"):
             patch.delenv(name, raising=False)
-        settings.cache_clear()
         yield folder
-        settings.cache_clear()
-
-
-@pytest.fixture
-def settings_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[SetSettings]:
-    """A function that changes settings of this process until the test ends."""
-
-    def change(**values: str) -> None:
-        for name, value in values.items():
-            monkeypatch.setenv(f"QUBIC_LAB_{name}", value)
-        settings.cache_clear()
-
-    yield change
-    monkeypatch.undo()
-    settings.cache_clear()
 
 
 def echo_plan(folder: Path, nodes: int = 2, coordinators: int = 1, seconds: float = 0.1) -> ClusterPlan:
@@ -170,10 +153,10 @@ def test_status_is_a_table_or_one_object(folder: Path, here: Run) -> None:
     assert told["supervisor"]["pid"] == state_of(folder).pid
 
 
-def test_status_looks_where_it_is_told(folder: Path, settings_of: SetSettings, here: Run) -> None:
-    settings_of(COORDINATOR=(url := state_of(folder).urls[1]))
+def test_status_looks_where_it_is_told(folder: Path, set_settings: SetSettings, here: Run) -> None:
+    set_settings(coordinator=(url := state_of(folder).urls[1]))
     assert list(here("cluster status --json").json["coordinators"]) == [url]
-    settings_of(COORDINATOR="http://127.0.0.1:1")
+    set_settings(coordinator="http://127.0.0.1:1")
     assert "no coordinator answers at http://127.0.0.1:1" in here("cluster status --json").failed(1)
 
 
@@ -308,9 +291,9 @@ def test_while_others_come_up_what_is_killed_comes_back_and_down_ends_all(empty:
     ],
 )
 def test_what_is_asked_wrongly_is_one_line_and_starts_nothing(
-    line: str, said: str, tiny: Path, tmp_path: Path, settings_of: SetSettings, here: Run
+    line: str, said: str, tiny: Path, tmp_path: Path, set_settings: SetSettings, here: Run
 ) -> None:
-    settings_of(CACHE=str(tmp_path))
+    set_settings(cache=tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -320,8 +303,8 @@ def test_what_is_asked_wrongly_is_one_line_and_starts_nothing(
     assert not (tmp_path / "cluster").exists()
 
 
-def test_nothing_to_end_is_no_error(tmp_path: Path, settings_of: SetSettings, here: Run) -> None:
-    settings_of(CACHE=str(tmp_path))
+def test_nothing_to_end_is_no_error(tmp_path: Path, set_settings: SetSettings, here: Run) -> None:
+    set_settings(cache=tmp_path)
     assert here("cluster down") == (0, "", "no cluster runs here\n")
 
 

@@ -77,11 +77,9 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[E
     monkeypatch.setenv("QUBIC_LAB_DATA", str(tmp_path))
     for name, key in KEYS.items():
         monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
-    settings.cache_clear()
     engine = open_database(url)
     yield engine
     engine.dispose()
-    settings.cache_clear()
 
 
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)

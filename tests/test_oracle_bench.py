@@ -1,7 +1,6 @@
 """The oracle's benchmark: what it sums up, the market that it makes, its client, and a small run of all of it."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,16 @@ from qubic_lab.oracle.serving.overview import sentiment
 from qubic_lab.oracle.serving.prices import price_analysis
 from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, NEWS_DATA, SENTIMENT_SCORES
-from qubic_lab.settings import settings
 
 ROWS, TEXTS = 100_000, 500
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One cache folder for all tests here, so that the market is made once."""
     folder = tmp_path_factory.getbasetemp() / "oracle-bench-cache"
     monkeypatch.setenv("QUBIC_LAB_CACHE", str(folder))
-    settings.cache_clear()
-    yield folder
-    settings.cache_clear()
+    return folder
 
 
 def quietly(text: str, done: int, total: int) -> None:

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from fake_source.reply import KEYS
 from fake_source.server import collector_settings, running_source
 
 from qubic_lab.cli import console
-from qubic_lab.settings import settings
 
 BARS = """time,open,high,low,close,volume
 2026-11-01T00:00:00Z,100,110,95,105,3.5
@@ -49,19 +47,6 @@ ASKED_WRONGLY = [
     ("import-texts none.jsonl", r"none\.jsonl"),
     ("import-texts bars.csv --kind gossip", "gossip"),
 ]
-
-
-@pytest.fixture
-def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run) -> Iterator[Run]:
-    """Run a command in an empty folder, on a database of its own; return status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in (("DATA", tmp_path / "data"), ("CACHE", tmp_path / "cache")):
-        monkeypatch.setenv(f"QUBIC_LAB_{name}", str(value))
-    for name in ("DATABASE_URL", "COINGECKO_KEY", "NEWSAPI_KEY"):
-        monkeypatch.delenv(f"QUBIC_LAB_{name}", raising=False)
-    settings.cache_clear()
-    yield lambda command: here(f"oracle {command}")
-    settings.cache_clear()
 
 
 def one_object(result: tuple[int, str, str]) -> dict[str, Any]:
@@ -160,7 +145,6 @@ def test_status_tells_jobs_quotas_and_what_is_left_out_before_anything_was_colle
 def test_collect_does_what_is_due_and_says_what_came_of_it(oracle: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, key in KEYS.items():
         monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
-    settings.cache_clear()
     config = FakeConfig()
     with running_source(config) as source:
         content = collector_settings(config, source.url) | {"coins": ["bitcoin"], "backfill_days": 1}

@@ -1,6 +1,5 @@
 """The collector's settings: defaults for everything, read from YAML, wrong names and values refused in one line."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,12 @@ KEYS = ("QUBIC_LAB_COINGECKO_KEY", "QUBIC_LAB_NEWSAPI_KEY")
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """Without keys in the environment or a .env file."""
     monkeypatch.chdir(tmp_path)
     for name in (*KEYS, "QUBIC_LAB_ORACLE_CONFIG"):
         monkeypatch.delenv(name, raising=False)
-    settings.cache_clear()
-    yield monkeypatch
-    settings.cache_clear()
+    return monkeypatch
 
 
 def read(tmp_path: Path, text: str) -> OracleConfig:
@@ -147,7 +144,6 @@ def test_a_source_that_needs_a_key_is_left_out_with_the_variable_to_set(environm
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
 def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(environment: pytest.MonkeyPatch, key: str) -> None:
     environment.setenv("QUBIC_LAB_COINGECKO_KEY", key)
-    settings.cache_clear()
     with pytest.raises(InputError, match="QUBIC_LAB_COINGECKO_KEY has characters that no key has") as caught:
         key_of(DEFAULT_SOURCES["coingecko"])
     assert key not in str(caught.value)
@@ -178,6 +174,5 @@ def test_this_host_is_known(url: str, here: bool) -> None:
 def test_the_environment_names_the_file_for_all_processes(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     (tmp_path / "oracle.yaml").write_text("coins: [solana]")
     environment.setenv("QUBIC_LAB_ORACLE_CONFIG", str(tmp_path / "oracle.yaml"))
-    settings.cache_clear()
     assert read_config().coins == ("solana",)
     assert read(tmp_path, "coins: [bitcoin]").coins == ("bitcoin",), "a file that is named counts more"

@@ -32,7 +32,6 @@ from qubic_lab.oracle.risk.warning_scores import (
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
 from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.text_store import Score
-from qubic_lab.settings import settings
 
 NOON = read_iso("2025-06-01T12:00:00Z")
 NOW = NOON + MINUTE_US
@@ -301,7 +300,6 @@ def test_the_commands_show_the_same(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("QUBIC_LAB_DATABASE_URL", str(store.engine.url))
-    settings.cache_clear()
     as_of = iso(NOW)
     assert run(["oracle", "risk", "BTC", "--as-of", as_of, "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
@@ -315,4 +313,3 @@ def test_the_commands_show_the_same(
     assert run(["oracle", "alerts", "--check", "--json"]) == 0
     checked = json.loads(capsys.readouterr().out)["check"]
     assert "no fresh prices" in checked["unknown"]["bitcoin"] and checked["told"] == checked["sent"] == 2
-    settings.cache_clear()

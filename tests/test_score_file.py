@@ -3,7 +3,7 @@
 import gzip
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.sentiment.evaluation import accuracy, compare, confusion_of, macro_f1, read_labels, verdict
 from qubic_lab.oracle.sentiment.models import majority_of
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentScore
-from qubic_lab.settings import settings as lab_settings
 
 ROWS = [
     ("Bitcoin rallies to a record high", "positive"),
@@ -34,17 +33,11 @@ HEADLINES = Path(__file__).resolve().parents[1] / "data" / "sentiment" / "headli
 
 
 @pytest.fixture
-def oracle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run) -> Iterator[Run]:
-    """Run a command in a folder with one CSV, on a database of its own; return status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in (("DATA", tmp_path / "data"), ("CACHE", tmp_path / "cache")):
-        monkeypatch.setenv(f"QUBIC_LAB_{name}", str(value))
-    monkeypatch.delenv("QUBIC_LAB_DATABASE_URL", raising=False)
+def oracle(oracle: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command of the oracle in a folder with one CSV."""
     monkeypatch.setenv("COLUMNS", "120")
-    lab_settings.cache_clear()
     write_csv(Path("news.csv"), ROWS)
-    yield lambda command: here(f"oracle {command}")
-    lab_settings.cache_clear()
+    return oracle
 
 
 def write_csv(path: Path, rows: Sequence[tuple[str, object]], delimiter: str = ",") -> None:
