@@ -7,7 +7,7 @@ from typing import Any
 from examples import example
 
 from qubic_lab.runs.batch import PlannedRun, RunOutcome
-from qubic_lab.runs.manifest import Manifest
+from qubic_lab.runs.store import Manifest
 
 PARAMETERS = """number: int = 1
 share: float = 0.5

@@ -15,8 +15,8 @@ from qubic_lab.oracle.backtest.past_forecasts import DailyEstimate
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US
 from qubic_lab.stats import holm
+from qubic_lab.studies import backtest_figures as figures
 from qubic_lab.studies import forecast_accuracy as study
-from qubic_lab.studies import forecast_figures as figures
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 
 QUICK = {"resamples": 200, "draws": 100}
@@ -136,13 +136,13 @@ def test_where_nothing_can_be_measured_the_study_says_so() -> None:
 
 
 def test_pictures_show_all_horizons(found: ForecastStudy) -> None:
-    errors = figures.errors(found)
+    errors = figures.forecast_errors(found)
     assert [axes.get_title(loc="left") for axes in errors.axes] == ["bars of 15 min", "bars of 1 h"]
     baselines = [each.get_text() for each in errors.legends[0].get_texts()]
     assert baselines == [f'beside "{name}"' for name in ("the price stays", "mean return", "AR(1)")]
     check(errors)
     assert [[each.hours for each in found.ends(bars)] for bars in ("1 h", "1 day")] == [[1, 4], []]
-    calibration = figures.calibration(found.ends("1 h"))
+    calibration = figures.forecast_calibration(found.ends("1 h"))
     assert len(calibration.axes) == 2 * 4
     check(calibration)
 

@@ -22,10 +22,9 @@ from qubic_lab.evals.comparison import SplitComparison
 from qubic_lab.runs.cells import format_column, heading
 from qubic_lab.runs.collect_week import open_week
 from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus
-from qubic_lab.runs.manifest import Manifest, write_manifest
 from qubic_lab.runs.notebook import record, record_figure, record_findings, record_table
 from qubic_lab.runs.report import build_page
-from qubic_lab.runs.store import run_folder
+from qubic_lab.runs.store import Manifest, run_folder, write_manifest
 from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status
 from qubic_lab.runs.week_report import read_week
 from qubic_lab.studies import accuracy_comparison as figures

@@ -21,9 +21,16 @@ from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs import batch, fingerprint
 from qubic_lab.runs.batch import PlannedRun, RunOutcome, plan_runs, run_batch
 from qubic_lab.runs.experiment import load
-from qubic_lab.runs.manifest import read_manifest, read_results
 from qubic_lab.runs.notebook import record, record_figure
-from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
+from qubic_lab.runs.store import (
+    keep,
+    read_manifest,
+    read_results,
+    run_folder,
+    somebody_runs,
+    turn_to_run,
+    unfinished_folder,
+)
 from qubic_lab.runs.week_index import WeekEntry, add_entry, days_of, latest_of_each_study, read_index, week_of
 
 RECORD = "from qubic_lab.runs.notebook import record\nimport sys, os\n"

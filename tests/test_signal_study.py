@@ -17,7 +17,8 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import NEWS_DATA
 from qubic_lab.oracle.store.text_store import Score, TextStore
-from qubic_lab.studies import collected_signals, signal_figures
+from qubic_lab.studies import backtest_figures as figures
+from qubic_lab.studies import collected_signals
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies import signal_studies as signals
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
@@ -27,7 +28,12 @@ from qubic_lab.studies.signal_studies import SignalStudy
 BARS = 640
 START_US = 19_500 * DAY_US
 COSTS = Costs(10.0, 2.0)
-DRAWINGS = (signal_figures.coefficients, signal_figures.quantiles, signal_figures.event_paths, signal_figures.lags)
+DRAWINGS = (
+    figures.coefficients,
+    figures.quantiles,
+    figures.event_paths,
+    figures.lead_and_lag,
+)
 
 
 def prices(bars: int = BARS) -> list[Price]:
@@ -155,10 +161,10 @@ def test_tables_and_figures_show_every_series(studies: list[SignalStudy]) -> Non
         figure = draw(studies)
         assert [axes.get_title(loc="left") for axes in figure.axes] == [each.title for each in studies]
     empty = replace(studies[3], events=tuple(replace(each, absent="too few") for each in studies[3].events))
-    panels = signal_figures.event_paths([*studies[:3], empty, *studies[4:]]).axes[3:]
+    panels = figures.event_paths([*studies[:3], empty, *studies[4:]]).axes[3:]
     assert [axes.yaxis.get_tick_params()["labelleft"] for axes in panels] == [True, False, False]  # one scale for a row
-    many = signal_figures.lags([*studies, *studies])
-    assert len(many.axes) == signal_figures.MOST_PANELS
+    many = figures.lead_and_lag([*studies, *studies])
+    assert len(many.axes) == figures.MOST_PANELS
     assert "\n6 of 12 series: all sources first" in many.get_supxlabel()
 
 
@@ -232,7 +238,7 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
     assert (record["simulation"], record["measured"], record["reason"]) == (True, False, "no collected texts")
     assert [each["effect"] for each in record["studies"]] == [0.0, 0.4]
     assert signals.caption(found, "x") == "SIMULATION: x"
-    titles = [axes.get_title(loc="left") for axes in signal_figures.coefficients(found).axes]
+    titles = [axes.get_title(loc="left") for axes in figures.coefficients(found).axes]
     assert titles == ["SIMULATION: effect 0, 1 day", "SIMULATION: effect 0.4, 1 day"]
     assert not signals.looks_ahead(found)
 

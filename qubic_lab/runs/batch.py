@@ -11,11 +11,22 @@ from qubic_lab.model.folders import file_hash
 from qubic_lab.provenance import machine, source_commit, usable_cores, versions
 from qubic_lab.runs import fingerprint
 from qubic_lab.runs.experiment import ExperimentStudy, ExperimentWeek
-from qubic_lab.runs.manifest import Manifest, find_circumstances, read_results, utc_now, write_manifest
 from qubic_lab.runs.notebook import NotebookError, run_notebook
-from qubic_lab.runs.store import keep, run_folder, somebody_runs, turn_to_run, unfinished_folder
+from qubic_lab.runs.store import (
+    Manifest,
+    keep,
+    read_results,
+    run_folder,
+    somebody_runs,
+    turn_to_run,
+    unfinished_folder,
+    utc_now,
+    write_manifest,
+)
 from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status, week_of
 
+CIRCUMSTANCES = ("device", "dtype", "threads", "seed")
+"""Fields of results that say how they were computed."""
 CANDIDATE = "candidate"
 """A parameter that names a second model, which is compared with the first."""
 
@@ -137,7 +148,7 @@ def _execute(run: PlannedRun, watcher: Watcher) -> RunOutcome:
 
 
 def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | None) -> Manifest:
-    finished, source = utc_now(), source_commit()
+    finished, source, results = utc_now(), source_commit(), read_results(folder).values()
     return Manifest(
         key=run.key,
         study=run.study.name,
@@ -154,6 +165,6 @@ def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | Non
         model=run.parameters.get("model"),
         model_hash=run.model_hash,
         data_hashes=run.data_hashes,
-        circumstances=find_circumstances(read_results(folder).values()),
+        circumstances={name: each[name] for each in results for name in CIRCUMSTANCES if name in each},
         error=error,
     )

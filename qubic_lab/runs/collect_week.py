@@ -6,9 +6,8 @@ from datetime import datetime
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs.history import PastRun, find_changes, find_repetitions
-from qubic_lab.runs.manifest import read_manifest, read_results, utc_now
 from qubic_lab.runs.records import Records, read_measures, read_records
-from qubic_lab.runs.store import reports_folder
+from qubic_lab.runs.store import read_manifest, read_results, reports_folder, utc_now
 from qubic_lab.runs.week_index import (
     WeekEntry,
     choose_week,

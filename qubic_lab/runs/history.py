@@ -7,8 +7,8 @@ from typing import Any
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs.change import Direction, Judgement, judge_change
-from qubic_lab.runs.manifest import Manifest
 from qubic_lab.runs.records import RecordedMeasure, Records
+from qubic_lab.runs.store import Manifest
 
 SAME_INPUT = ("study", "parameters", "model_hash", "data_hashes")
 EXACT = ("token_identity", "logits_max_abs")

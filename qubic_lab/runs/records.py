@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from qubic_lab.runs.change import Direction
-from qubic_lab.runs.manifest import read_results
 from qubic_lab.runs.notebook import CAPTION, FINDINGS
+from qubic_lab.runs.store import read_results
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -1,21 +1,29 @@
-"""Where runs are on disk: `runs/<study>/<key>/` once finished, under other names before that and after a failure.
+"""Runs on disk: `runs/<study>/<key>/` once finished, under other names before that and after a failure.
 
-A folder takes its final name only when it is complete, so a killed run leaves nothing that looks finished. One
-process at a time runs notebooks: two would disturb each other's timings, and make the same run twice.
+A folder takes its final name only when it is complete, so a killed run leaves nothing that looks finished. Its
+manifest.json says what its numbers depend on. One process at a time runs notebooks: two would disturb each other's
+timings, and make the same run twice.
 """
 
+import dataclasses
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from qubic_lab.errors import InputError
 from qubic_lab.settings import settings
 
 UNFINISHED = "unfinished-"
 FAILED = "failed-"
 PROJECT_MARK = "experiments"
+MANIFEST = "manifest.json"
 
 
 def write_atomically(path: Path, content: str) -> None:
@@ -109,3 +117,54 @@ def keep(unfinished: Path, study: str, key: str, *, failed: bool) -> Path:
     final = run_folder(study, key, failed=failed)
     shutil.rmtree(run_folder(study, key, failed=True), ignore_errors=True)
     return unfinished.rename(final)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One run: what was run, on what, when, and how it ended (`error` is None for a finished one)."""
+
+    key: str
+    study: str
+    title: str
+    notebook: str
+    parameters: Mapping[str, Any]
+    started_utc: str
+    finished_utc: str
+    seconds: float
+    commit: str
+    dirty: bool
+    versions: Mapping[str, str]
+    machine: str
+    model: str | None
+    model_hash: str | None
+    data_hashes: Mapping[str, str]
+    circumstances: Mapping[str, Any]
+    error: str | None = None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write a run's manifest into its folder."""
+    write_atomically(folder / MANIFEST, json.dumps(dataclasses.asdict(manifest), indent=2) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a run's manifest.
+
+    Raises:
+        InputError: the folder is gone, or its manifest is damaged.
+    """
+    try:
+        return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise InputError(f"{folder} holds no readable {MANIFEST}: delete it and run the study again") from None
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what a run's notebook recorded: name → value."""
+    files = sorted((folder / "results").glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def utc_now() -> datetime:
+    """Return the present moment."""
+    return datetime.now(UTC)

@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.runs.experiment import ProjectStatus
 from qubic_lab.runs.history import MeasureChange, Repetition
-from qubic_lab.runs.manifest import Manifest
 from qubic_lab.runs.records import Records
+from qubic_lab.runs.store import Manifest
 from qubic_lab.studies.acceptance import AcceptanceRow
 
 if TYPE_CHECKING:
