@@ -201,13 +201,14 @@ async def test_redis_holds_no_more_than_it_may(caches: Caches, client: redis.Red
     assert len(values) == 3
 
 
-async def test_an_error_reaches_all_who_wait_and_is_not_kept(caches: Caches) -> None:
+async def test_an_error_reaches_all_who_wait_and_is_not_kept(caches: Caches, client: redis.Redis) -> None:
     [one] = caches(1)
     work = Work(NotFoundError("no coin 'x' is known"))
     waiting = [asyncio.ensure_future(one.get("price", ("x",), work)) for _ in range(3)]
     await until(work.began.is_set)
     work.opens.set()
     assert await asyncio.gather(*waiting, return_exceptions=True) == [work.error] * 3
+    assert list(client.scan_iter("*#lock")) == []
     assert (await one.get("price", ("x",), Work.at_once())).outcome == "miss"
     price = (await one.counts())["price"]
     assert (price.errors, price.computed, price.misses, price.waits) == (1, 2, 2, 2)

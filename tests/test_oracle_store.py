@@ -52,8 +52,8 @@ def test_a_price_is_added_once_and_corrected_by_a_later_row(engine: Engine) -> N
     clock.us += 2 * SETTLE_US
     now, then = store.read(BARS, 0, FAR), store.as_of(START).read(BARS, 0, FAR)
     assert now.close.tolist() == [1.0, 2.0, 1.0] and then.close.tolist() == [1.0, 1.0]
-    assert now.flagged.tolist() == [0, 1, 0] and store.flags(BARS, 0, FAR) == {"outlier": 1, "thin": 1}
-    assert store.as_of(START).flags(BARS, 0, FAR) == {}
+    assert now.flagged.tolist() == [0, 1, 0] and then.flagged.tolist() == [0, 0]
+    assert [price.flags for price in store.prices(BARS, 0, FAR)] == [(), ("outlier", "thin"), ()]
     assert now.known_us.tolist() == [START, START + SECOND_US, START + SECOND_US]
     assert store.add(BARS, [bar(1)]).corrected == 1  # back to what it was: that is a version too
     assert store.read(BARS, 0, FAR).close.tolist() == [1.0, 1.0, 1.0]

@@ -1,6 +1,7 @@
 """A coin's prices: the last one and where it is from, its changes, the day's range, closed bars and what they say."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -280,6 +281,8 @@ def _analyse(bars: Bars, source: PricedSeries, at_us: int) -> BarAnalysis:
 
 def _day_range(snapshot: Snapshot, source: PricedSeries) -> DayRange:
     day, end, step_us = _read_day(snapshot, source), source.last.closed_us, source.step_us  # has the last price
+    flagged = snapshot.prices.prices(source.series, end - DAY_US + 1, end + 1) if day.flagged.any() else ()
+    flags = Counter(flag for price in flagged for flag in price.flags)
     volume, unit = volume_24h(snapshot, source)
     return DayRange(
         high=float(day.high.max()),
@@ -287,7 +290,7 @@ def _day_range(snapshot: Snapshot, source: PricedSeries) -> DayRange:
         volume=volume,
         volume_unit=unit,
         completeness=min(1.0, len(np.unique((day.closed_us - 1) // step_us)) / max(1, DAY_US // step_us)),
-        flags=snapshot.prices.flags(source.series, end - DAY_US + 1, end + 1) if day.flagged.any() else {},
+        flags=dict(sorted(flags.items())),
     )
 
 

@@ -1,6 +1,5 @@
 """Prices in the database: added once, corrected by later rows, read as they are known now or as they were known."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -118,11 +117,6 @@ class PriceReader:
         rows = self._rows(names, series, start_us, end_us)
         newest = {row[names.index("closed_us")]: row for row in rows}
         return [_price(dict(zip(names, row, strict=True))) for row in newest.values()]
-
-    def flags(self, series: Series, start_us: int, end_us: int) -> dict[str, int]:
-        """Return how many of the same prices have each flag, by the flag's name."""
-        newest: dict[int, str] = dict(self._rows(("closed_us", "flags"), series, start_us, end_us))
-        return dict(sorted(Counter(flag for flags in newest.values() for flag in _split(flags)).items()))
 
     def latest(self, series: Series, until_us: int = NEWEST) -> StoredPrice | None:
         """Return the price with the last closed_us <= until_us, or None where there is none."""

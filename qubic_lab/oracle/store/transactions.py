@@ -7,7 +7,7 @@ continue after the newest one, and readers that ask about the stamp of a slow co
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -49,6 +49,7 @@ class Added:
         return Added(self.given + other.given, self.added + other.added, self.corrected + other.corrected)
 
 
+@dataclass
 class Writer:
     """The only writing transaction.
 
@@ -58,9 +59,9 @@ class Writer:
         names: the subjects that rows were written about.
     """
 
-    def __init__(self, connection: Connection, known_us: int) -> None:
-        self.connection, self.known_us = connection, known_us
-        self.names: set[str] = set()
+    connection: Connection
+    known_us: int
+    names: set[str] = field(default_factory=set)
 
     def wrote(self, *names: str) -> None:
         """Note that rows about these subjects were written: their newest stamp is now this one."""
