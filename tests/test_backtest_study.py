@@ -218,6 +218,7 @@ def test_files_that_cannot_be_used_get_one_clear_line(tmp_path: Path) -> None:
         (wrong, OPEN, "names no columns that are known"),
         (hours, {}, "give `stamp`, open or close"),
         (few, {"stmp": "open"}, "stamp"),
+        (few, {"zone": 0}, "zone is 0: it must be a text"),
         (str(tmp_path / "missing.csv"), OPEN, "missing.csv"),
     ):
         with pytest.raises(InputError, match=said) as caught:

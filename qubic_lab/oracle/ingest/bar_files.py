@@ -175,8 +175,7 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
     needed = (_TIMES, ("close",))
     table = read_table(path, lambda names: is_header(names, options.columns, PRICE_TARGETS, needed))
     table = name_header(table, options.columns)
-    found = _columns(table, options)
-    names = _prices_of(table, found)
+    found, names = _columns(table, options)
     rows, opens, time_notes = _rows(table, found, options, names)
     used = {*found.values(), *(_clock_of(table, found, found[name]) for name in _TIMES if name in found)}
     notes = [*table.notes, *table.unused(used), *time_notes]
@@ -203,22 +202,18 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
     return BarFile(table.file, series, prices, len(table.rows), len(lost), sum(lost), (*notes, *more))
 
 
-def _columns(table: FileTable, options: BarOptions) -> dict[str, int]:
+def _columns(table: FileTable, options: BarOptions) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return the number of each column by our names, and the names of a row's prices: four for bars, one for quotes."""
     found = find_columns(table, options.columns, PRICE_TARGETS)
     found = find_volumes(table.header, find_coin(options.coin).symbol, options.currency) | found
     if "volume_currency" in found:
         found["volume_24h"] = found.pop("volume_currency")
     if not set(_TIMES) & set(found):
         raise InputError(f"{table.file}: no column of times among {table.listed()}: map `time` to one")
-    return found
-
-
-def _prices_of(table: FileTable, found: Mapping[str, int]) -> tuple[str, ...]:
-    """Return the names of a row's prices: four for bars, one for quotes."""
     missing = [name for name in _PRICES if name not in found]
     if missing and missing != ["open", "high", "low"]:
         raise InputError(f"{table.file}: no column for {missing[0]} among {table.listed()}: map it")
-    return ("close",) if missing else _PRICES
+    return found, ("close",) if missing else _PRICES
 
 
 def _rows(

@@ -236,11 +236,7 @@ def usable_sources(config: CollectorConfig) -> tuple[dict[str, SourceConfig], tu
 
 
 def key_of(source: SourceConfig) -> SecretStr | None:
-    """Return a source's key from the settings (environment or .env); None if it is not set.
-
-    Raises:
-        InputError: it has characters that a header cannot carry; the message does not show it.
-    """
+    """Return a source's key from the settings; an InputError, which does not show it, if no header can carry it."""
     key: SecretStr | None = getattr(settings(), source.key_setting) if source.key_setting else None
     if key is None or not key.get_secret_value().strip():
         return None

@@ -110,11 +110,7 @@ class QualityReport(Part):
 
 
 def quality_report(engine: Engine, source: str | None = None, at_us: int | None = None) -> QualityReport:
-    """Return the quality of the data of one source, or of all; ages count from `at_us`, or from now.
-
-    Raises:
-        InputError: there is nothing from `source`; with the closest one that there is.
-    """
+    """Return the quality of the data of all sources, or of one that is known; ages are those at `at_us`, or now."""
     at_us = now_us() if at_us is None else at_us
     with engine.connect() as connection:
         columns = (MARKET_SERIES.c.source, NEWS_DATA.c.source, FETCHES.c.source)

@@ -38,7 +38,6 @@ _INLINE |= frozenset(("small", "span", "strong", "sub", "sup", "u", "wbr"))
 """Tags within a word; all others end it."""
 _UNSEEN = frozenset(("script", "style", "template", "noscript", "iframe"))
 _CUT_TAG = re.compile(r"<[A-Za-z/!][^<>]*$")
-_SPACE = re.compile(r"\s+")
 
 
 def _price(what: str) -> pa.Column:
@@ -223,7 +222,7 @@ def plain_text(markup: Any) -> str:
     words = _Words()
     words.feed(_CUT_TAG.sub("", markup))
     words.close()
-    return _SPACE.sub(" ", "".join(words.parts)).replace("\x00", "").strip()
+    return " ".join("".join(words.parts).replace("\x00", "").split())
 
 
 def read_date(text: Any) -> int | None:
