@@ -36,7 +36,6 @@ def score_file(
     group: Annotated[
         str | None, Option(metavar="COLUMN", help="Equal values mark variants of a text.", show_default="none")
     ] = None,
-    by: Annotated[str | None, Option(metavar="COLUMN", help="Show results for each value.", show_default=False)] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -45,13 +44,12 @@ def score_file(
     The baseline always predicts the most frequent label.
     """
     require(*PACKAGES, extra="oracle")
-    from qubic_lab.oracle.sentiment.evaluation import BASELINES, FileOptions, compare, read_labelled, verdict
+    from qubic_lab.oracle.sentiment.evaluation import BASELINES, compare, read_labelled, verdict
 
-    settings = FileOptions(text, label, _pairs("--map", mapping), _pairs("--where", where), group, by)
-    labelled = read_labelled(file, settings)
+    labelled = read_labelled(file, text, label, _pairs("--map", mapping), _pairs("--where", where), group)
     models, notes = _models(model, labelled.labels)
     scores = {each.name: _scored(each, labelled.texts) for each in models}
-    found = compare(labelled.labels, scores, labelled.groups, labelled.parts, seed)
+    found = compare(labelled.labels, scores, labelled.groups, seed)
     verdicts = {each.model: verdict(found, each.model) for each in found.evaluations if each.model not in BASELINES}
     if json:
         of_file = {"file": labelled.file, "rows": labelled.rows, "left_out": labelled.left_out}
@@ -168,12 +166,4 @@ def _show(labelled: "LabelledTexts", found: "ModelComparison") -> None:
         typer.echo("")
         confusion = [(label, *map(str, row)) for label, row in zip(LABELS, each.confusion, strict=True)]
         print_table((f"{each.model}: true (rows), predicted (columns)", *LABELS), confusion)
-    if found.parts:
-        models = [each.model for each in found.evaluations]
-        parts = [
-            (part, f"{figures['all']['n']:.0f}", *(f"{figures[model]['macro_f1']:.3f}" for model in models))
-            for part, figures in found.parts.items()
-        ]
-        typer.echo("")
-        print_table(("macro-F1 of", "texts", *models), parts)
     typer.echo("")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,26 +29,6 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.0+)?")
 
 
 @dataclass(frozen=True)
-class FileOptions:
-    """The columns and rows of a file that count.
-
-    Attributes:
-        text, label: columns.
-        mapping: meaning of the file's labels, in addition to common spellings; see `read_labels`.
-        where: only rows with these values in these columns.
-        group: column of groups of texts that are variants of each other.
-        by: column of parts that are reported separately.
-    """
-
-    text: str
-    label: str
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    where: Mapping[str, str] = field(default_factory=dict)
-    group: str | None = None
-    by: str | None = None
-
-
-@dataclass(frozen=True)
 class LabelledTexts:
     """The labelled texts of a file with `rows` rows; `left_out`: how many of these do not count, by reason."""
 
@@ -56,40 +36,47 @@ class LabelledTexts:
     texts: tuple[str, ...]
     labels: tuple[str, ...]
     groups: tuple[str, ...] | None
-    parts: tuple[str, ...] | None
     rows: int
     left_out: Mapping[str, int]
 
 
-def read_labelled(path: Path, options: FileOptions) -> LabelledTexts:
+def read_labelled(
+    path: Path, text: str, label: str, mapping: Mapping[str, str], where: Mapping[str, str], group: str | None = None
+) -> LabelledTexts:
     """Read the texts of a file, CSV, JSON lines or Parquet, with their labels.
+
+    Args:
+        path: the file.
+        text: column of the texts.
+        label: column of the labels.
+        mapping: meaning of the file's labels, in addition to common spellings; see `read_labels`.
+        where: only rows with these values in these columns.
+        group: column whose equal values mark variants of a text.
 
     Raises:
         InputError: the file or a column is missing, a label is not known, or no row is left.
     """
-    table = _read(path, options)
-    named = (options.text, options.label, options.group, options.by, *options.where)
-    places = {name: _place(table, name) for name in named if name is not None}
-    chosen = [row for row in table.rows if all(_cell(row[places[n]]) == v for n, v in options.where.items())]
-    written = [row for row in chosen if _cell(row[places[options.text]])]
-    given = [row for row in written if _cell(row[places[options.label]])]
-    labels = read_labels([_cell(row[places[options.label]]) for row in given], options.mapping)
-    kept = [(row, label) for row, label in zip(given, labels, strict=True) if label is not None]
+    wanted = {text.lower(), label.lower()}
+    try:
+        table = read_table(path, lambda names: any(name.lower() in wanted for name in names))
+    except InputError:  # if there is no such header, take any, so that an error can suggest one of its names
+        table = read_table(path, lambda names: len(names) > 1)
+    places = {name: _place(table, name) for name in (text, label, *where, *([group] if group else []))}
+    chosen = [row for row in table.rows if all(_cell(row[places[name]]) == value for name, value in where.items())]
+    written = [row for row in chosen if _cell(row[places[text]])]
+    given = [row for row in written if _cell(row[places[label]])]
+    labels = read_labels([_cell(row[places[label]]) for row in given], mapping)
+    kept = [(row, each) for row, each in zip(given, labels, strict=True) if each is not None]
     if not kept:
         raise InputError(
             f"{table.file}: none of {len(table.rows)} rows has a text and a label that count: "
-            f"check --text {options.text}, --label {options.label}{' and --where' if options.where else ''}"
+            f"check --text {text}, --label {label}{' and --where' if where else ''}"
         )
-
-    def column(name: str | None) -> tuple[str, ...] | None:
-        return None if name is None else tuple(_cell(row[places[name]]) or "(empty)" for row, _ in kept)
-
     return LabelledTexts(
         file=table.file,
-        texts=tuple(_cell(row[places[options.text]]) for row, _ in kept),
-        labels=tuple(label for _, label in kept),
-        groups=column(options.group),
-        parts=column(options.by),
+        texts=tuple(_cell(row[places[text]]) for row, _ in kept),
+        labels=tuple(each for _, each in kept),
+        groups=tuple(_cell(row[places[group]]) for row, _ in kept) if group else None,
         rows=len(table.rows),
         left_out={
             "other rows": len(table.rows) - len(chosen),
@@ -98,15 +85,6 @@ def read_labelled(path: Path, options: FileOptions) -> LabelledTexts:
             "skipped": len(given) - len(kept),
         },
     )
-
-
-def _read(path: Path, options: FileOptions) -> FileTable:
-    """Read a table whose header names the column of the text or of the label."""
-    wanted = {options.text.lower(), options.label.lower()}
-    try:
-        return read_table(path, lambda names: any(name.lower() in wanted for name in names))
-    except InputError:  # if there is no such header, take any, so that an error can suggest one of its names
-        return read_table(path, lambda names: len(names) > 1)
 
 
 def _place(table: FileTable, name: str) -> int:
@@ -237,16 +215,13 @@ class ModelDifference:
 class ModelComparison:
     """Models on the same texts, and their differences from the baselines among them.
 
-    Attributes:
-        units: number of resampled units: texts, or groups of them.
-        parts: accuracy and macro-F1 of each model in each part of the texts, if parts were given.
+    `units`: number of resampled units: texts, or groups of them.
     """
 
     n: int
     units: int
     evaluations: tuple[ModelEvaluation, ...]
     differences: tuple[ModelDifference, ...]
-    parts: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def confusion_of(truth: ArrayLike, said: ArrayLike) -> Floats:
@@ -279,7 +254,6 @@ def compare(
     truth: Sequence[str],
     scores: Mapping[str, Sequence[SentimentScore]],
     groups: Sequence[object] | None = None,
-    parts: Sequence[str] | None = None,
     seed: int = 0,
 ) -> ModelComparison:
     """Return the comparison of models on the same labelled texts, at least one.
@@ -291,7 +265,6 @@ def compare(
         truth: label of each text.
         scores: of each text, by model.
         groups: of each text; None: each text is a group.
-        parts: name of a part for each text; parts are reported separately.
         seed: of the resamples.
     """
     true = np.array([LABELS.index(label) for label in truth], np.intp)
@@ -299,7 +272,7 @@ def compare(
     whole = {name: confusion_of(true, labels) for name, labels in said.items()}
     units, drawn = _resample(true, said, groups, seed)
     evaluations = tuple(_evaluation(name, scores[name], true, whole[name], drawn[name]) for name in scores)
-    return ModelComparison(len(truth), units, evaluations, _differences(whole, drawn), _parts(true, said, parts))
+    return ModelComparison(len(truth), units, evaluations, _differences(whole, drawn))
 
 
 def verdict(comparison: ModelComparison, model: str) -> str:
@@ -378,17 +351,3 @@ def _differences(whole: Mapping[str, Floats], drawn: Mapping[str, Floats]) -> tu
             shown = "better" if difference.low > 0 else "worse" if difference.high < 0 else "neither"
             found.append(ModelDifference(model, baseline, name, difference, shown))
     return tuple(found)
-
-
-def _parts(
-    true: NDArray[np.intp], said: Mapping[str, NDArray[np.intp]], parts: Sequence[str] | None
-) -> dict[str, dict[str, dict[str, float]]]:
-    names = np.array(parts or ())
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for part in sorted(set(parts or ())):
-        inside = names == part
-        found[part] = {"all": {"n": float(inside.sum())}}
-        for model, labels in said.items():
-            counts = confusion_of(true[inside], labels[inside])
-            found[part][model] = {name: float(measure(counts)) for name, measure in _MEASURES.items()}
-    return found
