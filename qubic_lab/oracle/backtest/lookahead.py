@@ -62,7 +62,7 @@ class LookaheadFinding:
     Attributes:
         kind: look-ahead, state or rounding; or error, output, input or not repeatable.
         leaks: whether it uses what was not known; otherwise it cannot be checked, or trusted, for another reason.
-        test: prefix or scramble, if found so.
+        test: prefix or scramble, or neither.
         bar: the first bar that changed at any cut; `closed`: when it closed; `cut`: number of bars that were known.
         then: the bar's value from what was known; `later`: its value with later or other bars. None: missing or
             infinite.

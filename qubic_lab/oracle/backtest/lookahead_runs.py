@@ -146,14 +146,11 @@ class UnusableRun(Exception):
 
 @dataclass(frozen=True, eq=False)
 class ChangedBars:
-    """A test in which bars before the cut changed.
+    """A test, prefix or scramble, in which some of the bars before the cut changed.
 
-    Attributes:
-        test: "prefix" or "scramble".
-        cut: number of bars that were known.
-        then, later: the values from what was known, and those with other or later bars after the cut.
-        changed: where they differ by more than rounding; if all differences are rounding, where they differ at all.
-            Rounding errors spread far in running sums and would hide the bar at which a leak shows.
+    `then` are the values from what was known, `later` those with other or later bars after the cut; `changed` is where
+    they differ by more than rounding, or, if all differences are rounding, at all: rounding errors spread far in
+    running sums and would hide the bar at which a leak shows.
     """
 
     test: str

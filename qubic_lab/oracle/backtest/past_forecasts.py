@@ -54,9 +54,8 @@ class PastForecasts:
         place: row of the bar at which the forecast is made; `later`: row of the bar of the outcome.
         last: log price at `place`; `point`: the expected log price; `came`: the log price at `later`.
         scale: see `forecast.ForecastPath`.
-        known: number of past errors that were known.
-        below: number of these that were smaller than the forecast's own error, each over its scale.
-        nearer: number of these that were smaller than the distance from `last` to `point`, over the scale.
+        known: number of past errors that were known; `below`: of these, those smaller than the forecast's own error,
+            each over its scale; `nearer`: those smaller than the distance from `last` to `point`, over the scale.
         reach: half width of the interval of each level, [forecasts, levels].
         flat: a constant spread: root mean square of all returns so far, times √steps.
     """

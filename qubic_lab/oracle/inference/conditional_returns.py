@@ -39,10 +39,8 @@ class ReturnBucket:
 class QuantileSpread:
     """Returns by bucket of the score, lowest first; if there are none, figures are None and `absent` says why.
 
-    Attributes:
-        spread: mean return after the highest bucket less that after the lowest; `low`, `high`: its interval of 95 %.
-        monotone_p: two-sided p-value of a test that the means rise, or fall, from bucket to bucket.
-        block: mean length of the bootstrap's blocks.
+    `spread` is the mean return after the highest bucket less that after the lowest, with its interval of 95 %;
+    `monotone_p` is the two-sided p-value of a test that the means rise, or fall, from bucket to bucket.
     """
 
     horizon: int
@@ -56,10 +54,7 @@ class QuantileSpread:
 
     @property
     def edge_bps(self) -> float | None:
-        """Mean gain of a position that is long after the highest bucket and short after the lowest, in basis points.
-
-        It is half of the spread, before costs.
-        """
+        """Mean gain before costs of being long after the highest bucket and short after the lowest: half the spread."""
         return None if self.spread is None else 5_000.0 * self.spread
 
 

@@ -30,10 +30,9 @@ Lead = Literal["sentiment leads", "price leads", "both", "neither", "unknown"]
 class LeadSide:
     """One direction: the largest correlation, and whether lags predict what the other series' own lags do not.
 
-    Attributes:
-        p: probability that the largest of as many lags is as large by chance; `p_holm`: corrected for both directions.
-        wald_p: of a HAC Wald test that the last lags of the leading series, and this lag, add nothing to the other
-            series' own lags; None with too few bars.
+    `p` is the probability that the largest of as many lags is as large by chance, `p_holm` that for both directions,
+    and `wald_p` that of a HAC Wald test that the last lags of the leading series, and this lag, add nothing to the
+    other series' own lags; None with too few bars.
     """
 
     lag: int
@@ -52,13 +51,12 @@ class LeadSide:
 class LeadLag:
     """Rank correlations of scores with one-bar returns at each lag, and the verdict.
 
+    Lag 1 is the bar from the next open on, 0 the bar in which the texts came; lags and correlations are [lags].
+
     Attributes:
-        lags: 1 is the bar from the next open on, 0 the bar in which the texts came, below 0 earlier bars, [lags].
-        correlation: at each lag, [lags].
         band: with a probability of at least 95 % chance keeps all lags within it.
         ahead: scores with later returns; `before`: with earlier ones. Lag 0 is in neither.
-        shifts: number of circular shifts behind the spread of chance.
-        bars: number of bars with a score.
+        shifts: number of circular shifts behind the spread of chance; `bars`: number of bars with a score.
     """
 
     lags: Integers

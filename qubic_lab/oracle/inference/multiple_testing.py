@@ -218,13 +218,11 @@ class Verdict:
 
     Attributes:
         p: SPA p-value of the chosen trial, given all trials.
-        effective_trials: number of independent trials that equals these.
-        sharpe: observed ratio; None if the trial does not vary.
+        sharpe, deflated: observed ratio and deflated Sharpe ratio; None if the trial does not vary.
         interval: of 95 %; it allows for the choice of the best trial.
         detectable: the smallest true ratio that this data shows with a power of 80 %: (critical value of the best of
             all trials + z(power)) × the error of the chosen trial's mean, over its deviation.
         years_needed: length of data that shows a true ratio of the observed size; None if that is not above 0.
-        deflated: deflated Sharpe ratio: probability that the true ratio is above 0; None if the trial does not vary.
         overfitting: probability of backtest overfitting; None for a single trial or too few bars.
         block: mean length of the bootstrap's blocks.
     """
