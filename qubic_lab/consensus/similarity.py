@@ -354,17 +354,18 @@ def group(similarities: Similarities, bonds: Sequence[Sequence[Bond]]) -> tuple[
     classes = {number: [text] for number, text in enumerate(sorted(first))}
     places = [first[text] for text in sorted(first)]
     links = {
-        (a, b): _Link(float(similarities.values_NN[places[a], places[b]]), frozenset({bonds[places[a]][places[b]]}))
-        for a, b in combinations(classes, 2)
+        frozenset((a, b)): _Link(float(similarities.values_NN[i, j]), frozenset({bonds[i][j]}))
+        for (a, i), (b, j) in combinations(enumerate(places), 2)
     }
     for may_join in (_joins_by_answer, _joins_by_likeness):
         while joinable := [pair for pair, link in links.items() if may_join(link.bonds)]:
-            a, b = max(joinable, key=lambda pair: links[pair].least)
+            closest = max(joinable, key=lambda pair: links[pair].least)
+            del links[closest]
+            a, b = sorted(closest)
             classes[a] += classes.pop(b)
-            del links[a, b]
             for other in classes.keys() - {a}:
-                kept, gone = (a, other) if a < other else (other, a), (b, other) if b < other else (other, b)
-                links[kept] = links[kept].with_another(links.pop(gone))
+                kept = frozenset((a, other))
+                links[kept] = links[kept].with_another(links.pop(frozenset((b, other))))
     number_of = {text: number for number, texts in classes.items() for text in texts}
     members: dict[int, list[int]] = {number: [] for number in classes}
     for index, text in enumerate(similarities.texts):
