@@ -53,9 +53,7 @@ def _normal_quantile(confidence: float) -> float:
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Return the two-sided p-value of the exact McNemar test: are two ways equally often right on the same items?
 
-    Args:
-        only_first: items on which only the first way is right.
-        only_second: items on which only the second way is right.
+    The counts are of the items on which only one way is right.
 
     Source: Q. McNemar, Psychometrika 12 (1947), 153-157, with the binomial distribution in place of the normal one.
 
@@ -214,11 +212,8 @@ class Forecasts:
     def of(cls, probability: ArrayLike, happened: ArrayLike, bins: int = BINS, equal_mass: bool = True) -> "Forecasts":
         """Put forecasts into bins.
 
-        Args:
-            probability: of each forecast.
-            happened: 0 or 1, or false or true, for each.
-            bins: how many at the most.
-            equal_mass: bins of about as many forecasts each, equal probabilities never apart; else bins of equal width.
+        There are at most `bins`, of about as many forecasts each (equal probabilities are never apart), or else of
+        equal width. `happened` is 0 or 1, or false or true.
 
         Raises:
             InputError: no forecasts, not as many outcomes as probabilities, or values that are neither.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from qubic_lab.bench.result import BenchResult, Table
 from qubic_lab.cluster.balance import BALANCERS, Balancer, BalancerCandidate, make_balancer
@@ -26,7 +26,7 @@ from qubic_lab.cluster.health import Outcome, ReplicaHealth, Vitals, health_scor
 from qubic_lab.errors import BusyError, check_at_least, check_range
 
 OutageKind = Literal["errors", "hangs"]
-KINDS: tuple[OutageKind, ...] = ("errors", "hangs")
+KINDS: tuple[OutageKind, ...] = get_args(OutageKind)
 WEIGHTS = (3, 2, 1)
 """The nodes' weights, in turn: mixed hardware."""
 TOKENS_PER_S = 30.0
@@ -166,14 +166,9 @@ class CoordinatorView:
 class Simulation:
     """Nodes, coordinators and a list of what happens next; time goes from one event to the next.
 
-    Args:
-        nodes: in the order of their numbers.
-        balancer: that each coordinator begins with.
-        draw: of the balancers.
-        coordinators: how many.
-        staleness_s: seconds between two heartbeats of a node, sent one after the other; 0: coordinators share one view.
-        gated: nodes that fail or are silent are not chosen, and idle ones are probed, as a coordinator does.
-        outage: of a node.
+    `nodes` are in the order of their numbers, and each coordinator begins with the `balancer`. A node sends a heartbeat
+    every `staleness_s` seconds, one node after the other; 0: coordinators share one view. `gated`: nodes that fail or
+    are silent are not chosen, and idle ones are probed, as a coordinator does.
     """
 
     def __init__(

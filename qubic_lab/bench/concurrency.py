@@ -231,11 +231,8 @@ def summarize(
 ) -> ConcurrencyLevel:
     """Summarize the blocks of one level.
 
-    Args:
-        blocks: at least one, all with the same number of clients.
-        expected: tokens of the answer that each question got alone.
-        queue_s: time from submission to the first work, by the request's number.
-        shares: share of each block's time in which each rank computed.
+    `expected` are the tokens of the answer that each question got alone; `queue_s` is the time from submission to the
+    first work, by the request's number; `shares` is the share of each block's time in which each rank computed.
     """
     asked = [each for block in blocks for each in block.asked]
     completions = [each.answer.completion for each in asked]

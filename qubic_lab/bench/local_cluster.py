@@ -173,10 +173,7 @@ def local_cluster(
 ) -> Iterator[LocalCluster]:
     """Yield a cluster with coordinators and without nodes; all of it is removed when the block ends.
 
-    Args:
-        coordinators: number of coordinators.
-        balancer: strategy by which they choose a node.
-        settings: settings of the processes, by their environment variables' names.
+    `settings` are those of the processes, by their environment variables' names.
 
     Raises:
         QubicLabError: a coordinator does not start.
@@ -219,14 +216,8 @@ async def closed_loops(
 ) -> tuple[list[A], float]:
     """Let clients ask: each takes the next question when it has its answer.
 
-    Args:
-        clients: functions that ask one question.
-        questions: each is asked once, in this order.
-        begin_over_s: time over which the clients' starts are spread.
-        note: called with the number of answers so far.
-
-    Returns:
-        The answers in the order in which they came, and the seconds from the first question to the last answer.
+    Their starts are spread over `begin_over_s`, and `note` is called with the number of answers so far. Returns the
+    answers in the order in which they came, and the seconds from the first question to the last answer.
     """
     waiting, answered = iter(questions), list[A]()
 

@@ -403,9 +403,7 @@ def _costs(bench: _Bench, shape: tuple[int, int], times: StepTimes) -> LayerCost
 def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
     """Return the mean times of the steps in which every lane was decoding and no prompt was computed.
 
-    Args:
-        spans: a trace (`trace.read_trace`) of answers of equal length, one in each slot.
-        layers: number of layers of each rank.
+    The trace (`trace.read_trace`) is of answers of equal length, one in each slot; `layers` are those of each rank.
 
     Raises:
         InputError: the trace has too few such steps.

@@ -9,18 +9,7 @@ import typer
 from typer import Option
 
 from qubic_lab.bench.result import BenchResult, Table
-from qubic_lab.cli import options
-from qubic_lab.cli.console import (
-    add_group,
-    note_meaningless,
-    print_json,
-    print_table,
-    progress_bar,
-    read_seconds,
-    require,
-    split_list,
-    split_numbers,
-)
+from qubic_lab.cli import console, options
 from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
 
@@ -45,10 +34,10 @@ def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
 
     def register_bench(function: Bench) -> Bench:
         def command(json: bool, **given: Any) -> None:
-            require(*modules)
-            with progress_bar() as progress:
+            console.require(*modules)
+            with console.progress_bar() as progress:
                 result = function(progress, **given)
-            note_meaningless(getattr(result, "meaningless", False))
+            console.note_meaningless(getattr(result, "meaningless", False))
             show(result, json)
 
         _, *parameters = inspect.signature(function).parameters.values()
@@ -65,11 +54,11 @@ def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
 def show(result: BenchResult, json: bool) -> None:
     """Print a result as one JSON object, or its tables, sentences and single values."""
     if json:
-        print_json(result.to_dict())
+        console.print_json(result.to_dict())
         return
     for part in (*result.report(), result.single_values()):
         if isinstance(part, Table):
-            print_table(part.header, part.rows)
+            console.print_table(part.header, part.rows)
             typer.echo("")
         else:
             typer.echo(part)
@@ -78,7 +67,7 @@ def show(result: BenchResult, json: bool) -> None:
 def register(app: typer.Typer) -> None:
     """Add the group with its commands in alphabetical order."""
     text = "Measure pipelines, clusters, votes and the oracle."
-    add_group(app, "bench", text, "memory --model smollm2 --ranks 2", dict(sorted(_COMMANDS.items())))
+    console.add_group(app, "bench", text, "memory --model smollm2 --ranks 2", dict(sorted(_COMMANDS.items())))
 
 
 @bench("--null 1000 --effect 300 --var 200")
@@ -138,7 +127,7 @@ def concurrency(
     from qubic_lab.pipeline import PipelineConfig
 
     config = PipelineConfig(model, ranks, dtype=dtype, slots=slots, threads=threads)
-    numbers = split_numbers("--clients", clients)
+    numbers = console.split_numbers("--clients", clients)
     return bench_concurrency(config, numbers, requests, repeat, prompt_tokens, new_tokens, progress)
 
 
@@ -256,8 +245,8 @@ def engine(
     """
     from qubic_lab.bench.engine import bench_engine
 
-    numbers, batches = split_numbers("--ranks", ranks), split_numbers("--batch", batch)
-    dtypes = split_list("--dtype", dtype)
+    numbers, batches = console.split_numbers("--ranks", ranks), console.split_numbers("--batch", batch)
+    dtypes = console.split_list("--dtype", dtype)
     return bench_engine(model, numbers, batches, dtypes, prompt_tokens, new_tokens, repeat, progress)
 
 
@@ -364,7 +353,7 @@ def prediction(
     """
     from qubic_lab.bench.prediction import bench_prediction
 
-    numbers, batches = split_numbers("--ranks", ranks), split_numbers("--batch", batch)
+    numbers, batches = console.split_numbers("--ranks", ranks), console.split_numbers("--batch", batch)
     return bench_prediction(model, numbers, batches, dtype, new_tokens, repeat, replicas, progress)
 
 
@@ -383,7 +372,7 @@ def queue(
     """
     from qubic_lab.bench.queue import bench_queue
 
-    every_s = read_seconds("--kill-every", kill_every)
+    every_s = console.read_seconds("--kill-every", kill_every)
     return bench_queue(tasks, workers, "stop" if stop else "kill", every_s, work_ms, progress)
 
 
@@ -423,8 +412,8 @@ def scale(
     """
     from qubic_lab.bench.scale import bench_scale
 
-    reals = split_numbers("--real", real) if real else ()
-    return bench_scale(split_numbers("--nodes", nodes), reals, requests_per_node, window, progress)
+    reals = console.split_numbers("--real", real) if real else ()
+    return bench_scale(console.split_numbers("--nodes", nodes), reals, requests_per_node, window, progress)
 
 
 @bench("--model smollm2 --ranks 2", "pandas")

