@@ -122,23 +122,17 @@ def test_tokens_are_long_and_kept_as_hashes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: 1", "it must be a list"),
-        ("- 1", "entry 1 is 1: it must be a map"),
         ("- {name: a}", "'sha256' is missing"),
         ("- {name: a, sha256: x}", "sha256 of a is not a SHA-256"),
-        (f"- {{name: a, sha256: {'0' * 64}}}", "sha256 is 0: it must be a text"),
         (f"- {{name: 'a:b', sha256: {'a' * 64}}}", "name 'a:b'"),
-        (f"- {{name: 1, sha256: {'a' * 64}}}", "name is 1"),
         (f"- {{name: a, sha256: {'a' * 64}, per_minute: 0}}", "per_minute of a is 0: it must be at least 1"),
-        (f"- {{name: a, sha256: {'a' * 64}, per_minute: many}}", "per_minute is 'many'"),
         (f"- {{name: a, sha256: {'a' * 64}, rate: 5}}", "unknown name 'rate'"),
         ("[", "is not valid YAML"),
-        (b"\xff", "is not valid YAML"),
     ],
 )
-def test_files_that_are_none_of_tokens(tmp_path: Path, content: str | bytes, message: str) -> None:
+def test_files_that_are_none_of_tokens(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "tokens.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.write_text(content)
     with pytest.raises(InputError, match=rf"token file .*tokens\.yaml.*{message}.*qubic-lab token add makes one"):
         read_tokens(path)
 

@@ -171,28 +171,6 @@ def test_of_mixed_hardware_two_choices_takes_the_faster_at_equal_tokens_and_when
     assert choices(TwoChoices(), [slow, replace(fast, outstanding_tokens=1)], 1, seed) == ["slow"]
 
 
-def most_given_while_stale(balancer: Balancer, replicas: int, requests: int, rounds: int) -> int:
-    """Requests that the most loaded replica gets between two looks at the loads, at the worst of several rounds."""
-    draw, tokens, worst = random.Random(0), Counter[str](), 0
-    for _ in range(rounds):
-        given = [(name, tokens[name]) for name in map(node_id, range(replicas))]
-        seen = [BalancerCandidate(name, outstanding_requests=n, outstanding_tokens=n) for name, n in given]
-        counts = Counter[str]()
-        for _ in range(requests):
-            chosen, balancer = balancer.choose(seen, draw)
-            counts[chosen] += 1
-        worst = max(worst, max(counts.values()))
-        tokens.update(counts)
-    return worst
-
-
-def test_when_loads_are_old_two_choices_herds_less_than_the_least_loaded() -> None:
-    fewest = most_given_while_stale(LeastConnections(), replicas=8, requests=40, rounds=50)
-    two = most_given_while_stale(TwoChoices(), replicas=8, requests=40, rounds=50)
-    assert fewest == 40  # all of them to one replica
-    assert two <= 20
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -373,34 +373,28 @@ def test_a_running_server_changes_to_another_authority(serve: Serve, folder: Pat
     assert echoes(open_channel(address, new))
 
 
-def test_files_that_do_not_fit_together_are_not_taken(
+def test_files_that_do_not_fit_together_or_are_half_written_are_not_taken(
     serve: Serve, folder: Path, other: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     client, certificate, key = files_of(folder, "laptop"), folder / "127.0.0.1.pem", folder / "127.0.0.1.key"
     address = serve(files_of(folder, "127.0.0.1"))
     first = serial(certificate)
-    make_certificates(other, [["127.0.0.1"]], NOW, renew=True)
+    renew_certificates(folder, ["127.0.0.1"], NOW)
+    content, fitting_key = certificate.read_bytes(), key.read_bytes()
     shutil.copy(other / "127.0.0.1.key", key)
     for _ in range(2):
         assert serial_shown(address, client) == first
     [warning] = warnings(caplog)
     assert "continues with the previous files" in warning
     assert f"{key} are not a certificate and its unencrypted key" in warning
-
-
-def test_half_written_files_are_not_taken(serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    client, certificate = files_of(folder, "laptop"), folder / "127.0.0.1.pem"
-    address = serve(files_of(folder, "127.0.0.1"))
-    first = serial(certificate)
-    renew_certificates(folder, ["127.0.0.1"], NOW)
-    content = certificate.read_bytes()
+    key.write_bytes(fitting_key)
     certificate.unlink()
     assert serial_shown(address, client) == first
     certificate.write_bytes(content[:300])
     assert serial_shown(address, client) == first
     certificate.write_bytes(content)
     assert serial_shown(address, client) == serial(certificate) != first
-    assert len(warnings(caplog)) == 2
+    assert len(warnings(caplog)) == 3
 
 
 def test_the_log_warns_of_certificates_that_soon_end(

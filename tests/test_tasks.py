@@ -24,7 +24,7 @@ from qubic_lab.cluster.tasks import (
     TaskQueue,
     count_lost_and_duplicated,
 )
-from qubic_lab.errors import BusyError, FencedError, InputError, QubicLabError
+from qubic_lab.errors import FencedError, InputError, QubicLabError
 
 NAMES = count()
 OTHER = "another dispatcher"
@@ -73,31 +73,6 @@ def test_a_result_is_read_as_it_was_written_and_nothing_of_the_work_stays(queue:
     assert (queue.counts().pending, queue.counts().processing) == (0, 0)
 
 
-def test_a_repeated_key_gets_the_first_task_and_its_answer(client: redis.Redis) -> None:
-    queue = limited(client, most_waiting=1)
-    first = queue.submit({"prompt": "Hello"}, idempotency_key="request 1")
-    assert queue.submit({"prompt": "Hello"}, idempotency_key="request 1") == first  # though the queue is full
-    queue.complete(taken(queue), {"text": "Hi"})
-    assert queue.submit({"prompt": "Hello"}, idempotency_key="request 1") == first
-    assert queue.take("dispatcher") is None
-    assert queue.counts().submitted == 1
-    with pytest.raises(InputError, match="'request 1' was used with another payload"):
-        queue.submit({"prompt": "Bye"}, idempotency_key="request 1")
-
-
-def test_a_full_queue_says_when_to_come_again(client: redis.Redis) -> None:
-    queue = limited(client, most_waiting=2, retry_after_s=7.0)
-    queue.submit({})
-    queue.submit({}, "low")
-    with pytest.raises(BusyError, match="2 tasks are waiting: try again after 7 s") as caught:
-        queue.submit({}, "high")
-    assert caught.value.retry_after_s == 7.0
-    lease = taken(queue)
-    queue.submit({}, "high")  # one is worked on: a place is free
-    queue.fail(lease, "the node was lost", retry=True)  # over the bound, but what was accepted is not refused
-    assert queue.counts().pending == 3
-
-
 def test_tasks_of_one_that_is_gone_are_taken_back_within_six_seconds(queue: TaskQueue) -> None:
     task = queue.submit({})
     queue.beat(OTHER)
@@ -137,20 +112,6 @@ def test_a_lease_ends_after_thirty_seconds_unless_it_is_renewed(queue: TaskQueue
     assert queue.reclaim(OTHER) == []
     pass_time(queue, 2, OTHER, "dispatcher")
     assert queue.reclaim(OTHER) == [lease.task_id]
-
-
-def test_after_three_tries_a_task_is_dead_and_its_story_is_kept(queue: TaskQueue) -> None:
-    task = queue.submit({"prompt": "boom"})
-    for attempt in (1, 2, 3):
-        lease = taken(queue, f"dispatcher {attempt}")
-        assert lease.attempt == attempt
-        queue.fail(lease, f"node {attempt} was\nlost", retry=True)
-    assert queue.take("dispatcher") is None
-    (letter,) = queue.dead_letters()
-    assert (letter.task_id, letter.payload) == (task, {"prompt": "boom"})
-    assert letter.story == tuple(f"try {n} by dispatcher {n}: node {n} was lost" for n in (1, 2, 3))
-    outcome = ended(queue, task)
-    assert (outcome.state, outcome.attempts, outcome.story) == ("dead", 3, letter.story)
 
 
 def test_taking_and_asking_for_a_result_wait_for_what_comes(queue: TaskQueue) -> None:

@@ -23,12 +23,8 @@ def create_app(
 ) -> FastAPI:
     """Return the application; the coordinator must be running while it serves (`Coordinator.running`).
 
-    Args:
-        coordinator: handles the requests.
-        accesses: returns the known tokens; None: everybody may call, only for loopback.
-        limiter: of the request rates; required with `accesses`.
-        votes: holds votes; None: no voting routes.
-        oracle: answers questions about coins; None: no oracle routes.
+    `accesses` returns the known tokens and needs a limiter of their rates; without it everybody may call, only for
+    loopback. Without `votes` or `oracle` their routes are missing.
     """
     app = FastAPI(title="Qubic Lab", version=__version__, responses={"4XX": problems.DESCRIPTION})
     problems.install(app)

@@ -50,14 +50,9 @@ async def _disconnected(request: Request) -> None:
 async def read_answer(
     coordinator: Coordinator, task_id: str, started_s: float, deadline_s: float, *, keep: bool = False
 ) -> QueryResponse:
-    """Wait for a task's whole answer.
+    """Wait for a task's whole answer to a request that arrived at `started_s`, by `time.perf_counter`.
 
-    Args:
-        coordinator: that has the task.
-        task_id: the task.
-        started_s: when the request arrived, by `time.perf_counter`.
-        deadline_s: from now.
-        keep: let the task go on after the deadline or a cancellation, because a client may ask for it again.
+    With `keep` the task goes on after the deadline (from now) or a cancellation, as a client may ask for it again.
 
     Raises:
         DeadlineError: there is no answer by the deadline.
@@ -103,12 +98,7 @@ async def read_events(
 
 
 async def as_lines(events: AsyncGenerator[Event, None], deadline_s: float) -> AsyncGenerator[str, None]:
-    """Yield events as lines of server-sent events; an error becomes the last event.
-
-    Args:
-        events: closed at the end.
-        deadline_s: from now until the last event.
-    """
+    """Yield events, which have `deadline_s` from now, as lines of server-sent events; an error becomes the last one."""
     deadline = asyncio.get_running_loop().time() + deadline_s
     async with aclosing(events):
         while True:

@@ -47,9 +47,7 @@ def claimed(folder: Path) -> Iterator[int]:
 def start(plan: ClusterPlan, watch: Callable[[ClusterState], None] = lambda state: None) -> ClusterState:
     """Start a supervisor that outlives this process, and return when all members are ready.
 
-    Args:
-        plan: what to run.
-        watch: called with the current state while members start.
+    `watch` is called with the current state while members start.
 
     Raises:
         InputError: a cluster uses the folder, or the plan cannot be run.
@@ -107,12 +105,7 @@ def read_state(folder: Path) -> ClusterState | None:
 
 
 def stop(folder: Path, timeout_s: float) -> ClusterState | None:
-    """End the cluster of a folder and return its last state, or None if none runs.
-
-    Args:
-        folder: folder of the cluster.
-        timeout_s: time limit for the nodes' running requests.
-    """
+    """End the cluster of a folder and return its last state, or None if none runs; requests get `timeout_s` to end."""
     state = read_state(folder)
     supervisor = None if state is None else _process(state)
     if supervisor is None:

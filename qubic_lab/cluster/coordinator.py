@@ -63,11 +63,7 @@ class RedisTimes:
 class Coordinator:
     """One of the coordinators of a cluster; it works while the block of `running` runs.
 
-    Args:
-        client: a connection from `redis_server.connect` to the Redis with the queue and the registry.
-        listen: address at which nodes register: HOST:PORT or unix:PATH.
-        balancer: name of the balancer that chooses nodes.
-        limits: limits of the queue.
+    `client` is a connection from `redis_server.connect`; nodes register at `listen`, HOST:PORT or unix:PATH.
 
     Raises:
         InputError: the balancer is unknown; or, from `running`, the address cannot be used.
@@ -114,9 +110,7 @@ class Coordinator:
     async def follow(self, task_id: str, whole: bool = False) -> AsyncGenerator[TaskProgress, None]:
         """Yield a task's progress from its first token on as it comes; the last one has the outcome.
 
-        Args:
-            task_id: id of the task.
-            whole: yield everything at the end only, because each read of new tokens costs as much as writing them.
+        With `whole` everything comes at the end, because each read of new tokens costs as much as writing them.
 
         Raises:
             NotFoundError: there is no such task, or its outcome is no longer kept.

@@ -138,13 +138,7 @@ class Dispatcher:
     The last try of a task gets a node without other tasks. A task that has ended two nodes then harms no other task if
     it ends a third one, and a task that only ran beside such a task is safe.
 
-    Args:
-        name: its name as a consumer of the queue.
-        queue: the task queue.
-        most_tries: the queue's limit of tries.
-        registry: the registry of nodes.
-        fleet: the state of the nodes.
-        call: runs a blocking function in a thread.
+    `name` is that of the queue's consumer, `most_tries` the queue's limit; `call` runs a blocking function in a thread.
     """
 
     def __init__(

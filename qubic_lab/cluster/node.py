@@ -46,12 +46,9 @@ logger = logging.getLogger(__name__)
 class NodeConfig:
     """Name, addresses and role of a node.
 
-    Attributes:
-        name: its unique name; with certificates it ends with a name from this host's certificate.
-        coordinators: addresses of the coordinators' registry service; one that answers is enough.
-        listen: address for coordinators and other nodes, `HOST:PORT` or `unix:PATH`; port 0 takes any free port.
-        type: whole, stage or expert.
-        weight: its share in weighted round robin.
+    With certificates the name ends with one from this host's certificate. One of the coordinators that answers is
+    enough. The node listens at `HOST:PORT` or `unix:PATH`; port 0 takes any free port. Its type is whole, stage or
+    expert, its weight that in weighted round robin.
 
     Raises:
         InputError: there is no coordinator, or the weight is below 1.

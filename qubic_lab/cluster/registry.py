@@ -172,10 +172,7 @@ def _check_size(what: str, message: pb.NodeRegistration | pb.NodeState) -> None:
 class RegistryService(cluster_pb2_grpc.RegistryServicer):
     """The gRPC service by which nodes register; with mutual TLS a node may only use the names of its certificate.
 
-    Args:
-        registry: the registry.
-        call: runs a blocking function in a thread.
-        on_change: called after each call of a node, so that the registry is read soon.
+    `call` runs a blocking function in a thread; `on_change` is called after each call of a node.
     """
 
     def __init__(self, registry: Registry, call: Callable[..., Awaitable[Any]], on_change: Callable[[], None]) -> None:
@@ -212,11 +209,9 @@ def owner_of(context: Any) -> str:
 
 
 def check_name(node: str, names: frozenset[str]) -> None:
-    """Check that a node's certificate allows its name, which must be `NAME` or `LABEL@NAME`.
+    """Check that one of the names in a node's certificate allows its name, which must be `NAME` or `LABEL@NAME`.
 
-    Args:
-        node: the node's name.
-        names: the names in its certificate; empty if there is no certificate, which is possible within one host only.
+    Without names there is no certificate, which is possible within one host only.
 
     Raises:
         RefusedError: the name is not allowed; the message has the certificate's names.

@@ -45,13 +45,9 @@ Kind = Literal["coordinator", "node"]
 
 @dataclass(frozen=True)
 class MemberPlan:
-    """A process to keep running.
+    """A process to keep running: its unique name, under which a node registers, and the module with its arguments.
 
-    Attributes:
-        name: its unique name, under which a node registers.
-        kind: coordinator or node.
-        command: module to run, and its arguments.
-        address: HOST:PORT of a coordinator's HTTP service; empty for a node.
+    `address` is HOST:PORT of a coordinator's HTTP service, and empty for a node.
     """
 
     name: str

@@ -129,9 +129,7 @@ class Pipeline:
     def launch(cls, config: PipelineConfig | None = None, **options: Any) -> Self:
         """Start ranks on this machine, load the model and return the handle; closing it ends the ranks.
 
-        Args:
-            config: what to run.
-            **options: fields of the config, such as `model="smollm2", ranks=2`.
+        `options` are fields of the config, such as `model="smollm2", ranks=2`.
 
         Raises:
             InputError: a value is wrong; nothing was started.
@@ -155,9 +153,7 @@ class Pipeline:
     def connect(cls, address: str, tls: TlsFiles | None = None) -> "Pipeline":
         """Connect to a pipeline at `host:port` or `unix:/path` once its model is loaded; closing leaves it running.
 
-        Args:
-            address: address of its rank 0.
-            tls: certificate, key and authority, required beyond this host; by default those of the settings.
+        TLS is required beyond this host; by default the files are those of the settings.
 
         Raises:
             InputError: the address is malformed, or is not on this host and there is no TLS.
@@ -255,12 +251,9 @@ class Pipeline:
         return Stream(self, request, replies)
 
     def score(self, text: str = "", *, token_ids: Sequence[int] = (), raw: bool = True) -> Scores:
-        """Return the log-probability of each token of a text given the tokens before it.
+        """Return the log-probability of each token of a text, or of given tokens, after the tokens before it.
 
-        Args:
-            text: the text, which `raw=False` makes the user's turn of a chat.
-            token_ids: tokens instead of a text.
-            raw: see `text`.
+        `raw=False` makes the text the user's turn of a chat.
 
         Raises:
             InputError, BusyError, DeadlineError, NonFiniteError, RankError: as for `generate`.

@@ -106,9 +106,7 @@ class ResolvedConfig:
 def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> ResolvedConfig:
     """Fill in defaults and check everything that can be checked before a process starts.
 
-    Args:
-        config: the requested configuration.
-        own_rank: the rank of a split whose files are on this host; by default the files of all ranks are.
+    `own_rank` is the rank of a split whose files are on this host; by default the files of all ranks are.
 
     Raises:
         InputError: a value is wrong; the message names it and the remedy.

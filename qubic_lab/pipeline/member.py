@@ -144,12 +144,7 @@ def check_replies(replies: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_order(sender: int, message: Message, due: int) -> None:
-    """Check that a rank passed on the expected micro-batch; each rank checks the one before it.
-
-    Args:
-        sender: the previous rank.
-        message: its message.
-        due: sequence number of the expected micro-batch.
+    """Check that a rank passed on the micro-batch with the sequence number `due`; each rank checks the one before it.
 
     Raises:
         RankError: it is another one, or not a micro-batch; the message names the rank.

@@ -51,16 +51,10 @@ class Stage:
     def run(
         self, message: Message, hidden_RH: torch.Tensor, next_tokens_R: torch.Tensor | None = None
     ) -> tuple[Message, tuple[torch.Tensor, ...]]:
-        """Run a micro-batch through the layers.
+        """Run a micro-batch through the layers; a SCORE comes with the token id after each row of hidden states.
 
-        Args:
-            message: the micro-batch.
-            hidden_RH: the stage's input, of `hidden_shape`.
-            next_tokens_R: for a SCORE, the token id that comes after each row.
-
-        Returns:
-            The message with faults marked, and the payloads for the next rank: hidden states, and next tokens of a
-            SCORE. On the last rank the message with its tokens, and log-probabilities if requested.
+        Return the message with faults marked, and the payloads for the next rank: hidden states, and next tokens of a
+        SCORE. On the last rank the message has its tokens, and log-probabilities follow if requested.
         """
         with self._tracer.span("compute", message):  # complete, because the check for infinities waits for the GPU
             message, hidden_RH = self._run_layers(message, hidden_RH)

@@ -153,11 +153,8 @@ def renewed_authority(authority: Pair, now: datetime) -> Pair:
 def new_host(names: Sequence[str], authority: Pair, now: datetime, days: int = HOST_DAYS) -> Pair:
     """Return a new key and a certificate for a server and client.
 
-    Args:
-        names: host names and IP addresses by which others call the host.
-        authority: the signing authority; no certificate is valid longer than its own.
-        now: the certificate is valid from an hour before, because clocks differ.
-        days: validity in days.
+    Others call the host by `names`. No certificate is valid longer than the authority's own; it is valid from an hour
+    before `now`, because clocks differ.
 
     Raises:
         InputError: a name is invalid, the authority has expired, `days` is out of range, or as for renewed_authority.

@@ -204,9 +204,8 @@ def tls_from_settings() -> TlsFiles | None:
 def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
     """Open a channel to `unix:PATH` or `HOST:PORT`; it connects with the first call.
 
-    Args:
-        address: address of the server; with TLS its certificate must be for this host name or address.
-        tls: files for mutual TLS; by default those of the settings, except for unix sockets.
+    With TLS the server's certificate must be for this host name or address. The files are by default those of the
+    settings, except for unix sockets.
 
     Raises:
         InputError: the address is malformed, or is of another host and there is no TLS.
@@ -228,11 +227,8 @@ def open_async_channel(address: str, tls: TlsFiles | None = None) -> grpc.aio.Ch
 def listen(server: grpc.Server | grpc.aio.Server, address: str, tls: TlsFiles | None = None) -> int:
     """Let a server made with SERVER_OPTIONS listen at an address and return the port (chosen by the system for port 0).
 
-    Args:
-        server: a server that is not started yet.
-        address: as for open_channel.
-        tls: as for open_channel; each client needs a certificate of the authority. Renewed files are used from the next
-            handshake on.
+    The server is not started yet. With TLS each client needs a certificate of the authority, and renewed files are used
+    from the next handshake on.
 
     Raises:
         InputError: as for open_channel; or the port is in use, or the address is not this host's.

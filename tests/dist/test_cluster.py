@@ -29,7 +29,7 @@ from clusters import (
 )
 
 from qubic_lab.api.access import ApiToken, hash_token, new_token, write_tokens
-from qubic_lab.bench.echo_node import KILL, echo_tokens
+from qubic_lab.bench.echo_node import echo_tokens
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.redis_server import RedisServer, connect
@@ -229,22 +229,6 @@ async def test_nodes_that_are_stopped_ended_and_killed(
         assert "killed" not in {answer["node"] for answer in answers}
         assert client.xlen("{tasks}:log") == before + 16
         assert_each_once(client, [answer["task_id"] for answer in answers])
-
-
-@pytest.mark.slow
-async def test_a_task_that_kills_its_node_ends_after_three(client: redis.Redis, start: Start, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, served=True) as running:
-        nodes = {name: echo_node(start, tmp_path, name) for name in "abcd"}
-        await until(lambda: all(running.gates(name) == {None} for name in nodes))
-        asked = counting(8)
-        asking = await ask_all(running.client, asked)
-        await all_under_way(running, 8)
-        response = await running.client.post(ASK, json={"prompt": KILL, "priority": "high"})
-        assert response.status_code == 502
-        assert_counted(await asking, asked)
-        [letter] = await running.coordinator.dead_letters()
-        assert len(letter.story) == 3
-        assert sum(node.ended for node in nodes.values()) == 3
 
 
 async def ask_until_answered(
