@@ -242,19 +242,21 @@ async def _end_nodes(running: Cluster) -> None:
 
 
 class Process:
-    """A process of the cluster that a test may stop, kill and end."""
+    """A process that a test may stop, kill and end: a module with its arguments, or a script given by its path."""
 
     def __init__(self, folder: Path, name: str, *command: str, **environment: str) -> None:
         self._log = folder / f"{name}.log"
         own = {key: value for key, value in os.environ.items() if not key.startswith("QUBIC_LAB_")}
+        own["PATH"] = f"{Path(sys.executable).parent}:{own['PATH']}"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                command if Path(command[0]).is_absolute() else [sys.executable, "-m", *command],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**own, "GRPC_VERBOSITY": "ERROR", **environment},
+                start_new_session=True,
             )
         self.pid = self._process.pid
 

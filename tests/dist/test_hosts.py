@@ -3,15 +3,13 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from clusters import all_gone, family, wait_until
+from clusters import Process, all_gone, family, processes, wait_until
 
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.core import Request, SamplingParams
@@ -26,56 +24,22 @@ STARTED_WITHIN_S = 60.0
 GONE_WITHIN_S = 10.0
 
 
-class Host:
-    """One host's script, with the working folder and the output of its own."""
-
-    def __init__(self, folder: Path, command: list[str], **environment: str) -> None:
-        folder.mkdir(exist_ok=True)
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        self._log = folder / "log"
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,  # as under nohup
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **environment, "PATH": path},
-                start_new_session=True,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def processes(self) -> list[psutil.Process]:
-        return family(self.process.pid)
-
-    def end(self) -> None:
-        """End what is left of the script, torchrun and the rank."""
-        left = self.processes() if self.process.poll() is None else []
-        for process in left:
-            process.kill()
-        self.process.wait()
-
-
 @contextmanager
-def two_hosts(folder: Path, address: str, *options: str) -> Iterator[list[Host]]:
+def two_hosts(folder: Path, address: str, *options: str) -> Iterator[list[Process]]:
+    """Run the script of each host in a working folder of its own."""
     [port] = free_ports(1)
-    hosts = []
-    try:
+    with processes() as start:
+        hosts = []
         for rank in range(2):
-            command = [str(LAUNCH / "two-hosts.sh"), str(rank), "127.0.0.1", "lo", f"--listen={address}", *options]
-            hosts.append(Host(folder / f"host-{rank}", command, MASTER_PORT=str(port)))
+            (folder / f"host-{rank}").mkdir(exist_ok=True)
+            script = (str(LAUNCH / "two-hosts.sh"), str(rank), "127.0.0.1", "lo", f"--listen={address}", *options)
+            hosts.append(start(folder / f"host-{rank}", "host", *script, MASTER_PORT=str(port)))
         yield hosts
-    finally:
-        for host in hosts:
-            host.end()
 
 
-def assert_serves(host: Host, address: str) -> None:
-    wait_until(lambda: f"at {address}" in host.log or host.process.poll() is not None, STARTED_WITHIN_S)
-    assert host.process.poll() is None, host.log
+def assert_serves(host: Process, address: str) -> None:
+    wait_until(lambda: f"at {address}" in host.log or host.ended, STARTED_WITHIN_S)
+    assert not host.ended, host.log
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +62,10 @@ def test_two_hosts_serve_and_end_together(tiny: Path, address: str, tmp_path: Pa
         with Pipeline.connect(address) as pipeline:
             assert len({rank.stage for rank in pipeline.describe()}) == 2
             assert pipeline.generate(GREEDY).token_ids == expected
-        processes = hosts[0].processes() + hosts[1].processes()
-        assert len(processes) == 4, "on each host torchrun, which the script becomes, and a rank"
-        hosts[1].process.send_signal(signal.SIGKILL)
-        wait_until(lambda: hosts[0].process.poll() is not None and all_gone(processes), GONE_WITHIN_S)
+        ours = family(hosts[0].pid) + family(hosts[1].pid)
+        assert len(ours) == 4, "on each host torchrun, which the script becomes, and a rank"
+        hosts[1].send(signal.SIGKILL)
+        wait_until(lambda: hosts[0].ended and all_gone(ours), GONE_WITHIN_S)
 
 
 @pytest.mark.slow
@@ -121,7 +85,7 @@ def test_a_host_with_another_ranks_files_refuses(split: Path, address: str, tmp_
         (tmp_path / f"host-{host}" / "model").mkdir(parents=True)
         (tmp_path / f"host-{host}" / "model" / "rank-0").symlink_to(split / "rank-0")
     with two_hosts(tmp_path, address, "--model=./model") as hosts:
-        wait_until(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
+        wait_until(lambda: all(host.ended for host in hosts), STARTED_WITHIN_S)
         [line] = [line for line in hosts[1].log.splitlines() if line.startswith("qubic-lab:")]
         assert "rank 1: this host has only rank-0 of the split in ./model: copy rank-1 here" in line
         assert "Traceback" not in hosts[1].log.partition("qubic-lab:")[0]
@@ -134,24 +98,21 @@ def test_a_port_that_is_used_ends_the_group(tiny: Path, tmp_path: Path) -> None:
         used.listen()
         address = f"127.0.0.1:{used.getsockname()[1]}"
         with two_hosts(tmp_path, address, f"--model={tiny}") as hosts:
-            wait_until(lambda: all(host.process.poll() is not None for host in hosts), STARTED_WITHIN_S)
+            wait_until(lambda: all(host.ended for host in hosts), STARTED_WITHIN_S)
             assert f"cannot listen at {address}: another process uses it" in hosts[0].log
 
 
 @pytest.mark.slow
 def test_one_host_by_script(tiny: Path, address: str, tmp_path: Path) -> None:
-    command = [str(LAUNCH / "one-host.sh"), "2", f"--listen={address}", f"--model={tiny}", "--threads=1"]
-    host = Host(tmp_path / "host", command, TMPDIR=str(tmp_path))
-    try:
+    script = (str(LAUNCH / "one-host.sh"), "2", f"--listen={address}", f"--model={tiny}", "--threads=1")
+    with processes() as start:
+        host = start(tmp_path, "host", *script, TMPDIR=str(tmp_path))
         assert_serves(host, address)
         with Pipeline.connect(address) as pipeline:
             assert len(pipeline.generate(GREEDY).token_ids) == 8
-        processes = host.processes()
-        listening = {c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+        ours = family(host.pid)
+        listening = {c.laddr.ip for p in ours for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert listening <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-        os.killpg(host.process.pid, signal.SIGINT)  # what Ctrl-C does
-        wait_until(lambda: all_gone(processes), GONE_WITHIN_S)
-        host.process.wait()
-        assert [path.name for path in tmp_path.iterdir()] == ["host"]
-    finally:
-        host.end()
+        os.killpg(host.pid, signal.SIGINT)  # what Ctrl-C does
+        wait_until(lambda: host.ended and all_gone(ours), GONE_WITHIN_S)
+        assert [path.name for path in tmp_path.iterdir()] == ["host.log"]

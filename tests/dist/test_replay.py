@@ -198,18 +198,6 @@ def test_tokens_are_not_forced_for_several_samples_nor_for_a_score(reciter: Pipe
         score_message(request)
 
 
-def test_a_sample_of_several_goes_on_alone_with_its_seed(one_rank: Pipeline, tiny: Path) -> None:
-    one_rank.configure(PipelineConfig(model=str(tiny), slots=4, threads=1))
-    request = Request(prompt="hi", sampling=SAMPLED)
-    samples = one_rank.samples(request, 3)
-    assert len({sample.token_ids for sample in samples}) == 3
-    for number, sample in enumerate(samples):
-        sampling = replace(SAMPLED, seed=SAMPLED.seed + number)
-        alone = one_rank.generate(replace(request, sampling=sampling, forced_token_ids=sample.token_ids[:5]))
-        assert (alone.token_ids, alone.text) == (sample.token_ids, sample.text)
-        assert alone.logprobs == sample.logprobs[5:]
-
-
 byte_tokens = st.sampled_from(TALE.encode())
 forced_tokens = st.one_of(
     st.lists(byte_tokens), st.lists(st.one_of(byte_tokens, st.integers(250, 330), st.integers(0, 2**32 - 1)))
