@@ -261,8 +261,8 @@ def test_greater_anomalies_are_found_better(kind: InjectedKind) -> None:
 
 def test_curve_by_hand() -> None:
     found = roc(np.array([0.1, 0.4, 0.35, 0.8, math.nan]), np.array([False, False, True, True, True]))
-    assert found.hits.tolist() == [0.0, 0.5, 0.5, 1.0, 1.0]
-    assert found.false_alarms.tolist() == [0.0, 0.0, 0.5, 0.5, 1.0]
+    assert list(found.hits) == [0.0, 0.5, 0.5, 1.0, 1.0]
+    assert list(found.false_alarms) == [0.0, 0.0, 0.5, 0.5, 1.0]
     assert (found.auc, found.anomalies, found.others) == (0.75, 2, 2)
 
 

@@ -204,7 +204,7 @@ def test_pictures_show_prices_and_forecasts(walk: MarketData) -> None:
 
 
 def test_confidence_of_a_sentiment_model_is_judged_on_headlines_it_never_saw() -> None:
-    found = measure.confidence(make_model("crypto-lexicon"))
+    found = study.confidence(make_model("crypto-lexicon"))
     assert (found.headlines, found.groups) == (375, 319)
     parts, error = found.brier, found.ece
     assert parts.uncertainty == pytest.approx(found.accuracy * (1 - found.accuracy))

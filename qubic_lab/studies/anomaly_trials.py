@@ -33,11 +33,9 @@ _LARGER: dict[InjectedKind, int] = {"outlier": 0, "jump": 0, "volume": 1, "pump"
 
 @dataclass(frozen=True)
 class Injected:
-    """Bars with injected anomalies.
+    """Bars with injected anomalies; `truth`: the bar at which each should be found, [bars].
 
-    Attributes:
-        truth: the bar at which each anomaly should be found, [bars].
-        judged: bars that count in a curve: not the other bars of an anomaly, [bars].
+    `judged`: bars that count in a curve, which are not the other bars of an anomaly, [bars].
     """
 
     bars: Bars
@@ -117,18 +115,13 @@ def _shifted(bars: Bars, shift: Floats, open_shift: Floats, volume_shift: Floats
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Hits against false alarms, from the strictest threshold on, [thresholds + 1].
+    """Shares of anomalies and of other bars that score at least a threshold, from the strictest one on.
 
-    Attributes:
-        false_alarms: share of the bars without an anomaly that score at least the threshold.
-        hits: share of the bars with one.
-        auc: probability that an anomaly scores higher than another bar (ties count half), with its 95 % interval `low`
-            to `high`.
-        anomalies, others: number of bars of each.
+    `auc`: probability that an anomaly scores higher than another bar (ties count half), with its 95 % interval.
     """
 
-    false_alarms: Floats
-    hits: Floats
+    false_alarms: tuple[float, ...]
+    hits: tuple[float, ...]
     auc: float
     low: float
     high: float
@@ -155,7 +148,8 @@ def roc(scores: Floats, truth: Flags) -> RocCurve:
         raise InputError(f"{anomalies} anomalies and {others} other bars have a score: a curve needs both")
     false_alarms, hits, _ = roc_curve(flags, scores[known], drop_intermediate=False)
     area = float(auc(false_alarms, hits))
-    return RocCurve(false_alarms, hits, area, *_auc_interval(area, anomalies, others), anomalies, others)
+    ends = _auc_interval(area, anomalies, others)
+    return RocCurve(tuple(false_alarms.tolist()), tuple(hits.tolist()), area, *ends, anomalies, others)
 
 
 def _auc_interval(auc: float, anomalies: int, others: int) -> tuple[float, float]:

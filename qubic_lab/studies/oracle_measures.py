@@ -23,26 +23,16 @@ from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.response import Figure, Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.sentiment.index import IndexSettings, ScoredText, index_series, sentiment_index
-from qubic_lab.oracle.sentiment.lexicon import data_file
 from qubic_lab.oracle.sentiment.models import make_model
-from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel, model_key, score_texts
-from qubic_lab.oracle.sentiment.train import read_examples
+from qubic_lab.oracle.sentiment.scores import SentimentModel, model_key, score_texts
 from qubic_lab.oracle.serving.overview import RATED_BARS
 from qubic_lab.oracle.store.text_reader import StoredText
 from qubic_lab.oracle.store.text_store import TextStore
-from qubic_lab.stats import (
-    Forecasts,
-    bootstrap_interval,
-    brier_parts,
-    calibration_error,
-    calibration_error_if_calibrated,
-    calibration_error_interval,
-    reliability_table,
-)
+from qubic_lab.stats import bootstrap_interval
 from qubic_lab.studies.anomaly_trials import KINDS, InjectedKind, inject, roc
 from qubic_lab.studies.forecast_accuracy import ForecastStudy, study_forecasts
 from qubic_lab.studies.market_bars import MarketData
-from qubic_lab.studies.oracle_results import AnomalyCurve, ConfidenceError, ConfidenceRecord, RecordedEstimate
+from qubic_lab.studies.oracle_results import AnomalyCurve, RecordedEstimate
 
 Row = dict[str, Any]
 WITHOUT_WEIGHTS = "crypto-lexicon"
@@ -162,9 +152,7 @@ def injected(market: MarketData, sizes: Sequence[float], seed: int = 0) -> list[
             trial = inject(kind, bars, at, size, seed)
             known = CAUSAL[score](trial.bars)[trial.judged]
             curve = roc(np.abs(known), trial.truth[trial.judged])
-            ends = (tuple(curve.false_alarms.tolist()), tuple(curve.hits.tolist()))
-            area = (curve.auc, curve.low, curve.high)
-            found.append(AnomalyCurve(kind, size, length, curve.anomalies, curve.others, *area, *ends))
+            found.append(AnomalyCurve(**vars(curve), kind=kind, size=size, bars=length))
     return found
 
 
@@ -322,39 +310,3 @@ def _correlation(scores: Floats, changes: Floats, weeks: NDArray[np.int64]) -> R
         return RecordedEstimate(None, None, None)
     drawn_weeks = bootstrap_interval(lambda drawn: of(np.concatenate([groups[n] for n in drawn])), len(groups))
     return RecordedEstimate(value, *drawn_weeks)
-
-
-def confidence(model: SentimentModel, seed: int = 0) -> ConfidenceRecord:
-    """Judge the probability that a model gives to its own label on the part of our headlines that no model learned."""
-    examples = read_examples(data_file("sentiment", "headlines.jsonl"), "test")
-    scores = model.score([each.text for each in examples])
-    right = np.array([score.label == LABELS[each.label] for score, each in zip(scores, examples, strict=True)])
-    forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], right)
-    _, group = np.unique([each.group for each in examples], return_inverse=True)
-    error, interval = calibration_error(forecasts), calibration_error_interval(forecasts, seed=seed)
-    return ConfidenceRecord(
-        model=model.name,
-        headlines=len(forecasts),
-        groups=int(group.max()) + 1,
-        accuracy=float(right.mean()),
-        ece=ConfidenceError(error, *interval, *calibration_error_if_calibrated(forecasts, seed=seed)),
-        brier=brier_parts(forecasts),
-        brier_skill=_skill(forecasts, group, seed),
-        bins=tuple(reliability_table(forecasts)),
-    )
-
-
-def _skill(forecasts: Forecasts, group: Any, seed: int) -> RecordedEstimate:
-    """Return the Brier skill over the share that is right; where all or none are, there is none."""
-    squares = np.bincount(group, (forecasts.probability - forecasts.happened) ** 2)
-    hits, sizes = np.bincount(group, forecasts.happened), np.bincount(group)
-
-    def skill(drawn: Any) -> float:
-        count, right = float(sizes[drawn].sum()), float(hits[drawn].sum())
-        base = right * (1.0 - right / count)
-        return 1.0 - float(squares[drawn].sum()) / base if base > 0.0 else np.nan
-
-    value = skill(slice(None))
-    if np.isnan(value):
-        return RecordedEstimate(None, None, None)
-    return RecordedEstimate(value, *bootstrap_interval(skill, len(sizes), seed=seed))

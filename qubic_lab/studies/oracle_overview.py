@@ -1,4 +1,4 @@
-"""The market oracle at a glance: pictures and sentences of the measures in `qubic_lab.studies.oracle_measures`."""
+"""The market oracle at a glance: pictures and sentences of `oracle_measures`, and how sure its sentiment model is."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,12 +12,30 @@ from qubic_lab.oracle.analysis.forecast import RULE
 from qubic_lab.oracle.analysis.indicators import compute
 from qubic_lab.oracle.analysis.rating import Rating
 from qubic_lab.oracle.model.timestamps import DAY_US
+from qubic_lab.oracle.sentiment.lexicon import data_file
 from qubic_lab.oracle.sentiment.models import read_head
+from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel
+from qubic_lab.oracle.sentiment.train import read_examples
+from qubic_lab.stats import (
+    Forecasts,
+    bootstrap_interval,
+    brier_parts,
+    calibration_error,
+    calibration_error_if_calibrated,
+    calibration_error_interval,
+    reliability_table,
+)
 from qubic_lab.studies import forecast_accuracy
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.market_bars import MarketData
 from qubic_lab.studies.oracle_measures import IndexOverTime, News, PastRatings, SimulatedCoverage
-from qubic_lab.studies.oracle_results import AnomalyCurve, ConfidenceRecord, estimate_text
+from qubic_lab.studies.oracle_results import (
+    AnomalyCurve,
+    ConfidenceError,
+    ConfidenceRecord,
+    RecordedEstimate,
+    estimate_text,
+)
 from qubic_lab.studies.style import (
     DARK,
     INK,
@@ -165,6 +183,42 @@ def accuracy(past: ForecastStudy, simulated: Sequence[SimulatedCoverage]) -> Fig
             axes.set_xlabel("forecast ahead (h)")
             axes.set_xticks(hours)
     return figure
+
+
+def confidence(model: SentimentModel, seed: int = 0) -> ConfidenceRecord:
+    """Judge the probability that a model gives to its own label on the part of our headlines that no model learned."""
+    examples = read_examples(data_file("sentiment", "headlines.jsonl"), "test")
+    scores = model.score([each.text for each in examples])
+    right = np.array([score.label == LABELS[each.label] for score, each in zip(scores, examples, strict=True)])
+    forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], right)
+    _, group = np.unique([each.group for each in examples], return_inverse=True)
+    error, interval = calibration_error(forecasts), calibration_error_interval(forecasts, seed=seed)
+    return ConfidenceRecord(
+        model=model.name,
+        headlines=len(forecasts),
+        groups=int(group.max()) + 1,
+        accuracy=float(right.mean()),
+        ece=ConfidenceError(error, *interval, *calibration_error_if_calibrated(forecasts, seed=seed)),
+        brier=brier_parts(forecasts),
+        brier_skill=_skill(forecasts, group, seed),
+        bins=tuple(reliability_table(forecasts)),
+    )
+
+
+def _skill(forecasts: Forecasts, group: Any, seed: int) -> RecordedEstimate:
+    """Return the Brier skill over the share that is right; where all or none are, there is none."""
+    squares = np.bincount(group, (forecasts.probability - forecasts.happened) ** 2)
+    hits, sizes = np.bincount(group, forecasts.happened), np.bincount(group)
+
+    def skill(drawn: Any) -> float:
+        count, right = float(sizes[drawn].sum()), float(hits[drawn].sum())
+        base = right * (1.0 - right / count)
+        return 1.0 - float(squares[drawn].sum()) / base if base > 0.0 else np.nan
+
+    value = skill(slice(None))
+    if np.isnan(value):
+        return RecordedEstimate(None, None, None)
+    return RecordedEstimate(value, *bootstrap_interval(skill, len(sizes), seed=seed))
 
 
 def reliability(sure: ConfidenceRecord) -> Figure:

@@ -10,6 +10,7 @@ from typing import Any
 from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
 from qubic_lab.stats import BrierParts, ReliabilityBin
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults
+from qubic_lab.studies.anomaly_trials import RocCurve
 
 ALPHA = 0.05
 LARGE = 8.0
@@ -132,20 +133,13 @@ class ForecastsRecord:
         )
 
 
-@dataclass(frozen=True)
-class AnomalyCurve:
-    """How well anomalies of one kind and size are found among other bars; the area is that under the ROC curve."""
+@dataclass(frozen=True, kw_only=True)
+class AnomalyCurve(RocCurve):
+    """How well anomalies of one kind and size are found among other bars."""
 
     kind: str
     size: float
     bars: str
-    anomalies: int
-    others: int
-    auc: float
-    low: float
-    high: float
-    false_alarms: tuple[float, ...]
-    hits: tuple[float, ...]
 
 
 @dataclass(frozen=True)
