@@ -150,16 +150,6 @@ def test_a_price_with_its_changes_range_and_bars(engine: Engine) -> None:
     assert [each.prices for each in found.bars.bars] == [12] * 48
 
 
-def test_a_correction_of_last_week_changes_no_change_that_was_told_before(sqlite: Engine) -> None:
-    clock = StandingClock(NOON + 100 * SECOND_US)
-    store = MarketStore(sqlite, clock)
-    store.prices.add(QUOTES, quotes(7 * 288 + 1, price=lambda n: 100.0 if n == 0 else 150.0))
-    clock.us += 100 * SECOND_US
-    store.prices.add(QUOTES, [quote(NOON - 7 * DAY_US, 75.0)])
-    before, now = (price_analysis(store.snapshot(at), "bitcoin") for at in (NOON + 150 * SECOND_US, None))
-    assert [each.changes[-1].change_pct for each in (before, now)] == pytest.approx([50.0, 100.0])
-
-
 @pytest.mark.parametrize(("frame", "hours"), [("4h", 4), ("1d", 24)])
 def test_bars_of_longer_frames_are_whole_and_closed(sqlite: Engine, frame: Any, hours: int) -> None:
     store = MarketStore(sqlite, StandingClock(NOON))

@@ -183,17 +183,6 @@ def test_a_failed_batch_leaves_nothing_and_no_stamp(engine: Engine) -> None:
     assert store.add(BARS, [bar(1)]).added == 1
 
 
-def test_stamps_rise_while_clocks_jump_back(engine: Engine) -> None:
-    clock = StandingClock(START)
-    one, other = PriceStore(engine, clock), PriceStore(engine, StandingClock(START - 3600 * SECOND_US))
-    stamps = []
-    for minute in range(6):
-        (one, other)[minute % 2].add(BARS, [bar(minute)])
-        stamps.append(one.stamp(BARS.coin))
-        clock.us -= 60 * SECOND_US * (minute % 3)
-    assert stamps == sorted(set(stamps))
-
-
 def test_who_asks_what_was_known_waits_for_a_writer_who_has_its_stamp_already(engine: Engine) -> None:
     late = StandingClock(START + 3600 * SECOND_US)
     PriceStore(engine, StandingClock(START - SECOND_US)).add(BARS, [bar(0)])

@@ -157,13 +157,8 @@ class Bars:
         """Return longer bars of one asset that are closed at `until_us`, from quotes or from bars that divide them.
 
         A bar has the prices with opened < closed_us <= closed, so a price that is stamped with a bar's end is its
-        close. Frames without a price have no bar.
-
-        Args:
-            frame_us: length of the new bars, counted from 1970.
-            until_us: no bar ends later.
-            step_us: how often a price is expected; above 0, `slots` counts the steps that have one. 0: these bars
-                know their slots already.
+        close. Frames, which are counted from 1970, have no bar without a price. `step_us` is how often a price is
+        expected: above 0, `slots` counts the steps that have one; at 0, these bars know their slots already.
         """
         frame_of = (self.closed_us - 1) // frame_us
         count = int(np.searchsorted((frame_of + 1) * frame_us, until_us, side="right"))

@@ -75,9 +75,7 @@ class FileTable:
 def read_table(path: Path, is_header: Callable[[Sequence[str]], bool]) -> FileTable:
     """Read a file by its ending: .parquet, .jsonl, .json, else CSV; all but the first also in .gz or .zip.
 
-    Args:
-        path: the file.
-        is_header: tells a row that names columns from a banner before it.
+    `is_header` tells a row that names columns from a banner before it.
 
     Raises:
         InputError: it is missing, empty, damaged or of another kind.

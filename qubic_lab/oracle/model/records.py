@@ -214,10 +214,7 @@ def flag_prices(prices: Sequence[Price], history: Sequence[Price] = (), rule: Ou
     The flags are "outlier" (the return is far from those before it), "zero-volume", "flat" (open, high, low and close
     are one price), "gap-before" (bars are missing before it) and "outside-range" (of low to high).
 
-    Args:
-        prices: of one series, in order of time.
-        history: earlier ones, in order of time; the last `context_of(rule)` matter.
-        rule: when a return is an outlier.
+    They are of one series, in order of time; of the earlier ones in `history` the last `context_of(rule)` matter.
 
     Raises:
         InputError: they are not in order of time.

@@ -180,11 +180,8 @@ class _Job:
 class Cache:
     """The cache of one process; belongs to one event loop.
 
-    Args:
-        client: of the Redis that all processes share; the cache makes connections of its own with shorter time limits.
-        code: see `code_version`.
-        config: time limits and sizes.
-        clock: gives the time in microseconds.
+    `client` is of the Redis that all processes share; the cache makes connections of its own with shorter time limits.
+    `code` is the version of what computes; see `code_version`.
     """
 
     def __init__(

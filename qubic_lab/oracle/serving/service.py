@@ -95,14 +95,9 @@ class OracleStatus(Part):
 class Oracle:
     """Responds to many clients of one process; belongs to one event loop.
 
-    Args:
-        open_engine: opens the database, with the first request.
-        client: of the Redis that all processes share.
-        clock: gives the time in microseconds.
-        frequencies: of prices or texts of each source, by its name.
-        limits: each source's quotas, by its name and period.
-        weighting: of texts in a sentiment index.
-        rules: of risk; None: those that come with the project.
+    `open_engine` opens the database, with the first request; `client` is of the Redis that all processes share.
+    `frequencies` of prices or texts and `limits` of requests are each source's, by its name. Without `rules` of risk
+    those that come with the project count.
     """
 
     def __init__(

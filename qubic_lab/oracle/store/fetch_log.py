@@ -21,11 +21,9 @@ class Fetch(Part):
     """A request to a source, with its retries.
 
     Attributes:
-        job: the collector's job that sent it.
         request: the address and its parameters, without any key.
         seconds: the duration of all attempts.
         status: the last HTTP status; None without an answer.
-        error: why it failed, in one line without any key.
         rows_given, rows_added: the number of rows in the answer, and of new ones among them.
     """
 

@@ -37,10 +37,7 @@ MOST_DAYS = 20_000
 class MarketStore:
     """The prices in US dollars, the texts and the scores of one database; threads may share it.
 
-    Args:
-        engine: of a database that `open_database` opened.
-        clock: gives the time in microseconds.
-        frequencies: of each source, by its name; bars come at their own interval.
+    `frequencies` are those of each source, by its name; bars come at their own interval.
     """
 
     def __init__(
