@@ -195,10 +195,7 @@ def pivot_highs(bars: Bars, side: int = LEVEL_RULE.side) -> Floats:
 
 
 def pivot_lows(bars: Bars, side: int = LEVEL_RULE.side) -> Floats:
-    """Return the lows that are turning points, each at the bar that confirms it, `side` bars later, [bars].
-
-    Such a low is below the `side` lows before it and not above those after it. NaN elsewhere.
-    """
+    """Return the lows that are turning points, as `pivot_highs` does for highs."""
     return -_pivots(-bars.low, side)
 
 

@@ -315,8 +315,11 @@ def _estimate(value: Floats, drawn: Floats) -> MeasureEstimate:
 def _evaluation(
     name: str, scores: Sequence[SentimentScore], true: NDArray[np.intp], confusion: Floats, drawn: Floats
 ) -> ModelEvaluation:
-    right = [each.label == LABELS[label] for each, label in zip(scores, true, strict=True)]
-    forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], right)
+    from sklearn.metrics import precision_recall_fscore_support
+
+    said = [LABELS.index(each.label) for each in scores]
+    forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], np.equal(said, true))
+    figures = zip(*precision_recall_fscore_support(true, said, labels=range(len(LABELS)), zero_division=0), strict=True)
     return ModelEvaluation(
         model=name,
         version=scores[0].version,
@@ -324,19 +327,12 @@ def _evaluation(
         accuracy=_estimate(accuracy(confusion), accuracy(drawn)),
         macro_f1=_estimate(macro_f1(confusion), macro_f1(drawn)),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
-        labels={label: _label_figures(confusion, column) for column, label in enumerate(LABELS)},
+        labels={
+            label: LabelFigures(int(texts), *map(float, shares))
+            for label, (*shares, texts) in zip(LABELS, figures, strict=True)
+        },
         calibration_error=calibration_error(forecasts),
         calibration_luck=calibration_error_if_calibrated(forecasts)[1],
-    )
-
-
-def _label_figures(confusion: Floats, column: int) -> LabelFigures:
-    hits, said, true = int(confusion[column, column]), int(confusion[:, column].sum()), int(confusion[column].sum())
-    return LabelFigures(
-        texts=true,
-        precision=hits / said if said else 0.0,
-        recall=hits / true if true else 0.0,
-        f1=2 * hits / (said + true) if said + true else 0.0,
     )
 
 

@@ -39,8 +39,6 @@ _END_US = 1 << 61
 
 _log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
 class SentimentScore:
@@ -179,7 +177,7 @@ def score_stored(
     start_us: int = 0,
     *,
     batch: int = BATCH,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Scoring:
     """Score a coin's texts that this version of the model has not scored yet, and store the scores.
 
