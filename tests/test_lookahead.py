@@ -161,11 +161,6 @@ def test_lag_sweep_shows_where_power_lies() -> None:
     lags = {each.lag: each for each in check_lookahead(next_return, FRAME).lags}
     assert lags[1].correlation == pytest.approx(1.0)
     assert abs(lags[2].correlation) < 4 * lags[2].error
-    same_bar = check_lookahead(returns, FRAME)
-    assert {each.lag: each for each in same_bar.lags}[0].correlation == pytest.approx(1.0)
-
-
-def test_data_that_hold_the_future_are_noted() -> None:
     tainted = FRAME.assign(score=returns(FRAME).shift(-1))  # no test of the function can see this
     found = check_lookahead(lambda given: given["score"], tainted)
     assert any("do the data themselves hold the future?" in note for note in found.notes)
