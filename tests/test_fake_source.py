@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import numpy as np
 import pytest
 from fake_source import coingecko
 from fake_source.app import FakeConfig
@@ -15,15 +14,13 @@ from fake_source.faults import ALL, TRANSPORT, FaultPlan
 from fake_source.ledger import Gate, read_ledger
 from fake_source.reply import KEYS, Ask, Desk, Reply
 from fake_source.server import running_source
-from fake_source.world import CELL_S, World
+from fake_source.world import World
 
 from qubic_lab.oracle.model.timestamps import Clock
 
 NOW_S = 1_790_000_000
 DAY_S = 86_400
 CG_KEY = {"x-cg-demo-api-key": KEYS["coingecko"]}
-NEWS_KEY = {"x-api-key": KEYS["newsapi"]}
-ALL_CELLS = np.arange(NOW_S // CELL_S - 2_000, NOW_S // CELL_S)
 
 
 def desk(world: World | None = None, plan: FaultPlan | None = None) -> Desk:
@@ -38,23 +35,6 @@ def chart(at: Desk) -> Any:
     """Return a day of quotes of bitcoin."""
     query = {"vs_currency": "usd", "from": str(NOW_S - DAY_S), "to": str(NOW_S)}
     return content(coingecko.reply(Ask("coins/bitcoin/market_chart/range", query, CG_KEY, 1, NOW_S), at))
-
-
-# the world
-
-
-def test_prices_depend_on_seed_and_time_alone_and_their_stamps_are_off_the_grid() -> None:
-    quotes = World(7).quotes("qubic-network", ALL_CELLS, NOW_S)
-    some = World(7).quotes("qubic-network", ALL_CELLS[100:200], NOW_S)
-    assert np.array_equal(quotes.price[100:200], some.price)
-    assert not np.array_equal(quotes.price, World(8).quotes("qubic-network", ALL_CELLS, NOW_S).price)
-    assert 0 < np.abs(np.diff(np.log(quotes.price))).max() < 0.1
-    assert np.all(np.diff(quotes.stamp_s) > 0)
-    assert len(set((quotes.stamp_s % CELL_S).tolist())) > 100
-    assert 1e-7 < quotes.price.min() < quotes.price.max() < 1e-5
-
-
-# CoinGecko
 
 
 def test_content_faults_change_order_and_number_but_no_value() -> None:
