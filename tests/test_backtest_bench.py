@@ -10,7 +10,6 @@ from qubic_lab.bench.backtest import (
     GARCH,
     NOISES,
     Noise,
-    bench_backtest,
     draw,
     effect_run,
     measure_speed,
@@ -21,7 +20,6 @@ from qubic_lab.bench.backtest import (
     tail_run,
     trial_returns,
 )
-from qubic_lab.errors import InputError
 
 
 @pytest.mark.parametrize("noise", NOISES)
@@ -82,15 +80,6 @@ def test_the_speed_verdict_follows_from_the_times() -> None:
     found = measure_speed(bars=3_000, sets=4, set_bars=600, block=2)
     assert found.ratio == pytest.approx(found.pandas_ms / found.set_ms)
     assert found.sets_within == (found.ratio >= 1.0)
-
-
-def test_nothing_asked_for_is_refused() -> None:
-    with pytest.raises(InputError, match="nothing is requested"):
-        bench_backtest(0, 0, 0, speed=False)
-    with pytest.raises(InputError, match="null is -1"):
-        bench_backtest(-1)
-    with pytest.raises(InputError, match="var_bars is 10"):
-        bench_backtest(1, var_bars=10)
 
 
 def test_the_command_measures_in_processes_and_gives_json(here: Run) -> None:

@@ -57,12 +57,10 @@ def test_maps_and_lists_become_what_their_types_say() -> None:
             "file: wheels: 'b': unknown name 'spoke': did you me",
         ),
         ({"wheels": [{"spokes": 3}]}, "file: wheels: entry 1: 'name' is missing: add it"),
-        ({"wheels": [{"nam": "a"}]}, "file: wheels: entry 1: unknown name 'nam': did you mean 'name'?"),
         ({"wheels": [{"name": "a", "spokes": 0}]}, "file: wheels: 'a': spokes is 0: it must be at least 1"),
         ({"wheels": ["a"]}, "file: wheels: entry 1 is 'a': it must be a map of names and values"),
         ({"lamps": {"frnt": {"watts": 1}}}, "file: lamps: unknown name 'frnt': did you mean 'front'?"),
         ({"lamps": {"back": {"watt": 1}}}, "file: lamps: back: unknown name 'watt': did you mean 'watts'?"),
-        ({"lamps": {"back": {"watts": -1}}}, "file: lamps: back: watts is -1: it must be greater than 0"),
         ([], "file: the content is []: it must be a map of names and values"),
     ],
 )

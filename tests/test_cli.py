@@ -18,7 +18,7 @@ import pytest
 import torch
 from clusters import wait_until
 from commands import Ended, Run
-from models import tiny_model
+from models import SHAPE, tiny_model
 from refused_commands import REFUSED
 from safetensors.torch import load_file, save_file
 from studies import write_notebook, write_study, write_week
@@ -27,6 +27,7 @@ from typer.main import get_command
 from qubic_lab import __version__
 from qubic_lab.cli.main import app
 from qubic_lab.evals.questions import load_questions
+from qubic_lab.model import device_map
 from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
 from qubic_lab.settings import settings
@@ -325,18 +326,34 @@ def test_compare_proves_that_the_split_is_the_model(here: Run, shared_ranks: Non
     assert [answer["id"] for answer in result["answers"]] == ["q0", "q1"]
 
 
-def test_compare_in_words_measures_equal_layers_once(here: Run, shared_ranks: None) -> None:
-    line = "compare --model tiny --questions questions.jsonl --limit 1 --max-new-tokens 2 --dtype bf16 --batch 1,1"
-    ended = here(f"{line} --strategy B,A,A")
-    assert (ended.status, ended.err) == (0, "")
-    assert "strategy B, layers 2/2, bf16, batch 1: 100.00% of 2 tokens equal" in ended.out
-    assert ended.out.count("strategy A (same layers as B), layers 2/2") == 1
-    assert ended.out.count("1 checkable questions right") == 3, "whole, split and transformers"
-
-
 def test_bench_memory_says_what_each_rank_holds(here: Run, shared_ranks: None) -> None:
     ranks = here("bench memory --model tiny --ranks 2 --new-tokens 2 --json").json["ranks"]
     assert [rank["rank"] for rank in ranks] == [0, 1]
     stored = load_file(Path("tiny") / WEIGHTS)
     assert sum(rank["weight_bytes"] for rank in ranks) == sum(2 * tensor.numel() for tensor in stored.values())
     assert all(rank["weight_bytes"] < rank["peak_rss_bytes"] for rank in ranks)
+
+
+def test_a_plan_answers_the_question_of_the_project_without_weights(here: Run) -> None:
+    content = here("plan --model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput --json").json
+    layers = {plan["strategy"]: plan["layers"] for plan in content["plans"]}
+    assert layers == {"B": [10, 9, 9], "C": [11, 11, 6], "D": [28, 28, 28]}
+    assert (content["model"], content["recommendation"], content["context"]) == ("deepseek", "D", 1024)
+    assert content["refused"][0]["strategy"] == "A"
+    assert sum(content["accelerate"]["layers"]) == 28
+    assert "one after the other" in content["accelerate_note"]
+    assert content["changes"]["by_context"] and content["changes"]["sentences"]
+    assert re.search(r"Recommended: D\. D \(3 replicas\): \d+", here("plan").out)
+
+
+def test_a_plan_needs_no_more_than_a_config(here: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"architectures": ["LlamaForCausalLM"]}))
+    content = here(f"plan --model {tmp_path} --devices t4,l4 --context 512 --json").json
+    assert [sum(plan["layers"]) for plan in content["plans"]] == [4, 4, 4, 8]
+
+
+def test_a_page_without_accelerate_or_plans_says_so(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_map, "find_spec", lambda name: None)
+    page = here("plan --devices box=1GB@20GB/s@1TFLOPS").out
+    assert "Recommended: none. No plan fits" in page
+    assert "accelerate is not installed" in page

@@ -94,11 +94,8 @@ def test_equal_seeds_give_equal_results():
     [
         ({"voters": "simulate"}, "unknown voters 'simulate': did you mean 'simulated'"),
         ({"accuracy": 1.5}, "accuracy is 1.5: it must lie between 0 and 1"),
-        ({"correlation": -0.1}, "correlation is -0.1"),
         ({"correlation": math.nan}, "correlation is nan"),
-        ({"k": 0}, "k is 0"),
         ({"k": 33}, "k is 33: it must be at most 32"),
-        ({"options": 1}, "options is 1"),
         ({"questions": 49}, "questions is 49"),
     ],
 )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from qubic_lab.errors import InputError
-from qubic_lab.trace import NO_TRACE, SPAN_KINDS, Tracer, read_trace, request_times, timeline, trace_cost
+from qubic_lab.trace import SPAN_KINDS, Tracer, read_trace, request_times, timeline, trace_cost
 
 HOUR_NS = 3_600_000_000_000
 MS = 1_000_000
@@ -101,17 +101,6 @@ def test_a_second_trace_in_the_same_folder_starts_afresh(tmp_path: Path) -> None
     assert read_trace(tmp_path)["sequence"].tolist() == [2]
 
 
-def test_no_trace_takes_every_call_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with NO_TRACE.span("compute", Batch()):
-        NO_TRACE.submitted(7, 0)
-    NO_TRACE.memory()
-    NO_TRACE.clocks([1, 2])
-    NO_TRACE.flush()
-    NO_TRACE.close()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_full_disk_ends_the_trace_and_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -128,13 +117,6 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="choose another folder"):
         Tracer(tmp_path / "file", rank=0, ranks=1)
-
-
-def test_times_begin_with_the_first_span(two_ranks_trace: Path) -> None:
-    table = read_trace(two_ranks_trace)
-    assert table["start_ms"].is_monotonic_increasing
-    assert table["start_ms"].iloc[0] == 0
-    assert table["end_ms"].max() == pytest.approx(1021 - 900)
 
 
 def add_clock(folder: Path, offset_ns: int, uncertainty_ns: int) -> None:
