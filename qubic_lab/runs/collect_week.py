@@ -95,11 +95,7 @@ def open_week(week: str | None = None) -> WeekReport:
 
 
 def collect_week(week: str) -> WeekReport:
-    """Collect a week from its runs and from those of earlier weeks.
-
-    Raises:
-        InputError: a measure cannot be compared because it holds a sample that is not a positive number.
-    """
+    """Collect a week from its runs and those of earlier weeks; an InputError if a sample is not a positive number."""
     index = read_index(week)
     entries = latest_of_each_study(index.runs)
     runs = tuple(_read_run(entry) for of_study in entries.values() for entry in of_study)

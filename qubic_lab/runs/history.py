@@ -61,11 +61,7 @@ class Repetition:
 
 
 def find_changes(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list[MeasureChange]:
-    """Judge every measure of this week's runs against the latest earlier week that has it from the same machine.
-
-    Raises:
-        InputError: a measure has no samples, or one that is not a positive number; the message names it.
-    """
+    """Judge each measure of a week against the latest earlier one of its machine; a bad sample is an InputError."""
     pairs = [(run, measure, _predecessor(run, measure, earlier)) for run in now for measure in run.records.measures]
     compared = sum(past is not None and _is_comparable(run, past) for run, _, past in pairs)
     return [_change(run, measure, past, compared) for run, measure, past in pairs]

@@ -47,11 +47,7 @@ class ShownTable:
 
 
 def build_page(week: str | None = None) -> Path:
-    """Write the page of a week (by default the latest that has runs) and return its absolute path.
-
-    Raises:
-        InputError: the week is malformed or has no runs.
-    """
+    """Write the page of a week, by default the latest with runs, and return its absolute path; see `open_week`."""
     if week == SAMPLE:
         raise InputError(f"the sample week has its page already: open {reports_folder() / SAMPLE / PAGE}")
     report = open_week(week) if week else collect_week(choose_week(None))

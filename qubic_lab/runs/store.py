@@ -148,11 +148,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a run's manifest.
-
-    Raises:
-        InputError: the folder is gone, or its manifest is damaged.
-    """
+    """Read a run's manifest; an InputError if its folder is gone or the manifest is damaged."""
     try:
         return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -93,11 +93,7 @@ def weeks_with_runs() -> list[str]:
 
 
 def choose_week(week: str | None) -> str:
-    """Return `week` if it has runs, or else the latest week that has some.
-
-    Raises:
-        InputError: no such week, or none at all; the message names the weeks that can be chosen.
-    """
+    """Return `week`, or by default the latest week with runs; an InputError names the weeks that can be chosen."""
     known = weeks_with_runs()
     if not known:
         raise InputError("no week has runs yet: start with 'qubic-lab run experiments/weekly.yaml'")

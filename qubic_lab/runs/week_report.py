@@ -105,11 +105,7 @@ def week_to_json(report: WeekReport) -> str:
 
 
 def read_week(file: Path) -> WeekReport:
-    """Read a week as it was kept beside its page.
-
-    Raises:
-        InputError: the file is not there, or not what this version writes.
-    """
+    """Read a week as it was kept beside its page; an InputError if this version cannot."""
     try:
         return TypeAdapter(WeekReport).validate_json(file.read_bytes())
     except (OSError, ValidationError):

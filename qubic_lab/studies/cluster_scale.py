@@ -66,11 +66,7 @@ class ScaleOnPaper:
 
 
 def on_paper(calls: Sequence[CallCosts], requests_per_node_s: float) -> ScaleOnPaper:
-    """Return what calls cost at numbers of nodes: each part follows a power law between and beyond measurements.
-
-    Raises:
-        InputError: calls of fewer than two numbers of nodes, which rise.
-    """
+    """Return what calls at two or more rising numbers of nodes cost, by a power law between and beyond them."""
     if len(calls) < 2:
         raise InputError(f"calls are of {len(calls)} numbers of nodes: give two at least, rising")
     measured = [each.nodes for each in calls]

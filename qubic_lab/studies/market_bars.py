@@ -127,11 +127,7 @@ class MarketData:
 
 
 def load_market(file: str = "", coin: str = "bitcoin") -> MarketData:
-    """Return the bars of a file, or the packaged ones of Bitcoin, flagged and with their quality.
-
-    Raises:
-        InputError: a file that cannot be read, or without bars that make hours.
-    """
+    """Return the flagged bars of a file that make hours, or the packaged ones of Bitcoin, with their quality."""
     given = _read_files(file, coin, {})
     found = [flagged_bars(each) for each in given]
     bars, series = [each for each, _ in found], given[0].series

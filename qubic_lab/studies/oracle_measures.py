@@ -63,11 +63,7 @@ class News:
 
 
 def load_news(coin: str, model: str, database: str = "") -> News:
-    """Return a coin's collected texts from a database, or the samples if it has none, scored by a model of a name.
-
-    Raises:
-        InputError: an unknown model, or no text at all is about the coin.
-    """
+    """Return a coin's collected texts in a database, or the samples if there are none, scored by a model of a name."""
     scorer = find_scorer(model)
     collected = _read_texts(database, coin) if database else []
     with tempfile.TemporaryDirectory() as folder:

@@ -18,12 +18,7 @@ NOTEBOOK = ROOT / "notebooks" / "pipeline_service.ipynb"
 TIMES = 10
 GONE_WITHIN_S = 10.0
 MARK = "NOTEBOOK_TEST_MARK"
-CLIENT = """
-import sys
-from qubic_lab.pipeline import Pipeline
-pipeline = Pipeline.launch(model=sys.argv[1], ranks=2)
-input()
-"""
+CLIENT = "import sys; from qubic_lab.pipeline import Pipeline; p = Pipeline.launch(model=sys.argv[1], ranks=2); input()"
 
 pytestmark = [pytest.mark.slow, pytest.mark.dist, pytest.mark.timeout(1200)]
 
@@ -115,10 +110,7 @@ def test_ten_runs_by_papermill_leave_nothing(tiny: Path, tmp_path: Path, look: C
 def test_what_a_run_starts_is_seen(tiny: Path, tmp_path: Path, look: Callable[[], Left]) -> None:
     """The other tests mean something: with a pipeline up, its processes, sockets and folder are found."""
     before = look()
-    code = (
-        "import sys; from qubic_lab.pipeline import Pipeline; p = Pipeline.launch(model=sys.argv[1], ranks=2); input()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(tiny)], stdin=subprocess.PIPE) as client:
+    with subprocess.Popen([sys.executable, "-c", CLIENT, str(tiny)], stdin=subprocess.PIPE) as client:
         deadline = time.monotonic() + 60
         while len(look().processes) < 4 or not any("engine.sock" in name for name in look().listening):
             assert time.monotonic() < deadline, look()
