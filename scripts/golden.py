@@ -27,7 +27,7 @@ from urllib.parse import urlencode
 import httpx2
 import redis
 
-from qubic_lab.api.app import create_app
+from qubic_lab.api.serve import create_app
 from qubic_lab.cli.coordinator import make_votes
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.redis_server import RedisServer, connect

@@ -20,7 +20,7 @@ import redis
 import uvicorn
 
 from qubic_lab.api.access import ApiToken, make_limiter
-from qubic_lab.api.app import create_app
+from qubic_lab.api.serve import create_app
 from qubic_lab.cluster.calls import wait_at_most
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.fleet import NodeView

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from qubic_lab.api.access import ApiToken, hash_token, make_limiter
-from qubic_lab.api.app import create_app
+from qubic_lab.api.serve import create_app
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.database import open_database
 from qubic_lab.errors import QubicLabError

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from saying_node import Saying
 
-from qubic_lab.api.app import create_app
+from qubic_lab.api.serve import create_app
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.registry import NodeRecord
