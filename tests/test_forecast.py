@@ -166,17 +166,6 @@ def test_skill_by_hand() -> None:
     assert skill_against_staying(np.array([1.0, 1.0]), np.array([2.0, 2.0]), 1)[1] is None
 
 
-def test_equal_forecasts_are_rarely_told_apart() -> None:
-    """Forecasts that are as good as staying are called better or worse in about 5 of 100 cases."""
-    chance, found = np.random.default_rng(6), 0
-    for _ in range(400):
-        one, other = chance.standard_normal((2, 403))
-        overlapping = [np.convolve(each, np.ones(4), "valid") for each in (one, other)]
-        skill_t = skill_against_staying(overlapping[0], overlapping[1], 4)[1]
-        found += abs(skill_t) >= 1.96
-    assert 0.02 <= found / 400 <= 0.1
-
-
 def test_why_there_is_no_forecast() -> None:
     assert forecast(walk(30), 4).reason == "148 bars are needed, 30 are known"
     assert isinstance(forecast(walk(148), 4), PriceForecast)

@@ -235,12 +235,6 @@ def test_what_is_missing_says_why(name: str, expected: dict[str, str], present: 
     assert not present & set(why)
 
 
-def test_bars_without_trade_are_reported() -> None:
-    found = analysed(ODD["no trade"])
-    assert [each.kind for each in found.anomalies.volumes] == ["zero-volume"] * RECENT
-    assert "in 400 of 400 bars nothing was traded" in found.analysed.notes
-
-
 def test_every_value_has_its_age_and_warm_up() -> None:
     series = walk(600, seed=9)
     first_us, last_us = int(series.closed_us[0]), int(series.closed_us[-1])
@@ -258,19 +252,12 @@ def test_every_value_has_its_age_and_warm_up() -> None:
     assert plain["levels"][0]["first"].endswith("Z")
 
 
-def test_bars_that_close_later_are_ignored() -> None:
-    series = walk(600, seed=9)
-    at = int(series.closed_us[399]) + 1
-    assert analysed(series, at) == analysed(series.slice(0, 400), at)
-    earlier = analysed(series, at - 2).analysed
-    assert earlier.bars == 399
-
-
-def test_missing_bars_are_counted() -> None:
-    series = bars_of(walk(300).close, places=[*range(200), *range(210, 310)])
-    found = analysed(series).analysed
-    assert found.missing == 10
-    assert found.notes[0].startswith("10 bars are missing and were not filled in")
+def test_what_is_missing_and_bars_without_trade_are_noted() -> None:
+    found = analysed(bars_of(walk(300).close, volume=0.0, places=[*range(200), *range(210, 310)]))
+    assert found.analysed.missing == 10
+    assert found.analysed.notes[0].startswith("10 bars are missing and were not filled in")
+    assert [each.kind for each in found.anomalies.volumes] == ["zero-volume"] * RECENT
+    assert "in 300 of 300 bars nothing was traded" in found.analysed.notes
 
 
 def test_recent_anomalies_have_their_numbers() -> None:
@@ -427,13 +414,3 @@ def test_gaps_do_not_make_trends() -> None:
     assert drift_scores(far)[-1] == pytest.approx(drift_scores(near)[-1])
     slow, quick = find_trend(far), find_trend(near)
     assert math.log1p(quick.slope_pct_per_hour / 100) == pytest.approx(4 * math.log1p(slow.slope_pct_per_hour / 100))
-
-
-@pytest.mark.slow
-def test_a_million_bars() -> None:
-    series = walk(1_000_000, frame_us=15 * MINUTE_US)
-    found = analysed(series, int(series.closed_us[-1])).analysed
-    assert found.bars == 1_000_000
-    for name, function in CAUSAL.items():
-        values = function(series)
-        assert name.startswith("pivot") or not np.isnan(values[1_000:]).any()

@@ -4,8 +4,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from qubic_lab.oracle.analysis.rating import (
     LEAST_RULES,
@@ -103,30 +101,6 @@ def test_with_too_few_numbers_there_is_no_rating() -> None:
     assert isinstance(rate(Missing(reason="no bars"), SentimentFigures(1.0, 1.0, 9)), Missing)
     still = replace(CALM, atr_14=0.0, rsi_14=NAN, drift_48=NAN)
     assert isinstance(rate(still, NO_TEXTS), Missing)
-
-
-_numbers = st.floats(-1e3, 1e3)
-
-
-@given(
-    drift=_numbers,
-    more=st.floats(0.0, 10.0),
-    close=st.floats(1.0, 300.0),
-    histogram=_numbers,
-    sentiment=st.floats(-1.0, 1.0),
-    sure=st.floats(0.0, 1.0),
-)
-def test_better_numbers_never_lower_a_rating(
-    drift: float, more: float, close: float, histogram: float, sentiment: float, sure: float
-) -> None:
-    worse = replace(CALM, drift_48=drift, close=close, macd_histogram=histogram)
-    better = replace(worse, drift_48=drift + more, close=close + more, macd_histogram=histogram + more)
-    low, high = (
-        rated(worse, SentimentFigures(sentiment, sure, 5)),
-        rated(better, SentimentFigures(min(1.0, sentiment + more), sure, 5)),
-    )
-    assert -1.0 <= low.score <= high.score <= 1.0
-    assert STEPS.index(low.rating) <= STEPS.index(high.rating)
 
 
 def test_the_market_is_the_mean_of_the_coins_that_have_a_rating() -> None:

@@ -330,17 +330,8 @@ def scores_of(store: TextReader, model: ByWord) -> list[ScoredText]:
     return scored_texts(store, store.scores("bitcoin", 0, FAR, model_key(model)), WEIGHTING)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.us = NOON + 100 * HOUR_US
-
-    def __call__(self) -> int:
-        self.us += SECOND_US
-        return self.us
-
-
 def test_stored_texts_are_scored_once_and_again_by_another_version(engine: Engine) -> None:
-    store, model = TextStore(engine, Clock()), ByWord()
+    store, model = TextStore(engine), ByWord()
     titles = [f"{word} goes the price of day {number}" for number, word in enumerate(("up", "down", "plain") * 4)]
     store.add(text_of(title, number=number) for number, title in enumerate(titles))
     seen: list[tuple[int, int]] = []
@@ -367,7 +358,7 @@ class StopsAfter(ByWord):
 
 
 def test_scoring_goes_on_where_it_was_interrupted(engine: Engine) -> None:
-    store = TextStore(engine, Clock())
+    store = TextStore(engine)
     store.add(text_of(f"up number {number} of many", number=number) for number in range(7))
     with pytest.raises(KeyboardInterrupt):
         score_stored(store, StopsAfter(), "bitcoin", batch=2)
@@ -377,7 +368,7 @@ def test_scoring_goes_on_where_it_was_interrupted(engine: Engine) -> None:
 
 
 def test_a_repetition_is_not_scored_and_a_new_version_is(engine: Engine) -> None:
-    store, model = TextStore(engine, Clock()), ByWord()
+    store, model = TextStore(engine), ByWord()
     first = text_of("up goes the price of bitcoin today", number=1)
     store.add([first, replace(first, source="other", external_id="9")])
     assert score_stored(store, model, "bitcoin").scored == 1
