@@ -73,18 +73,11 @@ def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> No
     again.dispose()
 
 
-def test_several_may_open_it_at_once(url: str) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        engines = list(pool.map(open_database, [url] * 4))
+def test_threads_may_open_one_or_several_at_once(url: str, tmp_path: Path) -> None:
+    urls = [url] * 4 + [f"sqlite:///{tmp_path / name}.db" for name in "abcd"]
+    with ThreadPoolExecutor(8) as pool:
+        engines = list(pool.map(open_database, urls))
     assert {len(inspect(engine).get_table_names()) for engine in engines} == {len(metadata.tables) + 1}
-    for engine in engines:
-        engine.dispose()
-
-
-def test_threads_may_open_several_at_once(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        engines = list(pool.map(open_database, [f"sqlite:///{tmp_path / name}.db" for name in "abcd"]))
-    assert [len(inspect(engine).get_table_names()) for engine in engines] == [len(metadata.tables) + 1] * 4
     for engine in engines:
         engine.dispose()
 
@@ -138,13 +131,8 @@ def test_gradings_make_records_and_the_history_of_errors(engine: Engine) -> None
     records = history.records()
     assert records["a"] == NO_RECORD.after(False).after(True).after(True)
     assert records["b"].wrong > records["b"].right > 0
-    assert [(vote.voter, vote.right) for vote in history.past_votes()] == [
-        ("a", False),
-        ("a", True),
-        ("b", False),
-        ("a", True),
-        ("b", True),
-    ]
+    past = [(vote.voter, vote.right) for vote in history.past_votes()]
+    assert past == [("a", False), ("a", True), ("b", False), ("a", True), ("b", True)]
 
 
 def test_a_database_of_a_later_version_is_left_alone(url: str) -> None:

@@ -197,8 +197,7 @@ async def test_redis_holds_no_more_than_it_may(caches: Caches, client: redis.Red
     assert await ask("b", Work.at_once()) == "miss"
     for _ in range(2):
         assert await ask("long", lambda: b'"%s"' % (20 * b"x")) == "miss"
-    values = list(client.scan_iter("*:price:*"))
-    assert len(values) == 3
+    assert len(list(client.scan_iter("*:price:*"))) == 3
 
 
 async def test_an_error_reaches_all_who_wait_and_is_not_kept(caches: Caches, client: redis.Redis) -> None:
@@ -254,7 +253,6 @@ async def test_counts_are_those_of_all_processes(caches: Caches, client: redis.R
     await there.get("news", ("x",), work)
     await there.close()
     counts = await here.counts()
-    assert counts is not None
     news, price = counts["news"], counts["price"]
     assert (news.hits, news.stale, news.misses, news.waits, news.direct) == (4, 1, 1, 2, 0)
     assert (news.computed, news.errors, news.hit_rate) == (2, 0, 5 / 8)
