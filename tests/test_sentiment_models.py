@@ -19,6 +19,7 @@ from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model.embeddings import WEIGHTS_SHA256
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
+from qubic_lab.oracle.sentiment.evaluation import read_examples
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText, scored_texts
 from qubic_lab.oracle.sentiment.lexicon import data_file, lexicon_hash, vader_compounds
 from qubic_lab.oracle.sentiment.models import (
@@ -47,7 +48,7 @@ from qubic_lab.oracle.sentiment.scores import (
     sentences_of,
     softmax,
 )
-from qubic_lab.oracle.sentiment.train import fit_scale, fit_temperature, read_examples, train, write_head
+from qubic_lab.oracle.sentiment.train import fit_scale, fit_temperature, train, write_head
 from qubic_lab.oracle.store.text_reader import TextReader
 from qubic_lab.oracle.store.text_store import TextStore
 

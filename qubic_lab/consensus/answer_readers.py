@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from qubic_lab.consensus import symbolic
 from qubic_lab.consensus.conclusions import LONGEST
-from qubic_lab.consensus.contradictions import polarities, verdict
+from qubic_lab.consensus.contradictions import verdict
 from qubic_lab.consensus.dates import find_dates, year_of
 from qubic_lab.consensus.programs import blocks, has_code_sign, literal, looks_like_code, normal_code
 from qubic_lab.consensus.quantities import Quantity, combined, exact_text, plain, plain_quantities, spelled_out
@@ -20,6 +20,7 @@ from qubic_lab.consensus.words import (
     has_signs,
     is_chinese,
     places,
+    polarities,
     stem,
     without_places,
     word_set,

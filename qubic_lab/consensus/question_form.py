@@ -4,10 +4,9 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from qubic_lab.consensus.contradictions import polarities
 from qubic_lab.consensus.quantities import plain
 from qubic_lab.consensus.units import find_unit
-from qubic_lab.consensus.words import stem, word_set, words
+from qubic_lab.consensus.words import polarities, stem, word_set, words
 
 OPTION = re.compile(r"\(([A-Z])\)\s*([^()\n]+)")
 """An option such as (B) Venus."""

@@ -1,5 +1,6 @@
 """Evaluation of sentiment models on labelled texts of anybody's files, with their own column names and labels."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,23 @@ class LabelledTexts:
     groups: tuple[str, ...] | None
     rows: int
     left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class LabelledHeadline:
+    """A headline with the number of its label, and its group."""
+
+    text: str
+    label: int
+    group: str
+
+
+def read_examples(path: Path, split: str = "train") -> list[LabelledHeadline]:
+    """Return the headlines of one part, in the file's order."""
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [
+        LabelledHeadline(row["text"], LABELS.index(row["label"]), row["group"]) for row in rows if row["split"] == split
+    ]
 
 
 def read_labelled(

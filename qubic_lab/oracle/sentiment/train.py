@@ -7,7 +7,6 @@ stay together. The test part is never read. The same data give the same file.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from qubic_lab.model.embeddings import WEIGHTS_SHA256, Embedder
 from qubic_lab.oracle.model.bars import Floats
-from qubic_lab.oracle.sentiment.evaluation import confusion_of, macro_f1
+from qubic_lab.oracle.sentiment.evaluation import confusion_of, macro_f1, read_examples
 from qubic_lab.oracle.sentiment.lexicon import data_file, lexicon_hash
 from qubic_lab.oracle.sentiment.models import COMPOUNDS, HEAD_FILE, Head, WordScale, head_features
 from qubic_lab.oracle.sentiment.scores import LABELS, softmax
@@ -28,23 +27,6 @@ VADER_THRESHOLD = 0.05
 """VADER's own threshold."""
 
 Labels = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class LabelledHeadline:
-    """A headline with the number of its label, and its group."""
-
-    text: str
-    label: int
-    group: str
-
-
-def read_examples(path: Path, split: str = "train") -> list[LabelledHeadline]:
-    """Return the headlines of one part, in the file's order."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [
-        LabelledHeadline(row["text"], LABELS.index(row["label"]), row["group"]) for row in rows if row["split"] == split
-    ]
 
 
 def train(path: Path, embedder: Embedder) -> Head:
