@@ -110,10 +110,9 @@ def test_sources_are_chosen_by_name_and_feeds_all_together() -> None:
     config = CollectorConfig()
     every = clients(config)
     assert choose_sources(every, config, ()) == every
-    assert set(choose_sources(every, config, ("coingecko", "feeds"))) == {
-        "coingecko",
-        *(feed.name for feed in config.feeds),
-    }
+    feeds = {feed.name for feed in config.feeds}
+    assert set(choose_sources(every, config, ("coingecko", "feeds"))) == {"coingecko", *feeds}
+    assert choose_sources({"coingecko": every["coingecko"]}, config, ("feeds",)) == {}
     with pytest.raises(InputError, match=r"'coingeko'.*did you mean 'coingecko'"):
         choose_sources(every, config, ("coingeko",))
 

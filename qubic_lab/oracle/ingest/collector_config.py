@@ -288,7 +288,7 @@ def choose_sources(
     """Return the clients with the given names (`feeds`: all feeds), or all; an InputError if a name is not known."""
     feeds = [feed.name for feed in config.feeds if feed.name in clients]
     names = [each for name in wanted for each in (feeds if name == "feeds" else [name])]
-    return {check_choice("or unusable source", name, clients): clients[name] for name in names or clients}
+    return {check_choice("or unusable source", name, clients): clients[name] for name in (names if wanted else clients)}
 
 
 def fallbacks(config: CollectorConfig, name: str) -> list[str]:
