@@ -89,6 +89,12 @@ REFUSED = [
     (f"plan --answer-tokens {10**400}", "answer_tokens is 10.*at most 131072"),
     # benchmarks
     ("bench backtest --null 0 --effect 0 --no-speed", "nothing is requested"),
+    ("bench consensus --voters model --accuracy 0.7", "accuracy does not apply to model voters: leave it out"),
+    ("bench consensus --voters simulated --temperature 1", "temperature does not apply to simulated voters"),
+    ("bench consensus --voters model --questions 5", "questions is 5"),
+    ("bench consensus --voters model --samples 3", "k, with 3 samples, is 5"),
+    ("bench consensus --voters model --temperature 0", "temperature is 0.0: give one above 0"),
+    ("bench consensus --voters nodes", "voters"),
     ("bench concurrency --model tiny --clients 0", "clients is 0"),
     ("bench concurrency --model tiny --clients 1,2,2", "each once"),
     ("bench concurrency --model tiny --clients 1,200 --slots 1", "clients is 200: it must be at most 66"),

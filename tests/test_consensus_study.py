@@ -171,22 +171,6 @@ def test_without_any_vote_there_is_no_confidence_and_no_crash():
     study.reliability(result)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--voters model --accuracy 0.7", "accuracy does not apply to model voters: leave it out"),
-        ("--voters simulated --temperature 1", "temperature does not apply to simulated voters: leave it out"),
-        ("--voters model --questions 5", "questions is 5"),
-        ("--voters model --samples 3", "k, with 3 samples, is 5"),
-        ("--voters model --temperature 0", "temperature is 0.0: give one above 0, or all samples are copies"),
-        ("--voters nodes", "voters"),
-    ],
-)
-def test_wrong_options_are_one_error(arguments: str, message: str, capsys: pytest.CaptureFixture[str]):
-    assert run(["bench", "consensus", *arguments.split()]) == 2
-    assert message in capsys.readouterr().err
-
-
 @pytest.mark.usefixtures("shared_ranks")
 def test_the_command_asks_a_model(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     arguments = ["bench", "consensus", "--voters", "model", "--model", str(tiny), "--questions", "6", "--k", "2"]

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from bar_series import joined
 from examples import example
 from matplotlib.figure import Figure
 
@@ -33,13 +34,9 @@ QUALITY = {"source": "file", "bars of": "1 h", "prices": 900, "complete_pct": 10
 
 def bars(close: Floats, seed: int = 0) -> Bars:
     """Hours that are a close, with ranges and volumes around it."""
-    count, draw = len(close), np.random.default_rng(seed)
-    ends = START + (np.arange(count, dtype=np.int64) + 1) * HOUR_US
-    start = np.append(close[:1], close[:-1])
-    wide = 1.0 + np.abs(draw.normal(0.0, 0.002, count))
-    high, low = np.maximum(start, close) * wide, np.minimum(start, close) / wide
-    volume = draw.lognormal(3.0, 0.3, count)
-    return Bars.of(ends, close, open=start, high=high, low=low, volume=volume, frame_us=HOUR_US)
+    draw = np.random.default_rng(seed)
+    spread = 1.0 + np.abs(draw.normal(0.0, 0.002, len(close)))
+    return joined(close, spread, draw.lognormal(3.0, 0.3, len(close)))
 
 
 def market(count: int = 900, drift: float = 0.0, seed: int = 0) -> MarketData:

@@ -191,7 +191,7 @@ def bench_prediction(
         cells=tuple(cells),
         costs=tuple(costs),
         median_error=median(errors),
-        within=mean(error < GOOD_ERROR for error in errors),
+        within=mean(float(error) < GOOD_ERROR for error in errors),
         model=model,
         meaningless=grid.config.meaningless,
         dtype=dtype,
