@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,107 +10,92 @@ from talib import abstract
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, compute
+from qubic_lab.oracle.model.bars import Floats
 
 pytestmark = pytest.mark.filterwarnings("error")
 SERIES = walk(260, seed=4, step=0.01)
-OPEN, HIGH, LOW, CLOSE, VOLUME = (
-    each.tolist() for each in (SERIES.open, SERIES.high, SERIES.low, SERIES.close, SERIES.volume)
-)
+OPEN, HIGH, LOW, CLOSE, VOLUME = SERIES.open, SERIES.high, SERIES.low, SERIES.close, SERIES.volume
 NAN = math.nan
-Column = list[float]
+MOVES = np.diff(CLOSE, prepend=CLOSE[:1])
 
 
-def mean_of(values: Column, bars: int) -> Column:
-    return [NAN] * (bars - 1) + [sum(values[n - bars + 1 : n + 1]) / bars for n in range(bars - 1, len(values))]
+def late(values: Floats) -> Floats:
+    """Values of the last bars, behind NaN for the first ones."""
+    return np.concatenate([np.full(len(CLOSE) - len(values), NAN), values])
 
 
-def smoothed(values: Column, weight: float, seed_from: int, seed_bars: int) -> Column:
+def closes(bars: int) -> Floats:
+    """The last closes up to each bar, [bars, window]."""
+    return np.lib.stride_tricks.sliding_window_view(CLOSE, bars)
+
+
+def smoothed(values: Floats, weight: float, seed_from: int, seed_bars: int) -> Floats:
     """Exponential smoothing that starts with the mean of the first values."""
-    found = [NAN] * len(values)
+    found = np.full(len(values), NAN)
     first = seed_from + seed_bars - 1
-    found[first] = sum(values[seed_from : first + 1]) / seed_bars
+    found[first] = values[seed_from : first + 1].mean()
     for n in range(first + 1, len(values)):
         found[n] = found[n - 1] + weight * (values[n] - found[n - 1])
     return found
 
 
-def ema(bars: int) -> Column:
+def ema(bars: int) -> Floats:
     return smoothed(CLOSE, 2 / (bars + 1), 0, bars)
 
 
-def rsi() -> Column:
+def rsi() -> Floats:
     """J. W. Wilder, New Concepts in Technical Trading Systems (1978): 100 − 100 / (1 + mean rise / mean fall)."""
-    moves = [0.0] + [after - before for before, after in pairwise(CLOSE)]
-    rises = smoothed([max(0.0, move) for move in moves], 1 / 14, 1, 14)
-    falls = smoothed([max(0.0, -move) for move in moves], 1 / 14, 1, 14)
-    return [100 - 100 / (1 + rise / fall) for rise, fall in zip(rises, falls, strict=True)]
+    rises, falls = (smoothed(np.maximum(0.0, each), 1 / 14, 1, 14) for each in (MOVES, -MOVES))
+    return 100 - 100 / (1 + rises / falls)
 
 
-def macd() -> tuple[Column, Column, Column]:
+def macd() -> tuple[Floats, Floats, Floats]:
     """G. Appel: EMA 12 less EMA 26, and its EMA 9; TA-Lib starts both averages so that they end their first mean at
     the same bar, and shows nothing before the signal's first."""
-    fast, slow = smoothed(CLOSE, 2 / 13, 14, 12), ema(26)
-    line = [one - other for one, other in zip(fast, slow, strict=True)]
+    line = smoothed(CLOSE, 2 / 13, 14, 12) - ema(26)
     signal = smoothed(line, 2 / 10, 25, 9)
-    shown = [NAN] * 33 + line[33:]
-    return shown, signal, [one - other for one, other in zip(shown, signal, strict=True)]
+    shown = late(line[33:])
+    return shown, signal, shown - signal
 
 
-def bollinger(deviations: float) -> Column:
+def bollinger(deviations: float) -> Floats:
     """J. Bollinger: mean of 20 closes and their population standard deviation."""
-    found = [NAN] * 19
-    for n in range(19, len(CLOSE)):
-        window = CLOSE[n - 19 : n + 1]
-        middle = sum(window) / 20
-        found.append(middle + deviations * math.sqrt(sum((each - middle) ** 2 for each in window) / 20))
-    return found
+    return late(closes(20).mean(axis=1) + deviations * closes(20).std(axis=1))
 
 
-def position() -> Column:
-    upper, lower = bollinger(2.0), bollinger(-2.0)
-    return [(close - low) / (high - low) for close, low, high in zip(CLOSE, lower, upper, strict=True)]
+def true_ranges() -> Floats:
+    before = CLOSE[:-1]
+    return late(np.maximum.reduce([HIGH[1:] - LOW[1:], abs(HIGH[1:] - before), abs(LOW[1:] - before)]))
 
 
-def true_ranges() -> Column:
-    return [NAN] + [
-        max(HIGH[n] - LOW[n], abs(HIGH[n] - CLOSE[n - 1]), abs(LOW[n] - CLOSE[n - 1])) for n in range(1, len(CLOSE))
-    ]
-
-
-def directional() -> tuple[Column, Column, Column]:
+def directional() -> tuple[Floats, Floats, Floats]:
     """Wilder (1978): +DI, −DI and ADX; his sums start with 13 bars, and the first ADX is the mean of 14 DX."""
-    rising, falling, ranges = [0.0], [0.0], true_ranges()
-    for n in range(1, len(CLOSE)):
-        up, down = HIGH[n] - HIGH[n - 1], LOW[n - 1] - LOW[n]
-        rising.append(up if up > down and up > 0 else 0.0)
-        falling.append(down if down > up and down > 0 else 0.0)
-    sums = [sum(each[1:14]) for each in (rising, falling, ranges)]
-    plus, minus, dx = ([NAN] * 14 for _ in range(3))
+    up, down = np.diff(HIGH, prepend=HIGH[:1]), -np.diff(LOW, prepend=LOW[:1])
+    columns = np.stack([np.where((up > down) & (up > 0), up, 0.0), np.where((down > up) & (down > 0), down, 0.0)])
+    columns = np.vstack([columns, true_ranges()])
+    sums = columns[:, 1:14].sum(axis=1)
+    lines = []
     for n in range(14, len(CLOSE)):
-        sums = [old - old / 14 + each[n] for old, each in zip(sums, (rising, falling, ranges), strict=True)]
-        plus.append(100 * sums[0] / sums[2])
-        minus.append(100 * sums[1] / sums[2])
-        dx.append(100 * abs(plus[n] - minus[n]) / (plus[n] + minus[n]))
-    return plus, minus, smoothed(dx, 1 / 14, 14, 14)
+        sums = sums - sums / 14 + columns[:, n]
+        lines.append(100 * sums[:2] / sums[2])
+    plus, minus = (late(each) for each in np.transpose(lines))
+    return plus, minus, smoothed(100 * abs(plus - minus) / (plus + minus), 1 / 14, 14, 14)
 
 
-def obv() -> Column:
+def obv() -> Floats:
     """J. Granville: volume of rising bars less that of falling ones; TA-Lib starts with the first bar's."""
-    found = [VOLUME[0]]
-    for n in range(1, len(CLOSE)):
-        found.append(found[-1] + math.copysign(VOLUME[n], CLOSE[n] - CLOSE[n - 1]))
-    return found
+    return np.cumsum(np.where(np.arange(len(CLOSE)) == 0, 1.0, np.sign(MOVES)) * VOLUME)
 
 
-def balance() -> Column:
-    total = obv()
-    return [NAN] * 20 + [(total[n] - total[n - 20]) / sum(VOLUME[n - 19 : n + 1]) for n in range(20, len(CLOSE))]
+def balance() -> Floats:
+    total = np.cumsum(VOLUME)
+    return late((obv()[20:] - obv()[:-20]) / (total[20:] - total[:-20]))
 
 
-BY_DEFINITION: dict[str, Callable[[], Column]] = {
-    "sma_20": lambda: mean_of(CLOSE, 20),
-    "sma_50": lambda: mean_of(CLOSE, 50),
-    "sma_200": lambda: mean_of(CLOSE, 200),
+BY_DEFINITION: dict[str, Callable[[], Floats]] = {
+    "sma_20": lambda: late(closes(20).mean(axis=1)),
+    "sma_50": lambda: late(closes(50).mean(axis=1)),
+    "sma_200": lambda: late(closes(200).mean(axis=1)),
     "ema_12": lambda: ema(12),
     "ema_26": lambda: ema(26),
     "rsi_14": rsi,
@@ -121,7 +105,7 @@ BY_DEFINITION: dict[str, Callable[[], Column]] = {
     "bollinger_upper": lambda: bollinger(2.0),
     "bollinger_middle": lambda: bollinger(0.0),
     "bollinger_lower": lambda: bollinger(-2.0),
-    "bollinger_position": position,
+    "bollinger_position": lambda: (CLOSE - bollinger(-2.0)) / (bollinger(2.0) - bollinger(-2.0)),
     "atr_14": lambda: smoothed(true_ranges(), 1 / 14, 1, 14),
     "adx_14": lambda: directional()[2],
     "plus_di_14": lambda: directional()[0],
@@ -134,7 +118,7 @@ BY_DEFINITION: dict[str, Callable[[], Column]] = {
 @pytest.mark.parametrize("name", INDICATORS)
 def test_value_is_that_of_the_definition(name: str) -> None:
     found = INDICATORS[name](SERIES)
-    expected = np.array(BY_DEFINITION[name]())
+    expected = BY_DEFINITION[name]()
     assert np.isnan(expected[: INDICATORS[name].warm_up]).all()
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
 
@@ -196,7 +180,7 @@ def test_pattern_is_found_where_it_is_and_nowhere_else(name: str, number: int) -
 def test_tiny_prices_lose_nothing() -> None:
     """TA-Lib takes variances below 1e-14 for 0: those of a price of 1e-6 would be. A power of two changes no bit."""
     factor = 2.0**-27
-    small = bars_of(*(np.array(each) * factor for each in (CLOSE, OPEN, HIGH, LOW)), volume=SERIES.volume)
+    small = bars_of(*(each * factor for each in (CLOSE, OPEN, HIGH, LOW)), volume=VOLUME)
     assert small.close[0] < 1e-6
     for name, values in compute(small).items():
         unit = factor if INDICATORS[name].unit == "price" else 1.0
@@ -219,14 +203,14 @@ def test_what_stands_still_has_no_width_and_no_strength(price: float, volume: fl
 
 def test_rsi_is_not_0_after_prices_stopped() -> None:
     """TA-Lib's fades to 0, as if all had fallen."""
-    values = INDICATORS["rsi_14"](bars_of(CLOSE[:60] + [CLOSE[59]] * 600))
+    values = INDICATORS["rsi_14"](bars_of(np.append(CLOSE[:60], [CLOSE[59]] * 600)))
     assert not np.isnan(values[14 : 74 - 1]).any()
     assert np.isnan(values[73:]).all()
     assert INDICATORS["rsi_14"](bars_of(np.linspace(200, 100, 60)))[-1] == 0.0
 
 
 def test_a_volume_that_is_not_known_is_not_taken_for_none_in_the_balance() -> None:
-    volume = SERIES.volume.copy()
+    volume = VOLUME.copy()
     volume[100] = NAN
     values = INDICATORS["volume_balance"](bars_of(CLOSE, volume=volume))
     assert np.isnan(values[100:120]).all()
