@@ -66,7 +66,8 @@ def reversion(frame: "pd.DataFrame", bars: int) -> "pd.Series":
 def breakout(frame: "pd.DataFrame", bars: int) -> "pd.Series":
     """Return long from a close above the highest of the bars before, until one below the lowest turns it to short."""
     high, low = (frame[name].shift(1).rolling(bars) for name in ("high", "low"))
-    side = (frame["close"] > high.max()).astype("float64") - (frame["close"] < low.min()).astype("float64")
+    up, down = frame["close"] > high.max(), frame["close"] < low.min()
+    side = up.astype("float64") - down.astype("float64")
     return side.where(side != 0.0).ffill().fillna(0.0)
 
 
