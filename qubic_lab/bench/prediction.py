@@ -476,7 +476,8 @@ def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
         raise InputError(f"the trace has {max(0, steps)} steps of all lanes, of {FEWEST_STEPS}: ask for more tokens")
     window = spans[spans["start_ms"].between(starts_ms.min(), starts_ms.max(), inclusive="left")]
     sums_ms = (window["end_ms"] - window["start_ms"]).groupby(window["kind"]).sum()
-    compute_s, sample_s, wait_s = (sums_ms.get(kind, 0.0) / 1e3 / steps for kind in ("compute", "sample", "receive"))
+    spent_s = {kind: float(ms) / 1e3 / steps for kind, ms in sums_ms.items()}
+    compute_s, sample_s, wait_s = (spent_s.get(kind, 0.0) for kind in ("compute", "sample", "receive"))
     period_s = float(starts_ms.max() - starts_ms.min()) / 1e3 / steps
     overhead_s = max(0.0, period_s - compute_s - sample_s - wait_s)
     return PartTimes(embedding_s=0.0, layer_s=compute_s / layers, head_s=sample_s, overhead_s=overhead_s), period_s
