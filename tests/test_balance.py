@@ -106,10 +106,6 @@ def test_round_robin_goes_on_where_it_was_when_replicas_come_and_go() -> None:
     assert balancer.choose(THREE[:1], draw)[0] == "a"
 
 
-def test_weights_are_spread_out_and_not_served_in_blocks() -> None:
-    assert "".join(choices(WeightedRoundRobin(), [replace(THREE[0], weight=5), *THREE[1:]], 14)) == "aabacaa" * 2
-
-
 @given(candidate_lists(gated=False), st.integers(1, 3))
 def test_each_full_cycle_gives_every_replica_its_weight(candidates: list[BalancerCandidate], cycles: int) -> None:
     """Nor is a replica ever a whole request above its weight."""

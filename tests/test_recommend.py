@@ -7,7 +7,7 @@ import pytest
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.model.candidates import MOST_BATCH, Plan, Setup, best_plan, candidates
-from qubic_lab.model.changes import ContextRange, context_ranges, context_sentences, rate_ranges, rate_sentence
+from qubic_lab.model.changes import context_ranges, rate_ranges, rate_sentence
 from qubic_lab.model.config import parse_config
 from qubic_lab.model.device import parse_devices, parse_link
 from qubic_lab.model.device_map import DeviceMap, accelerate_baseline, infer_map, map_baseline, read_map
@@ -130,20 +130,6 @@ def test_long_contexts_move_the_recommendation_from_replicas_to_the_pipeline() -
         for context in (part.context_from, part.context_to):
             plans, _ = candidates(setup_of("p4,p4,p4", context=context, batch=8))
             assert (best_plan(plans, "throughput").strategy if plans else None) == part.recommendation
-
-
-def test_changes_are_said_once_for_batches_that_agree() -> None:
-    ranges = [
-        ContextRange(1, 256, 8192, "D"),
-        ContextRange(2, 256, 8192, "D"),
-        ContextRange(4, 256, 4000, "D"),
-        ContextRange(4, 4256, 6000, "C"),
-        ContextRange(4, 6256, 8192, None),
-    ]
-    assert context_sentences(ranges) == [
-        "With 1 to 2 requests a lane: D at every context from 256 to 8,192 tokens.",
-        "With 4 requests a lane: D up to 4,000 tokens, C up to 6,000 tokens, nothing fits beyond.",
-    ]
 
 
 def test_rates_beyond_a_plan_go_to_the_best_that_keeps_up() -> None:

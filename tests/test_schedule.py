@@ -145,14 +145,6 @@ def test_forced_tokens_stand_whatever_is_chosen() -> None:
     assert scheduler.idle
 
 
-def test_a_fault_at_a_forced_token_ends_its_request() -> None:
-    scheduler = Scheduler(LIMITS)
-    scheduler.submit(0, [1], SamplingParams(max_new_tokens=4), forced=[5, 6])
-    assert scheduler.complete(answered(take(scheduler))) == []
-    assert scheduler.complete(answered(take(scheduler)).with_fault(1, {0})) == [Event(0, fault_rank=1)]
-    assert scheduler.idle
-
-
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 def test_a_cancelled_request_leaves_its_slot_to_the_next(steps: int) -> None:
     scheduler = Scheduler(replace(LIMITS, lanes=1, slots_per_lane=1))
