@@ -123,12 +123,15 @@ def test_quantized_weights_are_those_of_transformers(tmp_path: Path, cache: Path
     assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
 
 
-def test_a_file_is_converted_once(tiny_gguf: Path, cache: Path) -> None:
+def test_a_file_is_converted_once_and_anew_if_that_was_damaged(tiny_gguf: Path, cache: Path) -> None:
     folder = resolve_model(str(tiny_gguf))
     assert folder.parent == cache
     written = (folder / WEIGHTS).stat().st_mtime_ns
     assert convert_gguf(tiny_gguf) == folder
     assert (folder / WEIGHTS).stat().st_mtime_ns == written
+    os.truncate(folder / WEIGHTS, 100)
+    assert convert_gguf(tiny_gguf) == folder
+    assert verify(folder) == []
 
 
 def test_two_at_once_end_with_one_good_folder(tiny_gguf: Path, cache: Path) -> None:
@@ -137,13 +140,6 @@ def test_two_at_once_end_with_one_good_folder(tiny_gguf: Path, cache: Path) -> N
     assert len(folders) == 1
     assert [path for path in cache.iterdir() if path.is_dir()] == list(folders)
     assert verify(folders.pop()) == []
-
-
-def test_a_damaged_conversion_is_made_anew(tiny_gguf: Path, cache: Path) -> None:
-    folder = convert_gguf(tiny_gguf)
-    os.truncate(folder / WEIGHTS, 100)
-    assert convert_gguf(tiny_gguf) == folder
-    assert verify(folder) == []
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: data[:1000], lambda data: b"no model"])

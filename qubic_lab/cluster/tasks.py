@@ -48,7 +48,7 @@ class QueueLimits:
     itself lost the connection to Redis; it waits `hold_s` before it reclaims, because the others may be reconnecting as
     well. Results and idempotency keys are kept for `keep_s` after the task has ended. Calls wait `patience_s` for a
     lost connection. `most_waiting` limits the pending tasks, `most_bytes` a payload or result, and `most_logged` and
-    `most_dead` (approximately) the entries of the log and the dead letters.
+    `most_dead` (approximately) the entries of the log and the dead letters. `silent_s` < `gone_s` < `lease_s`.
     """
 
     lease_s: float = 30.0
