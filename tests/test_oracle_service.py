@@ -30,6 +30,7 @@ from qubic_lab.oracle.sentiment.index import Weighting, choose_model
 from qubic_lab.oracle.serving.overview import market_overview, money, sentiment, text_history
 from qubic_lab.oracle.serving.prices import PriceHistory, price_analysis, price_history
 from qubic_lab.oracle.serving.service import Oracle, Range, _version_of_code, keep_analysis, served
+from qubic_lab.oracle.store import tables
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PricedSeries, PriceStore
 from qubic_lab.oracle.store.snapshot import BarHistory, MarketStore
@@ -47,7 +48,8 @@ BAR_FIELDS = [each.name for each in fields(Bars) if each.init and each.name != "
 def empty(engine: Engine) -> None:
     with engine.begin() as connection:
         for table in reversed(metadata.sorted_tables):
-            connection.execute(delete(table))
+            if table in vars(tables).values():  # the ledger's refuse
+                connection.execute(delete(table))
 
 
 def quote(at_us: int, price: float, **values: Any) -> Price:
