@@ -15,8 +15,6 @@ from qubic_lab.studies.style import DARK, INK, PALE, Dot, counted, dots, interva
 
 P95_TARGET_S = 10.0
 CLIENTS_TARGET = 10
-P99_REQUESTS = 100
-"""With fewer requests the 99th percentile is the slowest one."""
 REPLICAS = "D"
 LATENCY = Criterion(
     "11.7",
@@ -59,8 +57,6 @@ def findings(result: ConcurrencyResult) -> list[str]:
         for clients, level in {few.clients: few, many.clients: many}.items()
     ]
     said.append(f"The ranks computed for this share of a block's time: {', '.join(computed)}.")
-    if (least := min(level.requests for level in result.levels)) < P99_REQUESTS:
-        said.append(f"A level has {least} requests, so its 99th percentile is the slowest of them.")
     return said
 
 

@@ -62,7 +62,7 @@ def prices(market: MarketData, bars: int = 180) -> Figure:
     closed = market.with_volume
     shown = np.s_[max(0, len(closed) - bars) :]
     values = {name: each[shown] for name, each in compute(closed).items()}
-    times = _times(closed.closed_us[shown].tolist())
+    times = closed.closed_us[shown] / DAY_US  # matplotlib counts days
     with plot((4, 1), (WIDE, 7.0), ncols=4, fontsize=9, sharex=True, height_ratios=[3, 1, 1, 1]) as (figure, panels):
         top, volume, rsi, macd = panels
         top.fill_between(
@@ -92,13 +92,13 @@ def prices(market: MarketData, bars: int = 180) -> Figure:
 def sentiment_index(news: News, series: IndexOverTime) -> Figure:
     """Draw the index over time with the texts that make it, and how many there were each day."""
     with plot((2, 1), (WIDE, 4.8), fontsize=9, sharex=True, height_ratios=[2, 1]) as (figure, (top, bottom)):
-        times = _times(series.at_us)
+        times = np.array(series.at_us) / DAY_US
         index, spread = np.array(series.index), np.array(series.spread)
         low, high = np.maximum(-1.0, index - spread), np.minimum(1.0, index + spread)
         top.fill_between(times, low, high, color=PALE, alpha=0.5, label="spread of the texts' scores")
         top.plot(times, index, color=DARK, linewidth=1.6, label="index")
-        scores = [text.score for text in news.texts]
-        top.plot(_times([text.at_us for text in news.texts]), scores, "o", color=INK, markersize=3.5, label="a text")
+        at, scores = zip(*((text.at_us / DAY_US, text.score) for text in news.texts), strict=True)
+        top.plot(at, scores, "o", color=INK, markersize=3.5, label="a text")
         top.axhline(0.0, color=INK, linewidth=0.8)
         top.set_ylim(-1, 1)
         top.set_ylabel("bad (-1) to good (1)")
@@ -304,8 +304,3 @@ def _confidence_sentences(found: ConfidenceRecord) -> list[str]:
         f"headlines (by chance up to {error.chance_95:.3f}): {verdict}.",
         worth,
     ]
-
-
-def _times(us: Sequence[int]) -> list[float]:
-    """Return times as matplotlib counts them, in days."""
-    return [each / DAY_US for each in us]
