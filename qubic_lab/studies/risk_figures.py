@@ -25,12 +25,12 @@ def volatilities(risk: RiskStudy, bars: int = LAST_BARS) -> Figure:
     """Draw volatility of the last bars by three estimators, and what GARCH forecasts for the next bar; a year's."""
     with plot(size=(WIDE, 3.4), ncols=2, fontsize=9) as (figure, axes):
         scale = 100 * math.sqrt(YEAR_US / risk.bars.frame_us)
-        closed = risk.bars.bars
+        closed, times = risk.bars.bars, risk.bars.bars.closed_us[-bars:] / DAY_US
         for name, line in zip(("close-to-close", "parkinson", "garman-klass"), LINES, strict=False):
             values = _broken(closed, scale * realised_volatility(closed, risk.windows.bars, name))
-            axes.plot(_times(closed)[-bars:], values[-bars:], line, color=INK, linewidth=0.9, label=f"realised, {name}")
+            axes.plot(times, values[-bars:], line, color=INK, linewidth=0.9, label=f"realised, {name}")
         sigma = _broken(closed, scale * risk.volatility.sigma)
-        axes.plot(_times(closed)[-bars:], sigma[-bars:], color=DARK, linewidth=1.2, label="GARCH forecast")
+        axes.plot(times, sigma[-bars:], color=DARK, linewidth=1.2, label="GARCH forecast")
         if np.nanmax(sigma, initial=0.0) > 0.0:
             log_axis(axes)
         axes.set_ylabel("volatility of a year (%)")
@@ -42,7 +42,7 @@ def volatilities(risk: RiskStudy, bars: int = LAST_BARS) -> Figure:
 def losses(risk: RiskStudy, level: float = 0.01, bars: int = LAST_BARS) -> Figure:
     """Draw the last returns with value at risk of two models, and the losses that were beyond the first."""
     with plot(size=(WIDE, 3.4), ncols=2, fontsize=9) as (figure, axes):
-        times, returns = _times(risk.bars.bars)[-bars:], 100 * risk.returns[-bars:]
+        times, returns = risk.bars.bars.closed_us[-bars:] / DAY_US, 100 * risk.returns[-bars:]
         axes.plot(times, _broken(risk.bars.bars, 100 * risk.returns)[-bars:], color=PALE, linewidth=0.8)
         axes.plot([], [], color=PALE, label="return")
         for model, line, colour in (("GARCH-t", "-", DARK), ("constant normal", "--", INK)):
@@ -102,7 +102,7 @@ def timeline(risk: RiskStudy) -> Figure:
     """Draw levels over time behind the price, warnings, and the falls."""
     with plot(size=(WIDE, 3.8), grid="y", ncols=4, fontsize=9) as (figure, axes):
         closed, assessment = risk.bars.bars, risk.assessment
-        times = _times(closed)
+        times = closed.closed_us / DAY_US
         axes.plot(times, _broken(closed, closed.close), color=INK, linewidth=1.0, label="close")
         bars = [each.bar for each in assessment.warnings(risk.level)]
         axes.plot(times[bars], closed.close[bars], "^", color=DARK, label=f"rises to {risk.level} or above")
@@ -122,7 +122,7 @@ def timeline(risk: RiskStudy) -> Figure:
 def _shade_levels(axes: Axes, risk: RiskStudy) -> None:
     """Shade the time of each level over the whole height, behind all else."""
     closed, limits = risk.bars.bars, axes.get_ylim()
-    times = _times(closed)
+    times = closed.closed_us / DAY_US
     for name, shade in _SHADES.items():
         spans = [
             (float(times[begin]), float(times[end - 1] - times[begin]) + closed.frame_us / DAY_US)
@@ -172,8 +172,3 @@ def _broken(bars: Bars, values: Floats) -> Floats:
     found = values.copy()
     found[1:][np.diff(bars.closed_us) > bars.frame_us] = np.nan
     return found
-
-
-def _times(bars: Bars) -> Floats:
-    """Return closes as matplotlib counts instants, in days."""
-    return np.asarray(bars.closed_us / DAY_US, np.float64)
