@@ -177,19 +177,15 @@ def test_a_folder_where_others_write_is_refused(tmp_path: Path) -> None:
     assert content_of(tmp_path) == {}
 
 
-def test_more_hosts_by_the_same_authority(tmp_path: Path) -> None:
+def test_more_hosts_are_of_the_same_authority_and_nothing_is_written_over_unless_asked(tmp_path: Path) -> None:
     make_certificates(tmp_path, [["vm-1"]], NOW)
-    authority = (tmp_path / "authority.pem").read_bytes()
+    before = content_of(tmp_path)
     assert make_certificates(tmp_path, [["vm-2"]], NOW) == [tmp_path / "vm-2.pem"]
-    assert (tmp_path / "authority.pem").read_bytes() == authority
-    verify((tmp_path / "vm-2.pem").read_bytes(), authority, "vm-2")
-
-
-def test_nothing_is_written_over_unless_asked(tmp_path: Path) -> None:
-    make_certificates(tmp_path, [["vm-1"]], NOW)
     content = content_of(tmp_path)
+    assert before.items() <= content.items()
+    verify(content["vm-2.pem"], before["authority.pem"], "vm-2")
     with pytest.raises(InputError, match=r"vm-1\.key exists already: give --renew"):
-        make_certificates(tmp_path, [["vm-2"], ["vm-1"]], NOW)
+        make_certificates(tmp_path, [["vm-3"], ["vm-1"]], NOW)
     assert content_of(tmp_path) == content
     make_certificates(tmp_path, [["vm-1"]], NOW, renew=True)
     assert {name for name, new in content_of(tmp_path).items() if new != content[name]} == {"vm-1.pem", "vm-1.key"}
@@ -252,15 +248,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return Path("tls")
 
 
-def test_make_and_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["certs", "make", "tls", "10.0.0.2,vm-1", "laptop"]) == 0
+def test_make_show_and_renew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["certs", "make", "tls", "10.0.0.2,vm-1", "fd00::2"]) == 0
     out, err = capsys.readouterr()
-    assert out.split() == ["tls/10.0.0.2.pem", "tls/laptop.pem"]
+    assert out.split() == ["tls/10.0.0.2.pem", "tls/fd00--2.pem"]
     assert "authority.key stays here" in err
     assert run(["certs", "show", "tls"]) == 0
     out, err = capsys.readouterr()
     assert all(each in out for each in ("tls/10.0.0.2.pem", "10.0.0.2, vm-1", "Qubic Lab authority", "3649"))
     assert err == ""
+    assert run(["certs", "renew", "tls", "fd00::2", "--days", "29"]) == 0
+    assert capsys.readouterr().out.split() == ["tls/fd00--2.pem"]
+    assert run(["certs", "renew", "tls"]) == 0  # what has fewer than 30 days left
+    assert capsys.readouterr().out.split() == ["tls/fd00--2.pem"]
+    assert run(["certs", "renew", "tls"]) == 0
+    assert "nothing to renew" in capsys.readouterr().err
 
 
 def test_show_tells_what_expires_and_what_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,16 +280,6 @@ def test_show_tells_what_expires_and_what_has(folder: Path, capsys: pytest.Captu
     ]
     assert shown[1]["names"] == ["vm-2"]
     assert "error: tls/vm-2.pem has expired: renew it" in err
-
-
-def test_renew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_certificates(folder, [["vm-1"], ["fd00::2"]], datetime.now(UTC), days=29)
-    assert run(["certs", "renew", "tls", "fd00::2", "--days", "60"]) == 0
-    assert capsys.readouterr().out.split() == ["tls/fd00--2.pem"]
-    assert run(["certs", "renew", "tls"]) == 0
-    assert capsys.readouterr().out.split() == ["tls/vm-1.pem"]
-    assert run(["certs", "renew", "tls"]) == 0
-    assert "nothing to renew" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
