@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from sklearn.feature_extraction.text import CountVectorizer
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 LABELS = ("positive", "neutral", "negative")
@@ -27,11 +28,6 @@ class UniqueKeys(yaml.SafeLoader):
 
 LEXICON: dict[str, Any] = yaml.load((DATA / "lexicons" / "crypto.yaml").read_text("utf-8"), UniqueKeys)
 VALENCES = ("words", "phrases", "emoji", "hashtags")
-
-
-def words_of(text: str) -> frozenset[str]:
-    """Return the set of lower-case words and numbers of `text`."""
-    return frozenset(re.findall(r"\w+", text.lower()))
 
 
 def balance(rows: list[dict[str, Any]]) -> float:
@@ -78,11 +74,8 @@ def test_groups_are_small_and_never_divided_between_the_splits() -> None:
 def test_no_headline_comes_twice_or_nearly_so_outside_its_group() -> None:
     bare = Counter(" ".join(re.findall(r"\w+|[^\w\s]", each["text"].lower())) for each in HEADLINES)
     assert [text for text, times in bare.items() if times > 1] == []
-    words = [words_of(each["text"]) for each in HEADLINES]
-    place = {word: column for column, word in enumerate(sorted(frozenset().union(*words)))}
-    has = np.zeros((len(words), len(place)), dtype=np.float32)
-    for row, known in enumerate(words):
-        has[row, [place[word] for word in known]] = 1
+    words = CountVectorizer(token_pattern=r"\w+", binary=True).fit_transform([each["text"] for each in HEADLINES])
+    has = words.toarray().astype(np.float32)
     common = has @ has.T
     sizes = has.sum(axis=1)
     jaccard = common / (sizes[:, None] + sizes[None, :] - common)
