@@ -177,6 +177,7 @@ def test_on_a_terminal_status_looks_again_until_ctrl_c(folder: Path) -> None:
 
 def test_down_lets_answers_end_and_leaves_nothing(empty: Path) -> None:
     state = background.start(echo_plan(empty, nodes=1, seconds=0.5))
+    wait_until_open(state, 1)
     processes = family(state.pid)
     assert len(processes) >= 4
     with CoordinatorClient(state.urls[0]) as client, ThreadPoolExecutor(1) as pool:
