@@ -1,6 +1,7 @@
 """The registry: who is known, for how long, to whom; and who may speak for a node."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -104,6 +105,14 @@ def test_a_node_that_is_gone_registers_again(how: str, registry: Registry, sessi
         registry.leave("a", session)
     assert registry.register(registration()) != session
     assert only(registry).id == "a"
+
+
+def test_no_clock_but_that_of_redis_matters(registry: Registry, session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for offset_s in (3_600.0, -3_600.0):
+        wrong = time.time() + offset_s
+        monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
+        registry.beat("a", session, pb.NodeState(ready=True))
+        assert only(registry).age_s < 1.0
 
 
 def test_draining_stays_when_the_node_registers_again_and_ends_on_request(registry: Registry) -> None:

@@ -73,6 +73,47 @@ def test_a_result_is_read_as_it_was_written_and_nothing_of_the_work_stays(queue:
     assert (queue.counts().pending, queue.counts().processing) == (0, 0)
 
 
+def test_tasks_come_by_priority_and_age_and_those_put_back_keep_their_place(queue: TaskQueue) -> None:
+    for priority, number in (("low", 0), ("normal", 1), ("high", 2), ("normal", 3), ("high", 4)):
+        queue.submit({"number": number}, priority)
+    for lease in [taken(queue) for _ in range(3)][::-1]:
+        queue.fail(lease, "the node was lost", retry=True)
+    assert [taken(queue).payload["number"] for _ in range(5)] == [2, 4, 1, 3, 0]
+    assert queue.take("dispatcher") is None
+
+
+def test_what_comes_from_an_old_lease_changes_nothing(queue: TaskQueue) -> None:
+    old = taken_after(queue)
+    queue.fail(old, "the node was lost", retry=True)
+    new = taken(queue, OTHER)
+    for write in (
+        lambda: queue.renew(old),
+        lambda: queue.complete(old, {"text": "late"}),
+        lambda: queue.fail(old, "late"),
+        lambda: queue.fail(old, "late", retry=True),
+        lambda: queue.progress(old, 0, ["late"]),
+    ):
+        with pytest.raises(FencedError, match="no longer held by dispatcher"):
+            write()
+    assert (queue.state(new.task_id), queue.look(new.task_id).items, queue.counts().fenced) == ("processing", [], 5)
+    for _ in range(2):  # a write that is repeated after a lost answer counts once
+        queue.complete(new, {"text": "in time"})
+    assert ended(queue, new.task_id).result == {"text": "in time"}
+    assert (queue.counts().completed, len(list(queue.log()))) == (1, 1)
+
+
+def test_after_three_tries_a_task_is_dead_and_its_story_is_kept(queue: TaskQueue) -> None:
+    task = queue.submit({"prompt": "boom"})
+    for attempt in (1, 2, 3):
+        lease = taken(queue, f"dispatcher {attempt}")
+        queue.fail(lease, f"node {attempt} was\nlost", retry=True)
+    assert queue.take("dispatcher") is None
+    (letter,) = queue.dead_letters()
+    assert (letter.task_id, letter.payload) == (task, {"prompt": "boom"})
+    assert letter.story == tuple(f"try {n} by dispatcher {n}: node {n} was lost" for n in (1, 2, 3))
+    assert (ended(queue, task).state, ended(queue, task).attempts) == ("dead", 3)
+
+
 def test_tasks_of_one_that_is_gone_are_taken_back_within_six_seconds(queue: TaskQueue) -> None:
     task = queue.submit({})
     queue.beat(OTHER)

@@ -181,6 +181,14 @@ def test_a_client_that_hangs_up_frees_its_slot(lab: Pipeline) -> None:
     wait_until(lambda: lab.stats().requests == 0)
 
 
+def test_a_client_that_does_not_read_disturbs_no_other(lab: Pipeline) -> None:
+    stream = lab.stream("hi", **ENDLESS)
+    expected = lab.generate("other", max_new_tokens=5, ignore_eos=True).token_ids
+    for _ in range(3):
+        assert lab.generate("other", max_new_tokens=5, ignore_eos=True).token_ids == expected
+    assert len(stream.answer().completion.token_ids) == 450
+
+
 def test_one_request_too_many_is_told_at_once(lab: Pipeline) -> None:
     room = lab.stats().most_requests
     assert room == lab.stats().slots + MOST_WAITING
