@@ -16,6 +16,7 @@ Signal = Callable[[pd.DataFrame], Any]
 
 START = 1_632_700_800_000_000  # 2021-09-27T00:00:00Z
 STEP_US = 900_000_000
+PRICES = ("open", "high", "low", "close")
 
 
 def bars_frame(bars: int = 480, seed: int = 0) -> pd.DataFrame:
@@ -48,6 +49,10 @@ def returns(frame: pd.DataFrame) -> pd.Series:
 def hourly_closes(frame: pd.DataFrame, label: Literal["left", "right"] = "right") -> pd.Series:
     """Return the last close of each hour, labelled by the start or the end of the hour."""
     return frame["close"].resample("1h", label=label, closed="right").last()
+
+
+def by_name(*signals: Signal) -> dict[str, Signal]:
+    return {each.__name__: each for each in signals}
 
 
 # Leaks
@@ -103,9 +108,7 @@ LEAKS: dict[str, Signal] = {
     "three_bars_ahead": lambda frame: frame["close"].rolling(5).mean().shift(-3),
     "off_by_one_slice": lambda frame: np.append(returns(frame).to_numpy()[1:], 0.0),
     "standardised": lambda frame: (frame["close"] - frame["close"].mean()) / frame["close"].std(),
-    "scaled_to_extremes": lambda frame: (
-        (frame["close"] - frame["low"].min()) / (frame["high"].max() - frame["low"].min())
-    ),
+    "scaled_to_extremes": lambda frame: (frame["close"] - frame["low"].min()) / np.ptp(frame["high"]),
     "hour_labelled_by_its_start": lambda frame: hourly_closes(frame, "left").reindex(frame.index, method="ffill"),
     "hour_labelled_by_its_end_filled_back": lambda frame: hourly_closes(frame).reindex(frame.index, method="bfill"),
     "high_of_the_hour": lambda frame: frame["high"].resample("1h", closed="right").transform("max") - frame["close"],
@@ -131,19 +134,8 @@ LEAKS: dict[str, Signal] = {
     "hours_to_the_end": lambda frame: ((frame.index[-1] - frame.index) / pd.Timedelta("1h")).to_numpy(),
     # No return is that large; a calm future shows the leak.
     "rare_by_the_spread_of_all": lambda frame: 1.0 * (returns(frame).abs() > 4.0 * returns(frame).std()),
-    **{
-        each.__name__: each
-        for each in (
-            next_return,
-            local_peaks,
-            trend_of_all,
-            model_of_all,
-            fourier_filter,
-            next_sentiment,
-            best_lookback_of_all,
-            components_of_all,
-        )
-    },
+    **by_name(next_return, local_peaks, trend_of_all, model_of_all, fourier_filter, next_sentiment),
+    **by_name(best_lookback_of_all, components_of_all),
 }
 """Signals that look ahead, by name."""
 
@@ -213,6 +205,10 @@ def high_of_yesterday(frame: pd.DataFrame) -> np.ndarray:
     return frame["close"].to_numpy() / days.map(frame["high"].groupby(days).max().shift(1)).to_numpy()
 
 
+def z_score(values: pd.Series, window: Any) -> pd.Series:
+    return (values - window.mean()) / window.std()
+
+
 @functools.cache
 def _line(bars: int) -> np.ndarray:
     return np.arange(1, bars + 1) / bars
@@ -220,28 +216,18 @@ def _line(bars: int) -> np.ndarray:
 
 CLEAN: dict[str, Signal] = {
     "moving_average_cross": lambda frame: 1.0 * (frame["close"].rolling(5).mean() > frame["close"].rolling(20).mean()),
-    "exponential_mean": lambda frame: (
-        frame["close"].ewm(span=12).mean() - frame["close"].ewm(span=26, adjust=False).mean()
-    ),
-    "rolling_z_score": lambda frame: (
-        (frame["close"] - frame["close"].rolling(30).mean()) / frame["close"].rolling(30).std()
-    ),
-    "expanding_z_score": lambda frame: (
-        (returns(frame) - returns(frame).expanding(20).mean()) / returns(frame).expanding(20).std()
-    ),
+    "exponential_mean": lambda frame: frame["close"].ewm(12).mean() - frame["close"].ewm(26, adjust=False).mean(),
+    "rolling_z_score": lambda frame: z_score(frame["close"], frame["close"].rolling(30)),
+    "expanding_z_score": lambda frame: z_score(returns(frame), returns(frame).expanding(20)),
     "expanding_quantile": lambda frame: (returns(frame) > returns(frame).expanding(20).quantile(0.9)).astype(float),
     "rolling_rank": lambda frame: returns(frame).rolling(50).rank(pct=True),
     "rolling_median": lambda frame: frame["close"] / frame["close"].rolling(15).median() - 1.0,
     "filled_forward": lambda frame: frame["sentiment"].ffill().fillna(0.0),
     "rsi": lambda frame: talib.RSI(frame["close"].to_numpy(), 14),
     "macd": lambda frame: talib.MACD(frame["close"].to_numpy())[2],
-    "average_true_range": lambda frame: talib.ATR(*(frame[name].to_numpy() for name in ("high", "low", "close")), 14),
-    "engulfing": lambda frame: talib.CDLENGULFING(
-        *(frame[name].to_numpy() for name in ("open", "high", "low", "close"))
-    ),
-    "seeded_by_bar": lambda frame: np.array(
-        [np.random.default_rng(int(stamp)).normal() for stamp in frame["opened_us"]]
-    ),
+    "average_true_range": lambda frame: talib.ATR(*(frame[name].to_numpy() for name in PRICES[1:]), 14),
+    "engulfing": lambda frame: talib.CDLENGULFING(*(frame[name].to_numpy() for name in PRICES)),
+    "seeded_by_bar": lambda frame: [np.random.default_rng(int(stamp)).normal() for stamp in frame["opened_us"]],
     "seeded_draw": lambda frame: np.random.default_rng(7).normal(size=len(frame)),
     "hour_of_day": lambda frame: np.where(frame.index.hour < 8, 1.0, -1.0),
     "day_so_far": lambda frame: frame["close"] / frame["close"].groupby(frame.index.date).cummax(),
@@ -249,27 +235,14 @@ CLEAN: dict[str, Signal] = {
     "headline_count": lambda frame: frame["headline"].notna().rolling(10).sum(),
     "constant": lambda frame: np.ones(len(frame)),
     "two_columns": lambda frame: pd.DataFrame({"long": momentum(frame), "short": -momentum(frame)}),
-    "middle_of_the_channel": lambda frame: np.sign(
-        frame["close"] - (frame["high"].rolling(20).max() + frame["low"].rolling(20).min()).shift(1) / 2.0
-    ),
+    "top_of_the_channel": lambda frame: np.sign(frame["close"] - frame["high"].rolling(20).max().shift(1)),
     "filtered_forwards": lambda frame: lfilter(*butter(2, 0.1), returns(frame).fillna(0.0)),
     "hours_of_a_city": lambda frame: (frame.index.tz_convert("Europe/Berlin").hour < 12).astype(float),
     "spread_over_jobs": lambda frame: Parallel(n_jobs=1)([delayed(returns)(frame), delayed(len)(frame)])[0],
     "weighted_by_a_cached_line": lambda frame: (
-        frame["close"].rolling(10).apply(lambda part: float((part * _line(10)).sum()), raw=True)
+        frame["close"].rolling(10).apply(lambda part: part @ _line(10), raw=True)
     ),
-    **{
-        each.__name__: each
-        for each in (
-            momentum,
-            bollinger,
-            stateful_loop,
-            hour_before,
-            body_once_it_was_known,
-            walk_forward_model,
-            last_sentiment,
-            high_of_yesterday,
-        )
-    },
+    **by_name(momentum, bollinger, stateful_loop, hour_before, body_once_it_was_known, walk_forward_model),
+    **by_name(last_sentiment, high_of_yesterday),
 }
 """Signals that do not look ahead, by name."""

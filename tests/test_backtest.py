@@ -1,7 +1,7 @@
 """Backtests: three trades computed by hand, exact accounts, no look-ahead, and costs that never raise equity."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,8 @@ from qubic_lab.oracle.model.bars import COLUMNS, Bars, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
 NAN = float("nan")
-SEEDS = st.integers(0, 10_000)
+SEEDS, ASSETS, BPS = st.integers(0, 10_000), st.integers(1, 3), st.floats(0.0, 200.0)
+REBALANCED, VOLATILITY = st.sampled_from(REBALANCE), st.sampled_from([0.02, 0.4])
 COSTS = st.builds(
     Costs,
     fee_bps=st.sampled_from([0.0, 10.0, 100.0]),
@@ -129,16 +130,7 @@ def flows_are_whole(account: Account) -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    SEEDS,
-    st.integers(1, 3),
-    COSTS,
-    st.sampled_from([0.0, 0.3]),
-    st.booleans(),
-    st.sampled_from(REBALANCE),
-    st.integers(1, 3),
-    st.sampled_from([0.02, 0.4]),
-)
+@given(SEEDS, ASSETS, COSTS, st.sampled_from([0.0, 0.3]), st.booleans(), REBALANCED, st.integers(1, 3), VOLATILITY)
 def test_cash_and_positions_are_equity_at_every_bar_and_cash_moves_by_trades_and_carry_alone(
     seed: int, assets: int, costs: Costs, holes: float, impact: bool, rebalance: Any, lag: int, volatility: float
 ) -> None:
@@ -152,7 +144,7 @@ def test_cash_and_positions_are_equity_at_every_bar_and_cash_moves_by_trades_and
 @example(543, 1, Costs(half_spread_bps=5.0), False, True, 0.4)  # costs take the last of the equity
 @example(2030, 1, Costs(borrow_per_year=0.3), True, True, 0.4)  # equity is a small part of what is held
 @settings(max_examples=60, deadline=None)
-@given(SEEDS, st.integers(1, 3), COSTS, st.booleans(), st.booleans(), st.sampled_from([0.02, 0.4]))
+@given(SEEDS, ASSETS, COSTS, st.booleans(), st.booleans(), VOLATILITY)
 def test_fills_by_arrays_and_fills_bar_by_bar_agree(
     seed: int, assets: int, costs: Costs, impact: bool, always: bool, volatility: float
 ) -> None:
@@ -173,7 +165,7 @@ def test_fills_by_arrays_and_fills_bar_by_bar_agree(
 
 
 @settings(max_examples=30, deadline=None)
-@given(SEEDS, st.integers(1, 2), COSTS, st.sampled_from(REBALANCE), st.integers(5, 49))
+@given(SEEDS, ASSETS, COSTS, REBALANCED, st.integers(5, 49))
 def test_an_account_does_not_depend_on_later_bars(
     seed: int, assets: int, costs: Costs, rebalance: Any, cut: int
 ) -> None:
@@ -190,13 +182,7 @@ def test_an_account_does_not_depend_on_later_bars(
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    SEEDS,
-    st.integers(1, 3),
-    st.sampled_from(["fee_bps", "half_spread_bps", "impact_bps"]),
-    st.floats(0.0, 200.0),
-    st.floats(0.0, 200.0),
-)
+@given(SEEDS, ASSETS, st.sampled_from(["fee_bps", "half_spread_bps", "impact_bps"]), BPS, BPS)
 def test_higher_costs_never_give_more(seed: int, assets: int, name: str, first: float, second: float) -> None:
     market = random_market(60, assets, seed)
     targets = random_weights(market, seed)
@@ -302,27 +288,18 @@ def test_growth_a_year_is_by_the_calendar_and_not_by_bars() -> None:
         ({"lag": 9}, "lag is 9 with 9 bars"),
         ({"market": random_market(2), "targets": [0.0] * 2}, "there are 2 bars"),
         ({"market": Bars.of(np.arange(1, 10) * DAY_US, np.ones(9))}, "make bars of quotes first"),
+        ({"fee_bps": -1.0}, "fee_bps is -1"),
+        ({"impact_bps": NAN}, "impact_bps is nan"),
+        ({"most_participation": 1.5}, "at most 1"),
+        ({"impact_exponent": 0.0}, "impact_exponent is 0"),
     ],
 )
 def test_what_cannot_be_simulated_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
     given = {"market": random_market(9), "targets": [0.0] * 9, **change}
+    costs = {each.name: given.pop(each.name) for each in fields(Costs) if each.name in given}
     with pytest.raises(InputError, match=message) as caught:
-        simulate(**given)
+        simulate(**{"costs": Costs(**costs), **given})
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("fee_bps", -1.0, "fee_bps is -1"),
-        ("impact_bps", NAN, "impact_bps is nan"),
-        ("most_participation", 1.5, "at most 1"),
-        ("impact_exponent", 0.0, "impact_exponent is 0"),
-    ],
-)
-def test_costs_that_are_none_are_refused(name: str, value: float, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        Costs(**{name: value})
 
 
 def test_reports_say_what_is_odd() -> None:
@@ -349,15 +326,9 @@ def up(frame: Any, leak: int = 0) -> Any:
     return (frame["close"].diff() > 0).astype("float64").shift(-leak).fillna(0.0)
 
 
-def test_a_signal_that_looks_ahead_is_refused() -> None:
-    frame = signal_frame(random_market(60))
+def test_a_signal_that_looks_ahead_is_refused_and_one_of_several_assets_gives_a_column_for_each() -> None:
     with pytest.raises(InputError, match="signal up is refused: up: "):
-        decide(partial(up, leak=1), frame)
-    with pytest.raises(InputError, match="59 values for 60 bars"):
-        decide(lambda frame: np.zeros(len(frame) - 1), frame)
-
-
-def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
+        decide(partial(up, leak=1), signal_frame(random_market(60)))
     market = random_market(40, 2)
     frame = signal_frame(market)
 
@@ -370,6 +341,8 @@ def test_a_signal_of_several_assets_gives_a_column_for_each() -> None:
         decide(lambda frame: falling(frame.shift(-1)), frame)
     with pytest.raises(InputError, match="give one for each of"):
         decide(lambda frame: frame["close"][["asset0"]], frame)
+    with pytest.raises(InputError, match="39 values for 40 bars"):
+        decide(lambda frame: np.zeros(len(frame) - 1), frame)
 
 
 def test_texts_are_available_once_published_and_fetched_and_read() -> None:
@@ -395,7 +368,7 @@ def test_texts_are_available_once_published_and_fetched_and_read() -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(SEEDS, st.integers(1, 3))
+@given(SEEDS, ASSETS)
 def test_random_timing_has_the_same_exposure_and_turnover(seed: int, assets: int) -> None:
     market = random_market(80, assets, seed)
     weights = checked_targets(market, random_weights(market, seed))
@@ -464,15 +437,12 @@ def test_training_uses_labels_that_end_before_the_test(
     assert [int(split.test[0]) for split in splits] == list(range(train, bars - test + 1, test))
 
 
-def test_weights_out_of_sample_come_from_the_fit_before_them() -> None:
+def test_weights_out_of_sample_come_from_the_fit_before_them_and_impossible_splits_are_refused() -> None:
     splits = walk_forward(30, 1, train=10, test=5)
     weights = out_of_sample(splits, lambda train, test: np.full(len(test), float(train[-1])), 30)
     assert weights.tolist() == [0.0] * 10 + [8.0] * 5 + [13.0] * 5 + [18.0] * 5 + [23.0] * 5
     with pytest.raises(InputError, match="for 5 test bars"):
         out_of_sample(splits, lambda train, test: np.zeros(3), 30)
-
-
-def test_impossible_splits_are_refused() -> None:
     with pytest.raises(InputError, match="too few to train on 18 and test on 5"):
         walk_forward(20, 2, train=18, test=5)
     with pytest.raises(InputError, match="leave none of 2 train bars"):
