@@ -86,19 +86,15 @@ def test_three_trades_by_hand() -> None:
     assert account.fees.sum() == trades.fee.sum() and account.slippage.sum() == trades.slippage.sum()
 
 
-def test_slippage_grows_with_the_share_of_a_bars_volume() -> None:
-    market = market_of(open=[100.0] * 4, close=[100.0] * 4, volume=1_000.0)
-    account = simulate(market, [0.4, NAN, NAN, NAN], Costs(impact_bps=100.0), cash=100_000.0)
-    size, slip = account.trades.units[0], account.fills.slip[0, 0]
-    assert slip == pytest.approx(0.01 * (size / 1_000.0) ** 0.5, rel=1e-12)
-    assert size * 100.0 == pytest.approx(0.4 * account.equity[1], rel=1e-12)
-    assert account.equity[1] == pytest.approx(100_000.0 - size * 100.0 * slip, rel=1e-14)
-    linear = simulate(market, [0.4, NAN, NAN, NAN], Costs(impact_bps=100.0, impact_exponent=1.0), cash=100_000.0)
-    assert linear.fills.slip[0, 0] == pytest.approx(0.01 * linear.trades.units[0] / 1_000.0, rel=1e-12)
-
-
-def test_what_exceeds_a_share_of_a_bars_volume_waits_for_the_next() -> None:
+def test_slippage_grows_with_the_share_of_a_bars_volume_and_what_exceeds_that_share_waits_for_the_next() -> None:
     market = market_of(open=[100.0] * 6, close=[100.0] * 6, volume=100.0)
+    for exponent in (0.5, 1.0):
+        costs = Costs(impact_bps=100.0, impact_exponent=exponent)
+        account = simulate(market, [0.4, *[NAN] * 5], costs, cash=10_000.0)
+        size, slip = account.trades.units[0], account.fills.slip[0, 0]
+        assert slip == pytest.approx(0.01 * (size / 100.0) ** exponent, rel=1e-12)
+        assert size * 100.0 == pytest.approx(0.4 * account.equity[1], rel=1e-12)
+        assert account.equity[1] == pytest.approx(10_000.0 - size * 100.0 * slip, rel=1e-14)
     account = simulate(market, [1.0] * 6, Costs(most_participation=0.4), cash=10_000.0)
     assert account.units[:, 0].tolist() == pytest.approx([0, 40, 80, 100, 100, 100], abs=1e-9)
     assert account.cash.tolist() == pytest.approx([10_000, 6_000, 2_000, 0, 0, 0], abs=1e-8)

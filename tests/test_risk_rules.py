@@ -21,7 +21,6 @@ from qubic_lab.oracle.risk.measures import (
     MEASURES,
     RiskInputs,
     amihud,
-    check_parameters,
     compute_measure,
 )
 from qubic_lab.oracle.risk.models import (
@@ -75,7 +74,10 @@ def tail_of(function: Callable[..., TailForecast], *arguments: Any) -> Callable[
 
 
 CAUSAL: dict[str, tuple[Callable[[RiskInputs], np.ndarray], int]] = {
-    **{name: ((lambda m, n=name: compute_measure(n, m, SMALL[n]).values), -1) for name in SMALL},
+    **{
+        name: ((lambda m, n=name: compute_measure(n, m, SMALL[n]).values), MEASURES[name].warm_up(**SMALL[name]))
+        for name in SMALL
+    },
     **{
         name: ((lambda m, n=name: realised_volatility(m.bars, 8, n)), 7 + (name == "close-to-close"))
         for name in ESTIMATORS
@@ -87,7 +89,7 @@ CAUSAL: dict[str, tuple[Callable[[RiskInputs], np.ndarray], int]] = {
     "normal, all so far": (tail_of(normal, 0.05), 20),
     "levels": (lambda m: assess(m, small_rules()).levels.astype(float), 0),
 }
-"""Every causal function that is cheap, with its warm-up; −1: as the measure says."""
+"""Every causal function that is cheap, with its warm-up."""
 
 
 def small_rules() -> tuple[RiskRule, ...]:
@@ -128,8 +130,6 @@ def test_warm_ups_are_as_declared(name: str):
     other = np.exp(np.cumsum(draw.normal(0, 0.01, 260)))
     whole = RiskInputs(joined(market.bars.close, 1.002, 10.0), draw.normal(size=260), other)  # without gaps
     values = function(whole)
-    if warm_up < 0:
-        warm_up = MEASURES[name].warm_up(**SMALL[name])
     assert np.isnan(values[:warm_up]).all()
     assert not np.isnan(values[warm_up:]).any()
 
@@ -146,18 +146,19 @@ def test_garch_measure_at_a_cut():
 # Other measures
 
 
-def test_drawdown_by_hand():
+def test_drawdown_amihud_and_falls_by_hand():
     values = np.array([1.0, 2.0, 1.5, 1.0, 2.0, 3.0])
     assert drawdown(values).tolist() == [0.0, 0.0, 0.25, 0.5, 0.0, 0.0]
     assert drawdown(np.zeros(0)).tolist() == []
     assert recent_drawdown(np.array([4.0, 2.0, 1.0, 1.0]), 2)[1:].tolist() == [0.5, 0.5, 0.0]
-
-
-def test_amihud_by_hand():
     bars = joined(np.exp([0.0, 0.01, 0.03]), volume=[5.0, 2e6, 1e6])
     expected = (0.01 / (2 * math.exp(0.01)) + 0.02 / math.exp(0.03)) / 2
     assert amihud(bars, 2)[-1] == pytest.approx(expected)
     assert np.isnan(amihud(joined([1.0, 2.0, 3.0], volume=[1.0, 0.0, np.nan]), 1)).all()
+    close = [100, 100, 95, 89, 85, 80, 81, 100, 100, 100, 100, 88, 88]
+    assert find_falls(joined(close), 4, 0.1).tolist() == [3, 11], "each is found once"
+    with pytest.raises(InputError, match="drop is 10"):
+        find_falls(joined(close), 4, 10)
 
 
 def test_measures_rise_with_what_they_are_about():
@@ -188,7 +189,7 @@ def test_measures_rise_with_what_they_are_about():
 
 
 @pytest.mark.parametrize("name", MEASURES)
-def test_measures_without_data_are_absent_with_the_reason(name: str):
+def test_measures_without_data_are_absent_with_the_reason_and_their_parameters_are_checked(name: str):
     chosen = SMALL.get(name, {"usual_bars": 20})
     short = compute_measure(name, RiskInputs(joined([1.0, 2.0], volume=10.0), np.zeros(2), np.ones(2)), chosen)
     assert np.isnan(short.values).all() and "2 bars: it needs" in short.missing
@@ -197,23 +198,15 @@ def test_measures_without_data_are_absent_with_the_reason(name: str):
     assert found.missing or name in ("volume_ratio",)
     each = MEASURES[name]
     shortest = {parameter: each.least.get(parameter, LEAST_BARS) for parameter in each.parameters}
+    for parameter, bars in shortest.items():
+        with pytest.raises(InputError, match=f"{parameter} of {name} is {bars - 1}: it must be at least {bars}"):
+            rule(measure=name, parameters={parameter: bars - 1})
     if name == "garch_ratio":
         shortest["refit_bars"] = 100
     compute_measure(name, random_inputs(0, 400), shortest)  # the least parameters that are accepted can be used
     if each.needs:
         bare = RiskInputs(joined(np.ones(600)))
         assert "is known" in compute_measure(name, bare, chosen).missing
-
-
-def test_parameters_of_measures_are_checked():
-    with pytest.raises(InputError, match="bars of volume_ratio is 1"):
-        check_parameters("volume_ratio", {"bars": 1})
-    least = {("loss_over_var", "bars"): 100, ("correlation_break", "bars"): 5}
-    least |= {("correlation_break", "usual_bars"): 5, ("garch_ratio", "window_bars"): 250}
-    for (name, parameter), bars in least.items():
-        assert check_parameters(name, {parameter: bars})[parameter] == bars
-        with pytest.raises(InputError, match=f"{parameter} of {name} is {bars - 1}: it must be at least {bars}"):
-            rule(measure=name, parameters={parameter: bars - 1})
 
 
 # Rules and warnings
@@ -307,13 +300,10 @@ def test_warnings_bring_their_evidence():
     assert 300 <= first.bar < 325
     assert found.at(0).level == "calm" and found.at(0).evidence == ()
     assert found.at(-1).bar == 339
-
-
-def test_falls_are_found_once():
-    close = [100, 100, 95, 89, 85, 80, 81, 100, 100, 100, 100, 88, 88]
-    assert find_falls(joined(close), 4, 0.1).tolist() == [3, 11]
-    with pytest.raises(InputError, match="drop is 10"):
-        find_falls(joined(close), 4, 10)
+    fall = RiskRule("fall", "drawdown_in_deviations", 1.0, 1.75, 2.5)
+    above, below, unknown = (RiskEvidence.of(fall, 2, value).text for value in (2.0, 0.5, math.nan))
+    assert above == "fall: drawdown_in_deviations is 2.00 deviations (warning from 1.75)"
+    assert "0.50 deviations (warning from 1.75, not left yet)" in below and "is not known at this bar" in unknown
 
 
 def test_ranks_of_volatility_rise_with_it_and_use_the_past_alone():
@@ -341,10 +331,7 @@ def test_scores_of_warnings_by_hand():
     # Garwood: 2 events are 0.2422 to 7.2247.
     assert found.false_alarms_a_month.low == pytest.approx(0.2422 / (720 / 730), abs=1e-3)
     assert found.false_alarms_a_month.high == pytest.approx(7.2247 / (720 / 730), abs=1e-3)
-
-
-def test_scores_without_warnings_or_events():
-    nothing = evaluate_warnings([], [], 0, 1000 * HOUR_US, HOUR_US)
+    nothing = evaluate_warnings([], [], 0, month, hour)
     assert nothing.precision.value is None and nothing.recall.value is None and nothing.lead_h.value is None
     assert nothing.false_alarms_a_month.value == 0.0 and nothing.precision_by_chance == 0.0
 
@@ -358,10 +345,3 @@ def test_warnings_beside_the_naive_rule():
     assert found.p == pytest.approx(2 / 2**7)
     assert found.ours.recall.value == 1.0 and found.naive.found == 2
     assert (found.ours.right, found.months) == (9, pytest.approx(1100 / 730))
-
-
-def test_evidence_says_where_a_level_is_only_not_left_yet() -> None:
-    fall = RiskRule("fall", "drawdown_in_deviations", 1.0, 1.75, 2.5)
-    above, below, unknown = (RiskEvidence.of(fall, 2, value).text for value in (2.0, 0.5, math.nan))
-    assert above == "fall: drawdown_in_deviations is 2.00 deviations (warning from 1.75)"
-    assert "0.50 deviations (warning from 1.75, not left yet)" in below and "is not known at this bar" in unknown
