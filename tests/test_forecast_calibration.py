@@ -12,7 +12,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.forecast import RULE, forecast_path
 from qubic_lab.oracle.backtest.forecast_accuracy import (
     STAYS,
-    BaselineComparison,
+    ForecastAccuracy,
     accuracy,
     baseline_points,
     pesaran_timmermann,
@@ -104,26 +104,19 @@ def test_forecasts_that_are_too_sure_or_not_sure_enough_are_found_out(wide: floa
     assert found.recalibrated.skill.value > found.raw.skill.value
 
 
-def test_pit_values_and_probabilities_by_hand() -> None:
+def test_pit_values_probabilities_and_interval_scores_by_hand() -> None:
     """Known 480; an error above 240 of them: 0.5 ± 0.5 × 240.5 / 481, on the side of the price."""
-    past = first(made(), 3)
-    count = np.array([240, 240, 0])
-    past = replace(past, below=count, nearer=count, last=np.array([0.0, 0.0, 0.0]), point=np.array([1.0, -1.0, 0.0]))
-    past = replace(past, came=np.array([2.0, -2.0, 0.0]))
+    count, point, came = np.array([240, 240, 0]), np.array([1.0, -1.0, 0.0]), np.array([2.0, -2.0, 0.0])
+    past = replace(first(made(), 3), below=count, nearer=count, point=point, came=came)
     assert pit_values(past) == pytest.approx([0.75, 0.25, 0.5])
     assert up_probabilities(past) == pytest.approx([0.75, 0.25, 0.5])
     assert past.moved.tolist() == [True, True, False]
-
-
-def test_interval_scores_by_hand() -> None:
-    """Half width 1 at 80 %: an error of 0.5 costs 2, one of 3 costs 2 + 2 / 0.2 × 2; flat: half width 1.2816 × 2."""
+    # Half width 1 at 80 %: an error of 0.5 costs 2, one of 3 costs 2 + 2 / 0.2 × 2; flat: half width 1.2816 × 2.
     past = replace(first(made(), 2), levels=(0.8,), reach=np.ones((2, 1)), point=np.zeros(2), flat=np.full(2, 2.0))
     past = replace(past, came=np.array([0.5, 3.0]), below=np.array([10, 470]))
     [found] = coverage(past, DayBootstrap(np.arange(2) * DAY_US))
     reach = 2.0 * NormalDist().inv_cdf(0.9)
-    assert found.held.value == 0.5
-    assert found.wide_pct == pytest.approx(200.0)
-    assert found.flat_wide_pct == pytest.approx(200.0 * reach)
+    assert (found.held.value, found.wide_pct, found.flat_wide_pct) == pytest.approx((0.5, 200.0, 200.0 * reach))
     assert found.score_ratio.value == pytest.approx((2 + 22) / (2 * reach + 2 * reach + 10 * (3 - reach)))
 
 
@@ -139,15 +132,6 @@ def test_a_correction_is_the_line_through_earlier_outcomes_shrunk() -> None:
     assert found[600] == pytest.approx(0.5 + height + slope * (told[600] - told[:known].mean()))
     assert found[0] == 0.5  # nothing is known yet
     np.testing.assert_array_equal(recalibrated(first(past, 400), told[:400]), found[:400])
-
-
-def test_a_correction_knows_no_price_that_has_not_come() -> None:
-    past = judged(walk(1_200), 4)
-    told, row = up_probabilities(past), 500
-    otherwise = np.where(past.later > past.place[row], 2.0 * past.last - past.came, past.came)
-    changed = recalibrated(replace(past, came=otherwise), told)
-    np.testing.assert_array_equal(changed[: row + 1], recalibrated(past, told)[: row + 1])
-    assert changed[row + 1] != recalibrated(past, told)[row + 1]
 
 
 def test_ranks_are_those_of_plain_loops_and_widths_those_of_the_service() -> None:
@@ -174,7 +158,7 @@ def test_ranks_are_those_of_plain_loops_and_widths_those_of_the_service() -> Non
         assert past.nearer[row] == sum(each < abs(past.point[row] - past.last[row]) / scale for each in errors)
 
 
-def test_later_bars_change_no_forecast() -> None:
+def test_later_bars_change_no_forecast_and_no_correction() -> None:
     series = walk(1_000, seed=2)
     whole, part = judged(series, 4), judged(series.slice(0, 700), 4)
     for each in fields(PastForecasts):
@@ -183,9 +167,14 @@ def test_later_bars_change_no_forecast() -> None:
             assert values[: len(part)].tobytes() == cut.tobytes(), each.name
     for name, points in baseline_points(series, 4).items():
         np.testing.assert_array_equal(points[:700], baseline_points(series.slice(0, 700), 4)[name], name)
+    told, row = up_probabilities(whole), 400
+    otherwise = np.where(whole.later > whole.place[row], 2.0 * whole.last - whole.came, whole.came)
+    found, changed = recalibrated(whole, told), recalibrated(replace(whole, came=otherwise), told)
+    np.testing.assert_array_equal(changed[: row + 1], found[: row + 1])
+    assert changed[row + 1] != found[row + 1]
 
 
-def test_why_nothing_can_be_judged() -> None:
+def test_why_nothing_can_be_judged_and_gaps_are_counted_by_their_time() -> None:
     def reason(series: Bars, hours: int) -> str:
         found = past_forecasts(series, hours)
         assert isinstance(found, Missing)
@@ -202,17 +191,12 @@ def test_why_nothing_can_be_judged() -> None:
     apart = bars_of(walk(900).close, places=np.arange(900) * 3)
     assert "too many bars are missing" in reason(apart, 1)
     assert isinstance(past_forecasts(apart, 3), PastForecasts)
+    # With a gap of 30 h no forecast is judged across it, and all others are.
+    gone = bars_of(walk(970).close, places=[*range(500), *range(530, 1_000)])
+    places = judged(gone, 2).place.tolist()
+    assert not {498, 499} & set(places) and set(range(600, 900)) <= set(places)
     with pytest.raises(InputError, match="hours to forecast is 0"):
         past_forecasts(walk(900), 0)
-
-
-def test_gaps_are_counted_by_their_time() -> None:
-    """With a gap of 30 h no forecast is judged across it, and all others are."""
-    places = np.concatenate([np.arange(500), np.arange(530, 1_000)])
-    past = judged(bars_of(walk(970).close, places=places), 2)
-    gone = set(range(498, 500))
-    assert not gone & set(past.place.tolist())
-    assert set(range(600, 900)) <= set(past.place.tolist())
 
 
 def test_days_are_drawn_whole() -> None:
@@ -238,31 +222,22 @@ def test_intervals_of_few_days_are_wide_enough() -> None:
     assert 0.92 <= held / 300 <= 0.98  # as drawn days spread, 88 % did
 
 
-def against(series: Bars, hours: int) -> dict[str, BaselineComparison]:
-    past = judged(series, hours)
-    found = accuracy(past, baseline_points(series, hours), DayBootstrap(past.closed_us, 200))
-    return {each.baseline: each for each in found.comparisons}
+def test_the_line_is_seen_where_prices_return_to_a_trend_and_our_forecast_where_drifts_last() -> None:
+    def found_in(series: Bars) -> ForecastAccuracy:
+        past = judged(series, 4)
+        return accuracy(past, baseline_points(series, 4), DayBootstrap(past.closed_us, 200))
 
-
-def test_the_line_is_seen_where_prices_return_to_a_trend() -> None:
     logs = 0.001 * np.arange(1_200) + np.random.default_rng(5).standard_normal(1_200) * 0.005
-    found = against(of_logs(logs), 4)
+    found = {each.baseline: each for each in found_in(of_logs(logs)).comparisons}
     assert found["the line"].error_ratio.low > 1.1
     assert found["the line"].result.p < 0.001
     assert found["AR(1)"].test == "Diebold-Mariano" and found[STAYS].test == "Clark-West"
-
-
-def test_our_forecast_is_seen_where_drifts_last() -> None:
     draw = np.random.default_rng(4)
     drift = np.repeat(draw.choice([-0.003, 0.003], 20), 100)
-    series = of_logs(np.cumsum(drift + draw.normal(0.0, 0.005, 2_000)))
-    found = against(series, 4)[STAYS]
-    assert found.error_ratio.high < 1.0
-    assert found.result.p < 0.001
-    past = judged(series, 4)
-    way = accuracy(past, {}, DayBootstrap(past.closed_us, 200)).direction
-    assert way.correct.low > way.majority
-    assert way.result.p < 0.001
+    ours = found_in(of_logs(np.cumsum(drift + draw.normal(0.0, 0.005, 2_000))))
+    stays = next(each for each in ours.comparisons if each.baseline == STAYS)
+    assert stays.error_ratio.high < 1.0 and stays.result.p < 0.001
+    assert ours.direction.correct.low > ours.direction.majority and ours.direction.result.p < 0.001
 
 
 def test_baselines_by_numpy() -> None:

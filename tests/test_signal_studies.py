@@ -53,7 +53,7 @@ def texts_of(market: Bars, scores: Floats, late_us: int = 0) -> tuple[AvailableT
     )
 
 
-def test_scores_stand_beside_the_returns_from_the_next_open_on() -> None:
+def test_scores_stand_beside_the_returns_from_the_next_open_on_and_none_is_over_a_gap() -> None:
     market = random_market(12)
     scores = np.linspace(-1.0, 1.0, 12)
     scores[4] = np.nan
@@ -66,14 +66,10 @@ def test_scores_stand_beside_the_returns_from_the_next_open_on() -> None:
     assert np.isnan(aligned.ahead(1)[10:]).all() and np.isnan(aligned.ahead(1, -3)[:2]).all()
     means = Aligned.of(market, texts_of(market, scores), MODEL, last=3).score
     assert means[4] == pytest.approx(scores[2:4].mean()) and means[7] == pytest.approx(scores[5:8].mean())
-
-
-def test_returns_over_a_gap_are_left_out() -> None:
-    whole = random_market(10)
-    market = join_bars([whole.slice(0, 5), whole.slice(6, 10)])  # the bar 5 is missing
-    aligned = Aligned.of(market, texts_of(market, np.full(9, 0.5)), MODEL)
-    known = [0, 1, 5]  # of bars 2 to 4 it lies in between; the last three have too few bars after them
-    assert np.flatnonzero(~np.isnan(aligned.ahead(2))).tolist() == known
+    holed = join_bars([market.slice(0, 5), market.slice(6, 10)])
+    ahead = Aligned.of(holed, texts_of(holed, scores[:9]), MODEL).ahead(2)
+    # The gap lies in the returns of bars 2 to 4, and the last three have too few bars after them.
+    assert np.flatnonzero(~np.isnan(ahead)).tolist() == [0, 1, 5]
 
 
 def test_a_score_that_was_fetched_later_is_not_known_before() -> None:
@@ -119,7 +115,7 @@ def test_nothing_changes_when_later_bars_are_cut_off_or_scrambled(cut: int) -> N
             np.testing.assert_array_equal(early[0], events.thinned(one, 24)[: len(early[0])])
 
 
-def test_the_circle_is_what_moving_scores_by_hand_gives() -> None:
+def test_correlations_are_those_of_spearman_at_all_shifts_and_overlap_leaves_fewer_effective_pairs() -> None:
     rng = np.random.default_rng(0)
     score, move = rng.standard_normal(150), rng.standard_normal(150)
     found = circular_correlations([score], [move])[0] / math.sqrt(150)
@@ -132,18 +128,13 @@ def test_the_circle_is_what_moving_scores_by_hand_gives() -> None:
     both = ~(np.isnan(moved) | np.isnan(move))
     alike = spearmanr(moved[both], move[both]).statistic
     assert gaps[30] / math.sqrt(both.sum()) == pytest.approx(alike, abs=0.02)  # ranks are among all known ones here
-
-
-def test_spearman_and_its_effective_pairs() -> None:
     aligned = knowing(600, 0.2)
-    rounded = np.round(aligned.score, 1)  # ties
-    move = aligned.ahead(4)
+    rounded, move = np.round(aligned.score, 1), aligned.ahead(4)  # with ties
     known = ~np.isnan(move)
-    found = associate(rounded, move, 4)
-    assert found.ic == pytest.approx(spearmanr(rounded[known], move[known]).statistic, abs=1e-12)
-    slow = remembering(np.random.default_rng(0).standard_normal(600), 0.95)
-    overlapping = associate(slow, aligned.ahead(8), 8)
-    assert overlapping.effective < 0.35 * overlapping.pairs
+    alike = spearmanr(rounded[known], move[known]).statistic
+    assert associate(rounded, move, 4).ic == pytest.approx(alike, abs=1e-12)
+    slow = associate(remembering(rng.standard_normal(600), 0.95), aligned.ahead(8), 8)
+    assert slow.effective < 0.35 * slow.pairs, "overlapping returns of a slow score say less"
 
 
 @pytest.mark.parametrize("effect", [0.25, -0.25])
@@ -160,6 +151,10 @@ def test_a_planted_effect_is_found_with_its_sign_and_size(effect: float) -> None
     # The highest and the lowest fifth of a normal score are 2 × 1.4 deviations apart.
     assert spread.low <= 0.01 * effect * 2.8 <= spread.high and abs(spread.spread) > 0.004
     assert spread.edge_bps == pytest.approx(5_000 * spread.spread)
+    means = [bucket.mean for bucket in spread.buckets]
+    assert means == sorted(means, reverse=effect < 0.0) and len(means) == 5 and spread.monotone_p < 0.05
+    nothing = quantile_spread(knowing(1_000, 0.0), resamples=200)
+    assert nothing.monotone_p > 0.05 and nothing.low < 0.0 < nothing.high
 
 
 def test_all_that_is_looked_at_counts() -> None:
@@ -218,13 +213,7 @@ def test_what_is_called_detectable_is_detected() -> None:
     assert 0.72 <= found / 200 <= 0.9
 
 
-def test_without_memory_there_is_no_half_life() -> None:
-    once = decay(knowing(1_000, 0.3), 0.08)
-    assert once.half_life is None and "only the next bar is beyond" in once.absent
-    assert decay(knowing(1_000, 0.0), 0.08).absent.startswith("no bar ahead is beyond")
-
-
-def test_half_lives_are_as_sure_as_they_say() -> None:
+def test_half_lives_are_as_sure_as_they_say_and_there_is_none_without_memory() -> None:
     """Coefficients of one series err together: taken as independent, two of three intervals held."""
     true, found = math.log(2) / -math.log(0.7), []
     for seed in range(40):
@@ -237,13 +226,9 @@ def test_half_lives_are_as_sure_as_they_say() -> None:
     held = sum((each.low or 0.0) <= true <= (each.high or math.inf) for each in known)
     assert held >= 36
     assert np.median([each.half_life or 0.0 for each in known]) == pytest.approx(true, rel=0.1)
-
-
-def test_monotone_means_are_told_from_others() -> None:
-    rising, nothing = (quantile_spread(knowing(2_000, effect), resamples=300) for effect in (0.4, 0.0))
-    means = [bucket.mean for bucket in rising.buckets]
-    assert means == sorted(means) and len(means) == 5
-    assert rising.monotone_p < 0.05 < nothing.monotone_p and nothing.low < 0.0 < nothing.high
+    once = decay(knowing(1_000, 0.3), 0.08)
+    assert once.half_life is None and "only the next bar is beyond" in once.absent
+    assert decay(knowing(1_000, 0.0), 0.08).absent.startswith("no bar ahead is beyond")
 
 
 def test_events_show_what_came_after_and_what_came_before() -> None:
