@@ -25,9 +25,9 @@ from qubic_lab.votes.trail import trail_of
 QUESTION = "What is 5 + 7?"
 
 
-def vote(voter: str, text: str, finish: str = "stop", seed: int | None = None, temperature: float = 0.7) -> Vote:
-    sampling = SamplingParams(temperature=temperature, seed=hash(voter) % 1000 if seed is None else seed)
-    return Vote(voter, voter, "m", AnswerSource("hash", QUESTION, sampling), text, finish, len(text.split()), 1.0, -0.1)
+def vote(voter: str, text: str, seed: int | None = None, temperature: float = 0.7) -> Vote:
+    sampling = SamplingParams(temperature=temperature, seed=ord(voter[0]) if seed is None else seed)
+    return Vote(voter, voter, "m", AnswerSource("hash", QUESTION, sampling), text, "stop", len(text.split()), 1.0, -0.1)
 
 
 def votes_of(*texts: str) -> list[Vote]:
@@ -51,8 +51,7 @@ def reply_to(
 
 def test_the_majority_wins_and_its_answer_is_given() -> None:
     reply = reply_to(votes_of("The answer is 12.", "5 + 7 = 12", "It is 13."))
-    assert reply.groups == (("v0", "v1"), ("v2",))
-    assert reply.decision.winner == 0
+    assert (reply.groups, reply.decision.winner) == ((("v0", "v1"), ("v2",)), 0)
     assert reply.text in ("The answer is 12.", "5 + 7 = 12")
     assert (reply.level, reply.confidence.probability, reply.conflict) == (ConfidenceLevel.NOTE, None, False)
     assert reply.disagreement == pytest.approx(1 / 3)
@@ -68,17 +67,11 @@ def test_missing_voters_count_unless_they_were_not_needed() -> None:
     assert (certain.level, certain.decision.ballots) == (ConfidenceLevel.NOTE, 2)
 
 
-def test_unusable_answers_have_no_vote_and_say_why() -> None:
+def test_unusable_answers_have_no_vote_and_say_why_and_where_all_are_nothing_is_claimed() -> None:
     reply = reply_to([*votes_of("The answer is 12."), vote("w", ""), vote("x", "I'm sorry, but I cannot answer that.")])
-    by_voter = {each.vote.voter: each for each in reply.voters}
-    assert reply.groups == (("v0",),)
-    assert by_voter["w"].group is None
-    assert "empty" in by_voter["w"].dropped
-    assert "refusing" in by_voter["x"].dropped
-    assert reply.decision.ballots == 3
-
-
-def test_with_no_usable_answer_nothing_is_claimed() -> None:
+    empty, refusing = (next(each for each in reply.voters if each.vote.voter == voter) for voter in "wx")
+    assert (reply.groups, reply.decision.ballots, empty.group) == ((("v0",),), 3, None)
+    assert "empty" in empty.dropped and "refusing" in refusing.dropped
     for votes in ([], [vote("w", ""), vote("x", "  ")]):
         reply = reply_to(votes, Absence("y", AbsenceReason.LATE, "after 5 s"))
         assert reply.level is ConfidenceLevel.FALLBACK
@@ -86,19 +79,14 @@ def test_with_no_usable_answer_nothing_is_claimed() -> None:
         assert reply.effective_votes == 0
 
 
-def test_a_cautious_answer_lists_what_was_said() -> None:
-    known = VoteContext(calibrations=(calibrated(),), model="hash")
-    reply = reply_to(votes_of("It is 12.", "It is 13.", "It is 14."), known=known)
-    assert reply.level is ConfidenceLevel.FALLBACK
-    assert reply.how == "cautious answer"
-    assert [f"It is {number}. (1 of 3)" in reply.text for number in (12, 13, 14)] == [True] * 3
-
-
-def test_a_calibration_decides_the_level() -> None:
+def test_a_calibration_decides_the_level_and_a_cautious_answer_lists_what_was_said() -> None:
     known = VoteContext(calibrations=(calibrated(),), model="hash")
     reply = reply_to(votes_of("12", "12", "12"), known=known)
     assert reply.level is ConfidenceLevel.ANSWER
     assert reply.confidence.probability > 0.85
+    cautious = reply_to(votes_of("It is 12.", "It is 13.", "It is 14."), known=known)
+    assert (cautious.level, cautious.how) == (ConfidenceLevel.FALLBACK, "cautious answer")
+    assert all(f"It is {number}. (1 of 3)" in cautious.text for number in (12, 13, 14))
     other_model = reply_to(votes_of("12", "12", "12"), known=replace(known, model="other"))
     assert other_model.confidence.probability is None
 
@@ -153,11 +141,12 @@ SALT = "Rain dissolves minerals from the rocks of the land, and rivers carry the
 
 def test_an_explanation_that_won_can_be_given_with_what_others_add() -> None:
     texts = (f"{SALT}.", f"{SALT}. {VENTS}", f"{SALT}. {VENTS}", f"{SALT}.", f"{SALT}.")
-    votes = votes_of(*texts)
-    alike = SimilarityThresholds(0.3, 0.3)
-    best = deliberate(WHY, votes, (), VoteContext(), VotingConfig(thresholds=alike))
+    votes, alike = votes_of(*texts), SimilarityThresholds(0.3, 0.3)
+    best, merged = (
+        deliberate(WHY, votes, (), VoteContext(), VotingConfig(merge=merge, thresholds=alike))
+        for merge in (False, True)
+    )
     assert len(best.groups) == 1 and best.additions == () and VENTS not in best.text
-    merged = deliberate(WHY, votes, (), VoteContext(), VotingConfig(merge=True, thresholds=alike))
     assert merged.text == f"{best.text} {VENTS}"
     assert merged.how == f"{best.how}, with sentences of others"
     trail = json.loads(json.dumps(trail_of(merged)))
@@ -166,12 +155,9 @@ def test_an_explanation_that_won_can_be_given_with_what_others_add() -> None:
     assert headline in page and VENTS in page
     earlier_version = {name: value for name, value in trail.items() if name not in ("additions", "disputed")}
     assert headline not in render_vote("0" * 32, earlier_version)
-
-
-def test_of_a_short_answer_nothing_is_merged() -> None:
-    votes = votes_of("The answer is 12.", f"5 + 7 = 12. {VENTS}", f"It is 12. {VENTS}")
-    reply = reply_to(votes, rules=VotingConfig(merge=True))
-    assert reply.additions == () and reply.text == reply_to(votes).text
+    short = votes_of("The answer is 12.", f"5 + 7 = 12. {VENTS}", f"It is 12. {VENTS}")
+    reply = reply_to(short, rules=VotingConfig(merge=True))
+    assert reply.additions == () and reply.text == reply_to(short).text, "of a short answer nothing is merged"
 
 
 def merge_all(texts: list[str], members: int | None = None) -> MergedAnswer:
@@ -203,8 +189,7 @@ def test_what_the_best_answer_says_or_denies_and_what_hangs_on_another_sentence_
 
 
 def test_what_as_many_deny_is_left_out_and_told() -> None:
-    rising = "The salt content of the oceans is rising today."
-    falling = "The salt content of the oceans is falling today."
+    rising, falling = (f"The salt content of the oceans is {way} today." for way in ("rising", "falling"))
     agreeing = [RAIN, f"{RAIN} {rising}", f"{RAIN} {rising}"]
     merged = merge_all([*agreeing, falling, falling], 3)
     assert merged.text == RAIN
