@@ -212,14 +212,6 @@ def test_an_hour_that_is_there_once_or_never_is_refused() -> None:
         read_stamps(["2021-03-28 01:30"], ["f:1"], "Europe/London")
 
 
-def test_banner_lines_and_12_hour_clocks(tmp_path: Path) -> None:
-    form = "%Y-%m-%d %I-%p"
-    text = f"https://www.example.com/data, all rights\n\n{hours(4, form=form)}{HEADER}{row(4, form)}"
-    file = read(tmp_path, text, zone="UTC")
-    assert opens(file) == [0, 1, 2, 3, 4]
-    assert file.notes == ("1 banner line(s) before the header skipped", "1 repeated header(s) skipped")
-
-
 def test_cryptodatadownload_with_units_of_volumes_descending_and_mixed_epochs(tmp_path: Path) -> None:
     header = "unix,date,symbol,open,high,low,close,Volume BTC,Volume USD\n"
     lines = []
@@ -227,11 +219,17 @@ def test_cryptodatadownload_with_units_of_volumes_descending_and_mixed_epochs(tm
         second = START // SECOND_US + 3600 * number
         stamp = second if number < 3 else second * 1000  # the publisher changed the unit in the middle
         lines.append(f"{stamp},2021-09-27 0{number}:00:00,BTC/USD,10,12,9,11,0.5,5.5\n")
-    file = read(tmp_path, "https://www.CryptoDataDownload.com\n" + header + "".join(reversed(lines)))
+    text = "https://www.CryptoDataDownload.com\n\n" + header + "".join(reversed(lines[1:])) + header + lines[0]
+    file = read(tmp_path, text)
     assert opens(file) == [0, 1, 2, 3, 4]
     assert {price.volume for price in file.prices} == {0.5}
-    assert any("columns not used: date, symbol" in note for note in file.notes)
-    assert any("volumes in the currency left out" in note for note in file.notes)
+    for told in (
+        "columns not used: date, symbol",
+        "volumes in the currency left out",
+        "1 banner line(s) before the header skipped",
+        "1 repeated header(s) skipped",
+    ):
+        assert any(told in note for note in file.notes), told
 
 
 def test_zones_may_differ_from_row_to_row_but_none_may_be_missing(tmp_path: Path) -> None:
@@ -283,9 +281,7 @@ def test_the_price_of_the_moment_shows_that_the_bar_before_it_was_forming(tmp_pa
     assert opens(file) == list(range(8))
     assert f"2 {FORMING}: line 5, 6" in file.notes and f"1 {REPEATED}" in file.notes
     assert "off the grid of 3600 s" in refused(tmp_path, hours(4) + now + row(4) + row(5))
-    drifting = HEADER + "".join(
-        row(number, "%Y-%m-%d %H:30:00Z" if number > 4 else "%Y-%m-%d %H:%M:%SZ") for number in range(9)
-    )
+    drifting = hours(5) + "".join(row(number, "%Y-%m-%d %H:30:00Z") for number in range(5, 9))
     assert "btc.csv:7: 2021-09-27T19:30:00Z is off the grid" in refused(tmp_path, drifting)
 
 
@@ -329,17 +325,16 @@ def test_downloads_of_well_known_pages(tmp_path: Path) -> None:
     file = read(tmp_path, investing, zone="UTC")
     assert [price.volume for price in file.prices] == [74960.0] * 3
     assert (file.prices[0].close, iso(file.prices[0].opened_us)) == (42235.7, "2021-09-27T00:00:00Z")
-    coinmarketcap = (
-        "timeOpen;timeClose;timeHigh;timeLow;name;open;high;low;close;volume;marketCap;timestamp\n"
-        + "".join(
-            f'"2021-09-{day}T00:00:00.000Z";"2021-09-{day}T23:59:59.999Z";"2021-09-{day}T07:01:00.000Z";'
-            f'"2021-09-{day}T20:00:00.000Z";"2781";43.5;44.0;42.5;43.0;30980029059.77;8e11;"2021-09-{day}T23:59:59.999Z"\n'
-            for day in (29, 28, 27)
-        )
+    coinmarketcap = "timeOpen;timeClose;timeHigh;name;open;high;low;close;volume;marketCap;timestamp\n" + "".join(
+        f'"2021-09-{day}T00:00:00.000Z";"2021-09-{day}T23:59:59.999Z";"2021-09-{day}T07:01:00.000Z";"2781";'
+        f'43.5;44.0;42.5;43.0;30980029059.77;8e11;"2021-09-{day}T23:59:59.999Z"\n'
+        for day in (29, 28, 27)
     )
     file = read(tmp_path, coinmarketcap, stamp="auto", columns={"volume_currency": "volume"})
-    assert (file.prices[0].volume_24h, file.prices[0].market_cap) == (30980029059.77, 8e11)
-    assert (file.prices[0].opened_us, len(file.prices), file.gaps) == (read_iso("2021-09-27T00:00:00Z"), 3, 0)
+    first = file.prices[0]  # a daily volume in the currency is that of 24 hours
+    assert (first.volume, first.volume_24h, first.market_cap) == (None, 30980029059.77, 8e11)
+    assert (iso(first.opened_us), first.closed_us - first.opened_us) == ("2021-09-27T00:00:00Z", DAY_US)
+    assert (len(file.prices), file.gaps) == (3, 0)
     coinbase = "".join(f"{1_632_700_800 + 60 * number},9.0,12.0,10.0,11.0,0.5\n" for number in range(3))
     assert "6 columns without names: map their numbers, such as close=5" in refused(tmp_path, coinbase)
 
@@ -371,7 +366,7 @@ def test_rows_that_contradict_each_other_are_refused_unless_one_is_chosen(tmp_pa
 @pytest.mark.parametrize(
     ("wrong", "why"),
     [
-        ({"h": 1}, r"btc\.csv:5: high is below low: open 40003 high 1 low 40001 close 40004: correct the row"),
+        ({"h": 1}, "btc.csv:5: high is below low: open 40003 high 1 low 40001 close 40004: correct the row"),
         ({"o": 0}, "open is not above 0"),
         ({"c": "nan"}, "close is missing"),
         ({"c": "inf"}, "'inf' is no number"),
@@ -383,10 +378,8 @@ def test_rows_that_contradict_each_other_are_refused_unless_one_is_chosen(tmp_pa
 )
 def test_bad_rows_are_refused_by_line(tmp_path: Path, wrong: dict[str, object], why: str) -> None:
     text = HEADER + "".join(row(number, **(wrong if number == 3 else {})) for number in range(8))
-    with pytest.raises(InputError, match=why) as caught:
-        read(tmp_path, text)
-    assert "\n" not in str(caught.value)
-    assert "btc.csv:5" in str(caught.value)
+    message = refused(tmp_path, text)
+    assert why in message and "btc.csv:5" in message
 
 
 @pytest.mark.parametrize(
@@ -408,8 +401,7 @@ def test_bad_rows_are_refused_by_line(tmp_path: Path, wrong: dict[str, object], 
 def test_files_that_cannot_be_understood_are_refused(
     tmp_path: Path, text: str | bytes, options: dict[str, Any], why: str
 ) -> None:
-    message = refused(tmp_path, text, **options)
-    assert why in message
+    assert why in refused(tmp_path, text, **options)
 
 
 def test_options_are_checked_at_once(tmp_path: Path) -> None:
@@ -435,6 +427,7 @@ def test_columns_are_known_by_many_names_or_mapped(tmp_path: Path) -> None:
         "timestamp,1. open,2. high,3. low,4. close,5. volume",
         "Datetime,OPEN PRICE,High_Price,lowPrice,Close/Last,Base Volume",
         ",o,h,l,c,v",
+        "Date,Open,High,Low,Close,Adj Close",
     ):
         assert len(read(tmp_path, f"{header}\n{plain}").prices) == 6, header
     names = {"time": "Wann", "open": "A", "high": "B", "low": "C", "close": "D"}
@@ -491,17 +484,6 @@ def test_bars_across_a_change_of_clocks_are_refused_by_their_zone(tmp_path: Path
     assert len(read(tmp_path, text, zone="UTC").prices) == 30
 
 
-def test_daily_volumes_in_the_currency_are_those_of_24_hours(tmp_path: Path) -> None:
-    text = "Date,Open,High,Low,Close,Adj Close,Volume\n" + "".join(
-        f"2021-09-{day},10,12,9,11,11,99\n" for day in (26, 27, 28)
-    )
-    file = read(tmp_path, text, zone="UTC", columns={"volume_currency": "Volume"})
-    assert {(price.volume, price.volume_24h, price.closed_us - price.opened_us) for price in file.prices} == {
-        (None, 99.0, DAY_US)
-    }
-    assert {price.volume for price in read(tmp_path, text, zone="UTC").prices} == {99.0}
-
-
 def test_one_price_a_row_makes_quotes(tmp_path: Path) -> None:
     text = "snapped_at,price,market_cap,total_volume\n" + "".join(
         f"2021-09-{day} 00:00:00 UTC,{day}.5,1e9,{'' if day == 27 else 1e6}\n" for day in (26, 27, 29)
@@ -522,11 +504,10 @@ def test_the_same_rows_in_any_packing_give_the_same_prices(tmp_path: Path) -> No
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     numbers = {name: [float(each[name]) for each in rows] for name in names[1:]}
     zoned = [datetime.fromisoformat(each["Time"]) for each in rows]
-    for name, times in (
-        ("zoned", pyarrow.array(zoned, pyarrow.timestamp("ns", "UTC"))),
-        ("epoch", pyarrow.array([(START + number * HOUR_US) // 1000 for number in range(6)])),
-    ):
-        pyarrow.parquet.write_table(pyarrow.table({"Time": times, **numbers}), tmp_path / f"{name}.parquet")
+    instants = pyarrow.array(zoned, pyarrow.timestamp("ns", "UTC"))
+    epochs = [(START + number * HOUR_US) // 1000 for number in range(6)]
+    pyarrow.parquet.write_table(pyarrow.table({"Time": instants, **numbers}), tmp_path / "zoned.parquet")
+    pyarrow.parquet.write_table(pyarrow.table({"Time": epochs, **numbers}), tmp_path / "epoch.parquet")
     for name in ("a.csv.gz", "a.jsonl", "zoned.parquet", "epoch.parquet"):
         assert read_bars(tmp_path / name, BarOptions("BTC", stamp="open"), NOW).prices == plain, name
     assert read(tmp_path, b"\xef\xbb\xbf" + text.encode()).prices == plain
@@ -539,8 +520,8 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     assert "archive is damaged" in refused(tmp_path, b"PK no zip", "a.zip")
     assert "no Parquet file" in refused(tmp_path, b"nothing", "a.parquet")
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
-        archive.writestr("a.csv", hours())
-        archive.writestr("b.csv", hours())
+        for name in ("a.csv", "b.csv"):
+            archive.writestr(name, hours())
     with pytest.raises(InputError, match=r"two\.zip: the archive holds 2 files"):
         read_bars(tmp_path / "two.zip", BarOptions("BTC"), NOW)
 
@@ -577,7 +558,8 @@ def test_an_import_is_kept_once_and_a_correction_is_a_row_of_its_own(tmp_path: P
     assert later.flags == {"zero-volume": 3, "gap-before": 1}  # the gap to what was there before
 
 
-def test_packaged_prices_are_those_of_the_package_without_what_had_not_closed() -> None:
+def test_packaged_prices_are_those_of_the_package_and_days_what_their_quarters_of_an_hour_make_of_them() -> None:
+    """Both files come from one publisher: a wrong zone, stamp or choice of duplicates would show at once."""
     quarter, day = (read_packaged(name, NOW) for name in DATASETS)
     assert (len(quarter.prices), len(day.prices)) == (8684, 661)
     assert [note.partition(" ")[0] for note in quarter.notes if "row(s)" in note] == ["6", "31"]
@@ -586,14 +568,9 @@ def test_packaged_prices_are_those_of_the_package_without_what_had_not_closed() 
     assert (iso(day.prices[0].opened_us), day.prices[0].volume_24h) == ("2020-01-01T00:00:00Z", 18565664997.0)
     with pytest.raises(InputError, match="did you mean 'bitcoin-1day'"):
         read_packaged("bitcoin-day", NOW)
-
-
-def test_packaged_days_are_what_the_quarters_of_an_hour_make_of_them() -> None:
-    """Both files come from one publisher: a wrong zone, stamp or choice of duplicates would show at once."""
-    quarter, day = (read_packaged(name, NOW) for name in DATASETS)
     by_day = {k: list(g) for k, g in itertools.groupby(quarter.prices, lambda price: price.opened_us // DAY_US)}
-    shared = [(bar, by_day[bar.opened_us // DAY_US]) for bar in day.prices if bar.opened_us // DAY_US in by_day]
-    whole = [(bar, parts) for bar, parts in shared if len(parts) == 96]
+    pairs = ((bar, by_day.get(bar.opened_us // DAY_US, [])) for bar in day.prices)
+    whole = [(bar, parts) for bar, parts in pairs if len(parts) == 96]
     assert len(whole) == 29
     for bar, parts in whole:
         highs, lows = ([getattr(part, name) for part in parts] for name in ("high", "low"))
@@ -638,10 +615,7 @@ def read_posts(folder: Path, *changes: dict[str, Any], **options: Any) -> TextFi
     [
         ({"published": "2022-01-01 10:00"}, "posts.jsonl:2: time '2022-01-01 10:00' has no zone"),
         ({"published": None}, "posts.jsonl:2: time None cannot be read (it is empty)"),
-        (
-            {"published": "2031-01-01T00:00:00Z"},
-            "posts.jsonl:2: published 2031-01-01T00:00:00Z, which is still to come",
-        ),
+        ({"published": "2031-01-01T00:00:00Z"}, "2: published 2031-01-01T00:00:00Z, which is still to come"),
         ({"text": " "}, "posts.jsonl:2: neither title nor body"),
         ({"kind": "letter"}, "posts.jsonl:2: kind 'letter' of text"),
         ({"likes": "many"}, "posts.jsonl:2: score 'many' is no number"),

@@ -117,12 +117,9 @@ def test_sources_are_chosen_by_name_and_feeds_all_together() -> None:
         choose_sources(every, config, ("coingeko",))
 
 
-def test_a_late_job_keeps_its_rhythm_and_does_not_catch_up() -> None:
+def test_a_late_job_keeps_its_rhythm_and_retries_wait_longer_each_time_but_no_longer_than_the_period() -> None:
     for late_us, next_us in ((0, PERIOD), (PERIOD // 2, PERIOD), (PERIOD, 2 * PERIOD), (100 * PERIOD, 101 * PERIOD)):
-        assert next_due_us(NOW, NOW + late_us, 300.0) == NOW + next_us
-
-
-def test_retries_wait_longer_each_time_but_no_longer_than_the_period() -> None:
+        assert next_due_us(NOW, NOW + late_us, 300.0) == NOW + next_us, "it does not catch up"
     waits = [(retry_due_us(NOW, failures, 300.0, None) - NOW) / SECOND_US for failures in (1, 2, 3, 9, 5_000)]
     assert waits == [FIRST_RETRY_S, 30.0, 60.0, 300.0, 300.0]
     assert retry_due_us(NOW, 1, 300.0, 7_200.0) == NOW + 2 * HOUR_US
@@ -179,13 +176,14 @@ def test_a_trials_clock_is_the_same_in_every_process_and_only_faster() -> None:
 # leases and jobs
 
 
-def test_one_holds_the_lease_until_it_ends_or_is_given_up(engine: Engine) -> None:
+def test_one_holds_the_lease_until_it_is_given_up_or_taken_from_one_that_was_too_slow(engine: Engine) -> None:
     clock = StandingClock(NOW)
     first, second = (Lease(engine, "x", holder, 30.0, clock) for holder in ("first", "second"))
     assert first.acquire() is None
     held = second.acquire()
     assert held is not None
     assert (held.holder, held.until_us) == ("first", NOW + 30 * SECOND_US)
+    assert Lease(engine, "y", "second", 30.0, clock).acquire() is None
     clock.us += 20 * SECOND_US
     first.renew()
     clock.us += 20 * SECOND_US
@@ -194,23 +192,16 @@ def test_one_holds_the_lease_until_it_ends_or_is_given_up(engine: Engine) -> Non
     first.release()
     assert not first.lasts()
     assert second.acquire() is None
-    assert Lease(engine, "y", "first", 30.0, clock).acquire() is None
-
-
-def test_whoever_was_too_slow_finds_the_lease_lost(engine: Engine) -> None:
-    clock = StandingClock(NOW)
-    slow, next_one = (Lease(engine, "x", holder, 30.0, clock) for holder in ("slow", "next"))
-    assert slow.acquire() is None
     clock.us += 31 * SECOND_US
-    assert not slow.lasts()
-    slow.renew()  # late, but nobody else has taken it
+    assert not second.lasts()
+    second.renew()  # late, but nobody else has taken it
     clock.us += 31 * SECOND_US
-    assert next_one.acquire() is None
-    with pytest.raises(FencedError, match="lost to next"):
-        slow.renew()
-    slow.release()  # is not its to give up
-    assert next_one.held() == next_one.held() is not None
-    next_one.renew()
+    assert first.acquire() is None
+    with pytest.raises(FencedError, match="lost to first"):
+        second.renew()
+    second.release()  # is not its to give up
+    assert first.lasts()
+    first.renew()
 
 
 def test_of_many_that_take_a_free_lease_at_once_one_gets_it(engine: Engine) -> None:

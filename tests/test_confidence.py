@@ -34,19 +34,16 @@ SIGNALS_NS = np.array([[n / 20, (n * 7 % 20) / 20] for n in range(20)])
 RIGHT_N = np.array([0, 0, 1, 0, 0, 1, 0, 1, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1], dtype=np.float64)
 
 
-def test_isotonic_equals_scikit_learn_but_for_its_ends_and_may_fall():
+def test_isotonic_equals_scikit_learn_but_for_its_ends_may_fall_and_goes_on_beyond_its_values():
     sklearn = [0.0] * 2 + [1 / 3] * 3 + [0.5] * 6 + [2 / 3] * 3 + [1.0] * 6
     expected = np.clip(sklearn, 1 / 22, 21 / 22)
     for values in (SIGNALS_NS, 1 - SIGNALS_NS):
         assert Isotonic.fit(values, RIGHT_N)(values) == pytest.approx(expected)
-
-
-def test_isotonic_between_and_beyond_its_values():
     curve = Isotonic((0.2, 0.6), (0.3, 0.7))
     assert curve(np.array([[0.0], [0.4], [0.9]])) == pytest.approx([0.3, 0.5, 0.7])
 
 
-def test_logistic_equals_scikit_learn():
+def test_logistic_and_log_loss_equal_scikit_learn():
     """LogisticRegression(C=1) on scaled signals, each observation twice: right with Platt's target as its weight."""
     one = Logistic.fit(SIGNALS_NS[:, :1], RIGHT_N)
     assert (one.weights, one.intercept) == (pytest.approx((0.828791,), abs=2e-5), pytest.approx(0.458076, abs=2e-5))
@@ -54,9 +51,6 @@ def test_logistic_equals_scikit_learn():
     two = Logistic.fit(SIGNALS_NS, RIGHT_N)
     assert two.weights == pytest.approx((0.738682, 0.357387), abs=2e-5)
     assert two(SIGNALS_NS[[0, 9, 19]]) == pytest.approx([0.207628, 0.499897, 0.869938], abs=2e-5)
-
-
-def test_log_loss_equals_scikit_learn():
     assert log_loss(0.05 + 0.9 * SIGNALS_NS[:, 0], RIGHT_N) == pytest.approx(0.5421091098875904)
 
 
@@ -121,14 +115,15 @@ def test_cross_validation_finds_the_signal_that_tells():
 def test_probabilities_hold_on_other_questions():
     found, held_out = calibrated(count=2000), observations(count=2000, seed=1)
     probability = found.probabilities([each.signals for each in held_out])
-    report = judge_confidence(probability, [each.right for each in held_out], resamples=200)
+    right = [each.right for each in held_out]
+    report = judge_confidence(probability, right, resamples=200)
     assert report.ece < 0.04
     assert report.ece_interval[0] <= report.ece_if_calibrated_95
     assert report.brier < report.brier_parts.uncertainty
     assert report.aurc_interval[0] < report.aurc < report.aurc_interval[1] < 1 - report.accuracy
     assert report.brier_interval[0] < report.brier < report.brier_interval[1]
     assert sum(each.items for each in report.reliability) == report.items == 2000
-    worse = judge_confidence(np.sqrt(probability), [each.right for each in held_out], resamples=50)
+    worse = judge_confidence(np.sqrt(probability), right, resamples=50)
     assert worse.ece_interval[0] > report.ece_interval[1]
     assert worse.aurc == pytest.approx(report.aurc), "order is all that coverage asks for"
 
@@ -174,6 +169,17 @@ def test_a_calibration_comes_back_from_its_file_with_what_it_rests_on(tmp_path: 
     assert load_calibrations(tmp_path / "none") == ()
 
 
+WRONG_CURVES: list[tuple[str, dict]] = [
+    ("base-rate", {"probability": 1.0}),
+    ("histogram", {"ends": [0.5], "probabilities": [0.5]}),
+    ("isotonic", {"values": [0.5, 0.5], "probabilities": [0.2, 0.3]}),
+    ("isotonic", {"values": [], "probabilities": []}),
+    ("isotonic", {"values": [math.nan], "probabilities": [0.2]}),
+    ("logistic", {"means": [0.0], "scales": [0.0], "weights": [1.0], "intercept": 0.0}),
+    ("logistic", {"means": [0.0], "scales": [1.0], "weights": [1.0, 1.0], "intercept": 0.0}),
+]
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
@@ -187,19 +193,7 @@ def test_a_calibration_comes_back_from_its_file_with_what_it_rests_on(tmp_path: 
         ({"made_utc": "yesterday"}, "made_utc is 'yesterday'"),
         ({"made_utc": "2026-03-02T12:00:00"}, "timezone"),
         ({"extra": 1}, "unknown name 'extra'"),
-        *(
-            ({"method": method, "curve": curve}, "curve: ")
-            for method, curve in [
-                ("base-rate", {"probability": 1.0}),
-                ("base-rate", {}),
-                ("histogram", {"ends": [0.5], "probabilities": [0.5]}),
-                ("isotonic", {"values": [0.5, 0.5], "probabilities": [0.2, 0.3]}),
-                ("isotonic", {"values": [], "probabilities": []}),
-                ("isotonic", {"values": [math.nan], "probabilities": [0.2]}),
-                ("logistic", {"means": [0.0], "scales": [0.0], "weights": [1.0], "intercept": 0.0}),
-                ("logistic", {"means": [0.0], "scales": [1.0], "weights": [1.0, 1.0], "intercept": 0.0}),
-            ]
-        ),
+        *(({"method": method, "curve": curve}, "curve: ") for method, curve in WRONG_CURVES),
     ],
 )
 def test_a_file_that_cannot_be_is_refused(tmp_path: Path, change: dict, problem: str):
@@ -210,12 +204,12 @@ def test_a_file_that_cannot_be_is_refused(tmp_path: Path, change: dict, problem:
         load_calibration(path)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{", "{}"])
-def test_what_is_no_calibration_at_all_is_refused(tmp_path: Path, text: str):
+def test_what_is_no_calibration_at_all_is_refused(tmp_path: Path):
     path = tmp_path / "numeric.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"numeric\.json is not a calibration"):
-        load_calibration(path)
+    for text in ("", "[1]", "{", "{}"):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"numeric\.json is not a calibration"):
+            load_calibration(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_calibration(tmp_path / "none.json")
 

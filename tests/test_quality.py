@@ -69,6 +69,8 @@ The answer is 14. Wait, I forgot one: the answer is 12. |
 A shop sells pens at 3 dollars each. How many dollars do 4 pens cost? 12 dollars. |
 I can't help but notice that this is cheap: 12 dollars. |
 I'm sorry to say that the answer is 12: I cannot provide a cheaper one. | In C++ | Turn the lamp on |
+I don't know who made the pens, yet their price is told: one costs three dollars, two cost six, three are nine and so
+four come to twelve dollars in all, before any tax that this shop may add to what its customers pay in the evening. |
 It is what it is | \boxed{12} | No, no, no: four pens cost 12 dollars, as each pen is sold at 3. |
 每支笔3元，4支笔一共12元。
 """
@@ -105,11 +107,6 @@ def test_a_cut_explanation_can_be_used_and_a_loop_where_it_had_concluded():
     concluded = judge("The answer is 12. " * 12, PENS)
     assert (names(concluded), concluded.usable) == ({"repeating"}, True)
     assert concluded.completeness < 0.1
-
-
-def test_long_answers_may_say_what_they_do_not_know():
-    long = "I don't know who made the pens, yet their price is told: " + "each costs three dollars here " + "x " * 40
-    assert "refusing" not in names(judge(long, PENS))
 
 
 def test_an_answer_is_off_topic_below_the_threshold_unless_it_is_a_few_words_or_a_number():
@@ -173,10 +170,8 @@ def test_every_part_is_within_0_and_1_and_every_fault_has_evidence(pieces, reaso
 
 
 def test_repeated_share_of_four_words():
-    assert repeated_share(["a", "b", "c"]) == 0.0
-    assert repeated_share(["a", "b", "c", "d", "e"]) == 0.0
     # abcd bcda cdab dabc abcd: 4 of 5 differ
-    assert repeated_share(["a", "b", "c", "d", "a", "b", "c", "d"]) == pytest.approx(1 / 5)
+    assert [repeated_share(list(words)) for words in ("abc", "abcde", "abcdabcd")] == [0.0, 0.0, pytest.approx(1 / 5)]
 
 
 CALCULATIONS = r"""

@@ -38,15 +38,8 @@ def row(
     def sample(letter: str, length: int) -> RecordedSample:
         return RecordedSample(letter, length, None if letter == "-" else ord(letter) - ord("a"), letter == "a")
 
-    lengths = tokens or (10,) * len(groups)
-    return RecordedQuestion(
-        id=id,
-        kind=kind,
-        question="?",
-        reference="a",
-        greedy=sample(greedy, 4),
-        samples=tuple(map(sample, groups, lengths)),
-    )
+    samples = tuple(map(sample, groups, tokens or (10,) * len(groups)))
+    return RecordedQuestion(id, kind, question="?", reference="a", greedy=sample(greedy, 4), samples=samples)
 
 
 def weighted(base: RecordedQuestion, *weights: float) -> RecordedQuestion:
@@ -62,16 +55,14 @@ def longer(base: RecordedQuestion, factor: int, right: bool, tokens: int) -> Rec
     return replace(base, longer=((factor, RecordedSample("", tokens, 0, right)),))
 
 
-def test_a_vote_of_three_by_hand() -> None:
+def test_votes_by_hand_of_one_is_pass_at_1_and_of_all_is_the_plurality() -> None:
     voted = voted_at(row("aabc"), 3)
     # aab, aac: a wins. abc twice: a third each.
     assert voted.right == pytest.approx((1 + 1 + 1 / 3 + 1 / 3) / 4)
     assert voted.tied == pytest.approx(2 / 4)
-
-
-def test_a_vote_of_one_is_pass_at_1_and_of_all_is_the_plurality() -> None:
     some = row("aabbbc--")
     assert voted_at(some, 1).right == pytest.approx(oracle_at(some, 1)) == 2 / 8
+    assert (oracle_at(row("abbb"), 3), oracle_at(row("bbbb"), 4)) == (pytest.approx(3 / 4), 0.0)
     assert voted_at(some, 8) == self_consistency.ExpectedVote(0.0, 0.0)
     assert voted_at(row("aabb"), 4) == self_consistency.ExpectedVote(0.5, 1.0)
     # Answers without a conclusion do not vote.
@@ -114,12 +105,6 @@ def test_weights_turn_a_vote_and_equal_sums_in_another_order_are_a_tie() -> None
     assert voted_at(mixed, 3).right == 0.5, "of a group that is right in part, any answer may be given"
 
 
-def test_the_oracle_by_hand() -> None:
-    assert oracle_at(row("abbb"), 1) == pytest.approx(1 / 4)
-    assert oracle_at(row("abbb"), 3) == pytest.approx(3 / 4)
-    assert oracle_at(row("bbbb"), 4) == 0.0
-
-
 def test_one_vote_names_a_winner_and_first_come_breaks_ties() -> None:
     found = [vote(row(groups).samples) for groups in ("bab-a", "-abba", "bba", "--")]
     assert [each and each.text for each in found] == ["b", "a", "b", None]
@@ -138,14 +123,6 @@ def test_choosing_one_answer_by_length_or_signal() -> None:
     assert best_rule([signalled(row("bba"), "logprob", -2.0, -3.0, -0.1)], 3) == "logprob"
 
 
-def test_tokens_spent() -> None:
-    rows = [row("ab", tokens=(10, 20)), row("ab", tokens=(30, 40))]
-    assert mean_tokens(rows, "greedy") == 4
-    assert mean_tokens(rows, "pass@1", 16) == 25
-    assert mean_tokens(rows, "majority", 2) == mean_tokens(rows, "shortest", 2) == 50
-    assert mean_tokens([longer(rows[0], 3, True, 9), longer(rows[1], 3, True, 12)], "longer greedy", 3) == 10.5
-
-
 def test_the_curve_holds_every_method_with_interval_tokens_and_ties() -> None:
     rows = [longer(row(groups, id=str(n)), 3, True, 50) for n, groups in enumerate(["aab", "abb", "abc", "aaa"])]
     points = {(point.method, point.k): point for point in curve(rows)}
@@ -160,6 +137,8 @@ def test_the_curve_holds_every_method_with_interval_tokens_and_ties() -> None:
     assert points["oracle", 3].right.value == 1.0
     with pytest.raises(InputError, match="with 3 samples of question '0', is 5"):
         curve(rows, ks=[5])
+    rows = [row("ab", tokens=(10, 20)), row("ab", tokens=(30, 40))]
+    assert [mean_tokens(rows, method, 2) for method in ("pass@1", "majority", "shortest")] == [25, 50, 50]
 
 
 def test_gains_are_by_type_and_pair_the_questions() -> None:
@@ -240,14 +219,11 @@ def write_recorded(file: Path, *rows: RecordedQuestion) -> None:
     file.write_text("".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def test_a_table_comes_back_from_its_file(tmp_path: Path) -> None:
-    first = longer(signalled(weighted(row("ab-"), 1, 0.5, 0), "logprob", -1, -2, -3.5), 4, True, 9)
-    write_recorded(tmp_path / "rows.jsonl", first, row("é\u2028", "r"))
-    assert read_recorded(tmp_path / "rows.jsonl") == (first, row("é\u2028", "r"))
-
-
-def test_a_broken_table_is_named_with_its_line(tmp_path: Path) -> None:
+def test_a_table_comes_back_from_its_file_and_a_broken_one_is_named_with_its_line(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
+    first = longer(signalled(weighted(row("ab-"), 1, 0.5, 0), "logprob", -1, -2, -3.5), 4, True, 9)
+    write_recorded(file, first, row("é\u2028", "r"))
+    assert read_recorded(file) == (first, row("é\u2028", "r"))
     write_recorded(file, row("ab", "one"), row("ab", "two"))
     good = file.read_text()
     for broken, message in [

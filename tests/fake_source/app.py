@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from fake_source import coingecko, feeds, hacker_news, newsapi
 from fake_source.faults import FaultPlan
@@ -112,12 +112,10 @@ class FakeApp:
 
 def _route(path: str) -> tuple[str, str, str] | None:
     """Return a path's kind of source, its name in the ledger and the rest of the path."""
-    for source, prefix in PREFIXES.items():
+    for kind, prefix in (PREFIXES | {"feeds": "feeds"}).items():
         if path.startswith(f"{prefix}/"):
-            return source, source, path.removeprefix(f"{prefix}/")
-    if path.startswith("feeds/"):
-        rest = path.removeprefix("feeds/")
-        return "feeds", rest.rpartition(".")[0], rest
+            rest = path.removeprefix(f"{prefix}/")
+            return kind, rest.rpartition(".")[0] if kind == "feeds" else kind, rest
     return None
 
 
@@ -146,9 +144,8 @@ class _Sending:
         """Wait for the client to leave; return whether it did within a time."""
 
         async def left() -> None:
-            message: Message = {"type": ""}
-            while message["type"] != "http.disconnect":
-                message = await self.receive()
+            while (await self.receive())["type"] != "http.disconnect":
+                pass
 
         with suppress(TimeoutError):
             await asyncio.wait_for(left(), within_s or 1e-4)

@@ -46,15 +46,15 @@ def lost(entries: Sequence[Entry], versions: Versions, killed_s: Sequence[float]
     before), and the end of a history or of bars: that is the forming present, or what the next answer has, too.
     """
     in_flight = {entry.number for at_s in killed_s for entry in _last_before(entries, at_s)}
-    missing = []
-    for entry in entries:
-        if entry.number in in_flight:
-            continue
-        for given in entry.given:
-            values = [value for value, _ in versions.get(key_of(entry.source, given), ())]
-            if given.value not in values and not (_is_end_of_history(entry, given) or _may_be_forming(entry, given)):
-                missing.append((entry, given))
-    return missing
+    stored = {key: {value for value, _ in values} for key, values in versions.items()}
+    return [
+        (entry, given)
+        for entry in entries
+        for given in entry.given
+        if entry.number not in in_flight
+        and given.value not in stored.get(key_of(entry.source, given), ())
+        and not (_is_end_of_history(entry, given) or _may_be_forming(entry, given))
+    ]
 
 
 def twice(versions: Versions) -> list[Key]:
@@ -77,12 +77,9 @@ def longest_gap_s(versions: Versions, coin: str) -> float:
     return max((later - earlier for earlier, later in pairwise(times)), default=0) / SECOND_US
 
 
-def _last_before(entries: Sequence[Entry], at_s: float) -> list[Entry]:
-    last: dict[str, Entry] = {}
-    for entry in sorted(entries, key=lambda entry: entry.arrived_s):
-        if entry.arrived_s <= at_s:
-            last[entry.source] = entry
-    return list(last.values())
+def _last_before(entries: Sequence[Entry], at_s: float) -> Iterable[Entry]:
+    before = (entry for entry in entries if entry.arrived_s <= at_s)
+    return {entry.source: entry for entry in sorted(before, key=lambda entry: entry.arrived_s)}.values()
 
 
 def _may_be_forming(entry: Entry, given: Given) -> bool:

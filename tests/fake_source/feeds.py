@@ -57,9 +57,8 @@ def _atom(name: str, items: list[Item]) -> str:
         f"<summary>{escape(item.body)}</summary></entry>"
         for item in items
     )
-    head = (
-        f"<title>{name}</title><id>https://feeds.invalid/{name}</id><updated>{utc_time(items[0].published_s)}</updated>"
-    )
+    changed = utc_time(items[0].published_s)
+    head = f"<title>{name}</title><id>https://feeds.invalid/{name}</id><updated>{changed}</updated>"
     return f'<?xml version="1.0" encoding="UTF-8"?><feed xmlns="http://www.w3.org/2005/Atom">{head}{entries}</feed>'
 
 

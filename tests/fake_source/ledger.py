@@ -52,10 +52,8 @@ class Violation:
 def read_ledger(file: Path) -> tuple[list[Entry], list[Violation]]:
     """Return a ledger file's entries and violations, without a line that is still being written."""
     entries, violations = [], []
-    for line in file.read_text().splitlines(keepends=True):
-        if not line.endswith("\n"):
-            continue
-        values = json.loads(line)
+    *lines, _ = file.read_text().split("\n")
+    for values in map(json.loads, lines):
         if "rule" in values:
             violations.append(Violation(**values))
         else:

@@ -4,9 +4,9 @@ import re
 from typing import Any
 
 from fake_source.ledger import Given
-from fake_source.reply import KEYS, Ask, Desk, Reply, json_reply, read_time, utc_time
+from fake_source.reply import KEYS, Ask, Desk, Reply, json_reply, utc_time
 from fake_source.world import PUBLISHER, Item
-from qubic_lab.oracle.model.timestamps import SECOND_US
+from qubic_lab.oracle.model.timestamps import SECOND_US, read_iso
 
 RATE_LIMITED = {"status": "error", "code": "rateLimited", "message": "You have made too many requests recently."}
 EVERY_S = 360
@@ -34,7 +34,7 @@ def reply(ask: Ask, desk: Desk) -> Reply:
 
 def _everything(ask: Ask, desk: Desk) -> Reply:
     newest = ask.now_s - DELAY_S
-    start, end = read_time(ask.query["from"]), read_time(ask.query["to"])
+    start, end = (read_iso(f"{ask.query[name]}Z") // SECOND_US for name in ("from", "to"))
     if start < newest - REACH_S:
         return _error(426, "parameterInvalid", "You are trying to request results too far in the past.")
     items = desk.world.items("newsapi", EVERY_S, start, min(end, newest) + 1, ask.now_s)

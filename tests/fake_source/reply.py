@@ -50,12 +50,6 @@ def json_reply(
     return Reply(status, body, headers=headers or {}, given=given)
 
 
-def read_time(text: str) -> int:
-    """Return seconds since 1970 of an ISO date or time (UTC without a zone)."""
-    read = datetime.fromisoformat(text)
-    return int((read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp())
-
-
 def utc_time(at_s: int) -> str:
     """Return an instant as most APIs write it."""
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -50,13 +50,11 @@ class _Connections:
     def close(self, scope: Scope, reset: bool) -> None:
         """Close a request's connection; `reset`: by RST, so that what was sent may be lost."""
         transport = self._transports.get(tuple(scope["client"]))
-        if transport is None:
-            return
-        if reset:
+        if transport is not None and reset:
             linger = struct.pack("ii", 1, 0)
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             transport.abort()
-        else:
+        elif transport is not None:
             transport.close()
 
 
