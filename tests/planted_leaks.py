@@ -103,6 +103,11 @@ def components_of_all(frame: pd.DataFrame) -> np.ndarray:
     return away @ np.linalg.svd(away, full_matrices=False)[2][0]
 
 
+def next_return_on_one_bar_in_twenty(frame: pd.DataFrame) -> pd.Series:
+    ahead = returns(frame).shift(-1).fillna(0.0)
+    return ahead.where(ahead.abs() > 0.02, 0.0)
+
+
 LEAKS: dict[str, Signal] = {
     "sign_of_next_return": lambda frame: np.sign(returns(frame).shift(-1)).fillna(0.0),
     "three_bars_ahead": lambda frame: frame["close"].rolling(5).mean().shift(-3),
@@ -135,7 +140,7 @@ LEAKS: dict[str, Signal] = {
     # No return is that large; a calm future shows the leak.
     "rare_by_the_spread_of_all": lambda frame: 1.0 * (returns(frame).abs() > 4.0 * returns(frame).std()),
     **by_name(next_return, local_peaks, trend_of_all, model_of_all, fourier_filter, next_sentiment),
-    **by_name(best_lookback_of_all, components_of_all),
+    **by_name(best_lookback_of_all, components_of_all, next_return_on_one_bar_in_twenty),
 }
 """Signals that look ahead, by name."""
 

@@ -112,6 +112,16 @@ def test_an_idle_replica_is_probed_now_and_then_and_a_busy_one_is_not() -> None:
     assert probed.after(Outcome(True, 2.5, 2.6)).wants_probe(4.6, idle=True)
 
 
+def test_probes_find_out_within_10_s_that_an_idle_replica_fails() -> None:
+    health, now_s = ReplicaHealth(beat_s=0.0), 0.0
+    while health.gate(now_s) is None and now_s < 10.0:
+        health = health.with_beat(now_s)
+        if health.wants_probe(now_s, idle=True):
+            health = health.with_probe(now_s).after(Outcome(False, now_s, now_s + 0.05))
+        now_s += 0.5
+    assert health.gate(now_s) is Gate.FAILURES and now_s < 10.0
+
+
 def test_an_answered_probe_closes_the_circuit_and_the_past_is_forgotten() -> None:
     circuit = opened().with_probe(7.5).after(Outcome(True, 7.5, 7.6))
     assert circuit.state(7.6) is CircuitState.CLOSED

@@ -209,6 +209,7 @@ def test_christoffersen_by_hand():
     given_ = 7 * math.log(0.8) + 3 * math.log(0.2)
     independent, conditional = christoffersen(beyond, 0.2)
     assert independent.statistic == pytest.approx(2 * (alone - together))
+    assert independent.p == pytest.approx(math.erfc(math.sqrt(independent.statistic / 2)))
     assert conditional.statistic == pytest.approx(2 * (alone - given_))
     assert conditional.p == pytest.approx(math.exp(-conditional.statistic / 2))
 

@@ -165,6 +165,9 @@ def test_a_fault_ends_its_request_alone_and_once() -> None:
     _, later = drive(scheduler, depth=2)
     assert events == [Event(0, fault_rank=1)]
     assert [event.request for event in later] == [1, 1, 1]
+    scheduler.submit(2, [1], SamplingParams(max_new_tokens=4), forced=[5, 6])
+    assert scheduler.complete(answered(take(scheduler)).with_fault(1, {0})) == [Event(2, fault_rank=1)]
+    assert scheduler.idle
 
 
 SIBLINGS = [Sibling(number, SamplingParams(max_new_tokens=3)) for number in (1, 2)]

@@ -227,6 +227,7 @@ async def test_nodes_that_are_stopped_ended_and_killed(
         answers = await asking
         assert_counted(answers, asked)
         assert "killed" not in {answer["node"] for answer in answers}
+        assert max(answer["attempts"] for answer in answers) == 2, "a try that ends its node is counted"
         assert client.xlen("{tasks}:log") == before + 16
         assert_each_once(client, [answer["task_id"] for answer in answers])
 
