@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bar_series import joined
 from clocks import StandingClock
 from sqlalchemy import Engine
 
@@ -23,12 +24,7 @@ from qubic_lab.oracle.risk.measures import MEASURES, MeasureValues, RiskInputs
 from qubic_lab.oracle.risk.models import drawdown, garch_forecast, historical, realised_volatility, simulate_garch
 from qubic_lab.oracle.risk.report import REFIT_BARS, RiskReport, current_level, current_measure, current_rule, read_risk
 from qubic_lab.oracle.risk.rules import RiskRule, RuleLevels, assess, fit_rules, read_rules
-from qubic_lab.oracle.risk.warning_scores import (
-    compare_warnings,
-    evaluate_warnings,
-    find_falls,
-    record_text,
-)
+from qubic_lab.oracle.risk.warning_scores import compare_warnings, evaluate_warnings, find_falls, record_text
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText
 from qubic_lab.oracle.store.snapshot import MarketStore
 from qubic_lab.oracle.store.text_store import Score
@@ -42,13 +38,11 @@ BITCOIN, ETHEREUM = (Series(coin, "exchange", 3_600) for coin in ("bitcoin", "et
 def hourly(seed: int, count: int = BARS, end_us: int = NOON, volume: bool = True) -> list[Price]:
     """Bars of an hour of a market whose volatility comes in clusters."""
     returns = simulate_garch(count, 4e-6, 0.15, 0.83, 5.0, seed=seed)[0]
-    close = 100.0 * np.exp(returns.cumsum())
     volumes = np.exp(np.random.default_rng(seed).normal(7.0, 0.5, count)).tolist() if volume else [None] * count
-    open_ = np.append(close[:1], close[:-1])
-    columns = (close, open_, np.maximum(open_, close), np.minimum(open_, close))
+    bars = joined(100.0 * np.exp(returns.cumsum()))
+    columns = (column.tolist() for column in (bars.close, bars.open, bars.high, bars.low))
     ends = range(end_us - (count - 1) * HOUR_US, end_us + 1, HOUR_US)
-    rows = zip(ends, *(column.tolist() for column in columns), volumes, strict=True)
-    return [Price(end - HOUR_US, end, *row) for end, *row in rows]
+    return [Price(end - HOUR_US, end, *row) for end, *row in zip(ends, *columns, volumes, strict=True)]
 
 
 def flat(end_us: int, volume: float) -> list[Price]:
@@ -109,6 +103,9 @@ def test_bars_level_rules_and_measures_are_those_of_the_market(found: RiskReport
     assert found.level == current_level(assessment, stale=False)
     assert found.rules == {each.rule.name: current_rule(each) for each in assessment.rules}
     assert {rule.name for rule in read_rules()} == set(found.rules)
+    rule = RiskRule("v", "volatility_ratio", 1.0, 2.0, 3.0, {"bars": 5})
+    assert fit_rules([rule], DAY_US)[0].parameters == {"bars": 5, "usual_bars": 120}, "its own and those of its bars"
+    assert fit_rules([rule], HOUR_US) == (rule,)
     assert set(found.measures) == set(MEASURES)
     assert not any(isinstance(each, Missing) for each in (*found.rules.values(), *found.measures.values()))
 
@@ -232,15 +229,12 @@ def test_a_sentence_says_what_warnings_were_worth(ours: Any, naive: Any, falls: 
     assert said in record_text(comparison, 0.04, 24.0)
 
 
-def test_closes_of_another_asset_are_those_of_the_same_instants() -> None:
-    ends = NOON + HOUR_US * np.array([1, 2, 4], np.int64)
-    other = Bars.of(ends, [5.0, 6.0, 7.0], frame_us=HOUR_US)
+def test_inputs_are_what_was_known_at_each_close() -> None:
+    other = Bars.of(NOON + HOUR_US * np.array([1, 2, 4], np.int64), [5.0, 6.0, 7.0], frame_us=HOUR_US)
     wanted = NOON + HOUR_US * np.arange(6, dtype=np.int64)
     np.testing.assert_array_equal(closes_at(wanted, other), [np.nan, 5.0, 6.0, np.nan, 7.0, np.nan])
     assert np.isnan(closes_at(wanted, other.slice(0, 0))).all()
-
-
-def test_a_text_counts_from_the_close_at_which_it_and_its_score_were_known() -> None:
+    # A text counts from the close at which it and its score were known.
     closed = NOON + HOUR_US * np.arange(100, dtype=np.int64)
     late = ScoredText(1, NOON, NOON + 2 * HOUR_US + 1, 0.5)
     found = sentiment_at(closed, [late], WEIGHTING)
@@ -282,13 +276,6 @@ def test_since_when_a_level_stands(market: RiskMarket) -> None:
     assert (found.since_us, found.bars) == (int(bars.closed_us[first]), second - 1 - first)
     never = current_level(assess(RiskInputs(bars.slice(0, first)), read_rules()), stale=False)
     assert never.before is None and never.since_us == int(bars.closed_us[assessment.warm_up])
-
-
-def test_rules_get_the_windows_of_their_bars_unless_they_name_their_own() -> None:
-    rule = RiskRule("v", "volatility_ratio", 1.0, 2.0, 3.0, {"bars": 5})
-    (days,) = fit_rules([rule], DAY_US)
-    assert days.parameters == {"bars": 5, "usual_bars": 120}
-    assert fit_rules([rule], HOUR_US) == (rule,)
 
 
 def test_the_commands_show_the_same(

@@ -15,14 +15,7 @@ from hypothesis import strategies as st
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import PRICES, Bars
 from qubic_lab.oracle.model.timestamps import HOUR_US
-from qubic_lab.oracle.risk.measures import (
-    LEAST_BARS,
-    LEVELS,
-    MEASURES,
-    RiskInputs,
-    amihud,
-    compute_measure,
-)
+from qubic_lab.oracle.risk.measures import LEAST_BARS, LEVELS, MEASURES, RiskInputs, amihud, compute_measure
 from qubic_lab.oracle.risk.models import (
     ESTIMATORS,
     TailForecast,
