@@ -10,11 +10,9 @@ import pandas as pd
 import psutil
 import pytest
 import torch
-import typer
+from commands import Run
 from planted_leaks import CLEAN, LEAKS, PRICES, Signal, bars_frame, momentum, next_return, returns
-from typer.testing import CliRunner
 
-from qubic_lab.cli.oracle_files import audit as audit_command
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.backtest.lookahead import check_by_name, check_lookahead
 from qubic_lab.oracle.backtest.lookahead_runs import FreshRun, known_at, scrambled
@@ -285,16 +283,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_command_reads_bars_and_ends_with_1_at_a_leak() -> None:
-    app = typer.Typer()
-    app.command()(audit_command)
-    given = ["--data", "bars.csv", "--stamp", "open"]
-    leak = CliRunner().invoke(app, ["my_signals:leaking", *given])
-    assert leak.exit_code == 1
-    assert "look-ahead" in leak.output and "leaking looks ahead" in leak.output
-    clean = CliRunner().invoke(app, ["./my_signals.py:clean", *given, "--json", "--cuts", "4", "--last", "40"])
-    assert clean.exit_code == 0
-    report = json.loads(clean.stdout)
+def test_command_reads_bars_and_ends_with_1_at_a_leak(here: Run) -> None:
+    status, out, err = here("oracle audit my_signals:leaking --data bars.csv --stamp open")
+    assert status == 1 and "look-ahead" in out + err and "leaking looks ahead" in out + err
+    clean = here("oracle audit ./my_signals.py:clean --data bars.csv --stamp open --json --cuts 4 --last 40")
+    report = json.loads(clean.out)
+    assert clean.status == 0
     assert report["passed"] and report["bars"] == 40 and not report["findings"]
 
 

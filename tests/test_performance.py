@@ -126,7 +126,7 @@ def test_spa_agrees_with_arch():
     assert ours.critical == pytest.approx(critical, abs=0.12)
 
 
-def test_spa_by_scale_and_order():
+def test_spa_ignores_scale_and_order_and_more_trials_of_nothing_take_evidence_away():
     trials = noise(300, 4, seed=2)
     trials[:, 1] += 0.0015
 
@@ -137,9 +137,6 @@ def test_spa_by_scale_and_order():
     for same in (1e-7 * trials, trials * [1.0, 50.0, 1.0, 0.1], with_idle):
         assert p(same) == p(trials) == p(trials, 1) < p(trials, 0)
     assert p(-np.abs(trials)) == 1.0 == p(np.zeros((100, 3)))
-
-
-def test_more_trials_of_nothing_take_evidence_away():
     good = noise(400, 1, seed=9) + 0.0011
     few = superior_ability(good, chosen=0, resamples=1000)
     many = superior_ability(np.column_stack([good, noise(400, 60, seed=10)]), chosen=0, resamples=1000)
@@ -147,15 +144,12 @@ def test_more_trials_of_nothing_take_evidence_away():
     assert few.critical < many.critical
 
 
-def test_overfitting_is_a_half_on_noise_and_none_with_an_edge():
+def test_overfitting_equals_a_plain_count_and_is_a_half_on_noise_and_none_with_an_edge():
     found = [overfitting_probability(noise(256, 12, seed), parts=8) for seed in range(60)]
     assert np.mean(found) == pytest.approx(0.5, abs=0.08)
     edge = noise(1000, 12, 1)
     edge[:, 4] += 0.002
     assert overfitting_probability(edge, parts=8) < 0.02
-
-
-def test_overfitting_equals_a_plain_count():
     trials = noise(61, 5, 3)  # parts of unequal length
     pieces = np.array_split(np.arange(61), 4)
     below = []

@@ -307,7 +307,7 @@ def test_ranks_of_volatility_rise_with_it_and_use_the_past_alone():
     assert same(volatility_ranks(market.bars.slice(0, 315), 10, 100), ranks[:315])
 
 
-def test_scores_of_warnings_by_hand():
+def test_scores_of_warnings_alone_and_beside_the_naive_rule_by_hand():
     hour, month = HOUR_US, 730 * HOUR_US
     events = np.array([100, 200, 400]) * hour
     # 95 and 97 are one standing warning, right; 300 is false; 390 is right; 200 comes with its event: too late.
@@ -327,14 +327,8 @@ def test_scores_of_warnings_by_hand():
     nothing = evaluate_warnings([], [], 0, month, hour)
     assert nothing.precision.value is None and nothing.recall.value is None and nothing.lead_h.value is None
     assert nothing.false_alarms_a_month.value == 0.0 and nothing.precision_by_chance == 0.0
-
-
-def test_warnings_beside_the_naive_rule():
-    hour = HOUR_US
     events = np.arange(100, 1000, 100) * hour
-    ours, naive = events - 3 * hour, events[:2] - hour
-    found = compare_warnings(ours, naive, events, 0, 1100 * hour, 10 * hour)
-    assert (found.only_ours, found.only_naive) == (7, 0)
-    assert found.p == pytest.approx(2 / 2**7)
-    assert found.ours.recall.value == 1.0 and found.naive.found == 2
-    assert (found.ours.right, found.months) == (9, pytest.approx(1100 / 730))
+    beside = compare_warnings(events - 3 * hour, events[:2] - hour, events, 0, 1100 * hour, 10 * hour)
+    assert (beside.only_ours, beside.only_naive, beside.naive.found) == (7, 0, 2)
+    assert (beside.ours.recall.value, beside.ours.right) == (1.0, 9)
+    assert (beside.p, beside.months) == pytest.approx((2 / 2**7, 1100 / 730))
