@@ -23,8 +23,6 @@ from qubic_lab.evals.pairs_eval import HALVES, LABELS, committed_pairs, pairs_ha
 PLANETS = "Which planet turns slowest? (A) Mercury (B) Venus (C) Mars"
 DOSES = "How much is it? A) 5 mg B) 0.5 g C) 50 mg"
 RACE = "Ana finished behind Chen, and Boris behind Ana. Who came second?"
-
-
 NUMBERS = r"""
 1,234.5 → 1234.5 | 1.234,5 → 1234.5 | 1.234.567 → 1234567 | 1 234 km → 1234 km | 0,5 kg → 0.5 kg | ½ → 1/2 |
 1½ cups → 3/2 | 2 1/2 → 5/2 | \frac{1}{3} → 1/3 | 3×10^8 m/s → 3e8 m/s | 3 \times 10^{-3} → 3e-3 | 6.02e23 → 6.02e23 |
@@ -87,10 +85,9 @@ def test_dates(row: str) -> None:
 
 
 def test_dates_agree_where_a_part_is_left_open() -> None:
-    assert may_agree("2021-03", "2021-03-03") and may_agree("--03-03", "2021-03-03")
-    assert may_agree("2021-03-04|2021-04-03", "2021-04-03")
-    assert not may_agree("2021-03-04|2021-04-03", "2021-05-05")
-    assert not may_agree("-0044", "0044")
+    for one, other in (("2021-03", "2021-03-03"), ("--03-03", "2021-03-03"), ("2021-03-04|2021-04-03", "2021-04-03")):
+        assert may_agree(one, other)
+    assert not may_agree("2021-03-04|2021-04-03", "2021-05-05") and not may_agree("-0044", "0044")
 
 
 @pytest.mark.parametrize("row", table(CONVERSIONS))
@@ -194,10 +191,7 @@ def asked_pair(row: str) -> tuple[str, str, str]:
 
 
 SAME = [
-    (
-        "How many are there?",
-        ["12", "twelve", "There are 12.", "<think>13</think>12", r"\boxed{12}", "答案是十二。", "１２"],
-    ),
+    ("How many?", ["12", "twelve", "There are 12.", "<think>13</think>12", r"\boxed{12}", "答案是十二。", "１２"]),
     ("Solve for x.", ["x = 12", "12", "x=12.0", r"$x = \frac{24}{2}$"]),
     ("", ["0.5", "1/2", "½", "50%", "百分之五十", r"\frac{2}{4}"]),
     ("How long does it take?", ["90 minutes", "1.5 h", "It takes an hour and a half: 1 h 30 min.", "1小时30分钟"]),
@@ -334,8 +328,6 @@ It grew, and the tunnel is 57 km long. ~ The tunnel is 57 miles long, it grew. |
 水结冰时体积增大。 ~ 水结冰时体积减小。 | 法院支持了原告的请求。 ~ 法院没有支持原告的请求。 |
 铁的密度比铜大。 ~ 铜的密度比铁大。 | 可以。 ~ 不可以。
 """
-
-
 NO_CONTRADICTIONS = """
 Prices do not rise. ~ Prices fall. | Ana is taller than Boris. ~ Boris is shorter than Ana. |
 The vote was before the war. ~ The war was after the vote. |
@@ -406,8 +398,8 @@ def test_a_power_tower_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_committed_pairs_are_balanced_and_varied() -> None:
     pairs = committed_pairs()
     assert len(pairs) >= 240
-    counts = {label: sum(pair.label == label for pair in pairs) for label in LABELS}
-    assert max(counts.values()) - min(counts.values()) <= 0.05 * len(pairs)
+    counts = [sum(pair.label == label for pair in pairs) for label in LABELS]
+    assert max(counts) - min(counts) <= 0.05 * len(pairs)
     assert 0.3 <= sum(pair.language == "zh" for pair in pairs) / len(pairs) <= 0.4
     assert len({pair.id for pair in pairs}) == len(pairs) and {pair.language for pair in pairs} == {"en", "zh"}
     assert len({pair.kind for pair in pairs}) == 9

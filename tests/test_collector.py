@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -65,21 +65,16 @@ from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, REAL, SECOND_US, Clock, now_us
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PriceStore
-from qubic_lab.settings import settings
 
 NOW = 1_790_000_000 * SECOND_US
 PERIOD = 300 * SECOND_US
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> Iterator[Engine]:
+def lab(engine: Engine, tmp_path: Path, set_settings: Callable[..., None]) -> Engine:
     """A database with empty tables on which a collector works, with the keys of the fake source."""
-    monkeypatch.setenv("QUBIC_LAB_DATA", str(tmp_path))
-    for name, key in KEYS.items():
-        monkeypatch.setenv(f"QUBIC_LAB_{name.upper()}_KEY", key)
-    engine = open_database(url)
-    yield engine
-    engine.dispose()
+    set_settings(data=tmp_path, **{f"{name}_key": key for name, key in KEYS.items()})
+    return engine
 
 
 on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
@@ -313,13 +308,12 @@ def test_what_was_missed_is_filled_from_the_history(lab: Engine) -> None:
 
 @on_sqlite
 def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_at_once(
-    lab: Engine, monkeypatch: pytest.MonkeyPatch
+    lab: Engine, set_settings: Callable[..., None]
 ) -> None:
     with trial() as (source, config):
         collect(lab, config, once=True)
         save_job(lab, replace(read_jobs(lab)["newsapi"], due_us=0))
-        monkeypatch.setenv("QUBIC_LAB_NEWSAPI_KEY", "wrong-key")
-        settings.cache_clear()
+        set_settings(newsapi_key="wrong-key")
         asked = len(source.ledger.entries)
         progress = collect(lab, config, for_s=0.5)
     after = [entry.source for entry in source.ledger.entries[asked:]]
@@ -376,20 +370,18 @@ def test_a_coin_that_the_source_does_not_know_keeps_no_other_one_waiting(
 
 @on_sqlite
 def test_packaged_prices_replace_a_history_that_cannot_be_had_once(
-    lab: Engine, monkeypatch: pytest.MonkeyPatch
+    lab: Engine, set_settings: Callable[..., None]
 ) -> None:
     def sources() -> set[str]:
         return {series.source for series in PriceStore(lab).series()}
 
     with trial() as (_, config):
-        with monkeypatch.context() as patch:
-            patch.setenv("QUBIC_LAB_COINGECKO_KEY", "wrong-key")
-            settings.cache_clear()
-            collect(lab, config, once=True)
+        set_settings(coingecko_key="wrong-key")
+        collect(lab, config, once=True)
         assert sources() == {"packaged"}
         state = read_jobs(lab)["history"]
         assert (state.failures, state.done, state.position["packaged"]) == (1, False, True)
-        settings.cache_clear()
+        set_settings(coingecko_key=KEYS["coingecko"])
         save_job(lab, replace(state, due_us=0))
         progress = collect(lab, config, once=True)
     assert progress.slices_done == 2

@@ -96,23 +96,15 @@ async def test_all_faults_at_once_end_in_a_cautious_answer(client: redis.Redis, 
     assert "a" in names(trail, "late") and "c" in names(trail, "failed")
 
 
-class LoadsLate(Embedder):
-    """An embedder that is loaded when the test says so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.may_load = threading.Event()
-
-    def load(self) -> None:
-        self.may_load.wait()
-
-
-async def test_a_vote_does_not_wait_beyond_its_deadline_for_the_embedder(client: redis.Redis, tmp_path: Path) -> None:
-    embedder = LoadsLate()
+async def test_a_vote_does_not_wait_beyond_its_deadline_for_the_embedder(
+    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedder, may_load = Embedder(), threading.Event()
+    monkeypatch.setattr(embedder, "load", may_load.wait)
     nodes = {"a": Saying((RIGHT,)), "b": Saying(("It is 12.",)), "c": Saying((RIGHT,))}
     async with voting(client, tmp_path, nodes, embedder) as (_, http):
         verdict = await ask(http, deadline_s=0.5)
-        embedder.may_load.set()  # otherwise its thread keeps the loop from ending
+        may_load.set()  # otherwise its thread keeps the loop from ending
     assert verdict["text"] in (RIGHT, "It is 12.")
     assert "embeddings do not count: no embedder is loaded" in verdict["trail"]["notes"]
 
