@@ -28,13 +28,7 @@ def reply(ask: Ask, desk: Desk) -> Reply:
     items = desk.world.items("hacker-news", EVERY_S, start, end, ask.now_s)
     found = [item for item in items if all(word in f"{item.title} {item.body}".lower() for word in wanted)][::-1]
     shown = desk.spoil(ask.number, found[:MOST_HITS])
-    content = {
-        "hits": [_hit(item, ask.now_s) for item in shown],
-        "hitsPerPage": MOST_HITS,
-        "nbHits": len(found),
-        "nbPages": -(-len(found) // MOST_HITS),
-        "page": 0,
-    }
+    content = {"hits": [_hit(item, ask.now_s) for item in shown], "nbHits": len(found)}
     given = (Given("text", str(_id(item)), 0, item.published_s * SECOND_US, item.title) for item in shown)
     return json_reply(200, content, tuple(given))
 
@@ -46,7 +40,6 @@ def _id(item: Item) -> int:
 def _hit(item: Item, now_s: int) -> dict[str, Any]:
     points = 1 + min((now_s - item.published_s) // 3_600, 24) * (item.number % 5)
     return {
-        "_tags": ["story", f"story_{_id(item)}"],
         "author": f"generator{item.number % 7}",
         "created_at": utc_time(item.published_s),
         "created_at_i": item.published_s,

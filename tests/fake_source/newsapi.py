@@ -56,16 +56,14 @@ def matches(query: str, item: Item) -> bool:
 
 
 def _article(item: Item) -> dict[str, Any]:
-    left_out = len(item.body) - CONTENT_CHARACTERS
     return {
         "source": {"id": None, "name": PUBLISHER},
         "author": f"Generator {item.number % 7}",
         "title": item.title,
         "description": item.body,
         "url": f"https://news.invalid/{item.number}",
-        "urlToImage": None,
         "publishedAt": utc_time(item.published_s),
-        "content": f"{item.body[:CONTENT_CHARACTERS]}… [+{left_out} chars]",
+        "content": f"{item.body[:CONTENT_CHARACTERS]}… [+{len(item.body) - CONTENT_CHARACTERS} chars]",
     }
 
 

@@ -74,8 +74,6 @@ class FakeServer(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 log_level="critical",
-                access_log=False,
-                server_header=False,
                 timeout_graceful_shutdown=1,
             )
         )

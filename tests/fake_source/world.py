@@ -1,6 +1,7 @@
 """Synthetic prices and texts: a pure function of seed and time, so equal questions get equal replies."""
 
 import hashlib
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,13 +94,12 @@ class World:
         return [item for item in made if start_s <= item.published_s < end_s and item.published_s <= now_s]
 
     def _item(self, source: str, number: int, every_s: int, now_s: int) -> Item:
-        sizes = every_s, 30, len(WRITTEN_OF), len(_SUBJECTS), len(_VERBS), len(_CAUSES)
-        place, corrected, of, subject, verb, cause = _draws(self._key(source, str(number)), *sizes)
-        published = number * every_s + place
-        coin = COINS[WRITTEN_OF[of]]
-        said = f"{coin.name} {_SUBJECTS[subject]} {_VERBS[verb]} {_CAUSES[cause]}"
+        draw = random.Random(self._key(source, str(number)))
+        published, corrected = number * every_s + draw.randrange(every_s), draw.randrange(30) == 0
+        coin = COINS[draw.choice(WRITTEN_OF)]
+        said = f"{coin.name} {draw.choice(_SUBJECTS)} {draw.choice(_VERBS)} {draw.choice(_CAUSES)}"
         title = f"Synthetic: {said} ({number})"
-        if self.corrections and corrected == 0 and now_s >= published + _CORRECTED_AFTER_S:
+        if self.corrections and corrected and now_s >= published + _CORRECTED_AFTER_S:
             title += " [corrected]"
         body = f"This text is synthetic. {said}, and that is all. {coin.name} is number {number} here."
         return Item(number, published, title, body)
@@ -125,15 +125,6 @@ def _base(coin: str) -> tuple[float, float]:
 
 def _number(*names: str) -> int:
     return int.from_bytes(hashlib.blake2b(" ".join(names).encode(), digest_size=8).digest())
-
-
-def _draws(number: int, *sizes: int) -> list[int]:
-    """Return a draw below each size, all from one number of 64 bits."""
-    drawn = []
-    for size in sizes:
-        number, draw = divmod(number, size)
-        drawn.append(draw)
-    return drawn
 
 
 def _bits(key: int, index: Ints) -> NDArray[np.uint64]:
