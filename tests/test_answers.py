@@ -73,9 +73,8 @@ def test_no_number(text: str) -> None:
 def test_several_numbers_stay_apart() -> None:
     assert [each.value for each in quantities("[0,1] and 100 200 300")] == [0, 1, 100, 200, 300]
     assert [each.unit for each in quantities("from $5 to $6, 3 km or 10-15 m")] == ["$", "$", "km", "", "m"]
-    assert [chinese_number(text) for text in ("十", "二十", "一百零五", "三万二千", "两亿")] == [
-        *(10, 20, 105, 32_000, 200_000_000)
-    ]
+    chinese = ("十", "二十", "一百零五", "三万二千", "两亿")
+    assert [chinese_number(text) for text in chinese] == [10, 20, 105, 32_000, 200_000_000]
 
 
 @pytest.mark.parametrize("row", table(DATES))
@@ -298,8 +297,7 @@ def test_other_numbers_and_other_units_are_never_the_same(value: int, unit: str,
     here = final_answer(f"{value} {unit}")
     assert here.number == value and here.unit == unit
     assert same(here, final_answer(f"It is {value:,} {unit}.")) is True
-    assert same(here, final_answer(f"{value + more} {unit}")) is False
-    assert same(here, final_answer(f"{value} Hz")) is False
+    assert same(here, final_answer(f"{value + more} {unit}")) is same(here, final_answer(f"{value} Hz")) is False
 
 
 CLAIMS = """
@@ -374,7 +372,9 @@ def test_what_only_some_values_share_has_another_form_and_what_is_no_formula_has
         assert symbolic.canonical(text) is None
 
 
-def test_a_formula_whose_reader_is_lost_has_none_and_the_next_one_is_read() -> None:
+def test_a_formula_whose_reader_is_lost_or_does_not_end_has_none_and_the_next_one_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert symbolic.canonical("7x + 1") is not None
     for child in psutil.Process().children():
         if any("symbolic_worker" in argument for argument in child.cmdline()):
@@ -382,14 +382,10 @@ def test_a_formula_whose_reader_is_lost_has_none_and_the_next_one_is_read() -> N
             child.wait()
     assert symbolic.canonical("7x + 2") is None
     assert symbolic.canonical("7x + 3") is not None
-
-
-def test_a_power_tower_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert symbolic.canonical("7x + 4") is not None
     with monkeypatch.context() as hurried:
         hurried.setattr(symbolic, "SECONDS", 0.5)
         assert symbolic.canonical(r"(10^{10^{7}})!") is None
-    assert symbolic.canonical("7x + 5") is not None
+    assert symbolic.canonical("7x + 4") is not None
 
 
 # --- The pairs

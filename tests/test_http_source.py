@@ -261,8 +261,7 @@ def test_there_is_an_end_to_trying(sqlite: Engine) -> None:
     server = Server(httpx2.Response(500))
     config = replace(CONFIG, attempts=1000, breaker_failures=10_000, deadline_s=100.0, rate=6000)
     error = failed(*ask(server, sqlite, config))
-    assert error.kind == "unavailable"
-    assert "in 100 s" in str(error)
+    assert error.kind == "unavailable" and "in 100 s" in str(error)
     assert server.asked_s[-1] <= 100.5
 
 
@@ -301,8 +300,7 @@ def test_attempts_and_moves_keep_to_the_limit_too(sqlite: Engine) -> None:
     server = Server(*[httpx2.Response(500), moved] * 30, good())
     config = replace(CONFIG, wait_s=0.0, attempts=100, breaker_failures=1000, deadline_s=10_000.0)
     answer = fetched(*ask(server, sqlite, config))
-    assert answer.status == 200
-    assert len(server.asked_s) == 61
+    assert (answer.status, len(server.asked_s)) == (200, 61)
     assert most_in_a_window(server.asked_s, 60.0) <= 27
     assert Quotas(sqlite, lambda: NOON).report({"prices": {}})[2].used == 61
 
@@ -423,14 +421,11 @@ def test_an_etag_that_could_not_be_sent_back_is_not_kept(sqlite: Engine) -> None
 # The key
 
 
-def test_a_key_does_not_leave_this_host_in_clear_text(sqlite: Engine) -> None:
+def test_a_key_leaves_this_host_neither_in_clear_text_nor_to_where_a_source_sends_it(sqlite: Engine) -> None:
     with pytest.raises(InputError, match="in clear text") as caught:
         SourceClient("x", SourceConfig("http://prices.example"), sqlite, key=SecretStr(KEY))
     assert KEY not in str(caught.value)
     SourceClient("x", SourceConfig("http://127.0.0.1:8000/v3"), sqlite, key=SecretStr(KEY))
-
-
-def test_a_key_does_not_follow_to_where_a_source_sends_it(sqlite: Engine) -> None:
     server = Server(httpx2.Response(302, headers={"Location": "https://thief.example/"}), good())
     error = failed(*ask(server, sqlite, replace(CONFIG, key_header="x-key"), key=SecretStr(KEY)))
     assert (error.kind, len(server.requests)) == ("refused", 1)
