@@ -62,6 +62,8 @@ def test_jump_score_by_hand(place: int, deviations: float) -> None:
 
 def test_single_jumps_are_called_at_the_rate_that_is_claimed() -> None:
     """Among 1,000 returns of a diffusion a false jump is found in 1 of 100 cases: between 0 and 3 of 100 here."""
+    beyond = 2.0 * statistics.NormalDist().cdf(-anomalies.JUMP_THRESHOLD)
+    assert 0.005 <= 1.0 - (1.0 - beyond) ** 1_000 <= 0.01, "of 1,000 normal values: the limit law is on the safe side"
     false = 0
     for seed in range(200):
         scores = anomalies.jump_scores(walk(1_242, seed))[242:]
@@ -219,6 +221,7 @@ def test_a_hint_is_told_once() -> None:
 def test_injected_sizes_are_as_asked() -> None:
     size = spread(SERIES)
     jumped = inject("jump", SERIES, [500, 700], 5.0, seed=0)
+    assert (jumped.bars.close == inject("jump", SERIES, [500, 700], 5.0, seed=0).bars.close).all()
     shift = np.log(jumped.bars.close / SERIES.close)
     assert abs(shift[500]) == pytest.approx(5 * size[499])
     np.testing.assert_allclose(shift[:500], 0.0, atol=1e-15)

@@ -65,6 +65,12 @@ def test_a_balancer_knows_what_the_setting_says(knows: str, expected: Callable[[
     assert [each.expected_tokens for each in requests] == list(map(expected, requests))
 
 
+def test_two_of_three_estimates_are_right_within_their_factor() -> None:
+    _, requests = make_requests(replace(SMALL, knows="estimate", requests=1000), 0)
+    within = [abs(math.log(each.expected_tokens / each.tokens)) <= 1.0 for each in requests]
+    assert np.mean(within) == pytest.approx(0.683, abs=0.03)
+
+
 def test_least_tokens_takes_the_soonest_of_all_and_of_equal_ones_the_fastest() -> None:
     draw, rule = random.Random(0), RULES["least-tokens"]()
     idle = [

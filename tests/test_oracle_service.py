@@ -165,7 +165,8 @@ def test_bars_of_longer_frames_are_whole_and_closed(sqlite: Engine, frame: Any, 
 
 def test_what_is_not_known_is_null_and_old_prices_are_called_stale(sqlite: Engine) -> None:
     store = MarketStore(sqlite, StandingClock(NOON))
-    store.prices.add(QUOTES, [quote(NOON - 900 * DAY_US, 5e-7)])
+    old = NOON - 900 * DAY_US  # and no price near 24 hours or 7 days before
+    store.prices.add(QUOTES, [quote(old - 8 * DAY_US, 4e-7), quote(old, 5e-7)])
     found = price_analysis(store.snapshot(), "bitcoin", "1d")
     assert [each.change_pct for each in found.changes] == [None, None]
     assert (found.last.stale, found.last.age_s) == (True, 900 * 86_400.0)

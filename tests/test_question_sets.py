@@ -1,13 +1,18 @@
 """The written sets are right where a program can tell, and computed questions are solved again in another way."""
 
 import contextlib
+import datetime
 import io
+import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from tables import parts, table
 
 from qubic_lab.errors import InputError
 from qubic_lab.evals.generated import generated_questions, questions_for
@@ -99,6 +104,35 @@ def test_what_python_prints_is_what_the_references_say() -> None:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(statement, {})
         assert printed.getvalue() == f"{answer}\n", id
+
+
+COMPUTED = """
+analytical-43 → next(n for n in range(100) if n + (n - 1) + (n - 2) == 72) |
+analytical-45 → next(3 * tim for tim in range(100) if tim + 3 * tim == 48) |
+analytical-47 → sum(n % 2 == 0 for n in range(1, 26)) |
+analytical-48 → (datetime.datetime(2026, 1, 1, 19, 45) + datetime.timedelta(minutes=110)).strftime("%H:%M") |
+analytical-51 → next(cup for cup in range(23) if cup + (cup + 20) == 22) |
+analytical-52 → sum(all(n % d for d in range(2, n)) for n in range(2, 20)) | analytical-53 → math.gcd(36, 60) |
+analytical-54 → math.lcm(6, 8) | analytical-60 → math.factorial(7) // math.factorial(5) |
+analytical-61 → 7**100 % 5 | analytical-62 → len(set(itertools.permutations("LEVEL"))) |
+analytical-63 → math.comb(8, 3) | analytical-64 → next(x for x in range(100) if 3 * x + 7 == 2 * x + 19) |
+analytical-66 → Fraction(sum(sum(toss) == 2 for toss in itertools.product([0, 1], repeat=4)), 16) |
+analytical-67 → 4 * math.isqrt(196) | analytical-68 → sum(range(1, 61)) |
+analytical-69 → 2000 * Fraction(105, 100) ** 2 |
+analytical-70 → len(str(math.factorial(30))) - len(str(math.factorial(30)).rstrip("0")) |
+analytical-71 → next(n for n in range(1, 61) if (n % 3, n % 4, n % 5) == (2, 3, 1)) | analytical-72 → (7 - 2) * 180 |
+analytical-73 → f"{12 + Fraction(4 * 60 + 40, 56)}:00" | analytical-74 → 18 + 15 - (30 - 5) |
+analytical-76 → next(b for b in range(1, 100) if Fraction(1, b) + Fraction(2, b) == Fraction(1, 6)) |
+technical-41 → 0xFF | technical-57 → f"{13:b}" | technical-60 → 2 ** (32 - 24) |
+technical-70 → int.from_bytes([0b11111110], signed=True) | technical-72 → Fraction(2 * 32 * 8 * 128 * 2, 1024)
+"""
+
+
+def test_references_that_are_easily_wrong_are_what_python_computes() -> None:
+    questions = {question.id: question for question in OWN_SETS}
+    names = {"Fraction": Fraction, "datetime": datetime, "itertools": itertools, "math": math}
+    for id, expression in map(parts, table(COMPUTED)):
+        assert is_right(questions[id], str(eval(expression, dict(names)))), id
 
 
 def test_generated_questions_are_the_same_for_a_seed_and_never_twice() -> None:

@@ -64,6 +64,16 @@ def test_labels_and_hard_cases_are_balanced() -> None:
         assert all(min(count[label] for label in LABELS) >= 0.25 * count.total() for count in counts.values()), counts
 
 
+def test_no_coin_stands_for_a_label() -> None:
+    labels: dict[str, list[str]] = defaultdict(list)
+    for each in HEADLINES:
+        for coin in each["coins"]:
+            labels[coin].append(each["label"])
+    assert len(labels["qubic-network"]) >= 50 and len(labels["bitcoin"]) >= 100
+    for coin, found in labels.items():
+        assert len(found) < 15 or max(Counter(found).values()) <= 0.5 * len(found), coin
+
+
 def test_groups_are_small_and_never_divided_between_the_splits() -> None:
     splits: dict[str, list[str]] = defaultdict(list)
     for each in HEADLINES:
