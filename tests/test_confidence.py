@@ -112,6 +112,12 @@ def test_cross_validation_finds_the_signal_that_tells():
         assert [c.log_loss for c in found.candidates] == sorted(c.log_loss for c in found.candidates)
 
 
+def test_where_no_signal_tells_none_is_believed_much():
+    noise = [replace(each, right=number % 10 < 7) for number, each in enumerate(observations())]
+    found = calibrate(noise, "m", "numeric", NOW)
+    assert found.probabilities([each.signals for each in noise]) == pytest.approx(0.7, abs=0.1)
+
+
 def test_probabilities_hold_on_other_questions():
     found, held_out = calibrated(count=2000), observations(count=2000, seed=1)
     probability = found.probabilities([each.signals for each in held_out])

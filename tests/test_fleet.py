@@ -69,6 +69,8 @@ def test_what_the_registry_says_opens_and_shuts_gates(found: NodeRecord, gate: G
     assert fleet.has_room(100.0) is (gate is None)
     fleet.update([record()], 101.0)
     assert fleet.has_room(101.0)
+    silent_s = 101.0 + DEFAULT_LIMITS.silent_after_s  # no look at the registry in between
+    assert fleet.has_room(silent_s - 0.1) and not fleet.has_room(silent_s)
 
 
 def test_own_requests_count_at_once_and_those_of_others_by_the_heartbeat() -> None:

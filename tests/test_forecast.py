@@ -54,6 +54,16 @@ def test_regression_by_hand() -> None:
     assert lines.slope_t[3] == pytest.approx(8 / 7 / math.sqrt(rest / 2 / 8.75))
 
 
+def test_regression_is_that_of_numpy_over_gaps() -> None:
+    chance = np.random.default_rng(2)
+    hours, values = np.cumsum(chance.integers(1, 5, 80)), random_walk(chance, 80)
+    lines = regression_lines(hours * HOUR_US, values, 20)
+    for end in (19, 40, 79):
+        slope, cut = np.polyfit(hours[end - 19 : end + 1], values[end - 19 : end + 1], 1)
+        assert lines.slope[end] == pytest.approx(slope, rel=1e-9)
+        assert lines.end[end] == pytest.approx(slope * hours[end] + cut - values[end], rel=1e-6)
+
+
 def test_a_line_has_no_error_and_a_constant_no_fit() -> None:
     times = np.arange(10) * HOUR_US
     exact = regression_lines(times, 0.5 * np.arange(10.0), 5)

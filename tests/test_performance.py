@@ -93,6 +93,8 @@ def test_break_even_cost_by_hand():
 
 
 def test_annual_sharpe_has_its_error_and_is_none_without_variation():
+    # Mean 0.01; deviations −0.02, 0, 0.02 and 0: variance 0.0008 / 3.
+    assert sharpe_ratio(np.array([-0.01, 0.01, 0.03, 0.01])) == pytest.approx(0.01 / math.sqrt(0.0008 / 3))
     returns = noise(1000)[:, 0] + 0.001
     ratio, error = annual_sharpe(returns, 365.0)
     assert ratio == pytest.approx(sharpe_ratio(returns) * math.sqrt(365))

@@ -96,6 +96,7 @@ def test_garch_forecasts_follow_the_spread_and_use_the_past_alone():
     assert np.isnan(forecast.sigma[:299]).all() and not np.isnan(forecast.sigma[299:]).any()
     assert (forecast.fits, forecast.failed) == (7, 0)
     assert np.corrcoef(forecast.sigma[299:-1], sigma[300:])[0, 1] > 0.85
+    assert np.median(forecast.sigma[299:-1] / sigma[300:]) == pytest.approx(1.0, abs=0.1)
     for cut in (300, 431, 700):
         part = garch_forecast(returns[:cut], refit_bars=100, window_bars=500, least=300)
         assert same(part.sigma, forecast.sigma[:cut]) and same(part.nu, forecast.nu[:cut])
@@ -240,6 +241,19 @@ def test_a_loss_is_compared_with_the_forecast_at_the_bar_before():
 
 
 # Coverage and calibration
+
+
+@pytest.mark.slow
+def test_the_correct_model_passes_and_a_constant_normal_does_not():
+    wrong, weak, runs = 0, 0, 10
+    for seed in range(runs):
+        returns, _ = simulate_garch(4000, 1e-6, 0.1, 0.88, 5.0, seed)
+        forecast = garch_forecast(returns, window_bars=2000, least=500)
+        for level in (0.01, 0.05):
+            wrong += evaluate_tail(returns, student_t(forecast, level)).conditional.p < 0.05
+            weak += evaluate_tail(returns, normal(returns, level)).conditional.p < 0.05
+    assert wrong / (2 * runs) <= 0.1
+    assert weak / (2 * runs) >= 0.8
 
 
 def test_coverage_by_hand():

@@ -74,6 +74,13 @@ def test_no_coin_stands_for_a_label() -> None:
         assert len(found) < 15 or max(Counter(found).values()) <= 0.5 * len(found), coin
 
 
+def test_the_test_split_is_a_third_at_most_and_no_easier() -> None:
+    parts = {split: [each for each in HEADLINES if each["split"] == split] for split in ("train", "test")}
+    assert 0.27 <= len(parts["test"]) / len(HEADLINES) <= 0.33
+    train, test = (sum(bool(each["hard"]) for each in part) / len(part) for part in parts.values())
+    assert test >= train and all(balance(part) <= 1.02 for part in parts.values())
+
+
 def test_groups_are_small_and_never_divided_between_the_splits() -> None:
     splits: dict[str, list[str]] = defaultdict(list)
     for each in HEADLINES:
