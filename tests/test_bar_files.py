@@ -90,38 +90,23 @@ def test_numbers_are_the_doubles_that_their_texts_name(number: float) -> None:
     assert read_number(repr(number).replace(".", ","), ",") == number
 
 
-@pytest.mark.parametrize(
-    ("text", "mark", "number"),
-    [
-        ("1,234,567.5", ".", 1234567.5),
-        ("1.234.567,5", ",", 1234567.5),
-        ("1\u202f234,5", ",", 1234.5),
-        ("1'234.5", ".", 1234.5),
-        ("$1,234.50", ".", 1234.5),
-        ("12.34K", ".", 12340.0),
-        ("1.1M", ".", 1_100_000.0),
-        ("\u22125.5", ".", -5.5),
-    ],
-)
-def test_numbers_as_people_write_them(text: str, mark: str, number: float) -> None:
-    assert read_number(text, mark) == number
-
-
-@pytest.mark.parametrize("text", ["1,23,456", "1_000", "12 or so", "0x10", "1,2345.6", "inf", "1.2.3"])
-def test_what_is_no_number_is_not_guessed(text: str) -> None:
-    with pytest.raises(ValueError, match="no number"):
-        read_number(text)
+def test_numbers_are_read_as_people_write_them_and_what_is_none_is_not_guessed() -> None:
+    for text in ("1,234.5", "1'234.5", "$1,234.50", "1.2345K", "0.0012345M"):
+        assert read_number(text) == 1234.5, text
+    for text in ("1.234,5", "1\u202f234,5"):
+        assert read_number(text, ",") == 1234.5, text
+    assert read_number("1.234.567,5", ",") == read_number("1,234,567.5") == -read_number("\u22121,234,567.5")
+    for text in ("1,23,456", "1_000", "12 or so", "0x10", "1,2345.6", "inf", "1.2.3"):
+        with pytest.raises(ValueError, match="no number"):
+            read_number(text)
 
 
 def test_the_decimal_mark_is_seen_or_asked_for() -> None:
-    assert decimal_mark(["1.5", "1,234.5"], "f") == "."
-    assert decimal_mark(["1,5", "1.234,5"], "f") == ","
-    assert decimal_mark(["0,123"], "f") == ","
-    assert decimal_mark(["1,234", "2,345.5"], "f") == "."
-    with pytest.raises(InputError, match="give `decimal`"):
-        decimal_mark(["1,234"], "f")
-    with pytest.raises(InputError, match="make them alike"):
-        decimal_mark(["1,5", "1.55"], "f")
+    columns = (["1.5", "1,234.5"], ["1,234", "2,345.5"], ["1,5", "1.234,5"], ["0,123"])
+    assert [decimal_mark(texts, "f") for texts in columns] == [".", ".", ",", ","]
+    for texts, why in ((["1,234"], "give `decimal`"), (["1,5", "1.55"], "make them alike")):
+        with pytest.raises(InputError, match=why):
+            decimal_mark(texts, "f")
 
 
 @pytest.mark.parametrize(

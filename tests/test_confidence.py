@@ -145,7 +145,7 @@ def test_a_signal_that_is_not_known_throughout_is_not_used():
 def test_folds_hold_out_whole_questions_in_whatever_order():
     """Copies of a question on both sides would make the sharpest curve the best one."""
     few = observations(60, by="margin")
-    assert calibrate(few, "m", "numeric", NOW).candidates == calibrate(few[::-1], "m", "numeric", NOW).candidates
+    assert calibrate(few, "m", "numeric", NOW) == calibrate(few[::-1], "m", "numeric", NOW)
     draw = np.random.default_rng(0)
     copied = []
     for number in range(60):  # each question with its own value of a signal, and right or wrong by chance
@@ -164,7 +164,6 @@ def test_a_calibration_comes_back_from_its_file_with_what_it_rests_on(tmp_path: 
     made = calibrate(data, "sha-of-model", "numeric", NOW)
     assert (made.observations, made.questions, made.ballots) == (400, 400, (5,))
     assert made.right == sum(each.right for each in data)
-    assert made == calibrate(data[::-1], "sha-of-model", "numeric", NOW)
     other = calibrate([replace(data[0], right=not data[0].right), *data[1:]], "sha-of-model", "numeric", NOW)
     assert made.data_sha256 != other.data_sha256
     signals = () if method == "base-rate" else ("margin",)

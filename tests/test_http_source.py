@@ -65,14 +65,9 @@ class Server:
         return httpx2.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
     def client(self, engine: Engine, config: SourceConfig = CONFIG, **options: Any) -> SourceClient:
-        return SourceClient(
-            "prices",
-            config,
-            engine,
-            transport=httpx2.MockTransport(self),
-            clock=lambda: NOON + int(asyncio.get_running_loop().time() * SECOND_US),
-            **options,
-        )
+        options["transport"] = httpx2.MockTransport(self)
+        options["clock"] = lambda: NOON + int(asyncio.get_running_loop().time() * SECOND_US)
+        return SourceClient("prices", config, engine, **options)
 
 
 def good(body: Any = None, **headers: str) -> httpx2.Response:

@@ -57,11 +57,7 @@ class FakeApp:
         """Answer one request: within the limits of its source, then with the fault that it meets."""
         arrived_s = time.time()
         request, sending = Request(scope, receive), _Sending(scope, receive, send)
-        found = _route(request.url.path.strip("/"))
-        if found is None:
-            await sending.whole(Reply(404, b"no such source", "text/plain"))
-            return
-        kind, source, path = found
+        kind, source, path = _route(request.url.path.strip("/"))
         self._number += 1
         query, headers = dict(request.query_params), dict(request.headers)
         ask = Ask(path, query, headers, self._number, self.config.clock.now_us() // SECOND_US)
@@ -110,13 +106,13 @@ class FakeApp:
         return reply.status, await sending.whole(reply)
 
 
-def _route(path: str) -> tuple[str, str, str] | None:
-    """Return a path's kind of source, its name in the ledger and the rest of the path."""
-    for kind, prefix in (PREFIXES | {"feeds": "feeds"}).items():
+def _route(path: str) -> tuple[str, str, str]:
+    """Return a path's kind of source, its name in the ledger and the rest of the path; all others are feeds."""
+    for source, prefix in PREFIXES.items():
         if path.startswith(f"{prefix}/"):
-            rest = path.removeprefix(f"{prefix}/")
-            return kind, rest.rpartition(".")[0] if kind == "feeds" else kind, rest
-    return None
+            return source, source, path.removeprefix(f"{prefix}/")
+    rest = path.removeprefix("feeds/")
+    return "feeds", rest.rpartition(".")[0], rest
 
 
 @dataclass

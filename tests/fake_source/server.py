@@ -25,29 +25,43 @@ TIMEOUT_S = 2.0
 """How long the collector waits for a hanging reply: far longer than a slow one takes, but no trial should wait long."""
 
 
-class _Connections:
-    """The open connections by their client's address, which uvicorn does not pass to the application."""
+def _registering(transports: dict[tuple[str, int], asyncio.Transport]) -> type[H11Protocol]:
+    """Return uvicorn's HTTP protocol that also keeps its connections by their client's address."""
 
-    def __init__(self) -> None:
+    class Registered(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            transports[transport.get_extra_info("peername")[:2]] = transport
+            super().connection_made(transport)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.client is not None:
+                transports.pop(self.client, None)
+            super().connection_lost(exc)
+
+    return Registered
+
+
+class FakeServer(uvicorn.Server):
+    """The fake on any free port of loopback; `serve_now` serves until a signal or `should_exit`."""
+
+    def __init__(self, config: FakeConfig, ledger: Ledger) -> None:
+        self.ledger = ledger
         self._transports: dict[tuple[str, int], asyncio.Transport] = {}
+        self._listening = socket.create_server((HOST, 0))
+        self.url = f"http://{HOST}:{self._listening.getsockname()[1]}"
+        super().__init__(
+            uvicorn.Config(
+                FakeApp(config, ledger, self._close),
+                http=_registering(self._transports),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                log_level="critical",
+                timeout_graceful_shutdown=1,
+            )
+        )
 
-    def protocol(self) -> type[H11Protocol]:
-        """Return uvicorn's HTTP protocol that also registers its connections here."""
-        transports = self._transports
-
-        class Registered(H11Protocol):
-            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-                transports[transport.get_extra_info("peername")[:2]] = transport
-                super().connection_made(transport)
-
-            def connection_lost(self, exc: Exception | None) -> None:
-                if self.client is not None:
-                    transports.pop(self.client, None)
-                super().connection_lost(exc)
-
-        return Registered
-
-    def close(self, scope: Scope, reset: bool) -> None:
+    def _close(self, scope: Scope, reset: bool) -> None:
         """Close a request's connection; `reset`: by RST, so that what was sent may be lost."""
         transport = self._transports.get(tuple(scope["client"]))
         if transport is not None and reset:
@@ -56,27 +70,6 @@ class _Connections:
             transport.abort()
         elif transport is not None:
             transport.close()
-
-
-class FakeServer(uvicorn.Server):
-    """The fake on any free port of loopback; `serve_now` serves until a signal or `should_exit`."""
-
-    def __init__(self, config: FakeConfig, ledger: Ledger) -> None:
-        connections = _Connections()
-        self.ledger = ledger
-        self._listening = socket.create_server((HOST, 0))
-        self.url = f"http://{HOST}:{self._listening.getsockname()[1]}"
-        super().__init__(
-            uvicorn.Config(
-                FakeApp(config, ledger, connections.close),
-                http=connections.protocol(),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                log_level="critical",
-                timeout_graceful_shutdown=1,
-            )
-        )
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
