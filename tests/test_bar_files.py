@@ -62,8 +62,7 @@ def refused(folder: Path, text: str | bytes, name: str = "btc.csv", **options: A
     with pytest.raises(InputError) as caught:
         read(folder, text, name, **options)
     message = str(caught.value)
-    assert "\n" not in message
-    assert name in message
+    assert name in message and "\n" not in message
     return message
 
 
@@ -611,8 +610,7 @@ def read_posts(folder: Path, *changes: dict[str, Any], **options: Any) -> TextFi
 def test_bad_texts_are_refused_by_line(tmp_path: Path, line: dict[str, Any], why: str) -> None:
     with pytest.raises(InputError) as caught:
         read_posts(tmp_path, {}, {"id": "b", "text": "down", **line}, kind="social")
-    assert why in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert why in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_coins_of_texts_are_those_of_the_file_or_of_their_words(tmp_path: Path) -> None:

@@ -104,13 +104,8 @@ def failed(outcome: Fetched | SourceError) -> SourceError:
 
 
 def most_in_a_window(times: list[float], window_s: float) -> int:
-    """Return how many of some instants in order lie in the fullest half-open window of that length."""
-    most = first = 0
-    for last, at in enumerate(times):
-        while times[first] <= at - window_s + 1e-9:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
+    """Return how many of some instants lie in the fullest half-open window of that length."""
+    return max(sum(last - window_s + 1e-9 < at <= last for at in times) for last in times)
 
 
 # Answers

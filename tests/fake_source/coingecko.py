@@ -42,13 +42,14 @@ def _simple_price(ask: Ask, desk: Desk) -> Reply:
     wanted = ask.query.get("ids", "").split(",")
     prices: dict[str, dict[str, float | int | None]] = {}
     given: list[Given] = []
+    cell = ask.now_s // CELL_S
     for coin in desk.spoil(ask.number, [each for each in wanted if each in COINS]):
-        quote = desk.world.latest(coin, ask.now_s)
-        price, stamp_s = float(quote.price[0]), int(quote.stamp_s[0])
+        quotes = desk.world.quotes(coin, np.array([cell - 1, cell]), ask.now_s)
+        price, stamp_s = float(quotes.price[-1]), int(quotes.stamp_s[-1])
         prices[coin] = {
             "usd": price,
-            "usd_market_cap": _or_null(quote.market_cap[0]),
-            "usd_24h_vol": float(quote.volume_24h[0]),
+            "usd_market_cap": _or_null(quotes.market_cap[-1]),
+            "usd_24h_vol": float(quotes.volume_24h[-1]),
             "last_updated_at": stamp_s,
         }
         given.append(Given("price", coin, 0, stamp_s * SECOND_US, price))

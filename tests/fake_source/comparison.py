@@ -64,11 +64,8 @@ def twice(versions: Versions) -> list[Key]:
 
 def made_up(entries: Iterable[Entry], versions: Versions) -> list[Key]:
     """What the database has and no answer gave."""
-    given: dict[Key, set[float | str]] = defaultdict(set)
-    for entry in entries:
-        for each in entry.given:
-            given[key_of(entry.source, each)].add(each.value)
-    return [key for key, values in versions.items() if not {value for value, _ in values} <= given.get(key, set())]
+    given = {(key_of(entry.source, each), each.value) for entry in entries for each in entry.given}
+    return [key for key, values in versions.items() if any((key, value) not in given for value, _ in values)]
 
 
 def longest_gap_s(versions: Versions, coin: str) -> float:

@@ -81,12 +81,6 @@ class World:
         """Return when each cell's quote was made, in seconds since 1970: off the grid, as real ones are."""
         return cells * CELL_S + (_bits(self._key("stamp", coin), cells) % (CELL_S - 60)).astype(np.int64)
 
-    def latest(self, coin: str, now_s: int) -> Quotes:
-        """Return the newest quote at `now_s`."""
-        cell = now_s // CELL_S
-        both = self.quotes(coin, np.array([cell - 1, cell]), now_s)
-        return Quotes(both.stamp_s[-1:], both.price[-1:], both.market_cap[-1:], both.volume_24h[-1:])
-
     def items(self, source: str, every_s: int, start_s: int, end_s: int, now_s: int) -> list[Item]:
         """Return the texts of a source published in `start_s` ≤ t < `end_s` and by `now_s`: one in each `every_s`."""
         numbers = range(start_s // every_s, min(end_s, now_s + 1) // every_s + 1)
