@@ -32,7 +32,6 @@ from qubic_lab.runs.notebook import NotebookError, run_notebook
 from qubic_lab.runs.parameters import read_source
 from qubic_lab.studies import accuracy_comparison as study
 
-ASKED: dict[str, Any] = {"strategies": ["C"], "batches": [1], "dtypes": ["fp32"], "limit": 4, "max_new_tokens": 8}
 Plant = Callable[[torch.Tensor], int]
 
 
@@ -59,7 +58,8 @@ def smallest(flat: torch.Tensor) -> int:
 @pytest.fixture
 def asked(tiny: Path, shared_ranks: None) -> dict[str, Any]:
     """What all comparisons here ask; the ranks are those that all tests share."""
-    return {"model": str(tiny), **ASKED}
+    few = {"strategies": ["C"], "batches": [1], "dtypes": ["fp32"], "limit": 4, "max_new_tokens": 8}
+    return {"model": str(tiny), **few}
 
 
 @pytest.mark.dist
@@ -170,6 +170,8 @@ def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_
     assert labels[:2] == ["fp32, 2 ranks, A = B, batch 1", "fp32, 2 ranks, C, batch 1"]
     assert (len(labels), len(study.case_rows(result))) == (8, len(result.cases))
     assert [row["verdict"] for row in study.answer_rows(result)].count("not checkable") == 1
+    answers = tuple(make_answer(kind, question=str(number)) for number, kind in enumerate("bab"))
+    assert [row["question"] for row in study.answer_rows(make_comparison(answers=answers))] == ["0", "1"]
     assert study.paired_rows(result)[0]["result"] == "identical, no test needed"
     assert [row["tokens equal"] for row in study.variant_rows(result)] == [study.percent(1.0)]
     ways = (make_accuracy(), make_accuracy(system="split, 2 ranks, C, batch 1"))
@@ -213,8 +215,3 @@ def test_only_wide_fp32_margins_are_unexplained() -> None:
     narrow, wide = make_difference(0.0004), make_difference(0.001)
     reference = (make_reference(differences=(narrow, wide)), make_reference(dtype="bf16", differences=(wide,)))
     assert study.unexplained_differences(make_comparison(reference=reference)) == [wide]
-
-
-def test_examples_are_the_first_of_each_kind() -> None:
-    answers = tuple(make_answer(kind, question=str(number)) for number, kind in enumerate("bab"))
-    assert [row["question"] for row in study.answer_rows(make_comparison(answers=answers))] == ["0", "1"]

@@ -121,9 +121,8 @@ def test_price_signals_do_not_look_ahead(strategy: Strategy, bars: StudyBars) ->
     whole = np.asarray(strategy.function(frame, **strategy.parameters))
     assert set(np.unique(whole)) <= {-1.0, 0.0, 1.0} and len(np.unique(whole)) > 1
     for until in (150, 333, 499):
-        np.testing.assert_array_equal(
-            np.asarray(strategy.function(frame.iloc[:until], **strategy.parameters)), whole[:until]
-        )
+        part = np.asarray(strategy.function(frame.iloc[:until], **strategy.parameters))
+        np.testing.assert_array_equal(part, whole[:until])
 
 
 def test_what_holding_explains_is_taken_off() -> None:
@@ -159,14 +158,11 @@ def test_luck_that_holding_explains_is_no_prediction(families: list[Family]) -> 
     assert "beyond what holding explains SPA p" in study.findings([planted])[1]
 
 
-def test_accounts_add_up_and_one_that_does_not_is_seen(families: list[Family]) -> None:
+def test_accounts_add_up_and_the_walk_forward_trades_only_where_it_was_tested(families: list[Family]) -> None:
     assert study.worst_gap(families) < 1e-12
     made = families[0].tried[0]
     wrong = replace(made, account=replace(made.account, equity=made.account.equity * 1.001))
     assert study.worst_gap([replace(families[0], tried=(wrong,))]) > 1e-6
-
-
-def test_the_walk_forward_trades_only_where_it_was_tested(families: list[Family]) -> None:
     price = families[0]
     assert price.folds == 6
     assert not price.forward.units[: 500 // 3].any()

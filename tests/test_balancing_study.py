@@ -73,10 +73,8 @@ def test_two_of_three_estimates_are_right_within_their_factor() -> None:
 
 def test_least_tokens_takes_the_soonest_of_all_and_of_equal_ones_the_fastest() -> None:
     draw, rule = random.Random(0), RULES["least-tokens"]()
-    idle = [
-        BalancerCandidate("slow", tokens_per_s=10.0),
-        *(BalancerCandidate(f"fast {n}", tokens_per_s=30.0) for n in range(2)),
-    ]
+    speeds = {"slow": 10.0, "fast 0": 30.0, "fast 1": 30.0}
+    idle = [BalancerCandidate(name, tokens_per_s=speed) for name, speed in speeds.items()]
     assert {rule.choose(idle, draw)[0] for _ in range(20)} == {"fast 0", "fast 1"}
     busy = [replace(each, outstanding_tokens=tokens) for each, tokens in zip(idle, (90, 300, 280), strict=True)]
     assert rule.choose(busy, draw)[0] == "slow"
@@ -84,10 +82,8 @@ def test_least_tokens_takes_the_soonest_of_all_and_of_equal_ones_the_fastest() -
 
 def test_drawn_by_speed_each_comes_as_often_as_its_speed_and_the_sooner_one_is_taken() -> None:
     draw, rule = random.Random(0), RULES["two-choices-by-speed"]()
-    both = [
-        BalancerCandidate("slow", tokens_per_s=10.0),
-        BalancerCandidate("fast", tokens_per_s=30.0, outstanding_tokens=300),
-    ]
+    fast = BalancerCandidate("fast", tokens_per_s=30.0, outstanding_tokens=300)
+    both = [BalancerCandidate("slow", tokens_per_s=10.0), fast]
     counts = Counter(rule.choose(both, draw)[0] for _ in range(4000))
     assert counts["fast"] / 4000 == pytest.approx(0.75**2, abs=0.03)  # only where both draws are the fast one
 

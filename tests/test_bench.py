@@ -50,13 +50,10 @@ def test_a_repeat_measures_each_setup_once_and_what_is_compared_side_by_side() -
     ]
 
 
-def test_everything_compared_is_measured() -> None:
+def test_all_that_is_compared_is_measured_and_ranks_at_the_same_batch_and_requests() -> None:
     setups = plan_setups((1, 2, 3), (1, 4))
     for pairing in plan_ratios((1, 2, 3), (1, 4)):
         assert {pairing.numerator, pairing.denominator} <= set(setups)
-
-
-def test_several_ranks_are_compared_at_the_same_batch_and_at_the_same_requests() -> None:
     compared = {p.name: (p.numerator, p.denominator) for p in plan_ratios((1, 3), (4,))}
     three, one = EngineSetup("pipeline", 3, 4), EngineSetup("pipeline", 1, 4)
     assert compared["ranks_over_one_rank_same_batch"] == (three, one)

@@ -196,23 +196,19 @@ def test_a_reader_that_leaves_gets_no_traceback() -> None:
 
 def commands_of(group: Any, path: str = "") -> list[str]:
     """The command lines of a group and of all below it, without options."""
-    return [
-        path,
-        *(
-            line
-            for name, each in getattr(group, "commands", {}).items()
-            for line in commands_of(each, f"{path} {name}")
-        ),
-    ]
+    below = getattr(group, "commands", {}).items()
+    return [path, *(line for name, each in below for line in commands_of(each, f"{path} {name}"))]
 
 
-def test_help_shows_an_example(here: Run) -> None:
+def test_help_shows_an_example_and_whole_summaries(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     lines = commands_of(get_command(app))
     assert len(lines) > 40
     for line in lines:
         ended = here(f"{line} --help")
         assert (ended.status, ended.err) == (0, "")
         assert f"Example: qubic-lab{line}" in " ".join(ended.out.split())
+        assert "...\n" not in ended.out.partition("Commands:")[2]
 
 
 def test_the_bare_command_shows_its_commands(here: Run) -> None:
@@ -221,12 +217,6 @@ def test_the_bare_command_shows_its_commands(here: Run) -> None:
     names = ("generate", "compare", "model-path", "split", "verify", "random-model", "plan", "run", "report", "bench")
     assert all(re.search(rf"^ +{name} ", ended.out, re.MULTILINE) for name in names)
     assert here("--version") == Ended(0, f"qubic-lab {__version__}\n", "")
-
-
-@pytest.mark.parametrize("group", ["", "bench", "certs", "cluster", "net", "oracle", "token"])
-def test_the_summary_of_each_command_fits_its_line(here: Run, group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    assert "...\n" not in here(f"{group} --help").out.partition("Commands:")[2]
 
 
 def test_json_says_what_was_answered_and_by_what(here: Run, shared_ranks: None) -> None:
@@ -334,7 +324,7 @@ def test_bench_memory_says_what_each_rank_holds(here: Run, shared_ranks: None) -
     assert all(rank["weight_bytes"] < rank["peak_rss_bytes"] for rank in ranks)
 
 
-def test_a_plan_answers_the_question_of_the_project_without_weights(here: Run) -> None:
+def test_a_plan_needs_a_config_and_no_weights(here: Run, tmp_path: Path) -> None:
     content = here("plan --model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput --json").json
     layers = {plan["strategy"]: plan["layers"] for plan in content["plans"]}
     assert layers == {"B": [10, 9, 9], "C": [11, 11, 6], "D": [28, 28, 28]}
@@ -345,8 +335,6 @@ def test_a_plan_answers_the_question_of_the_project_without_weights(here: Run) -
     assert content["changes"]["by_context"] and content["changes"]["sentences"]
     assert re.search(r"Recommended: D\. D \(3 replicas\): \d+", here("plan").out)
 
-
-def test_a_plan_needs_no_more_than_a_config(here: Run, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"architectures": ["LlamaForCausalLM"]}))
     content = here(f"plan --model {tmp_path} --devices t4,l4 --context 512 --json").json
     assert [sum(plan["layers"]) for plan in content["plans"]] == [4, 4, 4, 8]

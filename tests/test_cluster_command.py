@@ -18,7 +18,6 @@ import psutil
 import pytest
 from clusters import all_gone, family, wait_until
 from commands import Run
-from models import tiny_model
 
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.bench.local_cluster import free_ports
@@ -143,7 +142,9 @@ def test_one_cluster_at_a_time(folder: Path, here: Run) -> None:
     assert family(state_of(folder).pid) == processes
 
 
-def test_status_is_a_table_or_one_object(folder: Path, here: Run) -> None:
+def test_status_is_a_table_or_one_object_of_the_coordinator_that_is_named(
+    folder: Path, set_settings: SetSettings, here: Run
+) -> None:
     shown = here("cluster status").out
     assert all(each in shown for each in ("node-1", "node-2", "Redis", "supervisor", *state_of(folder).urls))
     told = here("cluster status --json").json
@@ -151,9 +152,6 @@ def test_status_is_a_table_or_one_object(folder: Path, here: Run) -> None:
     assert list(told["coordinators"]) == list(state_of(folder).urls)
     assert told["redis"].keys() == {"ping_ms", "set_ms", "get_ms"}
     assert told["supervisor"]["pid"] == state_of(folder).pid
-
-
-def test_status_looks_where_it_is_told(folder: Path, set_settings: SetSettings, here: Run) -> None:
     set_settings(coordinator=(url := state_of(folder).urls[1]))
     assert list(here("cluster status --json").json["coordinators"]) == [url]
     set_settings(coordinator="http://127.0.0.1:1")
@@ -305,10 +303,9 @@ def test_nothing_to_end_is_no_error(tmp_path: Path, set_settings: SetSettings, h
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_it_comes_up_takes_everything_down(tmp_path: Path) -> None:
-    model = tiny_model(tmp_path / "tiny")
+def test_ctrl_c_while_it_comes_up_takes_everything_down(tiny: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "QUBIC_LAB_CACHE": str(tmp_path)}
-    command = [*CLI, "cluster", "up", "--nodes", "1", "--port", "0", "--model", str(model)]
+    command = [*CLI, "cluster", "up", "--nodes", "1", "--port", "0", "--model", str(tiny)]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         wait_until(lambda: bool((state := background.running(tmp_path / "cluster")) and state.of_kind("node")))
         processes = family(state_of(tmp_path / "cluster").pid)

@@ -30,17 +30,9 @@ def make_failover(**changes: Any) -> FailoverResult:
         stream(1, ("node-2", 1.0), token_s=[2.0, 3.0], ended_s=3.0),
         stream(2, ("node-2", 3.0), token_s=[3.5], ended_s=3.5),
     )
-    plain = {
-        "plan": FailoverPlan(requests=4, nodes=2),
-        "failures": KilledProcesses("node-1", 2.0, 3.0, None, None),
-        "shut_s": 2.25,
-        "open_s": 5.0,
-        "chosen_s": 6.0,
-        "left_node": (0,),
-        "node_gaps_s": (0.9,),
-        "streams": streams,
-    }
-    return example(FailoverResult, **plain | changes)
+    asked = {"plan": FailoverPlan(requests=4, nodes=2), "failures": KilledProcesses("node-1", 2.0, 3.0, None, None)}
+    times = {"shut_s": 2.25, "open_s": 5.0, "chosen_s": 6.0, "left_node": (0,), "node_gaps_s": (0.9,)}
+    return example(FailoverResult, **asked | times | {"streams": streams} | changes)
 
 
 def test_a_request_is_on_its_node_until_that_is_killed_and_then_on_the_next() -> None:
@@ -79,14 +71,8 @@ def make_paper(*levels: int) -> scale.ScaleOnPaper:
 
 def test_shares_of_a_core_by_hand() -> None:
     shares = scale.core_shares(make_calls(100, 2.0), requests_per_node_s=0.1)
-    assert asdict(shares) == pytest.approx(
-        {
-            "look_at_nodes": 5e-3 / LOOK_S,
-            "heartbeats": 100 / HEARTBEAT_S * 0.5e-3,
-            "choices": 10 * 2e-3,
-            "queue": 10 / 1_000,
-        }
-    )
+    expected = {"look_at_nodes": 5e-3 / LOOK_S, "heartbeats": 100 / HEARTBEAT_S * 0.5e-3}
+    assert asdict(shares) == pytest.approx(expected | {"choices": 10 * 2e-3, "queue": 10 / 1_000})
 
 
 def test_parts_grow_as_they_did_and_are_full_where_their_sum_is_a_core() -> None:
@@ -158,16 +144,10 @@ def test_tables_have_a_row_for_each_case() -> None:
 
 
 def test_whole_processes_have_a_table_and_a_sentence() -> None:
-    measured = {
-        "coordinator_idle": Spread(0.2, 0.1, 0.3),
-        "redis_idle": Spread(0.2, 0.1, 0.3),
-        "requests_per_s": Spread(80.0, 60.0, 90.0),
-        "coordinator_busy": Spread(0.9, 0.8, 1.0),
-        "redis_busy": Spread(0.3, 0.2, 0.4),
-    }
-    costs = [
-        ProcessCosts(nodes=nodes, names=nodes, join_s=0.0, beats_per_s=nodes / 5, **measured) for nodes in (10, 100)
-    ]
+    idle = {"coordinator_idle": Spread(0.2, 0.1, 0.3), "redis_idle": Spread(0.2, 0.1, 0.3)}
+    busy = {"coordinator_busy": Spread(0.9, 0.8, 1.0), "redis_busy": Spread(0.3, 0.2, 0.4)}
+    measured = idle | busy | {"requests_per_s": Spread(80.0, 60.0, 90.0)}
+    costs = [example(ProcessCosts, nodes=each, names=each, beats_per_s=each / 5, **measured) for each in (10, 100)]
     result = example(ScaleResult, processes=tuple(costs), limit=find_limit(costs, 0.1))
     assert [row["heartbeats_per_s"] for row in scale.process_rows(result)] == [2.0, 20.0]
     said = scale.process_sentence(result)

@@ -1,6 +1,7 @@
 """Simulated voters are what they are said to be, and a vote of them does what theory says."""
 
 import math
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -12,14 +13,9 @@ from qubic_lab.consensus.confidence import ConfidenceLevel
 from qubic_lab.errors import InputError
 
 
-@pytest.fixture(scope="module")
-def independent() -> ConsensusResult:
-    return bench_consensus(accuracy=0.6, correlation=0.0, k=5)
-
-
-@pytest.fixture(scope="module")
-def copies() -> ConsensusResult:
-    return bench_consensus(accuracy=0.6, correlation=1.0, k=5)
+@cache
+def voted(correlation: float) -> ConsensusResult:
+    return bench_consensus(accuracy=0.6, correlation=correlation, k=5)
 
 
 @pytest.mark.parametrize(("correlation", "options"), [(0.0, 2), (0.25, 2), (0.5, 5), (1.0, 3)])
@@ -49,30 +45,29 @@ def test_simulated_votes_agree_with_theory(k: int, correlation: float):
     assert result.majority_accuracy == pytest.approx(result.expected_majority_accuracy, abs=0.04)
 
 
-def test_independent_voters_gain_what_the_binomial_says(independent: ConsensusResult):
+def test_independent_voters_gain_what_the_binomial_says_and_copies_nothing():
+    independent, copies = voted(0.0), voted(1.0)
     low, high = independent.majority_accuracy_interval
     assert low <= 0.683 <= high
     assert independent.gain_interval[0] > 0.07
     assert independent.gain == pytest.approx(independent.majority_accuracy - independent.single_accuracy)
     assert independent.rho_interval[0] <= 0.0 <= independent.rho_interval[1]
-
-
-def test_copies_gain_nothing(copies: ConsensusResult):
     assert copies.gain_interval[0] <= 0.0 <= copies.gain_interval[1]
     assert copies.gain == 0.0
     assert copies.effective_votes == pytest.approx(1.0)
     assert copies.vote_share_ece > 0.38, "they agree always, and are right six times of ten"
 
 
-def test_confidence_holds_on_held_out_questions(independent: ConsensusResult, copies: ConsensusResult):
-    for result in (independent, copies):
+def test_confidence_holds_on_held_out_questions():
+    for result in (voted(0.0), voted(1.0)):
         assert result.confidence.items == 10_000
         assert result.ece <= 0.03
         assert result.ece_interval[0] <= result.ece <= 0.03
-    for each in independent.levels:
+    levels = voted(0.0).levels
+    for each in levels:
         if each.accuracy_interval is not None and each.level is ConfidenceLevel.ANSWER:
             assert each.accuracy_interval[1] >= 0.85
-    assert sum(each.questions for each in independent.levels) == 10_000
+    assert sum(each.questions for each in levels) == 10_000
 
 
 def test_stopping_saves_samples_and_only_the_posterior_changes_winners():

@@ -6,9 +6,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from commands import Run
 from examples import example
 
-from qubic_lab.cli.main import run
 from qubic_lab.consensus.confidence import load_calibration
 from qubic_lab.errors import InputError
 from qubic_lab.evals.consensus_eval import ConsensusEvaluation, VoteEvaluation, evaluate_votes, observe
@@ -22,6 +22,7 @@ from qubic_lab.studies import consensus_evaluation as study
 ASKING = Asking(samples=3, max_new_tokens=4, factor=2)
 QUESTIONS = (*graded_questions(6, seed=1), Question("tale-1", "Tell a tale of a fox.", "", "creative"))
 MODEL = "5" * 64
+ASK = "bench consensus --voters model --k 2 --new-tokens 4"
 
 
 @pytest.fixture
@@ -172,32 +173,25 @@ def test_without_any_vote_there_is_no_confidence_and_no_crash():
 
 
 @pytest.mark.usefixtures("shared_ranks")
-def test_the_command_asks_a_model(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    arguments = ["bench", "consensus", "--voters", "model", "--model", str(tiny), "--questions", "6", "--k", "2"]
-    arguments += ["--new-tokens", "4", "--calibrations", str(tmp_path)]
-    assert run([*arguments, "--json"]) == 0
-    votes = json.loads(capsys.readouterr().out)["votes"]
+def test_the_command_asks_a_model(tiny: Path, tmp_path: Path, here: Run):
+    line = f"{ASK} --model {tiny} --questions 6 --calibrations {tmp_path}"
+    votes = json.loads(here(f"{line} --json").out)["votes"]
     assert (votes["questions"], votes["k"]) == (6, 2)
     assert votes["uncalibrated"] == ["any", "analytical", "factual", "technical"]
-    assert run(arguments) == 0
-    shown = capsys.readouterr().out
+    shown = here(line).out
     assert "6 questions with references, 2 samples each at temperature 0.7" in shown
     assert "| oracle" in shown
 
 
 @pytest.mark.usefixtures("shared_ranks")
-def test_a_users_own_questions_are_asked(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_users_own_questions_are_asked(tiny: Path, tmp_path: Path, here: Run):
     rows = [{"question": f"What is {n} + {n}?", "answer": f"It is\n#### {2 * n}"} for n in range(8)]
     (tmp_path / "school.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "choices.csv").write_text("Q,A,B,Key\n" + "\n".join(f"Which {n}?,one,two,A" for n in range(6)))
-    arguments = ["bench", "consensus", "--voters", "model", "--model", str(tiny), "--k", "2", "--new-tokens", "4"]
-    gsm8k = ["--file", str(tmp_path / "school.jsonl"), "--layout", "gsm8k", "--questions", "7"]
-    assert run([*arguments, *gsm8k, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
+    line = f"{ASK} --model {tiny} --file {tmp_path}"
+    result = json.loads(here(f"{line}/school.jsonl --layout gsm8k --questions 7 --json").out)
     assert result["votes"]["questions"] == 7, "the first of the file"
     assert set(result["votes"]["gains"]) == {"all", "analytical"}
-    arguments += ["--file", str(tmp_path / "choices.csv"), "--layout"]
-    assert run([*arguments, "mapped", "--map", "question=Q,options=A|B,answer=Key"]) == 0
-    assert "6 questions with references" in capsys.readouterr().out
-    assert run([*arguments, "maped"]) == 2
-    assert "did you mean 'mapped'" in capsys.readouterr().err
+    mapped = here(f"{line}/choices.csv --layout mapped --map 'question=Q,options=A|B,answer=Key'")
+    assert mapped.status == 0 and "6 questions with references" in mapped.out
+    assert "did you mean 'mapped'" in here(f"{line}/choices.csv --layout maped").failed(2)

@@ -45,12 +45,8 @@ def test_a_study_alone_is_a_week_of_one_with_every_combination_of_its_grid(root:
     [other] = load(write_study(root, "other", quick={"parameters": parameters})).studies
     assert other.quick.combinations() == [parameters]
     assert study.quick.combinations() == [{"number": 2}]
-    assert study.full.combinations() == [
-        {"number": 1, "names": ["a"]},
-        {"number": 1, "names": ["b", "c"]},
-        {"number": 2, "names": ["a"]},
-        {"number": 2, "names": ["b", "c"]},
-    ]
+    every = [{"number": number, "names": names} for number in (1, 2) for names in (["a"], ["b", "c"])]
+    assert study.full.combinations() == every
 
 
 @pytest.mark.parametrize(
@@ -105,19 +101,20 @@ def test_a_wrong_status_is_one_line_with_a_remedy(root: Path, changes: dict[str,
     refusal(write_week(root, "study.yaml", **changes), re.escape(message))
 
 
-def test_what_papermill_would_turn_into_text_is_refused(root: Path):
-    file = root / "experiments" / "dated.yaml"
-    write_study(root, "dated", quick={"parameters": {"free": "DATE"}})
-    file.write_text(file.read_text().replace('"DATE"', "[2026-11-24]"))
-    refusal(file, "2026-11-24 is read as a date: put it in quotes")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a: [", "is not valid YAML"), ("- a", "not an experiment file"), ("", "not an experiment")],
+    [
+        ("a: [", "is not valid YAML"),
+        ("- a", "not an experiment file"),
+        ("", "not an experiment"),
+        (
+            "{title: T, notebook: tiny, full: {}, quick: {parameters: {free: [2026-11-24]}}}",
+            "is read as a date: put it",
+        ),
+    ],
 )
 def test_a_file_that_is_no_experiment(root: Path, content: str, message: str):
-    file = root / "broken.yaml"
+    file = write_study(root, "broken")
     file.write_text(content)
     refusal(file, message)
 

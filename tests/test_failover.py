@@ -86,6 +86,7 @@ def test_requests_without_an_end_and_with_two_are_counted_from_the_log() -> None
     result = judged(ends=(0, 0, 1, 3))
     assert (result.lost, result.duplicated) == (1, 1)
     assert judged(*STREAMS[:3], stream(3, task="", ended_s=None, fault="no end came")).lost == 1
+    assert judged(stream(0), stream(1, task="task 0"), stream(2)).wrong == (0, 1), "two streams of one task"
 
 
 @pytest.mark.parametrize(
@@ -104,10 +105,6 @@ def test_a_stream_is_right_with_every_token_once_in_order_and_an_end(changes: di
     assert is_right(stream(1), PLAN)
     assert not is_right(stream(1, **changes), PLAN)
     assert judged(stream(0), stream(1, **changes)).wrong == (1,)
-
-
-def test_two_streams_of_one_task_are_both_wrong() -> None:
-    assert judged(stream(0), stream(1, task="task 0"), stream(2)).wrong == (0, 1)
 
 
 def test_the_longest_gap_begins_with_asking() -> None:

@@ -151,6 +151,4 @@ def check(figure: Figure) -> None:
     """Axes say what they are, and nothing of the legend lies outside the picture."""
     figure.canvas.draw()
     assert any(axes.get_xlabel() for axes in figure.axes) and any(axes.get_ylabel() for axes in figure.axes)
-    for legend in figure.legends:
-        box = legend.get_window_extent()
-        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.y1 <= figure.bbox.y1
+    assert all(figure.bbox.fully_overlaps(legend.get_window_extent()) for legend in figure.legends)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bar_series import joined
@@ -96,9 +95,7 @@ def test_a_figure_that_looks_ahead_is_named(walk: MarketData, monkeypatch: pytes
     def centred(bars: Bars) -> Floats:
         return bars.close - bars.close.mean()
 
-    planted = {
-        name: Indicator(name, function, 0, "price", name) for name, function in (("peek", peek), ("centred", centred))
-    }
+    planted = {each.__name__: Indicator(each.__name__, each, 0, "price", each.__name__) for each in (peek, centred)}
     monkeypatch.setattr(measure, "CAUSAL", measure.CAUSAL | planted)
     assert measure.looks_ahead(walk.hours, cuts=2) == ["centred", "peek"]
 
@@ -220,10 +217,8 @@ def check(figure: Figure) -> None:
     figure.canvas.draw()
     assert figure.axes[0].get_ylabel() or figure.axes[0].get_yticklabels()
     assert any(axes.get_xlabel() for axes in figure.axes)
-    for text in figure.findobj(match=plt.Text):
-        box = text.get_window_extent()
-        if text.get_text() and text.get_visible() and text in figure.texts:
-            assert figure.bbox.fully_overlaps(box)
+    shown = [text for text in figure.texts if text.get_text() and text.get_visible()]
+    assert all(figure.bbox.fully_overlaps(text.get_window_extent()) for text in shown)
 
 
 def news() -> News:

@@ -66,11 +66,6 @@ def test_what_is_predicted_for_the_traced_split_is_what_it_took(lanes: int) -> N
     assert found == pytest.approx(4 / period_ms * 1e3 if lanes == 2 else period_ms, rel=0.01)
 
 
-def test_a_trace_too_short_for_a_mean_is_refused() -> None:
-    with pytest.raises(InputError, match="ask for more tokens"):
-        step_times(spans_of(2, 2), LAYERS)
-
-
 TIMES = StepTimes((PartTimes(0.0, 2e-3, 0.0, 1e-3), PartTimes(0.0, 4e-3, 5e-3, 2e-3)), 0.5e-3, 1e-2)
 
 
@@ -104,12 +99,11 @@ def test_calibration_has_a_split_of_its_own(layers: int, ranks: int, split: tupl
     assert calibrating_layers(layers, ranks) == split
 
 
-def test_too_few_layers_to_calibrate_with() -> None:
+def test_short_traces_few_layers_and_ranks_that_share_a_core_are_refused(tiny: Path) -> None:
+    with pytest.raises(InputError, match="ask for more tokens"):
+        step_times(spans_of(2, 2), LAYERS)
     with pytest.raises(InputError, match="2 layers"):
         calibrating_layers(2, 2)
-
-
-def test_speed_is_not_predicted_for_ranks_that_share_a_core(tiny: Path) -> None:
     with pytest.raises(InputError, match=f"there are {usable_cores()} cores"):
         bench_prediction(str(tiny), ranks=(1, usable_cores() + 1))
 

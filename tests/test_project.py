@@ -22,12 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "qubic_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LAB, ORACLE = (PROJECT["optional-dependencies"][extra] for extra in ("lab", "oracle"))
-PYPI_NAME = {
-    "pytorch": "torch",
-    "matplotlib-base": "matplotlib",
-    "redis-py": "redis",
-    "arch-py": "arch",
-}  # by conda-forge's name, where they differ
+PYPI_NAME = {"pytorch": "torch", "matplotlib-base": "matplotlib", "redis-py": "redis", "arch-py": "arch"}
+"""By conda-forge's name, where they differ."""
 USABLE_WITH = {"runs": LAB, "studies": LAB, "oracle": ORACLE}
 """Rooms that only an extra makes usable."""
 
@@ -146,28 +142,19 @@ def test_modules_import_only_what_their_install_declares():
     assert faults == []
 
 
-@pytest.mark.parametrize("heavy", ["torch", "transformers", "pandas", "matplotlib", "papermill", "pyarrow", "jinja2"])
-def test_command_line_starts_without(heavy: str, loaded_by_cli: set[str]):
-    assert heavy not in loaded_by_cli
-
-
-@pytest.fixture(scope="module")
-def loaded_by_cli() -> set[str]:
-    return loaded_by("qubic_lab.cli.main")
-
-
-def test_a_coordinator_starts_without_what_only_the_oracles_extra_brings():
-    brought = {"aiolimiter", "datasketch", "feedparser", "pandas", "pandera", "scipy", "sklearn", "talib", "torch"}
-    assert loaded_by("qubic_lab.api.serve") & brought == set()
-
-
-def loaded_by(module: str) -> set[str]:
-    """Return what is imported with a module, in a process of its own."""
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("qubic_lab.cli.main", "torch transformers pandas matplotlib papermill pyarrow jinja2"),
+        ("qubic_lab.api.serve", "aiolimiter datasketch feedparser pandas pandera scipy sklearn talib torch"),
+    ],
+)
+def test_commands_and_coordinators_start_without_what_is_heavy(module: str, heavy: str):
     code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert module in loaded
-    return loaded
+    assert loaded & set(heavy.split()) == set()
 
 
 def test_the_architecture_page_names_places_that_exist():

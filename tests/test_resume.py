@@ -18,13 +18,7 @@ from studies import Silent, write_notebook, write_study, write_week
 from qubic_lab.runs import batch
 from qubic_lab.runs.batch import run_batch
 from qubic_lab.runs.experiment import load
-from qubic_lab.runs.week_index import (
-    WeekEntry,
-    add_entry,
-    latest_of_each_study,
-    read_index,
-    weeks_with_runs,
-)
+from qubic_lab.runs.week_index import WeekEntry, add_entry, latest_of_each_study, read_index, weeks_with_runs
 from qubic_lab.settings import settings
 
 # As the command, but its keys do not change while somebody edits the package.

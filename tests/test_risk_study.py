@@ -51,11 +51,15 @@ def test_the_naive_rule_gets_as_much_time_under_warning(risk: RiskStudy) -> None
     assert all(now > before for now, before in zip(shares(more), (ours, naive), strict=True))
 
 
-def test_levels_do_not_look_ahead_and_one_that_did_is_seen(risk: RiskStudy) -> None:
+def test_levels_that_look_ahead_and_wrong_arithmetic_are_seen(risk: RiskStudy) -> None:
     assert not study.looks_ahead(risk)
     levels = risk.assessment.levels.copy()
     levels[risk.assessment.warm_up] = 3
     assert study.looks_ahead(replace(risk, assessment=replace(risk.assessment, levels=levels)))
+    assert study.shortfall_is_above(risk)
+    tail = risk.tails[0]
+    low = replace(tail.forecast, es=tail.forecast.var * 0.9)
+    assert not study.shortfall_is_above(replace(risk, tails=(replace(tail, forecast=low),)))
 
 
 def test_models_are_tested_on_the_same_bars(risk: RiskStudy) -> None:
@@ -96,13 +100,6 @@ def test_calibration_is_of_the_tested_bars_at_every_level(risk: RiskStudy) -> No
     even = replace(risk, evenness=replace(risk.evenness, p=0.2))
     assert "bars of 1 h, is not rejected (Kolmogorov-Smirnov p = 0.2)" in study.findings([even])[-1]
     assert len(figures.calibration(risk).axes[1].patches) >= len(risk.evenness.counts)
-
-
-def test_arithmetic_is_checked(risk: RiskStudy) -> None:
-    assert study.shortfall_is_above(risk)
-    tail = risk.tails[0]
-    low = replace(tail.forecast, es=tail.forecast.var * 0.9)
-    assert not study.shortfall_is_above(replace(risk, tails=(replace(tail, forecast=low),)))
 
 
 def test_the_verdict_needs_more_than_luck(risk: RiskStudy) -> None:

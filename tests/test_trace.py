@@ -2,8 +2,6 @@
 
 import json
 import logging
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -11,30 +9,12 @@ from typing import Any
 import pytest
 
 from qubic_lab.errors import InputError
+from qubic_lab.pipeline.message import Kind, Message, Work
 from qubic_lab.trace import SPAN_KINDS, Tracer, read_trace, request_times, timeline, trace_cost
 
 HOUR_NS = 3_600_000_000_000
 MS = 1_000_000
-
-
-class Kind(IntEnum):
-    PREFILL = 1
-    DECODE = 2
-    CONTROL = 3
-
-
-@dataclass(frozen=True)
-class Work:
-    request: int
-
-
-@dataclass(frozen=True)
-class Batch:
-    kind: Kind = Kind.DECODE
-    sequence: int = 1
-    lane: int = 0
-    count: int = 1
-    works: tuple[Work, ...] = (Work(7), Work(8))
+WORKS = (Work(slot=0, request=7, position=0),)
 
 
 def span(kind: str, start_ms: float, end_ms: float, *requests: int, lane: int = 0, **more: Any) -> dict[str, Any]:
@@ -78,9 +58,9 @@ def two_ranks_trace(tmp_path: Path) -> Path:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     tracer = Tracer(tmp_path / "new" / "folder", rank=0, ranks=1)
     tracer.submitted(7, perf_counter_ns())
-    with tracer.span("compute", Batch(Kind.PREFILL, sequence=3, lane=1, count=128, works=(Work(7),))):
+    with tracer.span("compute", Message(Kind.PREFILL, sequence=3, lane=1, count=128, works=WORKS)):
         pass
-    with tracer.span("send", Batch(Kind.CONTROL, works=())):
+    with tracer.span("send", Message(Kind.CONTROL, sequence=1)):
         pass
     tracer.memory()
     table = read_trace(tmp_path / "new" / "folder")
@@ -96,7 +76,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_a_second_trace_in_the_same_folder_starts_afresh(tmp_path: Path) -> None:
     for sequence in (1, 2):
         tracer = Tracer(tmp_path, rank=0, ranks=1)
-        tracer.add("compute", Batch(sequence=sequence), perf_counter_ns())
+        tracer.add("compute", Message(Kind.DECODE, sequence, works=WORKS), perf_counter_ns())
         tracer.close()
     assert read_trace(tmp_path)["sequence"].tolist() == [2]
 
@@ -106,7 +86,7 @@ def test_a_full_disk_ends_the_trace_and_nothing_else(tmp_path: Path, caplog: pyt
         pytest.skip("this system has no /dev/full")
     (tmp_path / "rank-0.jsonl").symlink_to("/dev/full")
     tracer = Tracer(tmp_path, rank=0, ranks=1)
-    tracer.add("compute", Batch(), perf_counter_ns())
+    tracer.add("compute", Message(Kind.DECODE, sequence=1, works=WORKS), perf_counter_ns())
     tracer.close()
     assert [record.message for record in caplog.records] == [
         f"the trace {tmp_path / 'rank-0.jsonl'} ends here: No space left on device"
@@ -168,22 +148,13 @@ def test_cost_is_that_of_the_worst_rank(two_ranks_trace: Path) -> None:
     assert trace_cost(read_trace(two_ranks_trace)) == pytest.approx(0.004 / 8)
 
 
-def test_timeline_has_a_row_for_each_rank_and_a_unit(two_ranks_trace: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure = timeline(read_trace(two_ranks_trace))
-    [axes] = figure.axes
+def test_timeline_has_a_row_for_each_rank_and_a_unit(two_ranks_trace: Path, tmp_path: Path) -> None:
+    [axes] = timeline(read_trace(two_ranks_trace)).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["rank 0", "rank 1"]
     assert axes.get_xlabel().endswith("(ms)")
-    pyplot.close(figure)
-
-
-def test_timeline_of_nothing_is_refused(tmp_path: Path) -> None:
+    (nothing := tmp_path / "nothing").mkdir()
     with pytest.raises(InputError, match="no work"):
-        timeline(read_trace(write(tmp_path, [span("receive", 1, 2, 7)])))
+        timeline(read_trace(write(nothing, [span("receive", 1, 2, 7)])))
 
 
 def test_a_request_that_never_began_has_no_queue_span(tmp_path: Path) -> None:
