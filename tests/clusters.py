@@ -8,7 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -203,6 +210,10 @@ async def cluster(
         for name, replica in (nodes or {}).items():
             await running.start_node(name, replica)
         yield running
+
+
+StartCluster = Callable[..., AbstractAsyncContextManager[Cluster]]
+"""What `start_cluster` is: `cluster` on the Redis server of the module, in the folder of the test."""
 
 
 def address_of(folder: Path, coordinator: int) -> str:

@@ -3,8 +3,10 @@
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -96,6 +98,14 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     from clusters import hurry
 
     hurry(monkeypatch)
+
+
+@pytest.fixture
+def start_cluster(client: redis.Redis, tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Any]]:
+    """Return `clusters.cluster` on the Redis server of the module, in the folder of the test."""
+    from clusters import cluster
+
+    return partial(cluster, client, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-import redis
 import yaml
-from clusters import Fragile, cluster
+from clusters import Fragile, StartCluster, cluster
+from commands import Run
 
 from qubic_lab.api.access import ApiToken, TokenFile, find_token, hash_token, new_token, read_tokens, write_tokens
 from qubic_lab.api.serve import ServeConfig
-from qubic_lab.cli.main import run as command
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.errors import InputError
 from qubic_lab.wire.certificates import make_certificates
@@ -34,10 +33,10 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-async def test_without_a_known_token_nothing_is_told(client: redis.Redis, tmp_path: Path) -> None:
+async def test_without_a_known_token_nothing_is_told(start_cluster: StartCluster) -> None:
     tokens, known = accesses_of("notebook", "other")
     token = tokens["notebook"]
-    async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
+    async with start_cluster(nodes={"a": Fragile()}, served=True, accesses=known) as running:
         ask = running.client
         for headers, detail in (
             ({}, "no token was sent: send the header Authorization: Bearer TOKEN"),
@@ -65,11 +64,9 @@ async def test_without_a_known_token_nothing_is_told(client: redis.Redis, tmp_pa
         assert (await ask.get("/health", headers=bearer(token))).status_code == 401
 
 
-async def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(
-    client: redis.Redis, tmp_path: Path
-) -> None:
+async def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(start_cluster: StartCluster) -> None:
     tokens, known = accesses_of("one", "two", per_minute=3)
-    async with cluster(client, tmp_path, coordinators=2, served=True, accesses=known) as running:
+    async with start_cluster(coordinators=2, served=True, accesses=known) as running:
         first, second = running.clients
         for ask in (first, second, first):
             assert (await ask.get("/health", headers=bearer(tokens["one"]))).status_code == 200
@@ -81,9 +78,9 @@ async def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(
         assert (await second.get("/health", headers=bearer(tokens["two"]))).status_code == 200
 
 
-async def test_two_clients_may_use_the_same_key(client: redis.Redis, tmp_path: Path) -> None:
+async def test_two_clients_may_use_the_same_key(start_cluster: StartCluster) -> None:
     tokens, known = accesses_of("one", "two")
-    async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True, accesses=known) as running:
+    async with start_cluster(nodes={"a": Fragile()}, served=True, accesses=known) as running:
         found = []
         for name in ("one", "two", "one"):
             headers = {**bearer(tokens[name]), "Idempotency-Key": "key"}
@@ -105,12 +102,10 @@ async def test_without_redis_nobody_is_let_in(tmp_path: Path) -> None:
 
 def test_tokens_are_long_and_kept_as_hashes(tmp_path: Path) -> None:
     tokens = {new_token() for _ in range(100)}
-    assert len(tokens) == 100
-    assert all(len(token) >= 43 for token in tokens)
+    assert len(tokens) == 100 and all(len(token) >= 43 for token in tokens)
     token, other = sorted(tokens)[:2]
     access = ApiToken("notebook", hash_token(token), 60)
-    write_tokens(tmp_path / "new" / "tokens.yaml", [access])
-    path = tmp_path / "new" / "tokens.yaml"
+    write_tokens(path := tmp_path / "new" / "tokens.yaml", [access])
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert token not in path.read_text()
     assert read_tokens(path) == [access]
@@ -186,39 +181,42 @@ def test_on_loopback_nothing_is_asked_for(listen: str) -> None:
 
 @pytest.mark.parametrize("used", ["--listen", "--nodes"])
 def test_a_coordinator_whose_port_is_used_says_so(
-    used: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], set_settings: Callable[..., None], no_tls: None
+    used: str, tmp_path: Path, here: Run, set_settings: Callable[..., None], no_tls: None
 ) -> None:
     set_settings(api_tokens=None, redis_url=None, cache=tmp_path)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        addresses = {"--listen": "127.0.0.1:0", "--nodes": "127.0.0.1:0"} | {used: address}
-        assert command(["coordinator", *(part for option in addresses.items() for part in option)]) == 2
-    assert f"error: cannot listen at {address}: another process " in capsys.readouterr().err
+        listen, nodes = (address if option == used else "127.0.0.1:0" for option in ("--listen", "--nodes"))
+        ended = here(f"coordinator --listen {listen} --nodes {nodes}")
+    assert ended.status == 2 and f"error: cannot listen at {address}: another process " in ended.err
 
 
-def test_tokens_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def told(*arguments: str, status: int = 0) -> tuple[str, str]:
-        assert command(["token", *arguments]) == status
-        out, err = capsys.readouterr()
-        return out.strip(), err
-
+def test_tokens_by_command(tmp_path: Path, here: Run) -> None:
     path = tmp_path / "tokens.yaml"
-    file = ("--file", str(path))
-    token, _ = told("add", "notebook", "--per-minute", "60", *file)
+
+    def told(line: str, status: int = 0) -> tuple[str, str]:
+        ended = here(f"token {line} --file {path}")
+        assert ended.status == status
+        return ended.out.strip(), ended.err
+
+    token, _ = told("add notebook --per-minute 60")
     assert find_token(token, read_tokens(path)) == ApiToken("notebook", hash_token(token), 60)
-    assert "'notebook' has a token: remove it first" in told("add", "notebook", *file, status=2)[1]
-    assert "give 1 to 100 letters" in told("add", "a b", *file, status=2)[1]
-    assert "at least 1" in told("add", "other", "--per-minute", "0", *file, status=2)[1]
-    told("add", "other", *file)
-    listed, _ = told("list", "--json", *file)
+    for line, said in (
+        ("add notebook", "'notebook' has a token: remove it first"),
+        ("add 'a b'", "give 1 to 100 letters"),
+        ("add other --per-minute 0", "at least 1"),
+        ("remove notebok", "did you mean 'notebook'"),
+    ):
+        assert said in told(line, status=2)[1]
+    told("add other")
+    listed, _ = told("list --json")
     assert yaml.safe_load(listed) == {
         "tokens": [{"name": "notebook", "per_minute": 60}, {"name": "other", "per_minute": 120}]
     }
-    assert "notebook" in told("list", *file)[0]
-    assert "did you mean 'notebook'" in told("remove", "notebok", *file, status=2)[1]
-    told("remove", "notebook", *file)
+    assert "notebook" in told("list")[0]
+    told("remove notebook")
     assert [each.name for each in read_tokens(path)] == ["other"]
     assert find_token(token, read_tokens(path)) is None
     assert [each.name for each in tmp_path.iterdir()] == ["tokens.yaml"]

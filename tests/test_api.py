@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
-import redis
-from clusters import Cluster, Fragile, cluster, counted, text_of, until
+from clusters import Cluster, Fragile, StartCluster, cluster, counted, text_of, until
 from prometheus_client.parser import text_string_to_metric_families
 
 from qubic_lab.api.client import CoordinatorClient
@@ -70,8 +70,8 @@ async def state_of(running: Cluster, task_id: str) -> dict[str, Any]:
     return found
 
 
-async def test_an_answer_in_one_piece_and_as_a_stream(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, nodes={"a": Fragile()}, served=True) as running:
+async def test_an_answer_in_one_piece_and_as_a_stream(start_cluster: StartCluster) -> None:
+    async with start_cluster(nodes={"a": Fragile()}, served=True) as running:
         for path in (ASK, "/api/ai/single_query"):
             response = await running.client.post(path, json=QUESTION)
             answer = QueryResponse(**response.json())
@@ -88,11 +88,9 @@ async def test_an_answer_in_one_piece_and_as_a_stream(client: redis.Redis, tmp_p
 
 
 @pytest.mark.parametrize("body", [QUESTION, STREAM], ids=["json", "stream"])
-async def test_whoever_hangs_up_without_a_key_ends_the_work(
-    client: redis.Redis, tmp_path: Path, body: dict[str, Any]
-) -> None:
+async def test_whoever_hangs_up_without_a_key_ends_the_work(start_cluster: StartCluster, body: dict[str, Any]) -> None:
     node = Fragile(seconds=600.0, slots=1)
-    async with cluster(client, tmp_path, nodes={"a": node}, served=True) as running:
+    async with start_cluster(nodes={"a": node}, served=True) as running:
         asking = asyncio.ensure_future(running.client.post(ASK, json=body))
         await until(lambda: node.running)
         asking.cancel()
@@ -104,16 +102,14 @@ async def test_whoever_hangs_up_without_a_key_ends_the_work(
 
 
 @pytest.mark.parametrize("body", [QUESTION, STREAM], ids=["json", "stream"])
-async def test_whoever_hangs_up_at_once_leaves_nothing_behind(
-    client: redis.Redis, tmp_path: Path, body: dict[str, Any]
-) -> None:
+async def test_who_hangs_up_at_once_leaves_nothing_behind(start_cluster: StartCluster, body: dict[str, Any]) -> None:
     """Before a slot is free, or anything was sent."""
 
     async def ended(running: Cluster, count: int) -> bool:
         counts = await running.coordinator.counts()
         return counts.submitted == counts.cancelled == count
 
-    async with cluster(client, tmp_path, nodes={"a": Fragile(seconds=600.0, slots=1)}, served=True) as running:
+    async with start_cluster(nodes={"a": Fragile(seconds=600.0, slots=1)}, served=True) as running:
         url = running.client.base_url
         text = json.dumps(body)
         lines = (f"POST {ASK} HTTP/1.1", "Host: a", "Content-Type: application/json", f"Content-Length: {len(text)}")
@@ -125,9 +121,9 @@ async def test_whoever_hangs_up_at_once_leaves_nothing_behind(
         assert await until(lambda: ended(running, 4))
 
 
-async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(client: redis.Redis, tmp_path: Path) -> None:
+async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(start_cluster: StartCluster) -> None:
     node = Fragile(seconds=0.5)
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}, served=True) as running:
+    async with start_cluster(coordinators=2, nodes={"a": node}, served=True) as running:
         asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
         await until(lambda: node.running)
         asking.cancel()
@@ -142,9 +138,9 @@ async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(client: 
         assert_problem(response, 400, "idempotency key 'key' was used with another payload: give a new key")
 
 
-async def test_a_stream_goes_on_after_the_last_event_that_was_seen(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_stream_goes_on_after_the_last_event_that_was_seen(start_cluster: StartCluster) -> None:
     node = Fragile(seconds=0.4)
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}, served=True) as running:
+    async with start_cluster(coordinators=2, nodes={"a": node}, served=True) as running:
         seen = await read_stream(running.client, STREAM, 3, **KEY)
         going_on = await read_stream(running.clients[1], STREAM, **KEY, **{"Last-Event-ID": str(seen[-1][1])})
         assert [data["id"] for name, _, data in seen + going_on if name == "token"] == counted(0, 8)
@@ -156,9 +152,9 @@ async def test_a_stream_goes_on_after_the_last_event_that_was_seen(client: redis
         assert_problem(response, 400, "send the Idempotency-Key")
 
 
-async def test_a_stream_does_not_show_that_a_replica_was_lost(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_stream_does_not_show_that_a_replica_was_lost(start_cluster: StartCluster) -> None:
     lost = Fragile(error=RankError("gone"), tokens=3)
-    async with cluster(client, tmp_path, nodes={"a": lost}, served=True) as running:
+    async with start_cluster(nodes={"a": lost}, served=True) as running:
         reading = asyncio.ensure_future(read_stream(running.client, STREAM))
         await until(lambda: lost.asked)
         await running.start_node("b", Fragile())
@@ -167,9 +163,9 @@ async def test_a_stream_does_not_show_that_a_replica_was_lost(client: redis.Redi
         assert (end["attempts"], end["node"]) == (2, "b")
 
 
-async def test_answers_that_do_not_come(client: redis.Redis, tmp_path: Path) -> None:
+async def test_answers_that_do_not_come(start_cluster: StartCluster) -> None:
     node = Fragile(seconds=600.0)
-    async with cluster(client, tmp_path, nodes={"a": node}, served=True) as running:
+    async with start_cluster(nodes={"a": node}, served=True) as running:
         response = await running.client.post(ASK, json={**QUESTION, "deadline_s": 0.2})
         assert_problem(response, 504, "its deadline of 0.2 s")
         await until(lambda: not node.running)
@@ -202,9 +198,9 @@ async def is_pending(running: Cluster) -> bool:
     return (await running.coordinator.counts()).pending == 1
 
 
-async def test_without_a_node_or_a_place_in_the_queue(client: redis.Redis, tmp_path: Path) -> None:
+async def test_without_a_node_or_a_place_in_the_queue(start_cluster: StartCluster) -> None:
     limits = QueueLimits(most_waiting=1, retry_after_s=7.2)
-    async with cluster(client, tmp_path, limits=limits, served=True) as running:
+    async with start_cluster(limits=limits, served=True) as running:
         response = await running.client.post(ASK, json=QUESTION)
         assert_problem(response, 503, "no node is registered: start one with qubic-lab node")
         assert int(response.headers["retry-after"]) > 0
@@ -221,7 +217,7 @@ async def test_without_a_node_or_a_place_in_the_queue(client: redis.Redis, tmp_p
         assert (await waiting).status_code == 200
 
 
-BAD_BODIES = [
+BAD_BODIES: list[tuple[Any, str]] = [
     ({"prompt": "hi", "max_token": 5}, "unknown field 'max_token': did you mean 'max_new_tokens'?"),
     ({}, "prompt: Field required"),
     ({"prompt": ""}, "prompt is '': String should have at least 1 character"),
@@ -230,8 +226,6 @@ BAD_BODIES = [
     ({"prompt": "hi", "stop": [""]}, "stop"),
     ({"prompt": "hi", "top_logprobs": 3}, "top_logprobs"),
     ([1], "the body is not a JSON object"),
-]
-BAD_TEXTS = [
     (b'{"prompt": ', "the body is not JSON (Expecting value at character 11)"),
     (b"\xff", "error parsing the body"),
     (b'{"prompt": "\\ud800"}', "prompt is"),
@@ -245,13 +239,12 @@ async def blanks(count: int) -> AsyncIterator[bytes]:
         yield b" " * 2**16
 
 
-async def test_requests_that_cannot_be(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, served=True) as running:
+async def test_requests_that_cannot_be(start_cluster: StartCluster) -> None:
+    async with start_cluster(served=True) as running:
         ask = running.client.post
         for body, detail in BAD_BODIES:
-            assert_problem(await ask(ASK, json=body), 400, detail)
-        for text, detail in BAD_TEXTS:
-            response = await ask(ASK, content=text, headers={"Content-Type": "application/json"})
+            content = body if isinstance(body, bytes) else json.dumps(body)
+            response = await ask(ASK, content=content, headers={"Content-Type": "application/json"})
             assert_problem(response, 400, detail)
         for headers, detail in (
             ({"Idempotency-Key": ""}, "Idempotency-Key has 0 characters"),
@@ -269,23 +262,17 @@ async def test_requests_that_cannot_be(client: redis.Redis, tmp_path: Path) -> N
         assert (await running.coordinator.counts()).submitted == 0
 
 
-async def test_nothing_of_the_inside_is_told(
-    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with cluster(client, tmp_path, served=True) as running:
+async def test_nothing_of_the_inside_is_told(start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with start_cluster(served=True) as running:
         for error, status in ((QubicLabError("Redis at /secret"), 503), (KeyError("/secret"), 500)):
-
-            async def fail(error: Exception = error) -> None:
-                raise error
-
-            monkeypatch.setattr(running.coordinator, "counts", fail)
+            monkeypatch.setattr(running.coordinator, "counts", AsyncMock(side_effect=error))
             response = await running.client.get("/api/cluster/status")
             assert_problem(response, status, "the coordinator")
             assert "secret" not in response.text and "Traceback" not in response.text
 
 
-async def test_the_cluster_is_told_and_nodes_are_drained(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, nodes={"a": Fragile(), "gpu/0@b": Fragile(slots=7)}, served=True) as running:
+async def test_the_cluster_is_told_and_nodes_are_drained(start_cluster: StartCluster) -> None:
+    async with start_cluster(nodes={"a": Fragile(), "gpu/0@b": Fragile(slots=7)}, served=True) as running:
         ask = running.client
         status = (await ask.get("/api/cluster/status")).json()
         assert (status["ready"], status["nodes"]) == (True, {"open": 2})
@@ -313,8 +300,8 @@ async def test_the_cluster_is_told_and_nodes_are_drained(client: redis.Redis, tm
         assert (tasks["completed"], tasks["pending"], tasks["dead_letters"]) == (1, 0, [])
 
 
-async def test_health_readiness_metrics_and_description(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, served=True) as running:
+async def test_health_readiness_metrics_and_description(start_cluster: StartCluster) -> None:
+    async with start_cluster(served=True) as running:
         ask = running.client.get
         assert (await ask("/health")).json()["status"] == "alive"
         assert_problem(await ask("/ready"), 503, "no node is available")
@@ -348,8 +335,7 @@ async def test_health_readiness_metrics_and_description(client: redis.Redis, tmp
 async def test_readiness_without_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qubic_lab.cluster.registry.PATIENCE_S", 0.1)
     with ExitStack() as up:
-        server = up.enter_context(RedisServer(tmp_path / "redis"))
-        connection = connect(server.url)
+        connection = connect(up.enter_context(RedisServer(tmp_path / "redis")).url)
         limits = QueueLimits(patience_s=0.2)
         async with cluster(connection, tmp_path, nodes={"a": Fragile()}, limits=limits, served=True) as running:
             assert (await running.client.get("/ready")).status_code == 200
@@ -361,9 +347,9 @@ async def test_readiness_without_redis(tmp_path: Path, monkeypatch: pytest.Monke
             assert (await running.client.get("/health")).status_code == 200
 
 
-async def test_from_python(client: redis.Redis, tmp_path: Path) -> None:
+async def test_from_python(start_cluster: StartCluster) -> None:
     node = Fragile()
-    async with cluster(client, tmp_path, served=True) as running:
+    async with start_cluster(served=True) as running:
         with CoordinatorClient(str(running.client.base_url)) as lab:
             with pytest.raises(BusyError, match="no node") as busy:
                 await asyncio.to_thread(lab.ask, "hi")

@@ -2,17 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from commands import Run
 from cryptography import x509
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from qubic_lab.cli.main import run
 from qubic_lab.errors import InputError
 from qubic_lab.wire import certificates
 from qubic_lab.wire.certificates import (
@@ -58,10 +58,9 @@ def test_a_host_is_believed_under_its_names_alone(authority: Pair, name: str) ->
     check_pair(host)
     verify(host.certificate, authority.certificate, name)
     verify(host.certificate, authority.certificate, "also")
-    with pytest.raises(VerificationError):
-        verify(host.certificate, authority.certificate, "vm-9")
-    with pytest.raises(VerificationError):
-        verify(host.certificate, new_authority(NOW).certificate, name)
+    for by, other in ((authority, "vm-9"), (new_authority(NOW), name)):
+        with pytest.raises(VerificationError):
+            verify(host.certificate, by.certificate, other)
 
 
 def test_it_is_good_from_an_hour_before_to_its_last_day(authority: Pair) -> None:
@@ -155,7 +154,7 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_secrets_are_their_owners(tmp_path: Path) -> None:
+def test_secrets_are_their_owners_and_a_folder_where_others_write_is_refused(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         make_certificates(tmp_path / "new" / "tls", [["10.0.0.2"], ["fd00::2"]], NOW)
@@ -168,13 +167,10 @@ def test_secrets_are_their_owners(tmp_path: Path) -> None:
         for name in ("10.0.0.2", "authority", "fd00--2")
         for suffix, mode in ((".key", 0o600), (".pem", 0o644))
     }
-
-
-def test_a_folder_where_others_write_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o770)
     with pytest.raises(InputError, match="other users may write"):
         make_certificates(tmp_path, [["vm-1"]], NOW)
-    assert content_of(tmp_path) == {}
+    assert not list(tmp_path.glob("*.*"))
 
 
 def test_more_hosts_are_of_the_same_authority_and_nothing_is_written_over_unless_asked(tmp_path: Path) -> None:
@@ -210,11 +206,7 @@ def test_half_an_authority_is_not_made_whole(tmp_path: Path, missing: str) -> No
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_certificates(tmp_path, [["vm-1"]], NOW)
     before = content_of(tmp_path)
-
-    def full(descriptor: int) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(certificates.os, "fsync", full)
+    monkeypatch.setattr(certificates.os, "fsync", Mock(side_effect=OSError("no space left")))
     with pytest.raises(OSError, match="no space left"):
         make_certificates(tmp_path, [["vm-1"]], NOW, renew=True)
     assert content_of(tmp_path) == before
@@ -242,38 +234,35 @@ def test_an_authority_that_soon_ends_is_renewed_before_its_hosts(tmp_path: Path)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A new folder's name, where the commands stand."""
+def certs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run) -> Run:
+    """Run a command of `certs` in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    return Path("tls")
+    return lambda command: here(f"certs {command}")
 
 
-def test_make_show_and_renew(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["certs", "make", "tls", "10.0.0.2,vm-1", "fd00::2"]) == 0
-    out, err = capsys.readouterr()
-    assert out.split() == ["tls/10.0.0.2.pem", "tls/fd00--2.pem"]
-    assert "authority.key stays here" in err
-    assert run(["certs", "show", "tls"]) == 0
-    out, err = capsys.readouterr()
-    assert all(each in out for each in ("tls/10.0.0.2.pem", "10.0.0.2, vm-1", "Qubic Lab authority", "3649"))
-    assert err == ""
-    assert run(["certs", "renew", "tls", "fd00::2", "--days", "29"]) == 0
-    assert capsys.readouterr().out.split() == ["tls/fd00--2.pem"]
-    assert run(["certs", "renew", "tls"]) == 0  # what has fewer than 30 days left
-    assert capsys.readouterr().out.split() == ["tls/fd00--2.pem"]
-    assert run(["certs", "renew", "tls"]) == 0
-    assert "nothing to renew" in capsys.readouterr().err
+def test_make_show_and_renew(certs: Run) -> None:
+    made = certs("make tls 10.0.0.2,vm-1 fd00::2")
+    assert (made.status, made.out.split()) == (0, ["tls/10.0.0.2.pem", "tls/fd00--2.pem"])
+    assert "authority.key stays here" in made.err
+    shown = certs("show tls")
+    assert (shown.status, shown.err) == (0, "")
+    assert all(each in shown.out for each in ("tls/10.0.0.2.pem", "10.0.0.2, vm-1", "Qubic Lab authority", "3649"))
+    for line in ("renew tls fd00::2 --days 29", "renew tls"):  # then what has fewer than 30 days left
+        renewed = certs(line)
+        assert (renewed.status, renewed.out.split()) == (0, ["tls/fd00--2.pem"])
+    again = certs("renew tls")
+    assert again.status == 0 and "nothing to renew" in again.err
 
 
-def test_show_tells_what_expires_and_what_has(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_tells_what_expires_and_what_has(certs: Run) -> None:
     now = datetime.now(UTC)
-    make_certificates(folder, [["vm-1"]], now, days=29)
-    assert run(["certs", "show", "tls/vm-1.pem"]) == 0
-    assert "tls/vm-1.pem: the certificate of vm-1 expires on" in capsys.readouterr().err
-    make_certificates(folder, [["vm-2"]], now - 2 * DAY, days=1)
-    assert run(["certs", "show", "--json", "tls/vm-1.pem", "tls/vm-2.pem"]) == 1
-    out, err = capsys.readouterr()
+    make_certificates(Path("tls"), [["vm-1"]], now, days=29)
+    soon = certs("show tls/vm-1.pem")
+    assert soon.status == 0 and "tls/vm-1.pem: the certificate of vm-1 expires on" in soon.err
+    make_certificates(Path("tls"), [["vm-2"]], now - 2 * DAY, days=1)
+    status, out, err = certs("show --json tls/vm-1.pem tls/vm-2.pem")
     shown = json.loads(out)["certificates"]
+    assert status == 1
     assert [(each["file"], each["expired"], each["days_left"]) for each in shown] == [
         ("tls/vm-1.pem", False, 28),
         ("tls/vm-2.pem", True, -2),
@@ -296,11 +285,8 @@ def test_show_tells_what_expires_and_what_has(folder: Path, capsys: pytest.Captu
         ("show made/vm-1.key", "made/vm-1.key: not a certificate"),
     ],
 )
-def test_mistakes_are_one_line(folder: Path, line: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line(certs: Run, line: str, said: str) -> None:
     make_certificates(Path("made"), [["vm-1"]], datetime.now(UTC))
     Path("empty").mkdir()
-    assert run(["certs", *line.split()]) == 2
-    out, err = capsys.readouterr()
-    assert (out, err.count("\n")) == ("", 1)
-    assert err.startswith("error: ") and said in err
-    assert not folder.exists()
+    assert said in certs(line).failed(2)
+    assert not Path("tls").exists()

@@ -34,6 +34,7 @@ NOTICED_WITHIN_S = 30.0
 pytestmark = pytest.mark.usefixtures("no_tls")
 
 Serve = Callable[[TlsFiles | None], str]
+SetSettings = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +48,16 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
         "other authority": strange.issue_cert("127.0.0.1"),
         "other name": ours.issue_cert("vm-9"),
     }
-    found = {}
-    for name, pair in pairs.items():
-        folder = tmp_path_factory.mktemp("tls")
-        paths = {file: folder / f"{file}.pem" for file in FILES}
-        pair.cert_chain_pems[0].write_to_path(paths["certificate"])
-        pair.private_key_pem.write_to_path(paths["key"])
-        ours.cert_pem.write_to_path(paths["authority"])
-        found[name] = TlsFiles(**paths)
-    return found
+    return {name: written(tmp_path_factory.mktemp("tls"), pair, ours) for name, pair in pairs.items()}
+
+
+def written(folder: Path, pair: trustme.LeafCert, authority: trustme.CA) -> TlsFiles:
+    """Write the files of a host."""
+    paths = {file: folder / f"{file}.pem" for file in FILES}
+    pair.cert_chain_pems[0].write_to_path(paths["certificate"])
+    pair.private_key_pem.write_to_path(paths["key"])
+    authority.cert_pem.write_to_path(paths["authority"])
+    return TlsFiles(**paths)
 
 
 @contextmanager
@@ -204,21 +206,16 @@ def test_a_used_port_is_an_error_at_once(host: str, serve: Serve) -> None:
         listen(echo_server(), f"{host}:{port}")
 
 
-def test_tls_comes_from_the_settings(
-    serve: Serve, hosts: dict[str, TlsFiles], set_settings: Callable[..., None]
-) -> None:
+def test_tls_comes_from_the_settings(serve: Serve, hosts: dict[str, TlsFiles], set_settings: SetSettings) -> None:
     assert tls_from_settings() is None
+    set_settings(tls_key=hosts["good"].key)
+    with pytest.raises(InputError, match="set QUBIC_LAB_TLS_CERTIFICATE and QUBIC_LAB_TLS_AUTHORITY too"):
+        open_channel("127.0.0.1:7700")
     set_settings(**{f"tls_{name}": path for name, path in vars(hosts["good"]).items()})
     assert tls_from_settings() == hosts["good"]
     address = serve(None)
     assert echoes(open_channel(address))
     assert_refused(grpc.insecure_channel(address), REFUSED)
-
-
-def test_settings_name_three_files_or_none(set_settings: Callable[..., None], hosts: dict[str, TlsFiles]) -> None:
-    set_settings(tls_key=hosts["good"].key)
-    with pytest.raises(InputError, match="set QUBIC_LAB_TLS_CERTIFICATE and QUBIC_LAB_TLS_AUTHORITY too"):
-        open_channel("127.0.0.1:7700")
 
 
 def test_bad_files_are_named(hosts: dict[str, TlsFiles], tmp_path: Path) -> None:
@@ -287,15 +284,13 @@ def files_of(folder: Path, name: str) -> TlsFiles:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with the certificates of a server and of a client."""
-    make_certificates(tmp_path / "tls", [["127.0.0.1"], ["laptop"]], NOW)
-    return tmp_path / "tls"
+    return make_certificates(tmp_path / "tls", [["127.0.0.1"], ["laptop"]], NOW)[0].parent
 
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """The same by another authority."""
-    make_certificates(tmp_path / "other", [["127.0.0.1"], ["laptop"]], NOW)
-    return tmp_path / "other"
+    return make_certificates(tmp_path / "other", [["127.0.0.1"], ["laptop"]], NOW)[0].parent
 
 
 def serial(path: Path) -> str:
@@ -336,14 +331,10 @@ def test_a_common_name_counts_only_where_there_is_no_other(
     shown: tuple[str, ...], name: str, serve: Serve, tmp_path: Path
 ) -> None:
     authority = trustme.CA()
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    for file, pair in {
-        "127.0.0.1": authority.issue_cert("127.0.0.1"),
-        "client": authority.issue_cert(*shown, common_name="worker"),
-    }.items():
-        pair.cert_chain_pems[0].write_to_path(tmp_path / f"{file}.pem")
-        pair.private_key_pem.write_to_path(tmp_path / f"{file}.key")
-    assert learned(open_channel(serve(files_of(tmp_path, "127.0.0.1")), files_of(tmp_path, "client"))) == name
+    address = serve(written(tmp_path, authority.issue_cert("127.0.0.1"), authority))
+    (client := tmp_path / "client").mkdir()
+    files = written(client, authority.issue_cert(*shown, common_name="worker"), authority)
+    assert learned(open_channel(address, files)) == name
 
 
 def test_a_renewed_certificate_is_shown_with_the_next_handshake(serve: Serve, folder: Path) -> None:
@@ -373,7 +364,7 @@ def test_a_running_server_changes_to_another_authority(serve: Serve, folder: Pat
     assert echoes(open_channel(address, new))
 
 
-def test_files_that_do_not_fit_together_or_are_half_written_are_not_taken(
+def test_files_that_do_not_fit_or_are_half_written_are_not_taken(
     serve: Serve, folder: Path, other: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     client, certificate, key = files_of(folder, "laptop"), folder / "127.0.0.1.pem", folder / "127.0.0.1.key"
@@ -397,9 +388,7 @@ def test_files_that_do_not_fit_together_or_are_half_written_are_not_taken(
     assert len(warnings(caplog)) == 3
 
 
-def test_the_log_warns_of_certificates_that_soon_end(
-    serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_log_warns_of_what_soon_ends(serve: Serve, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     client = files_of(folder, "laptop")
     address = serve(files_of(folder, "127.0.0.1"))
     assert warnings(caplog) == []

@@ -12,27 +12,20 @@ LLAMA: dict[str, Any] = {**SHAPE, "architectures": ["LlamaForCausalLM"]}
 QWEN2 = {**LLAMA, "architectures": ["Qwen2ForCausalLM"]}
 
 LLAMA3 = {key: value for key, value in LLAMA3_ROPE.items() if key not in ("rope_type", "rope_theta")}
+LINEAR, OF_LLAMA3 = RopeConfig(5e5, "linear", 4.0), RopeConfig(5e5, "llama3", 8.0, 1.0, 4.0, 64)
 
 
 def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in LLAMA.items() if name != key}
 
 
-def test_sizes_follow_from_the_config() -> None:
-    config = parse_config(LLAMA)
-    assert (config.head_dim, config.q_size, config.kv_size) == (16, 64, 32)
+def test_sizes_biases_and_family_follow_from_the_config() -> None:
+    llama, biased, qwen2 = (parse_config(raw) for raw in (LLAMA, {**LLAMA, "attention_bias": True}, QWEN2))
+    assert (llama.head_dim, llama.q_size, llama.kv_size) == (16, 64, 32)
     assert parse_config({**LLAMA, "head_dim": 24}).q_size == 96
     assert parse_config(without("num_key_value_heads")).kv_heads == 4
-
-
-def test_biases_are_the_family_s() -> None:
-    llama, biased, qwen2 = (parse_config(raw) for raw in (LLAMA, {**LLAMA, "attention_bias": True}, QWEN2))
-    assert (llama.qkv_bias, llama.output_bias) == (False, False)
-    assert (biased.qkv_bias, biased.output_bias) == (True, True)
-    assert (qwen2.qkv_bias, qwen2.output_bias) == (True, False)
-
-
-def test_a_config_without_architectures_goes_by_its_model_type() -> None:
+    biases = [(config.qkv_bias, config.output_bias) for config in (llama, biased, qwen2)]
+    assert biases == [(False, False), (True, True), (True, False)]
     assert parse_config({**without("architectures"), "model_type": "qwen2"}).family == "qwen2"
 
 
@@ -42,19 +35,10 @@ def test_a_config_without_architectures_goes_by_its_model_type() -> None:
         ({}, RopeConfig()),
         ({"rope_theta": 5e5}, RopeConfig(5e5)),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, RopeConfig(5e5)),
-        ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4}}, RopeConfig(5e5, "linear", 4.0)),
-        (
-            {"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4.0}},
-            RopeConfig(5e5, "linear", 4.0),
-        ),
-        (
-            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
-            RopeConfig(5e5, "llama3", 8.0, 1.0, 4.0, 64),
-        ),
-        (
-            {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}},
-            RopeConfig(5e5, "llama3", 8.0, 1.0, 4.0, 64),
-        ),
+        ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4}}, LINEAR),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 5e5, "factor": 4.0}}, LINEAR),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}, OF_LLAMA3),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}}, OF_LLAMA3),
     ],
 )
 def test_both_spellings_of_rope_say_the_same(raw: dict[str, Any], rope: RopeConfig) -> None:

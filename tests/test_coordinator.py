@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis
-from clusters import KILL, Cluster, Fragile, cluster, counted, text_of, until
+from clusters import KILL, Cluster, Fragile, StartCluster, cluster, counted, text_of, until
 
 from qubic_lab.cluster.calls import payload_of
 from qubic_lab.cluster.coordinator import Coordinator
@@ -49,8 +49,8 @@ async def answered(running: Cluster, task_id: str, tokens: int = 8, seed: int = 
     return outcome
 
 
-async def test_a_task_is_answered_by_a_node_and_told_by_every_coordinator(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(), "b": Fragile()}) as running:
+async def test_a_task_is_answered_by_a_node_and_told_by_every_coordinator(start_cluster: StartCluster) -> None:
+    async with start_cluster(coordinators=2, nodes={"a": Fragile(), "b": Fragile()}) as running:
         first, second = running.coordinators
         assert {view.record.id for view in first.nodes()} == {view.record.id for view in second.nodes()}
         tasks = [await first.submit(request(seed=100 * n)) for n in range(6)]
@@ -64,11 +64,9 @@ async def test_a_task_is_answered_by_a_node_and_told_by_every_coordinator(client
             await followed(first, "no task")
 
 
-async def test_tasks_do_not_wait_for_one_another(
-    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tasks_do_not_wait_for_one_another(start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     node = Fragile(seconds=0.3, slots=8)
-    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+    async with start_cluster(nodes={"a": node}) as running:
         monkeypatch.setattr("qubic_lab.cluster.dispatcher.LOOK_S", 600.0)  # only what happens wakes anybody
         tasks = [await running.coordinator.submit(request(seed=100 * n)) for n in range(12)]
         await until(lambda: node.running == 8)
@@ -76,9 +74,9 @@ async def test_tasks_do_not_wait_for_one_another(
             await answered(running, task_id, seed=100 * n)
 
 
-async def test_a_task_of_which_a_replica_is_lost_goes_on_elsewhere(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_task_of_which_a_replica_is_lost_goes_on_elsewhere(start_cluster: StartCluster) -> None:
     lost = Fragile(error=RankError("rank 0 is gone"), tokens=5)
-    async with cluster(client, tmp_path, nodes={"a": lost}) as running:
+    async with start_cluster(nodes={"a": lost}) as running:
         task_id = await running.coordinator.submit(request())
         await until(lambda: running.gates("a") == {Gate.LOST})
         await running.start_node("b", Fragile())
@@ -98,10 +96,10 @@ async def test_a_task_of_which_a_replica_is_lost_goes_on_elsewhere(client: redis
     ids=["lost", "details stay inside the node"],
 )
 async def test_a_task_that_fails_at_every_node_is_dead_with_its_story(
-    error: Exception, reasons: set[str], client: redis.Redis, tmp_path: Path
+    error: Exception, reasons: set[str], start_cluster: StartCluster
 ) -> None:
     nodes: dict[str, Replica] = {name: Fragile(error=error, tokens=1) for name in "abc"[: len(reasons)]}
-    async with cluster(client, tmp_path, nodes=nodes) as running:
+    async with start_cluster(nodes=nodes) as running:
         outcome = await running.outcome(await running.coordinator.submit(request()))
         assert (outcome.state, outcome.attempts, len(outcome.story)) == ("dead", 3, 3)
         [letter] = await running.coordinator.dead_letters()
@@ -109,10 +107,10 @@ async def test_a_task_that_fails_at_every_node_is_dead_with_its_story(
         assert {line.partition(": ")[2] for line in letter.story} == reasons
 
 
-async def test_a_task_that_ends_three_replicas_takes_no_other_task_along(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_task_that_ends_three_replicas_takes_no_other_task_along(start_cluster: StartCluster) -> None:
     """Though others run beside it at the first two."""
     nodes = {name: Fragile(seconds=0.6, slots=8) for name in "abcd"}
-    async with cluster(client, tmp_path, nodes={name: nodes[name] for name in "ab"}) as running:
+    async with start_cluster(nodes={name: nodes[name] for name in "ab"}) as running:
         submit = running.coordinator.submit
         innocent = [await submit(request(seed=100 * n)) for n in range(4)]
         poison = await submit(request(prompt=KILL), "high")
@@ -127,9 +125,9 @@ async def test_a_task_that_ends_three_replicas_takes_no_other_task_along(client:
         assert [node.starts for node in nodes.values()] == [2, 2, 2, 1]
 
 
-async def test_a_task_at_fault_fails_at_once_with_the_reason(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_task_at_fault_fails_at_once_with_the_reason(start_cluster: StartCluster) -> None:
     node = Fragile(error=InputError("the prompt is too long: give a shorter one"))
-    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+    async with start_cluster(nodes={"a": node}) as running:
         for _ in range(4):
             outcome = await running.outcome(await running.coordinator.submit(request()))
             assert (outcome.state, outcome.attempts) == ("failed", 1)
@@ -141,10 +139,10 @@ async def test_a_task_at_fault_fails_at_once_with_the_reason(client: redis.Redis
         assert running.gates("a") == {None}
 
 
-async def test_a_node_that_is_full_is_passed_over_and_costs_no_try(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_node_that_is_full_is_passed_over_and_costs_no_try(start_cluster: StartCluster) -> None:
     """Though the task waits longer than its lease."""
     full, limits = Fragile(error=BusyError("its slots are taken")), QueueLimits(lease_s=0.4, gone_s=0.35, silent_s=0.3)
-    async with cluster(client, tmp_path, nodes={"a": full}, limits=limits) as running:
+    async with start_cluster(nodes={"a": full}, limits=limits) as running:
         task_id = await running.coordinator.submit(request())
         await until(lambda: full.asked >= 4)
         await asyncio.sleep(0.8)
@@ -156,8 +154,8 @@ async def test_a_node_that_is_full_is_passed_over_and_costs_no_try(client: redis
         assert (await running.coordinator.counts()).reclaimed == 0
 
 
-async def test_a_node_that_nobody_reaches_costs_no_try(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path) as running:
+async def test_a_node_that_nobody_reaches_costs_no_try(start_cluster: StartCluster, tmp_path: Path) -> None:
+    async with start_cluster() as running:
         nowhere = pb.NodeRegistration(node="nowhere", address=f"unix:{tmp_path}/nowhere.sock", type="whole")
         nowhere.capabilities.CopyFrom(pb.Capabilities(slots=1, tokens_per_s=1.0))
         registry = running.coordinator.registry
@@ -170,9 +168,9 @@ async def test_a_node_that_nobody_reaches_costs_no_try(client: redis.Redis, tmp_
         assert (await answered(running, task_id)).attempts == 1
 
 
-async def test_a_cancelled_task_frees_its_slot(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_cancelled_task_frees_its_slot(start_cluster: StartCluster) -> None:
     node = Fragile(seconds=600.0, slots=1)
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
+    async with start_cluster(coordinators=2, nodes={"a": node}) as running:
         task_id = await running.coordinator.submit(request())
         await until(lambda: node.running)
         node.seconds = 0.1
@@ -185,8 +183,8 @@ async def test_a_cancelled_task_frees_its_slot(client: redis.Redis, tmp_path: Pa
         await until(lambda: sum(each.working for each in running.coordinators) == 0)
 
 
-async def test_a_node_that_loses_its_ranks_says_why_they_do_not_start_and_tries_again(
-    client: redis.Redis, tmp_path: Path
+async def test_a_node_that_loses_its_ranks_says_why_none_start_and_tries_again(
+    start_cluster: StartCluster,
 ) -> None:
     class Broken(Fragile):
         async def start(self) -> pb.Capabilities:
@@ -196,7 +194,7 @@ async def test_a_node_that_loses_its_ranks_says_why_they_do_not_start_and_tries_
             return await super().start()
 
     node = Broken()
-    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+    async with start_cluster(nodes={"a": node}) as running:
         node.lose()
         await until(lambda: (view := running.view("a")) and view.record.state.trouble == "no memory")
         assert running.gates("a") == {Gate.STARTING}
@@ -205,9 +203,9 @@ async def test_a_node_that_loses_its_ranks_says_why_they_do_not_start_and_tries_
         await answered(running, await running.coordinator.submit(request()))
 
 
-async def test_a_drained_node_ends_what_it_has_and_takes_nothing_new(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_drained_node_ends_what_it_has_and_takes_nothing_new(start_cluster: StartCluster) -> None:
     node = Fragile(seconds=0.3)
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": node}) as running:
+    async with start_cluster(coordinators=2, nodes={"a": node}) as running:
         first, second = running.coordinators
         under_way = await first.submit(request())
         await until(lambda: node.running)
@@ -223,9 +221,9 @@ async def test_a_drained_node_ends_what_it_has_and_takes_nothing_new(client: red
             await first.drain("b", True)
 
 
-async def test_a_node_that_is_told_to_end_does_so_when_its_work_is_done(client: redis.Redis, tmp_path: Path) -> None:
+async def test_a_node_that_is_told_to_end_does_so_when_its_work_is_done(start_cluster: StartCluster) -> None:
     node, other = Fragile(seconds=0.5), Fragile()
-    async with cluster(client, tmp_path, nodes={"a": node}) as running:
+    async with start_cluster(nodes={"a": node}) as running:
         under_way = [await running.coordinator.submit(request()) for _ in range(4)]
         await until(lambda: node.running == 4)
         ended = running.end_node("a")
@@ -276,13 +274,11 @@ async def test_redis_is_killed_in_mid_answer(tmp_path: Path) -> None:
             assert count_lost_and_duplicated(tasks, log) == (0, 0)
 
 
-async def test_a_coordinator_that_stands_still_loses_its_tasks_and_changes_nothing_later(
-    client: redis.Redis, tmp_path: Path
+async def test_a_coordinator_that_stands_still_loses_its_tasks_and_changes_nothing(
+    start_cluster: StartCluster,
 ) -> None:
     limits = QueueLimits(silent_s=0.5, gone_s=0.6)
-    async with cluster(
-        client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}, limits=limits
-    ) as running:
+    async with start_cluster(coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}, limits=limits) as running:
         still, other = running.coordinators
         awake, going_on = still._dispatcher._call, asyncio.Event()
 
@@ -304,12 +300,12 @@ async def test_a_coordinator_that_stands_still_loses_its_tasks_and_changes_nothi
 
 
 async def test_a_silent_node_is_lost_and_its_late_words_change_nothing(
-    client: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qubic_lab.cluster.node.KEEP_ALIVE_S", 600.0)
     monkeypatch.setattr("qubic_lab.cluster.dispatcher.SILENT_S", 0.5)
     silent = Fragile(seconds=8.0)
-    async with cluster(client, tmp_path, nodes={"a": silent}) as running:
+    async with start_cluster(nodes={"a": silent}) as running:
         task_id = await running.coordinator.submit(request())
         await until(lambda: running.gates("a") == {Gate.LOST})
         await running.start_node("b", Fragile())
@@ -318,8 +314,8 @@ async def test_a_silent_node_is_lost_and_its_late_words_change_nothing(
         await until(lambda: not silent.running)
 
 
-async def test_a_coordinator_that_ends_hands_back_what_it_holds(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}) as running:
+async def test_a_coordinator_that_ends_hands_back_what_it_holds(start_cluster: StartCluster) -> None:
+    async with start_cluster(coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}) as running:
         tasks = []
         while running.coordinator.working < 2:
             tasks.append(await running.coordinator.submit(request(seed=100 * len(tasks))))
@@ -331,8 +327,8 @@ async def test_a_coordinator_that_ends_hands_back_what_it_holds(client: redis.Re
         assert (await running.coordinators[1].counts()).reclaimed == 0
 
 
-async def test_a_node_goes_to_another_coordinator_when_its_own_ends(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, coordinators=2, nodes={"a": Fragile()}) as running:
+async def test_a_node_goes_to_another_coordinator_when_its_own_ends(start_cluster: StartCluster) -> None:
+    async with start_cluster(coordinators=2, nodes={"a": Fragile()}) as running:
         other = running.coordinators[1]
         await asyncio.sleep(0.2)
         [before] = other.nodes()
@@ -342,8 +338,8 @@ async def test_a_node_goes_to_another_coordinator_when_its_own_ends(client: redi
         await answered(running, await other.submit(request()))
 
 
-async def test_a_node_whose_name_is_taken_over_ends(client: redis.Redis, tmp_path: Path) -> None:
-    async with cluster(client, tmp_path, nodes={"a": Fragile()}) as running:
+async def test_a_node_whose_name_is_taken_over_ends(start_cluster: StartCluster) -> None:
+    async with start_cluster(nodes={"a": Fragile()}) as running:
         first = running.nodes["a"]
         second = Fragile()
         await running.start_node("a", second)
@@ -353,10 +349,12 @@ async def test_a_node_whose_name_is_taken_over_ends(client: redis.Redis, tmp_pat
         assert second.asked == 1
 
 
-async def test_redis_answers_in_time_and_unusable_settings_are_refused(client: redis.Redis, tmp_path: Path) -> None:
+async def test_redis_answers_in_time_and_bad_settings_are_refused(
+    start_cluster: StartCluster, client: redis.Redis
+) -> None:
     with pytest.raises(InputError, match="did you mean 'two-choices'"):
         Coordinator(client, "127.0.0.1:0", "two-choice")
-    async with cluster(client, tmp_path) as running:
+    async with start_cluster() as running:
         times = await running.coordinator.redis_times()
         assert min(times.ping_ms, times.set_ms, times.get_ms) > 0
         for address, message in (("vm-1:5001", "requires mutual TLS"), ("127.0.0.1", "not understood")):

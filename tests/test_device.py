@@ -33,8 +33,7 @@ def test_own_figures_are_taken_as_they_are() -> None:
     [("10Gbps:0.1ms", Link(10e9, 0.1e-3)), ("940 Mbps:70us", Link(940e6, 70e-6)), ("1.5Gbps:0s", Link(1.5e9, 0.0))],
 )
 def test_a_link_has_bits_a_second_and_a_latency(text: str, link: Link) -> None:
-    parsed = parse_link(text)
-    assert (parsed.bits_per_s, parsed.latency_s) == pytest.approx((link.bits_per_s, link.latency_s))
+    assert vars(parse_link(text)) == pytest.approx(vars(link))
 
 
 @pytest.mark.parametrize(
@@ -57,10 +56,7 @@ def test_a_wrong_link_is_refused_with_its_value_and_an_example(text: str, said: 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            "a100",
-            "unknown device 'a100': give figures, such as name=16GB@259GB/s@65TFLOPS, or a card; did you mean 'a10",
-        ),
+        ("a100", "unknown device 'a100': give figures, such as name=16GB@259GB/s@65TFLOPS, .* did you mean 'a10"),
         ("t5", "known: a10, .*, t4, v100"),
         ("box=16GB@259GB/s", "'box=16GB@259GB/s': give a name, memory, bandwidth and compute"),
         ("box=16Gb@259GB/s@65TFLOPS", "memory of device box is '16Gb': give it in GB or GiB or MB or MiB"),

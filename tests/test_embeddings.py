@@ -46,13 +46,6 @@ def test_vectors_are_those_of_the_models_card():
 
 
 @needs_embedder
-def test_meaning_counts_more_than_words():
-    texts = ["A dog runs.", "The puppy is sprinting.", "The bank raised its rates."]
-    dog, puppy, bank = embedder().embed(texts).vectors_ND
-    assert dog @ puppy > 0.5 > 0.3 > dog @ bank
-
-
-@needs_embedder
 def test_order_repeats_and_neighbours_do_not_change_a_vector():
     texts = ["one", "two words", "one", "a text of some more words than the others have"]
     together = embedder().embed(texts)

