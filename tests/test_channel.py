@@ -1,6 +1,5 @@
 """Who may connect: nobody beyond this host without mutual TLS; used ports and vanished peers are noticed."""
 
-import asyncio
 import os
 import re
 import shutil
@@ -16,13 +15,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 import trustme
+from anyio.from_thread import start_blocking_portal
 
 from qubic_lab.errors import InputError
 from qubic_lab.wire.certificates import describe, make_certificates, renew_certificates
@@ -79,13 +78,7 @@ def threads() -> Iterator[Serve]:
 @contextmanager
 def event_loop() -> Iterator[Serve]:
     """Start servers of grpc.aio, on an event loop in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = Thread(target=loop.run_forever)
-    thread.start()
     servers = []
-
-    def wait_for(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(timeout=10)
 
     async def start_one(tls: TlsFiles | None) -> int:
         async def echo(request: bytes, context: Any) -> bytes:
@@ -101,12 +94,10 @@ def event_loop() -> Iterator[Serve]:
         await server.start()
         return port
 
-    yield lambda tls: f"127.0.0.1:{wait_for(start_one(tls))}"
-    for server in servers:
-        wait_for(server.stop(grace=None))
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
-    loop.close()
+    with start_blocking_portal() as portal:
+        yield lambda tls: f"127.0.0.1:{portal.call(start_one, tls)}"
+        for server in servers:
+            portal.call(server.stop, None)
 
 
 @pytest.fixture(params=[threads, event_loop], ids=["grpc", "grpc.aio"])

@@ -35,7 +35,6 @@ from qubic_lab.oracle.store import tables
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchLog
 from qubic_lab.oracle.store.price_store import PricedSeries, PriceStore
 from qubic_lab.oracle.store.snapshot import BarHistory, MarketStore
-from qubic_lab.oracle.store.tables import PRICE_ANALYSIS
 from qubic_lab.oracle.store.text_reader import ScoreColumns
 from qubic_lab.oracle.store.text_store import Score
 from qubic_lab.schema import metadata
@@ -268,10 +267,8 @@ def test_an_overview_in_plain_words_and_how_sources_do(engine: Engine) -> None:
         "coingecko.",
         "Solana 104.00 USD, +4.0 % in 24 h; 0 texts in 24 h; price 3 minutes old from coingecko.",
     ]
-    assert [(each.source, each.state, each.failed, each.last_error) for each in found.sources] == [
-        ("coingecko", "ok", 0, None),
-        ("newsapi", "failing", 1, "HTTP 429"),
-    ]
+    sources = [(each.source, each.state, each.failed, each.last_error) for each in found.sources]
+    assert sources == [("coingecko", "ok", 0, None), ("newsapi", "failing", 1, "HTTP 429")]
     assert [each.last_success_age_s for each in found.sources] == [178.5, 3_778.5]
     assert isinstance(market_overview(store.snapshot(NOON)).sources, Missing)
     assert not found.rating.available
@@ -415,15 +412,15 @@ def test_an_analysis_of_the_same_bars_by_the_same_code_is_kept_once(engine: Engi
     given_analyses = ((later, "code-1"), (longer, "code-1"), (later, "code-2"))
     assert all(keep_analysis(store, each, version) for each, version in given_analyses)
     with engine.connect() as connection:
-        oldest, *others = connection.execute(select(PRICE_ANALYSIS).order_by(PRICE_ANALYSIS.c.known_us)).all()
-    assert [(each.at_us, each.frame_s, each.version) for each in (oldest, *others)] == [
+        rows = connection.execute(select(tables.PRICE_ANALYSIS).order_by(tables.PRICE_ANALYSIS.c.known_us)).all()
+    assert [(each.at_us, each.frame_s, each.version) for each in rows] == [
         (NOON, 3_600, "code-1"),
         (NOON + HOUR_US, 3_600, "code-1"),
         (NOON, 14_400, "code-1"),
         (NOON + HOUR_US, 3_600, "code-2"),
     ]
-    assert oldest.result["forecasts"] == to_plain(first)["forecasts"]
-    assert oldest.result["last"]["price"] == first.last.price
+    assert rows[0].result["forecasts"] == to_plain(first)["forecasts"]
+    assert rows[0].result["last"]["price"] == first.last.price
 
 
 def test_the_overview_rates_coins_whose_prices_are_on_time(sqlite: Engine) -> None:
@@ -503,14 +500,12 @@ def test_texts_that_are_samples_or_baselines_make_no_index(sqlite: Engine) -> No
     store.texts.add_scores([Score(only.id, "default@1", 1.0)])
     found = sentiment(store.snapshot(), "bitcoin")
     assert (found.texts, found.samples, found.newest, found.stale, found.by_kind) == (0, 1, None, True, {})
-    for part in (found.index, found.scores):
-        assert part.reason == "there are no texts"
+    assert found.index.reason == found.scores.reason == "there are no texts"
     store.texts.add([text(2, NOON - HOUR_US)])
     real = next(each for each in store.texts.read("bitcoin", 0, NOON) if each.source != "sample")
     store.texts.add_scores([Score(real.id, "majority@1", 0.3)])
     found = sentiment(store.snapshot(), "bitcoin")
-    assert isinstance(found.index, Missing)
-    assert isinstance(found.scores, tuple)
+    assert isinstance(found.index, Missing) and isinstance(found.scores, tuple)
     assert found.newest.title == "Title 2 of its own"
     assert isinstance(market_overview(store.snapshot(), ["bitcoin"]).coins[0].sentiment, Missing)
 

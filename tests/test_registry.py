@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -35,6 +34,7 @@ NAMES = count()
 REMOVED_MS = round(REMOVED_S * 1_000)
 LOOPBACK = "127.0.0.1"
 MakeStub = Callable[[TlsFiles], Any]
+Hosts = dict[str, TlsFiles]
 
 
 @pytest.fixture
@@ -48,11 +48,10 @@ def session(registry: Registry) -> str:
     return registry.register(registration())
 
 
-def registration(node: str = "a", address: str = "127.0.0.1:7001", **fields: Any) -> pb.NodeRegistration:
+def registration(node: str = "a", **fields: Any) -> pb.NodeRegistration:
     capabilities = pb.Capabilities(model="echo", slots=4, tokens_per_s=10.0, layers=[2, 2])
-    return pb.NodeRegistration(
-        **{"node": node, "address": address, "type": "whole", "capabilities": capabilities} | fields
-    )
+    usual = {"node": node, "address": "127.0.0.1:7001", "type": "whole", "capabilities": capabilities}
+    return pb.NodeRegistration(**usual | fields)
 
 
 def only(registry: Registry) -> NodeRecord:
@@ -139,9 +138,7 @@ def test_a_node_that_was_started_again_ends_the_session_before(registry: Registr
     assert only(registry).state.ready
 
 
-def test_a_session_outlives_a_repeated_registration_and_is_good_for_its_node_alone(
-    registry: Registry, session: str
-) -> None:
+def test_a_session_outlives_a_repeated_registration_of_its_node_alone(registry: Registry, session: str) -> None:
     """A node whose answer was lost registers again while its first call is still carried out."""
     assert registry.register(registration()) == session
     registry.beat("a", session, pb.NodeState())
@@ -206,25 +203,17 @@ def test_a_lost_redis_is_an_error_before_the_node_asks_again(tmp_path: Path, mon
         Registry(connection).nodes()
 
 
-@pytest.mark.parametrize(
-    ("node", "names", "good"),
-    [
-        ("anything", set(), True),
-        ("vm-1", {"vm-1", "10.0.0.1"}, True),
-        ("gpu@vm-1", {"vm-1"}, True),
-        ("a@b@vm-1", {"vm-1"}, True),
-        ("vm-2", {"vm-1"}, False),
-        ("vm-1@vm-2", {"vm-1"}, False),
-        ("vm-1@", {"vm-1"}, False),
-    ],
-)
-def test_names_by_certificate(node: str, names: set[str], good: bool) -> None:
-    with nullcontext() if good else pytest.raises(RefusedError, match="shows a certificate for vm-1"):
-        check_name(node, frozenset(names))
+def test_names_by_certificate() -> None:
+    check_name("anything", frozenset())
+    for node in ("vm-1", "gpu@vm-1", "a@b@vm-1"):
+        check_name(node, frozenset({"vm-1", "10.0.0.1"}))
+    for node in ("vm-2", "vm-1@vm-2", "vm-1@"):
+        with pytest.raises(RefusedError, match="shows a certificate for vm-1"):
+            check_name(node, frozenset({"vm-1"}))
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
     """Files of two hosts; `test_channel` says that strangers cannot connect."""
     folder = tmp_path_factory.mktemp("tls")
     made = make_certificates(folder, [["vm-1", LOOPBACK], ["vm-2", LOOPBACK]], datetime.now(UTC))
@@ -232,7 +221,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TlsFiles]:
 
 
 @pytest.fixture
-async def stub_of(registry: Registry, hosts: dict[str, TlsFiles], no_tls: None) -> AsyncIterator[MakeStub]:
+async def stub_of(registry: Registry, hosts: Hosts, no_tls: None) -> AsyncIterator[MakeStub]:
     """Serve the registry; yield a function that makes a stub of the service, with the files of a host."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     service = RegistryService(registry, asyncio.to_thread, lambda: None)
@@ -258,9 +247,7 @@ async def status(call: Any) -> grpc.StatusCode:
 
 
 @pytest.mark.anyio
-async def test_hosts_may_speak_for_themselves_alone(
-    registry: Registry, hosts: dict[str, TlsFiles], stub_of: MakeStub
-) -> None:
+async def test_hosts_speak_for_themselves_alone(registry: Registry, hosts: Hosts, stub_of: MakeStub) -> None:
     one, two = stub_of(hosts["vm-1"]), stub_of(hosts["vm-2"])
     registered = await one.Register(registration("gpu@vm-1"))
     assert registered.beat_every_s == 5.0
@@ -278,7 +265,7 @@ async def test_hosts_may_speak_for_themselves_alone(
 
 
 @pytest.mark.anyio
-async def test_what_a_node_is_told(registry: Registry, hosts: dict[str, TlsFiles], stub_of: MakeStub) -> None:
+async def test_what_a_node_is_told(registry: Registry, hosts: Hosts, stub_of: MakeStub) -> None:
     one = stub_of(hosts["vm-1"])
     unknown = pb.Heartbeat(node="vm-1", session="none")
     assert await status(one.Beat(unknown)) is grpc.StatusCode.NOT_FOUND
