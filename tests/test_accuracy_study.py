@@ -32,27 +32,17 @@ from qubic_lab.runs.notebook import NotebookError, run_notebook
 from qubic_lab.runs.parameters import read_source
 from qubic_lab.studies import accuracy_comparison as study
 
-Plant = Callable[[torch.Tensor], int]
 
-
-def plant(model: Path, out: Path, name: str, choose: Plant, factor: float = 1.01) -> Path:
-    """Copy a model with one of its weights multiplied by a factor: by default changed by 1 %."""
+def plant(model: Path, out: Path, name: str, choose: Callable[..., torch.Tensor] = torch.argmax) -> Path:
+    """Copy a model with one of its weights, chosen by its size, changed by 1 %."""
     shutil.copytree(model, out)
     weights = load_file(out / WEIGHTS)
     flat = weights[name].view(-1)
     before = flat.clone()
-    flat[choose(flat)] *= factor
+    flat[choose(flat.abs())] *= 1.01
     assert (flat != before).sum() == 1
     save_file(weights, out / WEIGHTS, metadata={"format": "pt"})
     return out
-
-
-def largest(flat: torch.Tensor) -> int:
-    return int(flat.abs().argmax())
-
-
-def smallest(flat: torch.Tensor) -> int:
-    return int(flat.abs().argmin())
 
 
 @pytest.fixture
@@ -66,19 +56,19 @@ def asked(tiny: Path, shared_ranks: None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("name", "choose"),
     [
-        ("model.layers.0.mlp.down_proj.weight", largest),
-        ("model.layers.3.self_attn.v_proj.weight", largest),
-        ("model.norm.weight", largest),
-        ("model.layers.2.mlp.up_proj.weight", smallest),  # turns no token
+        ("model.layers.0.mlp.down_proj.weight", torch.argmax),
+        ("model.layers.3.self_attn.v_proj.weight", torch.argmax),
+        ("model.norm.weight", torch.argmax),
+        ("model.layers.2.mlp.up_proj.weight", torch.argmin),  # turns no token
     ],
 )
 def test_one_weight_changed_by_one_percent_is_found(
-    name: str, choose: Plant, asked: dict[str, Any], tiny: Path, tmp_path: Path
+    name: str, choose: Callable[..., torch.Tensor], asked: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
     candidate = plant(tiny, tmp_path / "planted", name, choose)
     result = compare(ComparisonConfig(**asked, candidate=str(candidate)))
     assert result.logits_max_abs > 0.0
-    assert result.cases[0].kl_max > 0.0 or choose is smallest
+    assert result.cases[0].kl_max > 0.0 or choose is torch.argmin
     assert result.candidate_hash != result.model_hash
     assert not study.is_identical(result.cases[0])
     [first, *_] = study.findings(result)
@@ -96,7 +86,7 @@ def test_a_shipped_split_is_the_model_until_a_weight_of_it_changes(
     assert (intact.token_identity, intact.logits_max_abs) == (1.0, 0.0)
     assert intact.candidate_hash == intact.model_hash
     assert [case.layers for case in intact.cases] == [(2, 2)]
-    plant(parts / "rank-1", tmp_path / "other", "model.layers.3.mlp.down_proj.weight", largest)
+    plant(parts / "rank-1", tmp_path / "other", "model.layers.3.mlp.down_proj.weight")
     shutil.rmtree(parts / "rank-1")
     shutil.copytree(tmp_path / "other", parts / "rank-1")
     # The same path again: ranks that hold its weights already would not see the change.
@@ -131,7 +121,7 @@ def test_the_same_model_is_found_to_be_the_same_in_every_respect(asked: dict[str
 @pytest.mark.slow
 @pytest.mark.dist
 def test_the_notebook_fails_on_a_planted_difference_and_records_what_it_found(tiny: Path, tmp_path: Path) -> None:
-    candidate = plant(tiny, tmp_path / "planted", "model.layers.0.mlp.down_proj.weight", largest)
+    candidate = plant(tiny, tmp_path / "planted", "model.layers.0.mlp.down_proj.weight")
     root, folder = Path(__file__).parents[1], tmp_path / "run"
     folder.mkdir()
     asked = {"model": str(tiny), "questions": 2, "max_new_tokens": 6, "strategies": ["C"], "batches": [1]}

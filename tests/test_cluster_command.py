@@ -295,10 +295,6 @@ def test_what_is_asked_wrongly_is_one_line_and_starts_nothing(
         line = line.replace("TAKEN", str(port)).replace("BEFORE", str(port - 1)).replace("tiny", str(tiny))
         assert re.search(said, here(f"cluster {line}").failed(2))
     assert not (tmp_path / "cluster").exists()
-
-
-def test_nothing_to_end_is_no_error(tmp_path: Path, set_settings: SetSettings, here: Run) -> None:
-    set_settings(cache=tmp_path)
     assert here("cluster down") == (0, "", "no cluster runs here\n")
 
 

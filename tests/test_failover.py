@@ -65,15 +65,11 @@ def judged(*streams: ClientStream, ends: tuple[int, ...] = (0, 1, 2, 3)) -> Fail
     return summarize(PLAN, streams or STREAMS, FAILURES, GATES, log)
 
 
-def test_who_left_the_dead_node_and_for_how_long_nothing_came() -> None:
+def test_who_left_the_dead_node_and_when_it_was_known_to_be_gone_and_was_chosen_again() -> None:
     result = judged()
     assert (result.left_node, result.node_gaps_s) == ((0,), (2.5,))
     assert (result.left_coordinator, result.coordinator_gaps_s, result.asked_again) == ((2,), (5.0,), (2, 3))
     assert (result.lost, result.duplicated, result.wrong) == (0, 0, ())
-
-
-def test_when_the_node_was_known_to_be_gone_and_was_chosen_again() -> None:
-    result = judged()
     assert result.shut_s == 3.5, "when the last coordinator had noticed"
     assert (result.open_s, result.chosen_s) == (4.5, 5.0)
     late = [GATES[0], GATES[1], GATES[2], GateChange(4.1, "two", "a", "starting"), GATES[-1]]

@@ -28,6 +28,14 @@ from qubic_lab.studies.oracle_measures import News, PastRatings, SimulatedCovera
 from qubic_lab.studies.oracle_results import AnomalyCurve, ConfidenceRecord, RecordedEstimate
 
 START = 400_000 * HOUR_US
+TEXTS = tuple(ScoredText(id, START + id, START + id, score, "sample") for id, score in ((1, -0.5), (2, 0.0)))
+NEWS = News(TEXTS, "crypto-lexicon@1", simulated=True)
+INJECTED = [example(AnomalyCurve, kind="jump", size=2.0, auc=0.8, low=0.7, high=0.9)]
+COVERAGE = [
+    SimulatedCoverage(name, hours, 0.8, held, held - 0.01, held + 0.01)
+    for name, held in (("random walk", 0.79), ("trend with noise", 0.81))
+    for hours in (1, 2, 3, 4)
+]
 QUALITY = {"source": "file", "bars of": "1 h", "prices": 900, "complete_pct": 100.0, "gaps": 0, "outliers": 0}
 
 
@@ -109,10 +117,10 @@ def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: MarketDa
     assert all(each.stays.error_ratio.high < 1.0 for each in trend.horizons)
     assert all(each.accuracy.direction.correct.low > 0.9 for each in trend.horizons)
     sure = example(ConfidenceRecord)
-    text = study.findings(walk, news(), injected(), on_walk, coverage(), ratings(0.3, 0.1, 0.5), sure)
+    text = study.findings(walk, NEWS, INJECTED, on_walk, COVERAGE, ratings(0.3, 0.1, 0.5), sure)
     assert text[0].startswith("There is no evidence")
     assert text[-6].startswith("9 past ratings over 3 weeks show a relation to the price 24 h later (correlation +0.30")
-    text = study.findings(walk, news(), injected(), trend, coverage(), ratings(0.1, -0.2, 0.4), sure)
+    text = study.findings(walk, NEWS, INJECTED, trend, COVERAGE, ratings(0.1, -0.2, 0.4), sure)
     assert text[0] == 'Forecasts beat "the price stays" 1, 2, 3, 4 h ahead on bars of 1 h.'
     coverages, areas, rating, _, texts, *_ = text[-8:]
     assert "79 to 81 % of prices" in coverages
@@ -184,7 +192,7 @@ def test_invented_texts_are_called_so_and_collected_ones_are_preferred(tmp_path:
 
 
 def test_days_count_their_texts_by_what_they_say() -> None:
-    bars = study.sentiment_index(news(), measure.index_over_time(news())).axes[1].patches
+    bars = study.sentiment_index(NEWS, measure.index_over_time(NEWS)).axes[1].patches
     assert [(bar.get_x(), bar.get_height()) for bar in bars] == [(START // DAY_US, count) for count in (1, 1, 0)]
     names = [row["model"] for row in study.model_rows()]
     assert {"default", "vader"} <= set(names)
@@ -194,7 +202,7 @@ def test_pictures_show_prices_and_forecasts(walk: MarketData) -> None:
     figure = study.prices(walk, 100)
     assert len(figure.axes[0].lines[0].get_xdata()) == 100
     check(figure)
-    check(study.accuracy(measure.past_forecasts(walk.hours), coverage()))
+    check(study.accuracy(measure.past_forecasts(walk.hours), COVERAGE))
 
 
 def test_confidence_of_a_sentiment_model_is_judged_on_headlines_it_never_saw() -> None:
@@ -206,7 +214,7 @@ def test_confidence_of_a_sentiment_model_is_judged_on_headlines_it_never_saw() -
     assert error.low <= error.value <= error.high and error.chance < error.chance_95
     assert sum(each.items for each in found.bins) == 375
     *_, said, _ = study.findings(
-        market(), news(), injected(), ForecastStudy((), {}), coverage(), ratings(0.1, 0.0, 0.2), found
+        market(), NEWS, INJECTED, ForecastStudy((), {}), COVERAGE, ratings(0.1, 0.0, 0.2), found
     )
     assert ("no evidence against" in said) == (error.value <= error.chance_95)
     check(study.reliability(found))
@@ -219,25 +227,6 @@ def check(figure: Figure) -> None:
     assert any(axes.get_xlabel() for axes in figure.axes)
     shown = [text for text in figure.texts if text.get_text() and text.get_visible()]
     assert all(figure.bbox.fully_overlaps(text.get_window_extent()) for text in shown)
-
-
-def news() -> News:
-    def text(id: int, score: float) -> ScoredText:
-        return ScoredText(id, START + id, START + id, score, "sample")
-
-    return News((text(1, -0.5), text(2, 0.0)), "crypto-lexicon@1", simulated=True)
-
-
-def injected() -> list[AnomalyCurve]:
-    return [example(AnomalyCurve, kind="jump", size=2.0, auc=0.8, low=0.7, high=0.9)]
-
-
-def coverage() -> list[SimulatedCoverage]:
-    return [
-        SimulatedCoverage(name, hours, 0.8, held, held - 0.01, held + 0.01)
-        for name, held in (("random walk", 0.79), ("trend with noise", 0.81))
-        for hours in (1, 2, 3, 4)
-    ]
 
 
 def ratings(value: float, low: float, high: float) -> PastRatings:
