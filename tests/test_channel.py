@@ -1,5 +1,6 @@
 """Who may connect: nobody beyond this host without mutual TLS; used ports and vanished peers are noticed."""
 
+import logging
 import os
 import re
 import shutil
@@ -261,11 +262,8 @@ NOW = datetime.now(UTC)
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the log warned of; other libraries log too."""
-    return [
-        record.getMessage()
-        for record in caplog.records
-        if (record.name, record.levelname) == ("qubic_lab.wire.channel", "WARNING")
-    ]
+    ours = ("qubic_lab.wire.channel", logging.WARNING)
+    return [text for *source, text in caplog.record_tuples if tuple(source) == ours]
 
 
 def files_of(folder: Path, name: str) -> TlsFiles:
@@ -318,9 +316,7 @@ def test_a_server_learns_the_names_that_a_client_shows(serve: Serve, folder: Pat
 @pytest.mark.parametrize(
     ("shown", "name"), [(("a@b.example", "vm-1"), "vm-1"), (("a@b.example",), "worker")], ids=("host", "no host")
 )
-def test_a_common_name_counts_only_where_there_is_no_other(
-    shown: tuple[str, ...], name: str, serve: Serve, tmp_path: Path
-) -> None:
+def test_a_common_name_counts_only_alone(shown: tuple[str, ...], name: str, serve: Serve, tmp_path: Path) -> None:
     authority = trustme.CA()
     address = serve(written(tmp_path, authority.issue_cert("127.0.0.1"), authority))
     (client := tmp_path / "client").mkdir()
@@ -355,9 +351,7 @@ def test_a_running_server_changes_to_another_authority(serve: Serve, folder: Pat
     assert echoes(open_channel(address, new))
 
 
-def test_files_that_do_not_fit_or_are_half_written_are_not_taken(
-    serve: Serve, folder: Path, other: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unfit_files_are_not_taken(serve: Serve, folder: Path, other: Path, caplog: pytest.LogCaptureFixture) -> None:
     client, certificate, key = files_of(folder, "laptop"), folder / "127.0.0.1.pem", folder / "127.0.0.1.key"
     address = serve(files_of(folder, "127.0.0.1"))
     first = serial(certificate)

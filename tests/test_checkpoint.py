@@ -15,6 +15,7 @@ from qubic_lab.model.checkpoint import Checkpoint, model_hash, weight_files
 from qubic_lab.model.layout import EMBEDDING, HEAD, stage_ranges, stage_tensors
 from qubic_lab.model.safetensors_file import INDEX, WEIGHTS
 
+Change = Callable[[dict[str, torch.Tensor]], object]
 LAST_NORM = "model.layers.3.input_layernorm.weight"
 
 
@@ -23,7 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return tiny_model(tmp_path / "model")
 
 
-def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+def rewrite(folder: Path, change: Change) -> None:
     weights = load_file(folder / WEIGHTS)
     change(weights)
     save_file(weights, folder / WEIGHTS)
@@ -99,9 +100,7 @@ def test_a_damaged_file_is_refused(folder: Path, damage: Callable[[bytes], bytes
         ),
     ],
 )
-def test_weights_that_are_not_the_config_s_are_refused(
-    folder: Path, change: Callable[[dict[str, torch.Tensor]], object], said: str
-) -> None:
+def test_weights_that_are_not_the_config_s_are_refused(folder: Path, change: Change, said: str) -> None:
     rewrite(folder, change)
     with pytest.raises(ModelError, match=said):
         Checkpoint.open(folder)

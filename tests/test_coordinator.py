@@ -183,9 +183,7 @@ async def test_a_cancelled_task_frees_its_slot(start_cluster: StartCluster) -> N
         await until(lambda: sum(each.working for each in running.coordinators) == 0)
 
 
-async def test_a_node_that_loses_its_ranks_says_why_none_start_and_tries_again(
-    start_cluster: StartCluster,
-) -> None:
+async def test_a_node_without_ranks_says_why_none_start_and_tries_again(start_cluster: StartCluster) -> None:
     class Broken(Fragile):
         async def start(self) -> pb.Capabilities:
             if self.starts == 1:
@@ -274,9 +272,7 @@ async def test_redis_is_killed_in_mid_answer(tmp_path: Path) -> None:
             assert count_lost_and_duplicated(tasks, log) == (0, 0)
 
 
-async def test_a_coordinator_that_stands_still_loses_its_tasks_and_changes_nothing(
-    start_cluster: StartCluster,
-) -> None:
+async def test_a_coordinator_that_stood_still_loses_its_tasks_and_changes_nothing(start_cluster: StartCluster) -> None:
     limits = QueueLimits(silent_s=0.5, gone_s=0.6)
     async with start_cluster(coordinators=2, nodes={"a": Fragile(seconds=0.6, slots=20)}, limits=limits) as running:
         still, other = running.coordinators
@@ -349,9 +345,7 @@ async def test_a_node_whose_name_is_taken_over_ends(start_cluster: StartCluster)
         assert second.asked == 1
 
 
-async def test_redis_answers_in_time_and_bad_settings_are_refused(
-    start_cluster: StartCluster, client: redis.Redis
-) -> None:
+async def test_redis_answers_and_bad_settings_are_refused(start_cluster: StartCluster, client: redis.Redis) -> None:
     with pytest.raises(InputError, match="did you mean 'two-choices'"):
         Coordinator(client, "127.0.0.1:0", "two-choice")
     async with start_cluster() as running:

@@ -106,9 +106,7 @@ def tiny_gguf(tmp_path: Path) -> Path:
     ("family", "overrides"),
     [("llama", {"tie_word_embeddings": True}), ("llama", {"head_dim": 24, "rms_norm_eps": 1e-5}), ("qwen2", {})],
 )
-def test_unquantized_weights_come_back_bit_for_bit(
-    tmp_path: Path, cache: Path, family: str, overrides: dict[str, Any]
-) -> None:
+def test_weights_come_back_bit_for_bit(tmp_path: Path, cache: Path, family: str, overrides: dict[str, Any]) -> None:
     model = tiny_model(tmp_path / "model", family, num_hidden_layers=2, **overrides)
     converted = convert_gguf(write_gguf(tmp_path / "tiny.gguf", model, family))
     before, after = Checkpoint.open(model), Checkpoint.open(converted)
@@ -162,9 +160,7 @@ def test_a_damaged_file_is_refused(tiny_gguf: Path, cache: Path, damage: Any) ->
         ({"extra_tensor": "rope_freqs.weight"}, "tensor rope_freqs.weight is not supported"),
     ],
 )
-def test_what_would_be_another_model_is_refused(
-    tmp_path: Path, cache: Path, changes: dict[str, Any], said: str
-) -> None:
+def test_what_makes_another_model_is_refused(tmp_path: Path, cache: Path, changes: dict[str, Any], said: str) -> None:
     model = tiny_model(tmp_path / "model", num_hidden_layers=1)
     with pytest.raises(ModelError, match=said):
         convert_gguf(write_gguf(tmp_path / "tiny.gguf", model, **changes))

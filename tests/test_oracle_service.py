@@ -572,9 +572,7 @@ def test_words_for_amounts_and_ages() -> None:
 
 
 @pytest.mark.anyio
-async def test_answers_come_from_the_cache_until_there_are_new_data(
-    sqlite: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_cache_ends_at_new_data(sqlite: Engine, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     client.flushall()
     monkeypatch.setattr("qubic_lab.oracle.serving.service.STAMP_S", 0.0)
     clock = StandingClock(NOON)

@@ -91,9 +91,7 @@ def test_a_server_that_cannot_start_says_what_to_do(tmp_path: Path, monkeypatch:
         ("redis://user:secret@127.0.0.1:1", QubicLabError, "Redis at redis://127.0.0.1:1 cannot be reached"),
     ],
 )
-def test_a_url_that_leads_nowhere_is_told_of_without_its_password(
-    url: str, kind: type[QubicLabError], message: str
-) -> None:
+def test_a_bad_url_is_told_of_without_its_password(url: str, kind: type[QubicLabError], message: str) -> None:
     with pytest.raises(kind) as caught:
         connect(url)
     assert message in str(caught.value)
@@ -111,9 +109,7 @@ def test_a_wrong_password_and_an_old_server_are_refused(tmp_path: Path, monkeypa
         assert connect(server.url.replace("unix://", "unix://:secret@")).ping()
 
 
-def test_the_url_of_the_settings_comes_before_the_embedded_server(
-    tmp_path: Path, set_settings: Callable[..., None]
-) -> None:
+def test_the_url_of_the_settings_comes_first(tmp_path: Path, set_settings: Callable[..., None]) -> None:
     with RedisServer(tmp_path / "elsewhere") as server:
         set_settings(redis_url=server.url, cache=tmp_path / "cache")
         with open_redis() as client:

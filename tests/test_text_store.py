@@ -60,9 +60,7 @@ def titles(store: TextReader, coin: str = QUBIC, **options: Any) -> list[str]:
         ("!!!", "???", False),
     ],
 )
-def test_numbers_and_signs_make_another_text_but_case_spaces_and_markup_do_not(
-    one: str, other: str, same: bool
-) -> None:
+def test_numbers_and_signs_make_another_text_but_case_and_markup_do_not(one: str, other: str, same: bool) -> None:
     prints = fingerprint("", one), fingerprint("", other)
     assert (prints[0].content_hash == prints[1].content_hash) == same
     assert same or shared(fingerprint(one, ""), fingerprint(other, "")) < LEAST_SHARED
