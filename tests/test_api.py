@@ -70,6 +70,11 @@ async def state_of(running: Cluster, task_id: str) -> dict[str, Any]:
     return found
 
 
+async def counted_as(running: Cluster, **expected: int) -> bool:
+    counts = await running.coordinator.counts()
+    return all(getattr(counts, name) == count for name, count in expected.items())
+
+
 async def test_an_answer_in_one_piece_and_as_a_stream(start_cluster: StartCluster) -> None:
     async with start_cluster(nodes={"a": Fragile()}, served=True) as running:
         for path in (ASK, "/api/ai/single_query"):
@@ -104,11 +109,6 @@ async def test_whoever_hangs_up_without_a_key_ends_the_work(start_cluster: Start
 @pytest.mark.parametrize("body", [QUESTION, STREAM], ids=["json", "stream"])
 async def test_who_hangs_up_at_once_leaves_nothing_behind(start_cluster: StartCluster, body: dict[str, Any]) -> None:
     """Before a slot is free, or anything was sent."""
-
-    async def ended(running: Cluster, count: int) -> bool:
-        counts = await running.coordinator.counts()
-        return counts.submitted == counts.cancelled == count
-
     async with start_cluster(nodes={"a": Fragile(seconds=600.0, slots=1)}, served=True) as running:
         url = running.client.base_url
         text = json.dumps(body)
@@ -118,7 +118,7 @@ async def test_who_hangs_up_at_once_leaves_nothing_behind(start_cluster: StartCl
             writer.write("\r\n".join((*lines, "", text)).encode())
             await writer.drain()
             writer.close()
-        assert await until(lambda: ended(running, 4))
+        assert await until(lambda: counted_as(running, submitted=4, cancelled=4))
 
 
 async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(start_cluster: StartCluster) -> None:
@@ -194,10 +194,6 @@ async def test_answers_that_do_not_come(start_cluster: StartCluster) -> None:
         assert len(story) == 3 and "secret" not in str(story)
 
 
-async def is_pending(running: Cluster) -> bool:
-    return (await running.coordinator.counts()).pending == 1
-
-
 async def test_without_a_node_or_a_place_in_the_queue(start_cluster: StartCluster) -> None:
     limits = QueueLimits(most_waiting=1, retry_after_s=7.2)
     async with start_cluster(limits=limits, served=True) as running:
@@ -209,7 +205,7 @@ async def test_without_a_node_or_a_place_in_the_queue(start_cluster: StartCluste
         await until(lambda: not running.coordinator.fleet.has_room(0.0))
         await asyncio.sleep(0.1)  # no look for a task is under way any more
         waiting = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
-        await until(lambda: is_pending(running))
+        await until(lambda: counted_as(running, pending=1))
         response = await running.client.post(ASK, json=QUESTION)
         assert_problem(response, 429, "1 tasks are waiting: try again after 7.2 s")
         assert response.headers["retry-after"] == "8"

@@ -83,17 +83,15 @@ def test_memory_limits_the_balanced_split() -> None:
     assert limited.memory_bytes[0] <= 0.9 * 2e9
 
 
-def test_nothing_is_recommended_where_nothing_fits() -> None:
+def test_where_nothing_or_only_replicas_fit_the_reason_says_so() -> None:
     advice = advise("t4,t4", replace(DEEPSEEK, layers=30, hidden=8192, intermediate=40_000))
     assert (advice.plans, advice.recommendation, advice.by_rate[0].recommendation) == ((), None, None)
     assert advice.reason.startswith("No plan fits. A: on rank 0 (t4)")
     assert "C: 30 layers cannot be divided" in advice.reason
     assert all("nothing fits at any context" in sentence for sentence in advice.changes)
-
-
-def test_more_devices_than_layers_leave_only_replicas() -> None:
-    advice = advise("t4,t4,t4", replace(DEEPSEEK, layers=2))
-    assert list(plans_of(advice.plans)) == ["D"] and advice.reason.startswith("Only D (3 replicas) fits")
+    more_than_layers = advise("t4,t4,t4", replace(DEEPSEEK, layers=2))
+    assert list(plans_of(more_than_layers.plans)) == ["D"]
+    assert more_than_layers.reason.startswith("Only D (3 replicas) fits")
 
 
 def test_each_goal_has_its_own_best() -> None:
