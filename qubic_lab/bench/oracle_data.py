@@ -23,6 +23,7 @@ from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US, SECOND_US
 from qubic_lab.oracle.serving.cache import code_version
 from qubic_lab.oracle.store import tables
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES, NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES, STAMPS
+from qubic_lab.oracle.store.transactions import insert_rows
 from qubic_lab.settings import cache_folder
 
 SOURCE = "coingecko"
@@ -126,7 +127,7 @@ def _append(connection: Connection, table: Table, names: Sequence[str], columns:
     import pandas as pd
 
     rows = pd.DataFrame(dict(zip(names, columns, strict=True)))
-    rows.to_sql(table.name, connection, if_exists="append", index=False)
+    insert_rows(connection, table, names, list(rows.itertuples(index=False, name=None)))
 
 
 _PRICE_COLUMNS = ("series_id", "closed_us", "opened_us", "known_us", "close", "volume_24h", "market_cap", "flags")
