@@ -158,8 +158,8 @@ def _length(frame_us: int) -> str:
 def _ranked(scores: Floats, known: Rows, asked: Floats) -> tuple[Rows, Rows, Floats]:
     """Return the number of known scores below two values of each forecast, and the conformal quantile of each level.
 
-    Of the scores of all past errors, in order of time, so many are known at each forecast [forecasts], and the last
-    `RULE.past` of them count. The two values are [2, forecasts].
+    `scores` are those of all past errors in order of time, and `known` [forecasts] is how many of them are known at
+    each forecast; the last `RULE.past` of these count. `asked` holds the two values, [2, forecasts].
     """
     ranks, reach = np.empty((2, len(known)), np.intp), np.empty((len(known), len(LEVELS)))
     values, ranked, taken = scores.tolist(), list[float](), 0
