@@ -150,9 +150,9 @@ def read_trace(folder: Path) -> "pd.DataFrame":
 
     Returns:
         One row per span: rank, kind (one of SPAN_KINDS), phase (`prefill` or `decode`), requests (tuple of ids),
-        sequence and lane of the micro-batch, tokens (of each request), start_ms and end_ms (by rank 0's clock, from the
-        first span on), trace_ms (time in trace calls since the rank's previous span). Rows of the kind `memory`, one
-        per report, have no length but resident_bytes.
+        sequence and lane of the micro-batch, tokens (of all its requests), start_ms and end_ms (by rank 0's clock, from
+        the first span on), trace_ms (time in trace calls since the rank's previous span). Rows of the kind `memory`,
+        one per report, have no length but resident_bytes.
 
     Raises:
         InputError: a rank's file is missing or damaged. An incomplete last line is ignored with a warning.

@@ -12,6 +12,7 @@ works = st.builds(
     slot=small,
     request=small,
     position=small,
+    rows=small,
     sample=small,
     temperature=st.floats(0, 100),
     top_p=st.floats(0, 1),

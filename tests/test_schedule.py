@@ -17,7 +17,7 @@ LIMITS = Limits(lanes=2, slots_per_lane=2, chunk=4, max_positions=64, eos_token_
 
 def answered(message: Message, token: int = 1) -> Message:
     """The micro-batch as it comes back, each work with the same token."""
-    return message.with_tokens([token] * len(message.works))
+    return message.with_tokens([token] * len(message.sampled))
 
 
 def submitted(*prompt_lengths: int, limits: Limits = LIMITS, **sampling: Any) -> Scheduler:
@@ -62,40 +62,94 @@ def check_exclusive(message: Message, under_way: "deque[Message]") -> None:
     lanes=st.integers(1, 3),
     slots=st.integers(1, 3),
     depth=st.integers(1, 4),
+    fixed=st.booleans(),
 )
 def test_every_request_is_answered_once_and_whole(
-    prompts: list[int], new_tokens: int, lanes: int, slots: int, depth: int
+    prompts: list[int], new_tokens: int, lanes: int, slots: int, depth: int, fixed: bool
 ) -> None:
-    limits = replace(LIMITS, lanes=lanes, slots_per_lane=slots)
+    limits = replace(LIMITS, lanes=lanes, slots_per_lane=slots, fixed_lanes=fixed)
     scheduler = submitted(*prompts, limits=limits, max_new_tokens=new_tokens)
     sent, events = drive(scheduler, depth)
     for number, length in enumerate(prompts):
         tokens = [event for event in events if event.request == number]
         assert [event.finish for event in tokens] == [None] * (new_tokens - 1) + ["length"]
-        chunks = [m for m in sent if m.kind is Kind.PREFILL and m.works[0].request == number]
-        assert [(m.works[0].position, m.count) for m in chunks] == [
+        chunks = [work for m in sent if m.kind is Kind.PREFILL for work in m.works if work.request == number]
+        assert [(work.position, work.rows) for work in chunks] == [
             (start, min(4, length - start)) for start in range(0, length, 4)
         ]
-        assert [m.works[0].sample for m in chunks] == [NO_SAMPLE] * (len(chunks) - 1) + [0]
+        assert [work.sample for work in chunks] == [NO_SAMPLE] * (len(chunks) - 1) + [0]
+    assert all(message.count == sum(work.rows for work in message.works) <= 4 for message in sent if message.is_prompt)
 
 
-def test_with_as_many_lanes_as_ranks_none_of_them_waits() -> None:
-    scheduler = submitted(1, 1, 1, limits=replace(LIMITS, lanes=3, slots_per_lane=1), max_new_tokens=8)
-    sent, _ = drive(scheduler, depth=3)
-    assert [message.lane for message in sent if message.kind is Kind.DECODE] == [0, 1, 2] * 7
+@pytest.mark.parametrize("fixed", [True, False])
+def test_with_as_many_lanes_as_ranks_none_of_them_waits(fixed: bool) -> None:
+    limits = replace(LIMITS, lanes=3, slots_per_lane=2, fixed_lanes=fixed)
+    sent, _ = drive(submitted(1, 1, 1, 1, limits=limits, max_new_tokens=8), depth=3)
+    steps = [message for message in sent if message.kind is Kind.DECODE]
+    assert [message.lane for message in steps] == [0, 1, 2] * 7
+    assert [len(message.works) for message in steps] == [2, 1, 1] * 7, "requests are spread evenly"
 
 
-def test_requests_spread_over_lanes_before_they_share_one() -> None:
-    scheduler = submitted(1, 1, 1, max_new_tokens=1)
-    assert [take(scheduler).lane for _ in range(3)] == [0, 1, 0]
+@given(requests=st.integers(1, 12), lanes=st.integers(1, 4), fixed=st.booleans())
+def test_every_rank_has_work_if_there_are_as_many_requests(requests: int, lanes: int, fixed: bool) -> None:
+    limits = replace(LIMITS, lanes=lanes, slots_per_lane=3, max_positions=200, fixed_lanes=fixed)
+    scheduler = submitted(*[4] * min(requests, 3 * lanes), limits=limits, max_new_tokens=150)
+    ring: deque[Message] = deque()
+    for turn in range(100):
+        while len(ring) < lanes and (message := scheduler.next_micro_batch()):
+            ring.append(message)
+        assert turn < 80 or len(ring) == min(requests, lanes)
+        scheduler.complete(answered(ring.popleft()))
 
 
-def test_a_long_prompt_does_not_stop_a_lane_that_decodes() -> None:
-    scheduler = submitted(1, max_new_tokens=9)
+@given(data=st.data(), lanes=st.integers(1, 4), slots=st.integers(1, 4), fixed=st.booleans())
+def test_no_request_waits_for_long(data: st.DataObject, lanes: int, slots: int, fixed: bool) -> None:
+    """As many ranks as lanes; requests come and are cancelled at any time."""
+    scheduler = Scheduler(replace(LIMITS, lanes=lanes, slots_per_lane=slots, fixed_lanes=fixed))
+    ring: deque[Message] = deque()
+    stepped: dict[int, int] = {}  # when each request that decodes had its last turn
+    for turn in range(50):
+        if data.draw(st.booleans()):
+            scheduler.submit(turn, range(data.draw(st.integers(1, 9))), SamplingParams(max_new_tokens=50))
+        if stepped and data.draw(st.integers(0, 5)) == 0:
+            gone = data.draw(st.sampled_from(sorted(stepped)))
+            scheduler.cancel(gone)
+            del stepped[gone]
+        while len(ring) < lanes and (message := scheduler.next_micro_batch()):
+            check_exclusive(message, ring)
+            ring.append(message)
+        if ring:
+            for event in scheduler.complete(answered(ring.popleft())):
+                stepped[event.request] = turn
+        assert all(turn - last <= 3 * lanes for last in stepped.values())
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_a_long_prompt_delays_every_lane_by_one_chunk_at_most(fixed: bool) -> None:
+    scheduler = submitted(1, 1, limits=replace(LIMITS, fixed_lanes=fixed), max_new_tokens=9)
     scheduler.complete(answered(take(scheduler)))
-    scheduler.submit(1, range(40), SamplingParams(max_new_tokens=1))
-    sent, _ = drive(scheduler, depth=1)
-    assert [message.kind for message in sent[:5]] == [Kind.PREFILL] * 4 + [Kind.DECODE]
+    scheduler.submit(2, range(40), SamplingParams(max_new_tokens=1))
+    sent, _ = drive(scheduler, depth=2)
+    assert [message.kind for message in sent[:9]] == [Kind.DECODE, Kind.DECODE, Kind.PREFILL] * 3
+
+
+def test_prompts_share_a_micro_batch_in_order_of_arrival() -> None:
+    scheduler = submitted(2, 9, 3, 1, 2, limits=replace(LIMITS, slots_per_lane=3), max_new_tokens=1)
+    scheduler.submit_score(5, range(2))
+    chunks = []
+    while message := scheduler.next_micro_batch():
+        chunks.append([(work.request, work.position, work.rows) for work in message.works])
+        assert scheduler.input_tokens(message) == [
+            token for _, start, rows in chunks[-1] for token in range(start, start + rows)
+        ]
+    assert chunks == [
+        [(0, 0, 2)],
+        [(1, 0, 4)],
+        [(1, 4, 4)],
+        [(1, 8, 1), (2, 0, 3)],
+        [(3, 0, 1), (4, 0, 2)],
+        [(5, 0, 2)],
+    ]
 
 
 def test_the_end_token_ends_an_answer_unless_it_is_ignored() -> None:
@@ -189,7 +243,8 @@ def test_siblings_wait_until_there_is_room_for_all() -> None:
         scheduler.submit(number, [1], SamplingParams(max_new_tokens=2))
     scheduler.submit(0, range(3), SamplingParams(max_new_tokens=3), SIBLINGS)
     sent, events = drive(scheduler, depth=2)
-    assert [message.works[0].request for message in sent if message.kind is Kind.PREFILL] == [7, 8, 0]
+    prefills = [message for message in sent if message.kind is Kind.PREFILL]
+    assert [[work.request for work in message.works] for message in prefills] == [[7, 8], [0, 1, 2]]
     assert len(events) == 2 * 2 + 3 * 3
 
 

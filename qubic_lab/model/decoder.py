@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,18 @@ from qubic_lab.model.layout import EMBEDDING, FINAL_NORM, StageRange, head_tenso
 KV_BLOCK = 64
 HEAD_BLOCK = 32
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+IDLE = -1
+"""Start of a segment whose row means nothing."""
+
+
+class Segment(NamedTuple):
+    """Rows of a micro-batch that belong to one slot: its tokens from position `start` on."""
+
+    slot: int
+    start: int
+    rows: int
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -104,6 +116,10 @@ Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class Decoder:
     """One stage of a model: its layers, the embedding on the first stage, the head on the last, and the KV cache."""
 
+    fixed_rows = True
+    """Whether the bits of a row depend only on its request if the pass has a fixed shape: a chunk of one prompt, or
+    `lane_rows` rows, one for each slot of a lane."""
+
     def __init__(self, checkpoint: Checkpoint, stage: StageRange, dtype: torch.dtype, device: torch.device) -> None:
         """Read the weights of the stage into memory.
 
@@ -154,6 +170,21 @@ class Decoder:
         """Return the embeddings of tokens, shape (tokens, H)."""
         assert self.embedding is not None
         return F.embedding(torch.tensor(token_ids, device=self.device), self.embedding)
+
+    def forward(self, hidden_RH: torch.Tensor, segments: Sequence[Segment], *, prompt: bool) -> torch.Tensor:
+        """Run a micro-batch through the layers; return hidden states of the same shape (R, H).
+
+        Args:
+            hidden_RH: the rows of the segments, in their order.
+            segments: chunks of prompts, or a row for each slot of a lane, IDLE or not; rows beyond them are padding.
+            prompt: whether these are chunks of prompts.
+        """
+        if not prompt:
+            return self.decode(hidden_RH, segments[0].slot, [segment.start for segment in segments])
+        if len(segments) == 1:
+            return self.prefill(hidden_RH, segments[0].slot, segments[0].start)
+        chunks = hidden_RH.split([segment.rows for segment in segments])
+        return torch.cat([self.prefill(x, each.slot, each.start) for x, each in zip(chunks, segments, strict=True)])
 
     def prefill(self, hidden_RH: torch.Tensor, slot: int, start: int) -> torch.Tensor:
         """Run a chunk of one prompt, positions `start` on, through the layers; return its hidden states (R, H)."""

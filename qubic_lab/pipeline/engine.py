@@ -158,11 +158,11 @@ class Engine:
         """Return each request's row of log-probabilities, if the message carries any."""
         if not message.has_logprobs:
             return {}
-        shape = (len(message.works), LOGPROB_COLUMNS)
+        shape = (len(message.sampled), LOGPROB_COLUMNS)
         rows = self._member.transport.receive_payload(shape, torch.float64, _CPU).tolist()
         return {
             work.request: row[: 1 + 2 * work.logprobs]
-            for work, row in zip(message.works, rows, strict=True)
+            for work, row in zip(message.sampled, rows, strict=True)
             if work.logprobs != NO_LOGPROBS and work.token != NO_TOKEN
         }
 
@@ -222,8 +222,9 @@ class Engine:
         member.tracer.clocks(collected["clocks_ns"])
         replies: Replies = collected["replies"]
         if order.limits is not None:
-            failed = any("error" in reply for reply in replies)
-            self._scheduler = None if failed else Scheduler(order.limits)
+            self._scheduler = None
+            if member.stage is not None and not any("error" in reply for reply in replies):
+                self._scheduler = Scheduler(replace(order.limits, fixed_lanes=member.stage.decoder.fixed_rows))
         order.replies.set_result(replies)
 
     def _next_control(self) -> Message:

@@ -1,29 +1,41 @@
 """The scheduler of micro-batches: requests, lanes and slots as plain values, without tensors or processes.
 
-A lane is a fixed number of slots that decode together, one token each. With as many lanes in flight as ranks, every
-rank works at the same time. A prompt is sent in chunks, each of which is a micro-batch.
+A lane is a set of requests that decode together, one token each. With as many lanes in flight as ranks, every rank
+works at the same time. A prompt is sent in chunks, and chunks of several prompts share a micro-batch where they fit.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from qubic_lab.core import FinishReason, SamplingParams
-from qubic_lab.pipeline.message import FIRST_SEQUENCE, NO_FAULT, NO_LOGPROBS, NO_SAMPLE, Kind, Message, Work
-
-PREFILL_BURST = 4
-"""Most prompt chunks in a row before a lane that can decode gets its turn."""
+from qubic_lab.pipeline.message import (
+    FIRST_SEQUENCE,
+    MAX_SLOTS,
+    NO_FAULT,
+    NO_LOGPROBS,
+    NO_SAMPLE,
+    Kind,
+    Message,
+    Work,
+)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The shape of the schedule; `chunk` and `max_positions` are in tokens."""
+    """The shape of the schedule; `chunk` and `max_positions` are in tokens.
+
+    With `fixed_lanes` each slot belongs to a lane: lane i has the slots from i * slots_per_lane on. Otherwise a lane's
+    requests are chosen anew for each step.
+    """
 
     lanes: int
     slots_per_lane: int
     chunk: int
     max_positions: int
     eos_token_ids: frozenset[int] = frozenset()
+    fixed_lanes: bool = False
 
     def finish_reason(
         self, prompt_tokens: int, sampling: SamplingParams, count: int, token: int
@@ -72,13 +84,14 @@ class Sibling:
     sampling: SamplingParams
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
-    """A request in its slot; `sent` prompt tokens have been sent, `tokens` have been chosen or forced.
+    """A request in its slot `index`; `sent` prompt tokens have been sent, `tokens` have been chosen or forced.
 
     `siblings` are the slots that get a copy of this one's cache after the prompt.
     """
 
+    index: int
     request: int
     prompt: tuple[int, ...]
     sampling: SamplingParams
@@ -86,8 +99,9 @@ class _Slot:
     sent: int = 0
     tokens: list[int] = field(default_factory=list)
     in_flight: int = 0  # micro-batches that have not come back
+    last: int = 0  # the sequence number of the newest of them
     ended: bool = False  # finished, failed or cancelled: free once nothing is in flight
-    siblings: "tuple[tuple[int, _Slot], ...]" = ()  # with their places
+    siblings: "tuple[_Slot, ...]" = ()
     score: bool = False  # the prompt's tokens are scored, and none are chosen
 
     @property
@@ -102,9 +116,10 @@ class Scheduler:
         self.limits = limits
         self._waiting: deque[_Waiting] = deque()
         self._slots: list[_Slot | None] = [None] * (limits.lanes * limits.slots_per_lane)
+        self._prompts: deque[_Slot] = deque()  # with prompt tokens left to send, in order of arrival
         self._sequence = FIRST_SEQUENCE - 1
-        self._burst = 0
-        self._next_lane = 0
+        self._steps = 0  # decode steps since the last chunk of a prompt
+        self._lanes: deque[int] = deque(range(limits.lanes))  # none of their requests is in flight
 
     @property
     def idle(self) -> bool:
@@ -138,28 +153,31 @@ class Scheduler:
     def cancel(self, request: int) -> None:
         """Cancel a request; its slot is freed when its pending micro-batch has come back."""
         self._waiting = deque(w for w in self._waiting if w.request != request)
-        for index, slot in enumerate(self._slots):
+        self._prompts = deque(slot for slot in self._prompts if slot.request != request)
+        for slot in self._slots:
             if slot is not None and slot.request == request:
                 slot.ended = True
-                self._free_if_over(index)
+                self._free_if_over(slot)
 
     def next_micro_batch(self) -> Message | None:
-        """Return the micro-batch that rank 0 sends next, or None if everything waits for tokens."""
+        """Return the micro-batch that rank 0 sends next, or None if everything waits for tokens.
+
+        Between two chunks of prompts every lane that can decode gets a turn, so a prompt delays others by one chunk.
+        """
         self._admit()
-        decodable = self._decodable_lane()
-        prefillable = self._prefillable_slot()
-        if prefillable is not None and (decodable is None or self._burst < PREFILL_BURST):
-            self._burst = 0 if decodable is None else self._burst + 1
-            return self._prefill(prefillable)
-        self._burst = 0
-        return None if decodable is None else self._decode(decodable)
+        prompts = self._next_prompts()
+        if (not prompts or self._steps < self.limits.lanes) and (step := self._next_step()):
+            self._steps += 1
+            return self._decode(*step)
+        self._steps = 0
+        return self._prefill(prompts) if prompts else None
 
     def input_tokens(self, message: Message) -> list[int]:
-        """Return the token ids that a micro-batch feeds: a prompt's chunk, or the last token of each work."""
+        """Return the token ids that a micro-batch feeds: chunks of prompts, or the last token of each work."""
         slots = [self._slot(work.slot) for work in message.works]
         if message.is_prompt:
-            start = message.works[0].position
-            return list(slots[0].prompt[start : start + message.count])
+            fed = zip(message.works, slots, strict=True)
+            return [token for work, slot in fed for token in slot.prompt[work.position : work.position + work.rows]]
         return [slot.tokens[-1] for slot in slots]
 
     def next_tokens(self, message: Message) -> list[int]:
@@ -171,23 +189,26 @@ class Scheduler:
     def complete(self, message: Message) -> list[Event]:
         """Take a micro-batch back; return the events for the clients."""
         events = []
+        if message.kind is Kind.DECODE:
+            self._lanes.append(message.lane)
         for work in message.works:
             slot = self._slot(work.slot)
             slot.in_flight -= 1
-            if not slot.ended and (event := self._advance(slot, work, message.count)):
+            if not slot.ended and (event := self._advance(slot, work)):
                 events.append(event)
-            if slot.ended and work.sample == NO_SAMPLE:
-                events += self._give_up(slot, work.fault)
-            self._free_if_over(work.slot)
+            if slot.ended:
+                if work.sample == NO_SAMPLE:
+                    events += self._give_up(slot, work.fault)
+                self._free_if_over(slot)
         return events
 
     def _give_up(self, leader: _Slot, fault_rank: int) -> list[Event]:
         """End the siblings of a request whose prompt failed."""
-        lost = [(i, slot) for i, slot in leader.siblings if fault_rank != NO_FAULT and not slot.ended]
-        for index, slot in lost:
+        lost = [slot for slot in leader.siblings if fault_rank != NO_FAULT and not slot.ended]
+        for slot in lost:
             slot.ended = True
-            self._free_if_over(index)
-        return [Event(slot.request, fault_rank=fault_rank) for _, slot in lost]
+            self._free_if_over(slot)
+        return [Event(slot.request, fault_rank=fault_rank) for slot in lost]
 
     def _slot(self, index: int) -> _Slot:
         slot = self._slots[index]
@@ -198,79 +219,92 @@ class Scheduler:
         """Place waiting requests in order of arrival in the emptiest lanes, so that all ranks get work."""
         while self._waiting and 1 + len(self._waiting[0].siblings) <= self._slots.count(None):
             waiting = self._waiting.popleft()
-            leader = _Slot(waiting.request, waiting.prompt, waiting.sampling, waiting.forced, score=waiting.score)
-            self._place(leader)
-            siblings = [
-                _Slot(sibling.request, waiting.prompt, sibling.sampling, sent=len(waiting.prompt))
-                for sibling in waiting.siblings
-            ]
-            leader.siblings = tuple((self._place(sibling), sibling) for sibling in siblings)
+            leader = self._place(waiting.request, waiting.prompt, waiting.sampling)
+            leader.forced, leader.score = waiting.forced, waiting.score
+            leader.siblings = tuple(self._place(s.request, waiting.prompt, s.sampling) for s in waiting.siblings)
+            self._prompts.append(leader)
 
-    def _place(self, slot: _Slot) -> int:
-        """Put a request into the first free slot of the emptiest lane; return the slot's index."""
+    def _place(self, request: int, prompt: tuple[int, ...], sampling: SamplingParams) -> _Slot:
+        """Put a request into the first free slot of the emptiest lane."""
         free = [index for index, other in enumerate(self._slots) if other is None]
         busy = [sum(other is not None for other in self._lane(lane)) for lane in range(self.limits.lanes)]
         index = min(free, key=lambda i: (busy[i // self.limits.slots_per_lane], i))
-        self._slots[index] = slot
-        return index
+        slot = self._slots[index] = _Slot(index, request, prompt, sampling)
+        return slot
 
     def _lane(self, lane: int) -> list[_Slot | None]:
         first = lane * self.limits.slots_per_lane
         return self._slots[first : first + self.limits.slots_per_lane]
 
-    def _prefillable_slot(self) -> int | None:
-        """Return the slot of the oldest request with prompt tokens left to send."""
-        candidates = [
-            (slot.request, index)
-            for index, slot in enumerate(self._slots)
-            if slot is not None and not slot.ended and slot.sent < len(slot.prompt)
-        ]
-        return min(candidates)[1] if candidates else None
+    def _next_prompts(self) -> list[_Slot]:
+        """Return the oldest requests with prompt tokens left to send whose next chunks fit into one micro-batch.
 
-    def _decodable_lane(self) -> int | None:
-        """Return the next lane, round robin, with a slot that can decode and has no pending micro-batch."""
-        for offset in range(self.limits.lanes):
-            lane = (self._next_lane + offset) % self.limits.lanes
-            slots = [slot for slot in self._lane(lane) if slot is not None and slot.tokens]
-            if any(slot.decoding for slot in slots) and not any(slot.in_flight for slot in slots):
-                return lane
-        return None
+        Where a prompt is cut depends only on the prompt. One that is scored goes alone.
+        """
+        chosen: list[_Slot] = []
+        tokens = works = 0
+        for slot in self._prompts:
+            tokens += self._next_chunk(slot)
+            works += 1 + len(slot.siblings)
+            if chosen and (tokens > self.limits.chunk or works > MAX_SLOTS or slot.score or chosen[0].score):
+                break
+            chosen.append(slot)
+        return chosen
 
-    def _prefill(self, index: int) -> Message:
-        slot = self._slot(index)
-        start = slot.sent
-        count = min(self.limits.chunk, len(slot.prompt) - start)
-        slot.sent += count
-        last = slot.sent == len(slot.prompt)
-        sample = 0 if last and not slot.score else NO_SAMPLE
-        works = [_work(index, slot, start, sample)]
-        if last:
-            works += [_work(i, sibling, start, sample) for i, sibling in slot.siblings if not sibling.ended]
-        kind = Kind.SCORE if slot.score else Kind.PREFILL
-        return self._message(kind, index // self.limits.slots_per_lane, count, tuple(works))
+    def _next_chunk(self, slot: _Slot) -> int:
+        return min(self.limits.chunk, len(slot.prompt) - slot.sent)
 
-    def _decode(self, lane: int) -> Message:
-        self._next_lane = (lane + 1) % self.limits.lanes
-        first = lane * self.limits.slots_per_lane
-        works = [
-            _work(first + i, slot, position=len(slot.prompt) + len(slot.tokens) - 1, sample=len(slot.tokens))
-            for i, slot in enumerate(self._lane(lane))
-            if slot is not None and slot.decoding
-        ]
-        return self._message(Kind.DECODE, lane, 1, tuple(works))
+    def _next_step(self) -> tuple[int, list[_Slot]] | None:
+        """Return a lane and its requests, of which none is in flight; those that waited longest come first."""
+        if self.limits.fixed_lanes:
+            for lane in self._lanes:
+                slots = [slot for slot in self._lane(lane) if slot is not None and slot.decoding]
+                if slots:
+                    return lane, slots
+            return None
+        decoding = [slot for slot in self._slots if slot is not None and slot.decoding]
+        ready = [slot for slot in decoding if not slot.in_flight]
+        if not ready or not self._lanes:
+            return None
+        ready.sort(key=lambda slot: slot.last)
+        size = min(math.ceil(len(ready) / len(self._lanes)), math.ceil(len(decoding) / self.limits.lanes))
+        return self._lanes[0], ready[:size]
 
-    def _message(self, kind: Kind, lane: int, count: int, works: tuple[Work, ...]) -> Message:
+    def _prefill(self, slots: list[_Slot]) -> Message:
+        works = []
+        for slot in slots:
+            start, count = slot.sent, self._next_chunk(slot)
+            slot.sent += count
+            last = slot.sent == len(slot.prompt)
+            sample = 0 if last and not slot.score else NO_SAMPLE
+            works.append(_work(slot, start, count, sample))
+            if last:
+                self._prompts.remove(slot)
+                works += [_work(sibling, slot.sent, 0, 0) for sibling in slot.siblings if not sibling.ended]
+        kind = Kind.SCORE if slots[0].score else Kind.PREFILL
+        return self._message(kind, slots[0].index // self.limits.slots_per_lane, works)
+
+    def _decode(self, lane: int, slots: list[_Slot]) -> Message:
+        self._lanes.remove(lane)
+        works = [_work(slot, len(slot.prompt) + len(slot.tokens) - 1, 1, len(slot.tokens)) for slot in slots]
+        return self._message(Kind.DECODE, lane, works)
+
+    def _message(self, kind: Kind, lane: int, works: list[Work]) -> Message:
         self._sequence += 1
         for work in works:
-            self._slot(work.slot).in_flight += 1
-        return Message(kind, self._sequence, lane, count, works)
+            slot = self._slot(work.slot)
+            slot.in_flight += 1
+            slot.last = self._sequence
+        return Message(kind, self._sequence, lane, sum(work.rows for work in works), tuple(works))
 
-    def _advance(self, slot: _Slot, work: Work, count: int) -> Event | None:
+    def _advance(self, slot: _Slot, work: Work) -> Event | None:
         if work.fault != NO_FAULT:
             slot.ended = True
+            if slot in self._prompts:
+                self._prompts.remove(slot)
             return Event(slot.request, fault_rank=work.fault)
         if slot.score:
-            slot.ended = work.position + count == len(slot.prompt)
+            slot.ended = work.position + work.rows == len(slot.prompt)
             return Event(slot.request, finish="length" if slot.ended else None)
         if work.sample == NO_SAMPLE:
             return None
@@ -282,18 +316,18 @@ class Scheduler:
         slot.ended = finish is not None
         return Event(slot.request, work.token, finish)
 
-    def _free_if_over(self, index: int) -> None:
-        slot = self._slots[index]
-        if slot is not None and slot.ended and not slot.in_flight:
-            self._slots[index] = None
+    def _free_if_over(self, slot: _Slot) -> None:
+        if slot.ended and not slot.in_flight and self._slots[slot.index] is slot:
+            self._slots[slot.index] = None
 
 
-def _work(index: int, slot: _Slot, position: int, sample: int) -> Work:
+def _work(slot: _Slot, position: int, rows: int, sample: int) -> Work:
     sampling = slot.sampling
     return Work(
-        slot=index,
+        slot=slot.index,
         request=slot.request,
         position=position,
+        rows=rows,
         sample=sample,
         temperature=sampling.temperature,
         top_p=sampling.top_p,

@@ -1,12 +1,13 @@
 """The work of one rank on a micro-batch: its layers, the check for infinities and, on the last rank, sampling."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import torch
 
-from qubic_lab.model.decoder import Decoder, lane_rows
-from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, NO_TOKEN, Kind, Message, Work
+from qubic_lab.model.decoder import IDLE, Decoder, Segment, lane_rows
+from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, NO_TOKEN, Message, Work
 from qubic_lab.pipeline.sampling import choose_token, log_probabilities
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
@@ -26,8 +27,8 @@ class Stage:
         """Prepare the KV cache; `capture` is a folder for the logits of each request (last rank), or None."""
         self.rank = rank
         self.decoder = decoder
-        self.slots_per_lane = slots_per_lane
-        self.rows = lane_rows(slots_per_lane, decoder.dtype)
+        self._slots_per_lane = slots_per_lane
+        self._rows = lane_rows(slots_per_lane, decoder.dtype)
         self._capture = capture
         self._tracer = tracer
         self._spoiled_slots: set[int] = set()
@@ -35,16 +36,15 @@ class Stage:
 
     def hidden_shape(self, message: Message) -> tuple[int, int]:
         """Return the shape (rows, H) of the hidden states that travel with a micro-batch."""
-        rows = message.count if message.is_prompt else self.rows
-        return rows, self.decoder.config.hidden
+        return self._rows if self._is_lane(message) else message.count, self.decoder.config.hidden
 
     def embed(self, message: Message, token_ids: Sequence[int]) -> torch.Tensor:
         """Return the first stage's input (rows, H) for a micro-batch's tokens; idle rows carry token 0."""
-        if message.is_prompt:
+        if not self._is_lane(message):
             return self.decoder.embed(token_ids)
-        row_tokens = [0] * self.rows
+        row_tokens = [0] * self._rows
         for work, token in zip(message.works, token_ids, strict=True):
-            row_tokens[work.slot % self.slots_per_lane] = token
+            row_tokens[work.slot % self._slots_per_lane] = token
         return self.decoder.embed(row_tokens)
 
     @torch.inference_mode()
@@ -67,23 +67,50 @@ class Stage:
 
     def _run_layers(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor]:
         if message.is_prompt:
-            work, *siblings = message.works
-            if work.position == 0:
-                self._clean_slot(work.slot)
-            hidden_RH = self.decoder.prefill(hidden_RH, work.slot, work.position)
-            for sibling in siblings:
-                self._clean_slot(sibling.slot)
-                self.decoder.copy_slot(work.slot, sibling.slot, work.position + message.count)
-            rows = [slice(None)] * len(message.works)  # all rows belong to the prompt
-        else:
-            first = message.lane * self.slots_per_lane
-            positions = [-1] * self.slots_per_lane
             for work in message.works:
-                positions[work.slot - first] = work.position
-            hidden_RH = self.decoder.decode(hidden_RH, first, positions)
-            rows = [slice(work.slot - first, work.slot - first + 1) for work in message.works]
-        finite_R = hidden_RH.isfinite().all(dim=-1)
-        return self._mark(message, {i for i, own in enumerate(rows) if not bool(finite_R[own].all())}), hidden_RH
+                if work.position == 0 or not work.rows:
+                    self._clean_slot(work.slot)
+        hidden_RH = self.decoder.forward(hidden_RH, self._segments(message), prompt=message.is_prompt)
+        leader = message.works[0]
+        for work in message.works:
+            if work.rows:
+                leader = work
+            else:
+                self.decoder.copy_slot(leader.slot, work.slot, work.position)
+        return self._mark(message, self._faulty(message, hidden_RH)), hidden_RH
+
+    def _is_lane(self, message: Message) -> bool:
+        """Whether a micro-batch has a row for each slot of its lane, idle or not."""
+        return self.decoder.fixed_rows and not message.is_prompt
+
+    def _segments(self, message: Message) -> list[Segment]:
+        """Return whose rows the hidden states are."""
+        segments = [Segment(work.slot, work.position, work.rows) for work in message.works if work.rows]
+        if not self._is_lane(message):
+            return segments
+        first = message.lane * self._slots_per_lane
+        lane = [Segment(first + place, IDLE, 1) for place in range(self._slots_per_lane)]
+        for segment in segments:
+            lane[segment.slot - first] = segment
+        return lane
+
+    def _last_rows(self, message: Message) -> list[int]:
+        """Return the last row of each work; a sibling shares that of the work before it."""
+        if self._is_lane(message):
+            return [work.slot % self._slots_per_lane for work in message.works]
+        return [end - 1 for end in accumulate(work.rows for work in message.works)]
+
+    def _faulty(self, message: Message, hidden_RH: torch.Tensor) -> set[int]:
+        """Return the indices of works with a row that is not finite."""
+        finite_R = hidden_RH.isfinite().all(dim=-1).tolist()
+        if all(finite_R):
+            return set()
+        faulty, first = set(), 0
+        for index, (work, last) in enumerate(zip(message.works, self._last_rows(message), strict=True)):
+            first = last + 1 - work.rows if work.rows else first
+            if not all(finite_R[first : last + 1]):
+                faulty.add(index)
+        return faulty
 
     def _score(
         self, message: Message, hidden_RH: torch.Tensor, next_tokens_R: torch.Tensor
@@ -94,21 +121,29 @@ class Stage:
         return message, (scores_R.cpu().double(),)
 
     def _sample(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, tuple[torch.Tensor, ...]]:
-        if all(work.sample == NO_SAMPLE for work in message.works):
+        chosen = [index for index, work in enumerate(message.works) if work.sample != NO_SAMPLE]
+        if not chosen:
             return message, ()
-        if message.kind is Kind.PREFILL:
-            logits = self.decoder.logits(hidden_RH[-1:]).float().expand(len(message.works), -1)
-        else:
-            rows = torch.tensor([work.slot % self.slots_per_lane for work in message.works], device=hidden_RH.device)
-            logits = self.decoder.logits(hidden_RH)[rows].float()
-        message = self._mark(message, {i for i, finite in enumerate(logits.isfinite().all(dim=-1)) if not finite})
+        last_rows = self._last_rows(message)
+        logits_NV = self._logits(message, hidden_RH, [last_rows[index] for index in chosen])
+        finite_N = logits_NV.isfinite().all(dim=-1).tolist()
+        message = self._mark(message, {index for index, finite in zip(chosen, finite_N, strict=True) if not finite})
         tokens = []
-        for work, logits_V in zip(message.works, logits, strict=True):
+        for work, logits_V in zip(message.sampled, logits_NV, strict=True):
             tokens.append(choose_token(logits_V, work) if work.fault == NO_FAULT else NO_TOKEN)
             if self._capture is not None:
                 self._write_logits(self._capture, work, logits_V)
         message = message.with_tokens(tokens)
-        return message, (log_probabilities(logits, message.works),) if message.has_logprobs else ()
+        return message, (log_probabilities(logits_NV, message.sampled),) if message.has_logprobs else ()
+
+    def _logits(self, message: Message, hidden_RH: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        """Return the fp32 logits (len(rows), V) of some rows."""
+        if self._is_lane(message):
+            return self.decoder.logits(hidden_RH)[rows].float()
+        if not self.decoder.fixed_rows:
+            return self.decoder.logits(hidden_RH[rows]).float()
+        each = {row: self.decoder.logits(hidden_RH[row : row + 1]) for row in dict.fromkeys(rows)}
+        return torch.cat([each[row] for row in rows]).float()
 
     def _mark(self, message: Message, faulty: set[int]) -> Message:
         marked = message.with_fault(self.rank, faulty)

@@ -40,10 +40,13 @@ def test_both_ranks_account_for_every_token(off: PipelineConfig, two_ranks: Pipe
         0: {"queue", "compute", "send", "receive", "memory"},
         1: {"compute", "sample", "send", "receive", "memory"},
     }
-    computed = table[table["kind"] == "compute"].explode("requests").groupby(["rank", "requests"])["tokens"].sum()
-    for answer, length in zip(answers, PROMPT_LENGTHS, strict=True):
-        for rank in (0, 1):  # the last token is not computed on
-            assert computed[rank, answer.number] == length + SAMPLED.max_new_tokens - 1
+    computed = table[table["kind"] == "compute"].groupby(["rank", "phase"])["tokens"].sum()
+    steps = len(answers) * (SAMPLED.max_new_tokens - 1)  # the last token is not computed on
+    assert computed.to_dict() == {
+        (rank, phase): tokens
+        for rank in (0, 1)
+        for phase, tokens in (("prefill", sum(PROMPT_LENGTHS)), ("decode", steps))
+    }
     times = request_times(table)
     assert set(times.index) == {(answer.number, rank) for answer in answers for rank in (0, 1)}
     assert (times >= 0).all(axis=None)
