@@ -3,46 +3,77 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_LOGPROBS, NO_TOKEN, Work
+from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_FAULT, NO_LOGPROBS, NO_TOKEN, Work
+
+_SURE = 1e-9
+"""Share of the total by which a sum of weights must miss a bound; sums in another order differ by far less."""
+_BLOCK = 512
+_GROUP = 64
+
+Logits = npt.NDArray[np.float32]
+Weights = npt.NDArray[np.float64]
+Tokens = npt.NDArray[np.int64]
 
 
-def choose_token(logits_V: torch.Tensor, work: Work) -> int:
-    """Choose the token number `work.sample` of a request from fp32 logits of shape (V,).
+def non_finite_rows(values_RX: torch.Tensor) -> set[int]:
+    """Return the rows with an infinity or NaN."""
+    if bool(values_RX.sum(dim=-1).isfinite().all()):  # far cheaper, but the sum of finite numbers can overflow
+        return set()
+    return {row for row, finite in enumerate(values_RX.isfinite().all(dim=-1).tolist()) if not finite}
+
+
+def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work]) -> list[int]:
+    """Choose the token number `work.sample` of each request from its row of finite fp32 logits; NO_TOKEN after a fault.
 
     Temperature 0 takes the largest logit (the first of equal ones). Otherwise the kept tokens (top-k, then nucleus
     sampling, arXiv 1904.09751) are drawn by inverting their cumulative distribution at a number that depends only on
     the request's seed and the token's index.
     """
-    if work.temperature == 0.0:
-        return int(logits_V.argmax())
-    scaled_V = logits_V.cpu().double() / work.temperature
-    if work.top_k == 0 and work.top_p == 1.0:
-        return _draw(torch.softmax(scaled_V, dim=0), work)
-    kept = min(work.top_k or scaled_V.numel(), scaled_V.numel())
-    values, tokens = torch.sort(scaled_V, descending=True, stable=True)
-    probabilities = torch.softmax(values[:kept], dim=0)
+    tokens = [NO_TOKEN] * len(works)
+    if any(work.temperature == 0.0 for work in works):
+        largest = logits_RV.numpy() if logits_RV.device.type == "cpu" else logits_RV  # NumPy's argmax is the faster one
+        tokens = largest.argmax(-1).tolist()
+    for row, work in enumerate(works):
+        if work.fault != NO_FAULT:
+            tokens[row] = NO_TOKEN
+        elif work.temperature > 0.0:
+            tokens[row] = _sampled_token(logits_RV[row].cpu().numpy(), work)
+    return tokens
+
+
+def log_probabilities(logits_RV: torch.Tensor, works: Sequence[Work]) -> torch.Tensor:
+    """Return the log-probabilities of the chosen and the likeliest tokens, (works, LOGPROB_COLUMNS) fp64, on the CPU.
+
+    They are the model's, before temperature and truncation. Equally likely tokens come in the order of their ids.
+    """
+    found = torch.zeros(len(works), LOGPROB_COLUMNS, dtype=torch.float64)
+    for row, work in enumerate(works):
+        if work.logprobs == NO_LOGPROBS or work.token == NO_TOKEN:
+            continue
+        logits_V = logits_RV[row].cpu()
+        logprobs_V = torch.log_softmax(logits_V, dim=0, dtype=torch.float64)
+        found[row, 0] = logprobs_V[work.token]
+        if work.logprobs:
+            tokens = torch.from_numpy(_largest(logits_V.numpy(), work.logprobs))
+            found[row, 1 : 1 + 2 * len(tokens)] = torch.stack((tokens.double(), logprobs_V[tokens]), dim=1).flatten()
+    return found
+
+
+def _sampled_token(logits_V: Logits, work: Work) -> int:
+    """Draw a token; this defines the result, and `_quick_token` finds the same sooner unless rounding could matter."""
+    if not work.top_k and (token := _quick_token(logits_V, work)) is not None:
+        return token
+    if not work.top_k and work.top_p == 1.0:
+        return _draw(torch.softmax(torch.from_numpy(_scaled(logits_V, work)), dim=0), work)
+    tokens = _largest(logits_V, work.top_k or logits_V.size)
+    probabilities = torch.softmax(torch.from_numpy(_scaled(logits_V[tokens], work)), dim=0)
     if work.top_p < 1.0:
         before = probabilities.cumsum(0) - probabilities
         probabilities = probabilities[before < work.top_p]  # the first token always stays
     return int(tokens[_draw(probabilities, work)])
-
-
-def log_probabilities(logits_NV: torch.Tensor, works: Sequence[Work]) -> torch.Tensor:
-    """Return the log-probabilities of the chosen and the likeliest tokens, (works, LOGPROB_COLUMNS) fp64, on the CPU.
-
-    They are the model's, before temperature and truncation.
-    """
-    found = torch.zeros(len(works), LOGPROB_COLUMNS, dtype=torch.float64)
-    for row, (work, logits_V) in enumerate(zip(works, logits_NV.cpu().double(), strict=True)):
-        if work.logprobs == NO_LOGPROBS or work.token == NO_TOKEN:
-            continue
-        logprobs_V = torch.log_softmax(logits_V, dim=0)
-        found[row, 0] = logprobs_V[work.token]
-        values, tokens = logprobs_V.topk(min(work.logprobs, logprobs_V.numel()))
-        found[row, 1 : 1 + 2 * len(values)] = torch.stack((tokens.double(), values), dim=1).flatten()
-    return found
 
 
 def _draw(probabilities: torch.Tensor, work: Work) -> int:
@@ -50,6 +81,81 @@ def _draw(probabilities: torch.Tensor, work: Work) -> int:
     threshold = _uniform(work.seed, work.sample) * float(cumulative[-1])
     index = int(torch.searchsorted(cumulative, threshold, right=True))
     return min(index, probabilities.numel() - 1)
+
+
+def _quick_token(logits_V: Logits, work: Work) -> int | None:
+    """Draw a token from all or from a nucleus, or return None if the order of a sum could decide which it is."""
+    largest = logits_V.max()
+    weights_V = _scaled(logits_V, work)
+    weights_V -= float(largest) / _temperature(work)
+    np.exp(weights_V, out=weights_V)
+    uniform = _uniform(work.seed, work.sample)
+    if work.top_p == 1.0:
+        blocks = np.add.reduceat(weights_V, np.arange(0, logits_V.size, _BLOCK))
+        cumulative = _cumulative(0.0, blocks)
+        block = _interval(cumulative, uniform * cumulative[-1], cumulative[-1])
+        if block is None:
+            return None
+        start = block * _BLOCK
+        inner = _cumulative(cumulative[block], weights_V[start : start + _BLOCK])
+        index = _interval(inner, uniform * cumulative[-1], cumulative[-1])
+        return None if index is None else start + index
+    total = weights_V.sum()
+    # All tokens below this weight together have less than the mass that the nucleus may miss.
+    floor = (1.0 - _SURE) * (1.0 - work.top_p) * total / logits_V.size
+    least = largest + _temperature(work) * np.log(floor)
+    tokens = _descending(logits_V, np.flatnonzero(logits_V >= np.nextafter(np.float32(least), np.float32(-np.inf))))
+    cumulative = _cumulative(0.0, weights_V[tokens])
+    last = _interval(cumulative, work.top_p * total, total)
+    if last is None:
+        return None
+    index = _interval(cumulative, uniform * cumulative[last + 1], total)
+    return None if index is None else int(tokens[index])
+
+
+def _interval(cumulative: Weights, at: float, total: float) -> int | None:
+    """Return which step of a cumulative sum contains `at`, or None if it is too close to the step's ends to be sure."""
+    index = int(np.searchsorted(cumulative, at, side="right")) - 1
+    ends = cumulative[index : index + 2]
+    return index if len(ends) == 2 and bool((abs(ends - at) > _SURE * total).all()) else None
+
+
+def _cumulative(start: float, weights: Weights) -> Weights:
+    """Return the cumulative sums from `start` on; there is one more than weights."""
+    sums = np.empty(weights.size + 1)
+    sums[0] = start
+    torch.cumsum(torch.from_numpy(weights), dim=0, out=torch.from_numpy(sums[1:]))  # several times faster than NumPy's
+    sums[1:] += start
+    return sums
+
+
+def _largest(logits_V: Logits, count: int) -> Tokens:
+    """Return the tokens of the `count` largest logits, in descending order; equal ones in the order of their ids."""
+    groups = logits_V.size // _GROUP
+    if count <= groups:  # as many groups have a maximum of at least the bound, so as many logits have it
+        bound = np.partition(logits_V[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0), groups - count)[-count]
+        return _descending(logits_V, np.flatnonzero(logits_V >= bound))[:count]
+    return _descending(logits_V, np.arange(logits_V.size))[:count]
+
+
+def _descending(logits_V: Logits, tokens: Tokens) -> Tokens:
+    """Sort tokens by descending logit; equal ones by their ids."""
+    bits = (logits_V[tokens] + np.float32(0.0)).view(np.int32)  # the sum makes -0.0 the same as 0.0
+    rising = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits)
+    keys = (~rising).astype(np.int64) << 32 | tokens
+    keys.sort()
+    return keys & 0xFFFFFFFF
+
+
+def _scaled(logits: Logits, work: Work) -> Weights:
+    scaled = logits.astype(np.float64)
+    scaled /= _temperature(work)
+    return scaled
+
+
+def _temperature(work: Work) -> float:
+    """Return the temperature, or the least one with which fp32 logits cannot overflow: only the largest are drawn."""
+    return max(work.temperature, 1e-200)
 
 
 def _uniform(seed: int, index: int) -> float:

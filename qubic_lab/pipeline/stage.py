@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from qubic_lab.model.decoder import IDLE, Decoder, Segment, lane_rows
-from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, NO_TOKEN, Message, Work
-from qubic_lab.pipeline.sampling import choose_token, log_probabilities
+from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, Message, Work
+from qubic_lab.pipeline.sampling import choose_tokens, log_probabilities, non_finite_rows
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 
@@ -102,13 +102,13 @@ class Stage:
 
     def _faulty(self, message: Message, hidden_RH: torch.Tensor) -> set[int]:
         """Return the indices of works with a row that is not finite."""
-        finite_R = hidden_RH.isfinite().all(dim=-1).tolist()
-        if all(finite_R):
+        faulty_rows = non_finite_rows(hidden_RH)
+        if not faulty_rows:
             return set()
         faulty, first = set(), 0
         for index, (work, last) in enumerate(zip(message.works, self._last_rows(message), strict=True)):
             first = last + 1 - work.rows if work.rows else first
-            if not all(finite_R[first : last + 1]):
+            if not faulty_rows.isdisjoint(range(first, last + 1)):
                 faulty.add(index)
         return faulty
 
@@ -116,7 +116,7 @@ class Stage:
         self, message: Message, hidden_RH: torch.Tensor, next_tokens_R: torch.Tensor
     ) -> tuple[Message, tuple[torch.Tensor, ...]]:
         logprobs_RV = torch.log_softmax(self.decoder.logits(hidden_RH).float(), dim=-1)
-        message = self._mark(message, set() if bool(logprobs_RV.isfinite().all()) else {0})
+        message = self._mark(message, {0} if non_finite_rows(logprobs_RV) else set())
         scores_R = logprobs_RV.gather(1, next_tokens_R.to(logprobs_RV.device)[:, None])[:, 0]
         return message, (scores_R.cpu().double(),)
 
@@ -126,14 +126,11 @@ class Stage:
             return message, ()
         last_rows = self._last_rows(message)
         logits_NV = self._logits(message, hidden_RH, [last_rows[index] for index in chosen])
-        finite_N = logits_NV.isfinite().all(dim=-1).tolist()
-        message = self._mark(message, {index for index, finite in zip(chosen, finite_N, strict=True) if not finite})
-        tokens = []
-        for work, logits_V in zip(message.sampled, logits_NV, strict=True):
-            tokens.append(choose_token(logits_V, work) if work.fault == NO_FAULT else NO_TOKEN)
-            if self._capture is not None:
+        message = self._mark(message, {chosen[row] for row in non_finite_rows(logits_NV)})
+        if self._capture is not None:
+            for work, logits_V in zip(message.sampled, logits_NV, strict=True):
                 self._write_logits(self._capture, work, logits_V)
-        message = message.with_tokens(tokens)
+        message = message.with_tokens(choose_tokens(logits_NV, message.sampled))
         return message, (log_probabilities(logits_NV, message.sampled),) if message.has_logprobs else ()
 
     def _logits(self, message: Message, hidden_RH: torch.Tensor, rows: list[int]) -> torch.Tensor:
