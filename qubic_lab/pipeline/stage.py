@@ -136,7 +136,8 @@ class Stage:
     def _logits(self, message: Message, hidden_RH: torch.Tensor, rows: list[int]) -> torch.Tensor:
         """Return the fp32 logits (len(rows), V) of some rows."""
         if self._is_lane(message):
-            return self.decoder.logits(hidden_RH)[rows].float()
+            chosen_N = torch.tensor(rows, device=hidden_RH.device)
+            return self.decoder.logits(hidden_RH).index_select(0, chosen_N).float()
         if not self.decoder.fixed_rows:
             return self.decoder.logits(hidden_RH[rows]).float()
         each = {row: self.decoder.logits(hidden_RH[row : row + 1]) for row in dict.fromkeys(rows)}
