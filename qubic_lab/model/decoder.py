@@ -7,24 +7,34 @@ An answer must not depend on the other requests in its micro-batch. So the kerne
 always has `lane_rows` rows, and a slot attends over its own length rounded up to KV_BLOCK. In
 attention, heads are padded with zeros to a multiple of HEAD_BLOCK, so that every row starts on a cache line;
 otherwise fp32 kernels round differently, and a result would depend on the row.
+
+On a GPU attention uses the memory-efficient kernel or none: it adds up Q·K in fp32, where fp16 would overflow, and
+one block of threads walks over all keys of a head in order, whoever else is in the batch. The G queries that share a
+key are rows of one head, so that keys and values need neither copies nor `enable_gqa`, for which a GPU before sm_80
+has only the slow MATH kernel.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from qubic_lab.errors import check_choice
+from qubic_lab.errors import InputError, check_choice
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.config import RopeConfig
+from qubic_lab.model.graphs import LayerSteps, StepGraphs, run_layers
 from qubic_lab.model.layout import EMBEDDING, FINAL_NORM, StageRange, head_tensor
 
 KV_BLOCK = 64
 HEAD_BLOCK = 32
+FIRST_GPU_CAPACITY = 1024
+"""Positions of a slot in a new KV cache on a GPU: growth moves the cache, and graphs must be captured anew."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -108,9 +118,8 @@ class Layer:
     down_bias: torch.Tensor | None
 
 
-# Attention of a micro-batch in a layer: given the layer's index in the stage, queries (R, Q, D), keys and values
-# (R, K, D), it stores keys and values and returns the result, shape (R, K, G, D).
-Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+# Stores keys and values (R, K, D) of a micro-batch in the KV cache, given the layer's index in the stage.
+Store = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 
 class Decoder:
@@ -125,24 +134,28 @@ class Decoder:
 
         Raises:
             ModelError: the checkpoint's files are damaged.
+            InputError: the GPU has no memory-efficient attention in this dtype.
         """
         self.config = checkpoint.config
         self.stage = stage
         self.dtype = dtype
         self.device = device
+        self._head_padding = -self.config.head_dim % HEAD_BLOCK
+        self.graphs = self._prepare_gpu() if device.type == "cuda" else None
         self._checkpoint = checkpoint
         self.embedding = self._read(EMBEDDING) if stage.has_embedding else None
         self.layers = [self._read_layer(layer) for layer in range(stage.first, stage.end)]
         self.final_norm_H = self._read(FINAL_NORM) if stage.has_head else None
         self.head = self._read_head() if stage.has_head else None
         self.frequencies = rope_frequencies(self.config.rope, self.config.head_dim).to(device)
-        self._head_padding = -self.config.head_dim % HEAD_BLOCK
         self.reset(slots=1)
 
     def reset(self, slots: int) -> None:
         """Create an empty KV cache with a number of slots."""
         self.slots = slots
         self.capacity = 0
+        if self.graphs:
+            self.graphs.clear()
         padded_dim = self.config.head_dim + self._head_padding
         empty = torch.empty(slots, self.config.kv_heads, 0, padded_dim, dtype=self.dtype, device=self.device)
         self.keys = [empty] * len(self.layers)
@@ -193,18 +206,21 @@ class Decoder:
         positions = torch.arange(start, start + rows, device=self.device)
         queries_per_key = self.config.heads // self.config.kv_heads
         causal_RL = torch.arange(length, device=self.device) <= positions[:, None]
-        mask = causal_RL.repeat(queries_per_key, 1)
+        bias = self._bias(causal_RL).repeat(queries_per_key, 1)
 
-        def attend(layer: int, q_RQD: torch.Tensor, k_RKD: torch.Tensor, v_RKD: torch.Tensor) -> torch.Tensor:
-            keys, values = self.keys[layer][slot], self.values[layer][slot]
-            keys[:, start : start + rows] = k_RKD.transpose(0, 1)
-            values[:, start : start + rows] = v_RKD.transpose(0, 1)
+        def store(layer: int, k_RKD: torch.Tensor, v_RKD: torch.Tensor) -> None:
+            self.keys[layer][slot, :, start : start + rows] = k_RKD.transpose(0, 1)
+            self.values[layer][slot, :, start : start + rows] = v_RKD.transpose(0, 1)
+
+        def attend(layer: int, q_RQD: torch.Tensor) -> torch.Tensor:
+            keys, values = self.keys[layer][slot, None, :, :length], self.values[layer][slot, None, :, :length]
             q_KGRD = q_RQD.unflatten(1, (-1, queries_per_key)).permute(1, 2, 0, 3)
-            mixed = self._mix(q_KGRD.flatten(1, 2)[None], keys[None, :, :length], values[None, :, :length], mask)
+            mixed = self._mix(q_KGRD.flatten(1, 2)[None], keys, values, bias)
             mixed_KGRD: torch.Tensor = mixed[0].unflatten(1, (queries_per_key, rows))
             return mixed_KGRD.permute(2, 0, 1, 3)
 
-        return self._run_layers(hidden_RH, positions, attend)
+        with self._attention_kernel():
+            return run_layers(self._layers(hidden_RH, positions, store), attend)
 
     def decode(self, hidden_RH: torch.Tensor, first_slot: int, positions: Sequence[int]) -> torch.Tensor:
         """Run one token per slot of a lane through the layers; return hidden states of the same shape (R, H).
@@ -214,41 +230,52 @@ class Decoder:
             first_slot: the lane's first slot.
             positions: one per slot; -1 where the slot is idle and its row means nothing.
         """
-        rows = hidden_RH.shape[0]
-        active = [row for row, position in enumerate(positions) if position >= 0]
         self._reserve(max(positions) + 1)
-        row_positions = torch.zeros(rows, dtype=torch.int64)
+        row_positions = torch.zeros(hidden_RH.shape[0], dtype=torch.int64)
         row_positions[: len(positions)] = torch.tensor(positions).clamp(min=0)
         row_positions = row_positions.to(self.device)
-        active_rows = torch.tensor(active, device=self.device)
-        active_slots = active_rows + first_slot
-        active_positions = row_positions[active_rows]
+        active = [(row, first_slot + row, position) for row, position in enumerate(positions) if position >= 0]
+        # idle rows store nothing: the last active one stores the same again, so that shapes are those of the lane
+        active += active[-1:] * (len(positions) - len(active))
+        stored_3S = torch.tensor(active, device=self.device).T
         groups = self._attention_groups(first_slot, positions, row_positions)
         queries_per_key = self.config.heads // self.config.kv_heads
+        padded_dim = self.config.head_dim + self._head_padding
+        mixed_RKGD = hidden_RH.new_zeros(len(hidden_RH), self.config.kv_heads, queries_per_key, padded_dim)
 
-        def attend(layer: int, q_RQD: torch.Tensor, k_RKD: torch.Tensor, v_RKD: torch.Tensor) -> torch.Tensor:
+        def layers(x_RH: torch.Tensor, positions_R: torch.Tensor, stored_3S: torch.Tensor) -> LayerSteps:
+            rows, slots, stored_positions = stored_3S
+
+            def store(layer: int, k_RKD: torch.Tensor, v_RKD: torch.Tensor) -> None:
+                self.keys[layer][slots, :, stored_positions] = k_RKD[rows]
+                self.values[layer][slots, :, stored_positions] = v_RKD[rows]
+
+            return self._layers(x_RH, positions_R, store)
+
+        def attend(layer: int, q_RQD: torch.Tensor, mixed_RKGD: torch.Tensor = mixed_RKGD) -> torch.Tensor:
             keys, values = self.keys[layer], self.values[layer]
-            keys[active_slots, :, active_positions] = k_RKD[active_rows]
-            values[active_slots, :, active_positions] = v_RKD[active_rows]
             q_RKGD = q_RQD.unflatten(1, (-1, queries_per_key))
-            mixed = torch.zeros_like(q_RKGD)
             for group in groups:
-                mixed[group.rows] = self._mix(
+                mixed_RKGD[group.rows] = self._mix(
                     q_RKGD[group.rows].contiguous(),
                     keys[group.slots, :, : group.length],
                     values[group.slots, :, : group.length],
-                    group.mask,
+                    group.bias,
                 )
-            return mixed
+            return mixed_RKGD
 
-        return self._run_layers(hidden_RH, row_positions, attend)
+        inputs = (hidden_RH, row_positions, stored_3S)
+        with self._attention_kernel():
+            if self.graphs is not None:
+                return self.graphs.run(layers, inputs, attend, mixed_RKGD)
+            return run_layers(layers(*inputs), attend)
 
     def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Return the head's logits (R, V) in the decoder's dtype."""
         assert self.head is not None and self.final_norm_H is not None
         return linear(self._norm(hidden_RH, self.final_norm_H), self.head)
 
-    def _run_layers(self, hidden_RH: torch.Tensor, positions_R: torch.Tensor, attend: Attend) -> torch.Tensor:
+    def _layers(self, hidden_RH: torch.Tensor, positions_R: torch.Tensor, store: Store) -> LayerSteps:
         angles = positions_R[:, None].float() * self.frequencies
         cos_R1D = torch.cat((angles, angles), dim=-1).cos().to(self.dtype)[:, None]
         sin_R1D = torch.cat((angles, angles), dim=-1).sin().to(self.dtype)[:, None]
@@ -261,16 +288,40 @@ class Decoder:
             qk = qk * cos_R1D + torch.cat((-second_half, first_half), dim=-1) * sin_R1D
             qk, v = F.pad(qk, (0, self._head_padding)), F.pad(v, (0, self._head_padding))
             q, k = qk.split((heads, kv_heads), dim=1)
-            mixed = attend(index, q, k, v)[..., :head_dim].reshape(len(x), -1)
-            x = x + linear(mixed, layer.output, layer.output_bias)
+            store(index, k, v)
+            mixed = yield q
+            assert mixed is not None
+            x = x + linear(mixed[..., :head_dim].reshape(len(x), -1), layer.output, layer.output_bias)
             gate, up = linear(self._norm(x, layer.post_norm_H), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
             x = x + linear(F.silu(gate) * up, layer.down, layer.down_bias)
         return x
 
-    def _mix(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def _mix(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         scale = self.config.head_dim**-0.5
-        mixed: torch.Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        mixed: torch.Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
         return mixed
+
+    def _bias(self, seen: torch.Tensor) -> torch.Tensor:
+        """Return what to add to Q·K: made once here, because SDPA would make it of a mask in every layer."""
+        return torch.zeros(seen.shape, dtype=self.dtype, device=self.device).masked_fill_(~seen, -math.inf)
+
+    def _attention_kernel(self) -> AbstractContextManager[object]:
+        """Allow attention only the memory-efficient kernel on a GPU: another one would be an error, not a surprise."""
+        return sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION) if self.device.type == "cuda" else nullcontext()
+
+    def _prepare_gpu(self) -> StepGraphs:
+        """Make matrix products add up in fp32, and check that the attention kernel exists before weights are read."""
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+        padded_dim = self.config.head_dim + self._head_padding
+        one = torch.zeros(1, self.config.kv_heads, KV_BLOCK, padded_dim, dtype=self.dtype, device=self.device)
+        bias = self._bias(torch.ones(KV_BLOCK, KV_BLOCK, dtype=torch.bool, device=self.device))
+        try:
+            with self._attention_kernel():
+                self._mix(one, one, one, bias)
+        except RuntimeError as error:
+            what = f"{torch.cuda.get_device_name(self.device)} has no memory-efficient attention for {self.dtype}"
+            raise InputError(f"{what}: use fp16 or fp32 ({error})") from error
+        return StepGraphs()
 
     def _norm(self, x: torch.Tensor, weight_H: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, (self.config.hidden,), weight_H, self.config.norm_eps)
@@ -278,26 +329,31 @@ class Decoder:
     def _attention_groups(
         self, first_slot: int, positions: Sequence[int], row_positions: torch.Tensor
     ) -> "list[_AttentionGroup]":
-        """Group the lane's active rows by their rounded length; all of one length are a view, without a copy."""
+        """Group the lane's active rows by their rounded length; a group without others between is a view, no copy."""
         rows_by_length: dict[int, list[int]] = defaultdict(list)
         for row, position in enumerate(positions):
             if position >= 0:
                 rows_by_length[_round_up(position + 1)].append(row)
         groups = []
         for length, rows in rows_by_length.items():
-            row_index: Any = torch.tensor(rows, device=self.device)
-            slot_index: Any = row_index + first_slot
-            if len(rows_by_length) == 1:  # idle rows may be included: they see position 0, and their result is not read
-                row_index, slot_index = slice(0, len(positions)), slice(first_slot, first_slot + len(positions))
+            row_index: Any = slice(rows[0], rows[-1] + 1)
+            slot_index: Any = slice(first_slot + rows[0], first_slot + rows[-1] + 1)
+            # idle rows may be included: they see position 0, and their result is not read
+            if any(row not in rows and positions[row] >= 0 for row in range(rows[0], rows[-1])):
+                row_index = torch.tensor(rows, device=self.device)
+                slot_index = row_index + first_slot
             seen = torch.arange(length, device=self.device) <= row_positions[row_index][:, None]
-            groups.append(_AttentionGroup(row_index, slot_index, length, seen[:, None, None, :]))
+            groups.append(_AttentionGroup(row_index, slot_index, length, self._bias(seen[:, None, None, :])))
         return groups
 
     def _reserve(self, length: int) -> int:
         """Reserve room for `length` positions in every slot; return the length rounded up to KV_BLOCK."""
         needed = _round_up(length)
         if needed > self.capacity:
-            self.capacity = max(needed, min(2 * self.capacity, _round_up(self.config.max_positions)))
+            wanted = max(2 * self.capacity, 0 if self.graphs is None else FIRST_GPU_CAPACITY)
+            self.capacity = max(needed, min(wanted, _round_up(self.config.max_positions)))
+            if self.graphs:
+                self.graphs.clear()
             self.keys = [self._grown(cache) for cache in self.keys]
             self.values = [self._grown(cache) for cache in self.values]
         return needed
@@ -348,12 +404,12 @@ class Decoder:
 
 @dataclass(frozen=True)
 class _AttentionGroup:
-    """Rows of a decode step that attend over the same number of keys; `mask` (rows, 1, 1, L) is true where seen."""
+    """Rows of a decode step that attend over the same number of keys; `bias` (rows, 1, 1, L) is 0 where seen."""
 
     rows: Any
     slots: Any
     length: int
-    mask: torch.Tensor
+    bias: torch.Tensor
 
 
 def _round_up(length: int) -> int:
