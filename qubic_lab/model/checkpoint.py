@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +72,20 @@ class Checkpoint:
                 values = scratch[: len(part)]
                 _read_exactly(stream, _bytes_of(values), tensor.file)
                 part.copy_(values)
+
+    def read(self, names: Sequence[str], dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
+        """Read tensors into a new one, stacked by rows.
+
+        Raises:
+            ModelError: the file ends early.
+        """
+        import torch
+
+        shapes = [self.tensors[name].shape for name in names]
+        stacked = torch.empty(sum(shape[0] for shape in shapes), *shapes[0][1:], dtype=dtype, device=device)
+        for name, part in zip(names, stacked.split([shape[0] for shape in shapes]), strict=True):
+            self.read_into(name, part)
+        return stacked
 
     def chunks(self, name: str) -> Iterator[memoryview]:
         """Yield the stored bytes of a tensor in chunks of at most CHUNK_BYTES; each is valid until the next.

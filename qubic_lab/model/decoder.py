@@ -365,15 +365,7 @@ class Decoder:
         return grown
 
     def _read(self, *names: str) -> torch.Tensor:
-        """Read tensors of the checkpoint into one, stacked by rows."""
-        shapes = [self._checkpoint.tensors[name].shape for name in names]
-        rows = sum(shape[0] for shape in shapes)
-        fused = torch.empty(rows, *shapes[0][1:], dtype=self.dtype, device=self.device)
-        start = 0
-        for name, shape in zip(names, shapes, strict=True):
-            self._checkpoint.read_into(name, fused[start : start + shape[0]])
-            start += shape[0]
-        return fused
+        return self._checkpoint.read(names, self.dtype, self.device)
 
     def _read_layer(self, layer: int) -> Layer:
         config = self.config

@@ -1,10 +1,12 @@
 """Configuration of a pipeline: requested by the user, then resolved and checked before any process starts."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.model.checkpoint import Checkpoint
+from qubic_lab.model.kernels.build import failure
 from qubic_lab.model.layout import DTYPE_BYTES, stage_ranges
 from qubic_lab.model.plan import plan_layers
 from qubic_lab.model.resolve import resolve_model
@@ -15,6 +17,8 @@ from qubic_lab.wire import pipeline_pb2 as pb
 
 GIVEN = "given"
 """Name of the strategy if the layers of each rank were given."""
+KERNELS = ("native", "torch")
+NATIVE_DTYPES = ("fp32", "bf16")
 MOST_WAITING = 64
 """Requests that may wait for a slot; further ones are refused at once."""
 MOST_THREADS = 1024
@@ -28,7 +32,8 @@ class PipelineConfig:
     `slots` is the number of requests that decode together in a lane; `lanes` defaults to the number of ranks.
     `trace` is a folder for the ranks' traces (see trace.py); an existing trace in it is replaced.
     A split folder determines `ranks`, `strategy` and `cut`. `layers` are the layers of each rank, such
-    as (11, 11, 6), instead of ranks, strategy and cut.
+    as (11, 11, 6), instead of ranks, strategy and cut. `kernels` are ours for a CPU (native) or torch's; by default
+    native, where a C++ compiler is found and the dtype is not fp16.
     """
 
     model: str = "smollm2"
@@ -43,6 +48,7 @@ class PipelineConfig:
     capture: Path | None = None
     trace: Path | None = None
     layers: tuple[int, ...] | None = None
+    kernels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class ResolvedConfig:
     capture: Path | None
     trace: Path | None
     meaningless: bool
+    kernels: str
 
     @property
     def ranks(self) -> int:
@@ -82,6 +89,7 @@ class ResolvedConfig:
             model=self.model,
             strategy=self.strategy,
             meaningless=self.meaningless,
+            kernels=self.kernels,
         )
 
     @classmethod
@@ -100,6 +108,7 @@ class ResolvedConfig:
             capture=Path(message.capture_folder) if message.capture_folder else None,
             trace=Path(message.trace_folder) if message.trace_folder else None,
             meaningless=message.meaningless,
+            kernels=message.kernels,
         )
 
 
@@ -139,20 +148,43 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         for rank in range(len(stages)) if own_rank is None else [own_rank]:
             checkpoint = Checkpoint.open(rank_folder(folder, rank), stages[rank])
     ranks = len(layers)
+    device = config.device or _device(ranks)
     return ResolvedConfig(
         model=config.model,
         folder=folder.resolve(),
         strategy=strategy,
         layers=layers,
         dtype=config.dtype,
-        device=config.device or _device(ranks),
+        device=device,
         threads=config.threads or max(1, usable_cores() // ranks),
         lanes=config.lanes or ranks,
         slots=config.slots,
         capture=config.capture,
         trace=config.trace,
         meaningless=checkpoint.config.meaningless,
+        kernels=_kernels(config.kernels, config.dtype, device),
     )
+
+
+def _kernels(asked: str | None, dtype: str, device: str) -> str:
+    """Return the kernels that run; the native ones are compiled here, once.
+
+    Raises:
+        InputError: native ones were asked for, but cannot run.
+    """
+    if asked is not None:
+        check_choice("kernels", asked, KERNELS)
+    if asked == "torch":
+        return asked
+    possible = device == "cpu" and dtype in NATIVE_DTYPES
+    problem = failure() if possible else f"they are for fp32 and bf16 on a CPU, not for {dtype} on {device}"
+    if not problem:
+        return "native"
+    if asked == "native":
+        raise InputError(f"native kernels cannot run: {problem}; leave --kernels out for torch's")
+    if possible:
+        warnings.warn(f"torch's slower kernels are used: {problem}", stacklevel=2)
+    return "torch"
 
 
 def _divide(config: PipelineConfig, model_layers: int) -> tuple[str, tuple[int, ...]] | None:

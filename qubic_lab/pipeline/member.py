@@ -18,6 +18,7 @@ from qubic_lab.errors import InputError, ModelError, QubicLabError, RankError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Decoder, torch_dtype
 from qubic_lab.model.layout import stage_ranges
+from qubic_lab.model.native import NativeDecoder
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline.message import FIRST_SEQUENCE, Kind, Message
@@ -42,6 +43,7 @@ class StageSettings:
     slots_per_lane: int
     capture_folder: str
     trace_folder: str
+    kernels: str
 
 
 class Member:
@@ -78,15 +80,18 @@ class Member:
         return content
 
     def _configure(self, settings: StageSettings) -> None:
-        torch.set_num_threads(settings.threads)
         self._trace(settings.trace_folder)
         device = torch.device(settings.device)
-        weights = (settings.model_folder, settings.layers, settings.dtype, settings.device)
+        weights = (settings.model_folder, settings.layers, settings.dtype, settings.device, settings.kernels)
         if self.stage is None or self._loaded != weights:
             self.stage = None  # free the old weights before the new ones are read
             decoder = self._load(settings, device)
         else:
             decoder = self.stage.decoder
+        # torch's own threads would keep a core busy while they wait beside the kernels'.
+        torch.set_num_threads(1 if isinstance(decoder, NativeDecoder) else settings.threads)
+        if isinstance(decoder, NativeDecoder):
+            decoder.use_threads(settings.threads)
         capture = Path(settings.capture_folder) if settings.capture_folder else None
         self.stage = Stage(self.rank, decoder, settings.lanes, settings.slots_per_lane, capture, self.tracer)
         self._loaded = weights
@@ -99,14 +104,17 @@ class Member:
             self.tracer = Tracer(Path(folder), self.rank, self.ranks)
             self.transport = TracedTransport(self._untraced, self.tracer)
 
-    def _load(self, settings: StageSettings, device: torch.device) -> Decoder:
+    def _load(self, settings: StageSettings, device: torch.device) -> Decoder | NativeDecoder:
         if len(settings.layers) != self.ranks:
             raise InputError(f"{len(settings.layers)} layer counts for {self.ranks} ranks: give one for each rank")
         folder = resolve_model(settings.model_folder)
         if read_split(folder) is not None:
             folder = rank_folder(folder, self.rank)
         stage = stage_ranges(settings.layers)[self.rank]
-        return Decoder(Checkpoint.open(folder, stage), stage, torch_dtype(settings.dtype), device)
+        checkpoint, dtype = Checkpoint.open(folder, stage), torch_dtype(settings.dtype)
+        if settings.kernels == "native":
+            return NativeDecoder(checkpoint, stage, dtype, settings.threads)
+        return Decoder(checkpoint, stage, dtype, device)
 
     def _report(self) -> dict[str, Any]:
         self.tracer.memory()

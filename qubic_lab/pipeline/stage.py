@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from qubic_lab.model.decoder import IDLE, Decoder, Segment, lane_rows
+from qubic_lab.model.native import NativeDecoder
 from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, Message, Work
 from qubic_lab.pipeline.sampling import choose_tokens, log_probabilities, non_finite_rows
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
@@ -18,7 +19,7 @@ class Stage:
     def __init__(
         self,
         rank: int,
-        decoder: Decoder,
+        decoder: Decoder | NativeDecoder,
         lanes: int,
         slots_per_lane: int,
         capture: Path | None,

@@ -1,0 +1,137 @@
+"""Compiles the kernels for this machine's processor, once; the library is kept in the cache folder."""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from qubic_lab.settings import cache_folder
+
+SOURCE = Path(__file__).with_name("decoder.cpp")
+FLAGS = (
+    *("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-fno-exceptions", "-fno-rtti"),
+    *("-fPIC", "-shared", "-pthread"),
+)
+COMPILE_S = 120
+"""Time after which a compiler counts as stuck."""
+
+
+class Matrix(ctypes.Structure):
+    """Fields as in decoder.cpp, as those of the other structures here."""
+
+    _fields_ = (
+        ("words", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("columns", ctypes.c_int32),
+        ("inputs", ctypes.c_int32),
+    )
+
+
+class Layer(ctypes.Structure):
+    """The weights of a layer."""
+
+    _fields_ = (
+        ("input_norm", ctypes.c_void_p),
+        ("qkv", Matrix),
+        ("output", Matrix),
+        ("post_norm", ctypes.c_void_p),
+        ("gate_up", Matrix),
+        ("down", Matrix),
+    )
+
+
+class Shape(ctypes.Structure):
+    """The shape of a stage, and what is not of a layer."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate")),
+        ("bf16", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("norm_eps", ctypes.c_float),
+        ("frequencies", ctypes.c_void_p),
+        ("final_norm", ctypes.c_void_p),
+        ("head", Matrix),
+    )
+
+
+class SegmentPages(ctypes.Structure):
+    """Rows that follow each other in a request, and the pages of its slot."""
+
+    _fields_ = (("start", ctypes.c_int32), ("count", ctypes.c_int32), ("pages", ctypes.c_void_p))
+
+
+def compiler() -> tuple[str, ...] | None:
+    """Return the command of a C++ compiler, or None: $CXX, the usual names, or the package ziglang's clang."""
+    for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++"):
+        if name and (found := shutil.which(name)):
+            return (found,)
+    return (sys.executable, "-m", "ziglang", "c++") if find_spec("ziglang") else None
+
+
+@cache
+def kernels() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None where they cannot be compiled; `failure` says why."""
+    try:
+        library = ctypes.CDLL(str(_built()))
+    except OSError as error:
+        _failures.append(str(error))
+        return None
+    library.decoder_create.restype = ctypes.c_void_p
+    library.decoder_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+    library.decoder_page_words.restype = ctypes.c_int64
+    library.decoder_page_words.argtypes = (ctypes.c_void_p,)
+    library.decoder_destroy.argtypes = (ctypes.c_void_p,)
+    library.decoder_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+    library.decoder_logits.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
+    return library
+
+
+_failures: list[str] = []
+
+
+def failure() -> str:
+    """Return why there are no kernels on this machine, or an empty text."""
+    return "" if kernels() else _failures[-1]
+
+
+def _built() -> Path:
+    """Return the library for this source, compiler and processor; compile it if it is not in the cache.
+
+    Raises:
+        OSError: there is no compiler, or it failed.
+    """
+    command = compiler()
+    if command is None:
+        raise OSError("no C++ compiler was found: install g++, or `pip install ziglang`")
+    parts = (SOURCE.read_bytes(), repr((command, FLAGS)).encode(), _processor().encode())
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    library = cache_folder("kernels") / f"decoder-{name}.so"
+    if library.exists():
+        return library
+    partial = library.with_suffix(f".{os.getpid()}.partial")
+    try:
+        done = subprocess.run(
+            [*command, *FLAGS, str(SOURCE), "-o", str(partial)], capture_output=True, text=True, timeout=COMPILE_S
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{command[0]} did not end in {COMPILE_S} s") from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise OSError(f"{command[0]} failed: {next((line for line in lines if 'error' in line), lines[-1])}")
+    partial.rename(library)
+    return library
+
+
+def _processor() -> str:
+    """Return what `-march=native` depends on: the processor's model and features."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -1,0 +1,640 @@
+// The layers of one pipeline stage on a CPU, as one call a step.
+//
+// The bits of a row depend on its own request alone, at any number of rows, chunks and threads: each output element
+// is one sum over k in ascending order, in one fp32 accumulator, and each query attends over its own positions in
+// ascending order. Rows only share the reading of weights.
+//
+// Matrices are packed: groups of 64 output columns, for each group the words of k in order, for each word 64 columns.
+// A word has 32 bits: two bf16 values of consecutive k, or one fp32 value. The KV cache has pages of 64 positions in the
+// same form, so that products with weights, keys and values are one function.
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int COLUMNS = 64;  // of a group
+constexpr int PAGE = 64;     // positions
+constexpr int LANES = 16;    // fp32 values of a vector
+
+// Rows and vectors of columns of the innermost tile: their accumulators and operands fit the registers.
+#if defined(__AVX512F__)
+constexpr int TILE_ROWS = 6, TILE_VECTORS = 4;
+#else
+constexpr int TILE_ROWS = 3, TILE_VECTORS = 2;
+#endif
+
+typedef float Vector __attribute__((vector_size(64)));
+typedef int32_t IntVector __attribute__((vector_size(64)));
+typedef uint32_t WordVector __attribute__((vector_size(64), aligned(4)));
+typedef float LooseVector __attribute__((vector_size(64), aligned(4)));
+
+inline Vector load(const float* from) { return *reinterpret_cast<const LooseVector*>(from); }
+inline void store(float* to, Vector value) { *reinterpret_cast<LooseVector*>(to) = value; }
+inline Vector splat(float value) { return Vector{} + value; }
+
+// Storage types of weights, activations and the cache.
+struct Bf16 {
+    uint16_t bits;
+    static constexpr int PER_WORD = 2;
+};
+struct Fp32 {
+    float value;
+    static constexpr int PER_WORD = 1;
+};
+
+inline float to_float(Bf16 x) {
+    uint32_t bits = uint32_t(x.bits) << 16;
+    float value;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+inline float to_float(Fp32 x) { return x.value; }
+
+inline void from_float(float value, Fp32& x) { x.value = value; }
+inline void from_float(float value, Bf16& x) {  // to the nearest, ties to even; a NaN stays one
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    x.bits = uint16_t(value != value ? (bits >> 16) | 0x40 : rounded);
+}
+
+// One step of a sum: two products of a bf16 word, or one of fp32.
+template <class T>
+inline Vector multiply_add(Vector sum, WordVector weights, uint32_t word) {
+    if constexpr (std::is_same_v<T, Fp32>) {
+        float x;
+        memcpy(&x, &word, 4);
+        return sum + (Vector)weights * splat(x);
+    } else {
+#if defined(__AVX512BF16__)
+        return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)weights, (__m512bh)_mm512_set1_epi32(int(word)));
+#else
+        uint32_t low = word << 16, high = word & 0xffff0000u;
+        float x0, x1;
+        memcpy(&x0, &low, 4);
+        memcpy(&x1, &high, 4);
+        sum = sum + (Vector)(weights & 0xffff0000u) * splat(x1);
+        return sum + (Vector)(weights << 16) * splat(x0);
+#endif
+    }
+}
+
+// c (ROWS, 64 columns of ldc) = or += a (ROWS, words) times a group b, whose words are `ldb` words apart.
+// `ahead` is prefetched into the second-level cache, PREFETCH lines a word.
+template <class T, int ROWS, int VECTORS, int PREFETCH>
+inline void tile(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, int words, float* c, int64_t ldc,
+                 bool accumulate, const char* ahead) {
+    Vector sums[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) sums[r][v] = accumulate ? load(c + r * ldc + v * LANES) : Vector{};
+    for (int k = 0; k < words; k++) {
+        WordVector weights[VECTORS];
+        for (int v = 0; v < VECTORS; v++) weights[v] = *reinterpret_cast<const WordVector*>(b + k * ldb + v * LANES);
+        for (int p = 0; p < PREFETCH; p++) __builtin_prefetch(ahead + k * 256 + p * 64);
+        for (int r = 0; r < ROWS; r++)
+            for (int v = 0; v < VECTORS; v++) sums[r][v] = multiply_add<T>(sums[r][v], weights[v], a[r * lda + k]);
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) store(c + r * ldc + v * LANES, sums[r][v]);
+}
+
+template <class T, int VECTORS, int PREFETCH>
+inline void tile_rows(int rows, const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, int words, float* c,
+                      int64_t ldc, bool accumulate, const char* ahead) {
+    switch (rows) {
+        case 1: return tile<T, 1, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
+        case 2: return tile<T, 2, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
+        case 3: return tile<T, 3, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
+#if defined(__AVX512F__)
+        case 4: return tile<T, 4, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
+        case 5: return tile<T, 5, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
+        case 6: return tile<T, 6, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
+#endif
+    }
+}
+
+// c (rows, 64) = or += a (rows, words) times one group; `ahead` is what comes after b in memory, or null.
+template <class T>
+void multiply(int rows, const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, int words, float* c, int64_t ldc,
+              bool accumulate, const char* ahead) {
+    int sweeps = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    int line = 0;  // of the four lines of a word that are to be prefetched
+    for (int sweep = 0, first = 0; sweep < sweeps; sweep++) {
+        int count = (rows - first + sweeps - sweep - 1) / (sweeps - sweep);
+        for (int v = 0; v < COLUMNS / LANES; v += TILE_VECTORS) {
+            const uint32_t* from = a + first * lda;
+            const uint32_t* columns = b + v * LANES;
+            float* to = c + first * ldc + v * LANES;
+            const char* next = ahead + line * 64;
+            int lines = ahead == nullptr ? 0 : (4 - line + sweeps - sweep - 1) / (sweeps - sweep);
+            line += lines;
+            if (lines == 0) {
+                tile_rows<T, TILE_VECTORS, 0>(count, from, lda, columns, ldb, words, to, ldc, accumulate, nullptr);
+            } else if (lines == 1) {
+                tile_rows<T, TILE_VECTORS, 1>(count, from, lda, columns, ldb, words, to, ldc, accumulate, next);
+            } else if (lines == 2) {
+                tile_rows<T, TILE_VECTORS, 2>(count, from, lda, columns, ldb, words, to, ldc, accumulate, next);
+            } else {
+                tile_rows<T, TILE_VECTORS, 4>(count, from, lda, columns, ldb, words, to, ldc, accumulate, next);
+            }
+        }
+        first += count;
+    }
+}
+
+// exp for x ≤ 0 and moderate x > 0, with a relative error of about 2e-7; below -87 it is 0.
+inline Vector exponential(Vector x) {
+    IntVector tiny = x < -87.0f;
+    x = tiny ? splat(-87.0f) : x;
+    x = x > 88.0f ? splat(88.0f) : x;
+    Vector scaled = x * 1.44269504f;
+    Vector half = scaled < 0.0f ? splat(-0.5f) : splat(0.5f);
+    IntVector power = __builtin_convertvector(scaled + half, IntVector);
+    Vector n = __builtin_convertvector(power, Vector);
+    Vector f = x - n * 0.693359375f;
+    f = f + n * 2.12194440e-4f;
+    Vector sum = splat(1.9875691500e-4f);
+    sum = sum * f + 1.3981999507e-3f;
+    sum = sum * f + 8.3334519073e-3f;
+    sum = sum * f + 4.1665795894e-2f;
+    sum = sum * f + 1.6666665459e-1f;
+    sum = sum * f + 5.0000001201e-1f;
+    sum = sum * f * f + f + 1.0f;
+    IntVector bits = (IntVector)sum + (power << 23);
+    return tiny ? Vector{} : (Vector)bits;
+}
+
+inline float total(Vector x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+template <class T>
+inline Vector load_as_float(const T* from) {
+    if constexpr (std::is_same_v<T, Fp32>) {
+        return load(&from->value);
+    } else {
+        typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
+        Halves halves = *reinterpret_cast<const Halves*>(from);
+        WordVector words = __builtin_convertvector(halves, WordVector);
+        return (Vector)(words << 16);
+    }
+}
+
+template <class T>
+inline void store_from_float(T* to, Vector x) {
+    if constexpr (std::is_same_v<T, Fp32>) {
+        store(&to->value, x);
+    } else {
+        typedef uint16_t Halves __attribute__((vector_size(32), aligned(2)));
+        WordVector bits = (WordVector)x;
+        WordVector rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+        WordVector kept = x != x ? ((bits >> 16) | 0x40u) : rounded;
+        *reinterpret_cast<Halves*>(to) = __builtin_convertvector(kept, Halves);
+    }
+}
+
+int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
+
+inline void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+// Wait until the word changes: spin for a while, because to wake a sleeping thread takes longer than a small layer.
+void await_change(std::atomic<uint32_t>& word, uint32_t old) {
+    auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(500);
+    while (std::chrono::steady_clock::now() < until)
+        for (int spin = 0; spin < 64; spin++) {
+            if (word.load(std::memory_order_acquire) != old) return;
+            pause();
+        }
+    word.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+extern "C" {
+
+// What Python fills in; the same fields in the same order stand in native.py.
+struct Matrix {
+    const uint32_t* words;  // packed
+    const float* bias;      // one per padded column, or null
+    int32_t columns;        // padded to whole groups
+    int32_t inputs;         // words of k
+};
+struct Layer {
+    const float* input_norm;
+    Matrix qkv;
+    Matrix output;
+    const float* post_norm;
+    Matrix gate_up;  // groups of 32 gate and 32 up columns
+    Matrix down;
+};
+struct Shape {
+    int32_t layers, hidden, heads, kv_heads, head_dim, intermediate, bf16, threads;
+    float norm_eps;
+    const float* frequencies;  // (head_dim / 2,)
+    const float* final_norm;   // or null
+    Matrix head;
+};
+struct Segment {  // rows that follow each other in a request
+    int32_t start, count;
+    char** pages;  // of the request's slot, in order of position
+};
+}
+
+namespace {
+
+struct Scratch {  // of one thread
+    std::vector<float> product, scores, mixed;
+    std::vector<uint32_t> queries, weights;
+    template <class V>
+    static auto* at_least(V& buffer, size_t size) {
+        if (buffer.size() < size) buffer.resize(size);
+        return buffer.data();
+    }
+};
+
+struct Decoder {
+    Shape shape;
+    std::vector<Layer> layers;
+    std::vector<std::thread> workers;
+    std::vector<Scratch> scratch;
+    std::atomic<uint32_t> round{0}, arrived{0}, phase{0};
+    bool closing = false;
+    void (*job)(Decoder&, int) = nullptr;
+
+    // of the running step
+    const Segment* segments;
+    int segment_count, rows;
+    void* hidden;
+    float* logits;
+    std::vector<int> row_position, row_segment;
+    std::vector<char> normed, mixed, activated;
+    std::vector<float> qkv, cosines, sines;
+    std::vector<std::atomic<int>> next_task;
+
+    Decoder(const Shape& shape, const Layer* first)
+        : shape(shape), layers(first, first + shape.layers), scratch(shape.threads), next_task(shape.layers) {
+        for (int thread = 1; thread < shape.threads; thread++) workers.emplace_back([this, thread] { work(thread); });
+    }
+
+    ~Decoder() {
+        closing = true;
+        start(nullptr);
+        for (std::thread& worker : workers) worker.join();
+    }
+
+    void start(void (*next)(Decoder&, int)) {
+        job = next;
+        round.fetch_add(1, std::memory_order_release);
+        round.notify_all();
+    }
+
+    void work(int thread) {
+        for (uint32_t seen = 0;; seen++) {
+            await_change(round, seen);
+            if (closing) return;
+            job(*this, thread);
+        }
+    }
+
+    void run(void (*next)(Decoder&, int)) {
+        start(next);
+        next(*this, 0);
+    }
+
+    void barrier() {
+        uint32_t now = phase.load(std::memory_order_acquire);
+        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == uint32_t(shape.threads)) {
+            arrived.store(0, std::memory_order_relaxed);
+            phase.fetch_add(1, std::memory_order_release);
+            phase.notify_all();
+        } else {
+            await_change(phase, now);
+        }
+    }
+};
+
+template <class T>
+void norm_row(const T* x, const float* weight, int width, float eps, T* to) {
+    Vector squares{};
+    int i = 0;
+    for (; i + LANES <= width; i += LANES) {
+        Vector value = load_as_float(x + i);
+        squares += value * value;
+    }
+    float sum = total(squares);
+    for (; i < width; i++) sum += to_float(x[i]) * to_float(x[i]);
+    float scale = 1.0f / sqrtf(sum / float(width) + eps);
+    for (i = 0; i + LANES <= width; i += LANES) store_from_float(to + i, load_as_float(x + i) * scale * load(weight + i));
+    for (; i < width; i++) from_float(to_float(x[i]) * scale * weight[i], to[i]);
+}
+
+template <class T>
+void norm_rows(Decoder& d, int thread, const T* x, const float* weight) {
+    int width = d.shape.hidden;
+    T* to = reinterpret_cast<T*>(d.normed.data());
+    for (int row = thread; row < d.rows; row += d.shape.threads)
+        norm_row(x + int64_t(row) * width, weight, width, d.shape.norm_eps, to + int64_t(row) * width);
+}
+
+// Multiply all rows with a matrix; `use` gets each row's columns of a group: (row, first column, values). Threads share
+// the work in pieces of a group and a block of rows.
+template <class T, class Use>
+void project(Decoder& d, int thread, const Matrix& matrix, const void* input, Use use) {
+    constexpr int ROWS = 64;
+    int blocks = (d.rows + ROWS - 1) / ROWS, pieces = matrix.columns / COLUMNS * blocks, threads = d.shape.threads;
+    int first = int64_t(pieces) * thread / threads, end = int64_t(pieces) * (thread + 1) / threads;
+    const uint32_t* a = static_cast<const uint32_t*>(input);
+    float* product = Scratch::at_least(d.scratch[thread].product, size_t(ROWS) * COLUMNS);
+    for (int piece = first; piece < end; piece++) {
+        int group = piece / blocks, row = piece % blocks * ROWS, rows = d.rows - row < ROWS ? d.rows - row : ROWS;
+        const uint32_t* b = matrix.words + int64_t(group) * matrix.inputs * COLUMNS;
+        // Several tiles of rows share a block of weights in a cache, while the next block is prefetched.
+        int step = rows <= TILE_ROWS ? matrix.inputs : rows <= 32 ? 64 : 256, ahead = rows <= TILE_ROWS ? 64 : step;
+        for (int k = 0; k < matrix.inputs; k += step) {
+            int words = matrix.inputs - k < step ? matrix.inputs - k : step;
+            const uint32_t* block = b + int64_t(k) * COLUMNS;
+            multiply<T>(rows, a + int64_t(row) * matrix.inputs + k, matrix.inputs, block, COLUMNS, words, product,
+                        COLUMNS, k > 0, row ? nullptr : reinterpret_cast<const char*>(block + ahead * COLUMNS));
+        }
+        for (int r = 0; r < rows; r++) {
+            float* values = product + r * COLUMNS;
+            if (matrix.bias)
+                for (int v = 0; v < COLUMNS; v += LANES)
+                    store(values + v, load(values + v) + load(matrix.bias + group * COLUMNS + v));
+            use(row + r, group * COLUMNS, values);
+        }
+    }
+}
+
+template <class T>
+struct Step {
+    Decoder& d;
+    int thread;
+    const Shape& shape = d.shape;
+    int words_of(int values) const { return (values + T::PER_WORD - 1) / T::PER_WORD; }
+    int value_columns() const { return round_up(shape.head_dim, COLUMNS); }
+    int64_t key_words() const { return int64_t(words_of(shape.head_dim)) * PAGE; }
+    int64_t value_words() const { return int64_t(words_of(PAGE)) * value_columns(); }
+
+    int64_t head_words() const { return key_words() + value_words(); }
+
+    // The keys of a layer and a head in a page; the values follow.
+    uint32_t* page_keys(char* page, int layer, int head) const {
+        return reinterpret_cast<uint32_t*>(page) + (int64_t(layer) * shape.kv_heads + head) * head_words();
+    }
+
+    void rotate(const float* x, int row, T* to) const {
+        int half = shape.head_dim / 2, i = 0;
+        const float *cosine = d.cosines.data() + int64_t(row) * half, *sine = d.sines.data() + int64_t(row) * half;
+        for (; i + LANES <= half; i += LANES) {
+            Vector low = load(x + i), high = load(x + i + half), c = load(cosine + i), s = load(sine + i);
+            store_from_float(to + i, low * c - high * s);
+            store_from_float(to + i + half, high * c + low * s);
+        }
+        for (; i < half; i++) {
+            from_float(x[i] * cosine[i] - x[i + half] * sine[i], to[i]);
+            from_float(x[i + half] * cosine[i] + x[i] * sine[i], to[i + half]);
+        }
+    }
+
+    void append(int layer) {
+        int dim = shape.head_dim, kv_heads = shape.kv_heads, width = round_up((shape.heads + 2 * kv_heads) * dim, COLUMNS);
+        std::vector<uint32_t>& buffer = d.scratch[thread].queries;
+        T* key = reinterpret_cast<T*>(Scratch::at_least(buffer, dim));
+        for (int task = thread; task < d.rows * kv_heads; task += shape.threads) {
+            int row = task / kv_heads, head = task % kv_heads, position = d.row_position[row];
+            const float* k = d.qkv.data() + int64_t(row) * width + (shape.heads + head) * dim;
+            const float* v = k + kv_heads * dim;
+            char* page = d.segments[d.row_segment[row]].pages[position / PAGE];
+            uint32_t* keys = page_keys(page, layer, head);
+            T* values = reinterpret_cast<T*>(keys + key_words());
+            int place = position % PAGE, columns = value_columns();
+            rotate(k, row, key);
+            for (int word = 0; word < words_of(dim); word++)
+                memcpy(keys + word * PAGE + place, key + word * T::PER_WORD, 4);
+            T* to = values + (int64_t(place / T::PER_WORD) * columns) * T::PER_WORD + place % T::PER_WORD;
+            for (int i = 0; i < dim; i++) from_float(v[i], to[i * T::PER_WORD]);
+        }
+    }
+
+    // Softmax of a query's scores over its own positions; the result is rounded to T, and 0 up to `padded`.
+    static float soften(float* scores, int length, int padded, float scale, T* to) {
+        float highest = -INFINITY;
+        Vector most = splat(-INFINITY);
+        for (int i = length; i < padded; i++) scores[i] = -INFINITY;
+        for (int i = 0; i < padded; i += LANES) {
+            Vector x = load(scores + i);
+            most = x > most ? x : most;
+        }
+        for (int i = 0; i < LANES; i++) highest = most[i] > highest ? most[i] : highest;
+        Vector sums{};
+        for (int i = 0; i < padded; i += LANES) {
+            Vector weight = exponential((load(scores + i) - highest) * scale);
+            sums += weight;
+            store_from_float(to + i, weight);
+        }
+        return total(sums);
+    }
+
+    void attend_block(int layer, const Segment& segment, int first_row, int first, int count, int head) {
+        int dim = shape.head_dim, group = shape.heads / shape.kv_heads, rows = count * group, columns = value_columns();
+        int width = round_up((shape.heads + 2 * shape.kv_heads) * dim, COLUMNS);
+        int pages = (segment.start + first + count + PAGE - 1) / PAGE, padded = pages * PAGE;
+        Scratch& own = d.scratch[thread];
+        int query_words = words_of(dim), weight_words = words_of(padded);
+        T* queries = reinterpret_cast<T*>(Scratch::at_least(own.queries, size_t(rows) * query_words));
+        float* scores = Scratch::at_least(own.scores, size_t(rows) * padded);
+        uint32_t* weights = Scratch::at_least(own.weights, size_t(rows) * weight_words);
+        float* mixed = Scratch::at_least(own.mixed, size_t(rows) * columns);
+        for (int r = 0; r < rows; r++) {
+            int row = first_row + first + r / group;
+            rotate(d.qkv.data() + int64_t(row) * width + (head * group + r % group) * dim, row, queries + int64_t(r) * dim);
+        }
+        const uint32_t* a = reinterpret_cast<const uint32_t*>(queries);
+        for (int page = 0; page < pages; page++)
+            multiply<T>(rows, a, query_words, page_keys(segment.pages[page], layer, head), PAGE, query_words,
+                        scores + page * PAGE, padded, false, nullptr);
+        float scale = 1.0f / sqrtf(float(dim));
+        std::vector<float> sums(rows);
+        for (int r = 0; r < rows; r++) {
+            int length = segment.start + first + r / group + 1;
+            sums[r] = soften(scores + int64_t(r) * padded, length, padded, scale,
+                             reinterpret_cast<T*>(weights + int64_t(r) * weight_words));
+        }
+        for (int page = 0; page < pages; page++) {
+            const uint32_t* values = page_keys(segment.pages[page], layer, head) + key_words();
+            for (int column = 0; column < columns; column += COLUMNS)
+                multiply<T>(rows, weights + words_of(PAGE) * page, weight_words, values + column, columns, words_of(PAGE),
+                            mixed + column, columns, page > 0, nullptr);
+        }
+        T* to = reinterpret_cast<T*>(d.mixed.data());
+        for (int r = 0; r < rows; r++) {
+            int row = first_row + first + r / group;
+            T* own_row = to + int64_t(row) * shape.heads * dim + (head * group + r % group) * dim;
+            const float* sum = mixed + int64_t(r) * columns;
+            int i = 0;
+            for (; i + LANES <= dim; i += LANES) store_from_float(own_row + i, load(sum + i) / sums[r]);
+            for (; i < dim; i++) from_float(sum[i] / sums[r], own_row[i]);
+        }
+    }
+
+    void attend(int layer) {
+        constexpr int MOST_ROWS = 24;  // queries of a task
+        int group = shape.heads / shape.kv_heads, block = MOST_ROWS / group > 0 ? MOST_ROWS / group : 1, task = 0;
+        int mine = d.next_task[layer].fetch_add(1, std::memory_order_relaxed), first_row = 0;
+        for (int s = 0; s < d.segment_count; first_row += d.segments[s++].count) {
+            const Segment& segment = d.segments[s];
+            for (int first = 0; first < segment.count; first += block) {
+                int count = segment.count - first < block ? segment.count - first : block;
+                for (int head = 0; head < shape.kv_heads; head++, task++) {
+                    if (task != mine) continue;
+                    attend_block(layer, segment, first_row, first, count, head);
+                    mine = d.next_task[layer].fetch_add(1, std::memory_order_relaxed);
+                }
+            }
+        }
+    }
+
+    void add_projection(const Matrix& matrix, const void* input) {
+        T* x = static_cast<T*>(d.hidden);
+        int width = shape.hidden;
+        project<T>(d, thread, matrix, input, [=](int row, int column, float* values) {
+            T* to = x + int64_t(row) * width + column;
+            int count = width - column < COLUMNS ? width - column : COLUMNS, i = 0;
+            for (; i + LANES <= count; i += LANES) store_from_float(to + i, load_as_float(to + i) + load(values + i));
+            for (; i < count; i++) from_float(to_float(to[i]) + values[i], to[i]);
+        });
+    }
+
+    void run_layers() {
+        T* x = static_cast<T*>(d.hidden);
+        int width = round_up((shape.heads + 2 * shape.kv_heads) * shape.head_dim, COLUMNS);
+        int inner = round_up(shape.intermediate, COLUMNS / 2);
+        float* qkv = d.qkv.data();
+        T* activated = reinterpret_cast<T*>(d.activated.data());
+        for (int index = 0; index < shape.layers; index++) {
+            const Layer& layer = d.layers[index];
+            norm_rows(d, thread, x, layer.input_norm);
+            d.barrier();
+            project<T>(d, thread, layer.qkv, d.normed.data(), [=](int row, int column, const float* values) {
+                memcpy(qkv + int64_t(row) * width + column, values, COLUMNS * sizeof(float));
+            });
+            d.barrier();
+            append(index);
+            d.barrier();
+            attend(index);
+            d.barrier();
+            add_projection(layer.output, d.mixed.data());
+            d.barrier();
+            norm_rows(d, thread, x, layer.post_norm);
+            d.barrier();
+            project<T>(d, thread, layer.gate_up, d.normed.data(), [=](int row, int column, const float* values) {
+                T* to = activated + int64_t(row) * inner + column / 2;
+                for (int i = 0; i < COLUMNS / 2; i += LANES) {
+                    Vector gate = load(values + i), up = load(values + COLUMNS / 2 + i);
+                    store_from_float(to + i, gate / (1.0f + exponential(-gate)) * up);
+                }
+            });
+            d.barrier();
+            add_projection(layer.down, d.activated.data());
+            d.barrier();
+        }
+    }
+
+    void run_head() {
+        norm_rows(d, thread, static_cast<const T*>(d.hidden), shape.final_norm);
+        d.barrier();
+        float* logits = d.logits;
+        int64_t columns = shape.head.columns;
+        project<T>(d, thread, shape.head, d.normed.data(), [=](int row, int column, const float* values) {
+            memcpy(logits + row * columns + column, values, COLUMNS * sizeof(float));
+        });
+        d.barrier();
+    }
+};
+
+template <class T>
+void layers_job(Decoder& d, int thread) { Step<T>{d, thread}.run_layers(); }
+template <class T>
+void head_job(Decoder& d, int thread) { Step<T>{d, thread}.run_head(); }
+
+void reserve(Decoder& d, int rows) {
+    const Shape& s = d.shape;
+    size_t bytes = s.bf16 ? 2 : 4, n = rows;
+    Scratch::at_least(d.normed, n * s.hidden * bytes);
+    Scratch::at_least(d.mixed, n * s.heads * s.head_dim * bytes);
+    Scratch::at_least(d.activated, n * round_up(s.intermediate, COLUMNS / 2) * bytes);
+    Scratch::at_least(d.qkv, n * round_up((s.heads + 2 * s.kv_heads) * s.head_dim, COLUMNS));
+    Scratch::at_least(d.cosines, n * s.head_dim / 2);
+    Scratch::at_least(d.sines, n * s.head_dim / 2);
+}
+
+}  // namespace
+
+extern "C" {
+
+void* decoder_create(const Shape* shape, const Layer* layers) { return new Decoder(*shape, layers); }
+// The 32-bit words of a page of the KV cache, over all layers.
+int64_t decoder_page_words(void* decoder) {
+    Decoder& d = *static_cast<Decoder*>(decoder);
+    int64_t head = d.shape.bf16 ? Step<Bf16>{d, 0}.head_words() : Step<Fp32>{d, 0}.head_words();
+    return head * d.shape.kv_heads * d.shape.layers;
+}
+
+void decoder_destroy(void* decoder) { delete static_cast<Decoder*>(decoder); }
+
+// Run the rows of all segments, `hidden` (rows, H), through the layers, in place.
+void decoder_run(void* decoder, void* hidden, const Segment* segments, int32_t count) {
+    Decoder& d = *static_cast<Decoder*>(decoder);
+    d.row_position.clear();
+    d.row_segment.clear();
+    for (int s = 0; s < count; s++)
+        for (int i = 0; i < segments[s].count; i++) {
+            d.row_position.push_back(segments[s].start + i);
+            d.row_segment.push_back(s);
+        }
+    d.rows = int(d.row_position.size());
+    d.segments = segments;
+    d.segment_count = count;
+    d.hidden = hidden;
+    reserve(d, d.rows);
+    int half = d.shape.head_dim / 2;
+    for (int row = 0; row < d.rows; row++)
+        for (int i = 0; i < half; i++) {
+            float angle = float(d.row_position[row]) * d.shape.frequencies[i];
+            d.cosines[row * half + i] = cosf(angle);
+            d.sines[row * half + i] = sinf(angle);
+        }
+    for (std::atomic<int>& task : d.next_task) task.store(0, std::memory_order_relaxed);
+    d.run(d.shape.bf16 ? layers_job<Bf16> : layers_job<Fp32>);
+}
+
+// Write the logits (rows, padded vocabulary) of `hidden` (rows, H).
+void decoder_logits(void* decoder, void* hidden, int32_t rows, float* logits) {
+    Decoder& d = *static_cast<Decoder*>(decoder);
+    d.rows = rows;
+    d.hidden = hidden;
+    d.logits = logits;
+    reserve(d, rows);
+    d.run(d.shape.bf16 ? head_job<Bf16> : head_job<Fp32>);
+}
+}

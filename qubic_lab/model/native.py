@@ -1,0 +1,204 @@
+"""The decoder of a CPU: the same layers as decoder.py by our own kernels, one call a step.
+
+The bits of a row depend on its own request alone: any rows may be computed together, by any number of threads. Letters
+in names are those of decoder.py.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from qubic_lab.errors import ModelError
+from qubic_lab.model.checkpoint import Checkpoint
+from qubic_lab.model.decoder import Segment, rope_frequencies
+from qubic_lab.model.kernels.build import Layer, Matrix, SegmentPages, Shape, failure, kernels
+from qubic_lab.model.layout import EMBEDDING, FINAL_NORM, StageRange, head_tensor
+
+COLUMNS = 64
+"""Output columns of a group of packed weights."""
+PAGE = 64
+"""Positions of a page of the KV cache."""
+
+
+def pack(weight_OI: torch.Tensor) -> torch.Tensor:
+    """Pack a matrix for the kernels: int32 words (groups, words of I, COLUMNS), padded with zero columns."""
+    words_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32).unflatten(0, (-1, COLUMNS))
+    groups, _, words = words_OI.shape
+    return torch.empty(groups, words, COLUMNS, dtype=torch.int32).copy_(words_OI.transpose(1, 2))
+
+
+def interleave(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Stack gate and up so that a group of columns has half of each; both are padded with zeros to whole halves."""
+    half = COLUMNS // 2
+    padding = (0, 0) * (gate.dim() - 1) + (0, -len(gate) % half)
+    halves = [F.pad(part, padding).unflatten(0, (-1, half)) for part in (gate, up)]
+    return torch.stack(halves, dim=1).flatten(0, 2)
+
+
+class NativeDecoder:
+    """One stage of a model: its layers, the embedding on the first stage, the head on the last, and the KV cache.
+
+    The cache of a slot has pages of PAGE positions; they are added as a request grows, and stay with the slot.
+    """
+
+    fixed_rows = False
+    """As in Decoder."""
+
+    def __init__(self, checkpoint: Checkpoint, stage: StageRange, dtype: torch.dtype, threads: int) -> None:
+        """Read and pack the weights of the stage; `dtype` is fp32 or bf16.
+
+        Raises:
+            ModelError: the checkpoint's files are damaged, or the kernels cannot be compiled.
+        """
+        library = kernels()
+        if library is None:
+            raise ModelError(f"native kernels cannot run: {failure()}; or use kernels=torch on all ranks")
+        self._library = library
+        self.config = checkpoint.config
+        self.stage = stage
+        self.dtype = dtype
+        self.device = torch.device("cpu")
+        self.weight_bytes = 0
+        self._checkpoint = checkpoint
+        self._kept: list[torch.Tensor] = []  # what the kernels point at
+        self._embedding = self._read(EMBEDDING) if stage.has_embedding else None
+        self._layers = (Layer * (stage.end - stage.first))(*map(self._read_layer, range(stage.first, stage.end)))
+        self._head_words: torch.Tensor | None = None
+        head, final_norm = Matrix(), None
+        if stage.has_head:
+            head, final_norm = self._read_head(), self._read_vector(FINAL_NORM)
+        self._shape = Shape(
+            layers=len(self._layers),
+            hidden=self.config.hidden,
+            heads=self.config.heads,
+            kv_heads=self.config.kv_heads,
+            head_dim=self.config.head_dim,
+            intermediate=self.config.intermediate,
+            bf16=dtype == torch.bfloat16,
+            threads=threads,
+            norm_eps=self.config.norm_eps,
+            frequencies=self._keep(rope_frequencies(self.config.rope, self.config.head_dim)),
+            final_norm=final_norm,
+            head=head,
+        )
+        self._handle = library.decoder_create(ctypes.byref(self._shape), self._layers)
+        self._page_words = library.decoder_page_words(self._handle)
+        self.reset(slots=1)
+
+    def __del__(self) -> None:
+        if handle := getattr(self, "_handle", None):
+            self._library.decoder_destroy(handle)
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with this many threads."""
+        if threads != self._shape.threads:
+            self._library.decoder_destroy(self._handle)
+            self._shape.threads = threads
+            self._handle = self._library.decoder_create(ctypes.byref(self._shape), self._layers)
+
+    def reset(self, slots: int) -> None:
+        """Create an empty KV cache with a number of slots."""
+        self._pages: list[list[torch.Tensor]] = [[] for _ in range(slots)]
+        self._tables: list[Any] = [None] * slots
+
+    def clear_slot(self, slot: int) -> None:
+        """Zero a slot that may have infinities, because values behind a request's end are still multiplied by 0."""
+        for page in self._pages[slot]:
+            page.zero_()
+
+    def copy_slot(self, source: int, target: int, length: int) -> None:
+        """Copy the pages of the first `length` positions of a slot to another one."""
+        self._reserve(target, length)
+        for page, copy in zip(self._pages[source][: -(-length // PAGE)], self._pages[target], strict=False):
+            copy.copy_(page)
+
+    def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
+        """Return the embeddings of tokens, shape (tokens, H)."""
+        tokens = torch.tensor(token_ids)
+        if self._embedding is not None:
+            return F.embedding(tokens, self._embedding)
+        assert self._head_words is not None  # tied, and kept once
+        return self._head_words[tokens // COLUMNS, :, tokens % COLUMNS].view(self.dtype)
+
+    def forward(self, hidden_RH: torch.Tensor, segments: Sequence[Segment], *, prompt: bool) -> torch.Tensor:
+        """Run the rows of segments, in their order, through the layers; return hidden states of the same shape (R, H).
+
+        `prompt` makes no difference.
+        """
+        array = (SegmentPages * len(segments))(
+            *(SegmentPages(start, rows, self._reserve(slot, start + rows)) for slot, start, rows in segments)
+        )
+        hidden_RH = hidden_RH.clone(memory_format=torch.contiguous_format)
+        self._library.decoder_run(self._handle, hidden_RH.data_ptr(), array, len(segments))
+        return hidden_RH
+
+    def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
+        """Return the head's logits (R, V) in fp32."""
+        hidden_RH = hidden_RH.contiguous()
+        logits = torch.empty(len(hidden_RH), self._shape.head.columns)
+        self._library.decoder_logits(self._handle, hidden_RH.data_ptr(), len(hidden_RH), logits.data_ptr())
+        return logits[:, : self.config.vocab]
+
+    def _reserve(self, slot: int, length: int) -> int:
+        """Add pages to a slot for `length` positions; return the address of its table of pages."""
+        pages = self._pages[slot]
+        missing = -(-length // PAGE) - len(pages)
+        if missing > 0:
+            # zeros, because values behind a request's end must be finite
+            pages += [torch.zeros(self._page_words, dtype=torch.int32) for _ in range(missing)]
+            self._tables[slot] = (ctypes.c_void_p * len(pages))(*(page.data_ptr() for page in pages))
+        return ctypes.addressof(self._tables[slot])
+
+    def _keep(self, tensor: torch.Tensor) -> int:
+        """Keep a tensor as long as the decoder, and return its address."""
+        self._kept.append(tensor)
+        return tensor.data_ptr()
+
+    def _read(self, *names: str) -> torch.Tensor:
+        tensor = self._checkpoint.read(names, self.dtype, self.device)
+        self.weight_bytes += tensor.nbytes
+        return tensor
+
+    def _read_vector(self, name: str) -> int:
+        return self._keep(self._read(name).float())
+
+    def _matrix(self, words: torch.Tensor, bias_O: torch.Tensor | None = None) -> Matrix:
+        groups, inputs, columns = words.shape
+        bias = None
+        if bias_O is not None:
+            bias = self._keep(F.pad(bias_O.float(), (0, groups * columns - len(bias_O))))
+        return Matrix(self._keep(words), bias, groups * columns, inputs)
+
+    def _read_layer(self, layer: int) -> Layer:
+        config, prefix = self.config, f"model.layers.{layer}."
+
+        def tensors(part: str, kind: str, *names: str) -> torch.Tensor:
+            return self._read(*(f"{prefix}{part}.{name}_proj.{kind}" for name in names))
+
+        def matrix(part: str, names: str, has_bias: bool) -> Matrix:
+            bias_O = tensors(part, "bias", *names) if has_bias else None
+            return self._matrix(pack(tensors(part, "weight", *names)), bias_O)
+
+        def gate_up(kind: str) -> torch.Tensor:
+            return interleave(tensors("mlp", kind, "gate"), tensors("mlp", kind, "up"))
+
+        down = tensors("mlp", "weight", "down")
+        down = F.pad(down, (0, -down.shape[1] % (COLUMNS // 2)))
+        return Layer(
+            input_norm=self._read_vector(f"{prefix}input_layernorm.weight"),
+            qkv=matrix("self_attn", "qkv", config.qkv_bias),
+            output=matrix("self_attn", "o", config.output_bias),
+            post_norm=self._read_vector(f"{prefix}post_attention_layernorm.weight"),
+            gate_up=self._matrix(pack(gate_up("weight")), gate_up("bias") if config.mlp_bias else None),
+            down=self._matrix(pack(down), tensors("mlp", "bias", "down") if config.mlp_bias else None),
+        )
+
+    def _read_head(self) -> Matrix:
+        if self.config.tied_head and self._embedding is not None:
+            self._head_words, self._embedding = pack(self._embedding), None
+        else:
+            self._head_words = pack(self._read(head_tensor(self.config)))
+        return self._matrix(self._head_words)
