@@ -181,7 +181,7 @@ def _kernels(asked: str | None, dtype: str, device: str) -> str:
     if not problem:
         return "native"
     if asked == "native":
-        raise InputError(f"native kernels cannot run: {problem}; leave --kernels out for torch's")
+        raise InputError(f"native kernels cannot run: {problem}; leave kernels out")
     if possible:
         warnings.warn(f"torch's slower kernels are used: {problem}", stacklevel=2)
     return "torch"

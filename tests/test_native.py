@@ -1,0 +1,186 @@
+"""Our kernels of the CPU: right for every feature of both families, and bits that depend on a request alone."""
+
+import ctypes
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from models import tiny_model
+from test_decoder import CUTS, FEATURES, TOKENS, reference_logits
+
+from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model.checkpoint import Checkpoint
+from qubic_lab.model.decoder import Segment
+from qubic_lab.model.kernels import build
+from qubic_lab.model.layout import stage_ranges
+from qubic_lab.model.native import PAGE, NativeDecoder
+from qubic_lab.pipeline.config import PipelineConfig, resolve_config
+
+
+def decoder_of(folder: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 1) -> NativeDecoder:
+    checkpoint = Checkpoint.open(folder)
+    return NativeDecoder(checkpoint, stage_ranges((checkpoint.config.layers,))[0], dtype, threads)
+
+
+def run(decoder: NativeDecoder, parts: Sequence[tuple[int, int, Sequence[int]]]) -> list[torch.Tensor]:
+    """Run parts of requests (slot, start, tokens) as one micro-batch; return the logits (tokens, V) of each."""
+    segments = [Segment(slot, start, len(tokens)) for slot, start, tokens in parts]
+    hidden = decoder.embed([token for _, _, tokens in parts for token in tokens])
+    logits = decoder.logits(decoder.forward(hidden, segments, prompt=True))
+    return list(logits.split([len(tokens) for _, _, tokens in parts]))
+
+
+def logits_alone(decoder: NativeDecoder, tokens: Sequence[int], cuts: Sequence[int], slot: int = 0) -> torch.Tensor:
+    """Logits (tokens, V) of a request that is cut into chunks, and decoded one by one after the last cut."""
+    bounds = [*cuts, *range(cuts[-1] + 1, len(tokens) + 1)]
+    return torch.cat([run(decoder, [(slot, start, tokens[start:end])])[0] for start, end in pairwise(bounds)])
+
+
+@pytest.fixture
+def compile_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, set_settings: Callable[..., None]) -> Iterator[None]:
+    """Let a test choose how the kernels are compiled."""
+    set_settings(cache=tmp_path / "cache")
+    build.kernels.cache_clear()
+    yield
+    build.kernels.cache_clear()
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_fp32_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model", **FEATURES[name])
+    ours = logits_alone(decoder_of(folder, torch.float32), TOKENS, CUTS)
+    theirs = reference_logits(folder, torch.float32)
+    assert (ours - theirs).abs().max() < 5e-5  # logits are of the order of 5
+    assert torch.equal(ours.argmax(-1), theirs.argmax(-1))
+
+
+@pytest.mark.parametrize("name", ["llama", "llama odd heads", "qwen2"])
+def test_bf16_logits_are_as_near_to_fp32_as_those_of_transformers(name: str, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model", **FEATURES[name])
+    exact = reference_logits(folder, torch.float32)
+    ours = (logits_alone(decoder_of(folder), TOKENS, CUTS) - exact).abs().mean()
+    theirs = (reference_logits(folder, torch.bfloat16) - exact).abs().mean()
+    assert ours < theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bits_depend_on_a_request_alone(dtype: torch.dtype, threads: int, tiny: Path) -> None:
+    """Requests of other lengths share micro-batches at random, prompts and answers mixed, in dirty slots."""
+    draw = random.Random(threads)
+    requests = [draw.choices(range(300), k=draw.choice((1, 2, 63, 64, 65, 130))) for _ in range(12)]
+    reference = decoder_of(tiny, dtype)
+    alone = [logits_alone(reference, tokens, (0, len(tokens))) for tokens in requests]
+    decoder = decoder_of(tiny, dtype, threads)
+    decoder.reset(slots=len(requests))
+    for _ in range(2):
+        done = [0] * len(requests)
+        found: list[list[torch.Tensor]] = [[] for _ in requests]
+        while waiting := [slot for slot, tokens in enumerate(requests) if done[slot] < len(tokens)]:
+            slots = draw.sample(waiting, k=draw.randint(1, len(waiting)))
+            sizes = {slot: min(draw.choice((1, 1, 7, 70)), len(requests[slot]) - done[slot]) for slot in slots}
+            parts = [(slot, done[slot], requests[slot][done[slot] : done[slot] + size]) for slot, size in sizes.items()]
+            for slot, logits in zip(slots, run(decoder, parts), strict=True):
+                found[slot].append(logits)
+                done[slot] += len(logits)
+        assert all(torch.equal(torch.cat(mine), other) for mine, other in zip(found, alone, strict=True))
+
+
+def test_stages_together_have_the_bits_of_the_whole(tiny: Path) -> None:
+    checkpoint = Checkpoint.open(tiny)
+    first, second = (NativeDecoder(checkpoint, stage, torch.bfloat16, 1) for stage in stage_ranges((1, 3)))
+    whole = decoder_of(tiny)
+    assert first.weight_bytes + second.weight_bytes == whole.weight_bytes
+    segments = [Segment(0, 0, len(TOKENS))]
+    hidden = first.forward(first.embed(TOKENS), segments, prompt=True)
+    logits = second.logits(second.forward(hidden, segments, prompt=True))
+    assert torch.equal(logits, run(whole, [(0, 0, TOKENS)])[0])
+
+
+def test_a_tied_matrix_is_kept_once(tmp_path: Path) -> None:
+    decoder = decoder_of(tiny_model(tmp_path / "model", tie_word_embeddings=True))
+    weight = torch.zeros(320, 64, dtype=torch.bfloat16)
+    Checkpoint.open(tmp_path / "model").read_into("model.embed_tokens.weight", weight)
+    assert torch.equal(decoder.embed([0, 63, 64, 319]), weight[[0, 63, 64, 319]])
+
+
+def test_a_copied_slot_goes_on_like_its_source(tiny: Path) -> None:
+    decoder = decoder_of(tiny)
+    decoder.reset(slots=3)
+    run(decoder, [(0, 0, TOKENS[: PAGE + 5])])
+    decoder.copy_slot(0, 2, PAGE + 5)
+    mine, copy = run(decoder, [(0, PAGE + 5, [7]), (2, PAGE + 5, [7])])
+    assert torch.equal(mine, copy)
+
+
+def test_infinities_reach_only_their_own_rows_and_a_cleared_slot_forgets_them(tiny: Path) -> None:
+    decoder = decoder_of(tiny)
+    decoder.reset(slots=2)
+    [expected] = run(decoder, [(0, 0, TOKENS[:9])])
+    hidden = decoder.embed([*TOKENS[:9], *TOKENS[:70]])
+    hidden[9:] = torch.inf
+    rows = decoder.forward(hidden, [Segment(0, 0, 9), Segment(1, 0, 70)], prompt=True)
+    assert torch.equal(decoder.logits(rows[:9]), expected)
+    assert not rows[9:].isfinite().any(dim=-1).any()
+    decoder.clear_slot(1)
+    assert torch.equal(run(decoder, [(1, 0, TOKENS[:9])])[0], expected)
+
+
+def test_kernels_for_older_processors_are_right(
+    tiny: Path, compile_with: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same source without AVX-512, as for processors that lack it."""
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-mno-avx512f"))
+    exact = reference_logits(tiny, torch.float32)
+    assert (logits_alone(decoder_of(tiny, torch.float32), TOKENS, CUTS) - exact).abs().max() < 5e-5
+    bf16 = logits_alone(decoder_of(tiny), TOKENS, CUTS)
+    theirs = (reference_logits(tiny, torch.bfloat16) - exact).abs().mean()
+    assert (bf16 - exact).abs().mean() < theirs
+    assert torch.equal(bf16, logits_alone(decoder_of(tiny, threads=2), TOKENS, (0, len(TOKENS))))
+
+
+def test_kernels_are_compiled_once(compile_with: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "FLAGS", ("-std=c++20", "-O0", "-shared", "-fPIC", "-pthread"))
+    assert isinstance(build.kernels(), ctypes.CDLL)
+    build.kernels.cache_clear()
+    monkeypatch.setattr("subprocess.run", None)
+    assert build.failure() == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (None, "no C\\+\\+ compiler was found: install g\\+\\+, or `pip install ziglang`"),
+        (("sh", "-c", "echo 'x.cpp:1: error: bad' >&2; exit 1"), "sh failed: x.cpp:1: error: bad"),
+        (("false",), "false failed: exit status 1"),
+    ],
+)
+def test_without_kernels_torchs_are_used_and_said_to_be(
+    command: tuple[str, ...] | None,
+    problem: str,
+    tiny: Path,
+    compile_with: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "compiler", lambda: command)
+    with pytest.warns(UserWarning, match=f"torch's slower kernels are used: {problem}"):
+        assert resolve_config(PipelineConfig(model=str(tiny))).kernels == "torch"
+    with pytest.raises(InputError, match=f"native kernels cannot run: {problem}"):
+        resolve_config(PipelineConfig(model=str(tiny), kernels="native"))
+    with pytest.raises(ModelError, match=f"native kernels cannot run: {problem}"):
+        decoder_of(tiny)
+
+
+def test_kernels_are_native_where_they_can_be(tiny: Path) -> None:
+    def chosen(**options: str) -> str:
+        return resolve_config(PipelineConfig(model=str(tiny), **options)).kernels  # type: ignore[arg-type]
+
+    assert chosen() == chosen(dtype="fp32") == "native"
+    assert chosen(dtype="fp16") == chosen(device="cuda") == chosen(kernels="torch") == "torch"
+    with pytest.raises(InputError, match="for fp32 and bf16 on a CPU, not for fp16 on cpu; leave kernels out"):
+        chosen(dtype="fp16", kernels="native")
+    with pytest.raises(InputError, match="unknown kernels 'nativ': did you mean 'native'"):
+        chosen(kernels="nativ")
