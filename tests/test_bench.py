@@ -1,29 +1,23 @@
 """Benchmarks: what is measured and compared, by hand on plain values; and what the commands print. Speeds: never."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from commands import Run
 
-from qubic_lab.bench.engine import (
-    EngineSetup,
-    EngineSpeed,
-    Pairing,
-    SpeedRatio,
-    plan_ratios,
-    plan_setups,
-    ratio,
-    total_threads,
-)
+from qubic_lab.bench.engine import EngineSpeed, Sample, compute_share, quotients, total_threads
 from qubic_lab.bench.gpu import dtype_for
 from qubic_lab.bench.result import MeasuredResult, Spread, Table
 from qubic_lab.cli.bench import show
+from qubic_lab.errors import InputError
 
-ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 4 --repeat 2"
+ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 2"
 
 
 @pytest.fixture(autouse=True)
@@ -38,40 +32,34 @@ def test_threads_can_be_shared_out_evenly(cores: int, ranks: tuple[int, ...], th
     assert total_threads(cores, ranks) == threads
 
 
-def test_a_repeat_measures_each_setup_once_and_what_is_compared_side_by_side() -> None:
-    assert [(s.runner, s.ranks, s.batch, s.requests) for s in plan_setups((1, 2), (1, 2))] == [
-        ("transformers", 1, 1, 1),
-        ("pipeline", 1, 1, 1),
-        ("pipeline", 2, 1, 2),
-        ("pipeline", 1, 2, 2),
-        ("transformers", 1, 2, 2),
-        ("pipeline", 2, 2, 4),
-        ("pipeline", 1, 4, 4),
-    ]
+def test_a_ratio_is_taken_within_pairs() -> None:
+    # The machine drifts: 2, 3 and 1 times as fast in the pairs, though the medians of the speeds are equal.
+    ours = [Sample(EngineSpeed(decode, 7.0), 50.0) for decode in (20.0, 90.0, 10.0)]
+    theirs = [Sample(EngineSpeed(decode, 1.0), 50.0) for decode in (10.0, 30.0, 10.0)]
+    assert quotients(attrgetter("decode"), ours, theirs) == [2.0, 3.0, 1.0]
+    assert quotients(attrgetter("prefill"), ours, theirs) == [7.0, 7.0, 7.0]
 
 
-def test_all_that_is_compared_is_measured_and_ranks_at_the_same_batch_and_requests() -> None:
-    setups = plan_setups((1, 2, 3), (1, 4))
-    for pairing in plan_ratios((1, 2, 3), (1, 4)):
-        assert {pairing.numerator, pairing.denominator} <= set(setups)
-    compared = {p.name: (p.numerator, p.denominator) for p in plan_ratios((1, 3), (4,))}
-    three, one = EngineSetup("pipeline", 3, 4), EngineSetup("pipeline", 1, 4)
-    assert compared["ranks_over_one_rank_same_batch"] == (three, one)
-    assert compared["ranks_over_one_rank_same_requests"] == (three, EngineSetup("pipeline", 1, 12))
-    assert three.requests == 12
+def test_the_share_of_computing_is_that_of_the_least_busy_rank_while_all_requests_decode() -> None:
+    def span(rank: int, kind: str, phase: str, start: float, end: float, *requests: int) -> dict[str, Any]:
+        return {"rank": rank, "kind": kind, "phase": phase, "requests": requests, "start_ms": start, "end_ms": end}
 
-
-def test_a_ratio_is_the_median_of_the_repeats_own_ratios() -> None:
-    one, reference = EngineSetup("pipeline", 1, 8), EngineSetup("transformers", 1, 8)
-    # The machine drifts: 2, 3 and 1 times as fast in the repeats, though the medians of the speeds are equal.
-    samples = {
-        one: [EngineSpeed(20.0, 7.0), EngineSpeed(90.0, 7.0), EngineSpeed(10.0, 7.0)],
-        reference: [EngineSpeed(10.0, 1.0), EngineSpeed(30.0, 1.0), EngineSpeed(10.0, 1.0)],
-    }
-    decode = Pairing("faster", 8, 1, one, reference, attrgetter("decode_tokens_per_s"))
-    prefill = Pairing("faster", 8, 1, one, reference, attrgetter("prefill_tokens_per_s"))
-    assert ratio(decode, samples, "bf16") == SpeedRatio("faster", 8, 1, "bf16", value=2.0, low=1.0, high=3.0)
-    assert ratio(prefill, samples, "bf16").value == 7.0
+    spans = pd.DataFrame(
+        [
+            span(0, "compute", "decode", 0.0, 50.0, 1),
+            span(0, "compute", "decode", 100.0, 150.0, 1, 2),  # from here both decode
+            span(0, "sample", "decode", 150.0, 160.0, 1, 2),
+            span(0, "receive", "decode", 160.0, 200.0, 1, 2),
+            span(1, "compute", "decode", 110.0, 190.0, 1, 2),
+            span(0, "compute", "decode", 190.0, 230.0, 1, 2),
+            span(1, "compute", "decode", 150.0, 240.0, 2),  # past the end of request 1, at 230
+            span(0, "compute", "decode", 300.0, 400.0, 9),  # another run
+        ]
+    )
+    # 50 + 10 + 40 of the 130 ms from 100 to 230 on rank 0.
+    assert compute_share(spans, (1, 2)) == pytest.approx(100 / 130)
+    with pytest.raises(InputError, match="before all of them decoded: give more --new-tokens"):
+        compute_share(spans, (1, 9))
 
 
 @pytest.mark.parametrize(
@@ -101,21 +89,30 @@ def test_a_result_is_one_json_object_or_a_report(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.endswith("\n\nnot judged\ncommit: abc, machine: this one\n")
 
 
-def test_bench_engine_compares_ranks_and_transformers(tiny: Path, shared_ranks: None, here: Run) -> None:
-    result = here(f"{ENGINE} --dtype bf16,fp32 --model {tiny} --json").json
-    assert result.keys() >= {"model", "device", "threads", "library", "machine", "commit", "meaningless"}
-    assert result["bandwidth_before_gb_per_s"] > 0 and result["bandwidth_after_gb_per_s"] > 0
-    assert len(result["setups"]) == 2 * len(plan_setups((1, 2), (1, 2)))
+def test_bench_engine_compares_ranks_and_transformers(
+    tiny: Path, shared_ranks: None, here: Run, set_settings: Callable[..., None], tmp_path: Path
+) -> None:
+    set_settings(peers=tmp_path)  # without an environment of its own, transformers is ours
+    picture = tmp_path / "ratios.svg"
+    result = here(f"{ENGINE} --model {tiny} --picture {picture} --json").json
+    assert result.keys() >= {"model", "device", "threads", "dtype", "machine", "commit", "meaningless"}
+    assert list(result["versions"]) == ["transformers"] and result["not_measured"] == {}
+    shapes = [(s["comparison"], s["system"], s["ranks"], s["requests"]) for s in result["setups"]]
+    assert shapes == [
+        *(("pipeline_vs_whole", "ours", ranks, ranks * batch) for batch in (1, 2) for ranks in (2, 1)),
+        *(("vs_transformers", system, 1, batch) for batch in (1, 2) for system in ("ours", "transformers")),
+    ]
     for setup in result["setups"]:
         assert setup["ranks"] * setup["threads_a_rank"] == result["threads"]
-        for speed in (setup["decode_tokens_per_s"], setup["prefill_tokens_per_s"]):
-            assert 0 < speed["low"] <= speed["median"] <= speed["high"]
-    compared = {("one_rank_over_transformers", 1), ("one_rank_over_transformers_prefill", 1)}
-    compared |= {("ranks_over_one_rank_same_batch", 2), ("ranks_over_one_rank_same_requests", 2)}
-    assert {(r["name"], r["ranks"], r["batch"], r["dtype"]) for r in result["ratios"]} == {
-        (*each, batch, dtype) for each in compared for batch in (1, 2) for dtype in ("bf16", "fp32")
-    }
-    assert all(0 < r["low"] <= r["value"] <= r["high"] for r in result["ratios"])
+        for found in (setup["decode_tokens_per_s"], setup["prefill_tokens_per_s"], setup["bandwidth_gb_per_s"]):
+            assert 0 < found["low"] <= found["median"] <= found["high"]
+    of_pipeline, of_one = {"pipeline_vs_whole", "compute_share"}, {"vs_transformers", "prefill_vs_transformers"}
+    assert result["ratios"].keys() == {*of_pipeline, *of_one, "bandwidth_fraction"}
+    for name, found in result["ratios"].items():
+        ranks = 2 if name in of_pipeline else 1
+        assert [(r["model"], r["ranks"], r["batch"]) for r in found] == [(str(tiny), ranks, 1), (str(tiny), ranks, 2)]
+        assert all(0 < r["low"] <= r["median"] <= r["high"] for r in found)
+    assert "transformers" in picture.read_text()
 
 
 def test_bench_gpu_runs_on_a_cpu_too(tiny: Path, shared_ranks: None, here: Run) -> None:

