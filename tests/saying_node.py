@@ -46,7 +46,7 @@ class Saying:
                 if self.is_lost and number == 2:
                     raise RankError("rank 0 is gone")
                 token = pipeline_pb2.Token(id=number, text=f"{word} ", logprob=-0.1)
-                yield pipeline_pb2.GenerateReply(sample=sample, token=token)
+                yield pipeline_pb2.GenerateReply(sample=sample, tokens=[token])
                 if self.pause_s:
                     print(BEGUN, flush=True)
                     await asyncio.sleep(self.pause_s)

@@ -123,9 +123,10 @@ class _Samples:
     def items_of(self, reply: pipeline_pb2.GenerateReply) -> list[dict[str, Any]]:
         """Return the answer that a reply completes, with its number of tokens and their summed log-probabilities."""
         number = reply.sample
-        if reply.HasField("token"):
-            self._tokens[number] += 1
-            self._logprobs[number] += reply.token.logprob
+        self._tokens[number] += len(reply.tokens)
+        for token in reply.tokens:
+            self._logprobs[number] += token.logprob
+        if not reply.HasField("end"):
             return []
         self.ended += 1
         counts = {"tokens": self._tokens[number], "logprob": self._logprobs[number]}
@@ -390,11 +391,11 @@ class Dispatcher:
                             given = True
                             progress.add(*samples.items_of(response.reply))
                             result["samples"] = samples.ended
-                        case _ if response.reply.HasField("token"):
-                            given = True
-                            progress.add(item_of(response.reply.token))
                         case _:
-                            result |= _end(response.reply.end)
+                            given = given or bool(response.reply.tokens)
+                            progress.add(*map(item_of, response.reply.tokens))
+                            if response.reply.HasField("end"):
+                                result |= _end(response.reply.end)
         except grpc.aio.AioRpcError as error:
             raise _failed(node, error, given) from None
         finally:

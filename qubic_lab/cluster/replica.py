@@ -116,6 +116,6 @@ class PipelineReplica:
         request = pipeline_pb2.GenerateRequest(prompt=SPEED_PROMPT, sampling=sampling)
         speed = 0.0
         async for reply in self.generate(request):
-            if reply.WhichOneof("event") == "end":
+            if reply.HasField("end"):
                 speed = reply.end.tokens_per_s
         return speed

@@ -41,10 +41,10 @@ class AsyncStream:
         tokens: list[StreamedToken] = []
         try:
             async for reply in self._replies:
-                if reply.WhichOneof("event") == "token":
-                    tokens.append(token_of(reply.token))
-                    yield tokens[-1]
-                else:
+                for token in map(token_of, reply.tokens):
+                    tokens.append(token)
+                    yield token
+                if reply.HasField("end"):
                     self.completion = answer_of(self._request, tokens, reply.end).completion
         except grpc.aio.AioRpcError as error:
             raise self._pipeline._error(error) from None
@@ -80,7 +80,7 @@ class AsyncPipeline:
 
     async def generate(self, prompt: str | Request = "", **options: Any) -> Completion:
         """Answer one prompt; arguments and errors as for Pipeline.generate."""
-        stream = self.stream(prompt, **options)
+        stream = self._stream(prompt, **options, whole=True)
         async for _ in stream:
             pass
         if stream.completion is None:
@@ -91,8 +91,7 @@ class AsyncPipeline:
         self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any
     ) -> AsyncStream:
         """Answer one prompt token by token; arguments and errors as for Pipeline.stream."""
-        request = as_request(prompt, options)
-        return AsyncStream(self, request, self._stub.Generate(generate_message(request, id, deadline_s)))
+        return self._stream(prompt, id=id, deadline_s=deadline_s, **options)
 
     async def cancel(self, id: str) -> bool:
         """Cancel a request by its id, whichever client sent it; return whether it was found."""
@@ -112,6 +111,13 @@ class AsyncPipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def _stream(
+        self, prompt: str | Request, *, id: str = "", deadline_s: float = 0.0, whole: bool = False, **options: Any
+    ) -> AsyncStream:
+        request = as_request(prompt, options)
+        replies = self._stub.Generate(generate_message(request, id, deadline_s, whole=whole))
+        return AsyncStream(self, request, replies)
 
     async def _wait_until_loaded(self, seconds: float) -> None:
         watched = health_pb2.HealthCheckRequest(service=SERVICE)

@@ -71,8 +71,10 @@ def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
     return Request(prompt=prompt, sampling=SamplingParams(**sampling), **rest)
 
 
-def generate_message(request: Request, id: str, deadline_s: float, samples: int = 1) -> pb.GenerateRequest:
-    """Return the message that asks for an answer.
+def generate_message(
+    request: Request, id: str, deadline_s: float, samples: int = 1, *, whole: bool = False
+) -> pb.GenerateRequest:
+    """Return the message that asks for an answer; `whole` if nobody reads its tokens before the end.
 
     Raises:
         InputError: the request is too large to be sent.
@@ -86,6 +88,7 @@ def generate_message(request: Request, id: str, deadline_s: float, samples: int 
         deadline_s=deadline_s,
         samples=samples,
         forced_token_ids=request.forced_token_ids,
+        whole=whole,
     )
     _check_size(message)
     return message

@@ -83,10 +83,10 @@ class Stream:
     def __iter__(self) -> Iterator[StreamedToken]:
         try:
             for reply in self._replies:
-                if reply.WhichOneof("event") == "token":
-                    self._tokens.append(token_of(reply.token))
-                    yield self._tokens[-1]
-                else:  # the last reply; leaving the call unread would cancel it
+                for token in map(token_of, reply.tokens):
+                    self._tokens.append(token)
+                    yield token
+                if reply.HasField("end"):  # the last reply; leaving the call unread would cancel it
                     self._answer = answer_of(self._request, self._tokens, reply.end)
         except grpc.RpcError as error:
             raise self._pipeline._error(error) from None
@@ -234,7 +234,7 @@ class Pipeline:
             NonFiniteError: a stage produced infinities or NaN; the message names it.
             RankError: a rank was lost; the message names it and the log.
         """
-        return self.stream(prompt, **options).answer().completion
+        return self._stream(prompt, **options, whole=True).answer().completion
 
     def stream(self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any) -> Stream:
         """Answer one prompt token by token; errors as for `generate`, raised while iterating.
@@ -245,10 +245,7 @@ class Pipeline:
             deadline_s: time limit of the answer in seconds; 0: no limit while there is progress.
             **options: as for `generate`.
         """
-        request = as_request(prompt, options)
-        replies = self._stub.Generate(generate_message(request, id, deadline_s))
-        _log.info("asked for at most %d tokens", request.sampling.max_new_tokens)
-        return Stream(self, request, replies)
+        return self._stream(prompt, id=id, deadline_s=deadline_s, **options)
 
     def score(self, text: str = "", *, token_ids: Sequence[int] = (), raw: bool = True) -> Scores:
         """Return the log-probability of each token of a text, or of given tokens, after the tokens before it.
@@ -274,10 +271,9 @@ class Pipeline:
         tokens: list[list[StreamedToken]] = [[] for _ in range(count)]
         answers: dict[int, PipelineAnswer] = {}
         try:
-            for reply in self._stub.Generate(generate_message(request, id, deadline_s, count)):
-                if reply.WhichOneof("event") == "token":
-                    tokens[reply.sample].append(token_of(reply.token))
-                else:
+            for reply in self._stub.Generate(generate_message(request, id, deadline_s, count, whole=True)):
+                tokens[reply.sample] += map(token_of, reply.tokens)
+                if reply.HasField("end"):
                     answers[reply.sample] = answer_of(request, tokens[reply.sample], reply.end)
         except grpc.RpcError as error:
             raise self._error(error) from None
@@ -289,7 +285,7 @@ class Pipeline:
 
     def answer(self, request: Request) -> PipelineAnswer:
         """Answer one request, with its number on this pipeline (its file of captured logits)."""
-        return self.stream(request).answer()
+        return self._stream(request, whole=True).answer()
 
     def answer_all(self, requests: Sequence[Request]) -> Iterator[PipelineAnswer]:
         """Answer many requests at once, as many as the lanes have slots; yield answers in the requests' order.
@@ -300,7 +296,7 @@ class Pipeline:
         over = threading.Event()
 
         def answer(request: Request) -> PipelineAnswer:
-            streams.append(stream := self.stream(request))
+            streams.append(stream := self._stream(request, whole=True))
             if over.is_set():  # too late for the loop below to see it
                 stream.cancel()
             return stream.answer()
@@ -332,6 +328,14 @@ class Pipeline:
         if self._ranks is None:
             raise InputError(f"{self._name} was not launched by this handle: ask where it was")
         return self._ranks
+
+    def _stream(
+        self, prompt: str | Request, *, id: str = "", deadline_s: float = 0.0, whole: bool = False, **options: Any
+    ) -> Stream:
+        request = as_request(prompt, options)
+        replies = self._stub.Generate(generate_message(request, id, deadline_s, whole=whole))
+        _log.info("asked for at most %d tokens", request.sampling.max_new_tokens)
+        return Stream(self, request, replies)
 
     def _configure(self, resolved: ResolvedConfig) -> None:
         self._call(self._stub.Configure, resolved.to_message())

@@ -115,7 +115,11 @@ class Engine:
             self._step()
 
     def _step(self) -> None:
-        """Fill the ring with one micro-batch for each rank, then take the oldest one back."""
+        """Fill the ring with one micro-batch for each rank, then take the oldest one back and deliver its events.
+
+        Events wake clients' threads, which need the GIL. So they are delivered before the next micro-batch is computed,
+        which does without it, and not before this thread waits for another rank, after which it needs it at once.
+        """
         if self._scheduler is None:
             return
         while len(self._in_flight) < self._member.ranks and (message := self._scheduler.next_micro_batch()):
@@ -142,7 +146,8 @@ class Engine:
         for event in scheduler.complete(message):
             if event.request in logprobs:
                 event = with_logprobs(event, logprobs[event.request])
-            event = replace(event, scores=scores)
+            if scores:
+                event = replace(event, scores=scores)
             sink = self._sinks[event.request]
             if event.finish or event.fault_rank is not None:
                 del self._sinks[event.request]

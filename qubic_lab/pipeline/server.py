@@ -35,8 +35,11 @@ MOST_REQUESTS = 224
 MOST_WATCHERS = 64
 """Clients that may watch the health service; each has its own thread."""
 POLL_S = 0.5
+BUNDLE_S = 0.05
+"""Least time between two deliveries to a client that waits for whole answers, because each wakes its thread."""
 
 Reply = TypeVar("Reply")
+TimedEvent = tuple[Event, float]
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,32 @@ class _Loaded:
 
 @dataclass
 class _Live:
-    """A running or waiting request with a number for each sample; None among its events means cancelled."""
+    """A running or waiting request with a number for each sample.
+
+    Its deliveries are events with their times, or None if it was cancelled.
+    """
 
     numbers: range
     id: str
+    whole: bool
     started: float = field(default_factory=time.perf_counter)
-    events: "queue.SimpleQueue[Event | None]" = field(default_factory=queue.SimpleQueue)
+    deliveries: "queue.SimpleQueue[list[TimedEvent] | None]" = field(default_factory=queue.SimpleQueue)
     finished: bool = False
+    _bundle: "list[TimedEvent]" = field(default_factory=list)
+    _delivered: float = 0.0
+
+    def take(self, event: Event) -> None:
+        """Take an event in the engine's thread, and deliver it at once, or later if the client waits for the end."""
+        now = time.perf_counter()
+        self._bundle.append((event, now))
+        ends = event.finish is not None or event.fault_rank is not None
+        if ends or not self.whole or now - self._delivered > BUNDLE_S:
+            self.deliveries.put(self._bundle)
+            self._bundle, self._delivered = [], now
+
+    def cancel(self) -> None:
+        """End the request, in any thread; harmless at its end."""
+        self.deliveries.put(None)
 
 
 class PipelineService(pipeline_pb2_grpc.PipelineServicer):
@@ -106,7 +128,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
         with self._lock:
             found = [live for live in self._live.values() if live.id == request.id and request.id]
         for live in found:
-            live.events.put(None)
+            live.cancel()
         return pb.CancelReply(found=bool(found))
 
     def Stats(self, request: pb.StatsRequest, context: grpc.ServicerContext) -> pb.StatsReply:
@@ -157,7 +179,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
     def _generate(self, message: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateReply]:
         request = _request(message)
-        with self._admitted(message.id, max(1, message.samples)) as (live, loaded):
+        with self._admitted(message.id, max(1, message.samples), whole=message.whole) as (live, loaded):
             _check_model(message.model, loaded)
             prompt = loaded.tokenizer.encode(request)
             _check_prompt(prompt, loaded.config)
@@ -170,37 +192,40 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 yield pb.GenerateReply(end=first.end())
                 return
             self._submit(live, prompt, request)
-            context.add_callback(lambda: live.events.put(None))  # when the client disconnects; harmless at the end
+            context.add_callback(live.cancel)  # when the client disconnects
             deadline = live.started + message.deadline_s if message.deadline_s else float("inf")
             while open_answers:
-                event = self._next_event(live, deadline)
-                if event.fault_rank is not None:
-                    raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
-                answer = open_answers.get(event.request)
-                if answer is None:  # a token after a stop text has ended its answer
-                    continue
-                sample = event.request - live.numbers.start
-                yield pb.GenerateReply(sample=sample, token=answer.add(event))
-                if answer.finish_reason is not None:
-                    self._engine.cancel(event.request)
-                    del open_answers[event.request]
-                    live.finished = not open_answers  # the client may disconnect after the last reply
-                    yield pb.GenerateReply(sample=sample, end=answer.end())
+                replies: dict[int, pb.GenerateReply] = {}
+                for event, time_s in self._next_events(live, deadline):
+                    if event.fault_rank is not None:
+                        raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
+                    answer = open_answers.get(event.request)
+                    if answer is None:  # a token after a stop text has ended its answer
+                        continue
+                    sample = event.request - live.numbers.start
+                    reply = replies.setdefault(sample, pb.GenerateReply(sample=sample))
+                    reply.tokens.append(answer.add(event, time_s))
+                    if answer.finish_reason is not None:
+                        self._engine.cancel(event.request)
+                        del open_answers[event.request]
+                        reply.end.CopyFrom(answer.end())
+                live.finished = not open_answers  # the client may disconnect after the last reply
+                yield from replies.values()
 
     def _score(self, message: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
         request = Request(message.prompt, tuple(message.token_ids), message.raw)
-        with self._admitted("", 1) as (live, loaded):
+        with self._admitted("", 1, whole=True) as (live, loaded):
             prompt = loaded.tokenizer.encode(request)
             _check_prompt(prompt, loaded.config)
-            self._engine.submit_score(live.numbers.start, prompt, live.events.put)
-            context.add_callback(lambda: live.events.put(None))
+            self._engine.submit_score(live.numbers.start, prompt, live.take)
+            context.add_callback(live.cancel)
             scores: list[float] = []
             while not live.finished:
-                event = self._next_event(live, float("inf"))
-                if event.fault_rank is not None:
-                    raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
-                scores += event.scores
-                live.finished = event.finish is not None
+                for event, _ in self._next_events(live, float("inf")):
+                    if event.fault_rank is not None:
+                        raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
+                    scores += event.scores
+                    live.finished = event.finish is not None
             return pb.ScoreReply(token_ids=prompt, logprobs=scores[:-1])
 
     def _submit(self, live: _Live, prompt: tuple[int, ...], request: Request) -> None:
@@ -210,10 +235,10 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             Sibling(number, replace(sampling, seed=(sampling.seed + number - first) % (MAX_SEED + 1)))
             for number in others
         ]
-        self._engine.submit(first, prompt, sampling, live.events.put, siblings, request.forced_token_ids)
+        self._engine.submit(first, prompt, sampling, live.take, siblings, request.forced_token_ids)
 
     @contextmanager
-    def _admitted(self, request_id: str, samples: int) -> "Iterator[tuple[_Live, _Loaded]]":
+    def _admitted(self, request_id: str, samples: int, *, whole: bool) -> "Iterator[tuple[_Live, _Loaded]]":
         """Admit a request or refuse it; when it ends, in whatever way, free its slot."""
         with self._lock:
             loaded = self._loaded
@@ -225,7 +250,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 raise InputError(f"request id {request_id!r} is in use: give another")
             if samples > loaded.slots:
                 raise InputError(f"samples is {samples}: this pipeline answers at most {loaded.slots} at once")
-            live = _Live(range(self._next_number, self._next_number + samples), request_id)
+            live = _Live(range(self._next_number, self._next_number + samples), request_id, whole)
             self._next_number += samples
             self._live[live.numbers.start] = live
         try:
@@ -238,25 +263,25 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 self._finished += live.finished
                 self._failed += not live.finished
 
-    def _next_event(self, live: _Live, deadline: float) -> Event:
-        """Wait for the next event of a request, as long as there is progress and time."""
+    def _next_events(self, live: _Live, deadline: float) -> list[TimedEvent]:
+        """Wait for the next events of a request, as long as there is progress and time."""
         since = time.monotonic()
         while True:
             try:
-                event = live.events.get(timeout=POLL_S)
+                events = live.deliveries.get(timeout=POLL_S)
             except queue.Empty:
                 if time.monotonic() - max(since, self._engine.progressed_at) > NO_PROGRESS_S:
                     raise DeadlineError(f"no progress for {NO_PROGRESS_S:.0f} s: a rank hangs") from None
-                event = None
+                events = None
             else:
-                if event is None:
+                if events is None:
                     raise RequestCancelled("the request was cancelled")
             if time.perf_counter() > deadline:
                 raise DeadlineError(f"the answer took longer than its deadline of {deadline - live.started:g} s")
-            if event is not None:
+            if events is not None:
                 with self._lock:
-                    self._tokens += event.token is not None
-                return event
+                    self._tokens += sum(event.token is not None for event, _ in events)
+                return events
 
     def _description(self, replies: Replies) -> pb.Description:
         settings = self._loaded.settings if self._loaded else None
@@ -299,10 +324,10 @@ class _Answer:
                 )
             self._take(token, self._limits.finish_reason(self._prompt_tokens, self._sampling, count, token))
 
-    def add(self, event: Event) -> pb.Token:
-        """Add a token and return its message for the client."""
+    def add(self, event: Event, time_s: float) -> pb.Token:
+        """Add a token that was chosen at a time; return its message for the client."""
         assert event.token is not None
-        self._times.append(time.perf_counter())
+        self._times.append(time_s)
         piece = self._take(event.token, event.finish)
         top = [pb.TopToken(id=token, logprob=logprob) for token, logprob in event.top_logprobs]
         return pb.Token(id=event.token, text=piece, logprob=event.logprob, top=top)

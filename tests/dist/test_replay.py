@@ -222,8 +222,8 @@ def test_any_forced_tokens_begin_the_answer_or_are_refused(
             assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
             assert "\n" not in str(error.details())
             return
-    tokens = [reply for reply in replies if reply.WhichOneof("event") == "token" and reply.sample == 0]
+    tokens = [token for reply in replies if reply.sample == 0 for token in reply.tokens]
     assert len(forced) + len(tokens) <= most
-    [end] = [reply.end for reply in replies if reply.WhichOneof("event") == "end" and reply.sample == 0]
-    assert end.text.endswith("".join(reply.token.text for reply in tokens))
+    [end] = [reply.end for reply in replies if reply.HasField("end") and reply.sample == 0]
+    assert end.text.endswith("".join(token.text for token in tokens))
     assert not any(text in end.text for text in stop)
