@@ -1,6 +1,9 @@
 """The split model is the same model: N ranks against one, bit for bit, and what must not matter does not."""
 
+import random
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,18 +64,22 @@ def assert_same(ours: Answers, theirs: Answers) -> None:
     assert all(a == b for (_, a), (_, b) in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", MODELS)
+CASES = [(name, dtype, "native") for name in MODELS for dtype in ("fp32", "bf16")]
+CASES += [("llama-tied-odd-heads", "fp32", "torch"), ("qwen2-untied", "bf16", "torch"), ("llama", "fp16", "torch")]
+
+
+@pytest.mark.parametrize(("name", "dtype", "kernels"), CASES)
 def test_ranks_do_not_matter(
     name: str,
     dtype: str,
+    kernels: str,
     models: dict[str, Path],
     one_rank: Pipeline,
     two_ranks: Pipeline,
     three_ranks: Pipeline,
     tmp_path: Path,
 ) -> None:
-    config = PipelineConfig(model=str(models[name]), dtype=dtype, slots=2)
+    config = PipelineConfig(model=str(models[name]), dtype=dtype, slots=2, kernels=kernels)
     whole = ask(one_rank, config, requests(), tmp_path / "one")
     assert len({tokens for tokens, _ in whole}) == len(whole), "answers that are all alike would prove nothing"
     for strategy in "ABC":
@@ -82,14 +89,17 @@ def test_ranks_do_not_matter(
     assert_same(split, whole)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("dtype", "kernels"),
+    [("fp32", "native"), ("bf16", "native"), ("fp32", "torch"), ("bf16", "torch"), ("fp16", "torch")],
+)
 @pytest.mark.parametrize("name", ["llama", "llama-tied-odd-heads"])
 @pytest.mark.parametrize("slots", [1, 2, 5, 8])
 def test_place_and_neighbours_do_not_matter(
-    slots: int, name: str, dtype: str, models: dict[str, Path], one_rank: Pipeline, tmp_path: Path
+    slots: int, name: str, dtype: str, kernels: str, models: dict[str, Path], one_rank: Pipeline, tmp_path: Path
 ) -> None:
     """One prompt, alone first, then in every slot of the lane, between others of other lengths, in used slots."""
-    config = PipelineConfig(model=str(models[name]), dtype=dtype, slots=slots)
+    config = PipelineConfig(model=str(models[name]), dtype=dtype, slots=slots, kernels=kernels)
     [asked] = requests([70])
     [alone] = ask(one_rank, config, [asked], tmp_path / "alone")
     others = requests([200, 3, 66])
@@ -98,14 +108,45 @@ def test_place_and_neighbours_do_not_matter(
     assert_same([*answers[:slots], *answers[-slots:]], [alone] * (2 * slots))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("dtype", "kernels"), [("fp32", "native"), ("bf16", "native"), ("bf16", "torch"), ("fp16", "torch")]
+)
 def test_slots_and_lanes_do_not_matter(
-    dtype: str, tiny: Path, one_rank: Pipeline, two_ranks: Pipeline, tmp_path: Path
+    dtype: str, kernels: str, tiny: Path, one_rank: Pipeline, two_ranks: Pipeline, tmp_path: Path
 ) -> None:
-    config = PipelineConfig(model=str(tiny), dtype=dtype)
+    config = PipelineConfig(model=str(tiny), dtype=dtype, kernels=kernels)
     first = ask(one_rank, config, requests(), tmp_path / "first")
     for slots in (1, 2, 3, 4, 6, 8):
         assert_same(ask(one_rank, replace(config, slots=slots), requests(), tmp_path / f"{slots} slots"), first)
     for lanes in (1, 2, 3):
         split = replace(config, ranks=2, slots=2, lanes=lanes)
         assert_same(ask(two_ranks, split, requests(), tmp_path / f"{lanes} lanes"), first)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_200_requests_at_random_times_get_what_each_gets_alone_in_two_starts(
+    ranks: int, tiny: Path, one_rank: Pipeline
+) -> None:
+    draw = random.Random(5)
+    asked = [
+        Request(
+            token_ids=tuple(draw.choices(range(300), k=draw.choice((1, 20, 64, 129, 200)))),
+            sampling=SamplingParams(
+                draw.randint(1, 24), temperature=draw.choice((0.0, 0.8)), top_p=0.9, seed=n, ignore_eos=True
+            ),
+        )
+        for n in range(200)
+    ]
+    one_rank.configure(PipelineConfig(model=str(tiny), threads=2))
+    alone = [one_rank.answer(request).completion.token_ids for request in asked]
+
+    def late(pipeline: Pipeline, request: Request) -> tuple[int, ...]:
+        time.sleep(random.uniform(0.0, 0.05))  # another order at each call
+        return pipeline.answer(request).completion.token_ids
+
+    for _ in range(2):
+        with (
+            Pipeline.launch(model=str(tiny), ranks=ranks, threads=1, slots=4) as pipeline,
+            ThreadPoolExecutor(12) as clients,
+        ):
+            assert list(clients.map(lambda request: late(pipeline, request), asked)) == alone
