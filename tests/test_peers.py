@@ -114,6 +114,7 @@ time.sleep(60)
     left.wait(5.0)
 
 
+@pytest.mark.dist
 def test_the_bench_names_what_it_could_not_measure(fake: Any, tiny: Path, shared_ranks: None, here: Run) -> None:
     fake("dies later")
     result = here(f"{ENGINE} --model {tiny}").json

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qubic_lab.bench.peer_driver import decode_rate, prefill_rate
 from qubic_lab.bench.peers import PACKAGES, PEERS, Peer, PeerError, PeerModel, PeerProcess
@@ -271,6 +271,7 @@ class EngineBench:
         self.versions: dict[str, str] = {}
         self._grid, self._configs, self._pipelines = grid, configs, pipelines
         self._trace = trace
+        self._running: dict[int, PipelineConfig] = {}
         self._report = report
         self._alone: dict[int, list[Sample]] = {batch: [] for batch in grid.batches}
         self._block = bandwidth_block()
@@ -279,9 +280,11 @@ class EngineBench:
     def compare_with_whole(self, ranks: int) -> None:
         """Compare ranks that have a lane each with one rank that has one, at the same slots per lane."""
         for batch in self._grid.batches:
-            sides = [self._ours(number, number * batch, batch) for number in dict.fromkeys((ranks, 1))]
-            found = self._measure(PIPELINE if ranks > 1 else ALONE, sides)
-            if ranks > 1:
+            whole = self._ours(1, batch)
+            if ranks == 1:
+                self._measure(ALONE, [whole])
+            else:
+                found = self._measure(PIPELINE, [self._ours(ranks, ranks * batch, trace=self._trace), whole])
                 self._add(PIPELINE, ranks, batch, quotients(attrgetter("decode"), *found))
                 self._add_compute_share(ranks, batch, found[0])
 
@@ -327,18 +330,18 @@ class EngineBench:
         else:
             self._add("compute_share", ranks, batch, shares)
 
-    def _ours(self, ranks: int, requests: int, slots: int | None = None) -> Side:
-        """Return the side of our ranks; they write a trace if the slots of a lane are given."""
-        pipeline = self._pipelines[ranks]
-        pipeline.configure(
-            replace(
-                self._configs[ranks],
-                slots=slots or -(-requests // ranks),
-                trace=self._trace if slots and ranks > 1 else None,
-            )
-        )
+    def _ours(self, ranks: int, requests: int, **changes: Any) -> Side:
+        """Return the side of our ranks, with changes of their configuration; by default all slots are in use."""
+        config = replace(self._configs[ranks], **{"slots": -(-requests // ranks), **changes})
         prompts = self._grid.prompts[:requests]
-        return Side(OURS, ranks, requests, lambda: our_speed(pipeline, prompts, self._grid.new_tokens))
+
+        def measure() -> EngineSpeed:
+            if self._running.get(ranks) != config:
+                self._pipelines[ranks].configure(config)
+                self._running[ranks] = config
+            return our_speed(self._pipelines[ranks], prompts, self._grid.new_tokens)
+
+        return Side(OURS, ranks, requests, measure)
 
     def _theirs(self, peer: Peer, process: PeerProcess, requests: int) -> Side:
         prompts = self._grid.prompts[:requests]

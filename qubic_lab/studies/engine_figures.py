@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from qubic_lab.bench.engine import EngineResult, SpeedRatio
+from qubic_lab.bench.engine import EngineResult
 from qubic_lab.studies.style import Dot, dots, rows
 
 COLUMNS = {
@@ -11,8 +11,8 @@ COLUMNS = {
     "vs_vllm": "decode, vLLM",
     "vs_llamacpp_rpc": "decode, llama.cpp by RPC",
     "vs_vllm_pp": "decode, vLLM's pipeline",
-    "vs_vllm_pp_best": "decode, vLLM's pipeline at its best",
-    "pipeline_vs_whole": "decode, one rank at the same slots per lane",
+    "vs_vllm_pp_best": "decode, vLLM's pipeline, tuned",
+    "pipeline_vs_whole": "decode, our ranks ÷ one of ours",
     "prefill_vs_transformers": "prefill, transformers",
     "prefill_vs_llamacpp": "prefill, llama.cpp",
     "prefill_vs_vllm": "prefill, vLLM",
@@ -21,16 +21,15 @@ COLUMNS = {
 
 
 def speed_ratios(result: EngineResult) -> Figure:
-    """Draw our speed divided by each other one's: the median of the pairs, the lowest and the highest."""
+    """Draw our speed divided by each other one's: the median of the pairs, the lowest and the highest.
+
+    Rows end with the requests at once, or the slots a lane in comparisons of ours with ours.
+    """
     found = [(label, each) for name, label in COLUMNS.items() for each in result.ratios.get(name, ())]
-    with rows([f"{label}, {_shape(each)}" for label, each in found]) as (figure, axes):
+    with rows([f"{label}, {each.batch}" for label, each in found]) as (figure, axes):
         values = [Dot(each.median, each.low, each.high) for _, each in found]
         axes.axvline(1.0, linewidth=0.8, color="black")
         dots(axes, range(len(found)), values, across=True, label=f"{result.model}, {result.repeat} pairs")
         axes.set_xlim(left=0.0)
-        axes.set_xlabel("our tokens/s ÷ theirs (1: equal)")
+        axes.set_xlabel("tokens/s, ours ÷ theirs")
     return figure
-
-
-def _shape(ratio: SpeedRatio) -> str:
-    return f"{ratio.ranks} × {ratio.batch}" if ratio.ranks > 1 else f"{ratio.batch}"
