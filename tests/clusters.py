@@ -101,7 +101,7 @@ class Fragile:
                 if lost.is_set():
                     raise RankError("rank 1 is gone")
                 token = pipeline_pb2.Token(id=number, text=f"{number} ")
-                yield pipeline_pb2.GenerateReply(tokens=[token])
+                yield pipeline_pb2.GenerateReply(token=token)
             end = pipeline_pb2.End(text=text_of(numbers), finish_reason="length", prompt_tokens=1)
             yield pipeline_pb2.GenerateReply(end=end)
         finally:

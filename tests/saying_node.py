@@ -42,15 +42,23 @@ class Saying:
             text = self.texts[self.asked % len(self.texts)]
             self.asked += 1
             await asyncio.sleep(self.waits)
-            for number, word in enumerate(text.split()):
+            words = text.split()
+            for number, word in enumerate(words):
                 if self.is_lost and number == 2:
                     raise RankError("rank 0 is gone")
                 token = pipeline_pb2.Token(id=number, text=f"{word} ", logprob=-0.1)
-                yield pipeline_pb2.GenerateReply(sample=sample, tokens=[token])
+                if not request.whole:
+                    yield pipeline_pb2.GenerateReply(sample=sample, token=token)
                 if self.pause_s:
                     print(BEGUN, flush=True)
                     await asyncio.sleep(self.pause_s)
-            end = pipeline_pb2.End(text=text, finish_reason="stop", prompt_tokens=1)
+            end = pipeline_pb2.End(
+                text=text,
+                finish_reason="stop",
+                prompt_tokens=1,
+                token_ids=range(len(words)),
+                logprobs=[-0.1] * len(words),
+            )
             yield pipeline_pb2.GenerateReply(sample=sample, end=end)
 
     async def lost(self) -> QubicLabError:

@@ -55,6 +55,11 @@ def test_a_request_goes_on_after_the_tokens_that_are_known() -> None:
     assert going_on == pb.GenerateRequest(prompt="hi", sampling=FIVE, forced_token_ids=[7, 0])
 
 
+def test_samples_start_again_and_come_whole() -> None:
+    payload = payload_of(pb.GenerateRequest(prompt="hi", sampling=FIVE, samples=2))
+    assert request_of(payload, [{"sample": 1}]) == pb.GenerateRequest(prompt="hi", sampling=FIVE, samples=2, whole=True)
+
+
 @pytest.mark.parametrize("payload", [{"unknown": 1}, {"prompt": 1}, {"sampling": {"seed": -1}}])
 def test_payloads_that_hold_no_request(payload: dict[str, object]) -> None:
     with pytest.raises(InputError, match="has no valid request"):

@@ -55,7 +55,7 @@ class EchoReplica:
             due_s += self._token_s
             await asyncio.sleep(due_s - time.monotonic())
             token = pipeline_pb2.Token(id=number, text=echo_text([number]))
-            yield pipeline_pb2.GenerateReply(tokens=[token])
+            yield pipeline_pb2.GenerateReply(token=token)
         end = pipeline_pb2.End(text=echo_text(tokens), finish_reason="length", prompt_tokens=1)
         yield pipeline_pb2.GenerateReply(end=end)
 

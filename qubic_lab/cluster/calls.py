@@ -66,7 +66,7 @@ def node_of(payload: dict[str, Any]) -> str:
 def request_of(payload: dict[str, Any], items: Sequence[dict[str, Any]]) -> pipeline_pb2.GenerateRequest:
     """Return the request of a task, which continues after the tokens of earlier tries.
 
-    Requests for several samples start again from the beginning.
+    Requests for several samples start again from the beginning, so only whole answers are asked for.
 
     Raises:
         InputError: the payload was not made by `payload_of`.
@@ -76,7 +76,8 @@ def request_of(payload: dict[str, Any], items: Sequence[dict[str, Any]]) -> pipe
         request = ParseDict(content, pipeline_pb2.GenerateRequest())
     except ParseError as error:
         raise InputError(f"the task has no valid request ({error})") from error
-    if request.samples <= 1:
+    request.whole = request.samples > 1
+    if not request.whole:
         request.forced_token_ids.extend(item["id"] for item in items)
     return request
 

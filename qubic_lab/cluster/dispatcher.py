@@ -8,7 +8,6 @@ so far along, and the answer continues from there.
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import partial
@@ -110,27 +109,6 @@ class _Progress:
             await wait_at_most(self._closing, WRITE_S)
             if self._closing.is_set():
                 self._news.set()
-
-
-class _Samples:
-    """Several answers to one prompt; each becomes one item when it is complete."""
-
-    def __init__(self) -> None:
-        self.ended = 0
-        self._tokens: dict[int, int] = defaultdict(int)
-        self._logprobs: dict[int, float] = defaultdict(float)
-
-    def items_of(self, reply: pipeline_pb2.GenerateReply) -> list[dict[str, Any]]:
-        """Return the answer that a reply completes, with its number of tokens and their summed log-probabilities."""
-        number = reply.sample
-        self._tokens[number] += len(reply.tokens)
-        for token in reply.tokens:
-            self._logprobs[number] += token.logprob
-        if not reply.HasField("end"):
-            return []
-        self.ended += 1
-        counts = {"tokens": self._tokens[number], "logprob": self._logprobs[number]}
-        return [{"sample": number, **_end(reply.end), **counts}]
 
 
 class Dispatcher:
@@ -362,6 +340,8 @@ class Dispatcher:
     ) -> dict[str, Any]:
         """Write tokens as they come; return the end of the answer with the node's name, model and own time.
 
+        Of several samples each becomes one item when it is complete.
+
         Raises:
             FencedError: the task is no longer ours.
             _Failed: no end came.
@@ -371,7 +351,8 @@ class Dispatcher:
         except QubicLabError as error:
             raise _Failed(Failure.UNREACHABLE, f"node {node.id}: {error}") from None
         result: dict[str, Any] = {"node": node.id, "model": node.registration.capabilities.model}
-        samples = _Samples() if request.samples > 1 else None
+        if request.samples > 1:
+            result["samples"] = 0
         begun = given = False
         asked = pb.TaskRequest(task=task_id, coordinator=self.name, request=request)
         call = cluster_pb2_grpc.NodeStub(channel).Run(asked)
@@ -387,15 +368,15 @@ class Dispatcher:
                             progress.add()
                         case "done":
                             result["node_ms"] = response.done.node_ms
-                        case _ if samples is not None:
+                        case _ if request.samples > 1:
                             given = True
-                            progress.add(*samples.items_of(response.reply))
-                            result["samples"] = samples.ended
+                            progress.add(_sample(response.reply))
+                            result["samples"] += 1
+                        case _ if response.reply.HasField("token"):
+                            given = True
+                            progress.add(item_of(response.reply.token))
                         case _:
-                            given = given or bool(response.reply.tokens)
-                            progress.add(*map(item_of, response.reply.tokens))
-                            if response.reply.HasField("end"):
-                                result |= _end(response.reply.end)
+                            result |= _end(response.reply.end)
         except grpc.aio.AioRpcError as error:
             raise _failed(node, error, given) from None
         finally:
@@ -432,6 +413,12 @@ def _failed(node: NodeRecord, error: grpc.aio.AioRpcError, given: bool) -> _Fail
     if error.code() is grpc.StatusCode.UNKNOWN:  # an error inside the node; its details are not for clients
         return _Failed(failure, f"node {node.id} failed: its log says how")
     return _Failed(failure, f"node {node.id}: {error.details()}")
+
+
+def _sample(reply: pipeline_pb2.GenerateReply) -> dict[str, Any]:
+    """Return a complete sample, with its number of tokens and their summed log-probabilities."""
+    counts = {"tokens": len(reply.end.token_ids), "logprob": sum(reply.end.logprobs)}
+    return {"sample": reply.sample, **_end(reply.end), **counts}
 
 
 def _end(end: pipeline_pb2.End) -> dict[str, Any]:

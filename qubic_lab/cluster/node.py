@@ -141,7 +141,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
                 if reply is None:
                     await context.write(pb.TaskResponse(alive=pb.SignOfLife()))
                 else:
-                    self._state.tokens += len(reply.tokens)
+                    self._state.tokens += len(reply.end.token_ids) if request.whole else reply.HasField("token")
                     await context.write(pb.TaskResponse(reply=reply))
 
     async def _live(self) -> None:

@@ -113,9 +113,8 @@ class PipelineReplica:
     async def _speed(self) -> float:
         """Return the tokens/s of a short answer."""
         sampling = pipeline_pb2.Sampling(max_new_tokens=SPEED_TOKENS, top_p=1.0, ignore_eos=True)
-        request = pipeline_pb2.GenerateRequest(prompt=SPEED_PROMPT, sampling=sampling)
+        request = pipeline_pb2.GenerateRequest(prompt=SPEED_PROMPT, sampling=sampling, whole=True)
         speed = 0.0
         async for reply in self.generate(request):
-            if reply.HasField("end"):
-                speed = reply.end.tokens_per_s
+            speed = reply.end.tokens_per_s
         return speed

@@ -38,14 +38,12 @@ class AsyncStream:
         self.completion: Completion | None = None
 
     async def __aiter__(self) -> AsyncIterator[StreamedToken]:
-        tokens: list[StreamedToken] = []
         try:
             async for reply in self._replies:
-                for token in map(token_of, reply.tokens):
-                    tokens.append(token)
-                    yield token
-                if reply.HasField("end"):
-                    self.completion = answer_of(self._request, tokens, reply.end).completion
+                if reply.WhichOneof("event") == "token":
+                    yield token_of(reply.token)
+                else:
+                    self.completion = answer_of(self._request, reply.end).completion
         except grpc.aio.AioRpcError as error:
             raise self._pipeline._error(error) from None
 
@@ -78,9 +76,11 @@ class AsyncPipeline:
             raise
         return pipeline
 
-    async def generate(self, prompt: str | Request = "", **options: Any) -> Completion:
+    async def generate(
+        self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any
+    ) -> Completion:
         """Answer one prompt; arguments and errors as for Pipeline.generate."""
-        stream = self._stream(prompt, **options, whole=True)
+        stream = self._ask(as_request(prompt, options), id, deadline_s, whole=True)
         async for _ in stream:
             pass
         if stream.completion is None:
@@ -91,7 +91,7 @@ class AsyncPipeline:
         self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any
     ) -> AsyncStream:
         """Answer one prompt token by token; arguments and errors as for Pipeline.stream."""
-        return self._stream(prompt, id=id, deadline_s=deadline_s, **options)
+        return self._ask(as_request(prompt, options), id, deadline_s, whole=False)
 
     async def cancel(self, id: str) -> bool:
         """Cancel a request by its id, whichever client sent it; return whether it was found."""
@@ -112,12 +112,9 @@ class AsyncPipeline:
     ) -> None:
         await self.close()
 
-    def _stream(
-        self, prompt: str | Request, *, id: str = "", deadline_s: float = 0.0, whole: bool = False, **options: Any
-    ) -> AsyncStream:
-        request = as_request(prompt, options)
-        replies = self._stub.Generate(generate_message(request, id, deadline_s, whole=whole))
-        return AsyncStream(self, request, replies)
+    def _ask(self, request: Request, id: str, deadline_s: float, *, whole: bool) -> AsyncStream:
+        message = generate_message(request, id, deadline_s, whole=whole)
+        return AsyncStream(self, request, self._stub.Generate(message))
 
     async def _wait_until_loaded(self, seconds: float) -> None:
         watched = health_pb2.HealthCheckRequest(service=SERVICE)

@@ -1,6 +1,5 @@
 """Requests and replies of the pipeline's service, for all kinds of clients."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -72,9 +71,9 @@ def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
 
 
 def generate_message(
-    request: Request, id: str, deadline_s: float, samples: int = 1, *, whole: bool = False
+    request: Request, id: str, deadline_s: float, samples: int = 1, *, whole: bool
 ) -> pb.GenerateRequest:
-    """Return the message that asks for an answer; `whole` if nobody reads its tokens before the end.
+    """Return the message that asks for an answer; with `whole` for its end alone, which has all of it.
 
     Raises:
         InputError: the request is too large to be sent.
@@ -125,17 +124,17 @@ def token_of(token: pb.Token) -> StreamedToken:
     return StreamedToken(token.id, token.text, logprob, tuple((top.id, top.logprob) for top in token.top))
 
 
-def answer_of(request: Request, tokens: Sequence[StreamedToken], end: pb.End) -> PipelineAnswer:
-    """Return the whole answer from the forced tokens, the streamed tokens and the end message."""
+def answer_of(request: Request, end: pb.End) -> PipelineAnswer:
+    """Return the whole answer from the end message."""
     finish: FinishReason = "stop" if end.finish_reason == "stop" else "length"
     completion = Completion(
         prompt=request.prompt,
         text=end.text,
-        token_ids=(*request.forced_token_ids, *(token.id for token in tokens)),
+        token_ids=tuple(end.token_ids),
         finish_reason=finish,
         prompt_tokens=end.prompt_tokens,
         ttft_ms=end.ttft_ms,
         tokens_per_s=end.tokens_per_s,
-        logprobs=tuple(token.logprob for token in tokens if token.logprob is not None),
+        logprobs=tuple(end.logprobs),
     )
     return PipelineAnswer(end.request, completion)

@@ -77,17 +77,15 @@ class Stream:
         self._pipeline = pipeline
         self._request = request
         self._replies = replies
-        self._tokens: list[StreamedToken] = []
         self._answer: PipelineAnswer | None = None
 
     def __iter__(self) -> Iterator[StreamedToken]:
         try:
             for reply in self._replies:
-                for token in map(token_of, reply.tokens):
-                    self._tokens.append(token)
-                    yield token
-                if reply.HasField("end"):  # the last reply; leaving the call unread would cancel it
-                    self._answer = answer_of(self._request, self._tokens, reply.end)
+                if reply.WhichOneof("event") == "token":
+                    yield token_of(reply.token)
+                else:  # the last reply; leaving the call unread would cancel it
+                    self._answer = answer_of(self._request, reply.end)
         except grpc.RpcError as error:
             raise self._pipeline._error(error) from None
 
@@ -218,14 +216,18 @@ class Pipeline:
         reply = self._call(self._stub.Stats, pb.StatsRequest())
         return PipelineStats(**{field.name: getattr(reply, field.name) for field in fields(PipelineStats)})
 
-    def generate(self, prompt: str | Request = "", **options: Any) -> Completion:
-        """Answer one prompt.
+    def generate(
+        self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any
+    ) -> Completion:
+        """Answer one prompt; tokens come all at once, which leaves more of a CPU to the model than a stream does.
 
         Args:
             prompt: a text, or a ready Request.
+            id: a name by which other clients can cancel the request.
+            deadline_s: time limit of the answer in seconds; 0: no limit while there is progress.
             **options: `token_ids` instead of a text, `raw`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`,
                 `ignore_eos`, `stop`, `logprobs`, `top_logprobs`, `forced_token_ids` (known first tokens of the answer,
-                which are not streamed again); and `deadline_s`, the time limit of the answer in seconds.
+                which are not streamed again).
 
         Raises:
             InputError: an option is unknown or out of range, or the prompt does not fit.
@@ -234,18 +236,11 @@ class Pipeline:
             NonFiniteError: a stage produced infinities or NaN; the message names it.
             RankError: a rank was lost; the message names it and the log.
         """
-        return self._stream(prompt, **options, whole=True).answer().completion
+        return self._ask(as_request(prompt, options), id, deadline_s, whole=True).answer().completion
 
     def stream(self, prompt: str | Request = "", *, id: str = "", deadline_s: float = 0.0, **options: Any) -> Stream:
-        """Answer one prompt token by token; errors as for `generate`, raised while iterating.
-
-        Args:
-            prompt: a text, or a ready Request.
-            id: a name by which other clients can cancel the request.
-            deadline_s: time limit of the answer in seconds; 0: no limit while there is progress.
-            **options: as for `generate`.
-        """
-        return self._stream(prompt, id=id, deadline_s=deadline_s, **options)
+        """Answer one prompt token by token; arguments and errors as for `generate`, raised while iterating."""
+        return self._ask(as_request(prompt, options), id, deadline_s, whole=False)
 
     def score(self, text: str = "", *, token_ids: Sequence[int] = (), raw: bool = True) -> Scores:
         """Return the log-probability of each token of a text, or of given tokens, after the tokens before it.
@@ -264,17 +259,13 @@ class Pipeline:
     ) -> list[Completion]:
         """Answer one prompt `count` times, with the seeds `seed`, `seed + 1`, …; the prompt is computed once.
 
-        Arguments and errors as for `generate` and `stream`; there can be as many samples as the lanes have slots.
+        Arguments and errors as for `generate`; there can be as many samples as the lanes have slots.
         """
         check_at_least("count", count, 1)
         request = as_request(prompt, options)
-        tokens: list[list[StreamedToken]] = [[] for _ in range(count)]
-        answers: dict[int, PipelineAnswer] = {}
+        message = generate_message(request, id, deadline_s, count, whole=True)
         try:
-            for reply in self._stub.Generate(generate_message(request, id, deadline_s, count, whole=True)):
-                tokens[reply.sample] += map(token_of, reply.tokens)
-                if reply.HasField("end"):
-                    answers[reply.sample] = answer_of(request, tokens[reply.sample], reply.end)
+            answers = {reply.sample: answer_of(request, reply.end) for reply in self._stub.Generate(message)}
         except grpc.RpcError as error:
             raise self._error(error) from None
         return [answers[sample].completion for sample in range(count)]
@@ -285,7 +276,7 @@ class Pipeline:
 
     def answer(self, request: Request) -> PipelineAnswer:
         """Answer one request, with its number on this pipeline (its file of captured logits)."""
-        return self._stream(request, whole=True).answer()
+        return self._ask(request, whole=True).answer()
 
     def answer_all(self, requests: Sequence[Request]) -> Iterator[PipelineAnswer]:
         """Answer many requests at once, as many as the lanes have slots; yield answers in the requests' order.
@@ -296,7 +287,7 @@ class Pipeline:
         over = threading.Event()
 
         def answer(request: Request) -> PipelineAnswer:
-            streams.append(stream := self._stream(request, whole=True))
+            streams.append(stream := self._ask(request, whole=True))
             if over.is_set():  # too late for the loop below to see it
                 stream.cancel()
             return stream.answer()
@@ -329,10 +320,7 @@ class Pipeline:
             raise InputError(f"{self._name} was not launched by this handle: ask where it was")
         return self._ranks
 
-    def _stream(
-        self, prompt: str | Request, *, id: str = "", deadline_s: float = 0.0, whole: bool = False, **options: Any
-    ) -> Stream:
-        request = as_request(prompt, options)
+    def _ask(self, request: Request, id: str = "", deadline_s: float = 0.0, *, whole: bool) -> Stream:
         replies = self._stub.Generate(generate_message(request, id, deadline_s, whole=whole))
         _log.info("asked for at most %d tokens", request.sampling.max_new_tokens)
         return Stream(self, request, replies)

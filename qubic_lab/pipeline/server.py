@@ -1,4 +1,4 @@
-"""The gRPC service of rank 0: accepts requests as text or token ids, and streams tokens."""
+"""The gRPC service of rank 0: accepts requests as text or token ids, and streams tokens or sends whole answers."""
 
 import queue
 import threading
@@ -35,8 +35,6 @@ MOST_REQUESTS = 224
 MOST_WATCHERS = 64
 """Clients that may watch the health service; each has its own thread."""
 POLL_S = 0.5
-BUNDLE_S = 0.05
-"""Least time between two deliveries to a client that waits for whole answers, because each wakes its thread."""
 
 Reply = TypeVar("Reply")
 TimedEvent = tuple[Event, float]
@@ -60,30 +58,30 @@ class _Loaded:
 class _Live:
     """A running or waiting request with a number for each sample.
 
-    Its deliveries are events with their times, or None if it was cancelled.
+    Its events come in batches, each event with the time when it came; None instead of a batch means cancelled. If they
+    are `gathered`, a batch comes at the end of each sample, so that no thread wakes for a token.
     """
 
     numbers: range
     id: str
-    whole: bool
+    gathered: bool = False
     started: float = field(default_factory=time.perf_counter)
-    deliveries: "queue.SimpleQueue[list[TimedEvent] | None]" = field(default_factory=queue.SimpleQueue)
+    batches: "queue.SimpleQueue[list[TimedEvent] | None]" = field(default_factory=queue.SimpleQueue)
     finished: bool = False
-    _bundle: "list[TimedEvent]" = field(default_factory=list)
-    _delivered: float = 0.0
+    tokens: int = 0
+    _batch: list[TimedEvent] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
-        """Take an event in the engine's thread, and deliver it at once, or later if the client waits for the end."""
-        now = time.perf_counter()
-        self._bundle.append((event, now))
-        ends = event.finish is not None or event.fault_rank is not None
-        if ends or not self.whole or now - self._delivered > BUNDLE_S:
-            self.deliveries.put(self._bundle)
-            self._bundle, self._delivered = [], now
+        """Take an event from the engine, in its thread."""
+        self.tokens += event.token is not None
+        self._batch.append((event, time.perf_counter()))
+        if not self.gathered or event.finish is not None or event.fault_rank is not None:
+            self.batches.put(self._batch)
+            self._batch = []
 
     def cancel(self) -> None:
         """End the request, in any thread; harmless at its end."""
-        self.deliveries.put(None)
+        self.batches.put(None)
 
 
 class PipelineService(pipeline_pb2_grpc.PipelineServicer):
@@ -140,7 +138,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 most_requests=self._most_requests(),
                 finished=self._finished,
                 failed=self._failed,
-                tokens=self._tokens,
+                tokens=self._tokens + sum(live.tokens for live in self._live.values()),
                 uptime_s=time.monotonic() - self._started,
             )
 
@@ -179,7 +177,8 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
 
     def _generate(self, message: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateReply]:
         request = _request(message)
-        with self._admitted(message.id, max(1, message.samples), whole=message.whole) as (live, loaded):
+        gathered = message.whole and not request.sampling.stop  # a stop text ends its answer as soon as it comes
+        with self._admitted(message.id, max(1, message.samples), gathered) as (live, loaded):
             _check_model(message.model, loaded)
             prompt = loaded.tokenizer.encode(request)
             _check_prompt(prompt, loaded.config)
@@ -194,38 +193,31 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
             self._submit(live, prompt, request)
             context.add_callback(live.cancel)  # when the client disconnects
             deadline = live.started + message.deadline_s if message.deadline_s else float("inf")
-            while open_answers:
-                replies: dict[int, pb.GenerateReply] = {}
-                for event, time_s in self._next_events(live, deadline):
-                    if event.fault_rank is not None:
-                        raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
-                    answer = open_answers.get(event.request)
-                    if answer is None:  # a token after a stop text has ended its answer
-                        continue
-                    sample = event.request - live.numbers.start
-                    reply = replies.setdefault(sample, pb.GenerateReply(sample=sample))
-                    reply.tokens.append(answer.add(event, time_s))
-                    if answer.finish_reason is not None:
-                        self._engine.cancel(event.request)
-                        del open_answers[event.request]
-                        reply.end.CopyFrom(answer.end())
-                live.finished = not open_answers  # the client may disconnect after the last reply
-                yield from replies.values()
+            for event, time_s in self._events(live, deadline, loaded):
+                answer = open_answers.get(event.request)
+                if answer is None:  # a token after a stop text has ended its answer
+                    continue
+                sample = event.request - live.numbers.start
+                piece = answer.add(event, time_s)
+                if not message.whole:
+                    yield pb.GenerateReply(sample=sample, token=_token(event, piece))
+                if answer.finish_reason is not None:
+                    self._engine.cancel(event.request)
+                    del open_answers[event.request]
+                    live.finished = not open_answers  # the client may disconnect after the last reply
+                    yield pb.GenerateReply(sample=sample, end=answer.end())
 
     def _score(self, message: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
         request = Request(message.prompt, tuple(message.token_ids), message.raw)
-        with self._admitted("", 1, whole=True) as (live, loaded):
+        with self._admitted("", 1, gathered=True) as (live, loaded):
             prompt = loaded.tokenizer.encode(request)
             _check_prompt(prompt, loaded.config)
             self._engine.submit_score(live.numbers.start, prompt, live.take)
             context.add_callback(live.cancel)
             scores: list[float] = []
-            while not live.finished:
-                for event, _ in self._next_events(live, float("inf")):
-                    if event.fault_rank is not None:
-                        raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
-                    scores += event.scores
-                    live.finished = event.finish is not None
+            for event, _ in self._events(live, float("inf"), loaded):
+                scores += event.scores
+                live.finished = event.finish is not None
             return pb.ScoreReply(token_ids=prompt, logprobs=scores[:-1])
 
     def _submit(self, live: _Live, prompt: tuple[int, ...], request: Request) -> None:
@@ -238,7 +230,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
         self._engine.submit(first, prompt, sampling, live.take, siblings, request.forced_token_ids)
 
     @contextmanager
-    def _admitted(self, request_id: str, samples: int, *, whole: bool) -> "Iterator[tuple[_Live, _Loaded]]":
+    def _admitted(self, request_id: str, samples: int, gathered: bool) -> "Iterator[tuple[_Live, _Loaded]]":
         """Admit a request or refuse it; when it ends, in whatever way, free its slot."""
         with self._lock:
             loaded = self._loaded
@@ -250,7 +242,7 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 raise InputError(f"request id {request_id!r} is in use: give another")
             if samples > loaded.slots:
                 raise InputError(f"samples is {samples}: this pipeline answers at most {loaded.slots} at once")
-            live = _Live(range(self._next_number, self._next_number + samples), request_id, whole)
+            live = _Live(range(self._next_number, self._next_number + samples), request_id, gathered)
             self._next_number += samples
             self._live[live.numbers.start] = live
         try:
@@ -262,26 +254,26 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 del self._live[live.numbers.start]
                 self._finished += live.finished
                 self._failed += not live.finished
+                self._tokens += live.tokens
 
-    def _next_events(self, live: _Live, deadline: float) -> list[TimedEvent]:
-        """Wait for the next events of a request, as long as there is progress and time."""
+    def _events(self, live: _Live, deadline: float, loaded: _Loaded) -> Iterator[TimedEvent]:
+        """Yield a request's events and their times until it is finished, as long as there is progress and time."""
         since = time.monotonic()
-        while True:
+        while not live.finished:
+            batch: list[TimedEvent] | None = []
             try:
-                events = live.deliveries.get(timeout=POLL_S)
+                batch = live.batches.get(timeout=max(0.0, min(POLL_S, deadline - time.perf_counter())))
             except queue.Empty:
                 if time.monotonic() - max(since, self._engine.progressed_at) > NO_PROGRESS_S:
                     raise DeadlineError(f"no progress for {NO_PROGRESS_S:.0f} s: a rank hangs") from None
-                events = None
-            else:
-                if events is None:
-                    raise RequestCancelled("the request was cancelled")
+            if batch is None:
+                raise RequestCancelled("the request was cancelled")
             if time.perf_counter() > deadline:
                 raise DeadlineError(f"the answer took longer than its deadline of {deadline - live.started:g} s")
-            if events is not None:
-                with self._lock:
-                    self._tokens += sum(event.token is not None for event, _ in events)
-                return events
+            for event, time_s in batch:
+                if event.fault_rank is not None:
+                    raise NonFiniteError(_fault_text(event.fault_rank, loaded.settings))
+                yield event, time_s
 
     def _description(self, replies: Replies) -> pb.Description:
         settings = self._loaded.settings if self._loaded else None
@@ -309,6 +301,8 @@ class _Answer:
         self._ends = frozenset() if request.sampling.ignore_eos else loaded.limits.eos_token_ids
         self._started = live.started
         self._times: list[float] = []
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
         self.finish_reason: str | None = None
 
     def force(self, tokens: Sequence[int]) -> None:
@@ -324,16 +318,16 @@ class _Answer:
                 )
             self._take(token, self._limits.finish_reason(self._prompt_tokens, self._sampling, count, token))
 
-    def add(self, event: Event, time_s: float) -> pb.Token:
-        """Add a token that was chosen at a time; return its message for the client."""
+    def add(self, event: Event, time_s: float) -> str:
+        """Add a token that came at a time, and return the text that it completes."""
         assert event.token is not None
         self._times.append(time_s)
-        piece = self._take(event.token, event.finish)
-        top = [pb.TopToken(id=token, logprob=logprob) for token, logprob in event.top_logprobs]
-        return pb.Token(id=event.token, text=piece, logprob=event.logprob, top=top)
+        if event.logprob is not None:
+            self._logprobs.append(event.logprob)
+        return self._take(event.token, event.finish)
 
     def end(self) -> pb.End:
-        """Return the whole answer's text, and the speed of what was computed here (0 if nothing was).
+        """Return the whole answer, and the speed of what was computed here (0 if nothing was).
 
         The first new token comes after the forced ones were recomputed; tokens/s counts from it on.
         """
@@ -349,10 +343,13 @@ class _Answer:
             ttft_ms=ttft_s * 1000,
             tokens_per_s=tokens_per_s,
             request=self._number,
+            token_ids=self._tokens,
+            logprobs=self._logprobs,
         )
 
     def _take(self, token: int, finish: FinishReason | None) -> str:
         """Record a token and its finish reason; return the text that it completes."""
+        self._tokens.append(token)
         self.finish_reason = finish
         piece = "" if token in self._ends else self._text.add(token)
         if self._text.stopped:
@@ -386,6 +383,11 @@ def _answer(context: grpc.ServicerContext, call: Callable[[], Reply]) -> Reply:
     except QubicLabError as error:
         context.abort(status_of(error), str(error))
         raise  # never reached: abort raises
+
+
+def _token(event: Event, piece: str) -> pb.Token:
+    top = [pb.TopToken(id=token, logprob=logprob) for token, logprob in event.top_logprobs]
+    return pb.Token(id=event.token, text=piece, logprob=event.logprob, top=top)
 
 
 def _stage_settings(message: pb.Settings) -> StageSettings:

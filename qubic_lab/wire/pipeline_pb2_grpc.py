@@ -86,7 +86,7 @@ class PipelineServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """Answers one request: for each sample its tokens as they come, then the end.
+        """Answers one request: for each sample a message for each token, unless only the whole is wanted, then the end.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -151,6 +151,7 @@ def test_text_goes_on_within_characters_and_stop_texts(
     [whole] = ask(reciter, [request])
     assert (whole.completion.text, whole.completion.finish_reason) == (text, finish)
     assert "".join(map(str, whole.tokens)) == text
+    assert comparable(replace(whole, completion=reciter.generate(request))) == comparable(whole)
     counts = range(len(whole.tokens) + 1)
     for count, replayed in zip(counts, ask(reciter, [cut(request, whole, count) for count in counts]), strict=True):
         assert_goes_on(replayed, whole, count)
@@ -222,8 +223,8 @@ def test_any_forced_tokens_begin_the_answer_or_are_refused(
             assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
             assert "\n" not in str(error.details())
             return
-    tokens = [token for reply in replies if reply.sample == 0 for token in reply.tokens]
+    tokens = [reply for reply in replies if reply.WhichOneof("event") == "token" and reply.sample == 0]
     assert len(forced) + len(tokens) <= most
-    [end] = [reply.end for reply in replies if reply.HasField("end") and reply.sample == 0]
-    assert end.text.endswith("".join(token.text for token in tokens))
+    [end] = [reply.end for reply in replies if reply.WhichOneof("event") == "end" and reply.sample == 0]
+    assert end.text.endswith("".join(reply.token.text for reply in tokens))
     assert not any(text in end.text for text in stop)

@@ -82,6 +82,41 @@ def test_a_stream_is_its_completion(lab: Pipeline) -> None:
     )
 
 
+def test_a_whole_answer_is_one_reply_with_what_the_stream_tells(lab: Pipeline) -> None:
+    sampling = pb.Sampling(max_new_tokens=40, top_p=1, temperature=1, seed=3, ignore_eos=True, logprobs=True)
+    channel, stub = stub_of(lab)
+    with channel:
+        for samples in (1, 2):
+            asked = {"prompt": "Why?", "sampling": sampling, "samples": samples}
+            streamed = list(stub.Generate(pb.GenerateRequest(**asked)))
+            whole = list(stub.Generate(pb.GenerateRequest(**asked, whole=True)))
+            assert (len(streamed), len(whole)) == (41 * samples, samples)
+            for end in (reply.end for reply in whole):
+                sample = end.request - whole[0].end.request + whole[0].sample
+                tokens = [reply.token for reply in streamed if reply.sample == sample and reply.HasField("token")]
+                assert list(end.token_ids) == [token.id for token in tokens]
+                assert list(end.logprobs) == [token.logprob for token in tokens]
+                assert end.text == "".join(token.text for token in tokens)
+
+
+def test_a_whole_answer_tells_when_its_tokens_came_not_when_it_was_sent(lab: Pipeline) -> None:
+    started = time.perf_counter()
+    answer = lab.generate("hi", **ENDLESS)
+    taken_s = time.perf_counter() - started
+    decode_s = (len(answer.token_ids) - 1) / answer.tokens_per_s
+    assert answer.ttft_ms / 1_000 < taken_s / 2 < answer.ttft_ms / 1_000 + decode_s < taken_s
+
+
+def test_a_whole_answer_can_be_counted_and_cancelled_while_it_runs(lab: Pipeline) -> None:
+    before = lab.stats().tokens
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(lab.generate, "hi", id="whole", **ENDLESS)
+        wait_until(lambda: lab.stats().tokens >= before + 5)
+        assert lab.cancel("whole")
+        with pytest.raises(RequestCancelled):
+            answer.result()
+
+
 def test_stats_count_what_became_of_requests(lab: Pipeline) -> None:
     before = lab.stats()
     for _ in range(5):
