@@ -22,12 +22,21 @@ from qubic_lab.studies import (
     cluster,
     concurrency,
     consensus_evaluation,
+    engine_speed,
     oracle_results,
     split_strategies,
 )
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults
 
-STUDIES = (cluster, split_strategies, accuracy_comparison, concurrency, consensus_evaluation, oracle_results)
+STUDIES = (
+    cluster,
+    split_strategies,
+    accuracy_comparison,
+    concurrency,
+    engine_speed,
+    consensus_evaluation,
+    oracle_results,
+)
 """Those that judge acceptance rows."""
 CLOUD = "there are no machines in the cloud to measure, and the launch code is not written yet"
 

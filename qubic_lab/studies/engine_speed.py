@@ -1,0 +1,166 @@
+"""Our engine's speed beside other engines' (`qubic_lab.bench.engine`): in words, tables and acceptance rows."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qubic_lab.bench.engine import EngineResult, SpeedRatio
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note
+from qubic_lab.studies.engine_figures import COLUMNS
+from qubic_lab.studies.style import columns, counted
+
+Row = dict[str, Any]
+
+TOLERANCE = 0.97
+"""The share of a target's value from which the target counts as met."""
+PAIRS = 7
+"""The fewest pairs of measurements that a verdict takes."""
+SHARES = {
+    "bandwidth_fraction": "share of the memory's bandwidth that one rank's decode steps read",
+    "compute_share": "share of time in which the rank that works least computes",
+}
+WHAT = {**COLUMNS, **SHARES}
+"""What each ratio or share compares, by its name."""
+HEADLINES = ("vs_vllm", "vs_llamacpp", "vs_transformers", "pipeline_vs_whole")
+"""The first of these that was measured is the first finding."""
+SMOLLM2, DEEPSEEK = ("smollm2",), ("random-deepseek", "deepseek")
+
+
+@dataclass(frozen=True)
+class SpeedTarget:
+    """The least value of a ratio's median by `batch`, for these models and this number of ranks."""
+
+    name: str
+    models: tuple[str, ...]
+    least: Mapping[int, float]
+    ranks: int = 1
+
+    def found(self, result: EngineResult) -> dict[int, SpeedRatio]:
+        """Return what a result has of it, by batch."""
+        ratios = result.ratios.get(self.name, ()) if result.model in self.models else ()
+        return {each.batch: each for each in ratios if each.ranks == self.ranks and each.batch in self.least}
+
+    def missed(self, result: EngineResult) -> list[SpeedRatio]:
+        """Return the ratios that are too low."""
+        found = self.found(result)
+        return [each for batch, each in found.items() if each.median < TOLERANCE * self.least[batch]]
+
+
+TARGETS = (
+    SpeedTarget("vs_vllm", DEEPSEEK, {1: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}),
+    SpeedTarget("vs_llamacpp", DEEPSEEK, {1: 1.0, 4: 1.4, 8: 1.4, 16: 1.4}),
+    SpeedTarget("vs_transformers", DEEPSEEK, {1: 1.7, 4: 2.0, 8: 2.0, 16: 2.0}),
+    SpeedTarget("bandwidth_fraction", DEEPSEEK, {1: 0.75}),
+    SpeedTarget("pipeline_vs_whole", DEEPSEEK, {1: 1.0, 4: 1.0, 8: 1.0}, ranks=2),
+    SpeedTarget("compute_share", DEEPSEEK, {8: 0.93}, ranks=2),
+    SpeedTarget("vs_llamacpp_rpc", DEEPSEEK, {1: 0.9, 8: 1.3, 16: 1.3}, ranks=2),
+    SpeedTarget("vs_vllm_pp", DEEPSEEK, {1: 1.0, 8: 1.0, 16: 1.0}, ranks=2),
+    SpeedTarget("vs_vllm", SMOLLM2, {1: 1.0, 8: 1.0}),
+    SpeedTarget("vs_llamacpp", SMOLLM2, {1: 1.0, 8: 1.0}),
+    SpeedTarget("vs_transformers", SMOLLM2, {1: 2.0, 8: 2.5}),
+)
+
+
+def source_rows(result: EngineResult) -> list[Row]:
+    """Return one row: when, where and how the result was measured, and the peers' versions."""
+    names = ("measured_utc", "commit", "machine", "model", "dtype", "device", "threads", "prompt_tokens", "new_tokens")
+    peers = "; ".join(f"{peer}: {version}" for peer, version in result.versions.items())
+    return [{**columns(result, *names), "pairs": result.repeat, "peers": peers or "none"}]
+
+
+def ratio_rows(result: EngineResult) -> list[Row]:
+    """Return one row a ratio or share: its median and range, and the target where there is one."""
+    return [
+        {"ratio": name, "what": WHAT.get(name, name), **columns(each, "ranks", "batch", "median", "low", "high")}
+        | {"target": next((t.least[each.batch] for t in TARGETS if t.found(result).get(each.batch) is each), None)}
+        for name, found in result.ratios.items()
+        for each in found
+    ]
+
+
+def speed_rows(result: EngineResult) -> list[Row]:
+    """Return one row a side of a comparison: medians and ranges of its speeds, beside the probed bandwidth."""
+    return [
+        columns(side, "comparison", "system", "ranks", "threads_a_rank", "requests")
+        | {
+            f"{name}{end}_{unit}": getattr(getattr(side, f"{name}_{unit}"), attribute)
+            for name, unit in (("decode", "tokens_per_s"), ("prefill", "tokens_per_s"))
+            for end, attribute in (("", "median"), ("_low", "low"), ("_high", "high"))
+        }
+        | {"bandwidth_gb_per_s": side.bandwidth_gb_per_s.median}
+        for side in result.setups
+    ]
+
+
+def missing(result: EngineResult) -> dict[str, str]:
+    """Return why each ratio that is not there, or not for all batches, was not measured."""
+    unasked = {name: "the run was not asked for it" for name in WHAT if name not in result.ratios}
+    return {**unasked, **result.not_measured}
+
+
+def findings(result: EngineResult) -> list[str]:
+    """Say how fast ours is beside the strongest peer that was measured, what missed its target, and what is missing."""
+    said = [_headline(result)]
+    missed = [f"{target.name} at {_batches(target, low)}" for target in TARGETS if (low := target.missed(result))]
+    met = sum(bool(target.found(result)) and not target.missed(result) for target in TARGETS)
+    if missed or met:
+        said.append(f"{counted(met, 'ratio')} met each target measured; missed: {'; '.join(missed) or 'none'}.")
+    said.append(
+        f"Measured {result.measured_utc} at commit {result.commit} on {result.machine}, "
+        f"{counted(result.repeat, 'pair')} of measurements."
+    )
+    if absent := missing(result):
+        said.append(f"Not measured: {', '.join(absent)}.")
+    return said
+
+
+def _headline(result: EngineResult) -> str:
+    name = next((name for name in HEADLINES if name in result.ratios), None)
+    day = result.measured_utc[:10]
+    if result.repeat < PAIRS:
+        day += f", {counted(result.repeat, 'pair')} only"
+    if name is None:
+        return f"Nothing was compared with {result.model} on {day}."
+    found = result.ratios[name]
+    low, high = min(each.median for each in found), max(each.median for each in found)
+    speed = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+    return f"{result.model} decodes at {speed} times the speed of {COLUMNS[name].removeprefix('decode, ')} ({day})."
+
+
+def _batches(target: SpeedTarget, ratios: list[SpeedRatio]) -> str:
+    return ", ".join(f"B = {each.batch} ({each.median:.2f} of {target.least[each.batch]:g})" for each in ratios)
+
+
+def acceptance(week: WeekResults) -> list[AcceptanceRow]:
+    """Judge each target by the least favourable run of its model."""
+    return list(_rows(week.read("engine_speed", EngineResult)))
+
+
+def _rows(results: Mapping[str, EngineResult]) -> Iterator[AcceptanceRow]:
+    for number, target in enumerate(TARGETS, start=1):
+        least = ", ".join(f"{value:g} at B = {batch}" for batch, value in target.least.items())
+        what = f"Speed of {target.models[0]}: {WHAT[target.name]}"
+        criterion = Criterion(f"11.8.{number}", what, f"{target.name} ≥ {least}", "engine_speed")
+        of_model = {run: result for run, result in results.items() if result.model in target.models}
+        judged = [_row(criterion, target, run, result) for run, result in of_model.items()]
+        order = ("fail", "not measured here", "pass")
+        unmeasured = criterion.not_measured(f" has {target.models[0]}" if results else "")
+        yield min(judged, key=lambda row: order.index(row.verdict), default=unmeasured)
+
+
+def _row(criterion: Criterion, target: SpeedTarget, run: str, result: EngineResult) -> AcceptanceRow:
+    found, missed = target.found(result), target.missed(result)
+    if not found:
+        return criterion.row("", "not measured here", missing(result).get(target.name, "at other batches only"), run)
+    measured = ", ".join(f"{each.text()} at B = {batch}" for batch, each in found.items())
+    absent = [f"B = {batch}" for batch in target.least if batch not in found]
+    reasons = [
+        f"missed at {_batches(target, missed)}" if missed else "",
+        f"not measured: {', '.join(absent)}" if absent else "",
+        f"{counted(result.repeat, 'pair')}: a verdict takes {PAIRS}" if result.repeat < PAIRS else "",
+        meaningless_note(result.meaningless),
+    ]
+    reason = "; ".join(filter(None, reasons))
+    if result.repeat < PAIRS or (absent and not missed):
+        return criterion.row(measured, "not measured here", reason, run)
+    return criterion.row(f"{measured} on {result.measured_utc[:10]}", not missed, reason, run)
