@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from commands import Run
 from models import tiny_model
 
 from qubic_lab.bench import peers
-from qubic_lab.bench.peer_driver import decode_rate, measure, prefill_rate, read_tensors, write_gguf
+from qubic_lab.bench.peer_driver import as_float, decode_rate, measure, prefill_rate, stored_tensors, write_gguf
 from qubic_lab.bench.peers import PEERS, Peer, PeerError, PeerModel, PeerProcess
 from qubic_lab.model.config import load_config
 from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, _open, _values
@@ -154,11 +155,11 @@ def test_a_driver_measures_prompts_with_answers_of_one_token_and_whole_ones() ->
     assert found["prefill_tokens_per_s"] == pytest.approx(8.0, rel=0.01)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_a_gguf_file_has_the_values_of_its_model(family: Any, tmp_path: Path) -> None:
-    folder = tiny_model(tmp_path / "model", family)
-    write_gguf(folder, file := tmp_path / "new" / "model.gguf", "float32")
-    config, expected = load_config(folder), dict(read_tensors(folder))
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "float32"), ("qwen2", "bfloat16")])
+def test_a_gguf_file_has_the_values_of_its_model(family: Any, dtype: str, tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model", family, dtype=getattr(torch, dtype))
+    write_gguf(folder, file := tmp_path / "new" / "model.gguf", dtype)
+    config, expected = load_config(folder), {each.name: as_float(each.read()) for each in stored_tensors(folder)}
     for tensor in _open(file).tensors:
         own, _, part = tensor.name.rpartition(".")
         if (name := OUTER_NAMES.get(tensor.name)) is None:

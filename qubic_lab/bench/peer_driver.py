@@ -6,6 +6,7 @@ or by `{"error": REASON}`. Everything else that the engine prints goes to stderr
 """
 
 import json
+import math
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +26,7 @@ SERVER_START_S = 20.0
 CACHE_GIB = 1
 """vLLM's room for keys and values; the rest of the memory belongs to the engines beside it."""
 GGUF_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+NUMPY_TYPES = {"BF16": "uint16", "F16": "float16", "F32": "float32"}
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -265,6 +268,7 @@ def write_gguf(folder: Path, file: Path, dtype: str) -> None:
         ValueError: the model has a feature that is not converted here.
     """
     import gguf
+    import numpy as np
     from gguf.quants import quantize
 
     config = json.loads((folder / "config.json").read_text())
@@ -290,45 +294,74 @@ def write_gguf(folder: Path, file: Path, dtype: str) -> None:
     writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(rope.get("rope_theta") or config.get("rope_theta") or 10_000.0)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    kind = getattr(gguf.GGMLQuantizationType, GGUF_TYPES[dtype])
-    for name, values in read_tensors(folder):
-        own, _, part = name.rpartition(".")
-        if config.get("tie_word_embeddings") and own == "lm_head":
-            continue
-        prefix, _, layer_name = own.removeprefix("model.layers.").partition(".")
-        renamed = GGUF_NAMES.get(own) or f"blk.{prefix}.{GGUF_NAMES[layer_name]}"
-        if family == "llama" and renamed.endswith(("attn_q", "attn_k")):  # its rotary pairs lie side by side in GGUF
-            count = heads if renamed.endswith("_q") else kv_heads
-            values = values.reshape(count, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(values.shape)
-        if values.ndim == 1:
-            writer.add_tensor(f"{renamed}.{part}", values)
-        else:
-            writer.add_tensor(f"{renamed}.{part}", quantize(values, kind), raw_dtype=kind)
+    tied = bool(config.get("tie_word_embeddings"))
+    tensors = {gguf_name(each.name): each for each in stored_tensors(folder) if not (tied and "lm_head" in each.name)}
+    kinds = {name: "F32" if len(each.shape) == 1 else GGUF_TYPES[dtype] for name, each in tensors.items()}
+    for name, each in tensors.items():
+        size = math.prod(each.shape) * np.dtype(NUMPY_TYPES[kinds[name]]).itemsize
+        raw = gguf.GGMLQuantizationType[kinds[name]]
+        writer.add_tensor_info(name, each.shape, np.dtype(np.float32), size, raw_dtype=raw)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
+    writer.write_ti_data_to_file()
+    for name, each in tensors.items():  # one at a time: the memory belongs to the engines beside it
+        values = each.read()
+        if family == "llama" and (
+            ".attn_q." in name or ".attn_k." in name
+        ):  # in GGUF their rotary pairs lie side by side
+            count = heads if ".attn_q." in name else kv_heads
+            values = values.reshape(count, 2, head_dim // 2, -1).swapaxes(1, 2).reshape(values.shape)
+        if each.kind != kinds[name]:
+            values = quantize(as_float(values), gguf.GGMLQuantizationType[kinds[name]])
+        writer.write_tensor_data(np.ascontiguousarray(values))
     writer.close()
     partial.rename(file)
 
 
-def read_tensors(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Yield names and float32 values of all tensors in safetensors files; numpy has no bfloat16."""
+def gguf_name(name: str) -> str:
+    """Translate a checkpoint's name of a tensor."""
+    own, _, part = name.rpartition(".")
+    layer, _, rest = own.removeprefix("model.layers.").partition(".")
+    return f"{GGUF_NAMES.get(own) or f'blk.{layer}.{GGUF_NAMES[rest]}'}.{part}"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file; `kind` is its dtype, `offset` is where its values begin in the file."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    path: Path
+    offset: int
+
+    def read(self) -> Any:
+        """Return the values; those of bfloat16, which numpy lacks, as uint16."""
+        import numpy as np
+
+        count = math.prod(self.shape)
+        return np.fromfile(self.path, NUMPY_TYPES[self.kind], count, offset=self.offset).reshape(self.shape)
+
+
+def as_float(values: Any) -> Any:
+    """Return values that were read as float32."""
     import numpy as np
 
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def stored_tensors(folder: Path) -> Iterator[StoredTensor]:
+    """Yield all tensors in a folder of safetensors."""
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(size))
         for name, about in header.items():
-            if name == "__metadata__":
-                continue
-            begin, end = about["data_offsets"]
-            raw = np.fromfile(path, np.uint8, end - begin, offset=8 + size + begin)
-            if about["dtype"] == "BF16":
-                values = (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-            else:
-                values = raw.view({"F16": np.float16, "F32": np.float32}[about["dtype"]]).astype(np.float32)
-            yield name, values.reshape(about["shape"])
+            if name != "__metadata__":
+                begin = 8 + size + about["data_offsets"][0]
+                yield StoredTensor(name, about["dtype"], tuple(about["shape"]), path, begin)
 
 
 def measure(engine: Engine, prompts: Prompts, new_tokens: int) -> dict[str, float]:
