@@ -29,6 +29,7 @@ from qubic_lab.cli.main import app
 from qubic_lab.evals.questions import load_questions
 from qubic_lab.model import device_map
 from qubic_lab.model.checkpoint import WEIGHTS
+from qubic_lab.model.kernels.build import kernels
 from qubic_lab.model.split import split_checkpoint
 from qubic_lab.settings import settings
 
@@ -40,8 +41,9 @@ SAMPLED = "--temperature 1 --top-k 50 --top-p 0.95 --max-new-tokens 12 --threads
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a good model, its split, everything that can be wrong with a model, and other files."""
+    kernels()  # now, so that no command of this process compiles them into this folder
     place = tmp_path_factory.mktemp("cli")
-    for name in ("cache/logs", "cache/kernels", "tmp", "empty"):
+    for name in ("cache/logs", "tmp", "empty"):
         (place / name).mkdir(parents=True)
     tiny = tiny_model(place / "tiny")
     split_checkpoint(tiny, place / "parts", (2, 2), "C")
@@ -123,7 +125,7 @@ def of_run(process: psutil.Process, mark: str) -> bool:
 
 
 def everything_in(place: Path) -> dict[Path, int]:
-    """Times of all files but compiled kernels, which the first command that needs them leaves in the cache."""
+    """Times of all files but compiled kernels, which a process of its own leaves in the cache."""
     kept = place / "cache" / "kernels"
     return {path: path.stat().st_mtime_ns for path in place.rglob("*") if kept not in (path, *path.parents)}
 
