@@ -216,14 +216,18 @@ inline void pause() {
 #endif
 }
 
-// Wait until the word changes: spin for a while, because to wake a sleeping thread takes longer than a small layer.
+// Wait until the word changes: spin for some microseconds, then let others have the core, because the thread that is
+// waited for may need it, and sleep only after a while, because to wake a thread takes longer than a small layer.
 void await_change(std::atomic<uint32_t>& word, uint32_t old) {
+    for (int spin = 0; spin < 500; spin++) {
+        if (word.load(std::memory_order_acquire) != old) return;
+        pause();
+    }
     auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(500);
-    while (std::chrono::steady_clock::now() < until)
-        for (int spin = 0; spin < 64; spin++) {
-            if (word.load(std::memory_order_acquire) != old) return;
-            pause();
-        }
+    while (std::chrono::steady_clock::now() < until) {
+        if (word.load(std::memory_order_acquire) != old) return;
+        std::this_thread::yield();
+    }
     word.wait(old, std::memory_order_acquire);
 }
 
