@@ -20,7 +20,7 @@ from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 from qubic_lab.bench.peer_driver import decode_rate, prefill_rate
-from qubic_lab.bench.peers import PACKAGES, PEERS, Peer, PeerError, PeerModel, PeerProcess
+from qubic_lab.bench.peers import PEER_NAMES, PEERS, Peer, PeerError, PeerModel, PeerProcess
 from qubic_lab.bench.result import ModelResult, Spread, Table, counted, seconds_of
 from qubic_lab.checked_yaml import STRICT, check_content
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
@@ -232,7 +232,7 @@ def bench_engine(
     """Measure the pipeline with several numbers of ranks against one rank, and against other engines.
 
     Prompts are random with a fixed seed, and end tokens are ignored. One rank is always measured. `peers` are packages
-    of `peers.PACKAGES`; what cannot be measured of them is left out, with its reason in the result.
+    or single settings of `peers.PEERS`; what cannot be measured of them is left out, with its reason in the result.
 
     Raises:
         InputError: a value is out of range; nothing was run.
@@ -242,11 +242,11 @@ def bench_engine(
 
     check_choice("dtype", dtype, DTYPE_BYTES)
     for name in peers:
-        check_choice("peer", name, PACKAGES)
+        check_choice("peer", name, PEER_NAMES)
     check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
     grid = SpeedGrid.of(model, (1, *ranks), batches, prompt_tokens, new_tokens, repeat)
     configs = _configs(model, grid, dtype)
-    asked = [peer for peer in PEERS if peer.package in peers]
+    asked = [peer for peer in PEERS if {peer.package, peer.name} & set(peers)]
     wide = [number for number in grid.ranks if number > 1]
     comparisons = (2 * len(wide) or 1) + 2 * sum(peer.ranks in grid.ranks for peer in asked)
     report = counted(progress, comparisons * len(grid.batches) * repeat)

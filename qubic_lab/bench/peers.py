@@ -59,7 +59,8 @@ PEERS = (
     Peer("vllm_pp", "vllm", "vllm", ranks=2),
     Peer("vllm_pp_best", "vllm", "vllm", ranks=2, more={"max_num_batched_tokens": 256}, variables=IN_PROCESS),
 )
-PACKAGES = tuple(dict.fromkeys(peer.package for peer in PEERS))
+PEER_NAMES = tuple(dict.fromkeys(name for peer in PEERS for name in (peer.package, peer.name)))
+"""Packages, which stand for all their settings, and single settings."""
 
 
 @dataclass(frozen=True)
