@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -42,6 +43,7 @@ def options(
     """Configure logging for all commands."""
     # Otherwise gRPC reports lost connections on stderr beside our one line. It reads the variable when imported.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
 
 
