@@ -240,8 +240,9 @@ class PipelineService(pipeline_pb2_grpc.PipelineServicer):
                 raise BusyError(f"{loaded.slots} requests run and {MOST_WAITING} are waiting: try again later")
             if request_id and any(live.id == request_id for live in self._live.values()):
                 raise InputError(f"request id {request_id!r} is in use: give another")
-            if samples > loaded.slots:
-                raise InputError(f"samples is {samples}: this pipeline answers at most {loaded.slots} at once")
+            most = min(loaded.slots, MAX_SLOTS)  # the end of their prompt is one micro-batch
+            if samples > most:
+                raise InputError(f"samples is {samples}: this pipeline answers at most {most} at once")
             live = _Live(range(self._next_number, self._next_number + samples), request_id, gathered)
             self._next_number += samples
             self._live[live.numbers.start] = live

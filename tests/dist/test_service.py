@@ -164,6 +164,13 @@ def test_samples_of_one_prompt_are_what_each_seed_gives_alone(
     assert all(len(other.answer().completion.token_ids) == 20 for other in others)
 
 
+def test_more_samples_than_a_micro_batch_holds_are_refused(two_ranks: Pipeline, tiny: Path) -> None:
+    two_ranks.configure(PipelineConfig(model=str(tiny), ranks=2, slots=40, threads=1))
+    with pytest.raises(InputError, match="samples is 65: this pipeline answers at most 64 at once"):
+        two_ranks.samples("hi", 65, max_new_tokens=1)
+    assert len(two_ranks.samples("hi", 64, max_new_tokens=1)) == 64
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_scores_are_the_log_probabilities_of_transformers(
     ranks: int, of_ranks: Callable[[PipelineConfig], Pipeline], tiny: Path
