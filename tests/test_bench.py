@@ -100,6 +100,7 @@ def test_bench_engine_compares_ranks_and_transformers(
     shapes = [(s["comparison"], s["system"], s["ranks"], s["requests"]) for s in result["setups"]]
     assert shapes == [
         *(("pipeline_vs_whole", "ours", ranks, ranks * batch) for batch in (1, 2) for ranks in (2, 1)),
+        *(("exact_vs_fastest", system, 1, batch) for batch in (1, 2) for system in ("ours", "ours by torch")),
         *(("vs_transformers", system, 1, batch) for batch in (1, 2) for system in ("ours", "transformers")),
     ]
     for setup in result["setups"]:
@@ -107,7 +108,7 @@ def test_bench_engine_compares_ranks_and_transformers(
         for found in (setup["decode_tokens_per_s"], setup["prefill_tokens_per_s"], setup["bandwidth_gb_per_s"]):
             assert 0 < found["low"] <= found["median"] <= found["high"]
     of_pipeline, of_one = {"pipeline_vs_whole", "compute_share"}, {"vs_transformers", "prefill_vs_transformers"}
-    assert result["ratios"].keys() == {*of_pipeline, *of_one, "bandwidth_fraction"}
+    assert result["ratios"].keys() == {*of_pipeline, *of_one, "bandwidth_fraction", "exact_vs_fastest"}
     for name, found in result["ratios"].items():
         ranks = 2 if name in of_pipeline else 1
         assert [(r["model"], r["ranks"], r["batch"]) for r in found] == [(str(tiny), ranks, 1), (str(tiny), ranks, 2)]

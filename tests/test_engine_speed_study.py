@@ -28,7 +28,13 @@ def ratios(medians: dict[int, float], ranks: int = 1) -> tuple[SpeedRatio, ...]:
 def result(vs_vllm: dict[int, float], **changes: Any) -> EngineResult:
     speed = Spread(20.0, 19.0, 21.5)
     side = SetupResult("vs_vllm", "ours", 1, 2, 8, speed, speed, Spread(30.0, 29.0, 31.0))
-    plain = {"model": "smollm2", "repeat": 7, "measured_utc": "2026-11-30T15:00:00+00:00", "setups": (side,)}
+    plain = {
+        "model": "smollm2",
+        "repeat": 7,
+        "prompt_tokens": 64,
+        "measured_utc": "2026-11-30T15:00:00+00:00",
+        "setups": (side,),
+    }
     absent = {"vs_llamacpp": "make peers"}
     return example(EngineResult, **plain | {"ratios": {"vs_vllm": ratios(vs_vllm)}, "not_measured": absent} | changes)
 
@@ -86,6 +92,8 @@ def test_a_target_counts_as_met_from_97_percent_and_the_worst_run_decides():
     row = rows(met=result(MET))["vs_vllm"]
     assert (row.verdict, row.run, row.reason) == ("pass", "met", "")
     assert row.measured == "0.98 (0.88 to 1.08) at B = 1, 1.10 (1.00 to 1.20) at B = 8 on 2026-11-30"
+    row = rows(met=result(MET), other=result({}), long=result(LOW, prompt_tokens=512))["vs_vllm"]
+    assert (row.verdict, row.run) == ("pass", "met"), "the others measured other things"
     row = rows(met=result(MET), low=result(LOW))["vs_vllm"]
     assert (row.verdict, row.run, row.reason) == ("fail", "low", "missed at B = 8 (0.90 of 1)")
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -74,11 +75,12 @@ def test_every_request_is_answered_once_and_whole(
         tokens = [event for event in events if event.request == number]
         assert [event.finish for event in tokens] == [None] * (new_tokens - 1) + ["length"]
         chunks = [work for m in sent if m.kind is Kind.PREFILL for work in m.works if work.request == number]
-        assert [(work.position, work.rows) for work in chunks] == [
-            (start, min(4, length - start)) for start in range(0, length, 4)
-        ]
+        assert [work.position for work in chunks] == [0, *accumulate(work.rows for work in chunks[:-1])]
+        assert sum(work.rows for work in chunks) == length
+        assert not fixed or all(work.rows == min(4, length - work.position) for work in chunks)
         assert [work.sample for work in chunks] == [NO_SAMPLE] * (len(chunks) - 1) + [0]
-    assert all(message.count == sum(work.rows for work in message.works) <= 4 for message in sent if message.is_prompt)
+    most = 8 if lanes == 1 and not fixed else 4
+    assert all(m.count == sum(work.rows for work in m.works) <= most for m in sent if m.is_prompt)
 
 
 @pytest.mark.parametrize("fixed", [True, False])
@@ -150,6 +152,24 @@ def test_prompts_share_a_micro_batch_in_order_of_arrival() -> None:
         [(3, 0, 1), (4, 0, 2)],
         [(5, 0, 2)],
     ]
+
+
+def test_a_single_rank_takes_two_chunks_at_once_while_nothing_decodes() -> None:
+    limits = replace(LIMITS, lanes=1, slots_per_lane=4)
+    scheduler = submitted(11, 3, 2, limits=limits, max_new_tokens=2)
+    first, second = take(scheduler), take(scheduler)
+    assert [(work.request, work.rows) for work in first.works] == [(0, 8)]
+    assert [(work.request, work.rows) for work in second.works] == [(0, 3), (1, 3), (2, 2)]
+    for message in (first, second):
+        scheduler.complete(answered(message))
+    scheduler.submit(3, range(9), SamplingParams(max_new_tokens=1))
+    assert take(scheduler).kind is Kind.DECODE
+    assert take(scheduler).count == 4, "the others wait for one chunk only"
+    fixed = submitted(11, limits=replace(limits, fixed_lanes=True))
+    assert take(fixed).count == 4, "where a prompt is cut depends only on the prompt"
+    scored = Scheduler(limits)
+    scored.submit_score(0, range(11))
+    assert take(scored).count == 4, "each row has the logits of the whole vocabulary"
 
 
 def test_the_end_token_ends_an_answer_unless_it_is_ignored() -> None:

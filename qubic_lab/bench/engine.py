@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 PROBE_BYTES = 512 * 2**20
 """Size of the bandwidth probe: more than the caches hold."""
 PROBE_PASSES = 5
-OURS, ALONE, PIPELINE = "ours", "alone", "pipeline_vs_whole"
+OURS, OURS_BY_TORCH = "ours", "ours by torch"
+ALONE, PIPELINE, EXACT = "alone", "pipeline_vs_whole", "exact_vs_fastest"
 
 
 @dataclass(frozen=True)
@@ -248,8 +249,8 @@ def bench_engine(
     configs = _configs(model, grid, dtype)
     asked = [peer for peer in PEERS if {peer.package, peer.name} & set(peers)]
     wide = [number for number in grid.ranks if number > 1]
-    comparisons = (2 * len(wide) or 1) + 2 * sum(peer.ranks in grid.ranks for peer in asked)
-    report = counted(progress, comparisons * len(grid.batches) * repeat)
+    sides = (2 * len(wide) or 1) + 2 * (configs[1].kernels == "native") + 2 * sum(p.ranks in grid.ranks for p in asked)
+    report = counted(progress, sides * len(grid.batches) * repeat)
     torch.set_num_threads(grid.threads)  # of the probe
     with ExitStack() as stack:
         trace = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -259,6 +260,7 @@ def bench_engine(
         bench = EngineBench(grid, configs, pipelines, trace, report)
         for number in wide or [1]:
             bench.compare_with_whole(number)
+        bench.compare_paths()
         for peer in asked:
             bench.compare_with_peer(peer)
     bench.add_bandwidth_fractions()
@@ -296,7 +298,7 @@ class EngineBench:
         self.versions: dict[str, str] = {}
         self._grid, self._configs, self._pipelines = grid, configs, pipelines
         self._trace = trace
-        self._running: dict[int, PipelineConfig] = {}
+        self._running: dict[Pipeline, PipelineConfig] = {}
         self._report = report
         self._alone: dict[int, list[Sample]] = {batch: [] for batch in grid.batches}
         self._block = bandwidth_block()
@@ -312,6 +314,18 @@ class EngineBench:
                 found = self._measure(PIPELINE, [self._ours(ranks, ranks * batch, trace=self._trace), whole])
                 self._add(PIPELINE, ranks, batch, quotients(attrgetter("decode"), *found))
                 self._add_compute_share(ranks, batch, found[0])
+
+    def compare_paths(self) -> None:
+        """Compare one rank's own kernels with torch's, the other path of ours."""
+        if self._configs[1].kernels != "native":
+            self.not_measured[EXACT] = "torch's kernels are the only ones that run here"
+            return
+        config = replace(self._configs[1], kernels="torch")
+        with Pipeline.launch(config) as by_torch:
+            for batch in self._grid.batches:
+                other = self._side(OURS_BY_TORCH, by_torch, replace(config, slots=batch), batch)
+                found = self._measure(EXACT, [self._ours(1, batch), other])
+                self._add(EXACT, 1, batch, quotients(attrgetter("decode"), *found))
 
     def compare_with_peer(self, peer: Peer) -> None:
         """Compare as many ranks as the peer has with it, at the same requests in flight."""
@@ -358,15 +372,18 @@ class EngineBench:
     def _ours(self, ranks: int, requests: int, **changes: Any) -> Side:
         """Return the side of our ranks, with changes of their configuration; by default all slots are in use."""
         config = replace(self._configs[ranks], **{"slots": -(-requests // ranks), **changes})
+        return self._side(OURS, self._pipelines[ranks], config, requests)
+
+    def _side(self, system: str, pipeline: Pipeline, config: PipelineConfig, requests: int) -> Side:
         prompts = self._grid.prompts[:requests]
 
         def measure() -> EngineSpeed:
-            if self._running.get(ranks) != config:
-                self._pipelines[ranks].configure(config)
-                self._running[ranks] = config
-            return our_speed(self._pipelines[ranks], prompts, self._grid.new_tokens)
+            if self._running.get(pipeline) != config:
+                pipeline.configure(config)
+                self._running[pipeline] = config
+            return our_speed(pipeline, prompts, self._grid.new_tokens)
 
-        return Side(OURS, ranks, requests, measure)
+        return Side(system, pipeline.config.ranks, requests, measure)
 
     def _theirs(self, peer: Peer, process: PeerProcess, requests: int) -> Side:
         prompts = self._grid.prompts[:requests]
@@ -480,11 +497,9 @@ def _configs(model: str, grid: SpeedGrid, dtype: str) -> dict[int, PipelineConfi
 
     All are on the device that has room for the most ranks, so that GPU and CPU are never compared.
     """
-    device = resolve_config(PipelineConfig(model=model, ranks=max(grid.ranks))).device
-    return {
-        number: PipelineConfig(model=model, device=device, dtype=dtype, ranks=number, threads=grid.threads // number)
-        for number in grid.ranks
-    }
+    used = resolve_config(PipelineConfig(model=model, ranks=max(grid.ranks), dtype=dtype))
+    common = PipelineConfig(model=model, device=used.device, dtype=dtype, kernels=used.kernels)
+    return {number: replace(common, ranks=number, threads=grid.threads // number) for number in grid.ranks}
 
 
 def _setup_result(comparison: str, side: Side, samples: Sequence[Sample], threads: int) -> SetupResult:

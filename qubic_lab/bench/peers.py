@@ -91,7 +91,8 @@ class PeerProcess:
         Raises:
             PeerError: it is not installed, cannot compute this, or does not start.
         """
-        command = [str(_python(peer, model)), "-P", str(DRIVER), peer.engine, json.dumps(_options(peer, model))]
+        python = _python(peer, model)
+        command = [str(python), "-P", str(DRIVER), peer.engine, json.dumps(_options(peer, model))]
         self.log = cache_folder("logs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{peer.name}.log"
         with self.log.open("wb") as log:
             # A group of this session: if this process is killed, the kernel wakes and ends what is stopped in it.
@@ -106,6 +107,8 @@ class PeerProcess:
         self._unread = b""
         try:
             self.version = str(self._reply(START_TIMEOUT_S)["ready"])
+            if python == Path(sys.executable):
+                self.version += ", in this project's environment"
             self._signal(signal.SIGSTOP)
         except BaseException:
             self.close()

@@ -5,7 +5,9 @@ in names are those of decoder.py.
 """
 
 import ctypes
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,8 +28,15 @@ PAGE = 64
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:
     """Pack a matrix for the kernels: int32 words (groups, words of I, COLUMNS), padded with zero columns."""
     words_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32).unflatten(0, (-1, COLUMNS))
-    groups, _, words = words_OI.shape
-    return torch.empty(groups, words, COLUMNS, dtype=torch.int32).copy_(words_OI.transpose(1, 2))
+    return huge_pages(words_OI.numel()).view(-1, words_OI.shape[2], COLUMNS).copy_(words_OI.transpose(1, 2))
+
+
+def huge_pages(words: int) -> torch.Tensor:
+    """Return int32 memory that has huge pages if the system offers them, so that fewer addresses are translated."""
+    memory = mmap.mmap(-1, 4 * words)
+    with suppress(AttributeError, OSError):  # only Linux has them, and its kernel may be built without
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.int32)
 
 
 def interleave(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_LOGPROBS, NO_TOKEN, K
 from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling, with_logprobs
 
 PREFILL_CHUNK = 128
-"""Tokens of a prompt's chunk; where a prompt is cut depends only on the prompt."""
+"""Tokens of a prompt's chunk."""
 IDLE_BEAT_S = 2.0
 """Interval at which an idle ring sends a report round, because a receive that waits too long counts as a lost peer."""
 

@@ -21,6 +21,9 @@ from qubic_lab.pipeline.message import (
     Work,
 )
 
+CHUNKS_ALONE = 2
+"""Chunks of prompts in a micro-batch of a single rank that delays no decoding request."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -239,20 +242,31 @@ class Scheduler:
     def _next_prompts(self) -> list[_Slot]:
         """Return the oldest requests with prompt tokens left to send whose next chunks fit into one micro-batch.
 
-        Where a prompt is cut depends only on the prompt. One that is scored goes alone.
+        One that is scored goes alone.
         """
         chosen: list[_Slot] = []
         tokens = works = 0
+        room = self._room()
         for slot in self._prompts:
-            tokens += self._next_chunk(slot)
+            tokens += self._next_chunk(slot, room)
             works += 1 + len(slot.siblings)
-            if chosen and (tokens > self.limits.chunk or works > MAX_SLOTS or slot.score or chosen[0].score):
+            if chosen and (tokens > room or works > MAX_SLOTS or slot.score or chosen[0].score):
                 break
             chosen.append(slot)
         return chosen
 
-    def _next_chunk(self, slot: _Slot) -> int:
-        return min(self.limits.chunk, len(slot.prompt) - slot.sent)
+    def _next_chunk(self, slot: _Slot, room: int) -> int:
+        return min(self.limits.chunk if slot.score else room, len(slot.prompt) - slot.sent)
+
+    def _room(self) -> int:
+        """Return the most tokens of prompts in a micro-batch.
+
+        With fixed lanes it never changes, because where a prompt is cut may depend only on the prompt. Otherwise a
+        single rank takes more of them while nothing decodes: its weights, and those of the head, are read less often.
+        """
+        decoding = any(slot is not None and slot.decoding for slot in self._slots)
+        alone = self.limits.lanes == 1 and not self.limits.fixed_lanes and not decoding
+        return self.limits.chunk * (CHUNKS_ALONE if alone else 1)
 
     def _next_step(self) -> tuple[int, list[_Slot]] | None:
         """Return a lane and its requests, of which none is in flight; those that waited longest come first."""
@@ -272,8 +286,9 @@ class Scheduler:
 
     def _prefill(self, slots: list[_Slot]) -> Message:
         works = []
+        room = self._room()
         for slot in slots:
-            start, count = slot.sent, self._next_chunk(slot)
+            start, count = slot.sent, self._next_chunk(slot, room)
             slot.sent += count
             last = slot.sent == len(slot.prompt)
             sample = 0 if last and not slot.score else NO_SAMPLE

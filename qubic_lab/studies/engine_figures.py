@@ -13,6 +13,7 @@ COLUMNS = {
     "vs_vllm_pp": "decode, vLLM's pipeline",
     "vs_vllm_pp_best": "decode, vLLM's pipeline, tuned",
     "pipeline_vs_whole": "decode, our ranks ÷ one of ours",
+    "exact_vs_fastest": "decode, our kernels ÷ torch's in our engine",
     "prefill_vs_transformers": "prefill, transformers",
     "prefill_vs_llamacpp": "prefill, llama.cpp",
     "prefill_vs_vllm": "prefill, vLLM",

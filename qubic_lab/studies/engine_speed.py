@@ -15,6 +15,8 @@ TOLERANCE = 0.97
 """The share of a target's value from which the target counts as met."""
 PAIRS = 7
 """The fewest pairs of measurements that a verdict takes."""
+PROMPT_TOKENS = 64
+"""Of each prompt, where a target names no other number."""
 SHARES = {
     "bandwidth_fraction": "share of the memory's bandwidth that one rank's decode steps read",
     "compute_share": "share of time in which the rank that works least computes",
@@ -28,16 +30,21 @@ SMOLLM2, DEEPSEEK = ("smollm2",), ("random-deepseek", "deepseek")
 
 @dataclass(frozen=True)
 class SpeedTarget:
-    """The least value of a ratio's median by `batch`, for these models and this number of ranks."""
+    """The least value of a ratio's median by `batch`, for these models, this number of ranks and length of prompts."""
 
     name: str
     models: tuple[str, ...]
     least: Mapping[int, float]
     ranks: int = 1
+    prompt_tokens: int = PROMPT_TOKENS
+
+    def concerns(self, result: EngineResult) -> bool:
+        """Whether the result is of its kind."""
+        return result.model in self.models and result.prompt_tokens == self.prompt_tokens
 
     def found(self, result: EngineResult) -> dict[int, SpeedRatio]:
         """Return what a result has of it, by batch."""
-        ratios = result.ratios.get(self.name, ()) if result.model in self.models else ()
+        ratios = result.ratios.get(self.name, ()) if self.concerns(result) else ()
         return {each.batch: each for each in ratios if each.ranks == self.ranks and each.batch in self.least}
 
     def missed(self, result: EngineResult) -> list[SpeedRatio]:
@@ -58,6 +65,9 @@ TARGETS = (
     SpeedTarget("vs_vllm", SMOLLM2, {1: 1.0, 8: 1.0}),
     SpeedTarget("vs_llamacpp", SMOLLM2, {1: 1.0, 8: 1.0}),
     SpeedTarget("vs_transformers", SMOLLM2, {1: 2.0, 8: 2.5}),
+    SpeedTarget("prefill_vs_vllm", DEEPSEEK, {8: 1.0}),
+    SpeedTarget("prefill_vs_vllm", DEEPSEEK, {1: 1.0}, prompt_tokens=512),
+    SpeedTarget("exact_vs_fastest", DEEPSEEK, {1: 0.75, 4: 0.95, 8: 0.95, 16: 0.95}),
 )
 
 
@@ -132,18 +142,19 @@ def _batches(target: SpeedTarget, ratios: list[SpeedRatio]) -> str:
 
 
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
-    """Judge each target by the least favourable run of its model."""
+    """Judge each target by the least favourable run that measured it."""
     return list(_rows(week.read("engine_speed", EngineResult)))
 
 
 def _rows(results: Mapping[str, EngineResult]) -> Iterator[AcceptanceRow]:
     for number, target in enumerate(TARGETS, start=1):
         least = ", ".join(f"{value:g} at B = {batch}" for batch, value in target.least.items())
-        what = f"Speed of {target.models[0]}: {WHAT[target.name]}"
+        long = f" at prompts of {target.prompt_tokens} tokens" if target.prompt_tokens != PROMPT_TOKENS else ""
+        what = f"Speed of {target.models[0]}{long}: {WHAT[target.name]}"
         criterion = Criterion(f"11.8.{number}", what, f"{target.name} ≥ {least}", "engine_speed")
-        of_model = {run: result for run, result in results.items() if result.model in target.models}
+        of_model = {run: result for run, result in results.items() if target.concerns(result)}
         judged = [_row(criterion, target, run, result) for run, result in of_model.items()]
-        order = ("fail", "not measured here", "pass")
+        order = ("fail", "pass", "not measured here")  # runs may share the ratios between them
         unmeasured = criterion.not_measured(f" has {target.models[0]}" if results else "")
         yield min(judged, key=lambda row: order.index(row.verdict), default=unmeasured)
 
