@@ -17,7 +17,7 @@ from qubic_lab.bench.result import MeasuredResult, Spread, Table
 from qubic_lab.cli.bench import show
 from qubic_lab.errors import InputError
 
-ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 2"
+ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 2"
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, _open, _values
 
 LLAMACPP = next(peer for peer in PEERS if peer.name == "llamacpp")
 PROMPTS = ((1, 2), (3, 4))
-ENGINE = "bench engine --ranks 2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 2 --json --peers llama.cpp"
+ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 2 --json --peers llama.cpp"
 
 
 @pytest.fixture
@@ -127,6 +127,17 @@ def test_the_bench_names_what_it_could_not_measure(fake: Any, tiny: Path, shared
         assert found.items() >= {"model": str(tiny), "ranks": ranks, "batch": 1}.items()
         assert 0 < found["low"] <= found["median"] <= found["high"]
     assert result["versions"] == {"llamacpp": "fake 1.0", "llamacpp_rpc": "fake 1.0"}
+
+
+@pytest.mark.dist
+def test_ours_are_compared_with_each_other_only_beside_one_rank(
+    fake: Any, tiny: Path, shared_ranks: None, here: Run
+) -> None:
+    fake("well")
+    ask = "bench engine --ranks 2 --batch 1 --prompt-tokens 5 --new-tokens 9 --repeat 1 --peers llama.cpp --json"
+    result = here(f"{ask} --model {tiny}").json
+    assert list(result["ratios"]) == ["vs_llamacpp_rpc"]
+    assert result["not_measured"].keys() == {"vs_llamacpp", "prefill_vs_llamacpp", "bandwidth_fraction"}
 
 
 def test_decode_counts_only_while_all_requests_decode() -> None:

@@ -232,8 +232,9 @@ def bench_engine(
 ) -> EngineResult:
     """Measure the pipeline with several numbers of ranks against one rank, and against other engines.
 
-    Prompts are random with a fixed seed, and end tokens are ignored. One rank is always measured. `peers` are packages
-    or single settings of `peers.PEERS`; what cannot be measured of them is left out, with its reason in the result.
+    Prompts are random with a fixed seed, and end tokens are ignored. `peers` are packages or single settings of
+    `peers.PEERS`; what cannot be measured of them is left out, with its reason in the result. Ours are compared with
+    each other only if 1 is one of the `ranks`.
 
     Raises:
         InputError: a value is out of range; nothing was run.
@@ -245,11 +246,13 @@ def bench_engine(
     for name in peers:
         check_choice("peer", name, PEER_NAMES)
     check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
-    grid = SpeedGrid.of(model, (1, *ranks), batches, prompt_tokens, new_tokens, repeat)
+    grid = SpeedGrid.of(model, ranks, batches, prompt_tokens, new_tokens, repeat)
     configs = _configs(model, grid, dtype)
     asked = [peer for peer in PEERS if {peer.package, peer.name} & set(peers)]
     wide = [number for number in grid.ranks if number > 1]
-    sides = (2 * len(wide) or 1) + 2 * (configs[1].kernels == "native") + 2 * sum(p.ranks in grid.ranks for p in asked)
+    sides = 2 * sum(peer.ranks in grid.ranks for peer in asked)
+    if 1 in grid.ranks:
+        sides += 2 * len(wide) + (2 if configs[1].kernels == "native" else not wide)
     report = counted(progress, sides * len(grid.batches) * repeat)
     torch.set_num_threads(grid.threads)  # of the probe
     with ExitStack() as stack:
@@ -258,9 +261,10 @@ def bench_engine(
             number: stack.enter_context(Pipeline.launch(config)) for number, config in configs.items()
         }
         bench = EngineBench(grid, configs, pipelines, trace, report)
-        for number in wide or [1]:
-            bench.compare_with_whole(number)
-        bench.compare_paths()
+        if 1 in grid.ranks:
+            for number in wide:
+                bench.compare_with_whole(number)
+            bench.compare_paths()
         for peer in asked:
             bench.compare_with_peer(peer)
     bench.add_bandwidth_fractions()
@@ -302,25 +306,25 @@ class EngineBench:
         self._report = report
         self._alone: dict[int, list[Sample]] = {batch: [] for batch in grid.batches}
         self._block = bandwidth_block()
-        self.device = pipelines[1].config.device
+        self._used = next(iter(configs.values()))  # all share model, dtype and device
+        self.device = str(self._used.device)
 
     def compare_with_whole(self, ranks: int) -> None:
         """Compare ranks that have a lane each with one rank that has one, at the same slots per lane."""
         for batch in self._grid.batches:
-            whole = self._ours(1, batch)
-            if ranks == 1:
-                self._measure(ALONE, [whole])
-            else:
-                found = self._measure(PIPELINE, [self._ours(ranks, ranks * batch, trace=self._trace), whole])
-                self._add(PIPELINE, ranks, batch, quotients(attrgetter("decode"), *found))
-                self._add_compute_share(ranks, batch, found[0])
+            sides = [self._ours(ranks, ranks * batch, trace=self._trace), self._ours(1, batch)]
+            found = self._measure(PIPELINE, sides)
+            self._add(PIPELINE, ranks, batch, quotients(attrgetter("decode"), *found))
+            self._add_compute_share(ranks, batch, found[0])
 
     def compare_paths(self) -> None:
-        """Compare one rank's own kernels with torch's, the other path of ours."""
-        if self._configs[1].kernels != "native":
-            self.not_measured[EXACT] = "torch's kernels are the only ones that run here"
-            return
+        """Compare one rank's own kernels with torch's, the other path of ours; if there is none, measure one rank."""
         config = replace(self._configs[1], kernels="torch")
+        if config == self._configs[1]:
+            self.not_measured[EXACT] = "torch's kernels are the only ones that run here"
+            for batch in self._grid.batches if len(self._grid.ranks) == 1 else ():
+                self._measure(ALONE, [self._ours(1, batch)])
+            return
         with Pipeline.launch(config) as by_torch:
             for batch in self._grid.batches:
                 other = self._side(OURS_BY_TORCH, by_torch, replace(config, slots=batch), batch)
@@ -347,15 +351,17 @@ class EngineBench:
 
     def add_bandwidth_fractions(self) -> None:
         """Say how much of the bandwidth that was probed beside them one rank's decode steps read."""
-        config = self._configs[1]
-        cost = model_cost(self._grid.config, config.dtype)
+        cost = model_cost(self._grid.config, self._used.dtype)
         read_gb = (cost.layers * cost.layer.decode_bytes + cost.head.decode_bytes) / 1e9
         for batch, samples in self._alone.items():
+            if not samples:
+                self.not_measured["bandwidth_fraction"] = "it is that of one rank, which was not measured"
+                continue
             shares = [read_gb * each.decode / batch / each.bandwidth_gb_per_s for each in samples]
             self._add("bandwidth_fraction", 1, batch, shares)
 
     def _add(self, name: str, ranks: int, batch: int, values: Sequence[float]) -> None:
-        spread, model = Spread.of(values), self._configs[1].model
+        spread, model = Spread.of(values), self._used.model
         found = SpeedRatio(spread.median, spread.low, spread.high, model, ranks, batch)
         self.ratios.setdefault(name, []).append(found)
 
@@ -397,7 +403,7 @@ class EngineBench:
     def _peer_model(self) -> PeerModel:
         grid = self._grid
         context = len(grid.prompts[0]) + grid.new_tokens
-        return PeerModel(grid.folder, self._configs[1].dtype, self.device, grid.threads, context)
+        return PeerModel(grid.folder, self._used.dtype, self.device, grid.threads, context)
 
     def _measure(self, comparison: str, sides: Sequence[Side]) -> list[list[Sample]]:
         """Measure sides in turn, after one run of each for warm-up; return the samples of each."""
