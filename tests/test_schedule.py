@@ -79,7 +79,7 @@ def test_every_request_is_answered_once_and_whole(
         assert sum(work.rows for work in chunks) == length
         assert not fixed or all(work.rows == min(4, length - work.position) for work in chunks)
         assert [work.sample for work in chunks] == [NO_SAMPLE] * (len(chunks) - 1) + [0]
-    most = 8 if lanes == 1 and not fixed else 4
+    most = 16 if lanes == 1 and not fixed else 4
     assert all(m.count == sum(work.rows for work in m.works) <= most for m in sent if m.is_prompt)
 
 
@@ -154,21 +154,21 @@ def test_prompts_share_a_micro_batch_in_order_of_arrival() -> None:
     ]
 
 
-def test_a_single_rank_takes_two_chunks_at_once_while_nothing_decodes() -> None:
+def test_a_single_rank_takes_four_chunks_at_once_while_nothing_decodes() -> None:
     limits = replace(LIMITS, lanes=1, slots_per_lane=4)
-    scheduler = submitted(11, 3, 2, limits=limits, max_new_tokens=2)
+    scheduler = submitted(19, 3, 2, limits=limits, max_new_tokens=2)
     first, second = take(scheduler), take(scheduler)
-    assert [(work.request, work.rows) for work in first.works] == [(0, 8)]
+    assert [(work.request, work.rows) for work in first.works] == [(0, 16)]
     assert [(work.request, work.rows) for work in second.works] == [(0, 3), (1, 3), (2, 2)]
     for message in (first, second):
         scheduler.complete(answered(message))
-    scheduler.submit(3, range(9), SamplingParams(max_new_tokens=1))
+    scheduler.submit(3, range(19), SamplingParams(max_new_tokens=1))
     assert take(scheduler).kind is Kind.DECODE
     assert take(scheduler).count == 4, "the others wait for one chunk only"
-    fixed = submitted(11, limits=replace(limits, fixed_lanes=True))
+    fixed = submitted(19, limits=replace(limits, fixed_lanes=True))
     assert take(fixed).count == 4, "where a prompt is cut depends only on the prompt"
     scored = Scheduler(limits)
-    scored.submit_score(0, range(11))
+    scored.submit_score(0, range(19))
     assert take(scored).count == 4, "each row has the logits of the whole vocabulary"
 
 

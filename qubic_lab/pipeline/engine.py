@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,9 @@ from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling, with_
 
 PREFILL_CHUNK = 128
 """Tokens of a prompt's chunk."""
+GATHER_S, MOST_GATHER_S = 0.001, 0.01
+"""After the first command that ends an idle time, others are awaited for so long each, and for so long in all: requests
+that are sent together then share their first micro-batch."""
 IDLE_BEAT_S = 2.0
 """Interval at which an idle ring sends a report round, because a receive that waits too long counts as a lost peer."""
 
@@ -181,6 +185,10 @@ class Engine:
                 commands.append(self._commands.get(timeout=IDLE_BEAT_S))
             except queue.Empty:
                 return [_Order(REPORT_ORDER, None, Future())]
+            until = time.monotonic() + MOST_GATHER_S
+            with suppress(queue.Empty):
+                while time.monotonic() < until:
+                    commands.append(self._commands.get(timeout=GATHER_S))
         while not self._commands.empty():
             commands.append(self._commands.get())
         return commands

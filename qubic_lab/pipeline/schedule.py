@@ -21,7 +21,7 @@ from qubic_lab.pipeline.message import (
     Work,
 )
 
-CHUNKS_ALONE = 2
+CHUNKS_ALONE = 4
 """Chunks of prompts in a micro-batch of a single rank that delays no decoding request."""
 
 
