@@ -15,6 +15,8 @@ from qubic_lab.stats import TAIL
 
 ROUNDING = 1e-9
 """0.95 × 20 is slightly more than 19 in floating point, but its rank is 19."""
+LEAST_FOR_P95 = 72
+"""With fewer values the 95th percentile's interval has no upper end."""
 
 
 @dataclass(frozen=True)

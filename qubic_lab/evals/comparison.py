@@ -187,6 +187,11 @@ class SplitComparison:
     paired: tuple[PairedAccuracy, ...]
     answers: tuple[AnswerRow, ...]
 
+    @property
+    def same_model(self) -> bool:
+        """Whether the ranks ran the model itself, by its hash; a difference is then one of the split."""
+        return not self.candidate or self.candidate_hash == self.model_hash
+
 
 @dataclass(frozen=True)
 class GreedyAnswer:

@@ -94,6 +94,7 @@ def run_batch(week: ExperimentWeek, *, full: bool, watcher: Watcher) -> list[Run
             of=runs_of_study[run.study.name],
             reused=outcome.reused,
             failed=outcome.error is not None,
+            full=full,
         )
         add_entry(week_of(batch), entry)
         watcher.end(outcome)

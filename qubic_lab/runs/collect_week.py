@@ -1,6 +1,6 @@
 """Collects a week from its runs and lets the studies judge them, or reads it as it was kept beside its page."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from qubic_lab.runs.store import read_manifest, read_results, reports_folder, ut
 from qubic_lab.runs.week_index import (
     WeekEntry,
     choose_week,
+    last_full_runs,
     latest_of_each_study,
     read_index,
     week_of,
@@ -26,7 +27,7 @@ from qubic_lab.studies import (
     oracle_results,
     split_strategies,
 )
-from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, FullVerdict, WeekResults
 
 STUDIES = (
     cluster,
@@ -114,7 +115,7 @@ def collect_week(week: str) -> WeekReport:
         week=week,
         written_utc=utc_now().isoformat(),
         runs=runs,
-        rows=tuple(judge({run.name: run.records for run in now})),
+        rows=tuple(beside_full_runs(judge({run.name: run.records for run in now}), last_full_runs(week))),
         changes=tuple(find_changes(now, earlier)),
         repetitions=tuple(find_repetitions(now, earlier)),
         status=index.status,
@@ -162,3 +163,18 @@ def judge(runs: Mapping[str, Records]) -> list[AcceptanceRow]:
         for id, what, target, reason in NOT_MEASURABLE
     ]
     return sorted(judged, key=lambda row: [int(part) for part in row.id.split(".")]) + unbuilt
+
+
+def beside_full_runs(rows: Iterable[AcceptanceRow], entries: Iterable[WeekEntry]) -> Iterator[AcceptanceRow]:
+    """Add to each row that other runs decide what the last full runs of the studies said of it."""
+    full = {run.name: run for run in map(_read_run, entries) if run.error is None}
+    said = {row.id: row for row in judge({name: run.records for name, run in full.items()})}
+    for row in rows:
+        earlier = said[row.id]
+        if earlier.run is None or earlier.run == row.run:
+            yield row
+            continue
+        manifest, week = full[earlier.run].manifest, full[earlier.run].made_in
+        assert manifest is not None and week is not None
+        day = manifest.finished_utc[:10]
+        yield replace(row, last_full=FullVerdict(day, week, earlier.run, earlier.measured, earlier.verdict))

@@ -16,6 +16,7 @@ from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.store import locked, reports_folder, write_atomically
 from qubic_lab.runs.week_index import choose_week, days_of
 from qubic_lab.runs.week_report import KEPT, SAMPLE, WeekReport, differing_parameters, week_to_json
+from qubic_lab.studies.acceptance import MEANINGS
 
 PAGE = "index.html"
 LONG_TABLE = 12
@@ -79,6 +80,7 @@ def render(report: WeekReport) -> str:
         data_uri=data_uri,
         differing_parameters=differing_parameters,
         words=summary,
+        meanings=MEANINGS,
         number=format_number,
         in_words=in_words,
     )

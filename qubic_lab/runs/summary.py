@@ -7,11 +7,19 @@ from qubic_lab.runs.cells import format_number, in_words
 from qubic_lab.runs.change import FALSE_ALARMS, Shift
 from qubic_lab.runs.history import MeasureChange, Repetition
 from qubic_lab.runs.week_report import ReportedRun, WeekReport
-from qubic_lab.studies.acceptance import AcceptanceRow
+from qubic_lab.studies.acceptance import AcceptanceRow, Verdict
 
 NAMED_CHANGES = 4
 """Changes of each kind that are named; the table has the others."""
 TIME_UNITS = ("s", "ms", "µs", "us")
+SIGNS: dict[Verdict, tuple[str, str]] = {
+    "pass": ("✓", "pass"),
+    "partial": ("◐", "partial"),
+    "measured, no benefit": ("○", "none"),
+    "fail": ("✗", "fail"),
+    "not measured here": ("–", "open"),
+}
+"""The sign of each verdict on acceptance, and its class in the page's style."""
 
 
 def headlines(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun]]:
@@ -30,14 +38,20 @@ def meaningless_models(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedR
 
 
 def acceptance_sentence(rows: Sequence[AcceptanceRow]) -> str:
-    """Count the verdicts, and name what fails."""
+    """Count the verdicts, and name what fails or has no benefit."""
     measurable = [row for row in rows if row.measurable]
     counts = Counter(row.verdict for row in measurable)
-    failing = [f"{row.id} ({row.what[0].lower()}{row.what[1:]})" for row in measurable if row.verdict == "fail"]
-    named = f" What fails: {', '.join(failing)}." if failing else ""
+
+    def named(verdict: Verdict, title: str) -> str:
+        found = [f"{row.id} ({row.what[0].lower()}{row.what[1:]})" for row in measurable if row.verdict == verdict]
+        return f" {title}: {', '.join(found)}." if found else ""
+
     return (
         f"Of {len(measurable)} acceptance criteria that studies can measure, {counts['pass']} pass, "
-        f"{counts['fail']} fail, {counts['not measured here']} were not measured here.{named}"
+        f"{counts['fail']} fail, {counts['partial']} are partial, {counts['measured, no benefit']} were measured without a "
+        f"benefit, {counts['not measured here']} were not measured here."
+        + named("fail", "What fails")
+        + named("measured, no benefit", "Without a benefit")
     )
 
 
@@ -110,6 +124,8 @@ def figures_of(report: WeekReport) -> list[tuple[str, str]]:
     return [
         (str(measurable["pass"]), "acceptance criteria pass"),
         (str(measurable["fail"]), "fail"),
+        (str(measurable["partial"]), "are partial: too little to judge"),
+        (str(measurable["measured, no benefit"]), "were measured without a benefit"),
         (str(measurable["not measured here"]), "were not measured here"),
         (str(verdicts["worse"]), "measures are worse than in an earlier week"),
     ]

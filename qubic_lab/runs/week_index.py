@@ -1,6 +1,7 @@
 """The index of an ISO week (UTC), `runs/weeks/2026-W48.json`: its runs and the project's status."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -15,7 +16,10 @@ from qubic_lab.runs.store import locked, run_folder, runs_folder, write_atomical
 
 @dataclass(frozen=True)
 class WeekEntry:
-    """One of the `of` runs of a study in a batch; `batch` is the moment that the batch began (ISO, UTC)."""
+    """One of the `of` runs of a study in a batch; `batch` is the moment that the batch began (ISO, UTC).
+
+    `full` is whether the batch was of the studies' full forms; indexes of earlier versions do not say so.
+    """
 
     study: str
     key: str
@@ -23,6 +27,7 @@ class WeekEntry:
     of: int
     reused: bool
     failed: bool
+    full: bool = False
 
     @property
     def folder(self) -> Path:
@@ -85,6 +90,20 @@ def latest_of_each_study(entries: Sequence[WeekEntry]) -> dict[str, tuple[WeekEn
         study: tuple(entry for entry in entries if (entry.study, entry.batch) == (study, batch))
         for study, batch in last_batch.items()
     }
+
+
+def last_full_runs(until: str) -> tuple[WeekEntry, ...]:
+    """Return each study's runs of its last full batch up to a week and with it, of batches that ended whole."""
+    full = [
+        entry
+        for week in weeks_with_runs()
+        if week <= until
+        for entry in read_index(week).runs
+        if entry.full and not entry.failed
+    ]
+    done = Counter((entry.study, entry.batch) for entry in full)
+    whole = [entry for entry in full if done[entry.study, entry.batch] == entry.of]
+    return tuple(entry for of_study in latest_of_each_study(whole).values() for entry in of_study)
 
 
 def weeks_with_runs() -> list[str]:

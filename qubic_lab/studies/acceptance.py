@@ -4,24 +4,46 @@ Each study holds its own criteria, with their targets, and judges them in a func
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-Verdict = Literal["pass", "fail", "not measured here"]
+Verdict = Literal["pass", "fail", "partial", "measured, no benefit", "not measured here"]
 T = TypeVar("T")
 
 CONFIDENCE = 0.95
 """Of the intervals in the table."""
+MEANINGS: dict[Verdict, str] = {
+    "fail": "the target is missed",
+    "measured, no benefit": "measured in full, and no benefit is shown",
+    "not measured here": "nothing was measured, or not all that the row asks for: it says why",
+    "partial": "no miss so far, but too little to judge: the row says how much a verdict takes",
+    "pass": "the target is met, by as much as a verdict takes",
+}
+"""What each verdict says; the least favourable comes first."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class FullVerdict:
+    """What the last full run of a study said of a criterion, with the day (UTC) and the week in which it was made."""
+
+    day: str
+    week: str
+    run: str
+    measured: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class AcceptanceRow:
-    """One criterion: what is asked, what was measured, and by which run (None if by none)."""
+    """One criterion: what is asked, what was measured, and by which run (None if by none).
+
+    `last_full` is another run's verdict: that of the last full run, where a quick run or none decides the row.
+    """
 
     id: str
     what: str
@@ -32,6 +54,7 @@ class AcceptanceRow:
     run: str | None
     measurable: bool = True
     """False where the criterion is about something that is not built, or that no study measures."""
+    last_full: FullVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -43,11 +66,17 @@ class Criterion:
     target: str
     study: str = ""
 
-    def row(self, measured: str, verdict: Verdict | bool, reason: str = "", run: str | None = None) -> AcceptanceRow:
-        """Return the row of a run; a verdict of True is a pass, of False a failure."""
+    def row(
+        self, measured: str, verdict: Verdict | bool, reason: str = "", run: str | None = None, *, few: str = ""
+    ) -> AcceptanceRow:
+        """Return the row of a run; a verdict of True is a pass, of False a failure.
+
+        `few` says what there is too little of (see `too_few`): then the verdict is partial in place of a pass.
+        """
         if isinstance(verdict, bool):
             verdict = "pass" if verdict else "fail"
-        return AcceptanceRow(self.id, self.what, self.target, measured, verdict, reason, run)
+        verdict = "partial" if few and verdict == "pass" else verdict
+        return AcceptanceRow(self.id, self.what, self.target, measured, verdict, _joined(few, reason), run)
 
     def complete(self, measured: str, missing: list[str], run: str) -> AcceptanceRow:
         """Return the row of a criterion that is met when nothing is missing."""
@@ -57,6 +86,21 @@ class Criterion:
     def not_measured(self, more: str = "") -> AcceptanceRow:
         """Return the row without a verdict: no run of the study recorded what it needs; `more` qualifies "no run"."""
         return self.row("", "not measured here", f"no finished run of {self.study} this week{more}")
+
+
+def too_few(found: int, needed: int, what: str) -> str:
+    """Return in words how many a verdict takes; empty where as many were found."""
+    return f"{found:,} of the {needed:,} {what} that a verdict takes" if found < needed else ""
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def least_favourable(rows: Iterable[AcceptanceRow]) -> AcceptanceRow | None:
+    """Return the first row with the least favourable verdict; None if there are no rows."""
+    order = list(MEANINGS)
+    return min(rows, key=lambda row: order.index(row.verdict), default=None)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Is the split model the same model? Tables, pictures and sentences of a comparison (`qubic_lab.evals.compare`)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
 from qubic_lab.evals.comparison import Case, PairedAccuracy, RunLikeness, SplitComparison, TokenDifference
 from qubic_lab.stats import wilson_interval
-from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
+from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note, too_few
 from qubic_lab.studies.style import DARK, INK, Dot, counted, dots, magnitude, percent, points, rows
 
 T = TypeVar("T")
@@ -194,6 +194,8 @@ def identity_sentences(comparison: SplitComparison) -> list[str]:
         subject, whole = f"The split candidate {comparison.candidate}", f"the whole {comparison.model}"
     dtypes = " and ".join(dict.fromkeys(case.dtype for case in cases))
     compared = f"{tokens_compared(comparison):,} tokens were compared in {counted(len(cases), 'case')} ({dtypes})."
+    if not comparison.same_model:
+        compared = f"By the hash of its weights the candidate is another model: this is not about the split. {compared}"
     if not different:
         return [f"{subject} equals {whole}: the same tokens, and logits equal bit for bit.", compared]
     worst = min(different, key=lambda case: (case.token_identity, -case.logits_max_abs))
@@ -301,32 +303,52 @@ def difference(value: float) -> str:
 
 
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
-    """Judge the backends that ran, and the consistency of the split model with the whole one."""
-    comparisons = week.read("comparison", SplitComparison)
+    """Judge the backends that ran, and the consistency of the split model with the whole one.
+
+    Neither is shown by one rank, or by a candidate that is another model.
+    """
+    found = week.read("comparison", SplitComparison)
+    comparisons = {
+        run: each for run, each in found.items() if each.same_model and any(case.ranks > 1 for case in each.cases)
+    }
     if not comparisons:
-        return [PIPELINE.not_measured(), CONSISTENCY.not_measured()]
+        more = " split the model itself" if found else ""
+        return [PIPELINE.not_measured(more), CONSISTENCY.not_measured(more)]
+    return [_pipeline_row(comparisons), _consistency_row(comparisons)]
+
+
+def _pipeline_row(comparisons: Mapping[str, SplitComparison]) -> AcceptanceRow:
     # "cuda:0" and "cuda" are the same kind of device.
     run_of_device = {compared.device.partition(":")[0]: run for run, compared in comparisons.items()}
     backends = ", ".join(BACKENDS[device] for device in sorted(run_of_device))
     most_ranks = max(case.ranks for compared in comparisons.values() for case in compared.cases)
     missing = [BACKENDS[device] for device in sorted(BACKENDS.keys() - run_of_device.keys())]
-    pipeline = PIPELINE.complete(f"{backends}, up to {most_ranks} ranks", missing, next(iter(run_of_device.values())))
+    return PIPELINE.complete(f"{backends}, up to {most_ranks} ranks", missing, next(iter(run_of_device.values())))
+
+
+def _consistency_row(comparisons: Mapping[str, SplitComparison]) -> AcceptanceRow:
+    def consistency(compared: SplitComparison) -> float:
+        return min(compared.token_identity, _same_questions(compared) / compared.questions)
+
     # The least favourable run decides; among equals, the one that asked least.
-    run, worst = min(comparisons.items(), key=lambda item: (item[1].token_identity, item[1].questions))
-    diverged = {divergence.id for case in measured_cases(worst) for divergence in case.divergences}
-    questions, same = worst.questions, worst.questions - len(diverged)
+    run, worst = min(comparisons.items(), key=lambda item: (consistency(item[1]), item[1].questions))
+    questions, same = worst.questions, _same_questions(worst)
     low, high = wilson_interval(same, questions, CONFIDENCE)
-    few = f"{questions} of {QUESTIONS_TARGET} questions: the full form asks more"
-    limits = [few if questions < QUESTIONS_TARGET else "", meaningless_note(worst.meaningless)]
-    consistency = CONSISTENCY.row(
+    return CONSISTENCY.row(
         f"{percent(worst.token_identity)} of the tokens in the worst case ({tokens_compared(worst):,} compared in "
         f"all); {same} of {questions} questions identical in every case "
         f"({percent(CONFIDENCE)} interval {percent(low)} to {percent(high)})",
-        worst.token_identity > CONSISTENCY_TARGET,
-        "; ".join(filter(None, limits)),
+        consistency(worst) > CONSISTENCY_TARGET,
+        meaningless_note(worst.meaningless),
         run,
+        few=too_few(questions, QUESTIONS_TARGET, "questions"),
     )
-    return [pipeline, consistency]
+
+
+def _same_questions(comparison: SplitComparison) -> int:
+    """Count the questions whose answers are identical in every case."""
+    diverged = {divergence.id for case in measured_cases(comparison) for divergence in case.divergences}
+    return comparison.questions - len(diverged)
 
 
 def logit_differences(comparison: SplitComparison) -> Figure:

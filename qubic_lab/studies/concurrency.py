@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from qubic_lab.bench.concurrency import ConcurrencyLevel, ConcurrencyResult
 from qubic_lab.bench.memory import MemoryResult
 from qubic_lab.bench.prediction import PredictionResult
-from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
+from qubic_lab.bench.result import LEAST_FOR_P95
+from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note, too_few
 from qubic_lab.studies.style import DARK, INK, PALE, Dot, counted, dots, interval, percent, plot
 
 P95_TARGET_S = 10.0
@@ -108,11 +109,11 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
 
 def _latency_row(week: WeekResults) -> AcceptanceRow:
     results = week.read("concurrency", ConcurrencyResult)
+    if not results:
+        return LATENCY.not_measured()
     # The target names ten clients: the level of each run that is next to it, and of those the least favourable.
     nearest = {run: target_level(result) for run, result in results.items()}
-    nearest = {run: level for run, level in nearest.items() if level.clients >= CLIENTS_TARGET}
-    if not nearest:
-        return LATENCY.not_measured(f" has {CLIENTS_TARGET} clients or more" if results else "")
+    nearest = {run: level for run, level in nearest.items() if level.clients >= CLIENTS_TARGET} or nearest
     run, level = max(nearest.items(), key=lambda item: item[1].p95_s)
     unchanged = all(each.answers_unchanged for result in results.values() for each in result.levels)
     known = interval(level.p95_low_s, level.p95_high_s, ".2f", "s", percent(CONFIDENCE))
@@ -120,8 +121,14 @@ def _latency_row(week: WeekResults) -> AcceptanceRow:
         f"p95 {level.p95_s:.2f} s{known and f' ({known})'} of {level.requests} requests from {level.clients} clients; "
         f"answers {'unchanged at every level' if unchanged else 'changed by concurrency'}"
     )
-    passed = level.p95_s < P95_TARGET_S and unchanged
-    return LATENCY.row(measured, passed, meaningless_note(results[run].meaningless), run)
+    few = (too_few(level.clients, CLIENTS_TARGET, "clients"), too_few(level.requests, LEAST_FOR_P95, "requests"))
+    return LATENCY.row(
+        measured,
+        level.p95_s < P95_TARGET_S and unchanged,
+        meaningless_note(results[run].meaningless),
+        run,
+        few=", ".join(filter(None, few)),
+    )
 
 
 def _benchmark_row(week: WeekResults) -> AcceptanceRow:

@@ -7,24 +7,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qubic_lab.consensus.confidence import ConfidenceReport
-from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation
+from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation, VoteEvaluation
 from qubic_lab.evals.paired import MeanEstimate
 from qubic_lab.evals.self_consistency import ALL, Gain
-from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note
+from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, Verdict, WeekResults, too_few
 from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, dots, percent, plot, points, rows
 
 SMALL_P = 0.05
 VOTED_QUESTIONS_TARGET = 300
+CALIBRATED_VOTES_TARGET = 200
+"""Votes to calibrate on, and as many others to judge that by: with fewer, chance alone explains most errors."""
 CALIBRATION = Criterion(
     "12.7",
     "Calibrated confidence",
-    "on held-out votes an error (ECE) no larger than 95 % of those of perfect confidences",
+    f"on {CALIBRATED_VOTES_TARGET} held-out votes, after as many to calibrate on, an error (ECE) no larger than 95 % "
+    "of those of perfect confidences",
     "consensus_evaluation",
 )
 VOTES = Criterion(
     "12.9",
     "Votes against single answers",
-    f"more right answers than one sample, by the interval, on {VOTED_QUESTIONS_TARGET} questions or more",
+    "more right answers, by the intervals, than one sample, than the greedy answer, and at equal tokens than a longer "
+    f"greedy answer; {VOTED_QUESTIONS_TARGET} questions",
     "consensus_evaluation",
 )
 _TALL = (WIDTH_INCHES, 3.4)
@@ -271,50 +275,62 @@ def _reports(result: ConsensusEvaluation) -> list[tuple[str, ConfidenceReport]]:
 
 
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
-    """Judge the calibration of confidences, and votes against single answers."""
-    results = week.read("consensus", ConsensusEvaluation)
+    """Judge the calibration of confidences, and votes against single answers; random weights show neither."""
+    found = week.read("consensus", ConsensusEvaluation)
+    results = {run: each for run, each in found.items() if not each.meaningless}
+    if not results:
+        more = " had a model with real weights" if found else ""
+        return [CALIBRATION.not_measured(more), VOTES.not_measured(more)]
     return [_calibration_row(results), _votes_row(results)]
 
 
 def _calibration_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
-    reports = {
-        run: each.report
-        for run, result in results.items()
-        for each in result.votes.calibrated
-        if each.question_type == ANY
+    calibrated = {
+        run: each for run, result in results.items() for each in result.votes.calibrated if each.question_type == ANY
     }
-    if not reports:
-        return CALIBRATION.not_measured(" asked enough questions to calibrate" if results else "")
-    run = max(reports, key=lambda run: reports[run].ece - reports[run].ece_if_calibrated_95)
-    worst = reports[run]
+    if not calibrated:
+        return CALIBRATION.not_measured(" asked enough questions to calibrate")
+    reports = {run: each.report for run, each in calibrated.items()}
+    run, worst = max(reports.items(), key=lambda item: item[1].ece - item[1].ece_if_calibrated_95)
     low, high = worst.ece_interval
+    fewest = min(calibrated[run].development, worst.items)
     return CALIBRATION.row(
         f"ECE {worst.ece:.3f} ({percent(CONFIDENCE)} interval {low:.3f} to {high:.3f}), up to "
         f"{worst.ece_if_calibrated_95:.3f} by chance alone; Brier {worst.brier:.3f}; {worst.items} votes",
         worst.ece <= worst.ece_if_calibrated_95,
-        meaningless_note(results[run].meaningless),
+        "",
         run,
+        few=too_few(fewest, CALIBRATED_VOTES_TARGET, "votes to calibrate on, or to judge that by,"),
     )
 
 
 def _votes_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
-    enough = {run: each for run, each in results.items() if each.votes.questions >= VOTED_QUESTIONS_TARGET}
-    if not enough:
-        return VOTES.not_measured(f" asked {VOTED_QUESTIONS_TARGET} questions: the full form does" if results else "")
-    run, worst = min(enough.items(), key=lambda item: item[1].votes.gains[ALL].difference.low)
-    votes = worst.votes
-    gain = votes.gains[ALL].difference
-    baselines = {
-        "the greedy answer": votes.greedy_gains[ALL].difference,
-        "a greedy answer with as many tokens": votes.equal_tokens.gain.difference,
-    }
-    beside = ", ".join(f"{name} {_difference_text(each)}" for name, each in baselines.items())
+    found = {run: each.votes for run, each in results.items()}
+    enough = {run: votes for run, votes in found.items() if votes.questions >= VOTED_QUESTIONS_TARGET} or found
+    run, votes = min(enough.items(), key=lambda item: min(each.low for each in _vote_gains(item[1]).values()))
+    gains = _vote_gains(votes)
+    said = {name: verdict(each) for name, each in gains.items()}
+    judged: Verdict = "pass" if set(said.values()) == {"better"} else "measured, no benefit"
+    if "worse" in said.values():
+        judged = "fail"
+    few = too_few(votes.questions, VOTED_QUESTIONS_TARGET, "questions")
+    differences = "; ".join(f"less {name} {_difference_text(each)}" for name, each in gains.items())
     return VOTES.row(
-        f"a vote of {votes.k} less one sample: {_difference_text(gain)} of {votes.questions} questions; less {beside}",
-        verdict(gain) == "better",
-        meaningless_note(worst.meaningless) or verdict(gain),
+        f"a vote of {votes.k} on {votes.questions} questions, {differences}",
+        "partial" if few else judged,
+        "; ".join(f"against {name}: {each}" for name, each in said.items()),
         run,
+        few=few,
     )
+
+
+def _vote_gains(votes: VoteEvaluation) -> dict[str, MeanEstimate]:
+    """Return what the vote has over each kind of single answer."""
+    return {
+        "one sample": votes.gains[ALL].difference,
+        "the greedy answer": votes.greedy_gains[ALL].difference,
+        "a longer greedy answer at equal tokens": votes.equal_tokens.gain.difference,
+    }
 
 
 def tokens_curve(result: ConsensusEvaluation) -> Figure:

@@ -1,6 +1,7 @@
 """What the market's studies record, as the acceptance table reads it: validation (13.7) and warnings of risk (14).
 
-Both criteria ask for measurements, not for success. The types hold the part of a record that is read.
+A row passes where all is measured and shows what it claims; measured without it, it has no benefit. The types hold the
+part of a record that is read.
 """
 
 from collections.abc import Mapping
@@ -8,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
-from qubic_lab.stats import BrierParts, ReliabilityBin
-from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults
+from qubic_lab.stats import BrierParts, ReliabilityBin, mcnemar_exact
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, Verdict, WeekResults, too_few
 from qubic_lab.studies.anomaly_trials import RocCurve
 
 ALPHA = 0.05
@@ -18,13 +19,14 @@ LARGE = 8.0
 VALIDATION = Criterion(
     "13.7",
     "Validation of the oracle",
-    "sentiment against returns, forecasts of 1–4 h, anomalies and confidence: measured, with intervals",
+    "sentiment against returns: evidence; forecasts of 1–4 h: better than a random walk; large anomalies found; "
+    "confidence calibrated",
     "oracle_backtest and oracle_overview",
 )
 WARNINGS = Criterion(
     "14",
     "Warnings of risk",
-    "backtested beside a naive rule: precision, recall, false alarms and lead time, with intervals",
+    "evidence of more falls found than by a naive rule under warning as long; precision, recall and lead time told",
     "risk_warnings",
 )
 
@@ -78,6 +80,11 @@ class SignalsRecord:
     reason: str | None
     studies: tuple[SignalRecord, ...]
 
+    @property
+    def shown(self) -> bool:
+        """Whether any series predicts returns."""
+        return any(each.evidence for each in self.studies)
+
     def text(self) -> str:
         """Say for how many series there is evidence, and name the most likely one."""
         evidence = [each.title for each in self.studies if each.evidence]
@@ -119,15 +126,26 @@ class ForecastsRecord:
 
     horizons: tuple[HorizonRecord, ...]
 
+    @property
+    def shortest(self) -> list[HorizonRecord]:
+        """The measured forecasts from the shortest bars."""
+        known = [each for each in self.horizons if each.measured]
+        return [each for each in known if each.bars == known[0].bars]
+
+    @property
+    def shown(self) -> bool:
+        """Whether all of these are better than a random walk, by their intervals."""
+        ratios = [each.error_ratio for each in self.shortest]
+        return all(each is not None and each.high is not None and each.high < 1.0 for each in ratios)
+
     def text(self) -> str:
         """Say what forecasts from the shortest bars are worth; empty where none was measured."""
-        known = [each for each in self.horizons if each.measured]
-        shortest = [each for each in known if each.bars == known[0].bars]
+        shortest = self.shortest
         if not shortest or not (coverage := shortest[0].coverage_80) or not (ece := shortest[0].ece):
             return ""
         ratios = ", ".join(estimate_text(each.error_ratio, digits=3) for each in shortest if each.error_ratio)
         return (
-            f"forecasts of {', '.join(str(each.hours) for each in shortest)} h from bars of {known[0].bars}: error "
+            f"forecasts of {', '.join(str(each.hours) for each in shortest)} h from bars of {shortest[0].bars}: error "
             f"over that of a random walk {ratios}; 80 % intervals held {estimate_text(coverage, ' %', 100)}; ECE of "
             f"their chance of a rise {ece.value:.3f} ({ece.chance_95:.3f} by chance)"
         )
@@ -148,11 +166,19 @@ class AnomaliesRecord:
 
     curves: tuple[AnomalyCurve, ...]
 
+    @property
+    def worst(self) -> AnomalyCurve | None:
+        """The curve of large anomalies with the least area under it."""
+        return min((each for each in self.curves if each.size >= LARGE), key=lambda each: each.auc, default=None)
+
+    @property
+    def shown(self) -> bool:
+        """Whether large anomalies of every kind are told from other bars better than by chance."""
+        return self.worst is not None and self.worst.low > 0.5
+
     def text(self) -> str:
         """Name the least area under the curves of large anomalies; empty where there are none."""
-        large = (each for each in self.curves if each.size >= LARGE)
-        worst = min(large, key=lambda each: each.auc, default=None)
-        if worst is None:
+        if (worst := self.worst) is None:
             return ""
         area = f"area of at least {worst.auc:.3f} ({worst.low:.3f} to {worst.high:.3f}, {worst.kind})"
         return f"anomalies of {LARGE:g} deviations and more: {area}"
@@ -184,6 +210,11 @@ class ConfidenceRecord:
     brier: BrierParts
     brier_skill: RecordedEstimate
     bins: tuple[ReliabilityBin, ...]
+
+    @property
+    def shown(self) -> bool:
+        """Whether the error is one that calibrated confidences have by chance."""
+        return self.ece.value <= self.ece.chance_95
 
     def text(self) -> str:
         """Name the calibration error with its interval."""
@@ -226,15 +257,21 @@ class WorthRecord:
             f"a month {estimate_text(ours.false_alarms_a_month)}; lead {estimate_text(ours.lead_h, ' h')}"
         )
 
-    def comparison(self) -> str:
-        """Say whether more falls were found than by the naive rule."""
+    def verdict(self, alpha: float) -> Verdict:
+        """Say whether more falls were found than by the naive rule, with evidence at the level `alpha`."""
         assert self.ours is not None and self.naive is not None and self.p is not None
-        verdict = "no evidence of more"
-        if self.p < ALPHA:
-            verdict = "evidence of more" if self.ours.found > self.naive.found else "fewer"
+        if self.p >= alpha:
+            return "partial" if self.ours.falls < falls_needed(alpha) else "measured, no benefit"
+        return "pass" if self.ours.found > self.naive.found else "fail"
+
+    def comparison(self, alpha: float) -> str:
+        """Say the verdict in words, with what it rests on."""
+        assert self.ours is not None and self.naive is not None and self.p is not None
+        shown = {"pass": "evidence of more", "fail": "fewer"}.get(self.verdict(alpha), "no evidence of more")
+        few = too_few(self.ours.falls, falls_needed(alpha), "falls")
         return (
-            f"bars of {self.bars_of}: {verdict} falls found than by volatility alone ({self.ours.found} and "
-            f"{self.naive.found}, p = {self.p:.2g})"
+            f"bars of {self.bars_of}: {shown} falls found than by volatility alone ({self.ours.found} and "
+            f"{self.naive.found}, p = {self.p:.2g}, evidence below {alpha:.2g}{few and f'; {few}'})"
         )
 
 
@@ -265,10 +302,18 @@ def _validation_row(week: WeekResults) -> AcceptanceRow:
     texts = {name: [text for each in part.values() if (text := each.text())] for name, part in parts.items()}
     why = next((f" ({each.reason})" for each in signals.values() if each.reason), "")
     missing = [name + why * (part is collected) for name, part in parts.items() if not texts[name]]
-    return VALIDATION.complete("; ".join(text for said in texts.values() for text in said), missing, runs[0])
+    measured = "; ".join(text for said in texts.values() for text in said)
+    without = [name for name, part in parts.items() if not all(each.shown for each in part.values() if each.text())]
+    if without and not missing:
+        return VALIDATION.row(measured, "measured, no benefit", f"not shown: {', '.join(without)}", runs[0])
+    return VALIDATION.complete(measured, missing, runs[0])
 
 
 def _warnings_row(week: WeekResults) -> AcceptanceRow:
+    """Judge warnings on bars of every length: fewer falls found on one of them is a failure, more on one a pass.
+
+    So that several lengths do not find evidence by chance, each has its share of the level (Bonferroni).
+    """
     entries = [(run, each) for run, found in week.read("risk", RiskRecord).items() for each in found.worth]
     if not entries:
         return WARNINGS.not_measured()
@@ -277,5 +322,17 @@ def _warnings_row(week: WeekResults) -> AcceptanceRow:
         no_falls = "no fall began while warnings were judged"
         why = "; ".join(dict.fromkeys(f"{each.bars_of}: {each.absent or no_falls}" for _, each in entries))
         return WARNINGS.row("", "not measured here", why)
-    measured = "; ".join(each.text() for _, each in judged)
-    return WARNINGS.row(measured, "pass", "; ".join(each.comparison() for _, each in judged), judged[0][0])
+    alpha = ALPHA / len(judged)
+    found = {each.verdict(alpha): run for run, each in reversed(judged)}
+    verdicts: tuple[Verdict, ...] = ("fail", "pass", "measured, no benefit", "partial")
+    verdict = next(each for each in verdicts if each in found)
+    measured, reason = (
+        "; ".join(texts)
+        for texts in ([each.text() for _, each in judged], [each.comparison(alpha) for _, each in judged])
+    )
+    return WARNINGS.row(measured, verdict, reason, found[verdict])
+
+
+def falls_needed(alpha: float) -> int:
+    """Return the fewest falls of which finding all, where the other rule finds none, is evidence."""
+    return next(falls for falls in range(1, 64) if mcnemar_exact(falls, 0) < alpha)
