@@ -18,7 +18,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from qubic_lab.bench.result import MeasuredResult, Table
-from qubic_lab.errors import RankError, check_at_least
+from qubic_lab.errors import QubicLabError, RankError, check_at_least
 from qubic_lab.lifeline import end_when_stdin_closes
 
 if TYPE_CHECKING:
@@ -30,13 +30,16 @@ LARGE_BYTES = 8 * 2**20
 WARM_UP = 10
 GROUP_TIMEOUT_S = 60
 LOOPBACK = "lo"
+SHORTEST_S = 1e-6
+"""A large message in less time would need 67,000 Gbps, which no link has: then load and clock hide the link."""
 
 
 @dataclass(frozen=True)
 class LinkResult(MeasuredResult):
     """Latency of a small message (half a round trip) and bandwidth of a large one; low and high are 5 % and 95 %.
 
-    Bandwidth is in 10⁹ bits/s. It is computed from the time of a large message minus that of a small one.
+    Bandwidth is in 10⁹ bits/s. It is computed from the time of a large message minus that of the fastest small one:
+    on a busy machine a small message may wait longer for its turn than a large one takes.
     """
 
     latency_ms: float
@@ -72,6 +75,7 @@ def bench_link(repeat: int = 200) -> LinkResult:
     Raises:
         InputError: too few repeats.
         RankError: the other process was lost.
+        QubicLabError: the bandwidth is not measurable.
     """
     import torch.distributed as dist
 
@@ -95,11 +99,21 @@ def bench_link(repeat: int = 200) -> LinkResult:
 
 
 def link_of(small_s: Sequence[float], large_s: Sequence[float], backend: str) -> LinkResult:
-    """Compute the link from half round trips of small and of large messages, in seconds."""
+    """Compute the link from half round trips of small and of large messages, in seconds.
+
+    Raises:
+        QubicLabError: large messages take no longer than small ones, so the bandwidth is not measurable.
+    """
     small, large = sorted(small_s), sorted(large_s)
     cut = len(small) // 20
     way_s = median(small)
-    gbps = [LARGE_BYTES * 8 / 1e9 / max(each - way_s, 1e-9) for each in reversed(large)]
+    if large[cut] - small[0] < SHORTEST_S:
+        raise QubicLabError(
+            f"bandwidth is not measurable: {LARGE_BYTES / 2**20:.0f} MiB took {1e3 * large[cut]:.4f} ms, "
+            f"{SMALL_BYTES:,} bytes {1e3 * small[0]:.4f} ms; measure again on an idle machine, or with more --repeat"
+        )
+    # Those before the cut are not shown; they may be too fast to have a bandwidth.
+    gbps = [LARGE_BYTES * 8 / 1e9 / max(each - small[0], SHORTEST_S) for each in reversed(large)]
     return LinkResult(
         latency_ms=1e3 * way_s,
         latency_low_ms=1e3 * small[cut],

@@ -36,7 +36,8 @@ def compare(
 ) -> None:
     """Compare N ranks with one rank and with transformers.
 
-    Answers are compared token by token and bit by bit.
+    Answers are compared token by token and bit by bit. The exit status is 1 if a split of the same model gives other
+    answers; a candidate whose weights have another hash is another model, and the last line says so.
     """
     from qubic_lab.evals.compare import compare as run_comparison
     from qubic_lab.evals.comparison_plan import ComparisonConfig
@@ -58,10 +59,12 @@ def compare(
         comparison = run_comparison(config, progress)
     note_meaningless(comparison.meaningless)
     if json:
-        print_json(asdict(comparison))
-        return
-    for line in _lines(comparison):
-        typer.echo(line)
+        print_json(asdict(comparison) | {"same_model": comparison.same_model})
+    else:
+        for line in (*_lines(comparison), _conclusion(comparison)):
+            typer.echo(line)
+    if comparison.same_model and comparison.token_identity < 1.0:
+        raise typer.Exit(1)
 
 
 def _lines(comparison: "SplitComparison") -> Iterator[str]:
@@ -89,6 +92,22 @@ def _lines(comparison: "SplitComparison") -> Iterator[str]:
         f"{ran}, questions: {comparison.questions}, {comparison.device}, "
         f"threads a rank: {comparison.threads}, commit {comparison.commit}"
     )
+
+
+def _conclusion(comparison: "SplitComparison") -> str:
+    """Say in one line whether the split is the model, or that another model was compared."""
+    agree = f"{comparison.token_identity:.2%} of the tokens are equal in the worst case"
+    if not comparison.same_model:
+        return (
+            f"the models differ: {comparison.candidate} is not {comparison.model} (hashes "
+            f"{comparison.candidate_hash[:12]} and {comparison.model_hash[:12]}); {agree}, which is no finding about "
+            "the split"
+        )
+    if comparison.token_identity < 1.0:
+        return f"the split is not the model: {agree}"
+    if comparison.logits_max_abs > 0.0:
+        return f"the split gives the model's tokens, but logits differ by up to {comparison.logits_max_abs:.3g}"
+    return "the split is the model: the same tokens, and logits equal bit for bit"
 
 
 def _likeness(found: "RunLikeness") -> str:

@@ -32,8 +32,14 @@ Decimal = Annotated[str, Option(metavar="MARK", help="Decimal mark: '.', ',' or 
 DateOrder = Annotated[str, Option(help="Order of dates such as 03/04/2021: dmy, mdy or auto.")]
 Duplicates = Annotated[str, Option(help="For rows that contradict each other: refuse, first or last.")]
 Source = Annotated[str, Option(help="Name of the source in the database.")]
+Taken = Annotated[
+    str | None,
+    Option(
+        metavar="TIME", help="When the file was downloaded: bars that close later were forming.", show_default="now"
+    ),
+]
 
-_OPTION_NAMES = re.compile("`(date_order|decimal|duplicates|interval|stamp|zone)`")
+_OPTION_NAMES = re.compile("`(date_order|decimal|duplicates|interval|stamp|taken|zone)`")
 
 
 def read_columns(pairs: Sequence[str] | None) -> dict[str, str]:
@@ -73,11 +79,12 @@ def import_file(
     decimal: Decimal = "auto",
     date_order: DateOrder = "auto",
     duplicates: Duplicates = "refuse",
+    taken: Taken = None,
     json: options.Json = False,
 ) -> None:
     """Import bars from a file into the database.
 
-    Rows that the database already has are not added again.
+    Rows that the database already has are not added again. A bar that was still forming is not imported.
     """
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
@@ -96,6 +103,7 @@ def import_file(
         decimal=decimal,
         date_order=date_order,
         duplicates=duplicates,
+        taken=taken,
     )
     with named_as_options():
         result = import_bars(PriceStore(open_database()), file, settings)
@@ -166,6 +174,7 @@ def audit(
     decimal: Decimal = "auto",
     date_order: DateOrder = "auto",
     duplicates: Duplicates = "last",
+    taken: Taken = None,
     coin: Annotated[str, Option(help="Coin of the bars; it decides what volume means.")] = "bitcoin",
     last: Annotated[int | None, Option(metavar="BARS", help="Use only the last bars.", show_default="all")] = None,
     cuts: Annotated[int, Option(help="Bars at which the future is changed; rare leaks need more.")] = 32,
@@ -196,6 +205,7 @@ def audit(
         decimal=decimal,
         date_order=date_order,
         duplicates=duplicates,
+        taken=taken,
     )
     with named_as_options():
         file = read_bars(data, settings, now_us())

@@ -1,7 +1,7 @@
-"""The candidate plans: strategies A, B, C and D, each with a prediction or the reason for its refusal. Pure."""
+"""The candidate plans: strategies A, B, C, D and one device alone, with predictions or why they are refused. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qubic_lab.errors import InputError
 from qubic_lab.model.config import ModelConfig
@@ -65,7 +65,9 @@ class Plan:
     def __str__(self) -> str:
         if self.strategy == REPLICAS:
             return "D (the whole model)" if len(self.layers) == 1 else f"D ({len(self.layers)} replicas)"
-        return f"{self.strategy} ({'/'.join(map(str, self.layers))})"
+        if self.strategy in STRATEGIES:
+            return f"{self.strategy} ({'/'.join(map(str, self.layers))})"
+        return self.strategy
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,30 @@ def candidates(setup: Setup) -> tuple[tuple[Plan, ...], tuple[Refused, ...]]:
         except InputError as error:
             refused.append(Refused(strategy, str(error)))
     return tuple(plans), tuple(refused)
+
+
+def one_device(setup: Setup) -> tuple[Plan, ...]:
+    """Return the fastest device that holds the whole model, alone: with a lane's requests, and with those of all lanes.
+
+    The strategy of such a plan names the device. Empty if there is one device only, or the model fits on none.
+    """
+    devices = dict.fromkeys(setup.devices) if len(setup.devices) > 1 else ()
+    fits = [(device, plan) for device in devices if (plan := _alone(setup, device, setup.batch))]
+    if not fits:
+        return ()
+    device, fastest = max(fits, key=lambda fit: fit[1].tokens_per_s)
+    found = [replace(fastest, strategy=f"one {device.name} alone")]
+    in_one_batch = setup.batch * len(setup.devices)
+    if in_one_batch <= MOST_BATCH and (batched := _alone(setup, device, in_one_batch)):
+        found.append(replace(batched, strategy=f"one {device.name}, all requests in one batch"))
+    return tuple(found)
+
+
+def _alone(setup: Setup, device: Device, batch: int) -> Plan | None:
+    try:
+        return predict(replace(setup, devices=(device,), batch=batch), REPLICAS, (setup.config.layers,))
+    except InputError:  # the model does not fit with so many requests
+        return None
 
 
 def divide(setup: Setup, strategy: str) -> tuple[int, ...]:
@@ -188,6 +214,15 @@ def best_plan(plans: Sequence[Plan], goal: str) -> Plan:
     least = min(cost_for(plan, goal) for plan in plans)
     equal = [plan for plan in plans if cost_for(plan, goal) <= least * (1 + TIE)]
     return min(equal, key=lambda plan: SIMPLEST_FIRST.index(plan.strategy))
+
+
+def choose(plans: Sequence[Plan], alone: Sequence[Plan], goal: str) -> Plan | None:
+    """Return the best plan for a goal, or a device alone that is better by more than 1 %; None if there are neither."""
+    best = best_plan(plans, goal) if plans else None
+    single = min(alone, key=lambda plan: cost_for(plan, goal), default=None)
+    if single is None or (best is not None and cost_for(single, goal) * (1 + TIE) >= cost_for(best, goal)):
+        return best
+    return single
 
 
 def cost_for(plan: Plan, goal: str) -> float:

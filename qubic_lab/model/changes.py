@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby, pairwise
 
-from qubic_lab.model.candidates import MOST_BATCH, TIE, Plan, Setup, best_plan, candidates
+from qubic_lab.model.candidates import MOST_BATCH, TIE, Plan, Setup, candidates, choose, one_device
 
 SHORTEST_CONTEXT = 256
 CONTEXT_STEP = 256
@@ -44,8 +44,9 @@ def context_ranges(setup: Setup, goal: str) -> tuple[ContextRange, ...]:
 def _context_ranges(setup: Setup, goal: str) -> list[ContextRange]:
     @cache
     def best_at(context: int) -> str | None:
-        plans, _ = candidates(replace(setup, context=context))
-        return best_plan(plans, goal).strategy if plans else None
+        there = replace(setup, context=context)
+        best = choose(candidates(there)[0], one_device(there), goal)
+        return best.strategy if best else None
 
     tried = list(_powers(SHORTEST_CONTEXT, setup.config.max_positions))
     contexts = [c for low, high in pairwise(tried) for c in _closer_at_changes(best_at, low, high)] + tried[-1:]
@@ -66,15 +67,20 @@ def _closer_at_changes(best_at: Callable[[int], str | None], low: int, high: int
     return [*_closer_at_changes(best_at, low, middle), *_closer_at_changes(best_at, middle, high)]
 
 
-def rate_ranges(plans: Sequence[Plan], goal: str, answer_tokens: int) -> tuple[RateRange, ...]:
-    """Return the recommendations by request rate: the best plan for the goal among those that keep up.
+def rate_ranges(
+    plans: Sequence[Plan], goal: str, answer_tokens: int, alone: Sequence[Plan] = ()
+) -> tuple[RateRange, ...]:
+    """Return the recommendations by request rate: the best plan for the goal, or device `alone`, that keeps up.
 
     A plan keeps up with `most_tokens_per_s` ÷ `answer_tokens` requests per second; prompts are not counted.
     """
     ranges: list[RateRange] = []
     reached = 0.0
-    while able := [plan for plan in plans if plan.most_tokens_per_s / answer_tokens > reached * (1 + TIE)]:
-        best = best_plan(able, goal)
+
+    def able(some: Sequence[Plan]) -> list[Plan]:
+        return [plan for plan in some if plan.most_tokens_per_s / answer_tokens > reached * (1 + TIE)]
+
+    while best := choose(able(plans), able(alone), goal):
         most = best.most_tokens_per_s / answer_tokens
         ranges.append(RateRange(reached, most, best.strategy))
         reached = most

@@ -1,23 +1,23 @@
 """How to split a model over devices: predictions for every plan, a recommendation and its reason. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
+from qubic_lab.errors import check_at_least, check_choice, check_range
 from qubic_lab.model.candidates import (
     GOALS,
     MOST_BATCH,
-    REPLICAS,
     TIE,
     Plan,
     Refused,
     Setup,
     best_plan,
     candidates,
+    choose,
     cost_for,
     gigabytes,
-    predict,
+    one_device,
 )
 from qubic_lab.model.changes import (
     ContextRange,
@@ -46,7 +46,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Advice:
-    """The plans for one goal, the recommended one (None if none fits), the reason, and when it changes."""
+    """The plans for one goal, the recommended plan or device (None: nothing fits), the reason, and when it changes."""
 
     setup: Setup
     goal: str
@@ -100,7 +100,7 @@ def plan(
     dtype: str = "fp16",
     answer_tokens: int = 512,
 ) -> Advice:
-    """Predict strategies A, B, C and D on these devices and recommend one for a goal.
+    """Predict strategies A, B, C and D on these devices, and recommend one of them or a single device for a goal.
 
     Args:
         config: the model's shape.
@@ -123,9 +123,9 @@ def plan(
     check_range("answer_tokens", answer_tokens, 1, config.max_positions)
     setup = Setup(config, tuple(devices), link, context, batch, check_dtype(dtype, devices))
     plans, refused = candidates(setup)
-    baselines, alone_plan = _one_device(setup)
-    best = best_plan(plans, goal) if plans else None
-    by_context, by_rate = context_ranges(setup, goal), rate_ranges(plans, goal, answer_tokens)
+    alone = one_device(setup)
+    best = choose(plans, alone, goal)
+    by_context, by_rate = context_ranges(setup, goal), rate_ranges(plans, goal, answer_tokens, alone)
     return Advice(
         setup=setup,
         goal=goal,
@@ -133,47 +133,33 @@ def plan(
         plans=plans,
         refused=refused,
         recommendation=best.strategy if best else None,
-        reason=explain(plans, goal, alone_plan) if best else _why_nothing_fits(refused),
-        baselines=baselines,
+        reason=explain(plans, goal, alone) if best else _why_nothing_fits(refused),
+        baselines=tuple(map(_baseline, alone)),
         by_context=by_context,
         by_rate=by_rate,
-        changes=_changes(by_context, by_rate, answer_tokens, baselines, alone_plan),
+        changes=_changes(by_context, by_rate, answer_tokens, alone),
         assumptions=assumptions(setup),
         sources={device.name: device.sources for device in devices},
     )
 
 
-def _one_device(setup: Setup) -> tuple[tuple[Baseline, ...], Plan | None]:
-    """Return the fastest device that holds the whole model: with a lane's requests, and with those of all lanes."""
-    fits: list[tuple[Device, Plan]] = []
-    for device in setup.devices if len(setup.devices) > 1 else ():
-        plans, _ = candidates(replace(setup, devices=(device,)))
-        fits += [(device, plan) for plan in plans if plan.strategy == REPLICAS]
-    if not fits:
-        return (), None
-    device, fastest = max(fits, key=lambda fit: fit[1].tokens_per_s)
-    baselines = [_baseline(f"one {device.name} alone", fastest)]
-    try:
-        in_one_batch = replace(setup, devices=(device,), batch=setup.batch * len(setup.devices))
-        all_at_once = predict(in_one_batch, REPLICAS, (setup.config.layers,))
-    except InputError:  # the requests do not fit on one device, so there is nothing to compare with
-        return tuple(baselines), fastest
-    return (*baselines, _baseline(f"one {device.name}, all requests in one batch", all_at_once)), fastest
+def _baseline(plan: Plan) -> Baseline:
+    return Baseline(plan.strategy, plan.layers, plan.requests, plan.tokens_per_s, plan.latency_ms, plan.memory_bytes)
 
 
-def _baseline(name: str, plan: Plan) -> Baseline:
-    return Baseline(name, plan.layers, plan.requests, plan.tokens_per_s, plan.latency_ms, plan.memory_bytes)
-
-
-def explain(plans: Sequence[Plan], goal: str, alone_plan: Plan | None = None) -> str:
-    """Explain why the best plan is recommended, with its numbers and the runner-up's, or a single device if better."""
-    best = best_plan(plans, goal)
+def explain(plans: Sequence[Plan], goal: str, alone: Sequence[Plan] = ()) -> str:
+    """Explain why the best plan, or a device alone, is recommended, with its numbers and the runner-up's."""
+    best = choose(plans, alone, goal)
+    assert best is not None
+    if best in alone:
+        text = f"{str(best)[0].upper()}{str(best)[1:]}: {_measures(best)}."
+        if not plans:
+            return f"{text} No plan over all devices fits."
+        second = best_plan(plans, goal)
+        return f"{text} Best over all devices is {second}: {_measures(second)}; so leave the others out."
     if len(best.layers) == 1:
         return f"On one device every strategy is the whole model: {_measures(best)}."
-    text = _beside_the_next(best, [plan for plan in plans if plan.layers != best.layers], goal)
-    if alone_plan and cost_for(alone_plan, goal) * (1 + TIE) < cost_for(best, goal):
-        text += f" One device alone would do better ({_measures(alone_plan)}): leave the others out."
-    return text
+    return _beside_the_next(best, [plan for plan in plans if plan.layers != best.layers], goal)
 
 
 def _beside_the_next(best: Plan, others: Sequence[Plan], goal: str) -> str:
@@ -200,15 +186,14 @@ def _changes(
     by_context: Sequence[ContextRange],
     by_rate: Sequence[RateRange],
     answer_tokens: int,
-    baselines: Sequence[Baseline],
-    alone_plan: Plan | None,
+    alone: Sequence[Plan],
 ) -> tuple[str, ...]:
     sentences = context_sentences(by_context)
     if len(by_rate) > 1:
         sentences.append(rate_sentence(by_rate, answer_tokens))
-    if alone_plan:
-        enough = alone_plan.most_tokens_per_s / answer_tokens
-        sentences.append(f"Up to {enough:.3g} of those requests a second {baselines[0].name} is enough.")
+    if alone:
+        enough = alone[0].most_tokens_per_s / answer_tokens
+        sentences.append(f"Up to {enough:.3g} of those requests a second {alone[0]} is enough.")
     return tuple(sentences)
 
 

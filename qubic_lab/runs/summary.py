@@ -48,8 +48,8 @@ def acceptance_sentence(rows: Sequence[AcceptanceRow]) -> str:
 
     return (
         f"Of {len(measurable)} acceptance criteria that studies can measure, {counts['pass']} pass, "
-        f"{counts['fail']} fail, {counts['partial']} are partial, {counts['measured, no benefit']} were measured without a "
-        f"benefit, {counts['not measured here']} were not measured here."
+        f"{counts['fail']} fail, {counts['partial']} are partial, {counts['measured, no benefit']} were measured "
+        f"without a benefit, {counts['not measured here']} were not measured here."
         + named("fail", "What fails")
         + named("measured, no benefit", "Without a benefit")
     )

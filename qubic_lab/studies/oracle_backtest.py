@@ -242,7 +242,8 @@ def study_family(
     quick = BacktestConfig(costs, lags=(1,), draws=0)
     tried = tuple(backtest(market, each, quick, texts=texts, ledger=ledger, family=name) for each in strategies)
     ratios = sharpe_ratios(np.stack([each.account.net_returns for each in tried], axis=1))
-    promising = tried[int(np.nan_to_num(ratios, nan=-np.inf).argmax())]
+    lost = [each.account.ruin is not None for each in tried]
+    promising = tried[int(np.where(np.isnan(ratios) | lost, -np.inf, ratios).argmax())]
     full = replace(quick, lags=BacktestConfig().lags, draws=draws, seed=seed)
     best = backtest(market, promising.strategy, full, lookahead=promising.lookahead, texts=texts)
     trials, recorded = ledger.trials(name), promising.recorded
@@ -288,7 +289,8 @@ def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs) -> tupl
 
     def fit(before: Any, after: Any) -> Floats:
         spread = returns[before].std(axis=0)
-        ratios = np.divide(returns[before].mean(axis=0), spread, out=np.full(len(spread), -np.inf), where=spread > 0.0)
+        kept = (spread > 0.0) & (returns[before].min(axis=0) > -1.0)
+        ratios = np.divide(returns[before].mean(axis=0), spread, out=np.full(len(spread), -np.inf), where=kept)
         return np.asarray(targets[after, int(ratios.argmax())])
 
     wanted = out_of_sample(splits, fit, bars)
@@ -456,5 +458,7 @@ def signal_name(made: Backtest) -> str:
 
 
 def _sharpe(account: Account, returns: Floats) -> float | None:
+    if account.ruin is not None:
+        return None
     found = annual_sharpe(returns, account.bars_per_year)
     return None if found is None else found[0]

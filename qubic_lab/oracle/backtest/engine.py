@@ -26,7 +26,10 @@ LEAST_YEARS = 30 * DAY_US / YEAR_US
 
 @dataclass(frozen=True)
 class Ruin:
-    """Where an account ended: `equity` is 0 or below at a bar's open or close."""
+    """Where an account ended: its `equity` was 0 or below at a bar's open or close.
+
+    What is owed beyond the equity is not in the account: its last return is −100 %.
+    """
 
     bar: int
     at: Literal["open", "close"]
@@ -61,7 +64,7 @@ class Summary:
         years: calendar time from the first open to the last close; a year has 365 days.
         cagr: annual growth by calendar time; None for less than 30 days, or where nothing is left.
         volatility: annual standard deviation of returns by bar; None where returns do not vary.
-        most_drawdown: the largest fall from a peak as a share of it; above 1 where the account ended below 0.
+        most_drawdown: the largest fall from a peak as a share of it.
         exposure: mean of |positions| as a share of equity.
         turnover_per_year: value traded as a share of equity.
         ended: when equity was 0 or below, if ever.
@@ -90,8 +93,8 @@ class Account:
     """The account of a backtest at each bar's close.
 
     cash + units × price = equity at every bar, exactly. Cash changes only by trades, fees and carry, to 1e-12 of the
-    account's size. Units are [bars, assets], cash, equity and carry [bars]; carry is paid for holding, below 0:
-    received. `fills` is the account right after each trade.
+    account's size, and to 0 where the account ends. Units are [bars, assets], cash, equity and carry [bars]; carry is
+    paid for holding, below 0: received. `fills` is the account right after each trade.
     """
 
     market: Bars
@@ -221,7 +224,8 @@ class Account:
         if self.ruin is not None:
             found.append(
                 f"the account ended at the {self.ruin.at} of the bar that closes at "
-                f"{iso(int(market.closed_us[self.ruin.bar]))}: its equity was {self.ruin.equity:.6g}"
+                f"{iso(int(market.closed_us[self.ruin.bar]))}: its equity was {self.ruin.equity:.6g}, which counts as "
+                "−100 %; a Sharpe ratio is not defined"
             )
         if self.fills.waited:
             found.append(f"trades waited {self.fills.waited} times for a bar, or for the volume of a later bar")
@@ -250,8 +254,8 @@ def simulate(
 
     In each bar, in this order: positions are charged for the time since the last close, trades are filled at the open,
     positions are charged for the bar, and everything is valued at the close. An account whose equity is 0 or below at
-    an open or a close ends there. An account that the costs of a fill leave with 0 or less ends at that bar's close,
-    whatever prices do.
+    an open or a close ends there, with nothing. An account that the costs of a fill leave with 0 or less ends at that
+    bar's close, whatever prices do.
 
     Args:
         market: the bars.
@@ -372,7 +376,7 @@ def _account(market: Bars, costs: Costs, cash: float, lag: int, fills: Fills, ch
         if ruin.at == "open":
             carry[ruin.bar] = gap_charge[ruin.bar]
         carry[ruin.bar + 1 :] = units[ruin.bar :] = 0.0
-        money[ruin.bar :] = equity[ruin.bar :] = ruin.equity
+        money[ruin.bar :] = equity[ruin.bar :] = 0.0
     return Account(market, costs, lag, cash, units, money, equity, carry, fills, ruin)
 
 

@@ -272,6 +272,9 @@ def judge(
     if is_constant(own):
         sentence = f"no evidence: the chosen one of {count} never trades or its returns do not vary"
         return Verdict(evidence=False, sentence=sentence, p=1.0, **shared)
+    if own.min() <= -1.0:
+        sentence = f"no evidence: the chosen one of {count} lost all that it had, so its Sharpe ratio is not defined"
+        return Verdict(evidence=False, sentence=sentence, p=1.0, **shared)
     root = math.sqrt(bars_per_year)
     ratio, error = sharpe_ratio(own) * root, float(test.errors[chosen]) / float(own.std()) * root
     detectable = (test.critical + NORMAL.inv_cdf(POWER)) * error

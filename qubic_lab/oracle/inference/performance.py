@@ -58,9 +58,10 @@ def annual_sharpe(returns: Floats, bars_per_year: float) -> tuple[float, float] 
     """Return the annual Sharpe ratio of net returns and its HAC standard error.
 
     The ratio is scaled by the root of the bars in a year; serial correlation is in the error, not in this scaling.
-    None: fewer than 20 returns, or returns that do not vary.
+    None: fewer than 20 returns, returns that do not vary, or a loss of all: no mean of returns tells what such an
+    account was worth.
     """
-    if len(returns) < LEAST_BARS or is_constant(returns):
+    if len(returns) < LEAST_BARS or is_constant(returns) or returns.min() <= -1.0:
         return None
     root = math.sqrt(bars_per_year)
     return sharpe_ratio(returns) * root, sharpe_error(returns) * root

@@ -194,7 +194,7 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
         rows = rows[~forming]
     else:
         for line, at in rows["stamp"][rows["stamp"] > now_us][:1].items():
-            raise InputError(f"{table.file}:{line}: {iso(at)} is still to come: is `zone` right?")
+            raise InputError(f"{table.file}:{line}: {iso(at)} is still to come: are `zone` and `taken` right?")
     prices, more = _prices(table.file, rows, options, interval_us, opens)
     series = Series(find_coin(options.coin).id, options.source, interval_us // SECOND_US, options.currency.lower())
     steps = ((earlier.closed_us, later.opened_us) for earlier, later in pairwise(prices) if interval_us)
@@ -345,7 +345,7 @@ def _is_forming(
     forming = _downloaded_within(file, rows, interval_us, opens)
     for number in np.flatnonzero(opened > now_us)[:1]:
         when = iso(int(opened[number]))
-        raise InputError(f"{file}:{rows.index[number]}: {when} is still to come: is `zone` right?")
+        raise InputError(f"{file}:{rows.index[number]}: {when} is still to come: are `zone` and `taken` right?")
     closed = opened + interval_us
     newest = opened == opened[~forming].max(initial=0)
     forming |= newest & ((closed > now_us) | ((opened <= written_us) & (written_us < closed)))
