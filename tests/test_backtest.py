@@ -212,8 +212,9 @@ def test_a_decision_is_filled_at_the_next_bars_open_or_later_and_never_at_its_ow
 def test_an_account_without_equity_ends() -> None:
     at_close = simulate(market_of([100, 100, 100, 100, 100], [100, 100, 250, 100, 100]), [-1.0] * 5, cash=1_000.0)
     assert (at_close.ruin.bar, at_close.ruin.at) == (2, "close")  # 2,000 of cash, and 10 units owed at 250
-    assert at_close.equity.tolist() == [1_000.0, 1_000.0, -500.0, -500.0, -500.0]
-    assert at_close.net_returns.tolist() == [0.0, 0.0, -1.5, 0.0, 0.0]
+    assert at_close.ruin.equity == -500.0
+    assert at_close.equity.tolist() == at_close.cash.tolist() == [1_000.0, 1_000.0, 0.0, 0.0, 0.0]
+    assert at_close.net_returns.tolist() == [0.0, 0.0, -1.0, 0.0, 0.0]
     assert not at_close.units[2:].any() and at_close.trades.bar.tolist() == [1]
     at_open = simulate(market_of([100, 100, 300, 100, 100], [100, 100, 100, 100, 100]), [-1.0, -1.0, 0.5, 0.5, 0.5])
     assert (at_open.ruin.bar, at_open.ruin.at, at_open.ruin.equity) == (2, "open", -10_000.0)
@@ -223,9 +224,9 @@ def test_an_account_without_equity_ends() -> None:
     assert owed.carry.tolist() == pytest.approx([0.0, 10.0, 0.0, 0.0, 0.0])
     assert owed.ruin.equity == pytest.approx(-10_010.0)
     summary = at_open.summary()
-    assert (summary.total_return, summary.cagr, summary.most_drawdown) == (-2.0, None, 2.0)
+    assert (summary.final_equity, summary.total_return, summary.cagr, summary.most_drawdown) == (0.0, -1.0, None, 1.0)
     assert summary.ended == "2024-01-03T00:00:00Z"
-    assert any("ended at the open" in note for note in summary.notes)
+    assert any("ended at the open" in note and "counts as −100 %" in note for note in summary.notes)
 
 
 @pytest.mark.parametrize("way", [fill_at_once, fill_by_bar])
@@ -241,8 +242,8 @@ def test_an_account_whose_last_equity_goes_for_costs_is_not_brought_back_within_
     assert account.trades.bar.tolist() == [1, 2]
     left = account.fills.cash[1] + account.fills.units[1, 0] * 75.2
     assert left < 0.0 and account.ruin.equity <= left
-    assert (account.equity[2:] == account.ruin.equity).all() and not account.units[2:].any()
-    assert account.summary().most_drawdown > 1.0
+    assert not account.equity[2:].any() and not account.units[2:].any()
+    assert account.summary().most_drawdown == 1.0
 
 
 def test_positions_wait_for_bars_that_are_missing_and_keep_their_last_price() -> None:

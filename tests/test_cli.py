@@ -18,6 +18,7 @@ import pytest
 import torch
 from clusters import wait_until
 from commands import Ended, Run
+from comparisons import make_comparison
 from models import SHAPE, tiny_model
 from refused_commands import REFUSED
 from safetensors.torch import load_file, save_file
@@ -318,6 +319,32 @@ def test_compare_proves_that_the_split_is_the_model(here: Run, shared_ranks: Non
         assert difference["ours"] != difference["theirs"]
     assert bool(bf16["differences"]) == (bf16["token_identity"] < 1)
     assert [answer["id"] for answer in result["answers"]] == ["q0", "q1"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({}, 0, "the split is the model: the same tokens, and logits equal bit for bit"),
+        ({"logits_max_abs": 0.25}, 0, "the split gives the model's tokens, but logits differ by up to 0.25"),
+        ({"token_identity": 0.5}, 1, "the split is not the model: 50.00% of the tokens are equal in the worst case"),
+        ({"token_identity": 0.5, "candidate": "parts", "candidate_hash": "a"}, 1, "the split is not the model: 50.00%"),
+        (
+            {"token_identity": 0.0, "candidate": "other", "candidate_hash": "b"},
+            0,
+            "the models differ: other is not smollm2 (hashes b and a); 0.00% of the tokens are equal in the worst "
+            "case, which is no finding about the split",
+        ),
+    ],
+)
+def test_compare_ends_by_saying_whether_it_is_the_same_model(
+    changes: dict[str, Any], status: int, said: str, here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = make_comparison(model_hash="a", **changes)
+    monkeypatch.setattr("qubic_lab.evals.compare.compare", lambda config, progress: comparison)
+    ended = here("compare --model tiny")
+    assert ended.status == status and ended.out.splitlines()[-1].startswith(said)
+    ended = here("compare --model tiny --json")
+    assert ended.status == status and json.loads(ended.out)["same_model"] == (not said.startswith("the models differ"))
 
 
 def test_bench_memory_says_what_each_rank_holds(here: Run, shared_ranks: None) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from qubic_lab.bench.link import LARGE_BYTES, bench_link, link_of
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.model.device import parse_link
 
 
@@ -19,6 +19,19 @@ def test_one_slow_message_in_twenty_does_not_move_the_ends() -> None:
     found = link_of([1e-3] * 38 + [1.0] * 2, [2e-3] * 38 + [5.0] * 2, "gloo")
     assert found.latency_high_ms == pytest.approx(1.0)
     assert found.gbps_low == pytest.approx(found.gbps_high)
+
+
+def test_small_messages_that_wait_for_a_busy_machine_give_no_absurd_bandwidth() -> None:
+    # Half of the small messages wait 4 ms for their turn, longer than a large one takes.
+    found = link_of([0.1e-3] * 9 + [4e-3] * 11, [0.1e-3 + LARGE_BYTES * 8 / 30e9] * 20, "gloo")
+    assert found.latency_ms == pytest.approx(4.0)
+    assert found.gbps == pytest.approx(30.0) == pytest.approx(found.gbps_high)
+
+
+@pytest.mark.parametrize("large_s", [1e-3, 0.9e-3, 1e-3 + 1e-8])
+def test_a_bandwidth_that_the_times_do_not_show_is_not_measurable(large_s: float) -> None:
+    with pytest.raises(QubicLabError, match=r"bandwidth is not measurable: 8 MiB took .* ms, 3,072 bytes 1\.0000 ms"):
+        link_of([1e-3] * 20, [large_s] * 20, "gloo")
 
 
 @pytest.mark.dist

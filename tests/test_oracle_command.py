@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ ASKED_WRONGLY = [
     ("import bars.csv --coin BTC --stamp middle", "middle"),
     ("import bars.csv --coin BTC --decimal ;", "unknown decimal mark ';'"),
     ("import bars.csv --coin BTC --duplicates drop", "unknown rule for duplicates 'drop'"),
+    ("import bars.csv --coin BTC --taken yesterday", "time 'yesterday' cannot be read"),
     ("import none.csv --coin BTC", r"none\.csv"),
     ("import-texts none.jsonl", r"none\.jsonl"),
     ("import-texts bars.csv --kind gossip", "gossip"),
@@ -108,6 +110,24 @@ def test_files_are_imported_once_and_their_quality_told(oracle: Run) -> None:
     status, out, _ = oracle("quality")
     assert status == 0
     assert "| bitcoin | archive | bars of 1 h | 3 " in out
+
+
+def test_a_bar_that_was_still_forming_is_not_imported(oracle: Run) -> None:
+    command = "import bars.csv --coin BTC --stamp open"
+    forming = "note: 1 row(s) left out because the bar had not closed: line 4\n"
+    now = datetime.now(UTC)
+    opened = [now - timedelta(minutes=30 + 60 * hour) for hour in (2, 1, 0)]
+    Path("bars.csv").write_text(BARS.splitlines()[0] + "".join(f"\n{at:%Y-%m-%dT%H:%M:00Z},1,1,1,1,1" for at in opened))
+    Path("copy.csv").write_text(BARS)  # taken in the last bar, and written long after it
+    status, out, err = oracle(command)
+    assert (status, err) == (0, forming) and "2 are new" in out
+    taken = "--taken 2026-11-01T02:30:00Z"
+    copied = command.replace("bars.csv", "copy.csv")
+    status, out, err = oracle(f"{copied} --source copy {taken}")
+    assert (status, err) == (0, forming) and "2 are new" in out
+    assert "3 are new" in oracle(f"{copied} --source whole --taken 2026-11-01T03:00:00Z")[1]
+    early = oracle(f"{copied} {taken.replace('02:30', '00:30')}")[2]
+    assert "2026-11-01T01:00:00Z is still to come: are --zone and --taken right?" in early
 
 
 def test_what_a_file_leaves_open_is_asked_for_by_the_options_name_and_can_be_given(oracle: Run) -> None:

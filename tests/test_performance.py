@@ -102,6 +102,13 @@ def test_annual_sharpe_has_its_error_and_is_none_without_variation():
     assert annual_sharpe(np.full(100, 0.01), 365.0) is None and annual_sharpe(noise(10)[:, 0], 365.0) is None
 
 
+def test_an_account_that_lost_all_has_no_ratio_and_is_no_evidence():
+    returns = np.append(np.full(99, 0.05) + noise(99)[:, 0], -1.0)  # the mean is far above 0, and nothing is left
+    assert returns.mean() > 0.0 and annual_sharpe(returns, 365.0) is None
+    found = judge(returns, 0, 365.0, resamples=100)
+    assert (found.evidence, found.sharpe, found.p) == (False, None, 1.0) and "lost all" in found.sentence
+
+
 # Multiple testing
 
 

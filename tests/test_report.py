@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from xml.etree.ElementTree import Element
 
 import html5lib
@@ -25,9 +25,11 @@ from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus
 from qubic_lab.runs.notebook import record, record_figure, record_findings, record_table
 from qubic_lab.runs.report import build_page
 from qubic_lab.runs.store import run_folder, write_manifest
+from qubic_lab.runs.summary import SIGNS
 from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status
 from qubic_lab.runs.week_report import read_week
 from qubic_lab.studies import accuracy_comparison as figures
+from qubic_lab.studies.acceptance import MEANINGS, Verdict
 
 STUDY = "accuracy_comparison"
 KEY = "3f2a9c01d4e5b687"
@@ -46,6 +48,8 @@ def add_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
         key: str = KEY,
         error: str | None = None,
         of: int = 1,
+        full: bool = False,
+        batch: str = "2026-11-24T08:00:00+00:00",
         pictures: bool = False,
         tables: dict[str, pd.DataFrame] | None = None,
         dtypes: Sequence[str] = ("fp32", "bf16"),
@@ -76,7 +80,7 @@ def add_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
             error=error,
         )
         write_manifest(folder, manifest)
-        add_entry(week, WeekEntry(study, key, "2026-11-24T08:00:00+00:00", of, reused=False, failed=error is not None))
+        add_entry(week, WeekEntry(study, key, batch, of, reused=False, failed=error is not None, full=full))
         return folder
 
     return add
@@ -163,8 +167,39 @@ def test_a_page_shows_the_verdicts_and_what_was_not_measured(add_run):
     judged = {row[0]: row for row in rows(build_page(), "Verdict")}
     pipeline, consistency = judged["11.4"], judged["11.6"]
     assert pipeline[4].startswith("– not measured here")
-    assert consistency[4].startswith("✓ pass")
+    assert consistency[4].startswith("◐ partial 8 of the 50 questions that a verdict takes")
+    assert consistency[4].endswith("No full run is recorded.")
     assert "run 3f2a9c01" in consistency[3]
+
+
+def test_each_verdict_has_its_look_and_is_explained_and_counted(add_run):
+    add_run(make_comparison())
+    page = build_page()
+    document, style = parse(page), page.read_text().partition("</style>")[0]
+    (legend,) = (each for each in document.iter("dl") if each.get("class") == "legend")
+    assert [text(each) for each in legend.iter("dt")] == [f"{sign} {name}:" for name, (sign, _) in SIGNS.items()]
+    assert [text(each) for each in legend.iter("dd")] == [MEANINGS[name] for name in SIGNS]
+    assert all(f".{look} {{ color: var(--" in style for _, look in SIGNS.values())
+    assert set(SIGNS) == set(MEANINGS) == set(get_args(Verdict))
+    assert "27 acceptance criteria that studies can measure, 0 pass, 0 fail, 1 are partial, 0 were" in text(document)
+
+
+def test_the_last_full_run_stands_beside_a_quick_one_with_its_date(add_run):
+    whole = make_comparison(questions=128)
+    early, late = "2026-11-10T08:00:00+00:00", "2026-11-17T08:00:00+00:00"
+    add_run(whole, week="2026-W46", key="aaaa1111", batch=early, full=True)
+    stopped = make_comparison(token_identity=0.5)
+    add_run(stopped, week="2026-W47", key="bbbb2222", batch=late, full=True, of=2)
+    add_run(make_comparison(), week="2026-W48")
+    row = next(row for row in rows(build_page("2026-W48"), "Verdict") if row[0] == "11.6")
+    assert "8 of 8 questions" in row[3] and "Last full run, 2026-11-24: 100" in row[3]
+    assert "128 of 128 questions" in row[3] and row[3].endswith("run aaaa1111)")
+    assert row[4].startswith("◐ partial") and row[4].endswith("Last full run, 2026-11-24: ✓ pass")
+    # A week of the full form has no other beside it, and later weeks are not looked at.
+    assert "Last full run" not in built("2026-W46")
+    add_run(whole, week="2026-W48", key="cccc3333", batch="2026-11-25T08:00:00+00:00", full=True)
+    add_run(make_comparison(), week="2026-W48", key="dddd4444", batch="2026-11-26T08:00:00+00:00")
+    assert "run cccc3333)" in built("2026-W48")  # of an earlier day of the week
 
 
 def test_provenance_is_complete(add_run):
@@ -205,7 +240,8 @@ def test_a_week_in_which_everything_failed_or_was_deleted_still_has_a_page(add_r
     folder = add_run(error="it broke")
     page = built()
     assert "No study of this week has findings to report." in page
-    assert "Of 30 acceptance criteria that studies can measure, 0 pass, 0 fail, 30 were not measured here." in page
+    counted = "0 pass, 0 fail, 0 are partial, 0 were measured without a benefit, 27 were not measured here."
+    assert f"Of 27 acceptance criteria that studies can measure, {counted}" in page
     (folder / "manifest.json").unlink()
     assert "holds no readable manifest.json: delete it and run the study again" in built()
 
