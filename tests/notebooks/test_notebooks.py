@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "failover_requests": 6,
         "every_s": 0.15,
         "answer_s": 0.6,
+        "queue_tasks": 8,
         "levels": [2, 20],
     },
     "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5},
