@@ -75,8 +75,11 @@ def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(lab_roo
 
     (again,) = run(write_study(lab_root))
     assert (again.reused, again.folder) == (True, first.folder)
+    same = write_study(lab_root, full={"parameters": {"number": 2}})
+    (whole,) = run_batch(load(same), full=True, watcher=Silent())
     entries = read_index(week_of(datetime.now(UTC))).runs
-    assert [(entry.key, entry.reused) for entry in entries] == [(first.run.key, False), (first.run.key, True)]
+    assert {entry.key for entry in entries} == {first.run.key} == {whole.run.key}
+    assert [(entry.reused, entry.full) for entry in entries] == [(False, False), (True, False), (True, True)]
 
 
 def test_a_failed_run_is_kept_and_the_others_go_on(lab_root: Path):
