@@ -23,6 +23,7 @@ from qubic_lab.oracle.risk.warning_scores import IntervalEstimate
 from qubic_lab.runs.collect_week import judge
 from qubic_lab.runs.records import RecordedPicture, Records
 from qubic_lab.studies.acceptance import AcceptanceRow, least_favourable
+from qubic_lab.studies.engine_speed import TARGETS
 from qubic_lab.studies.oracle_results import (
     AnomaliesRecord,
     AnomalyCurve,
@@ -40,6 +41,7 @@ from qubic_lab.studies.oracle_results import (
     WorthRecord,
 )
 from qubic_lab.studies.split_strategies import Architecture, ArchitecturePart
+from qubic_lab.studies.style import percent
 
 MIB = 2**20
 
@@ -109,7 +111,7 @@ def test_without_runs_nothing_is_judged_and_every_row_says_why():
     assert {(row.verdict, row.measured, row.run) for row in rows.values()} == {("not measured here", "", None)}
     assert all(row.reason for row in rows.values())
     measurable = [f"10.{number}" for number in range(4, 8)] + [f"11.{number}" for number in range(1, 9)]
-    measurable += [f"11.8.{number}" for number in range(1, 12)]
+    measurable += [f"11.8.{number}" for number in range(1, len(TARGETS) + 1)]
     assert [row.id for row in rows.values() if row.measurable] == [*measurable, "12.7", "12.9", "13.7", "14"]
     assert rows["11.7"].reason == "no finished run of concurrency this week"
     assert rows["10.5"].reason == "no finished run of cluster this week"
@@ -142,7 +144,7 @@ def predicted(*cells: PredictionCell, **changes: Any) -> PredictionResult:
 def test_predictions_are_judged_by_their_median_and_their_bounds():
     found = judge_results("11.2", prediction=predicted(*CELLS, WORST_CELL, meaningless=True))
     assert found.verdict == "pass" and "random weights" in found.reason
-    assert found.measured.startswith("median error 2 % (throughput), 2 % (latency); 9 of 10 predictions")
+    assert found.measured.startswith(f"median error {percent(0.02)} (throughput), {percent(0.02)} (latency); 9 of 10 ")
     assert found.measured.endswith("for C, ranks: 2, batch 4, latency")
     # Good predictions of one quantity do not hide bad ones of the other, or that there are none.
     hidden = predicted(*[make_cell()] * 19, make_cell(error=0.11, quantity="latency_ms"))
