@@ -114,7 +114,7 @@ def test_files_are_imported_once_and_their_quality_told(oracle: Run) -> None:
 
 def test_a_bar_that_was_still_forming_is_not_imported(oracle: Run) -> None:
     command = "import bars.csv --coin BTC --stamp open"
-    forming = "note: 1 row(s) left out because the bar had not closed: line 4\n"
+    forming = "1 row(s) left out because the bar had not closed: line 4\n"
     now = datetime.now(UTC)
     opened = [now - timedelta(minutes=30 + 60 * hour) for hour in (2, 1, 0)]
     Path("bars.csv").write_text(BARS.splitlines()[0] + "".join(f"\n{at:%Y-%m-%dT%H:%M:00Z},1,1,1,1,1" for at in opened))
