@@ -308,13 +308,14 @@ def _queue_row(week: WeekResults) -> AcceptanceRow:
     if not failovers and not queues:
         return QUEUE.not_measured()
     # All runs count together; the one that is named is the one with a loss, or else the one with most requests.
-    all_runs = [*failovers.items(), *queues.items()]
+    all_runs: list[tuple[str, FailoverResult | QueueResult]] = [*failovers.items(), *queues.items()]
     run, _ = max(all_runs, key=lambda item: (item[1].lost + item[1].duplicated, _requests(item[1])))
-    lost, twice = (sum(getattr(each, name) for _, each in all_runs) for name in ("lost", "duplicated"))
-    interrupted = sum(map(_interrupted, (each for _, each in all_runs)))
+    results = [each for _, each in all_runs]
+    lost, twice = sum(each.lost for each in results), sum(each.duplicated for each in results)
+    interrupted = sum(map(_interrupted, results))
     killed = [*map(_killed, failovers.values()), *(f"{each.disturbed} workers were killed" for each in queues.values())]
     measured = (
-        f"{lost} lost, {twice} answered twice of {sum(_requests(each) for _, each in all_runs):,} requests, "
+        f"{lost} lost, {twice} answered twice of {sum(map(_requests, results)):,} requests, "
         f"{interrupted} of them interrupted; {'; '.join(killed)}"
     )
     if not (lost or twice or interrupted):
