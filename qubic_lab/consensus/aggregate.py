@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from qubic_lab.consensus.answer_readers import PROSE, FinalAnswer
-from qubic_lab.consensus.answers import final_answer
+from qubic_lab.consensus.answers import before_cut, final_answer
 from qubic_lab.consensus.conclusions import without_thoughts
 from qubic_lab.consensus.confidence import (
     Confidence,
@@ -131,11 +131,12 @@ def deliberate(
 ) -> Consensus:
     """Return the result of a vote; there may be no votes.
 
-    Unusable answers (empty, refusing, looping) count in the total and for no group, as do failed and late voters: one
-    answer out of three is not a majority. Copies count as one ballot. Voters that were stopped early do not count.
+    Unusable answers (empty, refusing, looping, cut before a conclusion) count in the total and for no group, as do
+    failed and late voters: one answer out of three is not a majority. Copies count as one ballot. Voters that were
+    stopped early do not count.
     """
     votes = sorted(votes, key=lambda vote: vote.voter)
-    finals = [final_answer(vote.text, question) for vote in votes]
+    finals = [final_answer(_counted(vote, question), question) for vote in votes]
     similarities = compare([vote.text for vote in votes], context.embed)
     table = bonds(finals, similarities, config.thresholds)
     trails, groups = _grouped(question, votes, finals, similarities, table, context)
@@ -170,6 +171,11 @@ def deliberate(
         additions=reply.added,
         disputed=reply.disputed,
     )
+
+
+def _counted(vote: Vote, question: str) -> str:
+    """Return what counts of a vote's text: all of it unless it was cut."""
+    return before_cut(vote.text, question) if vote.finish_reason == "length" else vote.text
 
 
 def _best_match(members: Sequence[int], trails: Sequence[VoterTrail], similarities: Similarities) -> int:

@@ -13,7 +13,7 @@ from qubic_lab.consensus.contradictions import verdict
 from qubic_lab.consensus.dates import find_dates, year_of
 from qubic_lab.consensus.programs import blocks, has_code_sign, literal, looks_like_code, normal_code
 from qubic_lab.consensus.quantities import Quantity, combined, exact_text, plain, plain_quantities, spelled_out
-from qubic_lab.consensus.question_form import QuestionForm, bare_letter, chosen_letters
+from qubic_lab.consensus.question_form import QuestionForm, bare_letter, chosen_letters, last_letter
 from qubic_lab.consensus.units import base_unit
 from qubic_lab.consensus.words import (
     FILLERS,
@@ -21,6 +21,7 @@ from qubic_lab.consensus.words import (
     is_chinese,
     places,
     polarities,
+    simplified,
     stem,
     without_places,
     word_set,
@@ -88,7 +89,9 @@ def read_prose(text: str) -> FinalAnswer:
 
 # --- Choices
 
-_NEGATION = re.compile(r"\b(?:not|never|nor|neither|cannot|no)\b|n't\b|[不没非]|wrong|incorrect", re.IGNORECASE)
+_REASONS = re.compile(r"\b(?:because|since|than|while|whereas|although|unlike)\b|因为|而不是", re.IGNORECASE)
+_CLAUSES = re.compile(r"[,，;；.。]")
+_NEGATION = re.compile(r"\b(?:not|never|nor|neither|cannot|no)\b|n't\b|[不没沒非]|wrong|incorrect", re.IGNORECASE)
 _SHORT_REPLY = re.compile(
     r"(?:it|he|she|they|we|you|i|that|this|there)\s(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)"
     r"(?P<no>\s?not|n't)?(?=[,.:;!]|$)",
@@ -108,7 +111,15 @@ _CLOSED = [
 
 def _read_choice(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
     if form.options:
-        value = chosen_letters(plain(part)) or _option_held(part, dict(form.options))
+        offered = dict(form.options)
+        repeated = [
+            letter for letter, option in offered.items() if _folded(option) == _folded(part) != letter.casefold()
+        ]
+        value = (
+            (repeated[0] if len(repeated) == 1 else "")
+            or chosen_letters(plain(part), last_letter(offered), marked)
+            or _option_held(part, offered)
+        )
     else:
         alternatives = _named(part, {name: name.split() for name in form.alternatives})
         value = (
@@ -128,6 +139,8 @@ def _verdict(part: str, form: QuestionForm) -> str:
         return opened
     if reply := _SHORT_REPLY.match(part):
         return "no" if reply["no"] else "yes"
+    if restated := _restated(part, form):
+        return restated
     opening = words(re.split(r"[，。,;；!！]", part, maxsplit=1)[0])
     if is_chinese(part) and 0 < len(opening) <= LONGEST_SPAN:  # "支持" or "不支持" to "支持……吗？"
         negated = opening[0] in "不没"
@@ -136,13 +149,41 @@ def _verdict(part: str, form: QuestionForm) -> str:
     return ""
 
 
+def _restated(part: str, form: QuestionForm) -> str:
+    """Return yes or no if the first clause only repeats the question's words, with or without a negation."""
+    clause = _CLAUSES.split(part, maxsplit=1)[0]
+    said = [word for word in words(clause) if not _NEGATION.fullmatch(word)]
+    repeats = all(_is_frame_word(word, form) for word in said) and any(word not in _FRAME for word in said)
+    if form.alternatives or not repeats or re.search(r"[?？吗么]\W*$", clause):
+        return ""
+    return "no" if _NEGATION.search(clause) else "yes"
+
+
 def _option_held(part: str, offered: dict[str, str]) -> str:
     """Return the letter of the only option whose words or number a text has, else ""."""
-    held = _named(part, {letter: words(option) for letter, option in offered.items()})
-    if not held and (number := _read_number(part, QuestionForm(), False)):
+    if reasons := _REASONS.search(part):
+        before = _option_held(part[: reasons.start()], offered)
+        if before:
+            return before
+    said = words(part)
+    long = {
+        letter: words(option)
+        for letter, option in offered.items()
+        if _CLAUSES.search(option) or _NEGATION.search(option)
+    }
+    held = _longest({letter: wanted for letter, wanted in long.items() if places(wanted, said)})
+    held = held or _named(part, {letter: words(option) for letter, option in offered.items()})
+    if not held and (number := _read_number(part, QuestionForm(kind=NUMBER), False)):
         numbers = {letter: _read_number(option, QuestionForm(), False) for letter, option in offered.items()}
-        held = [letter for letter, option in numbers.items() if option and option.key == number.key]
+        held = [letter for letter, option in numbers.items() if option and _may_be(number, option)]
     return held[0] if len(held) == 1 else ""
+
+
+def _may_be(number: FinalAnswer, option: FinalAnswer) -> bool:
+    """Return whether a number is that of an option, whose unit it may leave out."""
+    return number.key == option.key or (
+        not number.unit and number.number is not None and number.number == option.number
+    )
 
 
 def _of_closed_class(part: str, form: QuestionForm) -> str:
@@ -160,14 +201,23 @@ def _of_closed_class(part: str, form: QuestionForm) -> str:
 
 def _named(part: str, candidates: dict[str, list[str]]) -> list[str]:
     """Return the candidates that a text names in a clause without negation; longer ones win over their parts."""
-    said = [words(clause) for clause in re.split(r"[,，;；.。]", part) if not _NEGATION.search(clause)]
+    said = [words(clause) for clause in _CLAUSES.split(part) if not _NEGATION.search(clause)]
     all_said = {word for clause in said for word in clause}
     held = {
         name: wanted
         for name, wanted in candidates.items()
         if all_said.issuperset(wanted) and any(places(wanted, clause) for clause in said)
     }
+    return _longest(held)
+
+
+def _longest(held: dict[str, list[str]]) -> list[str]:
+    """Return the names whose words are not a part of another one's."""
     return [name for name in held if not any(name != other and places(held[name], held[other]) for other in held)]
+
+
+def _folded(text: str) -> str:
+    return " ".join(simplified(text).casefold().split()).strip(" .。\"'")
 
 
 # --- Dates

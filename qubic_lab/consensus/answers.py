@@ -23,20 +23,26 @@ from qubic_lab.consensus.answer_readers import (
     DATE,
     NO_ANSWER,
     NUMBER,
+    PROSE,
     READERS,
+    SPAN,
     SYMBOLIC,
     FinalAnswer,
     read_conclusion,
     read_program,
     read_prose,
 )
-from qubic_lab.consensus.conclusions import conclusions, marked_conclusion, without_thoughts
+from qubic_lab.consensus.conclusions import boxed, conclusions, marked_conclusion, opening, without_thoughts
 from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.dates import may_agree
 from qubic_lab.consensus.programs import LITERAL, without_blocks
 from qubic_lab.consensus.quantities import Quantity, plain
 from qubic_lab.consensus.question_form import read_question
 from qubic_lab.consensus.words import both_ends
+
+_FINISHED = re.compile(r"[。!！?？\n]|\.(?=\s|$)")
+"""The end of a sentence."""
+_LETTER_SAID = re.compile(r"\W*[A-Z][).:](?=\s|$)")
 
 
 def final_answer(text: str, question: str = "") -> FinalAnswer:
@@ -57,6 +63,28 @@ def final_answer(text: str, question: str = "") -> FinalAnswer:
     if form.kind in (NUMBER, DATE) and (found := READERS[form.kind](prose, form, False)):
         return found
     return read_prose(said)
+
+
+def before_cut(text: str, question: str = "", exact: bool = False) -> str:
+    """Return what counts of an answer that was cut at the token limit; "" if it had not come to a conclusion.
+
+    Its sentences count up to the last finished one, and prose as it is. A number or formula must be marked as the
+    conclusion, or stand in a short first sentence, because any other may be a step of a calculation; `exact` says that
+    the question has such an answer. An option's letter counts with its bracket or full stop.
+    """
+    said = without_thoughts(text).strip()
+    if text.rfind("<think>") > text.rfind("</think>"):
+        return ""
+    finished = said[: max((end.end() for end in _FINISHED.finditer(said)), default=0)]
+    if marked_conclusion(finished) is not None or boxed(said) is not None:
+        return finished if boxed(said) is None else said
+    if not finished and read_question(question).options and (letter := _LETTER_SAID.match(said)):
+        return letter[0]
+    answer = final_answer(finished or said, question)
+    if exact or answer.kind in (NUMBER, SYMBOLIC):
+        opened = opening(finished)
+        return opened if final_answer(opened, question).kind not in (PROSE, SPAN) else ""
+    return finished or (said if answer.kind == PROSE else "")
 
 
 def same(a: FinalAnswer, b: FinalAnswer) -> bool | None:

@@ -19,6 +19,7 @@ from qubic_lab.consensus.words import (
     both_ends,
     is_chinese,
     polarity,
+    simplified,
     stem,
     without_places,
     word_set,
@@ -80,7 +81,7 @@ def contradicts(a: str, b: str) -> bool:
 @lru_cache(4096)
 def verdict(text: str) -> str:
     """Return `yes` or `no` if a text opens with it in either language, else ""."""
-    text = text.strip()[:_LONGEST_OPENING]
+    text = simplified(text.strip()[:_LONGEST_OPENING])
     if _NO.match(text):
         return "no"
     return "yes" if _YES.match(text) else ""
@@ -102,12 +103,12 @@ _IT_IS = r"(?:it|that|this|the\s+(?:statement|claim|sentence))(?:'s|\s+is)"
 _END = r"(?=\s*(?:[,.;:!—–-]|$))"
 _HAN_END = r"(?=\s*(?:[，。；！,.!;]|$))"
 _NO = re.compile(
-    rf"""\W*(?:no{_END}|nope\b|(?:{_IT_IS}\s+)?(?:{_WRONG}){_END}|{_IT_IS}n't\s+(?:{_TRUE}){_END}
+    rf"""\W*(?:no{_END}|nope\b|(?:absolutely|definitely|certainly|of\s+course)\s+not\b|not\s+at\s+all\b|(?:{_IT_IS}\s+)?(?:{_WRONG}){_END}|{_IT_IS}n't\s+(?:{_TRUE}){_END}
     |(?:不是的?|不对|不正确|不可以|不能|不会|不需要|不行|不应该|没有|错误?的?|否|并非如此|不){_HAN_END})""",
     re.IGNORECASE | re.VERBOSE,
 )
 _YES = re.compile(
-    rf"""\W*(?:yes{_END}|yep\b|(?:{_IT_IS}\s+)?(?:{_TRUE}){_END}
+    rf"""\W*(?:yes{_END}|yep\b|(?:absolutely|definitely|certainly|of\s+course)(?:\s+(?:it|they)\s+\w+)?{_END}|(?:{_IT_IS}\s+)?(?:{_TRUE}){_END}
     |(?:是的?|对的?|正确的?|没错|可以的?|能|会的?|需要|行|应该|有|当然(?:是|可以|能|会)?){_HAN_END})""",
     re.IGNORECASE | re.VERBOSE,
 )

@@ -16,10 +16,11 @@ from itertools import pairwise
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from qubic_lab.consensus.answer_readers import NUMBER, PROSE, SPAN, SYMBOLIC, FinalAnswer
-from qubic_lab.consensus.answers import final_answer, same
-from qubic_lab.consensus.conclusions import marked_conclusion, without_thoughts
+from qubic_lab.consensus.answer_readers import PROSE, SPAN, FinalAnswer
+from qubic_lab.consensus.answers import before_cut, final_answer, same
+from qubic_lab.consensus.conclusions import boxed, marked_conclusion, without_thoughts
 from qubic_lab.consensus.similarity import COSINE_DIGITS, Embed, Similarities, content_of, foreign_script, words_of
+from qubic_lab.consensus.words import simplified
 
 OFF_TOPIC_BELOW = 0.13
 """Cosine of question and answer; the highest that drops no answer to its own question on the development half of the
@@ -137,9 +138,7 @@ def judge(
 ) -> Quality:
     """Judge one answer, including its thoughts; `cosine` and `agreement` are None if unknown.
 
-    Of a truncated answer only the part before its last sentence is usable: a marked conclusion, prose, words and
-    choices. A number within a calculation is not a conclusion, and unfinished thoughts are not an answer. Of a loop
-    only a marked conclusion is usable.
+    A truncated answer is usable if it had come to a conclusion (`answers.before_cut`), a loop only if that is marked.
     """
     said = without_thoughts(text).strip()
     words = words_of(said)
@@ -168,7 +167,7 @@ def judge(
         coherence=coherence,
         completeness=completeness,
         faults=tuple(AnswerFault(name, found) for name, found in evidence.items() if found),
-        usable=_is_usable(names, text, said, answer),
+        usable=_is_usable(names, text, question),
     )
 
 
@@ -209,7 +208,7 @@ def _cut(text: str, said: str, finish_reason: str) -> str:
         return "it ended at the limit of tokens"
     if len(_FENCE.findall(said)) % 2:
         return "a block of code has no end"
-    if "\\boxed" in said and not _closed_box(said):
+    if "\\boxed" in said and boxed(said[said.rindex("\\boxed") :]) is None:
         return "a box has no end"
     found = _UNFINISHED.search(said)
     return f"it ends in {found[1]!r}" if found else ""
@@ -219,28 +218,20 @@ def _is_thinking(text: str) -> bool:
     return text.rfind("<think>") > text.rfind("</think>")
 
 
-def _is_usable(faults: Set[FaultKind], text: str, said: str, answer: FinalAnswer) -> bool:
+def _is_usable(faults: Set[FaultKind], text: str, question: str) -> bool:
     """Return whether an answer with these faults should have a vote (see `judge`)."""
     if faults & UNUSABLE or _is_thinking(text):
         return False
     if not faults & {FaultKind.TRUNCATED, FaultKind.REPEATING}:
         return True
-    finished = said[: max((end.end() for end in _SENTENCE_END.finditer(said)), default=0)]
-    if marked_conclusion(finished) is not None or _closed_box(said):
-        return True
-    if FaultKind.REPEATING in faults or answer.kind in (NUMBER, SYMBOLIC):
-        return False
-    return answer.kind == PROSE or answer.text in finished
-
-
-def _closed_box(said: str) -> bool:
-    return "\\boxed" in said and marked_conclusion(said[said.rindex("\\boxed") :]) is not None
+    concluded = before_cut(text, question)
+    return bool(concluded) and (FaultKind.REPEATING not in faults or marked_conclusion(concluded) is not None)
 
 
 def _refusal(said: str, length: int) -> str:
     if marked_conclusion(said) is not None:
         return ""
-    said = said.replace("’", "'")
+    said = simplified(said.replace("’", "'"))
     found = _REFUSAL.match(said) or (length <= SHORT_REFUSAL and _IGNORANCE.search(said))
     return f"it says {found[0].strip()!r}" if found else ""
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from qubic_lab.consensus.dates import find_dates
 from qubic_lab.consensus.units import HAN_UNITS, PLAIN_NUMBER, find_unit
-from qubic_lab.consensus.words import without_emphasis
+from qubic_lab.consensus.words import SIMPLIFIED, simplified, without_emphasis
 
 Base = tuple[str, Fraction | str]
 """A dimension and the amount in its base unit; for a date, its normal form."""
@@ -89,11 +89,12 @@ def _whole(larger: Quantity, smaller: Quantity, text: str) -> Quantity | None:
 
 @lru_cache(1024)
 def plain(text: str) -> str:
-    """Normalize spellings: full-width signs, minus signs, spaces, LaTeX fractions, emphasis."""
+    """Normalize spellings: full-width signs, minus signs, spaces, LaTeX fractions, emphasis, Chinese characters."""
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_ONE_SIGN)
         text = _VULGAR.sub(lambda found: found[1] + (" " if found[1] else "") + _VULGAR_VALUE[found[2]], text)
         text = _CHINESE_CLOCK.sub(_clock, _CHINESE_DATE.sub(_date, superscripts_lowered(text)))
+        text = _MIXED_NUMBER.sub(_mixed, _HALF_HOURS.sub(_half_hours, text))
     text = without_emphasis(text)
     has_digits, lowered = _DIGIT.search(text) is not None, text.lower()
     for needed, pattern, writing in _ONE_SPELLING:
@@ -119,7 +120,7 @@ def superscripts_lowered(text: str) -> str:
 
 def spelled_out(text: str) -> str:
     """Write number words in digits; only for texts without digits, because "one" is often not a number."""
-    text = _CHINESE_FRACTION.sub(lambda found: _fraction(found[2], found[1]), text)
+    text = _CHINESE_FRACTION.sub(lambda found: _fraction(found[2], found[1]), simplified(text))
     text = _CHINESE_NUMBER.sub(lambda found: str(chinese_number(found[0])), text)
     return _with_minus_signs(_CHINESE_CLOCK.sub(_clock, _SPELLED.sub(_digits, text)))
 
@@ -130,7 +131,8 @@ def _with_minus_signs(text: str) -> str:
 
 
 def chinese_number(numerals: str) -> int:
-    """Return the value of a Chinese numeral such as 十二, 一百零五 or 三万二千."""
+    """Return the value of a Chinese numeral such as 十二, 一百零五, 三万二千 or 两千五 (2,500)."""
+    numerals = simplified(numerals)
     total = section = digit = 0
     for sign in numerals:
         if sign in _CHINESE_DIGITS:
@@ -138,10 +140,14 @@ def chinese_number(numerals: str) -> int:
         elif sign in "十百千":
             section += (digit or 1) * _CHINESE_SCALES[sign]
             digit = 0
+        elif sign == "万":
+            total += (section + digit) * _CHINESE_SCALES[sign]
+            section = digit = 0
         else:
             total = (total + section + digit) * _CHINESE_SCALES[sign]
             section = digit = 0
-    return total + section + digit
+    left_out = _CHINESE_SCALES.get(numerals[-2:-1], 10) // 10  # of 两千五百, 百 may be left out
+    return total + section + digit * left_out
 
 
 _EXACT = Context(prec=1000, traps=[Inexact])
@@ -153,6 +159,7 @@ _ONE_SIGN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) 
     ord("μ"): "µ",
     ord("\u3000"): " ",
     ord("’"): "'",
+    **SIMPLIFIED,
 }
 _VULGAR_VALUE = {
     sign: unicodedata.normalize("NFKC", sign).replace("\N{FRACTION SLASH}", "/") for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞⅑⅒⅐"
@@ -201,6 +208,7 @@ _ONE_SPELLING = [
         ("0", r"(?<=\d)\s?h\s?(\d\d)\b(?!\s?m)", r" h \1 min", 0),
         ("m.", r"\b([ap])\.\s?m\.", r"\1m", re.IGNORECASE),
         ("us dollars", r"\bUS dollars\b", "dollars", 0),
+        ("小时|钟头", r"(小时|钟头)\s?(\d{1,2})\s?分(?![钟之数])", r"\1\2分钟", 0),
         ("百分", r"百分之\s?(\d+(?:\.\d+)?)", r"\1%", 0),
         ("`", r"`", "", 0),
     )
@@ -218,10 +226,12 @@ _CHINESE_CLOCK = re.compile(
 )
 _NUMERALS = "[〇零一二两三四五六七八九十百千万亿]"
 _CHINESE_FRACTION = re.compile(f"({_NUMERALS}{{1,8}})分之({_NUMERALS}{{1,8}})")
+_SKIPPED = "(?<![第统万唯某每任同另初期周拜])(?!万一|千万[不别要记])"
 _MEASURES = "个只条名位人次天年月岁元件本张台辆座种项颗棵倍层步页公千米厘毫升克吨斤小分秒点度块角周星世%％"
-_CHINESE_NUMBER = re.compile(
-    rf"(?<![第统万唯某每任同另初]){_NUMERALS}{{2,16}}|(?<![第统万唯某每任同另初])[一二两三四五六七八九十](?=[{_MEASURES}]|\W|$)"
-)
+_CHINESE_NUMBER = re.compile(rf"{_SKIPPED}(?:{_NUMERALS}{{2,16}}|[一二两三四五六七八九十](?=[{_MEASURES}]|\W|$))")
+_HALF_HOURS = re.compile(r"(?:(\d{1,9}|[一二两三四五六七八九十])个)?半个?(?=小时|钟头|星期|礼拜)")
+_MIXED_NUMBER = re.compile(r"(?<![\d.,])(?:\d{1,12}(?:\.\d{1,9})?[亿万千百]零?)+(?:\d{1,4}(?![\d,]|\.\d))?")
+"""Such as 8万6400 and 1亿2000万."""
 _ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _TEENS = ["ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
 _TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
@@ -343,6 +353,23 @@ def _clock(found: re.Match[str]) -> str:
     minutes = {"半": 30, "一刻": 15}.get(found["word"] or "", minutes)
     later = (found["half"] in ("下午", "傍晚", "晚上") and hours < 12) or (found["half"] == "中午" and hours < 6)
     return f" {hours + 12 * later:02}:{minutes:02} "
+
+
+def _half_hours(found: re.Match[str]) -> str:
+    """Write 半小时 and 两个半小时 with a decimal."""
+    whole = found[1] or "0"
+    return f"{whole if whole.isdecimal() else chinese_number(whole)}.5"
+
+
+def _mixed(found: re.Match[str]) -> str:
+    """Write digits with Chinese scales as one number, if each scale is below the one before."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([亿万千百]?)", found[0])
+    scales = [_CHINESE_SCALES.get(scale, 1) for _, scale in parts]
+    if len(parts) < 2 or scales != sorted(set(scales), reverse=True):
+        return found[0]
+    return exact_text(
+        sum((Fraction(number) * scale for (number, _), scale in zip(parts, scales, strict=True)), Fraction())
+    )
 
 
 def _fraction(over: str, under: str) -> str:

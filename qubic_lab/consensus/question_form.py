@@ -1,15 +1,17 @@
 """What a question reveals about its answer: its kind, the options, the unit and the unknown."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from qubic_lab.consensus.quantities import plain
 from qubic_lab.consensus.units import find_unit
-from qubic_lab.consensus.words import polarities, stem, word_set, words
+from qubic_lab.consensus.words import polarities, simplified, stem, word_set, words
 
-OPTION = re.compile(r"\(([A-Z])\)\s*([^()\n]+)")
-"""An option such as (B) Venus."""
+OPTION = re.compile(r"\(([A-Z])\)\s*(.+?)(?=\s*(?:\([A-Z]\)|\n|$))")
+"""An option such as (B) Venus; its text ends at the next one or at the end of the line."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class QuestionForm:
 @lru_cache(1024)
 def read_question(question: str) -> QuestionForm:
     """Return the form of the answer that a question asks for."""
+    question = simplified(question)
     offered = options(question)
     stem_text = question[: question.index(next(iter(offered.values())))] if offered else question
     asks_output = bool(_OUTPUT.search(question)) and not _WRITE.search(question)
@@ -65,24 +68,39 @@ def read_question(question: str) -> QuestionForm:
 
 def options(text: str) -> dict[str, str]:
     """Return the options of a question by letter, such as (A) Mercury (B) Venus."""
-    if found := OPTION.findall(text):
-        return {letter: option.strip() for letter, option in found}
-    bare = {letter: option.strip() for letter, option in _BARE_OPTION.findall(text)}
-    return bare if {"A", "B"} <= set(bare) else {}
+    for pattern in (OPTION, _BARE_OPTION):
+        found = dict(pattern.findall(text))
+        if {"A", "B"} <= set(found):
+            return {letter: option.strip() for letter, option in found.items()}
+    return {}
 
 
-def letters(text: str) -> set[str]:
-    """Return the option letters that an answer names; a letter after "not" does not count."""
-    text = _NOT_LETTER.sub(" ", text)
-    if listed := _LETTERS.search(text):
-        return set(re.findall(r"[A-H]", listed[0]))
-    return {letter.upper() for found in _LETTER.findall(text) for letter in found if letter}
+def last_letter(offered: Iterable[str]) -> str:
+    """Return the last letter that can name an option: H, or a later one if a question has more options."""
+    return max("H", *offered)
 
 
-def chosen_letters(text: str) -> str:
-    """Return the letter or listed letters that an answer chooses; "" if it names none, or several in passing."""
-    named = letters(text)
-    return "".join(sorted(named)) if len(named) == 1 or _LETTERS.search(text) else ""
+def letters(text: str, last: str = "H") -> set[str]:
+    """Return the option letters up to `last` that an answer names; a letter after "not" does not count."""
+    forms = _letter_forms(last)
+    text = forms.denied.sub(" ", text)
+    if listed := forms.listed.search(text):
+        return set(re.findall(r"[A-Z]", listed[0]))
+    return {letter.upper() for found in forms.named.findall(text) for letter in found if letter}
+
+
+def chosen_letters(text: str, last: str = "H", marked: bool = False) -> str:
+    """Return the letter or listed letters that an answer chooses; "" if it names none, or several in passing.
+
+    A letter at the beginning of a `marked` conclusion is the choice, whatever follows.
+    """
+    forms = _letter_forms(last)
+    if forms.listed.search(text):
+        return "".join(sorted(letters(text, last)))
+    if marked and (opened := forms.opening.match(text)):
+        return opened[1].upper()
+    named = letters(text, last)
+    return named.pop() if len(named) == 1 else ""
 
 
 def bare_letter(text: str) -> str:
@@ -94,18 +112,29 @@ def bare_letter(text: str) -> str:
 _BARE_OPTION = re.compile(
     r"(?<![A-Za-z])([A-H])[).、．:：]\s*(.+?)(?=[\s;,，；]*(?<![A-Za-z])[A-H][).、．:：]|\n|$)", re.MULTILINE
 )
-_LETTER = re.compile(
-    r"\(([A-Ha-h])\)|(?<![A-Za-z0-9_(])([A-H])[).:,](?=\s|$)|(?<![A-Za-z])([A-H])[、，。：]"
-    r"|^[^\w'\"]*([A-Ha-h])[^\w'\"]*$"
-    r"|\b(?i:option|choice)\s+\(?([A-Ha-h])\b|选项?\s?([A-H])(?![A-Za-z])|^\W*([B-H])(?=\s(?:is|because|as|since)\b)"
-)
 _BARE_LETTER = re.compile(r"[^\w'\"]*(?:(?:[Oo]ption|[Cc]hoice|选项?)\s?)?\(?([A-H])[^\w'\"]*")
-_LETTERS = re.compile(r"(?<![A-Za-z])[A-H](?:(?:\s*(?:,|&|和|、)\s*|,?\s+and\s+)[A-H])+(?=\W*$)|^\W*[A-H]{2,8}\W*$")
-_NOT_LETTER = re.compile(
-    r"\b[Nn]ot\s+(?:(?:option|choice)\s+)?\(?[A-H]\b\)?"
-    r"|\(?\b[A-H]\)?\s(?:is|are)(?:n't|\s(?:not|wrong|incorrect|false))\b"
-    r"|(?:不是|不选|而非|排除)\s*(?:选项)?\s?[A-H](?![A-Za-z])|(?<![A-Za-z])[A-H]\s*(?:不对|不正确|是?错)"
-)
+_LETTER_FORMS = {
+    "named": r"""
+    \(([A-Ha-h])\)|(?<![A-Za-z0-9_(])(?<![A-Z]\.\s)([A-H])(?!\.\s[A-Z]\.)[).:,](?=\s|$)|(?<![A-Za-z])([A-H])[、，。：]
+    |^[^\w'"]*([A-Ha-h])[^\w'"]*$
+    |\b(?i:option|choice)\s+\(?([A-Ha-h])\b|选(?:项|择)?[是为]?\s?([A-H])(?![A-Za-z])|^\W*([B-H])(?=\s(?:is|because|as|since)\b)
+    |(?:\b(?i:is|be|think|say)\s+|(?i:'s)\s+|[是为])\(?([A-H])\)?(?=[^\w'"]*$)
+    |(?<![A-Za-z])\(?([A-H])\)?\s+(?:or|and)\s+\(?([A-H])(?![\w'])
+    |\b(?i:choose|pick|select|go\s+with|(?:option|choice)\s+is)\s+\(?([A-H])(?![\w'])
+    """,
+    "opening": r"""
+    \W*(?:(?i:option|choice)\s+|选?项?\s?)\(?([A-Ha-h])
+    (?=\)|\s*(?:[.:,;!?，。；：、（("—–-]|$)|\s+(?:because|since|as|which|is|for)\b)(?!'|\)?\s*[,、]\s*\(?[A-H]\b)
+    """,
+    "listed": r"(?<![A-Za-z])[A-H](?:(?:\s*(?:,|&|和|、)\s*|,?\s+and\s+)[A-H])+(?=\W*$)|^\W*[A-H]{2,8}\W*$",
+    "denied": r"""
+    \b[Nn]ot\s+(?:(?:option|choice)\s+)?\(?[A-H]\b\)?
+    |\(?\b[A-H]\)?\s(?:is|are)(?:n't|\s(?:not|wrong|incorrect|false))\b
+    |(?:不是|不选|而非|排除)\s*(?:选项)?\s?[A-H](?![A-Za-z])
+    |(?<![A-Za-z])[A-H](?:[、,，和与]\s?[A-H])*\s*[都均]?\s*(?:不对|不正确|是?错)
+    """,
+}
+"""How letters from A to H name options; verbose patterns."""
 _VERDICT = re.compile(
     r"(?:^|[.!:]\s)(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have|must|may)\b(?!.*\bor\b(?! not))"
     r"|\btrue or false\b|\byes or no\b|[吗么][？?]?$|是否|是不是|能不能|会不会|对不对|可不可以|有没有",
@@ -160,6 +189,23 @@ _UNKNOWN = re.compile(
     r"\b(?:solve for|find|value of|what is|what's)\s+\$?([a-z])\$?(?![\w(])|(?:求|解)\s*\$?([a-z])(?![\w(])",
     re.IGNORECASE,
 )
+
+
+class _LetterForms(NamedTuple):
+    """The patterns of _LETTER_FORMS."""
+
+    named: re.Pattern[str]
+    opening: re.Pattern[str]
+    listed: re.Pattern[str]
+    denied: re.Pattern[str]
+
+
+@lru_cache
+def _letter_forms(last: str) -> _LetterForms:
+    written = {
+        name: form.replace("-H", f"-{last}").replace("-h", f"-{last.lower()}") for name, form in _LETTER_FORMS.items()
+    }
+    return _LetterForms(**{name: re.compile(form, re.VERBOSE) for name, form in written.items()})
 
 
 def _kind(question: str, asks_output: bool) -> str:

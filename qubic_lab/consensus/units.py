@@ -15,20 +15,22 @@ PLAIN_NUMBER = "number"
 _UNIT_TABLE = """
 number: 1e-2 % percent percents 百分比; 1e-3 ‰ permille
 points: 1 pp 个百分点 百分点
-length: 1 m metre metres meter meters 米; 1000 km kilometre kilometres kilometer kilometers 公里 千米;
-  1e-1 dm decimetre decimetres decimeter decimeters 分米; 1e-2 cm centimetre centimetres centimeter centimeters 厘米;
+length: 1 m metre metres meter meters 米 公尺; 1000 km kilometre kilometres kilometer kilometers 公里 千米;
+  1e-1 dm decimetre decimetres decimeter decimeters 分米;
+  1e-2 cm centimetre centimetres centimeter centimeters 厘米 公分;
   1e-3 mm millimetre millimetres millimeter millimeters 毫米;
   1e-6 µm micrometre micrometres micrometer micrometers micron microns 微米;
-  1e-9 nm nanometre nanometres nanometer nanometers 纳米; 1609.344 mi mile miles 英里; 0.9144 yd yard yards;
-  0.3048 ft foot feet 英尺; 0.0254 inch inches 英寸
+  1e-9 nm nanometre nanometres nanometer nanometers 纳米 奈米; 1609.344 mi mile miles 英里; 0.9144 yd yard yards;
+  0.3048 ft foot feet 英尺 呎; 0.0254 inch inches 英寸 吋
 length^2: 10000 ha hectare hectares 公顷
-length^3: 1e-3 l L litre litres liter liters 升; 1e-4 dl decilitre decilitres deciliter deciliters;
+length^3: 1e-3 l L litre litres liter liters 升 公升; 1e-4 dl decilitre decilitres deciliter deciliters;
   1e-5 cl centilitre centilitres centiliter centiliters; 1e-6 ml mL millilitre millilitres milliliter milliliters 毫升
-mass: 1 kg kilogram kilograms kilo kilos 公斤 千克; 1e-3 g gram grams 克; 1e-6 mg milligram milligrams 毫克;
-  1e-9 µg microgram micrograms 微克; 1000 t tonne tonnes 吨; 1/2 斤; 0.45359237 lb lbs; 0.028349523125 oz ounce ounces
+mass: 1 kg kilogram kilograms kilo kilos 公斤 千克; 1e-3 g gram grams 克 公克; 1e-6 mg milligram milligrams 毫克;
+  1e-9 µg microgram micrograms 微克; 1000 t tonne tonnes 吨 公吨; 1/2 斤; 0.45359237 lb lbs;
+  0.028349523125 oz ounce ounces
 time: 1 s second seconds sec secs 秒 秒钟; 1e-3 ms millisecond milliseconds 毫秒;
   1e-6 µs microsecond microseconds 微秒; 1e-9 ns nanosecond nanoseconds 纳秒; 60 min minute minutes mins 分钟;
-  3600 h hour hours hr hrs 小时 个小时 钟头 个钟头; 86400 day days 天; 604800 week weeks 周 星期 个星期
+  3600 h hour hours hr hrs 小时 个小时 钟头 个钟头; 86400 day days 天; 604800 week weeks 周 星期 个星期 礼拜 个礼拜
 months: 1 month months 个月; 12 year years yr yrs 年 岁 周岁; 120 decade decades; 1200 century centuries 世纪 个世纪
 data: 1 byte bytes B 字节; 1e3 kB KB kilobyte kilobytes; 1e6 MB megabyte megabytes; 1e9 GB gigabyte gigabytes;
   1e12 TB terabyte terabytes; 1024 KiB kibibyte kibibytes; 1048576 MiB mebibyte mebibytes;
@@ -48,8 +50,8 @@ amount: 1 mol moles 摩尔
 dollar: 1 $ dollar dollars usd US$ 美元 美金; 1e-2 ¢ cent cents 美分
 euro: 1 € euro euros eur 欧元
 pound: 1 £ gbp 英镑
-yuan: 1 元 yuan rmb cny 人民币 元人民币 块钱
-yen: 1 yen jpy 日元
+yuan: 1 元 yuan rmb cny 人民币 元人民币 块钱 圆
+yen: 1 yen jpy 日元 日圆
 rupee: 1 ₹ rupee rupees inr
 kelvin: 1 K kelvin kelvins 开尔文; 1 °C celsius 摄氏度; 5/9 °F fahrenheit 华氏度
 length/time: 5/18 km/h kph kmh 时速公里; 0.44704 mph

@@ -17,13 +17,34 @@ _ASCII_SIGN = re.compile(r"[\x00-\x08\x0e-\x1b\x7f#$%&*+/<=>@\\^`|~-]")
 """The signs an ASCII text can have: a faster test, since most texts have none."""
 _EMPHASIS = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
 _SHORTEST_STEM = 3
+_PAIRS = """
+萬万 億亿 兩两 時时 鐘钟 個个 點点 週周 歲岁 選选 項项 負负 圓圆 塊块 噸吨 釐厘 紀纪 頃顷 歐欧 鎊镑 攝摄 華华 對对 錯错
+沒没 應应 該该 為为 總总 誰谁 麼么 嗎吗 過过 於于 減减 價价 錢钱 數数 還还 間间 長长 遠远 寬宽 積积 體体 結结 計计 幾几
+問问 題题 確确 認认 無无 會会 從从 這这 與与 讓让 說说 話话 請请 們们 來来 現现 開开 關关 門门 電电 國国 學学 號号 員员
+張张 輛辆 種种 顆颗 層层 頁页 條条 雙双 隻只 陽阳 陰阴 東东 風风 氣气 氫氢 氬氩 銅铜 鐵铁 銀银 鋁铝 機机 車车 馬马 魚鱼
+鳥鸟 龍龙 漢汉 書书 畫画 發发 熱热 輕轻 難难 簡简 單单 雜杂 質质 顯显 見见 聽听 讀读 寫写 買买 賣卖 貴贵 贏赢 輸输 勝胜
+敗败 極极 標标 準准 動动 靜静 內内 階阶 級级 線线 邊边 雖虽 當当 壓压 縮缩 縱纵 橫横 變变 漲涨 進进 運运 達达 遲迟 連连
+適适 領领 預预 類类 願愿 離离 雲云 頭头 飛飞 驗验 齊齐 醫医 樣样 樹树 橋桥 歷历 歡欢 滅灭 溫温 測测 滿满 濕湿 獲获 獎奖
+產产 異异 監监 盤盘 眾众 禮礼 稅税 穩稳 窮穷 筆笔 節节 範范 築筑 糧粮 細细 統统 絕绝 給给 維维 練练 繼继 續续 網网 緊紧
+績绩 編编 義义 習习 聖圣 聯联 職职 脫脱 臺台 舉举 舊旧 藝艺 藥药 處处 術术 衛卫 裡里 補补 規规 視视 覺觉 觀观 訂订 記记
+許许 設设 試试 詞词 詳详 誤误 調调 談谈 論论 證证 識识 議议 護护 豐丰 資资 費费 賽赛 贊赞 軍军 較较 轉转 農农 遊游 鄉乡
+釋释 針针 鎮镇 鏡镜 陸陆 隊队 際际 險险 隨随 雞鸡 靈灵 頓顿 顧顾 飯饭 館馆 驚惊 黃黄 黨党 齡龄 歸归 廣广 廠厂 頂顶 須须
+順顺 顏颜 餘余 闊阔 陳陈 島岛 帶带 幣币 強强 後后
+"""
+SIMPLIFIED = {ord(pair[0]): pair[1] for pair in _PAIRS.split()}
+"""Traditional characters that occur in numbers, units, questions and verdicts, and their simplified forms."""
+
+
+def simplified(text: str) -> str:
+    """Return a text with the traditional characters of SIMPLIFIED in simplified form; places stay the same."""
+    return text if text.isascii() else text.translate(SIMPLIFIED)
 
 
 def words(text: str) -> list[str]:
     """Return the words in lower case, without accents, signs and fillers."""
     text = text.casefold()
     if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text.replace("’", "'"))
+        decomposed = unicodedata.normalize("NFKD", simplified(text.replace("’", "'")))
         text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
     return [word for word in _WORD.findall(text) if word not in FILLERS]
 
@@ -165,6 +186,7 @@ def polarity(word: str) -> Polarity | None:
 
 def polarities(text: str) -> frozenset[str]:
     """Return the signed pairs of a text's words: +increase for "rose", -increase for "fell"."""
+    text = simplified(text)
     found = [HAN_OPPOSITES[word] for word in HAN_OPPOSITE.findall(text)] if is_chinese(text) else []
     found += [each for word in words(text) if (each := polarity(word))]
     return frozenset(f"{'+' if sign > 0 else '-'}{pair[1:]}" for pair, sign in found)
