@@ -72,7 +72,7 @@ REFUSED = [
     ("compare --model tiny --candidate nowhere", "unknown model 'nowhere'"),
     ("compare --model tiny --questions missing.jsonl", r"missing\.jsonl .*No such file"),
     ("compare --model tiny --questions broken.jsonl", r"broken\.jsonl:1 is not valid JSON"),
-    ("compare --model tiny --questions unknown.jsonl", "unknown field 'anwser': did you mean 'answer'"),
+    ("compare --model tiny --questions unknown.jsonl", "no column with the answer: .*is it 'anwser'"),
     ("bench memory --model tiny --new-tokens 0", "new_tokens is 0"),
     # studies
     ("run missing.yaml", r"no experiment file missing\.yaml"),

@@ -147,7 +147,7 @@ def test_findings_name_changes_accuracy_and_tests() -> None:
     assert "changed no token; logits differ by up to 0.00001" in digits
     assert "changed 1 of 8 answers (the model's own margin is up to 0.02)" in answers
     [right] = study.accuracy_sentences(result)
-    assert "3 of 6 checkable questions" in right and "2 answers were cut" in right
+    assert "3 of 6 checkable questions" in right and "33% of the answers were cut at 32 tokens" in right
     same, tested = study.paired_sentences(result)
     assert same.endswith("identical to the whole model's and need no test: 1 run of the split model.")
     assert "accuracy differs by −1.0 points" in tested

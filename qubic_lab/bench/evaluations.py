@@ -10,6 +10,7 @@ from qubic_lab.core import Progress, no_progress
 from qubic_lab.evals import pairs_eval
 from qubic_lab.evals.consensus_eval import ConsensusEvaluation, ConsensusPlan, evaluate_consensus
 from qubic_lab.evals.paired import MeanEstimate
+from qubic_lab.evals.scoring import cut_text
 from qubic_lab.model.embeddings import installed_embedder
 
 
@@ -40,8 +41,12 @@ class ModelVotesReport(BenchResult):
         ]
         accuracies = ("one sample right", f"vote of {votes.k}", "gain (95 % interval)", "weighted vote")
         yield Table(("questions", "n", *accuracies, "minus greedy (Holm)"), gains)
-        curve = [(p.method, f"{p.k}", f"{p.tokens:.1f}", _estimate_text(p.right, ".3f")) for p in votes.curve]
-        yield Table(("method", "k", "tokens", "right (95 % interval)"), curve)
+        curve = [
+            (p.method, f"{p.k}", f"{p.tokens:.1f}", f"{p.cut:.0%}", _estimate_text(p.right, ".3f")) for p in votes.curve
+        ]
+        yield Table(("method", "k", "tokens", "cut", "right (95 % interval)"), curve)
+        yield f"Questions: {votes.judged}."
+        yield f"Samples: {cut_text(votes.cut, asking.max_new_tokens)}."
         if votes.vote_share is not None:
             reports = [("the vote's share", votes.vote_share)]
             reports += [(f"{each.question_type}: {each.method}", each.report) for each in votes.calibrated]

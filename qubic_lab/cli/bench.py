@@ -147,9 +147,9 @@ SampleCount = Annotated[int | None, _of_model("answers to each question, at leas
 Temperature = Annotated[float | None, _of_model("temperature of the samples.", "0.7")]
 AnswerTokens = Annotated[int | None, _of_model("most tokens of an answer.", "48")]
 VoteDtype = Annotated[str | None, _of_model("fp32, bf16 or fp16.", "bf16")]
-QuestionFile = Annotated[Path | None, _of_model("a file of questions with references.", "graded questions")]
-Layout = Annotated[str | None, _of_model("layout of the file, project, gsm8k or mapped.", "project")]
-MappedColumns = Annotated[str | None, _of_model("columns of a mapped file, as in question=Q,answer=A.", False, "--map")]
+QuestionFile = Annotated[Path | None, _of_model("a file of questions: JSON, JSON lines, CSV.", "graded questions")]
+Layout = Annotated[str | None, _of_model("layout of the file: auto, project, gsm8k or mapped.", "auto")]
+MappedColumns = Annotated[str | None, _of_model("columns of the file, as in question=Q,answer=A.", False, "--map")]
 Calibrations = Annotated[Path | None, _of_model("save its calibrations in this folder.", False)]
 Keep = Annotated[bool, _of_model("cache answers as they come, so that a stopped run can continue.", False, "--keep")]
 QuestionCount = Annotated[

@@ -27,9 +27,12 @@ def compare(
     batch: Annotated[str, Option(help="Requests that decode together in a lane.")] = "1,4",
     dtype: Annotated[str, Option(help="fp32, bf16, fp16.")] = "fp32,bf16",
     candidate: Annotated[str, Option(help="What the ranks run instead: another model, or a split folder.")] = "",
-    questions: Annotated[Path | None, Option(help="A file of questions, as JSON lines.", show_default="ours")] = None,
+    questions: Annotated[
+        Path | None, Option(help="A file of questions: JSON, JSON lines, CSV.", show_default="ours")
+    ] = None,
+    columns: Annotated[str, Option("--map", help="Its columns, as in question=Q,answer=A.", show_default="found")] = "",
     limit: Annotated[int | None, Option(help="Use only the first questions.", show_default="all")] = None,
-    seed: Annotated[int, Option(help="Seed of the generated questions, which follow the 64 written ones.")] = 0,
+    seed: Annotated[int, Option(help="Seed of generated questions and of the order of options.")] = 0,
     max_new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 32,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -49,6 +52,7 @@ def compare(
         batches=split_numbers("--batch", batch),
         dtypes=split_list("--dtype", dtype),
         questions=questions,
+        columns=columns,
         limit=limit,
         max_new_tokens=max_new_tokens,
         threads=threads,
@@ -68,6 +72,8 @@ def compare(
 
 
 def _lines(comparison: "SplitComparison") -> Iterator[str]:
+    from qubic_lab.evals.scoring import cut_text
+
     for case in comparison.cases:
         same = f" (same layers as {case.measured_as})" if case.measured_as else ""
         yield (
@@ -80,10 +86,12 @@ def _lines(comparison: "SplitComparison") -> Iterator[str]:
             yield f"  {d.id}, token {d.position}: ours {d.ours!r}, theirs {d.theirs!r}, margin {d.margin:.2g}"
     for variant in comparison.variants:
         yield f"1 rank, {variant.dtype}, {variant.what} {variant.other} against {variant.base}: {_likeness(variant)}"
+    yield f"Questions: {comparison.judged}."
     for each in comparison.accuracy:
         yield (
             f"{each.system}, {each.dtype}: {each.correct} of {each.questions} checkable questions right "
-            f"(95% interval {each.low:.1%} to {each.high:.1%}), {each.cut} answers cut"
+            f"(95% interval {each.low:.1%} to {each.high:.1%}); "
+            f"{cut_text(each.cut_share, comparison.max_new_tokens, '--max-new-tokens')}"
         )
     for pair in comparison.paired:
         yield f"{pair.other} against {pair.baseline}, {pair.dtype}: {_verdict(pair, comparison.equivalence_margin)}"

@@ -32,7 +32,7 @@ from qubic_lab.evals.comparison import (
 )
 from qubic_lab.evals.comparison_plan import ComparisonConfig, ComparisonPlan, plan_comparison
 from qubic_lab.evals.questions import Question
-from qubic_lab.evals.scoring import is_checkable, judge
+from qubic_lab.evals.scoring import is_checkable, judge, judged_text
 from qubic_lab.model.checkpoint import model_hash
 from qubic_lab.model.config import load_config
 from qubic_lab.pipeline.client import Pipeline
@@ -134,6 +134,7 @@ def _result(
         seed=plan.seed,
         questions=len(plan.questions),
         checkable=checkable,
+        judged=judged_text(plan.questions),
         max_new_tokens=plan.max_new_tokens,
         equivalence_margin=EQUIVALENCE_MARGIN,
         cases=cases,
@@ -164,7 +165,7 @@ def _answer_row(question: Question, answer: GreedyAnswer, opening: str) -> Answe
         answer=question.answer,
         text=answer.text,
         tokens=len(answer.token_ids),
-        correct=judge(question, opening + answer.text),
+        correct=judge(question, opening + answer.text, answer.cut),
         cut=answer.cut,
     )
 

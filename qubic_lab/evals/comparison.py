@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from qubic_lab import stats
 from qubic_lab.evals.questions import Question
-from qubic_lab.evals.scoring import is_checkable, is_right
+from qubic_lab.evals.scoring import is_checkable, judge
 
 EQUIVALENCE_MARGIN = 0.03
 """Fixed beforehand: accuracies that differ by less are called equivalent."""
@@ -94,7 +94,7 @@ class ReferenceComparison(RunLikeness):
 class SystemAccuracy:
     """The number of right answers to checkable questions, with the 95 % Wilson interval of the share.
 
-    `cut` answers reached the token limit; they are scored as they are.
+    `cut` answers reached the token limit; of these only what they had concluded is scored.
     """
 
     dtype: str
@@ -104,6 +104,11 @@ class SystemAccuracy:
     cut: int
     low: float
     high: float
+
+    @property
+    def cut_share(self) -> float:
+        """The share of cut answers."""
+        return self.cut / self.questions
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ class SplitComparison:
     """All results of a comparison and its settings.
 
     `candidate` is the model whose weights the ranks ran, if it is not `model`; the hash of a split folder is that of
-    the model in its manifest.
+    the model in its manifest. `judged` says how many questions are `checkable` and why the others are not.
     """
 
     token_identity: float
@@ -186,6 +191,7 @@ class SplitComparison:
     accuracy: tuple[SystemAccuracy, ...]
     paired: tuple[PairedAccuracy, ...]
     answers: tuple[AnswerRow, ...]
+    judged: str = ""
 
     @property
     def same_model(self) -> bool:
@@ -247,7 +253,7 @@ def score(questions: Sequence[Question], answers: Sequence[GreedyAnswer], openin
         (question, answer) for question, answer in zip(questions, answers, strict=True) if is_checkable(question)
     ]
     return ScoredAnswers(
-        right=tuple(is_right(question, opening + answer.text) for question, answer in checked),
+        right=tuple(bool(judge(question, opening + answer.text, answer.cut)) for question, answer in checked),
         cut=tuple(answer.cut for _, answer in checked),
         token_ids=tuple(answer.token_ids for answer in answers),
     )

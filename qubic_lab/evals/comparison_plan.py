@@ -7,7 +7,8 @@ from pathlib import Path
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.evals.generated import questions_for
-from qubic_lab.evals.questions import Question, load_questions
+from qubic_lab.evals.loaders import load_user_questions
+from qubic_lab.evals.questions import Question
 from qubic_lab.model.config import load_config
 from qubic_lab.model.folders import rank_folders
 from qubic_lab.model.layout import DTYPE_BYTES
@@ -25,8 +26,9 @@ class ComparisonConfig:
 
     `model` is an alias, hub id, folder or GGUF file, and `candidate` a model or split folder whose weights the ranks
     run instead; a split folder runs as it was split, and `ranks` and `strategies` must include that. `strategies` None
-    means all that apply (A needs two ranks). `batches` are slots per lane. `questions` is a file; None means the
-    project's written and generated questions, the latter by `seed`. `threads` are per rank, on both sides; None means
+    means all that apply (A needs two ranks). `batches` are slots per lane. `questions` is a file as
+    `load_user_questions` reads it, by its `columns` if given; None means the project's written and generated questions.
+    `seed` is that of generated questions and of the order of options. `threads` are per rank, on both sides; None means
     cores ÷ the largest number of ranks.
 
     Raises:
@@ -39,6 +41,7 @@ class ComparisonConfig:
     batches: Sequence[int] = (1, 4)
     dtypes: Sequence[str] = ("fp32", "bf16")
     questions: Path | None = None
+    columns: str = ""
     limit: int | None = None
     max_new_tokens: int = 32
     threads: int | None = None
@@ -112,9 +115,9 @@ def plan_comparison(config: ComparisonConfig) -> ComparisonPlan:
     if config.questions is None:
         questions = questions_for(config.limit, config.seed)
     else:
-        questions = load_questions(config.questions)
         if config.limit is not None:
-            questions = questions[: check_at_least("limit", config.limit, 1)]
+            check_at_least("limit", config.limit, 1)
+        questions = load_user_questions(config.questions, columns=config.columns, limit=config.limit, seed=config.seed)
     folder = resolve_whole(config.model)
     threads = max(1, usable_cores() // max(config.ranks)) if config.threads is None else config.threads
     base = PipelineConfig(model=config.model, threads=threads, slots=max(config.batches))

@@ -31,6 +31,7 @@ from qubic_lab.evals.paired import McNemar
 from qubic_lab.evals.questions import Question, committed_by_kind
 from qubic_lab.evals.recorded import RecordedQuestion, halves
 from qubic_lab.evals.recording import Asking, record_answers
+from qubic_lab.evals.scoring import judged_text
 from qubic_lab.evals.self_consistency import (
     ALL,
     KS,
@@ -41,6 +42,7 @@ from qubic_lab.evals.self_consistency import (
     agreeing_wrong,
     best_rule,
     curve,
+    cut_share,
     equal_tokens,
     gains,
     votes_against_greedy,
@@ -66,7 +68,8 @@ class ConsensusPlan:
     """Which model (alias, hub id, folder or GGUF file) is asked what; `k` is the number of ballots.
 
     `questions` is the number of questions with computed answers (`graded_questions`), or the maximum from `file`, a
-    user's file with `layout` and `columns` as in `load_user_questions`. `creative` questions have no right answer.
+    user's file with `layout` and `columns` as in `load_user_questions`. `creative` questions of the project are added;
+    they have no right answer.
     `threads` None means one per core. `seed` is that of the questions, the halves and the intervals.
 
     Raises:
@@ -82,7 +85,7 @@ class ConsensusPlan:
     threads: int | None = 1
     seed: int = 1
     file: str = ""
-    layout: str = "project"
+    layout: str = "auto"
     columns: str = ""
 
     def __post_init__(self) -> None:
@@ -107,12 +110,13 @@ class CalibratedType:
 class VoteEvaluation:
     """The evaluation of recorded answers for votes of k ballots; dictionaries are by question type, or `all`.
 
-    `tokens` is the mean of one sample. `curve` has every method at every k. `gains` compare the vote with one sample
-    (pass@1), `weighted_gains` the weighted vote, `greedy_gains` the vote with the greedy answer, and `against_greedy`
-    is the exact McNemar test of the vote of the first k samples. On the held-out half: `equal_tokens` compares a vote
-    with one longer greedy answer, and `rule_gain` the vote with `best_rule`, which chooses one of k answers by length
-    or a signal. `correlation` is that of the samples' errors, and `effective_votes` what k samples are worth; None:
-    unknown.
+    `judged` says how many questions could be judged and why the others could not, creative ones aside; `cut` and
+    `greedy_cut` are the shares of samples and greedy answers that reached the token limit. `tokens` is the mean of one
+    sample. `curve` has every method at every k. `gains` compare the vote with one sample (pass@1), `weighted_gains`
+    the weighted vote, `greedy_gains` the vote with the greedy answer, and `against_greedy` is the exact McNemar test
+    of the vote of the first k samples. On the held-out half: `equal_tokens` compares a vote with one longer greedy
+    answer, and `rule_gain` the vote with `best_rule`, which chooses one of k answers by length or a signal.
+    `correlation` is that of the samples' errors, and `effective_votes` what k samples are worth; None: unknown.
 
     Confidences are judged on the `held_out` votes with a leader (`undecided` ones have none): `vote_share` takes the
     share as the confidence, `calibrated` are calibrations, and `uncalibrated` the types with too few questions.
@@ -139,6 +143,9 @@ class VoteEvaluation:
     calibrated: tuple[CalibratedType, ...]
     uncalibrated: tuple[str, ...]
     diversity: Diversity | None
+    judged: str = ""
+    cut: float = 0.0
+    greedy_cut: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,7 @@ def evaluate_consensus(
 def evaluate_votes(
     rows: Sequence[RecordedQuestion], k: int, model: str = "", seed: int = 0, calibrations: Path | None = None
 ) -> VoteEvaluation:
-    """Evaluate recorded answers; rows without a reference count as creative ones.
+    """Evaluate recorded answers; those that no rule can judge are counted, and creative ones described.
 
     Every row needs at least k samples and one factor of longer greedy answers. `model` is a hash, for the calibrations.
 
@@ -203,10 +210,10 @@ def evaluate_votes(
         InputError: too few questions or samples.
     """
     judged = [row for row in rows if row.is_judged]
-    creative = [row for row in rows if not row.is_judged]
+    creative = [row for row in rows if row.kind == "creative"]
     development, held_out = halves(judged, seed)
     if not development:
-        raise InputError(f"{len(judged)} questions with references: give two of a type at least, one for each half")
+        raise InputError(f"{_judged_text(rows)}: at least two of a type are needed, one for each half")
     ks = sorted({k, *(each for each in KS if each <= min(len(row.samples) for row in judged))})
     points = curve(judged, ks, seed)
     rule = best_rule(development, k)
@@ -217,6 +224,9 @@ def evaluate_votes(
     return VoteEvaluation(
         k=k,
         questions=len(judged),
+        judged=_judged_text(rows),
+        cut=cut_share(judged),
+        greedy_cut=cut_share(judged, "greedy"),
         tokens=next(point.tokens for point in points if point.method == "pass@1"),
         curve=points,
         gains=gains(judged, k, seed=seed),
@@ -235,6 +245,12 @@ def evaluate_votes(
         calibrated=calibrated,
         uncalibrated=uncalibrated,
         diversity=diversity(creative, seed) if creative else None,
+    )
+
+
+def _judged_text(rows: Sequence[RecordedQuestion]) -> str:
+    return judged_text(
+        Question(row.id, row.question, row.reference, row.kind) for row in rows if row.kind != "creative"
     )
 
 
@@ -301,7 +317,7 @@ def _history(rows: Sequence[RecordedQuestion]) -> list[PastVote]:
 
 def _questions(plan: ConsensusPlan) -> tuple[Question, ...]:
     if plan.file:
-        asked = load_user_questions(Path(plan.file), plan.layout, plan.columns, limit=plan.questions)
+        asked = load_user_questions(Path(plan.file), plan.layout, plan.columns, plan.questions, plan.seed)
     else:
         asked = graded_questions(plan.questions, plan.seed)
     return (*asked, *committed_by_kind("creative")[: plan.creative])

@@ -1,4 +1,4 @@
-"""A user's question files: GSM8K, and tables (JSON lines, CSV, TSV) with a column map.
+"""A user's question files: tables (JSON, JSON lines, CSV, TSV) whose columns are recognized or mapped, and GSM8K.
 
 An example of a column map is `question=Q,options=A|B|C|D,answer=Key`; docs/evaluation.md describes the format.
 """
@@ -6,182 +6,200 @@ An example of a column map is `question=Q,options=A|B|C|D,answer=Key`; docs/eval
 import csv
 import io
 import itertools
-import re
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qubic_lab.consensus.conclusions import boxed
 from qubic_lab.consensus.quantities import quantities
-from qubic_lab.errors import InputError, check_choice, did_you_mean
-from qubic_lab.evals.questions import KINDS, Question, check_ids, load_questions, read_objects, read_text
+from qubic_lab.errors import InputError, check_choice
+from qubic_lab.evals.choices import LETTERS, lettered, shortened, split_texts, warn_of_one_letter
+from qubic_lab.evals.columns import ColumnMap, Row, cell, named_options, offered, parse_column_map, recognize
+from qubic_lab.evals.questions import FIELDS, KINDS, Question, check_ids, load_questions, read_objects, read_text
+from qubic_lab.evals.scoring import right_option
 
-LAYOUTS = ("project", "gsm8k", "mapped")
+LAYOUTS = ("auto", "project", "gsm8k", "mapped")
 MOST_BYTES = 64 * 2**20
 MOST_QUESTIONS = 100_000
 MOST_CHARACTERS = 20_000
 """The maximum of a question, an option or an answer; a longer one indicates a broken file."""
-LETTERS = "ABCDEFGH"
+GSM8K_MARK = "####"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 _JSON_LINES = (".jsonl", ".ndjson")
-_PARTS = ("question", "options", "answer", "first", "id", "kind")
-
-Columns = Mapping[str, Any]
+_ENDINGS = (*_JSON_LINES, ".json", *_SEPARATORS)
 
 
 @dataclass(frozen=True)
-class ColumnMap:
-    """The columns of a table; `options` is one column with a list, or one column per option.
+class _Loaded:
+    """A question, and the letter of its right option as the file gives it, or ""."""
 
-    The answer is an option's letter or text, or with `first` its number, counted from there (0 or 1).
-    """
-
-    question: str
-    answer: str
-    options: tuple[str, ...] = ()
-    first: int | None = None
-    id: str = ""
-    kind: str = ""
+    question: Question
+    letter: str = ""
 
 
 def load_user_questions(
-    file: Path, layout: str = "project", columns: str = "", limit: int | None = None
+    file: Path, layout: str = "auto", columns: str = "", limit: int | None = None, seed: int = 0
 ) -> tuple[Question, ...]:
-    """Read a user's questions, or only the first ones.
+    """Read a user's questions, or only the first ones; options in columns are shuffled by the seed.
 
-    `layout` is `project` (as `load_questions`), `gsm8k`, or `mapped` with the column map `columns`, as in
-    `parse_column_map`.
+    `layout` is `auto` (columns are recognized by their names, see `columns.recognize`), `project` (as
+    `load_questions`), `gsm8k`, or `mapped` with the column map `columns`, as in `parse_column_map`. A file whose right
+    options are nearly all the same letter causes a warning.
 
     Raises:
         InputError: an argument or the file is wrong; names file and line.
     """
     check_choice("layout", layout, LAYOUTS)
+    layout = "mapped" if columns and layout == "auto" else layout
     if (layout == "mapped") != bool(columns):
         raise InputError(f"layout {layout!r} and column map {columns!r}: a map is needed for 'mapped' and only there")
     if layout == "project":
-        _check_size(file)
-        return load_questions(file)[:limit]
+        return _project(file, limit)
     column_map = parse_column_map(columns) if columns else None
-    # One more than the limit, to detect too many.
-    rows = itertools.islice(_rows(file), limit or MOST_QUESTIONS + 1)
-    questions = tuple(
-        _mapped(row, place, f"{file.stem}-{number}", column_map)
-        if column_map
-        else _gsm8k(row, place, f"{file.stem}-{number}")
-        for number, (place, row) in enumerate(rows, 1)
-    )
-    if not questions:
+    # One more than the limit, to detect too many; to recognize columns, all rows are read.
+    most = limit if limit and layout != "auto" else MOST_QUESTIONS + 1
+    rows = list(itertools.islice(_rows(file), most))
+    if not rows:
         raise InputError(f"questions file {file} holds no questions: give at least one row")
-    if len(questions) > MOST_QUESTIONS:
+    if layout == "auto":
+        first = rows[0][1]
+        is_ours = {"id", "question"} <= first.keys() <= set(FIELDS) and all(
+            isinstance(each, str) for each in first.values()
+        )
+        if is_ours and file.suffix.lower() in _JSON_LINES:
+            return _project(file, limit)
+        column_map = recognize(file, [row for _, row in rows])
+    if len(rows) > MOST_QUESTIONS and not limit:
         raise InputError(f"questions file {file} holds more than {MOST_QUESTIONS:,} questions: give a limit")
+    loaded = [
+        _mapped(row, place, f"{file.stem}-{number}", column_map, seed)
+        if column_map
+        else _Loaded(_gsm8k(row, place, f"{file.stem}-{number}"))
+        for number, (place, row) in enumerate(rows[:limit], 1)
+    ]
+    questions = tuple(each.question for each in loaded)
     check_ids(file, questions)
+    warn_of_one_letter(file, [each.letter for each in loaded if each.letter], f"options are shuffled by seed {seed}")
+    _warn_of_unshuffled(file, [each.question for each in loaded if not each.letter])
     return questions
 
 
-def parse_column_map(text: str) -> ColumnMap:
-    """Read comma-separated `part=column` pairs; the columns of options are separated by `|`.
-
-    Raises:
-        InputError: a part is unknown, repeated, empty or missing, or there are too many options.
-    """
-    parts: dict[str, str] = {}
-    for pair in text.split(","):
-        part, _, column = (each.strip() for each in pair.partition("="))
-        if not column:
-            raise InputError(f"column map has {pair!r}: write part=column, as in question=Q,answer=A")
-        check_choice("part of a column map", part, _PARTS)
-        if part in parts:
-            raise InputError(f"column map has {part} twice: give it once")
-        parts[part] = column
-    for part in ("question", "answer"):
-        if part not in parts:
-            raise InputError(f"column map {text!r} has no {part}: add {part}=COLUMN")
-    options = tuple(column.strip() for column in parts["options"].split("|")) if "options" in parts else ()
-    if "" in options or len(options) > len(LETTERS) or len(set(options)) < len(options):
-        raise InputError(
-            f"column map has options {parts['options']!r}: name up to {len(LETTERS)} different columns, as A|B|C"
-        )
-    first = parts.get("first")
-    if first is not None and (first not in ("0", "1") or not options):
-        raise InputError(f"column map has first={first}: it is 0 or 1, and needs options")
-    texts = {part: parts.get(part, "") for part in ("question", "answer", "id", "kind")}
-    return ColumnMap(**texts, options=options, first=None if first is None else int(first))
+def _project(file: Path, limit: int | None) -> tuple[Question, ...]:
+    """Read a file in the project's form; options stand in the questions, so they cannot be shuffled."""
+    _check_size(file)
+    questions = load_questions(file)[:limit]
+    _warn_of_unshuffled(file, questions)
+    return questions
 
 
-def _gsm8k(row: Columns, place: str, id: str) -> Question:
-    solution = _text(row, "answer", place)
-    _, mark, answer = solution.rpartition("####")
+def _warn_of_unshuffled(file: Path, questions: Sequence[Question]) -> None:
+    letters = [letter for each in questions if (letter := right_option(each))]
+    warn_of_one_letter(file, letters, "give the options in columns of their own, so that they are shuffled")
+
+
+def _gsm8k(row: Row, place: str, id: str) -> Question:
+    answer = _text(row, "answer", place)
+    return Question(id, _text(row, "question", place), _after_mark(answer, place), "analytical")
+
+
+def _after_mark(solution: str, place: str) -> str:
+    _, mark, answer = solution.rpartition(GSM8K_MARK)
     if not mark or len(quantities(answer)) != 1:
         raise InputError(f'{place}: the answer ends in {solution[-40:]!r}: GSM8K ends it with "#### NUMBER"')
-    return Question(id, _text(row, "question", place), answer.strip(), "analytical")
+    return answer.strip()
 
 
-def _mapped(row: Columns, place: str, id: str, columns: ColumnMap) -> Question:
+def _mapped(row: Row, place: str, id: str, columns: ColumnMap, seed: int) -> _Loaded:
     question = _text(row, columns.question, place)
-    answer = _text(row, columns.answer, place)
-    if columns.options:
-        options = _options(row, columns.options, place)
-        lettered = [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
-        question = f"{question} {' '.join(lettered)}"
-        answer = lettered[_chosen(answer, options, columns.first, place)]
+    if columns.context:
+        question = f"{_text(row, columns.context, place)}\n\n{question}"
     kind = check_choice(f"kind of question in {place}", _text(row, columns.kind, place), KINDS) if columns.kind else ""
-    return Question(_text(row, columns.id, place) if columns.id else id, question, answer, kind)
+    id = _text(row, columns.id, place) if columns.id else id
+    if columns.options:
+        texts, right = _chosen(row, columns, place)
+        return _Loaded(Question(id, *lettered(question, texts, right, seed), kind), LETTERS[right])
+    answer = _text(row, columns.answer, place)
+    if columns.wrong:
+        texts = _beside_wrong_ones(row, columns, answer, place)
+        return _Loaded(Question(id, *lettered(question, texts, 0, seed), kind))
+    if GSM8K_MARK in answer:
+        return _Loaded(Question(id, question, _after_mark(answer, place), kind or "analytical"))
+    return _Loaded(Question(id, question, (boxed(answer) or answer).strip(), kind))
 
 
-def _options(row: Columns, columns: Sequence[str], place: str) -> list[str]:
-    values = [_value(row, column, place) for column in columns]
-    if len(columns) == 1:
-        if not isinstance(values[0], list):
-            raise InputError(
-                f"{place}: {columns[0]} is {_short(values[0])}, not a list: name each option's column, as options=A|B|C"
-            )
-        values = list(values[0])
-    while values and values[-1] in (None, ""):  # a row may have fewer options than columns
-        values.pop()
-    if not 2 <= len(values) <= len(LETTERS):
-        raise InputError(f"{place} has {len(values)} options: there must be 2 to {len(LETTERS)}")
-    # "(B)" within an option would read as the letter of another one.
-    return [
-        re.sub(r"\(([A-Z])\)", r"[\1]", " ".join(_as_text(value, f"option {letter}", place).split()))
-        for letter, value in zip(LETTERS, values, strict=False)
-    ]
-
-
-def _chosen(answer: str, options: Sequence[str], first: int | None, place: str) -> int:
+def _chosen(row: Row, columns: ColumnMap, place: str) -> tuple[list[str], int]:
+    """Return the options, and the index of the right one."""
+    found = offered(row, columns.options, place)
+    texts = [_as_text(value, f"option {letter}", place) for letter, value in zip(LETTERS, found.texts, strict=False)]
+    if not 2 <= len(texts) <= len(LETTERS):
+        raise InputError(f"{place} has {len(texts)} options: there must be 2 to {len(LETTERS)}")
+    if found.right is not None:
+        return texts, found.right
+    answer, first = _text(row, columns.answer, place), columns.first
     if first is not None:
-        if not answer.isdecimal() or not first <= int(answer) < first + len(options):
-            last = first + len(options) - 1
+        if not answer.isdecimal() or not first <= int(answer) < first + len(texts):
+            last = first + len(texts) - 1
             raise InputError(
-                f"{place}: the answer is {_short(answer)}: with first={first} it must be {first} to {last}"
+                f"{place}: the answer is {shortened(answer)}: with first={first} it must be {first} to {last}"
             )
-        return int(answer) - first
-    letter = answer.strip("(). ").upper()
-    found = {
-        index
-        for index, option in enumerate(options)
-        if letter == LETTERS[index] or " ".join(answer.split()).casefold() == option.casefold()
-    }
-    if len(found) != 1:
-        what = "several options" if found else f"neither a letter from A to {LETTERS[len(options) - 1]} nor an option"
+        return texts, int(answer) - first
+    named = named_options(answer, found)
+    if len(named) != 1:
+        what = "several options" if named else f"neither a letter from A to {LETTERS[len(texts) - 1]} nor an option"
         raise InputError(
-            f"{place}: the answer {_short(answer)} is {what}: for numbers add first=0 or first=1 to the map"
+            f"{place}: the answer {shortened(answer)} is {what}: for numbers add first=0 or first=1 to the map"
         )
-    return found.pop()
+    return texts, named.pop()
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Columns]]:
+def _beside_wrong_ones(row: Row, columns: ColumnMap, answer: str, place: str) -> list[str]:
+    """Return the right answer, and the different wrong ones."""
+    values = [value for column in columns.wrong for value in split_texts(cell(row, column, place))]
+    wrong = [_as_text(value, columns.wrong[0], place) for value in values if value not in (None, "")]
+    texts = list(dict.fromkeys([answer, *wrong]))
+    if not 2 <= len(texts) <= len(LETTERS):
+        raise InputError(f"{place} has {len(texts)} options: there must be 2 to {len(LETTERS)}")
+    return texts
+
+
+def _rows(file: Path) -> Iterator[tuple[str, Row]]:
     """Yield each row with its place; the file's suffix decides the format."""
     ending = file.suffix.lower()
-    if ending not in (*_SEPARATORS, *_JSON_LINES):
-        known = ", ".join((*_JSON_LINES, *_SEPARATORS))
-        raise InputError(f"questions file {file} ends in {ending or 'nothing'!r}: known are {known}")
+    if ending not in _ENDINGS:
+        raise InputError(f"questions file {file} ends in {ending or 'nothing'!r}: known are {', '.join(_ENDINGS)}")
     _check_size(file)
-    if ending in _JSON_LINES:
-        return read_objects(file, "questions")
-    return _table_rows(file, read_text(file, "questions"), _SEPARATORS[ending])
+    if ending in _SEPARATORS:
+        return _table_rows(file, read_text(file, "questions"), _SEPARATORS[ending])
+    return (
+        (place, _flat(row)) for place, row in (read_objects if ending in _JSON_LINES else _json_rows)(file, "questions")
+    )
 
 
-def _table_rows(file: Path, text: str, separator: str) -> Iterator[tuple[str, Columns]]:
+def _json_rows(file: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the objects of a JSON array, of its `rows` or `data`, or of JSON lines under another name."""
+    try:
+        content = json.loads(read_text(file, what))
+    except (ValueError, RecursionError):
+        yield from read_objects(file, what)
+        return
+    if isinstance(content, dict):
+        content = content.get("rows", content.get("data", [content]))
+    for number, row in enumerate(content if isinstance(content, list) else [content], 1):
+        row = row.get("row", row) if isinstance(row, dict) else row
+        if not isinstance(row, dict):
+            raise InputError(f"{file}, entry {number} holds a {type(row).__name__}: named fields are needed")
+        yield f"{file}, entry {number}", row
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with a question that is an object (stem, choices) in columns."""
+    nested = row.get("question")
+    return {**row, **nested, "question": nested["stem"]} if isinstance(nested, Mapping) and "stem" in nested else row
+
+
+def _table_rows(file: Path, text: str, separator: str) -> Iterator[tuple[str, Row]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     names: list[str] = []
     begin = 1
@@ -210,27 +228,20 @@ def _check_size(file: Path) -> None:
         )
 
 
-def _value(row: Columns, column: str, place: str) -> Any:
-    if column not in row:
-        raise InputError(f"{place} has no column {column!r}: {did_you_mean(column, row)}")
-    return row[column]
-
-
-def _text(row: Columns, column: str, place: str) -> str:
-    return _as_text(_value(row, column, place), column, place)
+def _text(row: Row, column: str, place: str) -> str:
+    return _as_text(cell(row, column, place), column, place)
 
 
 def _as_text(value: Any, name: str, place: str) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise InputError(f"{place}: {name} is {_short(value)}: a text or a number is needed")
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    if not isinstance(value, str | int | float):
+        raise InputError(f"{place}: {name} is {shortened(value)}: a text or a number is needed")
     text = str(value).strip()
     if not text:
         raise InputError(f"{place} has no {name}")
     if len(text) > MOST_CHARACTERS:
         raise InputError(f"{place}: {name} has {len(text):,} characters: at most {MOST_CHARACTERS:,} are taken")
     return text
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -15,7 +15,7 @@ from qubic_lab.errors import InputError, did_you_mean
 KINDS = ("factual", "analytical", "technical", "creative")
 SETS = ("general", *KINDS)
 """The project's own files; the first has questions of every kind."""
-_KNOWN = ("id", "question", "answer", "kind")
+FIELDS = ("id", "question", "answer", "kind")
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def check_ids(file: Path, questions: Iterable[Question]) -> None:
 
 def _question(place: str, fields: dict[str, Any]) -> Question:
     for name, value in fields.items():
-        if name not in _KNOWN:
-            raise InputError(f"{place} has an unknown field {name!r}: {did_you_mean(name, _KNOWN)}")
+        if name not in FIELDS:
+            raise InputError(f"{place} has an unknown field {name!r}: {did_you_mean(name, FIELDS)}")
         if not isinstance(value, str):
             raise InputError(f"{place}: {name} is {value!r}: a text is needed")
     is_creative = fields.get("kind") == "creative"  # without a right answer

@@ -15,8 +15,9 @@ class RecordedSample:
     """One answer and what is known about it.
 
     `tokens` counts generated tokens. `group` numbers the answers of a question that say the same; None: no final answer
-    and so no vote. `right` is None if no rule can decide. A `cut` answer reached the token limit. `weight` is its
-    weight in a weighted vote. `signals` are named numbers, larger is better, such as the mean log probability.
+    and so no vote. `right` is None if no rule can decide. A `cut` answer reached the token limit; without a conclusion
+    it is wrong and has no vote. `weight` is its weight in a weighted vote. `signals` are named numbers, larger is
+    better, such as the mean log probability.
     """
 
     __pydantic_config__ = STRICT

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
-from qubic_lab.consensus.answers import final_answer
+from qubic_lab.consensus.answers import before_cut, final_answer
 from qubic_lab.consensus.quality import judge_all
 from qubic_lab.consensus.similarity import bonds, compare, group
 from qubic_lab.core import Completion, Progress, Request, SamplingParams, no_progress
@@ -91,9 +91,15 @@ def record_answers(
 
 
 def read_answers(question: Question, row: RecordedQuestion) -> RecordedQuestion:
-    """Return a recorded row with each answer judged, and its samples grouped but for unusable ones."""
+    """Return a recorded row with each answer judged, and its samples grouped but for unusable ones.
+
+    Of a cut answer only what it had concluded is read, whether it is judged or has a vote.
+    """
     texts = [sample.text for sample in row.samples]
-    finals = [final_answer(text, row.question) for text in texts]
+    finals = [
+        final_answer(before_cut(each.text, row.question) if each.cut else each.text, row.question)
+        for each in row.samples
+    ]
     similarities = compare(texts)
     ends = ["length" if sample.cut else "stop" for sample in row.samples]
     qualities = judge_all(row.question, texts, ends, finals, similarities)
@@ -101,7 +107,7 @@ def read_answers(question: Question, row: RecordedQuestion) -> RecordedQuestion:
     place = {index: number for number, members in enumerate(classes) for index in members if qualities[index].usable}
 
     def judged(sample: RecordedSample) -> RecordedSample:
-        return replace(sample, right=judge(question, sample.text))
+        return replace(sample, right=judge(question, sample.text, sample.cut))
 
     return replace(
         row,

@@ -50,13 +50,17 @@ class ExpectedVote:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """The accuracy of a method with k answers, its mean tokens per question, and the share of tied votes."""
+    """The accuracy of a method with k answers, its mean tokens per question, and the share of tied votes.
+
+    `cut` is the share of its answers that reached the token limit.
+    """
 
     method: str
     k: int
     right: MeanEstimate
     tokens: float
     tied: float = 0.0
+    cut: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -205,9 +209,17 @@ def mean_tokens(rows: Sequence[RecordedQuestion], method: str, k: int = 1) -> fl
     return sum(tokens) / len(tokens)
 
 
+def cut_share(rows: Sequence[RecordedQuestion], method: str = "pass@1", k: int = 1) -> float:
+    """Return the mean share of a method's answers that reached the token limit; arguments as `right_values`."""
+    if method == "greedy":
+        return sum(row.greedy.cut for row in rows) / len(rows)
+    if method == "longer greedy":
+        return sum(_longer(row, k).cut for row in rows) / len(rows)
+    return sum(sum(sample.cut for sample in row.samples) / len(row.samples) for row in rows) / len(rows)
+
+
 def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, seed: int = 0) -> tuple[CurvePoint, ...]:
     """Return every method at every k, against its tokens; by default at all KS with enough samples."""
-    _check_rows(rows)
     _check_rows(rows)
     if ks is None:
         ks = [k for k in KS if k <= min(len(row.samples) for row in rows)]
@@ -222,6 +234,7 @@ def curve(rows: Sequence[RecordedQuestion], ks: Sequence[int] | None = None, see
             right=mean_estimate(right_values(rows, method, k), seed),
             tokens=mean_tokens(rows, method, k),
             tied=_tied(rows, method, k),
+            cut=cut_share(rows, method, k),
         )
         for method, k in asked
     )

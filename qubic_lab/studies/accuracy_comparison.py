@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from matplotlib.figure import Figure
 
 from qubic_lab.evals.comparison import Case, PairedAccuracy, RunLikeness, SplitComparison, TokenDifference
+from qubic_lab.evals.scoring import cut_text
 from qubic_lab.stats import wilson_interval
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note, too_few
 from qubic_lab.studies.style import DARK, INK, Dot, counted, dots, magnitude, percent, points, rows
@@ -130,7 +131,7 @@ def accuracy_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
             "of": each.questions,
             "share": percent(each.correct / each.questions),
             "95 % interval": f"{percent(each.low)} to {percent(each.high)}",
-            "cut": each.cut,
+            "cut": f"{each.cut} ({percent(each.cut_share)})",
         }
         for each in comparison.accuracy
     ]
@@ -255,7 +256,7 @@ def accuracy_sentences(comparison: SplitComparison) -> list[str]:
     return [
         f"In {each.dtype}, the whole model answered {each.correct} of {each.questions} checkable questions correctly "
         f"({percent(each.correct / each.questions)}, 95\N{NO-BREAK SPACE}% interval {percent(each.low)} to "
-        f"{percent(each.high)}); {each.cut} answers were cut after {comparison.max_new_tokens} tokens."
+        f"{percent(each.high)}); {cut_text(each.cut_share, comparison.max_new_tokens, 'max_new_tokens')}."
         for each in _firsts(comparison.accuracy, "dtype")
     ]
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from qubic_lab.consensus.confidence import ConfidenceReport
 from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation, VoteEvaluation
 from qubic_lab.evals.paired import MeanEstimate
+from qubic_lab.evals.scoring import cut_text
 from qubic_lab.evals.self_consistency import ALL, Gain
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, Verdict, WeekResults, too_few
 from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, dots, percent, plot, points, rows
@@ -35,7 +36,7 @@ _TALL = (WIDTH_INCHES, 3.4)
 
 
 def curve_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
-    """Return every method at every k: tokens a question, right answers with their interval, ties."""
+    """Return every method at every k: tokens a question, right answers with their interval, cut answers, ties."""
     return [
         {
             "method": point.method,
@@ -43,6 +44,7 @@ def curve_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
             "tokens": round(point.tokens, 1),
             "right": percent(point.right.value),
             "95 % interval": _interval(point.right),
+            "cut": percent(point.cut),
             "tied": percent(point.tied) if point.method in ("majority", "weighted") else "",
         }
         for point in result.votes.curve
@@ -168,6 +170,7 @@ def findings(result: ConsensusEvaluation) -> list[str]:
     """Say what voting gains, for which questions, at which cost, and what its confidence is worth."""
     parts = (
         _gain_sentences,
+        _asked_sentences,
         _greedy_sentences,
         _baseline_sentences,
         _error_sentences,
@@ -202,6 +205,15 @@ def _gain_sentences(result: ConsensusEvaluation) -> list[str]:
         f"{percent(gain.baseline.value)}.",
         f"The vote takes {votes.k} times the {votes.tokens:.0f} tokens of one sample.",
         *([f"By type of question, the difference in points is: {', '.join(kinds)}."] if kinds else []),
+    ]
+
+
+def _asked_sentences(result: ConsensusEvaluation) -> list[str]:
+    limit = result.plan.asking.max_new_tokens
+    return [
+        f"Questions: {result.votes.judged}.",
+        f"Samples: {cut_text(result.votes.cut, limit, 'max_new_tokens')}.",
+        f"Of the greedy answers {percent(result.votes.greedy_cut)} were cut.",
     ]
 
 
