@@ -14,7 +14,7 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.settings import settings
 
 BACKENDS = ("sqlite", "postgresql")
@@ -26,14 +26,15 @@ _upgrading = threading.Lock()
 """Alembic keeps its state in module globals: two threads at once would migrate each other's database."""
 
 
-def open_database(url: str | None = None, *, make: bool = True) -> Engine:
+def open_database(url: str | None = None, *, make: bool = True, setting: str = "QUBIC_LAB_DATABASE_URL") -> Engine:
     """Return an engine on `url`, else QUBIC_LAB_DATABASE_URL, else a SQLite file in the data folder.
 
     The project's migrations create or change tables, in one process at a time. Without `make`, a SQLite file must
-    exist.
+    exist. `setting` is named in an error as what sets the URL.
 
     Raises:
-        InputError: not a URL, a URL of another kind of database, or a file that does not exist.
+        InputError: not a URL, or a URL of another kind of database.
+        NotFoundError: a file that does not exist, without `make`.
         QubicLabError: the database cannot be reached, or a later version of this project made it.
     """
     parsed = _parse(url)
@@ -41,7 +42,7 @@ def open_database(url: str | None = None, *, make: bool = True) -> Engine:
     if _is_file(parsed):
         file = Path(str(parsed.database))
         if not make and not file.exists():
-            raise InputError(f"database file {file} does not exist: check the path")
+            raise NotFoundError(f"database file {file} does not exist: check the path")
         _make_folder(file)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     waits = {"timeout": BUSY_S} if is_sqlite else {"connect_timeout": CONNECT_S}
@@ -54,7 +55,7 @@ def open_database(url: str | None = None, *, make: bool = True) -> Engine:
     except (SQLAlchemyError, OSError) as error:
         engine.dispose()
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        raise QubicLabError(f"database {shown} cannot be used ({reason}): check QUBIC_LAB_DATABASE_URL") from error
+        raise QubicLabError(f"database {shown} cannot be used ({reason}): check {setting}") from error
     except BaseException:
         engine.dispose()
         raise

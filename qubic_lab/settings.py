@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     """Collected data that must not be lost, such as the SQLite database."""
     database_url: str | None = None
     """SQL database: sqlite:///FILE or postgresql://…; by default a SQLite file in the data folder."""
+    ledger_url: str | None = None
+    """SQL database of the ledger of trials, forecasts and warnings; by default `ledger.db` in the cache folder."""
     group_timeout_s: float = 300.0
     """Time after which a waiting rank gives up; longer than the slowest rank takes to load its layers."""
     redis_url: str | None = None

@@ -64,6 +64,12 @@ def fresh_settings() -> Iterator[None]:
     settings.cache_clear()
 
 
+@pytest.fixture(autouse=True)
+def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a ledger of its own: trials of others would count in its verdicts."""
+    monkeypatch.setenv("QUBIC_LAB_LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
 @pytest.fixture
 def here(capfd: pytest.CaptureFixture[str]) -> Run:
     """Run a command line in this process."""

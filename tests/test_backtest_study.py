@@ -6,15 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clocks import StandingClock
 
 from qubic_lab.bench.backtest import draw
+from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import Ruin
 from qubic_lab.oracle.backtest.evaluate import Strategy
-from qubic_lab.oracle.backtest.ledger import TrialLedger
+from qubic_lab.oracle.backtest.ledger import TrialLedger, open_ledger, verify
 from qubic_lab.oracle.inference.multiple_testing import judge
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
+from qubic_lab.oracle.store.claims import ClaimLedger, ClaimOutcome
 from qubic_lab.studies import backtest_figures as figures
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies.market_bars import StudyBars, load_bars
@@ -57,7 +60,7 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> StudyBars:
 
 @pytest.fixture(scope="module")
 def ledger() -> Iterator[TrialLedger]:
-    with study.open_ledger() as opened:
+    with open_ledger("sqlite://") as opened:
         yield opened
 
 
@@ -104,9 +107,9 @@ def test_a_planted_effect_is_a_correlation_with_the_return_after_the_next_open(b
 
 def test_trials_are_counted_once_and_earlier_ones_count(tmp_path: Path, bars: StudyBars) -> None:
     url = f"sqlite:///{tmp_path}/trials.db"
-    with study.open_ledger(url) as opened:
+    with open_ledger(url) as opened:
         first = study.study_family(bars, opened, Costs(5.0), scored=planted(bars, 0.4), **QUICK)
-    with study.open_ledger(url) as opened:
+    with open_ledger(url) as opened:
         again = study.study_family(bars, opened, Costs(5.0), scored=planted(bars, 0.4), **QUICK)
         dearer = study.study_family(bars, opened, Costs(50.0), scored=planted(bars, 0.4), **QUICK)
     assert (first.recorded, again.recorded, dearer.recorded) == (4, 4, 8)
@@ -264,3 +267,37 @@ def test_bars_keep_their_own_times(tmp_path: Path, step_us: int, first_us: int, 
     assert found.bars.opened_us.tolist() == [first_us + number * step_us for number in range(count)]
     assert (found.bars.closed_us - found.bars.opened_us == step_us).all()
     assert ("15 min: no hours were made of bars of 15 min" in " ".join(found.caveats)) == (name == "15 min")
+
+
+def test_a_weeks_verdict_is_on_its_own_bars_and_corrected_for_what_was_tried_before(tmp_path: Path) -> None:
+    close, file = walk(520, seed=5), tmp_path / "week.csv"
+    weeks = [load_bars(write(file, close[:count]), "bitcoin", OPEN)[0] for count in (500, 507)]
+    moved = load_bars(write(file, close[20:514], first_us=19_020 * DAY_US), "bitcoin", OPEN)[0]
+    with open_ledger("sqlite://") as opened:
+        first = study.study_family(weeks[0], opened, Costs(5.0), **QUICK)
+        dearer = study.study_family(weeks[0], opened, Costs(50.0), **QUICK)
+        later = study.study_family(weeks[1], opened, Costs(5.0), **QUICK)
+        last = study.study_family(moved, opened, Costs(5.0), **QUICK)
+        assert verify(opened.engine).entries == 4 * 16
+    assert [each.recorded for each in (first, dearer, later, last)] == [16, 32, 32, 32]
+    assert later.verdict.years == pytest.approx(507 / 365) and last.verdict.years == pytest.approx(494 / 365)
+    with open_ledger("sqlite://") as alone:
+        assert study.study_family(weeks[1], alone, Costs(5.0), **QUICK).verdict.p <= later.verdict.p
+
+
+def test_the_best_signal_claims_the_next_bar_and_the_next_run_scores_it(tmp_path: Path) -> None:
+    close = walk(520, seed=5)
+    weeks = [load_bars(write(tmp_path / "bars.csv", close[:count]), "bitcoin", OPEN)[0] for count in (500, 507)]
+    clock = StandingClock(int(weeks[0].bars.closed_us[-1]) + HOUR_US)
+    engine = open_database(f"sqlite:///{tmp_path}/claims.db")
+    opened = TrialLedger(engine, clock)
+    family = study.study_family(weeks[0], opened, Costs(5.0), **QUICK)
+    study.study_family(weeks[0], opened, Costs(5.0), scored=planted(weeks[0], 0.4), **QUICK)
+    (claim,) = ClaimLedger(engine, clock).claims()  # a simulation claims nothing
+    assert claim.claim.family == f"price signals: bitcoin of {weeks[0].source}, 1 day"
+    assert claim.claim.said == (family.best.targets[-1, 0] > 0.0)
+    clock.us += 30 * DAY_US
+    study.study_family(weeks[1], opened, Costs(5.0), **QUICK)
+    (claim,) = ClaimLedger(engine, clock).claims()  # old bars claim nothing
+    assert claim.outcome == ClaimOutcome(bool(close[500] > close[499]), pytest.approx(close[500], abs=1e-6))
+    engine.dispose()

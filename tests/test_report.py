@@ -12,6 +12,7 @@ import html5lib
 import pandas as pd
 import pytest
 import typer
+from clocks import StandingClock
 from comparisons import make_comparison
 from studies import make_manifest
 from typer.testing import CliRunner
@@ -19,6 +20,11 @@ from typer.testing import CliRunner
 from qubic_lab.cli import runs as commands
 from qubic_lab.errors import InputError
 from qubic_lab.evals.comparison import SplitComparison
+from qubic_lab.oracle.backtest.ledger import verify
+from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, read_iso
+from qubic_lab.oracle.store.chain import ledger_database
+from qubic_lab.oracle.store.claims import Claim, ClaimLedger, ClaimOutcome
 from qubic_lab.runs.cells import format_column, heading
 from qubic_lab.runs.collect_week import judge, open_week
 from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus
@@ -328,3 +334,32 @@ def test_values_are_written_by_rules(column: str, values: list[Any], cells: list
 def test_headings_have_units():
     headings = {"p95_s": "p95 (s)", "peak_rss_bytes": "peak rss (bytes)", "s": "s", "latency_ms": "latency (ms)"}
     assert {column: heading(column) for column in headings} == headings
+
+
+def test_a_page_says_what_was_said_and_what_came_and_binds_the_ledger(add_run, lab_root: Path):
+    add_run(make_comparison(), week="2026-W47")
+    add_run(make_comparison(), week="2026-W48")
+    assert "What we said and what came" not in built("2026-W47")
+    monday = read_iso("2026-11-16T00:00:00Z")
+    claim = Claim("bitcoin in a day", True, monday, monday + DAY_US, Series("bitcoin", "file"), HOUR_US, {"last": 1.0})
+    clock = StandingClock(monday + HOUR_US)
+    with ledger_database() as engine:
+        claims = ClaimLedger(engine, clock)
+        claims.enter(claim)
+        clock.us = claim.due_us
+        claims.score(1, ClaimOutcome(True, 2.0))
+        clock.us += 7 * DAY_US
+        claims.enter(replace(claim, family="next week", at_us=clock.us, due_us=clock.us + DAY_US))
+        head = verify(engine).hash
+    first = build_page("2026-W47")
+    assert rows(first, "e-value") == [
+        ["bitcoin in a day", "1", "0", "1", "0", "1", "100 % (21 to 100)", "100 %", "100 %", "–", "–", "0.5", "–"]
+    ]
+    assert head not in first.read_text() and "Entries of the ledger: 2 (trials: 0, claims: 1)." in text(parse(first))
+    second = build_page("2026-W48")
+    assert head in second.read_text() and "The heads on all earlier pages are in it (1)." in text(parse(second))
+    (lab_root / "ledger.db").unlink()
+    assert "The ledger is not that of the pages of 2026-W47" in built("2026-W48")
+    with ledger_database() as engine:
+        ClaimLedger(engine, clock).enter(replace(claim, at_us=clock.us, due_us=clock.us + DAY_US))
+    assert "The ledger is not that of the pages of 2026-W47: it was replaced, or rewritten." in built("2026-W48")

@@ -166,6 +166,32 @@ def test_a_study_of_time_is_repeated_each_week_and_on_each_machine(lab_root: Pat
     assert not set(keys(timed)) & set(here)
 
 
+TRIES = """import numpy as np
+from qubic_lab.oracle.backtest.ledger import Trial, open_ledger
+
+with open_ledger() as ledger:
+    trial = Trial("f", "up", "c" * 64, "d" * 64, 0, 9, {"number": number})
+    print(ledger.record(trial, np.arange(1, 4) * 86_400_000_000, np.zeros(3)).family_trials)
+"""
+
+
+def test_a_study_that_uses_the_ledger_is_repeated_once_others_have_tried(lab_root: Path):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", TRIES)
+    first = write_study(lab_root, "first", uses_ledger=True)
+    other = write_study(lab_root, "other", uses_ledger=True, quick={"parameters": {"number": 3}})
+    runs = [run(file)[0] for file in (first, first, other, first, first)]
+    assert [(each.error, each.reused) for each in runs] == [
+        (None, reused) for reused in (False, True, False, False, True)
+    ]
+    assert len({runs[place].folder for place in (0, 2, 3)}) == 3
+    assert (runs[1].folder, runs[4].folder) == (runs[0].folder, runs[3].folder)
+    assert all(read_manifest(each.folder).key == each.run.key == each.folder.name for each in runs)
+    (lab_root / "ledger.db").unlink()
+    again = run(first)[0]  # a new ledger, in which only this run has tried, as at first
+    assert (again.reused, again.folder) == (False, runs[0].folder)
+    assert read_index(week_of(datetime.now(UTC))).runs[-1].key == runs[0].run.key
+
+
 def test_changed_parameters_and_data_touch_their_own_study_alone(lab_root: Path):
     write_notebook(lab_root / "notebooks" / "tiny.ipynb")
     write_study(lab_root, "first")

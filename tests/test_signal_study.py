@@ -12,6 +12,7 @@ from sqlalchemy import update
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.costs import Costs
+from qubic_lab.oracle.backtest.ledger import open_ledger
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -142,7 +143,7 @@ def test_a_collected_study_is_told_as_measured(found: Collected, studies: list[S
     assert any(each.startswith("All sources, noise, 1 h: no evidence that scores predict") for each in said)
     assert said[-1].startswith("640 of 640 collected texts were scored more than a day after they came")
     assert signals.caption(studies, "x") == "x"
-    with study.open_ledger() as ledger:
+    with open_ledger("sqlite://") as ledger:
         (bars, texts), *others = signals.traded(signals.choose_scores((), found, ()), found)
         family = study.study_family(bars, ledger, COSTS, scored=texts, draws=2, resamples=100)
     assert not others and family.recorded == 8 and not family.simulated

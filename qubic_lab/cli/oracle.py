@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from qubic_lab.cli import console, options, oracle_files, oracle_risk, oracle_sentiment
+from qubic_lab.cli import console, options, oracle_files, oracle_ledger, oracle_risk, oracle_sentiment
 from qubic_lab.cli.oracle_files import PACKAGES, interval_text
 from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import iso
@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         "score": (oracle_sentiment.score, "--coin BTC --json"),
         "risk": (oracle_risk.risk, "bitcoin --frame 1d"),
         "alerts": (oracle_risk.alerts, "--check"),
+        "ledger": (oracle_ledger.ledger, "verify"),
         "audit": (oracle_files.audit, "my_signals:momentum --data bars.csv --coin BTC --stamp open"),
     }
     console.add_group(app, "oracle", "Collect and analyse market data and texts.", "demo", commands)
@@ -120,7 +121,11 @@ def collect(
         collector = Collector(settings, engine, sources=chosen, on_progress=on_progress)
         for line in collector.left_out:
             console.note(line)
-        with oracle_risk.watching(engine, settings), _scoring(score, engine, settings):
+        with (
+            oracle_ledger.claiming(engine, settings) as claim,
+            oracle_risk.watching(engine, settings, claim),
+            _scoring(score, engine, settings),
+        ):
             progress = asyncio.run(_collect(collector, once, seconds, wait))
     engine.dispose()
     if json:
@@ -280,10 +285,11 @@ def analyse(
 ) -> None:
     """Analyse the prices in the database.
 
-    Analyses are kept, so that they can be compared with later prices.
+    Analyses are kept, and what they claim of later prices goes into the ledger; see qubic-lab oracle ledger.
     """
     console.require(*PACKAGES, "talib", extra="oracle")
     from qubic_lab.database import open_database
+    from qubic_lab.oracle.config import read_config
     from qubic_lab.oracle.model.coins import find_coin
     from qubic_lab.oracle.model.response import FRAME_S
     from qubic_lab.oracle.serving.prices import price_analysis
@@ -296,11 +302,21 @@ def analyse(
     version = analysis_version()
     analyses = [price_analysis(snapshot, each, frame) for each in coins for frame in FRAME_S]
     kept = [keep_analysis(store, each, version) for each in analyses]
+    with oracle_ledger.claiming(store.engine, read_config()) as claim:
+        done = claim()
     if json:
-        console.print_json({"kept": sum(kept), "analyses": [to_plain(each) for each in analyses]})
+        console.print_json(
+            {
+                "kept": sum(kept),
+                "ledger": None if done is None else asdict(done),
+                "analyses": [to_plain(each) for each in analyses],
+            }
+        )
     elif analyses:
         header = ("coin", "frame", "bars up to", "close", "trend", "forecast, 80 % interval", "skill", "kept")
         console.print_table(header, [_analysis_row(each, new) for each, new in zip(analyses, kept, strict=True)])
+        if done is not None:
+            console.note(oracle_ledger.update_text(done))
     else:
         console.note("there are no prices yet: run `qubic-lab oracle collect`, or `qubic-lab oracle demo`")
 

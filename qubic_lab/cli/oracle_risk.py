@@ -1,7 +1,7 @@
 """`qubic-lab oracle risk` and `alerts`: the level of risk, what such warnings were worth, and the alerts so far."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -24,15 +24,19 @@ PACKAGES = ("aiolimiter", "arch", "pandas")
 
 
 @contextmanager
-def watching(engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
-    """Watch the risk of the collected coins while the block runs, unless the settings turn alerts off."""
+def watching(engine: "Engine", settings: "OracleConfig", after: Callable[[], object]) -> Iterator[None]:
+    """Watch the risk of the collected coins while the block runs, unless the settings turn alerts off.
+
+    `after` is called after each check.
+    """
     if not settings.risk.alerts:
         yield
         return
     from qubic_lab.oracle.alerts.delivery import webhook_from_settings
     from qubic_lab.oracle.alerts.watch import AlertWatch
 
-    with AlertWatch(engine, settings, webhook_from_settings(), settings.clock.now_us).running() as watch:
+    webhook, clock = webhook_from_settings(), settings.clock.now_us
+    with AlertWatch(engine, settings, webhook, clock, after).running() as watch:
         yield
     if watch.emitted:
         note(f"{watch.emitted} new alerts of risk: see qubic-lab oracle alerts")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,8 @@ CIRCUMSTANCES = ("device", "dtype", "threads", "seed")
 """Fields of results that say how they were computed."""
 CANDIDATE = "candidate"
 """A parameter that names a second model, which is compared with the first."""
+LEDGER = "database"
+"""A parameter that names the ledger of a study that uses one."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,10 @@ def run_batch(week: ExperimentWeek, *, full: bool, watcher: Watcher) -> list[Run
             watcher.wait()
         with turn_to_run():
             watcher.begin(run, number, len(planned))
-            outcome = _reuse(run) or _execute(run, watcher)
+            outcome = _reuse(_now(run)) or _execute(run, watcher)
         entry = WeekEntry(
             run.study.name,
-            run.key,
+            outcome.run.key,
             batch=batch.isoformat(),
             of=runs_of_study[run.study.name],
             reused=outcome.reused,
@@ -130,6 +132,13 @@ def _plan(study: ExperimentStudy, parameters: dict[str, Any], package_hash: str,
     return PlannedRun(study, parameters, key, model_hash, data_hashes)
 
 
+def _now(run: PlannedRun) -> PlannedRun:
+    """Return a run with the key that it has by now: trials may have come into the ledger."""
+    if not run.study.uses_ledger:
+        return run
+    return replace(run, key=fingerprint.with_ledger(run.key, str(run.parameters.get(LEDGER, ""))))
+
+
 def _reuse(run: PlannedRun) -> RunOutcome | None:
     folder = run_folder(run.study.name, run.key)
     return RunOutcome(run, folder, reused=True) if folder.is_dir() else None
@@ -142,6 +151,7 @@ def _execute(run: PlannedRun, watcher: Watcher) -> RunOutcome:
             run_notebook(study.source, run.parameters, root=study.root, folder=folder, on_cell=watcher.cell)
         except NotebookError as failure:
             error = str(failure)
+        run = _now(run)
         manifest = _describe(run, folder, started, error)
         write_manifest(folder, manifest)
         final = keep(folder, study.name, run.key, failed=error is not None)

@@ -1,23 +1,29 @@
 """Collects a week from its runs and lets the studies judge them, or reads it as it was kept beside its page."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, time, timedelta
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, NotFoundError
+from qubic_lab.oracle.inference.track_record import ClaimRecord, track_record
+from qubic_lab.oracle.model.timestamps import now_us, to_us
+from qubic_lab.oracle.store.chain import START, has_head, ledger_database
 from qubic_lab.runs.history import PastRun, find_changes, find_repetitions
 from qubic_lab.runs.records import Records, read_measures, read_records
 from qubic_lab.runs.store import read_manifest, read_results, reports_folder, utc_now
 from qubic_lab.runs.week_index import (
     WeekEntry,
     choose_week,
+    days_of,
     last_full_runs,
     latest_of_each_study,
     read_index,
     week_of,
     weeks_with_runs,
 )
-from qubic_lab.runs.week_report import KEPT, SAMPLE, ReportedRun, WeekReport, read_week
+from qubic_lab.runs.week_report import KEPT, SAMPLE, LedgerOfWeek, ReportedRun, WeekReport, read_week
 from qubic_lab.studies import (
     accuracy_comparison,
     cluster,
@@ -105,7 +111,12 @@ def open_week(week: str | None = None) -> WeekReport:
 
 
 def collect_week(week: str) -> WeekReport:
-    """Collect a week from its runs and those of earlier weeks; an InputError if a sample is not a positive number."""
+    """Collect a week from its runs, those of earlier weeks and the ledger.
+
+    Raises:
+        InputError: a sample is not a positive number.
+        QubicLabError: the database of the ledger cannot be read.
+    """
     index = read_index(week)
     entries = latest_of_each_study(index.runs)
     runs = tuple(_read_run(entry) for of_study in entries.values() for entry in of_study)
@@ -124,7 +135,32 @@ def collect_week(week: str) -> WeekReport:
             for study, done in entries.items()
             if len(done) < done[0].of
         ),
+        ledger=_read_ledger(week),
     )
+
+
+def _read_ledger(week: str) -> LedgerOfWeek | None:
+    """Read the ledger as it stood at a week's end, or stands now; None: there was none yet."""
+    end = datetime.combine(days_of(week)[1] + timedelta(days=1), time(), UTC)
+    at_us, heads, kept = min(now_us(), to_us(end) - 1), _earlier_heads(week), set[str]()
+    try:
+        with ledger_database(make=False) as engine, engine.connect() as connection:
+            record = track_record(engine, at_us)
+            kept = {name for name, head in heads.items() if has_head(connection, head)}
+    except NotFoundError:
+        record = ClaimRecord(at_us, 0, START, 0, ())
+    lost = tuple(name for name in heads if name not in kept)
+    return LedgerOfWeek(record, tuple(sorted(kept)), lost) if record.entries or lost else None
+
+
+def _earlier_heads(week: str) -> dict[str, str]:
+    """Return the heads of the ledger that the pages of earlier weeks show, by week."""
+    found = {}
+    for file in sorted(reports_folder().glob(f"*/{KEPT}")):
+        if file.parent.name < week and file.parent.name != SAMPLE:
+            with suppress(ValueError, KeyError, TypeError):  # a page without a ledger, or a damaged one
+                found[file.parent.name] = str(json.loads(file.read_bytes())["ledger"]["record"]["head"])
+    return found
 
 
 def _read_run(entry: WeekEntry) -> ReportedRun:

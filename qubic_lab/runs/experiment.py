@@ -44,7 +44,8 @@ class StudyForm:
 class StudyFile:
     """The content of a study's file; `notebook` is named without its ending, `data` relative to the project.
 
-    What `measures_time` is measured again in each week and on each machine.
+    What `measures_time` is measured again in each week and on each machine, and what `uses_ledger` once there are other
+    trials in the ledger, for which its verdicts are corrected.
     """
 
     __pydantic_config__ = STRICT
@@ -54,6 +55,7 @@ class StudyFile:
     full: StudyForm
     data: tuple[str, ...] = ()
     measures_time: bool = False
+    uses_ledger: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,17 @@ def cache_key(
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
 
 
+def with_ledger(key: str, database: str) -> str:
+    """Return the key of a run that depends on the trials in the ledger, which `database` names if it is not the usual.
+
+    A run is kept under the key with its own trials: it is used again while there are no others.
+    """
+    from qubic_lab.oracle.backtest.ledger import open_ledger
+
+    with open_ledger(database) as ledger:
+        return hashlib.sha256(f"{key} {ledger.state()}".encode()).hexdigest()[:KEY_LENGTH]
+
+
 def hash_package() -> str:
     """Return one hash over every source and data file of the package."""
     return hash_folder(PACKAGE)

@@ -113,10 +113,13 @@ def unfinished_folder(study: str, key: str) -> Iterator[Path]:
 
 
 def keep(unfinished: Path, study: str, key: str, *, failed: bool) -> Path:
-    """Give a complete run its final name and return it; an earlier failure of the same run goes."""
+    """Give a complete run its final name and return it; an earlier failure of the same run goes.
+
+    A run that is there already by this name is the same, and stays: its key is that of the trials after it.
+    """
     final = run_folder(study, key, failed=failed)
     shutil.rmtree(run_folder(study, key, failed=True), ignore_errors=True)
-    return unfinished.rename(final)
+    return final if final.is_dir() else unfinished.rename(final)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from qubic_lab.errors import InputError, check_choice
+from qubic_lab.oracle.inference.track_record import HEADER, ClaimRecord
 from qubic_lab.runs.experiment import ProjectStatus
 from qubic_lab.runs.history import MeasureChange, Repetition
-from qubic_lab.runs.records import Records
+from qubic_lab.runs.records import RecordedTable, Records
 from qubic_lab.runs.store import Manifest
 from qubic_lab.studies.acceptance import AcceptanceRow
 
@@ -49,6 +50,33 @@ class ReportedRun:
 
 
 @dataclass(frozen=True)
+class LedgerOfWeek:
+    """The ledger at the end of a week, or when its page was written.
+
+    `heads_kept` and `heads_lost` are the earlier weeks whose pages show a head that is in it, or is not.
+    """
+
+    record: ClaimRecord
+    heads_kept: tuple[str, ...]
+    heads_lost: tuple[str, ...]
+
+    def sentences(self) -> list[str]:
+        """Say what the ledger holds, and whether it is that of earlier pages."""
+        said = self.record.sentences()
+        if self.heads_lost:
+            weeks = ", ".join(self.heads_lost)
+            said.insert(0, f"The ledger is not that of the pages of {weeks}: it was replaced, or rewritten.")
+        elif self.heads_kept:
+            said.append(f"The heads on all earlier pages are in it ({len(self.heads_kept)}).")
+        return said
+
+    def table(self) -> RecordedTable:
+        """Return what was said and what came, a row for each family."""
+        rows = tuple(each.row() for each in self.record.families)
+        return RecordedTable("ledger", "What we said and what came, by family of claims.", HEADER, rows)
+
+
+@dataclass(frozen=True)
 class WeekReport:
     """All that is shown of a week; `unfinished` has a sentence for each study with runs still to do."""
 
@@ -60,6 +88,7 @@ class WeekReport:
     repetitions: tuple[Repetition, ...]
     status: ProjectStatus | None
     unfinished: tuple[str, ...]
+    ledger: LedgerOfWeek | None = None
 
     def studies(self) -> dict[str, list[ReportedRun]]:
         """Return the runs by study."""

@@ -5,15 +5,12 @@ a family counts all of its trials there. Simulated sentiment has a known effect 
 """
 
 import math
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import Account, simulate
@@ -26,11 +23,14 @@ from qubic_lab.oracle.backtest.evaluate import (
     walk_forward,
 )
 from qubic_lab.oracle.backtest.ledger import TrialLedger
+from qubic_lab.oracle.backtest.price_claims import price_outcome, signal_claim
 from qubic_lab.oracle.inference.alignment import AvailableText, available_texts
 from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import annual_sharpe, break_even_bps
 from qubic_lab.oracle.model.bars import Bars, Floats
-from qubic_lab.oracle.model.timestamps import iso
+from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.timestamps import SECOND_US
+from qubic_lab.oracle.store.claims import ClaimLedger
 from qubic_lab.studies.market_bars import StudyBars
 from qubic_lab.studies.style import columns
 
@@ -163,17 +163,6 @@ class ScoredTexts:
 PRICES_ALONE = ScoredTexts("price signals", (), ())
 
 
-@contextmanager
-def open_ledger(database: str = "") -> Iterator[TrialLedger]:
-    """Give the ledger of a database, or of a temporary one, so that a run can be repeated."""
-    with tempfile.TemporaryDirectory() as folder:
-        engine = open_database(database or f"sqlite:///{folder}/trials.db")
-        try:
-            yield TrialLedger(engine)
-        finally:
-            engine.dispose()
-
-
 @dataclass(frozen=True, eq=False)
 class Family:
     """All trials for one question, and the verdicts on the best of them.
@@ -231,13 +220,14 @@ def study_family(
 ) -> Family:
     """Backtest a family of signals on some bars: price signals, or signals on the sentiment of scored texts.
 
-    Trials are kept in the ledger. `draws` are of random timing, `resamples` of the bootstrap, both by the seed.
+    Trials are kept in the ledger, with what the best signal claims of the next bar, but for a simulation. `draws` are
+    of random timing, `resamples` of the bootstrap, both by the seed.
 
     Raises:
         InputError: a signal that looks ahead, or what the backtest refuses.
     """
     market, texts = bars.bars, scored.texts
-    name = f"{scored.question}: {bars.coin} of {bars.source}, {bars.name}, {iso(int(market.opened_us[0]))}"
+    name = f"{scored.question}: {bars.coin} of {bars.source}, {bars.name}"
     strategies = sentiment_strategies(scored.models) if scored.models else price_strategies()
     quick = BacktestConfig(costs, lags=(1,), draws=0)
     tried = tuple(backtest(market, each, quick, texts=texts, ledger=ledger, family=name) for each in strategies)
@@ -246,12 +236,14 @@ def study_family(
     promising = tried[int(np.where(np.isnan(ratios) | lost, -np.inf, ratios).argmax())]
     full = replace(quick, lags=BacktestConfig().lags, draws=draws, seed=seed)
     best = backtest(market, promising.strategy, full, lookahead=promising.lookahead, texts=texts)
-    trials, recorded = ledger.trials(name), promising.recorded
+    trials, recorded = ledger.trials(name, market.closed_us), promising.recorded
     assert recorded is not None
     chosen, per_year = trials.keys.index(recorded.key), best.account.bars_per_year
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    hold = best.baselines.accounts["hold"].net_returns[np.searchsorted(market.closed_us, trials.closed_us)]
+    hold = best.baselines.accounts["hold"].net_returns
     forward, tested, folds = _walk_forward(market, tried, costs)
+    if scored.effect is None:
+        _claim(name, bars, float(best.targets[-1, 0]), ledger)
     return Family(
         question=scored.question,
         bars=bars,
@@ -265,6 +257,18 @@ def study_family(
         forward_verdict=judge(forward.net_returns[tested], 0, per_year, **options),
         folds=folds,
     )
+
+
+def _claim(family: str, bars: StudyBars, weight: float, ledger: TrialLedger) -> None:
+    """Score the family's earlier claims by these bars; then enter what a weight at the last one says of the next."""
+    claims = ClaimLedger(ledger.engine, ledger.clock)
+    for each in claims.unscored(family=family):
+        if (outcome := price_outcome(each.claim, bars.bars)) is not None:
+            claims.score(each.number, outcome)
+    series = Series(bars.coin, bars.source, bars.frame_us // SECOND_US, bars.currency.lower())
+    claim = signal_claim(family, bars.bars, weight, series)
+    if claim is not None and claim.due_us > ledger.clock():
+        claims.enter(claim)
 
 
 def beyond(trials: Floats, hold: Floats) -> Floats:

@@ -6,7 +6,7 @@ is remembered, so a new process continues where another one ended.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,10 +111,18 @@ class AlertWatch:
         config: of the oracle; its `risk` says which alerts are emitted.
         webhook: receives the alerts; None: they are only logged.
         clock: gives the time of bars and alerts, in microseconds.
+        after: called after each check while it runs.
     """
 
-    def __init__(self, engine: Engine, config: OracleConfig, webhook: Webhook | None, clock: Clock = now_us) -> None:
-        self._config = config.risk
+    def __init__(
+        self,
+        engine: Engine,
+        config: OracleConfig,
+        webhook: Webhook | None,
+        clock: Clock = now_us,
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._config, self._after = config.risk, after
         self._coins = config.risk.coins or config.coins
         self._market = MarketStore(engine, clock, config.frequencies)
         self._weighting = config.sentiment
@@ -172,6 +180,7 @@ class AlertWatch:
             try:
                 self.check()
                 self.deliver()
+                self._after()
             except QubicLabError as error:  # of the database: the next check finds what is left
                 _log.warning("risk is not watched now: %s", error)
             except Exception:  # a watch that ends unseen is worse than one that reports each time

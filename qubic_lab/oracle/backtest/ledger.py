@@ -1,14 +1,16 @@
-"""The ledger of trials: every trial with its returns. Nothing is removed, so corrections for many trials count all."""
+"""The ledger of trials: every trial with its returns. Nothing is removed, so corrections for many trials count all.
+
+Each trial has an entry in the ledger's chain (`store/chain.py`), which also holds what was claimed of prices.
+"""
 
 import ast
 import contextlib
 import functools
 import hashlib
 import inspect
-import json
 import textwrap
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import CodeType, FunctionType
 from typing import Any
@@ -25,6 +27,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    Row,
     String,
     Table,
     func,
@@ -36,6 +39,17 @@ from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 from qubic_lab.oracle.inference.alignment import AvailableText
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, Floats, Integers
 from qubic_lab.oracle.model.timestamps import HOUR_US, iso, now_us
+from qubic_lab.oracle.store.chain import (
+    ChainHead,
+    append,
+    broken,
+    canonical,
+    check_chain,
+    has_head,
+    ledger_database,
+    read_head,
+)
+from qubic_lab.oracle.store.transactions import Clock, Writer, writing
 from qubic_lab.schema import metadata
 
 TRIAL_INSTANTS = Table(
@@ -94,7 +108,7 @@ class Trial:
     def key(self) -> str:
         """A hash of code, parameters, settings, data and period, the same whenever and wherever a trial is made."""
         parts = (self.strategy, self.code_hash, self.data_hash, self.start_us, self.end_us)
-        return _hash(_canonical([*parts, _plain(self.parameters), _plain(self.settings)]))
+        return _hash(canonical([*parts, _plain(self.parameters), _plain(self.settings)]))
 
 
 @dataclass(frozen=True)
@@ -129,8 +143,8 @@ class FamilyTrials:
 class TrialLedger:
     """The ledger in a database that `open_database` opened; threads and processes may share it."""
 
-    def __init__(self, engine: Engine, clock: Callable[[], int] = now_us) -> None:
-        self._engine, self._clock = engine, clock
+    def __init__(self, engine: Engine, clock: Clock = now_us) -> None:
+        self.engine, self.clock = engine, clock
 
     def record(self, trial: Trial, closed_us: Integers, returns: Floats) -> RecordedTrial:
         """Keep a trial with its returns by bar, [bars]. The same trial with the same returns is kept once.
@@ -148,22 +162,25 @@ class TrialLedger:
         if (np.diff(closed) <= 0).any():
             raise InputError("bars of a trial are out of order: sort them by the time of their close")
         packed = _packed(values)
-        with self._engine.begin() as connection:
-            key, new, other = self._insert(connection, trial, closed, packed)
+        with writing(self.engine, self.clock) as writer:
+            key, new, other = _insert(writer, trial, closed, packed)
             if new:
-                _check_bars(trial.family, [closed, *_closing_times(connection, trial.family, most=1).values()])
+                _check_bars(trial.family, [closed, *_closing_times(writer.connection, trial.family, most=1).values()])
             count = select(func.count()).where(TRIALS.c.family == trial.family)
-            return RecordedTrial(key, new, other, connection.execute(count).scalar_one())
+            return RecordedTrial(key, new, other, writer.connection.execute(count).scalar_one())
 
-    def trials(self, family: str) -> FamilyTrials:
-        """Return a family's trials and their returns on the bars that all of them have.
+    def trials(self, family: str, closed_us: Integers | None = None) -> FamilyTrials:
+        """Return a family's trials and their returns on given bars, or on the bars that all of them have.
+
+        On given bars, which close at `closed_us`, a trial earns nothing where it has no bar. Trials without any of
+        these bars are left out, and those of a signal that was tried again on more of them: they are the same trial.
 
         Raises:
             NotFoundError: there is no such family.
-            InputError: no bar is in all of them.
+            InputError: no bar is in all of them, or no trial has one of the given bars.
         """
         query = select(TRIALS).where(TRIALS.c.family == family).order_by(TRIALS.c.recorded_us, TRIALS.c.key)
-        with self._engine.connect() as connection:
+        with self.engine.connect() as connection:
             rows = connection.execute(query).all()
             closing_times = _closing_times(connection, family)
             known = connection.execute(select(TRIALS.c.family).distinct()).scalars().all()
@@ -171,31 +188,105 @@ class TrialLedger:
             raise NotFoundError(
                 f"no trials of {family!r}: {did_you_mean(family, known) if known else 'the ledger is empty'}"
             )
-        common = functools.reduce(np.intersect1d, closing_times.values())
-        if not len(common):
+        common, kept = closed_us, rows
+        if common is None:
+            common = functools.reduce(np.intersect1d, closing_times.values())
+        else:
+            kept = _longest(rows, {name: int(np.isin(common, each).sum()) for name, each in closing_times.items()})
+        if not len(common) or not kept:
             raise InputError(f"the {len(rows)} trials of {family!r} have no bar in common: compare those of one period")
-        returns = np.empty((len(common), len(rows)))
-        for column, row in enumerate(rows):
-            values, closed = _unpacked(row.returns, np.float64), closing_times[row.instants_hash]
-            returns[:, column] = values if len(values) == len(common) else values[np.searchsorted(closed, common)]
-        return FamilyTrials(tuple(row.key for row in rows), common, returns)
+        returns = np.zeros((len(common), len(kept)))
+        for column, row in enumerate(kept):
+            _, there, own = np.intersect1d(common, closing_times[row.instants_hash], return_indices=True)
+            returns[there, column] = _unpacked(row.returns, np.float64)[own]
+        return FamilyTrials(tuple(row.key for row in kept), common, returns)
 
-    def _insert(self, connection: Connection, trial: Trial, closed: Integers, packed: bytes) -> tuple[str, bool, bool]:
-        """Add a trial unless it is there; return its key, whether it is new, and whether it had other returns."""
-        instants = _hash(closed.astype("<i8").tobytes())
-        _add(connection, TRIAL_INSTANTS, hash=instants, bars=len(closed), closed_us=_packed(closed))
-        key, other = trial.key, False
-        row = {each.name: getattr(trial, each.name) for each in fields(trial)}
-        row |= {"parameters": _plain(trial.parameters), "settings": _plain(trial.settings)}
-        row |= {"instants_hash": instants, "recorded_us": self._clock(), "returns": packed}
-        new = _add(connection, TRIALS, key=key, **row)
-        if not new:
-            which = (TRIALS.c.family == trial.family) & (TRIALS.c.key == key)
-            there = connection.execute(select(TRIALS.c.returns, TRIALS.c.instants_hash).where(which)).one()
-            if there.instants_hash != instants or not _same(there.returns, packed):
-                key, other = _hash(f"{key} {_hash(zlib.decompress(packed))} {instants}".encode()), True
-                new = _add(connection, TRIALS, key=key, **row)
-        return key, new, other
+    def state(self) -> str:
+        """Return a hash of which trials there are: the same trials give the same hash, whenever they were made."""
+        with self.engine.connect() as connection:
+            query = select(TRIALS.c.family, TRIALS.c.key).order_by(TRIALS.c.key, TRIALS.c.family)
+            return _hash(canonical(sorted(list(row) for row in connection.execute(query))))
+
+
+@contextlib.contextmanager
+def open_ledger(database: str = "") -> Iterator[TrialLedger]:
+    """Give the ledger of a database, by default the one that all runs share; see `ledger_database`.
+
+    `sqlite://` is an empty ledger that is gone afterwards.
+    """
+    with ledger_database(database) as engine:
+        yield TrialLedger(engine)
+
+
+def verify(engine: Engine, head: str = "") -> ChainHead:
+    """Check every entry of the ledger, its trials with their returns, and that it holds an earlier `head`, if given.
+
+    Raises:
+        QubicLabError: at the first entry that is not as it was written; at a trial without an entry; or without the
+            head.
+    """
+    with engine.connect() as connection:
+        entered = {}
+        for entry in check_chain(connection):
+            if entry.kind == "trial":
+                entered[entry.family, entry.content["key"]] = entry.number
+                if _stored_digest(connection, entry.family, entry.content["key"]) != entry.content["digest"]:
+                    raise broken(entry.number, "its trial is not as it was recorded, or is gone")
+        last = read_head(connection)
+        for row in connection.execute(select(TRIALS.c.family, TRIALS.c.key).order_by(TRIALS.c.recorded_us)):
+            if tuple(row) not in entered:
+                raise broken(last.entries + 1, f"a trial of {row.family!r} has no entry: {row.key[:16]}")
+        if head and not has_head(connection, head):
+            raise broken(last.entries, f"no entry has the head {head!r:.80}: it is another ledger, or it was rewritten")
+    return last
+
+
+def _longest(rows: Sequence[Row[Any]], bars: Mapping[str, int]) -> list[Row[Any]]:
+    """Return the rows of each signal with the most bars; `bars` counts those that count, by the hash of instants."""
+    named = [canonical([row.strategy, row.code_hash, row.parameters, row.settings]) for row in rows]
+    most: dict[bytes, int] = {}
+    for name, row in zip(named, rows, strict=True):
+        most[name] = max(most.get(name, 1), bars[row.instants_hash])
+    return [row for name, row in zip(named, rows, strict=True) if bars[row.instants_hash] == most[name]]
+
+
+def _insert(writer: Writer, trial: Trial, closed: Integers, packed: bytes) -> tuple[str, bool, bool]:
+    """Add a trial unless it is there; return its key, whether it is new, and whether it had other returns."""
+    instants, connection = _hash(closed.astype("<i8").tobytes()), writer.connection
+    _add(connection, TRIAL_INSTANTS, hash=instants, bars=len(closed), closed_us=_packed(closed))
+    key, other = trial.key, False
+    row = {each.name: getattr(trial, each.name) for each in fields(trial)}
+    row |= {"parameters": _plain(trial.parameters), "settings": _plain(trial.settings)}
+    row |= {"instants_hash": instants, "recorded_us": writer.known_us, "returns": packed}
+    new = _add(connection, TRIALS, key=key, **row)
+    if not new:
+        which = (TRIALS.c.family == trial.family) & (TRIALS.c.key == key)
+        there = connection.execute(select(TRIALS.c.returns, TRIALS.c.instants_hash).where(which)).one()
+        if there.instants_hash != instants or not _same(there.returns, packed):
+            key, other = _hash(f"{key} {_hash(zlib.decompress(packed))} {instants}".encode()), True
+            new = _add(connection, TRIALS, key=key, **row)
+    if new:
+        append(writer, "trial", trial.family, {"key": key, "digest": _digest({**row, "key": key})})
+    return key, new, other
+
+
+def _digest(row: Mapping[str, Any]) -> str:
+    """Return a hash of a trial's row, of its returns as they are unpacked."""
+    return _hash(canonical({**row, "returns": _hash(zlib.decompress(row["returns"]))}))
+
+
+def _stored_digest(connection: Connection, family: str, key: str) -> str | None:
+    """Return the hash of a stored trial; None if it, or its bars, are gone or do not fit their own hash."""
+    query = select(TRIALS, TRIAL_INSTANTS.c.closed_us).join(TRIAL_INSTANTS)
+    row = connection.execute(query.where(TRIALS.c.family == family, TRIALS.c.key == key)).mappings().first()
+    if row is None:
+        return None
+    try:
+        if _hash(zlib.decompress(row["closed_us"])) != row["instants_hash"]:
+            return None
+        return _digest({column.name: row[column.name] for column in TRIALS.columns})
+    except zlib.error:
+        return None
 
 
 def _closing_times(connection: Connection, family: str, most: int | None = None) -> dict[str, Integers]:
@@ -208,12 +299,12 @@ def _closing_times(connection: Connection, family: str, most: int | None = None)
 
 def data_hash(market: Bars, texts: Sequence[AvailableText] = ()) -> str:
     """Return a hash of all data that a strategy can see."""
-    digest = hashlib.sha256(_canonical(market.assets))
+    digest = hashlib.sha256(canonical(market.assets))
     for values in (market.opened_us, market.closed_us, *(getattr(market, f"{name}_BA") for name in COLUMNS)):
         digest.update(np.ascontiguousarray(values).tobytes())
     for text in texts:
         scores = sorted(text.scores.items())
-        digest.update(_canonical([text.id, text.title, text.body, list(text.coins), scores, text.available_us]))
+        digest.update(canonical([text.id, text.title, text.body, list(text.coins), scores, text.available_us]))
     return digest.hexdigest()
 
 
@@ -222,7 +313,7 @@ def code_hash(function: Callable[..., Any]) -> str:
 
     That is functions and plain values that it names, and the values of its closure, but no classes.
     """
-    return _hash(_canonical(_described(function, set())))
+    return _hash(canonical(_described(function, set())))
 
 
 def _described(thing: Any, seen: set[int]) -> Any:
@@ -330,10 +421,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if np.isfinite(value) else repr(value)
     raise InputError(f"{value!r:.60} cannot be kept with a trial: give numbers, strings, lists of them, or None")
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _hash(content: bytes) -> str:

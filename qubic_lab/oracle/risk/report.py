@@ -30,20 +30,18 @@ from qubic_lab.oracle.model.response import (
     PriceOrigin,
     age_s,
 )
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
+from qubic_lab.oracle.model.timestamps import HOUR_US, iso
 from qubic_lab.oracle.risk.forecast_tests import MODELS, EvaluatedModel, evaluate_models
 from qubic_lab.oracle.risk.inputs import RiskMarket, read_risk_market
 from qubic_lab.oracle.risk.measures import LEVELS, MEASURES, Level, MeasureValues, WindowLengths, compute_measure
 from qubic_lab.oracle.risk.models import ESTIMATORS, drawdown, garch_of, realised_volatility, recent_drawdown
 from qubic_lab.oracle.risk.rules import Assessment, RiskEvidence, RiskRule, RuleLevels, assess, fit_rules, read_rules
-from qubic_lab.oracle.risk.warning_scores import WarningRecord, match_alarm_time, record_text
+from qubic_lab.oracle.risk.warning_scores import FALLS, WarningRecord, match_alarm_time, record_text
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
 
 LEVEL: Level = "warning"
 """The least level that counts as a warning."""
-FALLS: dict[Frame, tuple[int, float]] = {"1h": (DAY_US, 0.04), "4h": (3 * DAY_US, 0.07), "1d": (7 * DAY_US, 0.1)}
-"""The horizon, and the depth of the falls that should be warned of: round numbers, chosen before any history."""
 TAIL_LEVELS = (0.01, 0.05)
 TAIL_MODELS = tuple(name for name in MODELS if name != "constant normal")
 REFIT_BARS = 100

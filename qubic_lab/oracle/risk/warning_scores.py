@@ -8,15 +8,19 @@ from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers
-from qubic_lab.oracle.model.response import Instant, Part, Share
+from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.response import Frame, Instant, Part, Share
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.forecast_tests import ALPHA
 from qubic_lab.oracle.risk.measures import Level, WindowLengths
 from qubic_lab.oracle.risk.models import realised_volatility, recent_drawdown, rolling
 from qubic_lab.oracle.risk.rules import Assessment
+from qubic_lab.oracle.store.claims import Claim, ClaimOutcome
 from qubic_lab.stats import bootstrap_interval, mcnemar_exact, wilson_interval
 
 MONTH_US = 365 * DAY_US // 12
+FALLS: dict[Frame, tuple[int, float]] = {"1h": (DAY_US, 0.04), "4h": (3 * DAY_US, 0.07), "1d": (7 * DAY_US, 0.1)}
+"""The horizon, and the depth of the falls that should be warned of: round numbers, chosen before any history."""
 QUANTILES = tuple(number / 100 for number in range(50, 100))
 """Quantiles of volatility that the naive rule may have."""
 _LEAST_LEADS = 5
@@ -341,3 +345,25 @@ def _lead(hours: Floats) -> IntervalEstimate:
         return replace(_NO_ESTIMATE, value=middle)
     low, high = bootstrap_interval(lambda rows: float(np.median(hours[rows])), len(hours))
     return IntervalEstimate(value=middle, low=low, high=high)
+
+
+def warning_claim(bars: Bars, series: Series, frame: Frame, warned: bool, horizon_us: int, drop: float) -> Claim:
+    """Return what a level at the last bar claims: whether a fall begins within the horizon; see `find_falls`."""
+    at_us = int(bars.closed_us[-1])
+    family = f"fall of {series.coin} by {100 * drop:g} % within {span(horizon_us / HOUR_US)}, bars of {frame}"
+    return Claim(family, warned, at_us, at_us + horizon_us, series, bars.frame_us, {"drop": drop})
+
+
+def fall_outcome(claim: Claim, bars: Bars) -> ClaimOutcome | None:
+    """Return whether a fall began in a claim's time; None: its last bar cannot be there yet.
+
+    `bars` begin several horizons before the claim, as a fall is one from a recent high. The outcome cannot be known if
+    more than half of the bars of the claim's time are missing.
+    """
+    if not len(bars) or bars.closed_us[-1] < claim.due_us:
+        return None
+    window = (claim.due_us - claim.at_us) // claim.frame_us
+    inside = (bars.closed_us > claim.at_us) & (bars.closed_us <= claim.due_us)
+    if 2 * np.count_nonzero(inside) < window:
+        return ClaimOutcome(None)
+    return ClaimOutcome(bool(inside[find_falls(bars, window, claim.details["drop"])].any()))
