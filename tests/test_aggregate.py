@@ -67,6 +67,14 @@ def test_missing_voters_count_unless_they_were_not_needed() -> None:
     assert (certain.level, certain.decision.ballots) == (ConfidenceLevel.NOTE, 2)
 
 
+def test_of_a_cut_answer_the_finished_conclusion_has_the_vote() -> None:
+    texts = ("The answer is 12. Again, the answer is 1", "First, 5 and 5 is 10. So 5 + 7 = 1")
+    cut = [replace(each, finish_reason="length") for each in votes_of(*texts)]
+    reply = reply_to([*cut, vote("w", "12")])
+    assert reply.groups == (("v0", "w"),)
+    assert "truncated" in reply.voters[1].dropped
+
+
 def test_unusable_answers_have_no_vote_and_say_why_and_where_all_are_nothing_is_claimed() -> None:
     reply = reply_to([*votes_of("The answer is 12."), vote("w", ""), vote("x", "I'm sorry, but I cannot answer that.")])
     empty, refusing = (next(each for each in reply.voters if each.vote.voter == voter) for voter in "wx")

@@ -108,6 +108,35 @@ def test_answers_are_judged_and_grouped_by_what_they_say():
     assert (read.greedy.right, read.reference) == (False, "7")
 
 
+def test_cut_answers_are_judged_and_counted_by_what_they_had_concluded():
+    texts = (
+        "The answer is 7. To check it, we",
+        "It is 7. Because",
+        "First, 3 and 1 is 4. So 3 + 4 = 7",
+        "<think>7",
+        "The answer is 7",
+    )
+    samples = tuple(RecordedSample(text, 4, cut=True) for text in texts)
+    row = RecordedQuestion("sum", "analytical", "What is 3 + 4?", "", replace(samples[2], cut=False), samples)
+    read = read_answers(Question("sum", "What is 3 + 4?", "7", "analytical"), row)
+    assert [each.right for each in read.samples] == [True, True, False, False, False]
+    first, second, *rest = [each.group for each in read.samples]
+    assert first == second is not None and rest == [None] * 3
+    assert read.greedy.right is True, "the same text counts whole if it ended by itself"
+
+
+def test_what_cannot_be_judged_is_not_called_creative():
+    long = "a reference of more than six words here"
+    rows = [
+        *rows_of(0.5, 4),
+        replace(answered(9, 1.0, "factual"), id="long", reference=long, greedy=RecordedSample("x", 1)),
+    ]
+    votes = evaluate_votes([replace(row, samples=tuple(replace(s, cut=True) for s in row.samples)) for row in rows], 5)
+    assert (votes.questions, votes.diversity, votes.cut, votes.greedy_cut) == (8, None, 1.0, 0.0)
+    assert votes.judged == "8 of 9 judged; the rest, because: 1 × the reference is a text of more than 6 words"
+    assert {point.method: point.cut for point in votes.curve}["majority"] == 1.0
+
+
 def test_a_vote_shows_what_the_service_sees():
     row = answered(0, 1.0, "factual")
     seen = observe(row, 3)

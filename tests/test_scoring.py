@@ -102,10 +102,29 @@ SHEEP = "A farmer has 17 sheep and buys 8 more. Then 5 run away. How many sheep 
         ("20 sheep.\n\nThat is 17 and 8 less 5.", True),
         ("In the end 25 - 5 = 20 sheep are left of his 17.", True),
         ("He has 25 sheep, and 5 run away.", False),
+        ("He has 25 in between, so 20 sheep are left.", True),
+        ("Sheep in between: 25\nSheep left: 20", True),
     ],
 )
 def test_numbers_of_the_question_are_no_answer_beside_another(text: str, right: bool) -> None:
     assert is_right(ask("20", SHEEP), text) is right
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("Speed is distance by time: 60 km/h. In 2.5 hours he covers 150 km.", True),
+        ("1 km a minute", True),
+        ("In 2.5 hours he covers 150 km.", False),
+    ],
+)
+def test_a_number_of_another_dimension_is_no_answer(text: str, right: bool) -> None:
+    assert is_right(ask("60 km/h", "Sam drives 150 km in 2.5 hours. How fast?"), text) is right
+
+
+def test_what_repeats_the_question_is_not_converted() -> None:
+    question = ask("150 minutes", "How many minutes are 2.5 hours?")
+    assert is_right(question, "There are 150 minutes in 2.5 hours.") and not is_right(question, "2.5 hours")
 
 
 LONG_ANSWER = "(B) Somebody, who is not here, has closed the shutters"
@@ -135,6 +154,9 @@ GASES = "下列哪种气体最多？\n(A) 氧气\n(B) 氮气"
         (GASES, "(B) 氮气", "A、C都不对，应该是B", True),
         (PLANETS, "(B) Venus", "Venus is slow, even slower than Mercury.", True),
         (PLANETS, "(B) Venus", "I think it's B", True),
+        (PLANETS, "(A) Mercury", "A is correct. B and C are wrong.", True),
+        (PLANETS, "(B) Venus", "Neither A nor C; it's B!", True),
+        (PLANETS, "(B) Venus", "The slowest planet? Venus.", True),
         (PLANETS, "(B) Venus", '{"answer": "B"}', True),
         (PLANETS, "(B) Venus", "Sir A. B. Smith says it is Mars.", False),
     ],

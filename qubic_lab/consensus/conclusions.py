@@ -98,6 +98,6 @@ _CHATTER = re.compile(
     r"(?:sure|of course|certainly|okay|ok|great|good|let me|let us|let's|hello|hi|well|first|firstly|step|given|since"
     r"|if)\b"
     r"|to (?:find|solve|calculate|determine|answer|get)\b"
-    r"|(?:好的|当然可以|让我|你好|首先|先|从)|.*[!！:：]$",
+    r"|(?:好的|当然可以|让我|你好|首先|先|从)|.*[!！:：?？]$",
     re.IGNORECASE,
 )

@@ -115,9 +115,9 @@ _BARE_OPTION = re.compile(
 _BARE_LETTER = re.compile(r"[^\w'\"]*(?:(?:[Oo]ption|[Cc]hoice|选项?)\s?)?\(?([A-H])[^\w'\"]*")
 _LETTER_FORMS = {
     "named": r"""
-    \(([A-Ha-h])\)|(?<![A-Za-z0-9_(])(?<![A-Z]\.\s)([A-H])(?!\.\s[A-Z]\.)[).:,](?=\s|$)|(?<![A-Za-z])([A-H])[、，。：]
+    \(([A-Ha-h])\)|(?<![A-Za-z0-9_(])(?<![A-Z]\.\s)([A-H])(?!\.\s[A-Z]\.)[).:,;!](?=\s|$)|(?<![A-Za-z])([A-H])[、，。：]
     |^[^\w'"]*([A-Ha-h])[^\w'"]*$
-    |\b(?i:option|choice)\s+\(?([A-Ha-h])\b|选(?:项|择)?[是为]?\s?([A-H])(?![A-Za-z])|^\W*([B-H])(?=\s(?:is|because|as|since)\b)
+    |\b(?i:option|choice)\s+\(?([A-Ha-h])\b|选(?:项|择)?[是为]?\s?([A-H])(?![A-Za-z])|^\W*([A-H])(?=\s(?:is|because|as|since)\b)
     |(?:\b(?i:is|be|think|say)\s+|(?i:'s)\s+|[是为])\(?([A-H])\)?(?=[^\w'"]*$)
     |(?<![A-Za-z])\(?([A-H])\)?\s+(?:or|and)\s+\(?([A-H])(?![\w'])
     |\b(?i:choose|pick|select|go\s+with|(?:option|choice)\s+is)\s+\(?([A-H])(?![\w'])
@@ -128,8 +128,8 @@ _LETTER_FORMS = {
     """,
     "listed": r"(?<![A-Za-z])[A-H](?:(?:\s*(?:,|&|和|、)\s*|,?\s+and\s+)[A-H])+(?=\W*$)|^\W*[A-H]{2,8}\W*$",
     "denied": r"""
-    \b[Nn]ot\s+(?:(?:option|choice)\s+)?\(?[A-H]\b\)?
-    |\(?\b[A-H]\)?\s(?:is|are)(?:n't|\s(?:not|wrong|incorrect|false))\b
+    (?i:\bneither)\s+\(?[A-H]\)?\s+nor\s+\(?[A-H]\b\)?|\b[Nn]ot\s+(?:(?:option|choice)\s+)?\(?[A-H]\b\)?
+    |\(?\b(?:[A-H](?:,\s*and|,|\s+and|\s*&)\s*)*[A-H]\)?\s(?:is|are)(?:n't|\s(?:not|wrong|incorrect|false))\b
     |(?:不是|不选|而非|排除)\s*(?:选项)?\s?[A-H](?![A-Za-z])
     |(?<![A-Za-z])[A-H](?:[、,，和与]\s?[A-H])*\s*[都均]?\s*(?:不对|不正确|是?错)
     """,

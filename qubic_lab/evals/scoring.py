@@ -21,7 +21,7 @@ from qubic_lab.consensus.contradictions import verdict
 from qubic_lab.consensus.dates import year_of
 from qubic_lab.consensus.quantities import Quantity, combined, plain, plain_quantities, spelled_out
 from qubic_lab.consensus.question_form import OPTION, last_letter, letters, options, read_question
-from qubic_lab.consensus.words import is_chinese, places, words
+from qubic_lab.consensus.words import is_chinese, places, stem, words
 from qubic_lab.evals.questions import Question
 
 MOST_WORDS = 6
@@ -90,10 +90,12 @@ def is_right(question: Question, text: str) -> bool:
     if _is_formula(reference):
         return _is_same_formula(question, text)
     if wanted := _quantities(plain(reference)):
-        found = _concluded(text, question, len(wanted))
+        found = _concluded(text, question, wanted)
         unit = read_question(question.question).unit
+        asked = _asked(question)
         return len(found) == len(wanted) and all(
-            _equals(one, other, unit) for one, other in zip(wanted, found, strict=True)
+            _equals(one, other, unit, may_convert=(other.unit, other.value) not in asked)
+            for one, other in zip(wanted, found, strict=True)
         )
     return _names(question, text)
 
@@ -150,6 +152,7 @@ _APART = Fraction(1, 20)
 """Numbers that differ by less are two ways to write one, unless they are whole: 135 minutes or 2.3 hours."""
 _BOLD = re.compile(r"\*\*(?!(?i:step)|\d+[.)]\s)([^*\n]+)(?<!:)\*\*")
 _ENUMERATED = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
+_GOES_ON = re.compile(r"\b(?:so|therefore|thus|hence|then|leaving|leaves?|remain\w*)\b|所以|因此|剩")
 _MOST_BESIDE = 2
 """Words beside a number that stands alone: "51 dollars."."""
 
@@ -165,12 +168,12 @@ def _quantities(text: str) -> list[Quantity]:
     return combined(found, text)
 
 
-def _concluded(text: str, question: Question, count: int) -> list[Quantity]:
-    """Return the last `count` numbers or dates of a conclusion, its reasons left out; fewer if it has not as many."""
-    said = without_thoughts(text)
+def _concluded(text: str, question: Question, wanted: Sequence[Quantity]) -> list[Quantity]:
+    """Return the last numbers or dates of a conclusion, as many as are wanted, without its reasons."""
+    said, count = without_thoughts(text), len(wanted)
     marked = marked_conclusion(said)
     if marked is None:
-        marked = _emphasized(said, count) or _alone(said)
+        marked = _emphasized(said, count) or _alone(said, question)
     part = plain(said if marked is None else marked)
     if marked is not None:
         part = _shortest(part, _CONTINUED.sub("", part), count)
@@ -178,9 +181,18 @@ def _concluded(text: str, question: Question, count: int) -> list[Quantity]:
     found = _quantities(part)
     if marked is None and count == 1 and (only := _result(part) or _first(part, question)):
         return [only]
+    if marked is None and count == 1 and wanted[0].unit:  # a speed is no distance
+        fitting = [each for each in found if each.unit and each.base[0] == wanted[0].base[0]]
+        asked = _asked(question)
+        found = [each for each in fitting if (each.unit, each.value) not in asked] or fitting or found
     if count == 1 and len(found) > 1 and _is_hedge(found[-2], found[-1], part):
         return []
     return found[-count:]
+
+
+def _asked(question: Question) -> set[tuple[str, Fraction | str]]:
+    """Return the units and values that the question itself has."""
+    return {(each.unit, each.value) for each in _quantities(plain(question.question))}
 
 
 def _shortest(whole: str, part: str, count: int) -> str:
@@ -193,14 +205,16 @@ def _emphasized(said: str, count: int) -> str | None:
     return bold[0] if len(bold) == 1 and len(_quantities(plain(bold[0]))) == count else None
 
 
-def _alone(said: str) -> str | None:
+def _alone(said: str, question: Question) -> str | None:
     """Return a first sentence that is nothing but a number, with reasons but no other conclusion after it."""
     first = opening(said)
     later = said.partition(first)[2].strip() if first else ""
     if not later or _ENUMERATED.match(said) or re.search(r"=|\b(?:so|therefore|thus|hence)\b|所以|因此", later, re.I):
         return None
-    found = _quantities(plain(first))
-    return first if len(found) == 1 and len(words(first)) <= 1 + _MOST_BESIDE else None
+    label = words(first.rpartition(":")[0])
+    if len(words(first)) > 1 + _MOST_BESIDE or not set(map(stem, label)) <= read_question(question.question).words:
+        return None
+    return first if len(_quantities(plain(first))) == 1 else None
 
 
 def _result(part: str) -> Quantity | None:
@@ -216,7 +230,7 @@ def _first(part: str, question: Question) -> Quantity | None:
     """Return the first number of the last sentence if only numbers of the question follow: 12 is 15% of 80."""
     last = (sentences(part) or [""])[-1]
     found = _quantities(last)
-    if len(found) < 2:
+    if len(found) < 2 or _GOES_ON.search(last, found[0].end):
         return None
     asked = {each.base for each in _quantities(plain(question.question))}
     return found[0] if all(each.base in asked for each in found[1:]) and found[0].base not in asked else None
@@ -234,10 +248,11 @@ def _is_hedge(first: Quantity, second: Quantity, text: str) -> bool:
     return abs(one - other) > (0 if is_whole else _APART * abs(other))
 
 
-def _equals(wanted: Quantity, found: Quantity, unit: str = "") -> bool:
+def _equals(wanted: Quantity, found: Quantity, unit: str = "", may_convert: bool = True) -> bool:
     """Compare a quantity with the reference; the unit may be missing or another one of its dimension, not different.
 
-    `unit` is the requested one, if the reference has none. A year matches a date, and so does a day without the year.
+    `unit` is the requested one, if the reference has none; what only repeats the question is not converted. A year
+    matches a date, and so does a day without the year.
     """
     if isinstance(found.value, str):
         value = str(wanted.value)
@@ -248,7 +263,7 @@ def _equals(wanted: Quantity, found: Quantity, unit: str = "") -> bool:
         return False
     ours = replace(wanted, unit=wanted.unit or unit)
     is_converted = ours.unit != found.unit and ours.base[0] == found.base[0] and "clock" not in (ours.unit, found.unit)
-    if is_converted and _near(ours.base[1], found.base[1]):
+    if may_convert and is_converted and _near(ours.base[1], found.base[1]):
         return True
     if wanted.unit and found.unit and wanted.unit != found.unit:
         return False
