@@ -50,6 +50,19 @@ def _normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
+def binomial_at_most(successes: int, trials: int, share: float) -> float:
+    """Return the probability of at most so many successes in independent trials; the share is above 0 and below 1."""
+    chances = (
+        math.lgamma(trials + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(trials - k + 1)  # coefficients overflow: logarithms
+        + k * math.log(share)
+        + (trials - k) * math.log1p(-share)
+        for k in range(successes + 1)
+    )
+    return min(1.0, math.fsum(map(math.exp, chances)))
+
+
 def mcnemar_exact(only_first: int, only_second: int) -> float:
     """Return the two-sided p-value of the exact McNemar test: are two ways equally often right on the same items?
 

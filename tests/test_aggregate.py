@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from qubic_lab.api.vote_page import render_vote
 from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate
+from qubic_lab.consensus.bands import ConfidenceLevel, find_bands
 from qubic_lab.consensus.calibrators import Logistic
-from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
+from qubic_lab.consensus.confidence import SignalCurve, VoteCalibration
 from qubic_lab.consensus.merging import MOST_ADDED, MergedAnswer, merge, whole_sentences
 from qubic_lab.consensus.similarity import SimilarityThresholds
 from qubic_lab.consensus.voting import Absence, AbsenceReason, AnswerSource, Vote
@@ -38,9 +39,11 @@ def calibrated() -> VoteCalibration:
     """A calibration by the vote share alone: a third of the ballots is mostly wrong, all of them mostly right."""
     shares = np.array([[0.33], [1.0]]).repeat(40, axis=0)
     right = np.array([0.0] * 36 + [1.0] * 4 + [0.0] * 2 + [1.0] * 38)
-    curve = Logistic.fit(shares, right)
+    curve = SignalCurve("logistic", ("vote_share",), Logistic.fit(shares, right))
+    scores = curve.curve(shares)
+    bands = find_bands(scores, right, scores, right)
     time = datetime(2026, 11, 24, tzinfo=UTC)
-    return VoteCalibration("hash", "any", "logistic", ("vote_share",), curve, (), "0" * 64, 80, 80, 42, (3,), time)
+    return VoteCalibration("hash", "any", curve, curve, bands, (), "0" * 64, 80, 80, 42, (3,), time)
 
 
 def reply_to(

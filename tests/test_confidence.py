@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qubic_lab.consensus.bands import ConfidenceLevel
 from qubic_lab.consensus.calibrators import METHODS, BaseRate, Histogram, Isotonic, Logistic
 from qubic_lab.consensus.confidence import (
-    ConfidenceLevel,
     Observation,
+    SignalCurve,
     Signals,
     VoteCalibration,
     calibrate,
     confidence_of,
     judge_confidence,
-    level_of,
     load_calibration,
     load_calibrations,
     log_loss,
@@ -84,11 +84,6 @@ def test_signals_of_a_decision():
     assert Signals.of(decide([Ballot("a", None)])) == Signals(1, 0.0, 0.0, 0.0)
 
 
-def test_levels():
-    confidences = (1.0, 0.85, 0.8499, 0.75, 0.7499, 0.6, 0.5999, 0.0)
-    assert [level_of(each) for each in confidences] == [level for level in ConfidenceLevel for _ in range(2)]
-
-
 def observations(count: int = 400, seed: int = 0, by: str = "token_probability", logprobs: bool = True):
     """Votes of 5 whose winner is right with the square of one signal; the others say nothing."""
     draw = np.random.default_rng(seed)
@@ -107,7 +102,8 @@ def calibrated(**of) -> VoteCalibration:
 def test_cross_validation_finds_the_signal_that_tells():
     for by in ("token_probability", "margin"):
         found = calibrated(by=by)
-        assert by in found.signals
+        assert by in found.probability.signals
+        assert by in found.score.signals
         assert found.candidates[0].log_loss < min(c.log_loss for c in found.candidates if by not in c.signals) - 0.05
         assert [c.log_loss for c in found.candidates] == sorted(c.log_loss for c in found.candidates)
 
@@ -115,12 +111,12 @@ def test_cross_validation_finds_the_signal_that_tells():
 def test_where_no_signal_tells_none_is_believed_much():
     noise = [replace(each, right=number % 10 < 7) for number, each in enumerate(observations())]
     found = calibrate(noise, "m", "numeric", NOW)
-    assert found.probabilities([each.signals for each in noise]) == pytest.approx(0.7, abs=0.1)
+    assert found.probability([each.signals for each in noise]) == pytest.approx(0.7, abs=0.1)
 
 
 def test_probabilities_hold_on_other_questions():
     found, held_out = calibrated(count=2000), observations(count=2000, seed=1)
-    probability = found.probabilities([each.signals for each in held_out])
+    probability = found.probability([each.signals for each in held_out])
     right = [each.right for each in held_out]
     report = judge_confidence(probability, right, resamples=200)
     assert report.ece < 0.04
@@ -139,23 +135,23 @@ def test_a_signal_that_is_not_known_throughout_is_not_used():
     assert all("token_probability" not in each.signals for each in candidates)
     unknown = [each.signals for each in observations(3, logprobs=False, by="margin")]
     with pytest.raises(InputError, match="the signal token_probability is not known for every vote"):
-        calibrated().probabilities(unknown)
+        calibrated().probability(unknown)
 
 
 def test_folds_hold_out_whole_questions_in_whatever_order():
     """Copies of a question on both sides would make the sharpest curve the best one."""
-    few = observations(60, by="margin")
+    few = observations(200, by="margin")
     assert calibrate(few, "m", "numeric", NOW) == calibrate(few[::-1], "m", "numeric", NOW)
     draw = np.random.default_rng(0)
     copied = []
-    for number in range(60):  # each question with its own value of a signal, and right or wrong by chance
-        signals, right = Signals(5, number / 60, 0.5, 0.5), bool(draw.random() < 0.5)
+    for number in range(200):  # each question with its own value of a signal, and right or wrong by chance
+        signals, right = Signals(5, number / 200, 0.5, 0.5), bool(draw.random() < 0.5)
         copied += [Observation(f"q{number}", signals, right)] * 10
     found = calibrate(copied, "m", "numeric", NOW)
     assert found.candidates[0].log_loss > 0.66, "nothing can be known, so log 2 is the best there is"
-    assert (found.observations, found.questions) == (600, 60)
-    with pytest.raises(InputError, match="questions to calibrate on is 49: it must be at least 50"):
-        calibrated(count=49)
+    assert (found.observations, found.questions) == (2000, 200)
+    with pytest.raises(InputError, match="questions to calibrate on is 199: it must be at least 200"):
+        calibrated(count=199)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -168,7 +164,7 @@ def test_a_calibration_comes_back_from_its_file_with_what_it_rests_on(tmp_path: 
     assert made.data_sha256 != other.data_sha256
     signals = () if method == "base-rate" else ("margin",)
     curve = METHODS[method].fit(SIGNALS_NS[:, : len(signals)], RIGHT_N)
-    made = replace(made, method=method, curve=curve, signals=signals)
+    made = replace(made, probability=SignalCurve(method, signals, curve))
     save_calibration(made, tmp_path / "new" / "numeric.json")
     assert load_calibrations(tmp_path / "new") == (made,)
     assert load_calibrations(tmp_path / "none") == ()
@@ -188,23 +184,26 @@ WRONG_CURVES: list[tuple[str, dict]] = [
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"format": 2}, "unknown format 2: known: 1"),
-        ({"method": "platt"}, "unknown calibration method 'platt'"),
-        ({"method": "base-rate"}, "not the numbers of a base-rate curve"),
-        ({"signals": ["vote_shar"]}, "unknown signal 'vote_shar': did you mean 'vote_share'"),
-        ({"signals": ["vote_share", "margin", "weight_share"]}, "signals, not 3"),
-        ({"curve": None}, "curve"),
+        ({"format": 1}, "unknown format 1: known: 2"),
+        ({"probability": {"method": "platt"}}, "unknown calibration method 'platt'"),
+        ({"probability": {"method": "base-rate"}}, "not the numbers of a base-rate curve"),
+        ({"score": {"signals": ["vote_shar"]}}, "unknown signal 'vote_shar': did you mean 'vote_share'"),
+        ({"score": {"signals": ["vote_share", "margin", "weight_share"]}}, "signals, not 3"),
+        ({"probability": {"curve": None}}, "curve"),
         ({"observations": "many"}, "observations is 'many': it must be a whole number"),
         ({"made_utc": "yesterday"}, "made_utc is 'yesterday'"),
         ({"made_utc": "2026-03-02T12:00:00"}, "timezone"),
         ({"extra": 1}, "unknown name 'extra'"),
-        *(({"method": method, "curve": curve}, "curve: ") for method, curve in WRONG_CURVES),
+        *(({"score": {"method": method, "curve": curve}}, "curve: ") for method, curve in WRONG_CURVES),
     ],
 )
 def test_a_file_that_cannot_be_is_refused(tmp_path: Path, change: dict, problem: str):
     path = tmp_path / "numeric.json"
     save_calibration(calibrated(), path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    content = json.loads(path.read_text())
+    for name, value in change.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))
     with pytest.raises(InputError, match=rf"numeric\.json is not a calibration: .*{problem}"):
         load_calibration(path)
 
@@ -223,8 +222,14 @@ def test_confidence_is_uncalibrated_unless_it_rests_on_such_votes():
     made = calibrated()
     signals = observations(1)[0].signals
     known = confidence_of(signals, "sha-of-model", "numeric", [made])
-    assert known.probability == pytest.approx(float(made.probabilities([signals])[0]))
-    assert known.note.endswith("400 votes")
+    assert known.probability == pytest.approx(float(made.probability([signals])[0]))
+    assert "400 votes" in known.note
+    assert known.level is made.levels([signals])[0]
+    easy = [replace(each, right=each.signals.token_probability > 0.3) for each in observations()]
+    clear = [calibrate(easy, "sha-of-model", "numeric", NOW)]
+    sure = confidence_of(replace(signals, token_probability=0.999), "sha-of-model", "numeric", clear)
+    assert sure.level is ConfidenceLevel.ANSWER
+    assert sure.note.endswith("of votes at this level or a better one at most 15% are wrong")
     few, without = replace(signals, ballots=3), replace(signals, token_probability=None)
     for model, question_type, of, note in [
         ("another", "numeric", signals, "none for this model and numeric questions"),
@@ -237,6 +242,8 @@ def test_confidence_is_uncalibrated_unless_it_rests_on_such_votes():
 
 
 def test_the_newest_calibration_counts():
-    old = replace(calibrated(), curve=BaseRate(0.1), signals=(), method="base-rate")
-    new = replace(old, curve=BaseRate(0.9), made_utc=NOW + timedelta(minutes=30))
-    assert confidence_of(Signals(5, 1, 1, 1), "sha-of-model", "numeric", [new, old]).probability == pytest.approx(0.9)
+    old = replace(calibrated(), probability=SignalCurve("base-rate", (), BaseRate(0.1)))
+    base = SignalCurve("base-rate", (), BaseRate(0.9))
+    new = replace(old, probability=base, made_utc=NOW + timedelta(minutes=30))
+    signals = Signals(5, 1, 1, 1, 0.9)
+    assert confidence_of(signals, "sha-of-model", "numeric", [new, old]).probability == pytest.approx(0.9)

@@ -13,6 +13,7 @@ from qubic_lab.consensus.confidence import load_calibration
 from qubic_lab.errors import InputError
 from qubic_lab.evals.consensus_eval import ConsensusEvaluation, VoteEvaluation, evaluate_votes, observe
 from qubic_lab.evals.graded import graded_questions
+from qubic_lab.evals.paired import share_estimate
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, read_recorded
 from qubic_lab.evals.recording import MOST_SAMPLES, Asking, read_answers, record_answers
@@ -56,7 +57,7 @@ def rows_of(share: float, count: int, spread: float = 0.25, wrong: str = "12") -
 
 @pytest.fixture(scope="module")
 def many() -> VoteEvaluation:
-    return evaluate_votes(rows_of(0.65, 110), 5, MODEL)
+    return evaluate_votes(rows_of(0.65, 210), 5, MODEL)
 
 
 def test_recorded_answers_are_those_of_the_pipeline(asked: Pipeline):
@@ -148,7 +149,7 @@ def test_a_vote_shows_what_the_service_sees():
 
 
 def test_votes_of_good_voters_are_better_and_of_bad_ones_worse(many: VoteEvaluation):
-    assert many.questions == 220
+    assert many.questions == 420
     assert many.gains["all"].difference.low > 0
     assert set(many.gains) == set(many.against_greedy) == {"all", "factual", "technical"}
     points = {(point.method, point.k): point.right.value for point in many.curve}
@@ -161,11 +162,14 @@ def test_votes_of_good_voters_are_better_and_of_bad_ones_worse(many: VoteEvaluat
 
 
 def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path: Path):
-    votes = evaluate_votes(rows_of(0.65, 110), 5, MODEL, calibrations=tmp_path)
-    assert [each.question_type for each in votes.calibrated] == ["any", "factual", "technical"]
-    assert (votes.held_out, votes.calibrated[0].report.items, votes.calibrated[0].development) == (110, 110, 110)
+    votes = evaluate_votes(rows_of(0.65, 210), 5, MODEL, calibrations=tmp_path)
+    assert [each.question_type for each in votes.calibrated] == ["any"]
+    assert votes.uncalibrated == ("factual", "technical"), "105 votes each, and 200 are needed"
+    (calibrated,) = votes.calibrated
+    assert (votes.held_out, calibrated.report.items, calibrated.development) == (210, 210, 210)
+    assert calibrated.answered and share_estimate(calibrated.answered_wrong, calibrated.answered).low <= 0.15
     saved = {path.name: load_calibration(path) for path in tmp_path.iterdir()}
-    assert set(saved) == {f"{kind}-5-{MODEL[:12]}.json" for kind in ("any", "factual", "technical")}
+    assert set(saved) == {f"any-5-{MODEL[:12]}.json"}
     assert saved[f"any-5-{MODEL[:12]}.json"].ballots == (5,)
     few = evaluate_votes(rows_of(0.65, 20), 5, MODEL, calibrations=tmp_path / "none")
     assert (few.calibrated, few.uncalibrated) == ((), ("any", "factual", "technical"))
@@ -179,12 +183,12 @@ def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation
     gain = study.gain_rows(result)[0]
     assert sentences[:3] == [
         f"A vote of 5 beats one sample: {gain['difference (points)']} points ({gain['95 % interval (points)']}), "
-        "220 questions.",
+        "420 questions.",
         f"The vote of m is right on {gain['vote right']} of the questions, one sample on {gain['rival right']}.",
         "The vote takes 5 times the 8 tokens of one sample.",
     ]
     assert len(study.baseline_rows(result)) == 2
-    assert [row["n"] for row in study.confidence_rows(result)] == [110, 110, 55, 55]
+    assert [row["n"] for row in study.confidence_rows(result)] == [210, 210]
     assert {row["method"] for row in study.curve_rows(result)} >= {"greedy", "pass@1", "majority", "weighted", "oracle"}
     for draw in (study.tokens_curve, study.gains_by_kind, study.reliability, study.risk_coverage):
         assert len(draw(result).axes[0].get_lines()) >= 2, draw.__name__

@@ -128,6 +128,24 @@ async def test_a_lead_that_is_likely_enough_ends_the_vote(client: redis.Redis, t
     assert verdict["tokens_saved"] > 0
 
 
+async def test_a_certified_vote_asks_in_waves_and_says_that_it_is(client: redis.Redis, tmp_path: Path) -> None:
+    node = Saying((RIGHT, RIGHT, WRONG, *(RIGHT,) * 13), slots=16)
+    verdict = await held(client, tmp_path, {"a": node}, nodes=1, samples=16, stop_rule="certified")
+    told = (verdict["text"], verdict["certificate"], verdict["level"])
+    assert told == (RIGHT, "certified at 5 %", "answer with a note")
+    assert node.asked == len(verdict["trail"]["voters"]) == 9, "five, and four for the wrong one"
+    assert len({each["seed"] for each in verdict["trail"]["voters"]}) == 9
+    assert len(names(verdict["trail"], "not needed")) == 7
+    assert verdict["tokens_saved"] == 7 * 4
+    assert verdict["trail"]["certificate"]["text"] == verdict["certificate"]
+
+
+async def test_what_cannot_be_certified_is_asked_in_full(client: redis.Redis, tmp_path: Path) -> None:
+    node = Saying((RIGHT, WRONG, "The answer is 14."), slots=16)
+    verdict = await held(client, tmp_path, {"a": node}, nodes=1, samples=9, rounds=1, stop_rule="certified")
+    assert (verdict["certificate"], node.asked) == ("not certified after 9", 9)
+
+
 async def test_a_vote_that_is_too_close_is_held_again(client: redis.Redis, tmp_path: Path) -> None:
     nodes = {"a": Saying((RIGHT,)), "b": Saying((WRONG, RIGHT))}
     verdict = await held(client, tmp_path, nodes, nodes=2, rounds=2)

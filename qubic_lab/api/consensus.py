@@ -15,6 +15,7 @@ from qubic_lab.api.schemas import MOST_PROMPT_CHARACTERS, Query
 from qubic_lab.api.vote_page import render_vote
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import VotingConfig
+from qubic_lab.consensus.certificate import DEFAULT_ERROR, Certificate
 from qubic_lab.errors import InputError
 from qubic_lab.votes.history import MOST_PAGE
 from qubic_lab.votes.service import VoteResult, VoteService
@@ -55,6 +56,15 @@ class ConsensusQuery(Query):
         float | None,
         Field(gt=0.5, le=1.0, description="stop when the leader is ahead with at least this probability"),
     ] = None
+    stop_rule: Annotated[
+        Literal["certain", "certified"],
+        Field(description="certified: ask in waves, until the most frequent answer is known, but for stop_error"),
+    ] = "certain"
+    stop_error: Annotated[float, Field(gt=0.0, le=0.5, description="error of the certificate")] = DEFAULT_ERROR
+    stop_correlation: Annotated[
+        float,
+        Field(ge=0.0, le=1.0, description="of answers to one question, by causes that other voters would not share"),
+    ] = 0.0
     merge: Annotated[bool, Field(description="add sentences of agreeing answers to a winning explanation")] = False
     question_type: Annotated[str, Field(max_length=40, description="selects the calibration")] = "any"
     deadline_s: Annotated[float, Field(gt=0.0, le=3_600.0, description="for the whole vote")] = 120.0
@@ -78,6 +88,9 @@ class ConsensusQuery(Query):
             prompts=self.prompts,
             temperatures=self.temperatures,
             stop_at=self.stop_at,
+            stop_rule=self.stop_rule,
+            stop_error=self.stop_error,
+            stop_correlation=self.stop_correlation,
         )
 
 
@@ -85,7 +98,8 @@ class ConsensusResponse(BaseModel):
     """The result of a vote; `trail` holds the answers, their similarities, the groups and the decision.
 
     `mode` is single if one node answered without a vote; `mode_reason` says why. `confidence` is a probability, or None
-    without a calibration for this model and question type.
+    without a calibration for this model and question type. `certificate` says whether the answer is known to be the
+    voters' most frequent one.
     """
 
     mode: Literal["consensus", "single"]
@@ -95,6 +109,7 @@ class ConsensusResponse(BaseModel):
     level: str
     confidence: float | None
     confidence_note: str
+    certificate: str
     conflict: bool
     disagreement: float | None
     rounds: int
@@ -220,6 +235,7 @@ async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) 
         level="answer with a note",
         confidence=None,
         confidence_note="uncalibrated: one answer is not a vote",
+        certificate=str(Certificate(None, query.stop_error, 1)),
         conflict=False,
         disagreement=None,
         rounds=0,
@@ -241,6 +257,7 @@ def _response(vote: VoteResult) -> ConsensusResponse:
         level=str(result.level),
         confidence=result.confidence.probability,
         confidence_note=result.confidence.note,
+        certificate=str(vote.certificate),
         conflict=result.conflict,
         disagreement=result.disagreement,
         rounds=vote.rounds,

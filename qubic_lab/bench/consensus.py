@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from qubic_lab import stats
 from qubic_lab.bench.result import BenchResult, Table, interval_text
+from qubic_lab.consensus.bands import MOST_WRONG, ConfidenceLevel
+from qubic_lab.consensus.certificate import DEFAULT_ERROR
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
-    ConfidenceLevel,
     ConfidenceReport,
     Observation,
     Signals,
     calibrate,
     judge_confidence,
-    level_of,
 )
 from qubic_lab.consensus.dependence import PastVote, effective_votes, error_correlation
 from qubic_lab.consensus.stopping import replay
@@ -44,6 +44,7 @@ DEPENDENCE_QUESTIONS = 2_000
 STOPPING_QUESTIONS = 2_000
 """Held-out questions that are voted on again with early stopping."""
 STOP_LEVELS = (None, 0.95)
+"""The probability of the lead that is enough to stop, beside certainty; the certificate is a third rule."""
 RIGHT = 0
 """The number of the right option."""
 
@@ -52,28 +53,39 @@ Votes = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class LevelShare:
-    """Questions whose confidence is at a level, and the share of right winners, with the Wilson interval."""
+    """Questions whose confidence is at a level, and the share of right winners, with Wilson intervals.
+
+    `wrong` is the share of wrong winners at this level and the better ones together; `most_wrong` is what they promise.
+    """
 
     level: ConfidenceLevel
     questions: int
     accuracy: float | None
     accuracy_interval: tuple[float, float] | None
+    wrong: float | None
+    wrong_interval: tuple[float, float] | None
+    most_wrong: float | None
 
     def cells(self) -> tuple[str, ...]:
-        if self.accuracy is None or self.accuracy_interval is None:
-            return self.level, "0", "-"
-        return self.level, f"{self.questions}", interval_text(self.accuracy, *self.accuracy_interval, ".4f")
+        right, wrong = "-", "-"
+        if self.accuracy is not None and self.accuracy_interval is not None:
+            right = interval_text(self.accuracy, *self.accuracy_interval, ".4f")
+        if self.wrong is not None and self.wrong_interval is not None:
+            wrong = interval_text(self.wrong, *self.wrong_interval, ".4f")
+        promised = "-" if self.most_wrong is None else f"at most {self.most_wrong:g}"
+        return self.level, f"{self.questions}", right, wrong, promised
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """Savings and costs of early stopping; `level` is None if it stops only once the winner is certain.
+    """Savings and costs of stopping once the winner is certain, or ahead with `level`, or certified at `error`.
 
     `samples_saved` is the share of samples that were not taken, `changed` the share of questions whose winner differs
     from that of all samples.
     """
 
     level: float | None
+    error: float | None
     questions: int
     samples_saved: float
     samples_saved_interval: tuple[float, float]
@@ -82,6 +94,7 @@ class Stopping:
 
     def cells(self) -> tuple[str, ...]:
         rule = "certain" if self.level is None else f"certain, or ahead with {self.level:g}"
+        rule = rule if self.error is None else f"certain, or certified at {100 * self.error:g} %"
         saved = interval_text(self.samples_saved, *self.samples_saved_interval, ".1%")
         return rule, saved, interval_text(self.changed, *self.changed_interval, ".2%")
 
@@ -148,7 +161,8 @@ class ConsensusResult(BenchResult):
             for name, value, (low, high), note in figures
         ]
         yield Table(("", "found", "95 % interval", "compared with"), rows)
-        yield Table(("confidence", "questions", "right (95 % interval)"), [each.cells() for each in self.levels])
+        shares = ("right (95 % interval)", "wrong at this or a better level", "promised")
+        yield Table(("confidence", "questions", *shares), [each.cells() for each in self.levels])
         header = ("stop when the winner is", "samples saved (95 % interval)", "other winners (95 % interval)")
         yield Table(header, [each.cells() for each in self.stopping])
         yield (
@@ -183,7 +197,8 @@ def bench_consensus(
     held_out = _observe(held_out_QK)
     right_Q = np.array([each.right for each in held_out], dtype=np.float64)
     single_Q = (held_out_QK == RIGHT).mean(axis=1)
-    confidence_Q = calibration.probabilities([each.signals for each in held_out])
+    signals = [each.signals for each in held_out]
+    confidence_Q = calibration.probability(signals)
     confidence = judge_confidence(confidence_Q, right_Q, seed=seed)
     vote_share = stats.Forecasts.of([each.signals.vote_share for each in held_out], right_Q)
     dependence = error_correlation(_history(development_QK[:DEPENDENCE_QUESTIONS]), seed=seed)
@@ -210,10 +225,13 @@ def bench_consensus(
         rho=dependence.rho if dependence else None,
         rho_interval=dependence.rho_interval if dependence else None,
         effective_votes=effective_votes([1.0] * k, dependence.rho) if dependence else None,
-        method=calibration.method,
-        signals=calibration.signals,
-        levels=_level_shares(confidence_Q, right_Q),
-        stopping=tuple(_stopping(held_out_QK[:STOPPING_QUESTIONS], level, seed) for level in STOP_LEVELS),
+        method=calibration.probability.method,
+        signals=calibration.probability.signals,
+        levels=_level_shares(calibration.levels(signals), right_Q.tolist()),
+        stopping=tuple(
+            _stopping(held_out_QK[:STOPPING_QUESTIONS], level, error, seed)
+            for level, error in (*((level, None) for level in STOP_LEVELS), (None, DEFAULT_ERROR))
+        ),
         confidence=confidence,
     )
 
@@ -283,15 +301,16 @@ def _history(votes_QK: Votes) -> list[PastVote]:
     ]
 
 
-def _stopping(votes_QK: Votes, level: float | None, seed: int) -> Stopping:
+def _stopping(votes_QK: Votes, level: float | None, error: float | None, seed: int) -> Stopping:
     @cache
     def stopped(options: tuple[int, ...]) -> tuple[float, bool]:
-        done = replay(_ballots(options), [1] * len(options), level, RULE, FALLBACK)
+        done = replay(_ballots(options), [1] * len(options), level, RULE, FALLBACK, error)
         return done.tokens_saved / len(options), done.winner != done.full_winner
 
     saved_Q, changed_Q = np.array([stopped(tuple(row)) for row in votes_QK.tolist()], dtype=np.float64).T
     return Stopping(
         level=level,
+        error=error,
         questions=len(votes_QK),
         samples_saved=float(saved_Q.mean()),
         samples_saved_interval=_mean_interval(saved_Q, seed),
@@ -300,14 +319,23 @@ def _stopping(votes_QK: Votes, level: float | None, seed: int) -> Stopping:
     )
 
 
-def _level_shares(confidence_Q: stats.Floats, right_Q: stats.Floats) -> tuple[LevelShare, ...]:
-    level_Q = [level_of(each) for each in confidence_Q.tolist()]
-    found = []
+def _level_shares(level_Q: Sequence[ConfidenceLevel], right_Q: Sequence[float]) -> tuple[LevelShare, ...]:
+    found, votes, wrong = [], 0, 0
     for level in ConfidenceLevel:
-        outcomes = [right for at, right in zip(level_Q, right_Q.tolist(), strict=True) if at is level]
+        outcomes = [right for at, right in zip(level_Q, right_Q, strict=True) if at is level]
         right = int(sum(outcomes))
-        interval = stats.wilson_interval(right, len(outcomes)) if outcomes else None
-        found.append(LevelShare(level, len(outcomes), right / len(outcomes) if outcomes else None, interval))
+        votes, wrong = votes + len(outcomes), wrong + len(outcomes) - right
+        found.append(
+            LevelShare(
+                level=level,
+                questions=len(outcomes),
+                accuracy=right / len(outcomes) if outcomes else None,
+                accuracy_interval=stats.wilson_interval(right, len(outcomes)) if outcomes else None,
+                wrong=wrong / votes if votes else None,
+                wrong_interval=stats.wilson_interval(wrong, votes) if votes else None,
+                most_wrong=MOST_WRONG.get(level),
+            )
+        )
     return tuple(found)
 
 

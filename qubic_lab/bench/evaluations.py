@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from qubic_lab.bench.result import BenchResult, Table, interval_text
+from qubic_lab.consensus.confidence import FEWEST_QUESTIONS
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.evals import pairs_eval
-from qubic_lab.evals.consensus_eval import ConsensusEvaluation, ConsensusPlan, evaluate_consensus
-from qubic_lab.evals.paired import MeanEstimate
+from qubic_lab.evals.consensus_eval import CalibratedType, ConsensusEvaluation, ConsensusPlan, evaluate_consensus
+from qubic_lab.evals.paired import MeanEstimate, share_estimate
 from qubic_lab.evals.scoring import cut_text
+from qubic_lab.evals.self_consistency import CertifiedVotes
 from qubic_lab.model.embeddings import installed_embedder
 
 
@@ -58,13 +60,44 @@ class ModelVotesReport(BenchResult):
                 for name, each in reports
             ]
             yield Table(("confidence, held out", "n", "ECE (95 % interval)", "by chance alone", "Brier"), calibrations)
+        for each in votes.calibrated:
+            yield answered_text(each)
         if votes.uncalibrated:
-            yield f"Uncalibrated, too few questions: {', '.join(votes.uncalibrated)}."
+            yield f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(votes.uncalibrated)}."
+        if votes.certified is not None:
+            yield certified_text(votes.certified)
         yield (
             f"{result.model}, {result.plan.dtype}, {result.device}, threads: {result.threads}; {votes.questions} "
             f"questions with references, {asking.samples} samples each at temperature {asking.temperature:g}, at most "
             f"{asking.max_new_tokens} tokens, seed {result.plan.seed}; {result.machine}"
         )
+
+
+def answered_text(each: CalibratedType) -> str:
+    """Say how many of the held-out votes at the level "answer" are wrong, beside the promise."""
+    votes, promise = "held-out votes at the level 'answer'", f"at most {each.most_wrong:.0%} promised"
+    if not each.answered:
+        return f"{each.question_type}: no {votes} ({promise})."
+    wrong = _estimate_text(share_estimate(each.answered_wrong, each.answered), ".1%")
+    return f"{each.question_type}: of {each.answered} {votes} {wrong} are wrong ({promise})."
+
+
+def certified_text(found: CertifiedVotes) -> str:
+    """Say what stopping at a certificate saves and costs."""
+    saved, difference, certified, other = (
+        _estimate_text(each, form)
+        for each, form in (
+            (found.saved, ".1%"),
+            (found.difference, "+.1%"),
+            (found.certified, ".1%"),
+            (found.other_winner, ".1%"),
+        )
+    )
+    return (
+        f"Votes that stop when certified at {found.error:.0%}, or when nothing can change, save {saved} of the tokens "
+        f"of {found.k} samples, with {difference} right answers; {certified} are certified, {other} with another "
+        f"winner than all {found.k}."
+    )
 
 
 @dataclass(frozen=True)

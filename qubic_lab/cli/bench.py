@@ -204,6 +204,25 @@ def consensus(
     return bench_model_votes(plan, progress, keep=keep, calibrations=calibrations)
 
 
+@bench("--questions 10000 --votes 16 --correlation 0.6")
+def stopping(
+    progress: Progress,
+    questions: Annotated[int, Option(help="Simulated questions.")] = 10_000,
+    votes: Annotated[int, Option(help="Ballots of a vote that does not stop.")] = 16,
+    correlation: Annotated[float, Option(help="Greatest correlation of two voters.")] = 0.6,
+    concentration: Annotated[float, Option(help="Of the shares of answers: less makes questions easier.")] = 0.5,
+    error: Annotated[float, Option(help="Error of the certificates.")] = 0.05,
+    seed: options.Seed = 0,
+) -> BenchResult:
+    """Check certified votes: how often they are wrong, and what they save.
+
+    Simulated voters, whose most frequent answer is known, vote until it is certified.
+    """
+    from qubic_lab.bench.stopping import bench_stopping
+
+    return bench_stopping(questions, votes, correlation, concentration, error, seed, progress)
+
+
 def _given(values: dict[str, Any]) -> dict[str, Any]:
     """Return the values that were given; the others have defaults in the function that takes them."""
     return {name: value for name, value in values.items() if value is not None}

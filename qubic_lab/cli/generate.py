@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
@@ -11,9 +11,14 @@ from typer import Option
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_numbers
 from qubic_lab.core import Completion, Request, SamplingParams
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, check_range
+
+if TYPE_CHECKING:
+    from qubic_lab.pipeline import PipelineConfig
+    from qubic_lab.pipeline.config import ResolvedConfig
 
 MOST_SLOTS = 8
+MOST_SAMPLES = 32
 
 
 def register(app: typer.Typer) -> None:
@@ -38,18 +43,27 @@ def generate(
     seed: options.Seed = 0,
     ignore_eos: Annotated[bool, Option("--ignore-eos", help="Continue after the model's end token.")] = False,
     stop: Annotated[list[str] | None, Option(help="End an answer before this text; may be repeated.")] = None,
+    vote: Annotated[
+        int | None, Option(help="Vote on up to so many samples, until the winner is certified.", show_default=False)
+    ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
 ) -> None:
     """Answer prompts with a model split over local ranks."""
     from qubic_lab.pipeline import Pipeline, PipelineConfig
-    from qubic_lab.provenance import source_commit
 
     sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, ignore_eos, tuple(stop or ()))
     requests = [Request(prompt=text, raw=raw, sampling=sampling) for text in _prompts(prompt, prompts_file)]
     division = split_numbers("--layers", layers) if layers is not None else None
     slots = slots_for(len(requests), len(division) if division else ranks or 1, dtype)
+    if vote is not None:
+        if len(requests) > 1:
+            raise InputError(f"--vote takes one prompt, not {len(requests)}: give --prompt")
+        slots = check_range("--vote", vote, 1, MOST_SAMPLES)
     config = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
+    if vote is not None:
+        _vote(config, requests[0], vote, json)
+        return
     with progress_bar() as progress, Pipeline.launch(config) as pipeline:
         completions = []
         for answer in pipeline.answer_all(requests):
@@ -60,10 +74,32 @@ def generate(
     if not json:
         _print_texts(completions)
         return
+    print_json({"completions": [asdict(completion) for completion in completions], **_settings(used)})
+
+
+def _settings(used: "ResolvedConfig") -> dict[str, Any]:
+    from qubic_lab.provenance import source_commit
+
     names = ("model", "meaningless", "device", "dtype", "ranks", "strategy", "layers", "threads")
-    settings = {name: getattr(used, name) for name in names}
-    answers = [asdict(completion) for completion in completions]
-    print_json({"completions": answers, **settings, "commit": str(source_commit())})
+    return {**{name: getattr(used, name) for name in names}, "commit": str(source_commit())}
+
+
+def _vote(config: "PipelineConfig", request: Request, most: int, json: bool) -> None:
+    """Vote on samples of one prompt, and print the answer, whether it is certified, and the cost."""
+    from qubic_lab.pipeline import Pipeline
+    from qubic_lab.votes.samples import vote_on_samples
+
+    with Pipeline.launch(config) as pipeline:
+        vote, used = vote_on_samples(pipeline, request, most), pipeline.config
+    note_meaningless(used.meaningless)
+    samples = len(vote.result.voters)
+    if json:
+        found = {"text": vote.result.text, "certificate": str(vote.certificate), "samples": samples}
+        cost = {"tokens": vote.tokens, "tokens_saved": vote.tokens_saved}
+        print_json({**found, **cost, **_settings(used)})
+        return
+    typer.echo(vote.result.text)
+    typer.echo(f"{vote.certificate}; {samples} of {most} samples, {vote.tokens} tokens, {vote.tokens_saved} saved")
 
 
 def slots_for(prompts: int, ranks: int, dtype: str) -> int:

@@ -9,15 +9,9 @@ from dataclasses import dataclass, field, replace
 
 from qubic_lab.consensus.answer_readers import PROSE, FinalAnswer
 from qubic_lab.consensus.answers import before_cut, final_answer
+from qubic_lab.consensus.bands import ConfidenceLevel
 from qubic_lab.consensus.conclusions import without_thoughts
-from qubic_lab.consensus.confidence import (
-    Confidence,
-    ConfidenceLevel,
-    Signals,
-    VoteCalibration,
-    confidence_of,
-    level_of,
-)
+from qubic_lab.consensus.confidence import Confidence, Signals, VoteCalibration, confidence_of
 from qubic_lab.consensus.dependence import effective_votes, find_copies, merge_copies
 from qubic_lab.consensus.merging import AddedSentence, MergedAnswer, merge
 from qubic_lab.consensus.quality import Quality, judge_all
@@ -223,8 +217,8 @@ def _level(decision: Decision, confidence: Confidence, config: VotingConfig) -> 
     """Return what to do; without a calibration, a winner by the rule gets an answer with a note at most."""
     if not decision.standings:
         return ConfidenceLevel.FALLBACK
-    if confidence.probability is not None:
-        return level_of(confidence.probability)
+    if confidence.level is not None:
+        return confidence.level
     won = decision.winner is not None and decision.rule == config.rule
     return ConfidenceLevel.NOTE if won else ConfidenceLevel.RECOMPUTE
 

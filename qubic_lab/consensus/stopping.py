@@ -1,15 +1,22 @@
 """Decides when further samples are unnecessary: once the winner is certain, or certain enough.
 
-The winner is certain if no outstanding ballot can change it; this costs nothing. It is certain enough if the posterior
-probability that the leader is the voters' most frequent answer reaches a level; `replay` measures how often that errs.
+The winner is certain if no outstanding ballot can change it; this costs nothing. It is certain enough if it is
+certified (`certificate`), or if the posterior probability that the leader is the voters' most frequent answer reaches a
+level, which promises nothing; `replay` measures how often that errs.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
+from qubic_lab.consensus.certificate import Certifier
 from qubic_lab.consensus.voting import DEFAULT_RULE, RULES, Ballot, Group, decide
+
+LIKELY = 0.8
+"""Where no certificate can come any more, a lead with this probability ends a vote that waits for one."""
 
 
 def is_settled(
@@ -40,6 +47,7 @@ def is_settled(
     return asked.more_than >= Fraction(1, 2) or most - next_most > rest
 
 
+@cache
 def lead_probability(leader: int, runner_up: int) -> float:
     """Return the posterior probability that the leader is a more frequent answer than the runner-up.
 
@@ -60,30 +68,50 @@ def reason_to_stop(
     stop_at: float | None = None,
     rule: str = DEFAULT_RULE,
     fallback: str | None = None,
+    certifier: Certifier | None = None,
 ) -> str | None:
     """Return why no further samples are needed, or None if they are.
 
-    `stop_at` is the probability of the lead that is enough; None: only certainty is. It counts each ballot as one vote;
-    pass one ballot per set of copies.
+    The probability `stop_at` of the winner's lead is enough, if given. With a `certifier` that has taken the ballots, a
+    certificate of the winner is; only if none can come any more, `stop_at`, or else LIKELY. Both count each ballot as
+    one vote; pass one ballot per set of copies.
     """
     if not to_come:
         return "all have answered"
     if is_settled(ballots, to_come, rule, fallback):
         return "no ballots to come can change the decision"
+    decision = decide(ballots, rule, fallback)
+    if certifier:
+        if decision.winner is not None and certifier.certificate.winner == decision.winner:
+            return str(certifier.certificate)
+        if not certifier.is_hopeless(len(to_come)):
+            return None
+        stop_at = stop_at or LIKELY
     if stop_at is None:
         return None
-    leader, *others = [len(each.voters) for each in decide(ballots, rule, fallback).standings] or [0]
+    leader, *others = [len(each.voters) for each in decision.standings] or [0]
     probability = lead_probability(leader, max(others, default=0))
     if probability >= stop_at:
         return f"the leader is ahead with probability {probability:.3f}, at least {stop_at:g}"
     return None
 
 
+def ballots_to_ask(ballots: Sequence[Ballot], left: int, certifier: Certifier) -> int:
+    """Return the fewest of the `left` ballots, at least 1, after which a certified vote could end."""
+    if not certifier.is_hopeless(left):
+        return max(1, min(certifier.missing, left))
+    counts = Counter(each.group for each in ballots if each.group is not None)
+    most, next_most, *_ = [*sorted(counts.values(), reverse=True), 0, 0]
+    could_end = (more for more in range(1, left) if lead_probability(most + more, next_most) >= LIKELY)
+    return next(could_end, left)
+
+
 @dataclass(frozen=True)
 class Replayed:
     """A vote with all samples known, stopped by a rule after `taken` samples.
 
-    `winner` is the one at the stop, `full_winner` that of all samples; None: nobody.
+    `winner` is the one at the stop, `full_winner` that of all samples; None: nobody. It is `certified` if it is
+    known to be the voters' most frequent answer.
     """
 
     taken: int
@@ -91,6 +119,7 @@ class Replayed:
     winner: Group | None
     full_winner: Group | None
     tokens_saved: int
+    certified: bool = False
 
 
 def replay(
@@ -99,19 +128,25 @@ def replay(
     stop_at: float | None = None,
     rule: str = DEFAULT_RULE,
     fallback: str | None = None,
+    error: float | None = None,
 ) -> Replayed:
-    """Take ballots one by one, in order of arrival, until there is a reason to stop; the others do not count.
+    """Take ballots one by one, in the order asked, until there is a reason to stop; the others do not count.
 
-    There must be at least one ballot; `tokens` are those of each.
+    There must be at least one ballot; `tokens` are those of each. With an `error`, a certificate is a reason.
     """
     taken, why = 0, None
+    certifier = Certifier(error, most=len(ballots)) if error else None
     while why is None:
+        if certifier:
+            certifier.add([ballots[taken].group])
         taken += 1
-        why = reason_to_stop(ballots[:taken], ballots[taken:], stop_at, rule, fallback)
+        why = reason_to_stop(ballots[:taken], ballots[taken:], stop_at, rule, fallback, certifier)
+    winner = decide(ballots[:taken], rule, fallback).winner
     return Replayed(
         taken=taken,
         why=why,
-        winner=decide(ballots[:taken], rule, fallback).winner,
+        winner=winner,
         full_winner=decide(ballots, rule, fallback).winner,
         tokens_saved=sum(tokens[taken:]),
+        certified=certifier is not None and winner is not None and certifier.certificate.winner == winner,
     )

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from qubic_lab.consensus.bands import MOST_WRONG, ConfidenceLevel
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
     ConfidenceReport,
@@ -36,11 +37,13 @@ from qubic_lab.evals.self_consistency import (
     ALL,
     KS,
     AgreeingWrong,
+    CertifiedVotes,
     CurvePoint,
     EqualTokens,
     Gain,
     agreeing_wrong,
     best_rule,
+    certified_votes,
     curve,
     cut_share,
     equal_tokens,
@@ -96,7 +99,11 @@ class ConsensusPlan:
 
 @dataclass(frozen=True)
 class CalibratedType:
-    """A calibration of the development half, and its confidences on the held-out half; `file` if it was saved."""
+    """A calibration of the development half, and its confidences on the held-out half; `file` if it was saved.
+
+    `answered` are the held-out votes at the level "answer", of which `answered_wrong` were wrong; at most the share
+    `most_wrong` is promised.
+    """
 
     question_type: str
     development: int
@@ -104,6 +111,9 @@ class CalibratedType:
     signals: tuple[str, ...]
     report: ConfidenceReport
     file: str | None
+    answered: int = 0
+    answered_wrong: int = 0
+    most_wrong: float = MOST_WRONG[ConfidenceLevel.ANSWER]
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,7 @@ class VoteEvaluation:
 
     Confidences are judged on the `held_out` votes with a leader (`undecided` ones have none): `vote_share` takes the
     share as the confidence, `calibrated` are calibrations, and `uncalibrated` the types with too few questions.
-    `diversity` describes creative answers, not their quality.
+    `diversity` describes creative answers, not their quality. `certified` stops votes of all samples early.
     """
 
     k: int
@@ -146,6 +156,7 @@ class VoteEvaluation:
     judged: str = ""
     cut: float = 0.0
     greedy_cut: float = 0.0
+    certified: CertifiedVotes | None = None
 
 
 @dataclass(frozen=True)
@@ -245,6 +256,7 @@ def evaluate_votes(
         calibrated=calibrated,
         uncalibrated=uncalibrated,
         diversity=diversity(creative, seed) if creative else None,
+        certified=certified_votes(judged, min(len(row.samples) for row in judged), seed=seed),
     )
 
 
@@ -292,15 +304,19 @@ def _calibrations(
         file = None if folder is None else folder / f"{kind}-{k}-{model[:12]}.json"
         if file:
             save_calibration(calibration, file)
-        probabilities = calibration.probabilities([each.signals for each in theirs])
+        signals = [each.signals for each in theirs]
+        levels = calibration.levels(signals)
+        answered = [each for each, level in zip(theirs, levels, strict=True) if level is ConfidenceLevel.ANSWER]
         done.append(
             CalibratedType(
                 question_type=kind,
                 development=len(ours),
-                method=calibration.method,
-                signals=calibration.signals,
-                report=judge_confidence(probabilities, [each.right for each in theirs], seed=seed),
+                method=calibration.probability.method,
+                signals=calibration.probability.signals,
+                report=judge_confidence(calibration.probability(signals), [each.right for each in theirs], seed=seed),
                 file=str(file) if file else None,
+                answered=len(answered),
+                answered_wrong=sum(not each.right for each in answered),
             )
         )
     return tuple(done), tuple(missing)

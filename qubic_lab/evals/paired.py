@@ -55,6 +55,11 @@ def mean_estimate(values: Sequence[float], seed: int = 0) -> MeanEstimate:
     return MeanEstimate(value, low, high, n)
 
 
+def share_estimate(items: int, of: int) -> MeanEstimate:
+    """Return a share with its Wilson interval."""
+    return MeanEstimate(items / of, *stats.wilson_interval(items, of), of)
+
+
 def difference_estimate(first: Sequence[float], second: Sequence[float], seed: int = 0) -> MeanEstimate:
     """Return the mean of first less second with its paired bootstrap interval over questions.
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qubic_lab.consensus.certificate import DEFAULT_ERROR
+from qubic_lab.consensus.stopping import replay
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import InputError, check_choice, check_range
 from qubic_lab.evals.paired import (
@@ -24,9 +26,9 @@ from qubic_lab.evals.paired import (
     mcnemar_tests,
     mean_estimate,
     minimum_detectable_mean,
+    share_estimate,
 )
 from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample
-from qubic_lab.stats import wilson_interval
 
 KS = (1, 3, 5, 8, 16)
 MOST_EXAMPLES = 5
@@ -112,6 +114,23 @@ class AgreeingWrong:
     questions: MeanEstimate
     pairs: MeanEstimate | None
     examples: tuple[AgreedWrongAnswer, ...]
+
+
+@dataclass(frozen=True)
+class CertifiedVotes:
+    """Votes that stop once their winner is certified or cannot change, against votes of all `k` samples.
+
+    `certified` is the share of questions with a certificate, and `other_winner` of those with one for another answer
+    than the most frequent of all k samples (Wilson). `saved` is the share of tokens that were not needed, and
+    `difference` the right answers of these votes less those of all samples.
+    """
+
+    k: int
+    error: float
+    certified: MeanEstimate
+    other_winner: MeanEstimate
+    saved: MeanEstimate
+    difference: MeanEstimate
 
 
 def oracle_at(row: RecordedQuestion, k: int) -> float:
@@ -296,13 +315,38 @@ def best_rule(development: Sequence[RecordedQuestion], k: int) -> str:
     return max(rules, key=lambda rule: sums[rule])
 
 
+def certified_votes(
+    rows: Sequence[RecordedQuestion], k: int, error: float = DEFAULT_ERROR, seed: int = 0
+) -> CertifiedVotes:
+    """Hold each question's vote of its first k samples in their order, and stop it once its winner is certified."""
+    certified, others, saved = 0, 0, list[float]()
+    stopped, whole = list[float](), list[float]()
+    for row in rows:
+        samples = row.samples[:k]
+        ballots = [Ballot(f"{number:06}", each.group) for number, each in enumerate(samples)]
+        done = replay(ballots, [each.tokens for each in samples], rule="plurality", error=error)
+        certified += done.certified
+        others += done.certified and done.winner != done.full_winner
+        saved.append(done.tokens_saved / max(1, sum(each.tokens for each in samples)))
+        for right, winner in ((stopped, vote(samples[: done.taken])), (whole, vote(samples))):
+            right.append(float(winner is not None and bool(winner.right)))
+    return CertifiedVotes(
+        k=k,
+        error=error,
+        certified=share_estimate(certified, len(rows)),
+        other_winner=share_estimate(others, len(rows)),
+        saved=mean_estimate(saved, seed),
+        difference=difference_estimate(stopped, whole, seed),
+    )
+
+
 def agreeing_wrong(rows: Sequence[RecordedQuestion], seed: int = 0) -> AgreeingWrong:
     """Return how often wrong samples agree, over all samples of each question."""
     agreed = [found for row in rows if (found := _agreed(row)) is not None]
     agreed.sort(key=lambda each: -each.ballots / each.samples)
     pairs = [share for row in rows if (share := _wrong_pairs(row)) is not None]
     return AgreeingWrong(
-        questions=MeanEstimate(len(agreed) / len(rows), *wilson_interval(len(agreed), len(rows)), len(rows)),
+        questions=share_estimate(len(agreed), len(rows)),
         pairs=mean_estimate(pairs, seed) if pairs else None,
         examples=tuple(agreed[:MOST_EXAMPLES]),
     )

@@ -6,7 +6,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qubic_lab.consensus.confidence import ConfidenceReport
+from qubic_lab.bench.evaluations import answered_text, certified_text
+from qubic_lab.consensus.confidence import FEWEST_QUESTIONS, ConfidenceReport
 from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation, VoteEvaluation
 from qubic_lab.evals.paired import MeanEstimate
 from qubic_lab.evals.scoring import cut_text
@@ -231,7 +232,9 @@ def _greedy_sentences(result: ConsensusEvaluation) -> list[str]:
 
 def _baseline_sentences(result: ConsensusEvaluation) -> list[str]:
     equal, signal = result.votes.equal_tokens, result.votes.rule_gain
+    certified = result.votes.certified
     return [
+        *([] if certified is None else [certified_text(certified)]),
         f"At equal tokens, the vote less a longer greedy answer is {_difference_text(equal.gain.difference)} "
         f"(held out, n = {equal.gain.difference.n}).",
         f"The vote less the best single signal ({result.votes.best_rule} of {result.votes.k}) is "
@@ -261,8 +264,9 @@ def _confidence_sentences(result: ConsensusEvaluation) -> list[str]:
         f"{_plain_interval(report.ece_interval)}; {report.ece_if_calibrated:.3f} if perfect), Brier {report.brier:.3f}."
         for name, report in _reports(result)
     ]
+    sentences += [answered_text(each) for each in result.votes.calibrated]
     if missing := result.votes.uncalibrated:
-        sentences.append(f"There are too few questions to calibrate: {', '.join(missing)}.")
+        sentences.append(f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(missing)}.")
     return sentences
 
 

@@ -6,10 +6,11 @@ The caller supplies `ask`, which yields a voter's votes as they arrive. Voters w
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from qubic_lab.consensus.voting import Absence, AbsenceReason, Vote
+from qubic_lab.core import MAX_SEED
 from qubic_lab.errors import QubicLabError
 
 
@@ -35,6 +36,10 @@ class Voter:
     def names(self) -> list[str]:
         """Return the names of all votes it is asked for."""
         return [self.name(sample) for sample in range(self.samples)]
+
+    def part(self, first: int, samples: int) -> "Voter":
+        """Return a voter for `samples` of its answers from the number `first` on, with their seeds."""
+        return replace(self, samples=samples, seed=(self.seed + first) % (MAX_SEED + 1), before=self.before + first)
 
 
 @dataclass(frozen=True)

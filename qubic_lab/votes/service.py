@@ -7,27 +7,32 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
+from math import ceil
+from statistics import fmean
 from typing import Any
 
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate
 from qubic_lab.consensus.answers import final_answer, same
-from qubic_lab.consensus.confidence import ConfidenceLevel, VoteCalibration
+from qubic_lab.consensus.bands import ConfidenceLevel
+from qubic_lab.consensus.certificate import Certificate
+from qubic_lab.consensus.confidence import VoteCalibration
 from qubic_lab.consensus.dependence import error_correlation
 from qubic_lab.consensus.similarity import Embed
-from qubic_lab.consensus.stopping import reason_to_stop
+from qubic_lab.consensus.stopping import ballots_to_ask, reason_to_stop
 from qubic_lab.consensus.voting import Absence, AbsenceReason, AnswerSource, Ballot, Vote
 from qubic_lab.consensus.weights import NO_RECORD, weigh
 from qubic_lab.core import MAX_SEED, SamplingParams
 from qubic_lab.errors import QubicLabError, RankError
 from qubic_lab.model.embeddings import Embedder
+from qubic_lab.votes.certify import certificate_of, certify
 from qubic_lab.votes.collect import CollectedVotes, Voter, collect
 from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
 from qubic_lab.votes.trail import trail_of
-from qubic_lab.votes.voters import EXPERT, VoteRequest, choose_voters, is_busy
+from qubic_lab.votes.voters import CERTIFIED, EXPERT, VoteRequest, choose_voters, is_busy
 from qubic_lab.wire import pipeline_pb2
 
 CANCEL_S = 5.0
@@ -41,6 +46,7 @@ class VoteResult:
 
     id: str
     result: Consensus
+    certificate: Certificate
     rounds: int
     tokens: int
     tokens_saved: int
@@ -50,18 +56,23 @@ class VoteResult:
 
 @dataclass
 class _State:
-    """The rounds so far."""
+    """The rounds so far; `rows` has the names of all voters in the order asked, each row one of each node."""
 
     votes: list[Vote] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
     tokens_saved: int = 0
     rounds: int = 0
+    rows: list[tuple[str, ...]] = field(default_factory=list)
 
     def add(self, collected: CollectedVotes) -> None:
         self.votes += collected.votes
         self.absences += collected.absences
         self.tokens_saved += collected.tokens_saved
-        self.rounds += 1
+
+    def skip(self, names: Sequence[str]) -> None:
+        """Add voters that need not be asked any more, and the tokens that this saves, by the mean of the votes."""
+        self.absences += [Absence(name, AbsenceReason.STOPPED, "the decision was certain") for name in names]
+        self.tokens_saved += round(len(names) * fmean(vote.new_tokens for vote in self.votes)) if self.votes else 0
 
     def asked(self) -> Mapping[str, int]:
         voters = [vote.voter for vote in self.votes] + [each.voter for each in self.absences]
@@ -132,11 +143,13 @@ class VoteService:
             if result is not None and left_s() <= 0:
                 break
             voters = choose_voters(self._coordinator.nodes(), vote, state.asked())
-            state.add(await self._collect(vote, voters, state, context, max(0.1, left_s())))
+            await self._hold_round(vote, voters, state, context, left_s)
             context = replace(context, embed=await self.embed(max(0.0, left_s())))
             result = await asyncio.to_thread(
                 deliberate, vote.request.prompt, state.votes, state.absences, context, vote.voting
             )
+            if vote.stop_rule == CERTIFIED:
+                result = _noted(result, certify(result, state.rows, vote).certificate)
         if result.level is ConfidenceLevel.RECOMPUTE:
             result = await self._ask_expert(vote, state, result, left_s())
         return await self._keep(vote, state, result, time.perf_counter() - started_s)
@@ -201,21 +214,73 @@ class VoteService:
             question_type=vote.question_type,
         )
 
+    async def _hold_round(
+        self,
+        vote: VoteRequest,
+        voters: Sequence[Voter],
+        state: _State,
+        context: VoteContext,
+        left_s: Callable[[], float],
+    ) -> None:
+        """Ask voters for their samples, in waves if a certificate ends the vote.
+
+        A wave has the fewest samples with which the vote could end, so that none is begun in vain.
+        """
+        state.rounds += 1
+        later: Sequence[Voter] = voters
+        taken, total, stopped = 0, voters[0].samples, False
+        while taken < total and not stopped and (taken == 0 or left_s() > 0):
+            wave = total
+            if vote.stop_rule == CERTIFIED:
+                result = self._count(vote, state, context)
+                certifier = certify(result, state.rows, vote)
+                ballots = ballots_to_ask(result.ballots, (total - taken) * len(voters), certifier)
+                wave = ceil(ballots / len(voters))
+            wave = min(wave, total - taken)
+            now = [each.part(taken, wave) for each in voters]
+            taken += wave
+            later = [each.part(taken, total - taken) for each in voters]
+            stopped = await self._collect(vote, now, later, state, context, max(0.1, left_s()))
+        if stopped:
+            state.skip([name for voter in later for name in voter.names()])
+
     async def _collect(
-        self, vote: VoteRequest, voters: Sequence[Voter], state: _State, context: VoteContext, deadline_s: float
-    ) -> CollectedVotes:
-        """Collect one round of votes; stop early if the missing votes cannot change the decision."""
-        nodes = {name: voter.node for voter in voters for name in voter.names()}
-        quick = replace(context, embed=None)
+        self,
+        vote: VoteRequest,
+        voters: Sequence[Voter],
+        later: Sequence[Voter],
+        state: _State,
+        context: VoteContext,
+        deadline_s: float,
+    ) -> bool:
+        """Collect a wave; stop early if the missing votes and the later ones are not needed, and say so."""
+        weights = {name: context.weight(voter.node).weight for voter in (*voters, *later) for name in voter.names()}
+        later_names = [name for voter in later for name in voter.names()]
+        state.rows += [tuple(voter.name(sample) for voter in voters) for sample in range(voters[0].samples)]
 
-        def certain(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
-            absences = [*state.absences, *(Absence(name, AbsenceReason.FAILED, "") for name in failed)]
-            result = deliberate(vote.request.prompt, [*state.votes, *votes], absences, quick, vote.voting)
-            to_come = [Ballot(name, None, context.weight(nodes[name]).weight) for name in missing]
+        def enough(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
+            result = self._count(vote, state, context, votes, failed)
+            to_come = [Ballot(name, None, weights[name]) for name in (*missing, *later_names)]
             rules = vote.voting.rule, vote.voting.fallback
-            return reason_to_stop(result.ballots, to_come, vote.stop_at, *rules) is not None
+            certifier = certify(result, state.rows, vote) if vote.stop_rule == CERTIFIED else None
+            return reason_to_stop(result.ballots, to_come, vote.stop_at, *rules, certifier) is not None
 
-        return await collect(voters, lambda voter: self._ask(voter, vote.request), deadline_s, certain)
+        collected = await collect(voters, lambda voter: self._ask(voter, vote.request), deadline_s, enough)
+        state.add(collected)
+        return any(each.why is AbsenceReason.STOPPED for each in collected.absences) or enough((), (), ())
+
+    def _count(
+        self,
+        vote: VoteRequest,
+        state: _State,
+        context: VoteContext,
+        votes: Sequence[Vote] = (),
+        failed: Sequence[str] = (),
+    ) -> Consensus:
+        """Return the result of the votes so far, without embeddings."""
+        absences = [*state.absences, *(Absence(name, AbsenceReason.FAILED, "") for name in failed)]
+        quick = replace(context, embed=None)
+        return deliberate(vote.request.prompt, [*state.votes, *votes], absences, quick, vote.voting)
 
     async def _ask(self, voter: Voter, question: pipeline_pb2.GenerateRequest) -> AsyncGenerator[Vote, None]:
         """Yield a node's votes as they arrive; closing the generator cancels the node's task."""
@@ -299,7 +364,9 @@ class VoteService:
 
     async def _keep(self, vote: VoteRequest, state: _State, result: Consensus, seconds: float) -> VoteResult:
         tokens = sum(each.new_tokens for each in state.votes)
+        certificate = certificate_of(result, state.rows, vote)
         trail = trail_of(result) | {
+            "certificate": asdict(certificate) | {"text": str(certificate)},
             "rounds": state.rounds,
             "tokens": tokens,
             "tokens_saved": state.tokens_saved,
@@ -319,4 +386,12 @@ class VoteService:
             seconds=seconds,
         )
         await asyncio.to_thread(lambda: self.history.add(summary, trail))
-        return VoteResult(summary.id, result, state.rounds, tokens, state.tokens_saved, seconds, trail)
+        return VoteResult(summary.id, result, certificate, state.rounds, tokens, state.tokens_saved, seconds, trail)
+
+
+def _noted(result: Consensus, certificate: Certificate) -> Consensus:
+    """Return it with a note in place of a new round if its winner is certified, though not by the vote's rule."""
+    is_certified = certificate.winner is not None and certificate.winner == result.decision.winner
+    if is_certified and result.confidence.level is None and result.level is ConfidenceLevel.RECOMPUTE:
+        return replace(result, level=ConfidenceLevel.NOTE)
+    return result

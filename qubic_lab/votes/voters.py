@@ -6,11 +6,14 @@ from math import ceil
 
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.consensus.aggregate import VotingConfig
+from qubic_lab.consensus.certificate import DEFAULT_ERROR
 from qubic_lab.core import MAX_SEED
 from qubic_lab.errors import BusyError
 from qubic_lab.votes.collect import Voter
 from qubic_lab.wire import pipeline_pb2
 
+CERTAIN, CERTIFIED = "certain", "certified"
+"""Rules by which a vote may end before all have answered: only if it cannot change, or if its winner is certified."""
 EXPERT = "expert"
 """Node type that is asked last, if the others disagree."""
 SEED_STRIDE = 1_009
@@ -25,7 +28,8 @@ class VoteRequest:
 
     `request` holds the question and the sampling parameters; its seed is the first voter's. Fewer `nodes` than
     requested give more `samples` each. `prompts` (other wordings of the question) and `temperatures` are taken by the
-    nodes in turn; empty: the request's. For `stop_at` see `stopping.reason_to_stop`.
+    nodes in turn; empty: the request's. For `stop_at` see `stopping.reason_to_stop`. With the `stop_rule` CERTIFIED the
+    vote also ends once its winner is certified; for `stop_error` and `stop_correlation` see `certificate`.
     """
 
     request: pipeline_pb2.GenerateRequest
@@ -38,6 +42,14 @@ class VoteRequest:
     prompts: tuple[str, ...] = ()
     temperatures: tuple[float, ...] = ()
     stop_at: float | None = None
+    stop_rule: str = CERTAIN
+    stop_error: float = DEFAULT_ERROR
+    stop_correlation: float = 0.0
+
+    @property
+    def most_ballots(self) -> int:
+        """The ballots of all rounds."""
+        return self.nodes * self.samples * self.rounds
 
 
 def is_busy(pending: int, views: Sequence[NodeView]) -> bool:
