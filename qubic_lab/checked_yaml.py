@@ -14,6 +14,8 @@ from qubic_lab.errors import InputError, did_you_mean
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid")
 """Set as `__pydantic_config__ = STRICT` in each dataclass that is read from a file: unknown names are errors."""
+MOST_VALUES = 1_000_000
+"""In a YAML file: a few lines of nested aliases could stand for more than any memory holds."""
 _REMEDIES = {
     "string_type": "it must be a text; put it in quotes",
     "int_type": "it must be a whole number",
@@ -36,11 +38,33 @@ def read_yaml(path: Path) -> Any:
         InputError: the file cannot be read, or is not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if _count(content, {}) > MOST_VALUES:
+            raise InputError(f"{path} has more than {MOST_VALUES:,} values, aliases written out: use fewer of them")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check its path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply, or contains itself: use fewer levels") from None
+    return content
+
+
+def _count(content: Any, known: dict[int, int]) -> int:
+    """Return the number of values with aliases written out; `known` has that of each map and list by its identity.
+
+    Raises:
+        RecursionError: it is nested too deeply, or a part contains itself.
+    """
+    if not isinstance(content, dict | list):
+        return 1
+    if known.get(id(content)) == 0:  # this one is being counted
+        raise RecursionError
+    if id(content) not in known:
+        known[id(content)] = 0
+        parts = content.values() if isinstance(content, dict) else content
+        known[id(content)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(content)]
 
 
 def check_content(kind: type[T], content: Any, where: Path | str = "") -> T:

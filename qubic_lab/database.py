@@ -105,7 +105,7 @@ def _set_up_sqlite(connection: Any, record: Any) -> None:
 
 @contextmanager
 def _alone(url: URL) -> Iterator[None]:
-    """Lock a SQLite file before the first connection to it.
+    """Lock a SQLite file before the first connection to it; a new one can be read by its owner only.
 
     Switching a new file to WAL does not wait as writes do: it fails at once with "database is locked".
     """
@@ -115,6 +115,7 @@ def _alone(url: URL) -> Iterator[None]:
     lock = os.open(f"{url.database}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.close(os.open(str(url.database), os.O_RDONLY | os.O_CREAT, 0o600))
         yield
     finally:
         os.close(lock)

@@ -47,6 +47,10 @@ class BusyError(QubicLabError):
         self.retry_after_s = retry_after_s
 
 
+class FullError(BusyError):
+    """There is no room for another request."""
+
+
 class FencedError(QubicLabError):
     """A write came from an expired lease; nothing was changed."""
 

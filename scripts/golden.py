@@ -213,7 +213,7 @@ def _requests() -> Iterator[tuple[str, dict[str, str]]]:
 async def _ask_all(oracle: Oracle, client: redis.Redis) -> Json:
     app = create_app(Coordinator(client, "unix:/nowhere"), oracle=oracle)
     replies: dict[str, Json] = {}
-    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://golden/api/oracle/") as http:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost/api/oracle/") as http:
         for route, parameters in _requests():
             reply = replies[f"{route}?{urlencode(parameters)}"] = await _ask(http, route, parameters)
             cursor = reply["body"].get("next_cursor")

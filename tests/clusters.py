@@ -27,7 +27,7 @@ import redis
 import uvicorn
 
 from qubic_lab.api.access import ApiToken, make_limiter
-from qubic_lab.api.serve import create_app
+from qubic_lab.api.serve import create_app, server_options
 from qubic_lab.cluster.calls import wait_at_most
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.fleet import NodeView
@@ -232,7 +232,9 @@ async def http(
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+        options = server_options(app)
+        options.timeout_graceful_shutdown = 1
+        server = uvicorn.Server(options)
         serving = asyncio.ensure_future(server.serve([listening]))
         try:
             await until(lambda: server.started)

@@ -112,7 +112,12 @@ async def test_who_hangs_up_at_once_leaves_nothing_behind(start_cluster: StartCl
     async with start_cluster(nodes={"a": Fragile(seconds=600.0, slots=1)}, served=True) as running:
         url = running.client.base_url
         text = json.dumps(body)
-        lines = (f"POST {ASK} HTTP/1.1", "Host: a", "Content-Type: application/json", f"Content-Length: {len(text)}")
+        lines = (
+            f"POST {ASK} HTTP/1.1",
+            "Host: localhost",
+            "Content-Type: application/json",
+            f"Content-Length: {len(text)}",
+        )
         for _ in range(4):
             _, writer = await asyncio.open_connection(url.host, url.port)
             writer.write("\r\n".join((*lines, "", text)).encode())

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +23,7 @@ from commands import Run
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.cli.cluster import make_plan
-from qubic_lab.cluster import background
+from qubic_lab.cluster import background, supervisor
 from qubic_lab.cluster.supervisor import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
@@ -32,6 +33,7 @@ from qubic_lab.cluster.supervisor import (
     ClusterState,
     MemberPlan,
     MemberState,
+    _Member,
     next_pause_s,
 )
 from qubic_lab.errors import InputError, QubicLabError
@@ -318,3 +320,62 @@ def test_a_process_that_keeps_ending_is_started_ever_less_often() -> None:
     assert pauses_s == sorted(pauses_s)
     assert (pauses_s[1], pauses_s[-1]) == (2 * FIRST_PAUSE_S, LONGEST_PAUSE_S)
     assert next_pause_s(LONGEST_PAUSE_S, lived_s=60.0) == FIRST_PAUSE_S
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Iterator[_Member]:
+    """A running member that does nothing."""
+    plan = MemberPlan("idle", "node", ("http.server", "--bind", "127.0.0.1", "0"))
+    member = _Member(plan, tmp_path / "idle.log", dict(os.environ))
+    member.start()
+    yield member
+    member.end()
+
+
+def test_a_member_that_does_not_answer_for_long_is_killed(member: _Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FROZEN_S", 0.2)
+    time.sleep(0.3)
+    member.end_if_frozen()
+    assert not member.ended, "it may take its time until it is ready"
+    member.become_ready()
+    member.end_if_frozen()
+    assert not member.ended
+    time.sleep(0.3)
+    member.end_if_frozen()
+    assert member.ended
+
+
+def test_a_long_log_is_moved_away_while_its_process_writes(member: _Member, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "MOST_LOG_BYTES", 100)
+    with member.log.open("ab") as log:
+        log.write(b"x" * 99 + b"\n")
+        log.flush()
+        member.shorten_log()
+        assert not (member.log.parent / "idle.log.1").exists() or member.log.stat().st_size < 100
+        log.write(b"y" * 101)
+        log.flush()
+        member.shorten_log()
+        log.write(b"the last")
+    assert (member.log.parent / "idle.log.1").read_bytes().endswith(b"y" * 101)
+    assert member.log.read_bytes().endswith(b"the last") and member.log.stat().st_size < 100
+
+
+def test_a_coordinator_that_takes_connections_and_says_nothing_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ANSWER_S", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert not supervisor._answers(address, encrypted=False)
+        assert not supervisor._answers(address, encrypted=True)
+    assert not supervisor._answers(address, encrypted=False)
+
+
+@pytest.mark.slow
+def test_a_frozen_coordinator_comes_back(folder: Path) -> None:
+    before = state_of(folder)
+    [frozen, *_] = before.of_kind("coordinator")
+    assert frozen.pid is not None
+    os.kill(frozen.pid, signal.SIGSTOP)
+    wait_until(lambda: state_of(folder).of_kind("coordinator")[0].restarts > frozen.restarts, within_s=60)
+    wait_until(lambda: state_of(folder).of_kind("coordinator")[0].ready, within_s=60)

@@ -27,13 +27,14 @@ from qubic_lab.oracle.ingest.http_rules import (
     Quotas,
     RawResponse,
     backoff_s,
+    clock_fault,
     error_in,
     judge,
     retry_after_s,
     shown_request,
 )
 from qubic_lab.oracle.ingest.http_source import Fetched, SourceClient, SourceError
-from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, read_iso
+from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, from_us, read_iso
 from qubic_lab.oracle.store.tables import VALIDATORS
 
 NOON = read_iso("2026-11-24T12:00:00Z")
@@ -419,6 +420,25 @@ def test_a_key_leaves_this_host_neither_in_clear_text_nor_to_where_a_source_send
     server = Server(httpx2.Response(302, headers={"Location": "https://thief.example/"}), good())
     error = failed(*ask(server, sqlite, replace(CONFIG, key_header="x-key"), key=SecretStr(KEY)))
     assert (error.kind, len(server.requests)) == ("refused", 1)
+
+
+def test_a_clock_that_differs_from_the_sources_by_a_day_is_told_unless_it_is_a_trials() -> None:
+    dated = RawResponse(200, {"date": format_datetime(from_us(NOON))}, b"{}", "https://prices.example")
+    assert clock_fault(dated, NOON, NOON) is None
+    for off_us in (2 * DAY_US, -2 * DAY_US):
+        fault = clock_fault(dated, NOON + off_us, NOON + off_us)
+        assert fault is not None and "2026-11-24T12:00:00Z" in fault.what and "set the clock" in fault.what
+        assert clock_fault(dated, NOON, NOON + off_us) is None
+    for odd in ("", "soon", "Tue, 24 Nov 2026 12:00:00 -0000"):
+        assert clock_fault(replace(dated, headers={"date": odd}), 0, 0) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:6379", "localhost", "[::1]", "169.254.169.254", "10.0.0.2", "0x7f000001"])
+def test_a_redirect_into_this_host_or_its_network_is_not_followed(host: str, sqlite: Engine) -> None:
+    server = Server(httpx2.Response(302, headers={"Location": f"http://{host}/secrets"}), good())
+    error = failed(*ask(server, sqlite))
+    assert (error.kind, len(server.requests)) == ("refused", 1)
+    assert "redirects to" in str(error) and "in a private network or on this host" in str(error)
 
 
 def test_a_request_has_the_key_only_while_it_is_sent(sqlite: Engine) -> None:

@@ -76,7 +76,7 @@ def a_text(until: int, number: int) -> Text:
 @asynccontextmanager
 async def asking(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://oracle/api/oracle/") as connection:
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost/api/oracle/") as connection:
         yield connection
 
 

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select
 
 from qubic_lab.database import open_database
-from qubic_lab.errors import InputError, NotFoundError
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.oracle.ingest.collector_state import JobState, read_jobs, save_job
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.model.records import Text as Story
-from qubic_lab.oracle.model.timestamps import SECOND_US
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US
+from qubic_lab.oracle.store.clock_repair import repair_clock
 from qubic_lab.oracle.store.fetch_log import Fetch, FetchCounts, FetchLog
 from qubic_lab.oracle.store.price_store import PricePage, PriceReader, PriceStore
 from qubic_lab.oracle.store.tables import MARKET_DATA, MARKET_SERIES
@@ -332,6 +334,41 @@ def test_eight_writers_and_readers_at_once_lose_nothing(url: str, processes: boo
     assert len(TextStore(engine).read(BARS.coin, 0, FAR)) == 40
     assert FetchLog(engine).counts(0) == [FetchCounts("file", 80, 0, 0, 0, START)]
     engine.dispose()
+
+
+def test_a_wrong_clock_stops_all_writers_until_it_is_repaired(engine: Engine) -> None:
+    clock = StandingClock(START)
+    prices, texts = PriceStore(engine, clock), TextStore(engine, clock)
+    prices.add(BARS, [bar(0)])
+    clock.us = wrong = START + 5 * 365 * DAY_US
+    prices.add(BARS, [bar(1)])
+    undated = {"source": "blog", "external_id": "1", "kind": "news", "title": "A title", "body": "", "url": ""}
+    texts.add([Story(**undated, publisher="blog", published_us=None, coins=("qubic-network",))])
+    clock.us += SECOND_US
+    prices.add(BARS, [bar(2)])
+    clock.us = START + HOUR_US
+    with pytest.raises(QubicLabError, match=r"newest entry .* 2028-11.* repair-clock"):
+        prices.add(BARS, [bar(3)])
+    assert repair_clock(engine, clock.us) == {"market_data": 2, "news_data": 1, "news_coins": 1, "stamps": 3}
+    assert repair_clock(engine, clock.us) == {}
+    clock.us += 2 * SETTLE_US
+    prices.add(BARS, [bar(3)])
+    known = prices.read(BARS, 0, FAR).known_us.tolist()
+    repaired = START + HOUR_US
+    assert known == [START, repaired - SECOND_US, repaired, clock.us] and wrong not in known
+    assert len(prices.as_of(START + 1).read(BARS, 0, FAR).close) == 1, "nothing is known earlier than it was"
+
+
+def test_jobs_that_wait_for_a_wrong_clock_go_on_now(engine: Engine) -> None:
+    late, now = START + 5 * 365 * DAY_US, START + HOUR_US
+    PriceStore(engine, StandingClock(late)).add(BARS, [bar(0)])
+    save_job(
+        engine, JobState("feed", late + DAY_US, {"until_us": {"bitcoin": late}, "left": ["bitcoin"], "seen_us": 5})
+    )
+    assert repair_clock(engine, now)["collector_jobs"] == 1
+    found = read_jobs(engine)["feed"]
+    assert found.due_us == now
+    assert found.position == {"until_us": {"bitcoin": now}, "left": ["bitcoin"], "seen_us": 5}
 
 
 def test_the_log_of_fetches_counts_what_came_of_them(engine: Engine) -> None:

@@ -30,9 +30,9 @@ from qubic_lab.runs.collect_week import judge, open_week
 from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus
 from qubic_lab.runs.notebook import record, record_figure, record_findings, record_table
 from qubic_lab.runs.report import build_page
-from qubic_lab.runs.store import run_folder, write_manifest
+from qubic_lab.runs.store import hash_files, read_manifest, run_folder, write_manifest
 from qubic_lab.runs.summary import SIGNS
-from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status
+from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status, read_index
 from qubic_lab.runs.week_report import read_week
 from qubic_lab.studies import accuracy_comparison as figures
 from qubic_lab.studies.acceptance import MEANINGS, Verdict
@@ -84,6 +84,7 @@ def add_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
             data_hashes={"data/questions/general.jsonl": "99aabbccddeeff0011"},
             circumstances={"device": "cpu", "threads": 1, "seed": 0},
             error=error,
+            files=hash_files(folder),
         )
         write_manifest(folder, manifest)
         add_entry(week, WeekEntry(study, key, batch, of, reused=False, failed=error is not None, full=full))
@@ -251,6 +252,46 @@ def test_a_week_in_which_everything_failed_or_was_deleted_still_has_a_page(add_r
     assert f"Of {count} acceptance criteria that studies can measure, {counted}" in page
     (folder / "manifest.json").unlink()
     assert "holds no readable manifest.json: delete it and run the study again" in built()
+
+
+DAMAGES = {
+    "deleted": Path.unlink,
+    "emptied": lambda file: file.write_bytes(b""),
+    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "flipped": lambda file: file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_damaged_run_is_left_out_and_named_and_the_others_stand(add_run, damage: str, hashed: bool):
+    add_run(make_comparison(model="intact"), study="concurrency", key="77aa")
+    table = {"speeds": pd.DataFrame({"a": [1.0]})}
+    folder = add_run(make_comparison(model="other"), pictures=True, tables=table)
+    files = [folder / name for name in hash_files(folder)]
+    assert {file.suffix for file in files} >= {".json", ".svg", ".parquet"}
+    if not hashed:  # as older versions wrote it: only what cannot be read is noticed
+        write_manifest(folder, replace(read_manifest(folder), files={}))
+    for file in [*files, folder / "manifest.json"]:
+        before = file.read_bytes()
+        DAMAGES[damage](file)
+        page = built()
+        assert "The split intact is the whole model." in page
+        if hashed:
+            assert "The split other is the whole model." not in page
+            assert "run the study again" in page
+        file.write_bytes(before)
+    assert "The split other is the whole model." in built()
+
+
+def test_a_damaged_index_is_named_and_other_weeks_stand(add_run):
+    add_run(make_comparison(model="old"), week="2026-W47")
+    add_run(make_comparison(model="new"), week="2026-W48", key="aa11")
+    index = run_folder(STUDY, KEY).parents[1] / "weeks" / "2026-W48.json"
+    index.write_text(index.read_text()[:-20])
+    assert "The split old is the whole model." in built()
+    with pytest.raises(InputError, match=r"2026-W48\.json is damaged: delete it"):
+        read_index("2026-W48")
 
 
 def test_the_latest_week_is_the_default_and_another_can_be_asked_for(add_run):

@@ -82,6 +82,18 @@ def test_a_run_is_kept_with_its_results_and_reused_while_nothing_changes(lab_roo
     assert [(entry.reused, entry.full) for entry in entries] == [(False, False), (True, False), (True, True)]
 
 
+def test_a_run_whose_results_were_deleted_or_changed_is_made_again(lab_root: Path):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", RECORD + "record('sum', {'value': number + 1})")
+    (first,) = run(write_study(lab_root))
+    result = first.folder / "results" / "sum.json"
+    for damage in (result.unlink, lambda: result.write_text("{}")):
+        damage()
+        (again,) = run(write_study(lab_root))
+        assert (again.reused, read_results(again.folder)) == (False, {"sum": {"value": 3}})
+    (last,) = run(write_study(lab_root))
+    assert last.reused
+
+
 def test_a_failed_run_is_kept_and_the_others_go_on(lab_root: Path):
     write_notebook(lab_root / "notebooks" / "tiny.ipynb", "{2: 'known'}[number]", "print('reached')")
     write_study(lab_root, quick={"grid": {"number": [1, 2]}})

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -434,6 +435,27 @@ def test_what_is_no_feed_is_told(sqlite: Engine) -> None:
     opened = client(sqlite, lambda _: httpx2.Response(200, content=b"Not found"), "blog")
     with pytest.raises(SourceError, match="blog sent content of another shape"):
         fetch(opened, lambda ready: feeds.fetch_feed(ready, FEED))
+
+
+def test_a_feed_that_holds_its_parser_is_given_up_and_the_next_one_is_read(
+    sqlite: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = feeds.FeedReader()
+    monkeypatch.setattr(feeds, "_READER", reader)
+    try:
+        read = reader.read(RSS.encode(), FEED, {})
+        assert read == feeds.parse_feed(RSS.encode(), FEED)
+        assert reader.read(b"no feed", FEED, {}) is None
+        assert reader._worker is not None
+        reader._worker.process.send_signal(signal.SIGSTOP)
+        monkeypatch.setattr(feeds, "READ_SECONDS", 0.3)
+        opened = client(sqlite, lambda _: httpx2.Response(200, content=RSS.encode()), "blog")
+        with pytest.raises(SourceError, match=r"blog was not read within 0\.3 s"):
+            fetch(opened, lambda ready: feeds.fetch_feed(ready, FEED))
+        monkeypatch.setattr(feeds, "READ_SECONDS", 20.0)
+        assert reader.read(RSS.encode(), FEED, {}) == read
+    finally:
+        reader.end()
 
 
 def test_a_feed_reaches_neither_files_nor_addresses(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from qubic_lab.cluster.tasks import (
     TaskQueue,
     count_lost_and_duplicated,
 )
-from qubic_lab.errors import FencedError, InputError, QubicLabError
+from qubic_lab.errors import FencedError, FullError, InputError, QubicLabError
 
 NAMES = count()
 OTHER = "another dispatcher"
@@ -112,6 +112,45 @@ def test_after_three_tries_a_task_is_dead_and_its_story_is_kept(queue: TaskQueue
     assert (letter.task_id, letter.payload) == (task, {"prompt": "boom"})
     assert letter.story == tuple(f"try {n} by dispatcher {n}: node {n} was lost" for n in (1, 2, 3))
     assert (ended(queue, task).state, ended(queue, task).attempts) == ("dead", 3)
+
+
+def test_the_payload_of_an_ended_task_is_not_kept_and_its_key_still_protects_it(client: redis.Redis) -> None:
+    queue = TaskQueue(client, name := f"queue-{next(NAMES)}")
+    payload = {"prompt": "x" * 100_000}
+    task = queue.submit(payload, idempotency_key="mine")
+    used = client.memory_usage(f"{{{name}}}:task:{task}")
+    queue.fail(taken(queue), "it is too long")
+    assert used > 100_000 > 1_000 > client.memory_usage(f"{{{name}}}:task:{task}")
+    assert queue.submit(payload, idempotency_key="mine") == task
+    with pytest.raises(InputError, match="another payload"):
+        queue.submit({"prompt": "y"}, idempotency_key="mine")
+
+
+def test_no_task_is_accepted_while_redis_is_full_and_those_that_wait_go_on(client: redis.Redis) -> None:
+    name = f"queue-{next(NAMES)}"
+    task = TaskQueue(client, name).submit({})
+    full = TaskQueue(client, name, QueueLimits(most_memory_bytes=1))
+    with pytest.raises(FullError, match="Redis uses more than 1 bytes: try again"):
+        full.submit({})
+    full.complete(taken(full), {"text": "done"})
+    assert ended(full, task).state == "completed"
+
+
+@pytest.mark.parametrize("steps_s", [(-600,), (600,), (3_600, -3_600), (-600, 600)])
+def test_a_clock_that_is_set_takes_nothing_back_early_and_strands_nothing(
+    client: redis.Redis, steps_s: tuple[int, ...]
+) -> None:
+    queue = TaskQueue(client, name := f"queue-{next(NAMES)}")
+    task = queue.submit({})
+    queue.beat(OTHER)
+    lost = taken(queue)
+    for seconds in steps_s:
+        client.hincrby(f"{{{name}}}:clock", "redis_ms", -1_000 * seconds)  # what was read last is that much older
+        assert queue.reclaim(OTHER) == []
+        queue.renew(lost)
+    pass_time(queue, 6, OTHER)
+    assert queue.reclaim(OTHER) == [task]
+    assert (queue.state(task), queue.counts().processing) == ("pending", 0)
 
 
 def test_tasks_of_one_that_is_gone_are_taken_back_within_six_seconds(queue: TaskQueue) -> None:

@@ -45,7 +45,7 @@ async def voting(
             running.coordinator, votes=VoteService(running.coordinator, lambda: VoteHistory(engine), (), embedder)
         )
         transport = httpx2.ASGITransport(app=app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://lab", timeout=30.0) as http:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=30.0) as http:
             yield running, http
         engine.dispose()
 

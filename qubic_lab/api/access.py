@@ -1,4 +1,4 @@
-"""Access control: hashed bearer tokens with a request rate each, and a limit on the body size."""
+"""Access control: hashed bearer tokens with a request rate each, a limit on the body size, and no foreign pages."""
 
 import hashlib
 import hmac
@@ -24,9 +24,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from qubic_lab.api.problems import problem
 from qubic_lab.checked_yaml import STRICT, check_content, read_yaml
 from qubic_lab.errors import InputError, check_at_least
+from qubic_lab.wire.channel import is_loopback
 
 PER_MINUTE = 120
 MOST_BODY_BYTES = 2**20
+READING = ("GET", "HEAD", "OPTIONS")
+MOST_LENGTH_DIGITS = 20
 _PREFIX = "qlab_"
 
 
@@ -149,6 +152,38 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
 
+class BrowserGuardMiddleware:
+    """Refuses what a foreign page makes a browser send.
+
+    A request that changes something and names another origin is refused. Unless `any_host`, so is one that was sent to
+    another name than that of loopback: a page whose name was made to point at this host (DNS rebinding) could read the
+    answers. With tokens any name is fine, because a page does not know them.
+    """
+
+    def __init__(self, app: ASGIApp, any_host: bool) -> None:
+        self._app, self._any_host = app, any_host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and (detail := self._objection(scope["method"], Headers(scope=scope))):
+            await problem(403, "Refused", detail)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _objection(self, method: str, headers: Headers) -> str | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._any_host and not is_loopback(_name_of(host)):
+            return f"this coordinator has no tokens and is not called {host[:100]!r}: use localhost or 127.0.0.1"
+        if origin is not None and method not in READING and origin.partition("://")[2] != host:
+            return f"a page of {origin[:100]!r} may not change anything here"
+        return None
+
+
+def _name_of(host: str) -> str:
+    """Return the name or address in a Host header, without its port."""
+    return host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+
+
 class BodyLimitMiddleware:
     """Refuses bodies of more than `most_bytes` bytes, by their declared or actual length."""
 
@@ -162,7 +197,8 @@ class BodyLimitMiddleware:
             return
         detail = f"the body has more than {self._most_bytes:,} bytes: send a shorter prompt"
         declared = Headers(scope=scope).get("content-length", "0")
-        if not declared.isdecimal() or int(declared) > self._most_bytes:
+        # Python refuses to read numbers of thousands of digits.
+        if not declared.isdecimal() or len(declared) > MOST_LENGTH_DIGITS or int(declared) > self._most_bytes:
             await problem(413, "Too large", detail)(scope, receive, send)
             return
         received = 0

@@ -22,6 +22,7 @@ _STATUS: dict[type[QubicLabError], tuple[int, str]] = {
     errors.NotFoundError: (404, "Not found"),
     errors.InputError: (400, "Bad request"),
     errors.RefusedError: (403, "Refused"),
+    errors.FullError: (503, "Full"),
     BusyError: (429, "Too busy"),
     errors.RankError: (502, "Lost"),
     errors.DeadlineError: (504, "Too late"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import ssl
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 import uvicorn
@@ -18,7 +20,15 @@ from limits.strategies import MovingWindowRateLimiter
 from qubic_lab import __version__
 from qubic_lab.api import ai, cluster, consensus, health, problems
 from qubic_lab.api import oracle as oracle_routes
-from qubic_lab.api.access import ApiToken, AuthMiddleware, BodyLimitMiddleware, TokenFile, make_limiter
+from qubic_lab.api.access import (
+    ApiToken,
+    AuthMiddleware,
+    BodyLimitMiddleware,
+    BrowserGuardMiddleware,
+    TokenFile,
+    make_limiter,
+)
+from qubic_lab.api.bounded_http import MOST_CONNECTIONS, BoundedProtocol
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.serving.service import Oracle
@@ -30,6 +40,8 @@ RELOAD_S = 10.0
 SWITCH_S = 0.0005
 """Longest wait of a thread with an answer from Redis for the busy event loop; Python's default is 5 ms."""
 STOP_S = 10
+OTHER_FILES = 1_000
+"""Open files of a coordinator apart from its clients: nodes, Redis, databases, worker processes."""
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +120,7 @@ def create_app(
     if accesses is not None:
         assert limiter is not None
         app.add_middleware(AuthMiddleware, accesses=accesses, limiter=limiter)
+    app.add_middleware(BrowserGuardMiddleware, any_host=accesses is not None)
     app.add_middleware(health.MetricsMiddleware, metrics=metrics)
     return app
 
@@ -126,21 +139,35 @@ def serve(
     """
     accesses = TokenFile(config.tokens) if config.tokens else None
     app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle)
-    options = uvicorn.Config(
+    certificate = {"ssl_certfile": config.tls.certificate, "ssl_keyfile": config.tls.key} if config.tls else {}
+    options = server_options(app, host=config.host, port=config.port, **certificate)
+    options.load()
+    allow_files(MOST_CONNECTIONS + OTHER_FILES)
+    sys.setswitchinterval(SWITCH_S)
+    asyncio.run(_serve(config, options, coordinator, oracle))
+
+
+def server_options(app: FastAPI, **more: Any) -> uvicorn.Config:
+    """Return the options of a server whose connections are bounded."""
+    return uvicorn.Config(
         app,
-        host=config.host,
-        port=config.port,
+        http=BoundedProtocol,
+        ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
-        ssl_certfile=config.tls.certificate if config.tls else None,
-        ssl_keyfile=config.tls.key if config.tls else None,
+        **more,
     )
-    options.load()
-    sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_serve(config, options, coordinator, oracle))
+
+
+def allow_files(count: int) -> None:
+    """Let this process have so many open files, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):

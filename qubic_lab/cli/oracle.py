@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
         "import": (oracle_files.import_file, "BTCUSDT-1h.csv --coin BTC --stamp open"),
         "import-texts": (oracle_files.import_texts, "headlines.jsonl --source archive"),
         "quality": (quality, "--json"),
+        "repair-clock": (repair_clock, "--json"),
         "analyse": (analyse, "--coin BTC"),
         "score-file": (oracle_sentiment.score_file, "news.csv --text title --label sentiment"),
         "score": (oracle_sentiment.score, "--coin BTC --json"),
@@ -137,6 +138,25 @@ def collect(
     )
     for job, trouble in sorted(progress.troubles.items()):
         console.note(f"{job}: {trouble}")
+
+
+def repair_clock(json: options.Json = False) -> None:
+    """Mend what a wrong clock left in the database: entries of the future.
+
+    Set this machine's clock first. The entries are moved back, so that the newest is of now.
+    """
+    console.require(*PACKAGES, extra="oracle")
+    from qubic_lab.database import open_database
+    from qubic_lab.oracle.model.timestamps import now_us
+    from qubic_lab.oracle.store.clock_repair import repair_clock as repair
+
+    changed = repair(open_database(), now_us())
+    if json:
+        console.print_json({"rows_changed": dict(changed)})
+    elif changed:
+        typer.echo(f"rows changed: {', '.join(f'{count} in {table}' for table, count in changed.items())}")
+    else:
+        typer.echo("no entry is of the future: nothing was changed")
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The registry of nodes: each node registers, sends heartbeats, and is removed when they stop.
 
 The registry lives in Redis, so every coordinator sees the same nodes. Nodes never connect to Redis: they call the
-`RegistryService` of any coordinator. All times come from Redis's clock; the nodes' clocks do not matter.
+`RegistryService` of any coordinator. All times come from Redis's clock, whose steps are left out (`lua/base.lua`); the
+nodes' clocks do not matter.
 """
 
 import math
@@ -123,7 +124,12 @@ class Registry:
         return sorted(records, key=lambda record: record.id)
 
     def _run(self, script: str, *arguments: str | bytes) -> Any:
-        settings = {"clock_offset_ms": self.clock_offset_ms, "removed_ms": round(REMOVED_S * 1_000)}
+        removed_ms = round(REMOVED_S * 1_000)
+        settings = {
+            "clock_offset_ms": self.clock_offset_ms,
+            "removed_ms": removed_ms,
+            "most_step_ms": removed_ms // 2,
+        }
         return self._scripts.run(script, settings, *arguments)
 
     def _check(self, node: str, found: bytes) -> None:

@@ -6,14 +6,16 @@ All of them end with it, however it ends. It writes its state to a file, by whic
 
 import logging
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +27,7 @@ from qubic_lab.cluster.node import DRAIN_S
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import Registry
 from qubic_lab.errors import QubicLabError
+from qubic_lab.wire.channel import tls_from_settings
 
 STATE, LOGS = "state.json", "logs"
 START_S = 600.0
@@ -35,6 +38,13 @@ COORDINATOR_STOP_S = 20.0
 GONE_S = 10.0
 """Time limit for the children of a member to end after it."""
 LOOK_S = 0.1
+ALIVE_LOOK_S = 1.0
+ANSWER_S = 5.0
+"""Time limit of a coordinator's answer to the question whether it is alive."""
+FROZEN_S = 20.0
+"""A member that was ready and has not answered for this time is killed, and so restarted."""
+MOST_LOG_BYTES = 16 * 2**20
+"""A longer log is moved to `….log.1`, in place of the one before."""
 SHORT_LIFE_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 _CONNECT_S = 1.0
@@ -119,6 +129,8 @@ class _Member:
         self.plan = plan
         self.log = log
         self.ready = False
+        self.answered_s = 0.0
+        """When it last answered, or became ready; monotonic time in seconds."""
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._restarts = 0
@@ -167,6 +179,26 @@ class _Member:
             except OSError as error:  # for example no memory
                 logger.warning("%s does not start: %s", self.plan.name, error)
                 self._pause()
+
+    def become_ready(self) -> None:
+        """Note that it is ready."""
+        self.ready, self.answered_s = True, time.monotonic()
+
+    def end_if_frozen(self) -> None:
+        """Kill the process if it has not answered for long."""
+        silent_s = time.monotonic() - self.answered_s
+        if self.ready and not self.ended and silent_s > FROZEN_S:
+            assert self._process is not None
+            logger.warning("%s has not answered for %.0f s: it is killed", self.plan.name, silent_s)
+            self._process.kill()
+            self._process.wait()
+
+    def shorten_log(self) -> None:
+        """Move a long log away; the process goes on writing at the new end. Lines written meanwhile are lost."""
+        with suppress(OSError):
+            if self.log.stat().st_size > MOST_LOG_BYTES:
+                shutil.copyfile(self.log, self.log.with_name(f"{self.log.name}.1"))
+                os.truncate(self.log, 0)
 
     def ask_to_end(self) -> None:
         """Let it finish its requests and end, or end it at once if it is not ready."""
@@ -280,10 +312,12 @@ class Supervisor:
             QubicLabError: a member ended before it was ready for the first time, or was not ready in time.
         """
         deadline = time.monotonic() + START_S
+        threading.Thread(target=self._watch, args=(registry,), name="watch", daemon=True).start()
         while not self._ending.is_set():
             if self._state.phase == "starting":
                 self._check_start(time.monotonic() > deadline)
             for member in self._members:
+                member.end_if_frozen()
                 if member.ended:
                     member.start_again()
             self._find_ready(registry)
@@ -306,8 +340,8 @@ class Supervisor:
         waiting = [member for member in self._members if not (member.ready or member.ended)]
         nodes = [member for member in waiting if member.plan.kind == "node"]
         for member in waiting:
-            if member.plan.kind == "coordinator":
-                member.ready = _listens(member.plan.address)
+            if member.plan.kind == "coordinator" and _listens(member.plan.address):
+                member.become_ready()
         if not nodes:
             return
         try:
@@ -320,7 +354,27 @@ class Supervisor:
         for member in nodes:
             record = records.get(member.plan.name)
             # A registration older than this process is that of the previous process.
-            member.ready = bool(record and record.state.ready and record.registered_s <= member.lived_s)
+            if record and record.state.ready and record.registered_s <= member.lived_s:
+                member.become_ready()
+
+    def _watch(self, registry: Registry) -> None:
+        """Note who answers: a coordinator by HTTP, a node by its heartbeats. This may wait, so a thread does it."""
+        encrypted = tls_from_settings() is not None
+        while not self._ending.wait(ALIVE_LOOK_S):
+            ready = [member for member in self._members if member.ready]
+            coordinators = [member for member in ready if member.plan.kind == "coordinator"]
+            answering = [member for member in coordinators if _answers(member.plan.address, encrypted)]
+            # Without a coordinator, or without Redis, no heartbeat arrives, and no node is to blame.
+            beating = {member.plan.name for member in ready}
+            if coordinators and len(answering) == len(coordinators):
+                with suppress(QubicLabError):
+                    beating = {record.id for record in registry.nodes()}
+            now_s = time.monotonic()
+            for member in ready:
+                if member in answering or (member.plan.kind == "node" and member.plan.name in beating):
+                    member.answered_s = now_s
+            for member in self._members:
+                member.shorten_log()
 
     def _end(self) -> None:
         """End the nodes, which finish their requests, and then the coordinators, which pass on the answers."""
@@ -374,6 +428,20 @@ def _listens(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _answers(address: str, encrypted: bool) -> bool:
+    """Return whether a coordinator answers a request in time, with whatever status."""
+    host, _, port = address.rpartition(":")
+    try:
+        with ExitStack() as stack:
+            connection = stack.enter_context(socket.create_connection((host, int(port)), ANSWER_S))
+            if encrypted:  # whoever listens there is our own process, so its certificate does not matter
+                connection = stack.enter_context(ssl._create_unverified_context().wrap_socket(connection))
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return connection.recv(1) != b""
+    except OSError:
+        return False
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ Every transition is one Lua script in `lua/tasks/`, so that no crash leaves it h
                  └── put back, or reclaimed from a lost consumer; after the last try: dead
 
 A consumer is a coordinator's dispatcher. It holds a lease on each task that it has taken. Each lease has a new fencing
-token, which every write carries: writes with an old token change nothing. All times come from Redis's clock.
+token, which every write carries: writes with an old token change nothing. All times come from Redis's clock, whose
+steps are left out (`lua/base.lua`).
 
 The known part of an answer is kept as progress: clients that wait for the task read it, and the next try continues from
 it. A notification (Redis publish and subscribe) is sent when a task has progress or an outcome. Notifications may be
@@ -25,7 +26,7 @@ from typing import Any, Literal, cast
 import redis
 
 from qubic_lab.cluster.redis_calls import PATIENCE_S, Scripts
-from qubic_lab.errors import BusyError, FencedError, InputError, NotFoundError, check_choice
+from qubic_lab.errors import BusyError, FencedError, FullError, InputError, NotFoundError, check_choice
 
 Priority = Literal["high", "normal", "low"]
 State = Literal["pending", "processing", "completed", "failed", "dead", "cancelled"]
@@ -37,6 +38,7 @@ _LONGEST_BLOCK_S = 1.0
 """Limit of one blocking read, well below the connection's own timeout."""
 _PAGE = 1_000
 _NOTIFICATION_S = 0.25
+_SIZES = ("most_tries", "most_waiting", "most_memory_bytes", "most_logged", "most_dead")
 _OUTCOME = ("state", "result", "why", "tries", "story")
 
 
@@ -48,7 +50,8 @@ class QueueLimits:
     itself lost the connection to Redis; it waits `hold_s` before it reclaims, because the others may be reconnecting as
     well. Results and idempotency keys are kept for `keep_s` after the task has ended. Calls wait `patience_s` for a
     lost connection. `most_waiting` limits the pending tasks, `most_bytes` a payload or result, and `most_logged` and
-    `most_dead` (approximately) the entries of the log and the dead letters. `silent_s` < `gone_s` < `lease_s`.
+    `most_dead` (approximately) the entries of the log and the dead letters. While Redis uses more than
+    `most_memory_bytes` no task is accepted. `silent_s` < `gone_s` < `lease_s`.
     """
 
     lease_s: float = 30.0
@@ -61,6 +64,7 @@ class QueueLimits:
     most_tries: int = 3
     most_waiting: int = 1_000
     most_bytes: int = 2**20
+    most_memory_bytes: int = 2**30
     most_logged: int = 100_000
     most_dead: int = 1_000
 
@@ -167,7 +171,7 @@ class TaskQueue:
         self._scripts = Scripts(client, "tasks", name, self._limits.patience_s)
         self._redis = client
         self.clock_offset_ms = 0
-        """For tests: added to Redis's clock."""
+        """For tests: added to the queue's clock."""
 
     def submit(self, payload: dict[str, Any], priority: Priority = "normal", idempotency_key: str | None = None) -> str:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
@@ -175,6 +179,7 @@ class TaskQueue:
         Raises:
             InputError: the priority is unknown, the payload is not JSON or too large, or the key has another payload.
             BusyError: too many tasks are pending; `retry_after_s` says when to try again.
+            FullError: Redis uses too much memory.
         """
         check_choice("priority", priority, PRIORITIES)
         if idempotency_key == "":
@@ -186,6 +191,12 @@ class TaskQueue:
         if what == b"busy":
             raise BusyError(
                 f"{self._limits.most_waiting} tasks are waiting: try again after {self._limits.retry_after_s:g} s",
+                self._limits.retry_after_s,
+            )
+        if what == b"full":
+            raise FullError(
+                f"Redis uses more than {self._limits.most_memory_bytes:,} bytes: try again later; answers are kept for "
+                f"{self._limits.keep_s:g} s",
                 self._limits.retry_after_s,
             )
         if what == b"differs":
@@ -376,8 +387,10 @@ class TaskQueue:
         limits = self._limits
         shared = {
             "clock_offset_ms": self.clock_offset_ms,
+            # More than the silence that a consumer notices in itself, less than that which others take for its end.
+            "most_step_ms": _ms((limits.silent_s + limits.gone_s) / 2),
             **{f"{name}_ms": _ms(getattr(limits, f"{name}_s")) for name in ("lease", "gone", "silent", "hold", "keep")},
-            **{name: getattr(limits, name) for name in ("most_tries", "most_waiting", "most_logged", "most_dead")},
+            **{name: getattr(limits, name) for name in _SIZES},
         }
         return self._scripts.run(script, shared, *arguments)
 

@@ -7,26 +7,27 @@ an equivalence.
 """
 
 import atexit
-import json
 import logging
 import queue
 import re
-import selectors
-import subprocess
-import sys
-from contextlib import suppress
+import time
+from collections import deque
 from functools import lru_cache
 
 from qubic_lab.consensus.quantities import superscripts_lowered
+from qubic_lab.killable import KillableWorker
 
 SECONDS = 5.0
 """Time limit; a formula that takes longer has no canonical form."""
-START_SECONDS = 60.0
 MOST_PROCESSES = 2
+LOST_SECONDS, WITHIN_SECONDS = 20.0, 60.0
+"""Once so much time went to formulas that were not read in time, within so much, no more are read for a while."""
 DIGITS = 20
 """Longer numbers are not compared with formulas."""
 LONGEST = 300
 """Characters; a longer formula is not read."""
+LONGEST_LEAD = 200
+"""Characters of a lead such as "The area is"; a text that is longer than lead and formula is no formula."""
 
 Forms = tuple[str, str]
 
@@ -56,15 +57,18 @@ SIGN = re.compile(r"\\(?:sqrt|frac|pi|sin|cos|tan|ln|log|infty|cdot|in\b|le|ge|s
 DEFINED = re.compile(r"\s*([a-zA-Z])\s*=\s*(?![^=]*=)")
 """The opening of a formula that defines an unknown."""
 _OPERATOR = re.compile(r"[+*/=<>≤≥()|-]")
+# Possessive (++): each part is read in one way, or the time would double with each part of a text that does not match.
 _FORMULA = re.compile(
     r"(?:\\[a-zA-Z]+|(?:arc)?(?:sin|cos|tan)|sqrt|ln|log|exp|pi|or|and|(?<![A-Za-z])[A-Za-z](?![A-Za-z])"
-    r"|(?<=\d)[a-z]{1,2}(?![a-z])|[a-zA-Z]{2}(?=[+\-*/^)=]|$)|[\d\s+\-*/^=()\[\]{}.,<>≤≥|!√π∞·×⁰¹²³⁴-⁹_&])+"
+    r"|(?<=\d)[a-z]{1,2}(?![a-z])|[a-zA-Z]{2}(?=[+\-*/^)=]|$)|[\d\s+\-*/^=()\[\]{}.,<>≤≥|!√π∞·×⁰¹²³⁴-⁹_&])++"
 )
 _BEFORE = re.compile(r"^.*?(?:\b(?:is|are|equals|gives)\b|[是为]|等于)\s*(?=\S*[\d\\√π∞^(])", re.IGNORECASE | re.DOTALL)
 
 
 def formula(text: str) -> str | None:
     """Return the formula if a text is nothing else, apart from a lead such as "The area is"; else None."""
+    if len(text) > LONGEST_LEAD + LONGEST:
+        return None
     for written in (text, _BEFORE.sub("", text)):
         written = re.sub(r"^(?:\$+|\\[(\[])|(?:\$+|\\[)\]])$", "", written.strip(" .。,，;")).strip(" .")
         if 1 < len(written) <= LONGEST and _FORMULA.fullmatch(written) and re.search(r"[a-zA-Z\d]", written):
@@ -85,83 +89,47 @@ def latex(formula: str) -> str:
     return formula.strip()
 
 
-@lru_cache(4096)
+class _NoTimeLeft(Exception):
+    """Too many formulas were not read in time; not kept in the cache, unlike an answer."""
+
+
 def canonical(formula: str) -> Forms | None:
     """Return two forms that are equal for equal formulas, or None if the formula could not be read in time.
 
     The forms take all unknowns as positive and as negative: x and |x| agree only in the first. The first call starts a
     worker process, which takes about a second.
     """
-    return None if len(formula) > LONGEST else _POOL.canonical(latex(formula))
+    try:
+        return None if len(formula) > LONGEST else _canonical(formula)
+    except _NoTimeLeft:
+        return None
 
 
-class _Process:
-    """A worker process that reads formulas."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "qubic_lab.consensus.symbolic_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="utf-8",
-        )
-        try:
-            self._line(START_SECONDS)
-        except BaseException:
-            self.end()
-            raise
-
-    def ask(self, formula: str) -> Forms | None:
-        """Return the canonical forms.
-
-        Raises:
-            TimeoutError: it did not answer in time, or ended; do not use it again.
-        """
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(formula) + "\n")
-            self.process.stdin.flush()
-        except OSError as error:
-            raise TimeoutError from error
-        forms = json.loads(self._line(SECONDS))
-        return None if forms is None else (forms[0], forms[1])
-
-    def end(self) -> None:
-        """Kill it."""
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            with suppress(OSError):  # the unwritten rest of its question
-                pipe.close()
-
-    def _line(self, seconds: float) -> str:
-        """Return the next line of output; each answer is one line, so the buffer is then empty."""
-        assert self.process.stdout is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            line = self.process.stdout.readline() if selector.select(seconds) else ""
-        if not line:
-            raise TimeoutError
-        return line
+@lru_cache(4096)
+def _canonical(formula: str) -> Forms | None:
+    return _POOL.canonical(latex(formula))
 
 
 class _Pool:
     """Up to MOST_PROCESSES worker processes, started on demand; callers wait for a free one."""
 
     def __init__(self) -> None:
-        self._places: queue.LifoQueue[_Process | None] = queue.LifoQueue()
+        self._places: queue.LifoQueue[KillableWorker | None] = queue.LifoQueue()
         for _ in range(MOST_PROCESSES):
             self._places.put(None)
+        self._losses: deque[tuple[float, float]] = deque(maxlen=100)  # when a formula was given up, after how long
 
     def canonical(self, formula: str) -> Forms | None:
         process = self._places.get()
+        started = time.monotonic()
         try:
-            process = process or _Process()
-            return process.ask(formula)
+            if sum(lost for when, lost in tuple(self._losses) if started - when < WITHIN_SECONDS) > LOST_SECONDS:
+                raise _NoTimeLeft
+            process = process or KillableWorker("qubic_lab.consensus.symbolic_worker")
+            forms = process.ask(formula, SECONDS)
+            return None if forms is None else (forms[0], forms[1])
         except (OSError, TimeoutError) as error:
+            self._losses.append((time.monotonic(), time.monotonic() - started))
             _LOG.warning("the formula %.80r was not read (%s)", formula, error or "no answer in time")
             if process is not None:
                 process.end()

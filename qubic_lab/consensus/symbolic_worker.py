@@ -1,15 +1,11 @@
 """The worker process of `symbolic`: reads formulas as lines of JSON and writes their canonical forms."""
 
 import hashlib
-import json
-import resource
-import sys
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-MEMORY_BYTES = 2 * 2**30
-"""Memory limit above the usage at start; a power tower would take all memory."""
+from qubic_lab.killable import answer_lines
+
 PARSE_SECONDS = 3
 DIGITS = 40
 KEPT = 25
@@ -20,16 +16,7 @@ def main() -> None:
     """Answer until the input ends."""
     import math_verify.parser  # noqa: F401  # now, not at the first question
 
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limit = MEMORY_BYTES + used
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    _tell("ready")
-    for line in sys.stdin:
-        try:
-            forms = canonical(json.loads(line))
-        except Exception:  # SymPy raises anything on arbitrary text: MemoryError, RecursionError, TypeError ...
-            forms = None
-        _tell(forms)
+    answer_lines(canonical)
 
 
 def canonical(formula: str) -> list[str] | None:
@@ -82,10 +69,6 @@ def _digits(value: Any) -> str:
 def _coordinate(name: str) -> Fraction:
     """Return a fixed number between 1 and 2 for an unknown."""
     return 1 + Fraction(int.from_bytes(hashlib.sha256(name.encode()).digest()[:2], "big") | 1, 2**16 + 1)
-
-
-def _tell(answer: object) -> None:
-    print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

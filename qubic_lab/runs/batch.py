@@ -1,5 +1,7 @@
 """Run the studies of an experiment file one after another; runs whose input has not changed are reused."""
 
+import logging
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from qubic_lab.errors import InputError
 from qubic_lab.model.folders import file_hash
 from qubic_lab.provenance import machine, source_commit, usable_cores, versions
 from qubic_lab.runs import fingerprint
@@ -14,7 +17,10 @@ from qubic_lab.runs.experiment import ExperimentStudy, ExperimentWeek
 from qubic_lab.runs.notebook import NotebookError, run_notebook
 from qubic_lab.runs.store import (
     Manifest,
+    check_files,
+    hash_files,
     keep,
+    read_manifest,
     read_results,
     run_folder,
     somebody_runs,
@@ -24,6 +30,8 @@ from qubic_lab.runs.store import (
     write_manifest,
 )
 from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status, week_of
+
+log = logging.getLogger(__name__)
 
 CIRCUMSTANCES = ("device", "dtype", "threads", "seed")
 """Fields of results that say how they were computed."""
@@ -140,8 +148,17 @@ def _now(run: PlannedRun) -> PlannedRun:
 
 
 def _reuse(run: PlannedRun) -> RunOutcome | None:
+    """Return the outcome of the same run if it lies here whole; delete one that is damaged."""
     folder = run_folder(run.study.name, run.key)
-    return RunOutcome(run, folder, reused=True) if folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    try:
+        check_files(folder, read_manifest(folder))
+    except InputError as error:
+        log.warning("run %s/%s is made again: %s", run.study.name, run.key, error)
+        shutil.rmtree(folder)
+        return None
+    return RunOutcome(run, folder, reused=True)
 
 
 def _execute(run: PlannedRun, watcher: Watcher) -> RunOutcome:
@@ -178,4 +195,5 @@ def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | Non
         data_hashes=run.data_hashes,
         circumstances={name: each[name] for each in results for name in CIRCUMSTANCES if name in each},
         error=error,
+        files=hash_files(folder),
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
 
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.inference.track_record import ClaimRecord, track_record
@@ -12,7 +13,7 @@ from qubic_lab.oracle.model.timestamps import now_us, to_us
 from qubic_lab.oracle.store.chain import START, has_head, ledger_database
 from qubic_lab.runs.history import PastRun, find_changes, find_repetitions
 from qubic_lab.runs.records import Records, read_measures, read_records
-from qubic_lab.runs.store import read_manifest, read_results, reports_folder, utc_now
+from qubic_lab.runs.store import Manifest, check_files, read_manifest, read_results, reports_folder, utc_now
 from qubic_lab.runs.week_index import (
     WeekEntry,
     choose_week,
@@ -167,24 +168,38 @@ def _read_run(entry: WeekEntry) -> ReportedRun:
     name = f"{entry.study}/{entry.key}"
     try:
         manifest = read_manifest(entry.folder)
+        records = Records() if manifest.error is not None else _read_whole(entry.folder, manifest)
     except InputError as error:
         return ReportedRun(name, entry.study, None, Records(), str(error), None)
-    records = Records() if manifest.error is not None else read_records(entry.folder)
     made_in = week_of(datetime.fromisoformat(manifest.started_utc))
     return ReportedRun(name, entry.study, manifest, records, manifest.error, made_in)
 
 
 def _read_past(week: str) -> Iterator[PastRun]:
-    """Read the parts of a week's finished runs that a later week is compared with."""
+    """Read a week's finished runs, with which a later week is compared; those that are gone or damaged are left out."""
     for of_study in latest_of_each_study(read_index(week).runs).values():
         for entry in of_study:
-            try:
+            with suppress(InputError):
                 manifest = read_manifest(entry.folder)
-            except InputError:  # it has been deleted since
-                continue
-            if manifest.error is None:
-                records = Records(measures=read_measures(entry.folder), results=read_results(entry.folder))
-                yield PastRun(week, f"{entry.study}/{entry.key}", manifest, records)
+                if manifest.error is None:
+                    records = _read_whole(entry.folder, manifest, past=True)
+                    yield PastRun(week, f"{entry.study}/{entry.key}", manifest, records)
+
+
+def _read_whole(folder: Path, manifest: Manifest, past: bool = False) -> Records:
+    """Read what a run recorded, of a past one only what a later week is compared with.
+
+    Raises:
+        InputError: a file is damaged.
+    """
+    check_files(folder, manifest)
+    try:
+        if past:
+            return Records(measures=read_measures(folder), results=read_results(folder))
+        return read_records(folder)
+    except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:  # a run without hashes; SyntaxError: XML
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder} is damaged ({reason}): delete it and run the study again") from None
 
 
 def judge(runs: Mapping[str, Records]) -> list[AcceptanceRow]:

@@ -12,12 +12,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from qubic_lab.errors import InputError
+from qubic_lab.model.folders import file_hash
 from qubic_lab.settings import settings
 
 UNFINISHED = "unfinished-"
@@ -27,10 +28,13 @@ MANIFEST = "manifest.json"
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Write a text file so that readers see the old content or the new one, never a part."""
+    """Write a text file so that readers see the old content or the new one, never a part, after a power cut too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(content, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
@@ -124,7 +128,10 @@ def keep(unfinished: Path, study: str, key: str, *, failed: bool) -> Path:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One run: what was run, on what, when, and how it ended (`error` is None for a finished one)."""
+    """One run: what was run, on what, when, and how it ended (`error` is None for a finished one).
+
+    `files` has the SHA-256 of each other file in its folder, by the path within it; older versions did not write it.
+    """
 
     key: str
     study: str
@@ -143,6 +150,7 @@ class Manifest:
     data_hashes: Mapping[str, str]
     circumstances: Mapping[str, Any]
     error: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -156,6 +164,25 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise InputError(f"{folder} holds no readable {MANIFEST}: delete it and run the study again") from None
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file in a run's folder, apart from its manifest, by the path within it."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
+    return {file.relative_to(folder).as_posix(): file_hash(file) for file in files}
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Check that the files of a run are those that it wrote.
+
+    Raises:
+        InputError: one is missing or has changed.
+    """
+    found = hash_files(folder)
+    for name, digest in manifest.files.items():
+        if found.get(name) != digest:
+            what = "has changed" if name in found else "is missing"
+            raise InputError(f"{name} in {folder} {what} since the run: delete the folder and run the study again")
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The index of an ISO week (UTC), `runs/weeks/2026-W48.json`: its runs and the project's status."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -7,11 +8,13 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs.experiment import ProjectStatus
 from qubic_lab.runs.store import locked, run_folder, runs_folder, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,20 @@ def keep_status(week: str, status: ProjectStatus) -> None:
 
 
 def read_index(week: str) -> WeekIndex:
-    """Return a week's runs, in the order in which they ended, and its status; neither if the week has no index."""
+    """Return a week's runs, in the order in which they ended, and its status; neither if the week has no index.
+
+    Raises:
+        InputError: the index is damaged.
+    """
     file = _folder() / f"{week}.json"
-    return TypeAdapter(WeekIndex).validate_json(file.read_bytes()) if file.exists() else WeekIndex(week)
+    if not file.exists():
+        return WeekIndex(week)
+    try:
+        return TypeAdapter(WeekIndex).validate_json(file.read_bytes())
+    except ValidationError:
+        raise InputError(
+            f"{file} is damaged: delete it and run the week's studies again; finished runs are kept"
+        ) from None
 
 
 def _write(index: WeekIndex) -> None:
@@ -107,8 +121,14 @@ def last_full_runs(until: str) -> tuple[WeekEntry, ...]:
 
 
 def weeks_with_runs() -> list[str]:
-    """Return the weeks that have runs, oldest first."""
-    return sorted(index.stem for index in _folder().glob("*.json") if read_index(index.stem).runs)
+    """Return the weeks that have runs, oldest first; one whose index is damaged is logged and left out."""
+    weeks = []
+    for file in sorted(_folder().glob("*.json")):
+        try:
+            weeks += [file.stem] if read_index(file.stem).runs else []
+        except InputError as error:
+            log.warning("%s", error)
+    return weeks
 
 
 def choose_week(week: str | None) -> str:

@@ -1,17 +1,65 @@
-"""RSS and Atom feeds, read from bytes that our client has fetched; broken ones as far as possible."""
+"""RSS and Atom feeds, read from bytes that our client has fetched; broken ones as far as possible.
 
+A collector reads them in a worker process (`feed_worker`), because some feeds hold their parser for many minutes.
+"""
+
+import asyncio
+import atexit
 import io
+import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
+from qubic_lab.killable import KillableWorker
 from qubic_lab.oracle.ingest.collector_config import Feed
-from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, malformed
+from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError, malformed
 from qubic_lab.oracle.ingest.validation import plain_text, read_date, short_id
 from qubic_lab.oracle.model.coins import mentioned
 from qubic_lab.oracle.model.records import Text
 
 LONGEST_TITLE, LONGEST_BODY = 1000, 100_000
 """In characters; the rest is cut off and, for bodies, counted."""
+
+
+READ_SECONDS = 20.0
+"""Time limit for reading a feed."""
+
+
+class FeedReader:
+    """Reads feeds in a worker process, one after the other; threads may share it."""
+
+    def __init__(self) -> None:
+        self._worker: KillableWorker | None = None
+        self._lock = threading.Lock()
+
+    def read(self, content: bytes, feed: Feed, headers: Mapping[str, str]) -> tuple[Text, ...] | None:
+        """Return what `parse_feed` does; None also if the parser fails.
+
+        Raises:
+            TimeoutError: it takes too long.
+        """
+        question = {"content": content.decode("latin-1"), "feed": asdict(feed), "headers": dict(headers)}
+        with self._lock:
+            try:
+                self._worker = self._worker or KillableWorker("qubic_lab.oracle.ingest.feed_worker")
+                found = self._worker.ask(question, READ_SECONDS)
+            except TimeoutError:
+                self.end()
+                raise
+        if not isinstance(found, list):
+            return None
+        return tuple(Text(**fields | {"coins": tuple(fields["coins"])}) for fields in found)
+
+    def end(self) -> None:
+        """End the worker, if there is one."""
+        if self._worker is not None:
+            self._worker.end()
+            self._worker = None
+
+
+_READER = FeedReader()
+atexit.register(_READER.end)
 
 
 def parse_feed(content: bytes, feed: Feed, headers: Mapping[str, str] | None = None) -> tuple[Text, ...] | None:
@@ -39,12 +87,15 @@ async def fetch_feed(client: SourceClient, feed: Feed) -> Batch:
     """Return a feed's entries; none if nothing has changed since the response that was kept last.
 
     Raises:
-        SourceError: there is no good response, or it is not a feed.
+        SourceError: there is no good response, or it is not a feed that can be read in time.
     """
     fetched = await client.get(form="bytes")
     if fetched.not_modified:
         return Batch(fetched)
-    texts = parse_feed(fetched.body, feed, fetched.headers)
+    try:
+        texts = await asyncio.to_thread(_READER.read, fetched.body, feed, fetched.headers)
+    except TimeoutError:
+        raise SourceError(f"{feed.name} was not read within {READ_SECONDS:g} s", "malformed", fetched) from None
     if texts is None:
         raise malformed(fetched)
     return Batch(fetched, texts=texts)

@@ -5,7 +5,8 @@ All but the quotas are pure functions; quotas are counted in the database for al
 
 import ipaddress
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
@@ -19,7 +20,7 @@ from sqlalchemy import Engine, and_, select
 from qubic_lab import __version__
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.model.response import Instant, Part
-from qubic_lab.oracle.model.timestamps import SECOND_US, from_us, iso, now_us, to_us
+from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, from_us, iso, now_us, to_us
 from qubic_lab.oracle.store.tables import QUOTAS
 from qubic_lab.oracle.store.transactions import upsert
 
@@ -146,6 +147,24 @@ def is_loopback(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def clock_fault(response: RawResponse, clock_us: int, now_us: int) -> FetchFault | None:
+    """Return the fault of a clock that differs by more than a day from a source's: what it stamps would be wrong.
+
+    A trial's clock, which is not this machine's `now_us`, may differ.
+    """
+    with suppress(InputError, TypeError, ValueError, OverflowError):
+        at_us = to_us(parsedate_to_datetime(response.headers.get("date", "")))
+        if abs(clock_us - now_us) < SECOND_US < DAY_US < abs(at_us - now_us):
+            what = f"says that it is {iso(at_us)}, and this machine's clock {iso(now_us)}: set the clock"
+            return FetchFault("refused", what, again=False)
+    return None
+
+
+def leads_inside(host: str, addresses: Sequence[str]) -> bool:
+    """Return whether a host is this one or one of a private network, by its name or what the name stands for."""
+    return host == "localhost" or any(not ipaddress.ip_address(each.partition("%")[0]).is_global for each in addresses)
 
 
 def shown_request(base_url: str, path: str, params: Params | None) -> str:

@@ -29,8 +29,10 @@ from qubic_lab.oracle.ingest.http_rules import (
     RawResponse,
     backoff_s,
     bucket,
+    clock_fault,
     is_loopback,
     judge,
+    leads_inside,
     sendable,
     shown_request,
     starting_level,
@@ -128,6 +130,15 @@ async def search_back(
             new = {text.external_id: text for text in batch.texts if text.external_id not in seen}
             seen |= set(new)
             yield replace(batch, texts=tuple(new.values()), faults=faults)
+
+
+async def _addresses(host: str) -> list[str]:
+    """Return the IP addresses of a host; none if its name cannot be resolved here, as behind a proxy."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None)
+    except OSError:
+        return []
+    return sorted({str(address[0]) for *_, address in found})
 
 
 def _without_key(key: SecretStr) -> Callable[[logging.LogRecord], bool]:
@@ -331,6 +342,7 @@ class SourceClient:
         if isinstance(response, FetchFault):
             self._fail(response)
         body, fault = judge(response, asking.form, self._clock())
+        fault = fault or clock_fault(response, self._clock(), now_us())
         if fault is not None:
             self._fail(fault)
         self.circuit = self.circuit.succeeded()
@@ -355,6 +367,9 @@ class SourceClient:
             answer = await self._exchange(sending)
             if not isinstance(answer, httpx2.Request):
                 return answer
+            host = answer.url.host
+            if host != sending.url.host and leads_inside(host, await _addresses(host)):
+                return FetchFault("refused", f"redirects to {host}, in a private network or on this host", again=False)
             sending = answer
         return FetchFault("refused", f"redirects {_MOST_HOPS} times or more", again=False)
 

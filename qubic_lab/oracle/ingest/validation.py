@@ -33,6 +33,8 @@ EARLIEST_US = 1_230_940_800_000_000
 MOST_OUTSIDE = 0.1
 """How far, as a share, open and close may be outside low to high, as publishers round; more is a wrong column."""
 LONGEST_ID = 512
+LONGEST_MARKUP = 400_000
+"""Characters; the time of Python's HTML parser can grow with their square."""
 _INLINE = frozenset(("a", "abbr", "b", "cite", "code", "del", "em", "font", "i", "ins", "kbd", "mark", "q", "s"))
 _INLINE |= frozenset(("small", "span", "strong", "sub", "sup", "u", "wbr"))
 """Tags within a word; all others end it."""
@@ -215,12 +217,13 @@ class _Words(HTMLParser):
 def plain_text(markup: Any) -> str:
     """Return the words of HTML in one line: without tags, scripts and styles, entities as their characters.
 
-    A tag that is cut off at the end is left out. What is not a text gives an empty one.
+    A tag that is cut off at the end is left out, and so is all behind LONGEST_MARKUP characters. What is not a text
+    gives an empty one.
     """
     if not isinstance(markup, str):
         return ""
     words = _Words()
-    words.feed(_CUT_TAG.sub("", markup))
+    words.feed(_CUT_TAG.sub("", markup[:LONGEST_MARKUP]))
     words.close()
     return " ".join("".join(words.parts).replace("\x00", "").split())
 

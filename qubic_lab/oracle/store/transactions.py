@@ -1,8 +1,9 @@
 """Transaction times: each transaction of a writer has one stamp, and what was known at an instant never changes.
 
 Writers go one at a time. A stamp is later than all stamps before it and than all instants that were asked about, so
-what was known at an instant is settled once it was asked for. That holds for any clock: if it jumps back, stamps
-continue after the newest one, and readers that ask about the stamp of a slow commit wait for it.
+what was known at an instant is settled once it was asked for. If the clock jumps back a little, stamps continue after
+the newest one, and readers that ask about the stamp of a slow commit wait for it. If the newest one is far ahead, some
+clock was wrong: nothing is written until that is mended (`clock_repair`), or all later stamps would be as wrong.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +15,14 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso, now_us
 from qubic_lab.oracle.store.tables import STAMPS
 
 SETTLE_US = 2 * SECOND_US
 """The least age of an instant before one may ask what was known then; to read the newest, name no instant."""
+MOST_AHEAD_US = 3_600 * SECOND_US
+"""A newest stamp that is further ahead of this machine's clock is taken for that of a wrong clock."""
 MOST_BATCH = 5_000
 """Most rows of one transaction, so that other writers do not wait for long."""
 NEWEST = 1 << 62
@@ -70,20 +73,37 @@ class Writer:
 
 @contextmanager
 def writing(engine: Engine, clock: Clock = now_us) -> Iterator[Writer]:
-    """Yield a writer once all others have ended; commit what it wrote, or nothing after an error."""
+    """Yield a writer once all others have ended; commit what it wrote, or nothing after an error.
+
+    Raises:
+        QubicLabError: the newest stamp is far ahead of the clock.
+    """
+    with writing_alone(engine) as connection:
+        newest_us, now = _read_stamp(connection, _ALL), clock()
+        if newest_us > now + MOST_AHEAD_US:
+            raise QubicLabError(
+                f"the newest entry of the database is of {iso(newest_us)}, and this machine's clock says {iso(now)}: "
+                "set the clock; if it is right, another one was wrong: run qubic-lab oracle repair-clock"
+            )
+        writer = Writer(connection, max(now, newest_us + 1))
+        yield writer
+        if writer.names:
+            add = upsert(engine, STAMPS)
+            query = add.on_conflict_do_update(index_elements=["name"], set_={"known_us": add.excluded.known_us})
+            stamps = [{"name": name, "known_us": writer.known_us} for name in sorted(writer.names)]
+            connection.execute(query, stamps)
+
+
+@contextmanager
+def writing_alone(engine: Engine) -> Iterator[Connection]:
+    """Yield a transaction once all other writers have ended; commit it, or nothing after an error."""
     with engine.connect() as connection:
         try:
             if engine.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # an upgrade later could fail as "locked"
             else:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _WRITERS_LOCK})
-            writer = Writer(connection, max(clock(), _read_stamp(connection, _ALL) + 1))
-            yield writer
-            if writer.names:
-                add = upsert(engine, STAMPS)
-                query = add.on_conflict_do_update(index_elements=["name"], set_={"known_us": add.excluded.known_us})
-                stamps = [{"name": name, "known_us": writer.known_us} for name in sorted(writer.names)]
-                connection.execute(query, stamps)
+            yield connection
             connection.commit()
         except BaseException:
             connection.rollback()

@@ -56,6 +56,7 @@ local function finish(id, state, field, text)
     redis.call('XDEL', stream, entry)
   end
   redis.call('HSET', task, 'state', state, field, text)
+  redis.call('HDEL', task, 'payload') -- nobody works on it any more, and it may be large
   redis.call('XADD', key('log'), 'MAXLEN', '~', limits.most_logged, '*',
     'task', id, 'state', state, 'token', token or '0', 'consumer', consumer or '')
   redis.call('XADD', done, '*', 'state', state)

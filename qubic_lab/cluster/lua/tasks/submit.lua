@@ -2,9 +2,10 @@
 local id, payload, priority, idempotency_key = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local first = redis.call('GET', key('key', idempotency_key))
-local known = first and redis.call('HGET', key('task', first), 'payload')
+local digest = redis.sha1hex(payload)
+local known = first and redis.call('HGET', key('task', first), 'digest')
 if known then
-  return {known == payload and 'known' or 'differs', first}
+  return {known == digest and 'known' or 'differs', first}
 end
 
 local waiting = -redis.call('ZCARD', key('leases'))
@@ -15,9 +16,13 @@ if waiting >= limits.most_waiting then
   return {'busy', ''}
 end
 
+if tonumber(redis.call('INFO', 'memory'):match('used_memory:(%d+)')) > limits.most_memory_bytes then
+  return {'full', ''}
+end
+
 local entry = redis.call('XADD', key('stream', priority), '*', 'task', id)
-redis.call('HSET', key('task', id), 'state', 'pending', 'payload', payload, 'priority', priority, 'tries', 0,
-  'entry', entry, 'sequence', redis.call('INCR', key('sequence')), 'key', idempotency_key)
+redis.call('HSET', key('task', id), 'state', 'pending', 'payload', payload, 'digest', digest,
+  'priority', priority, 'tries', 0, 'entry', entry, 'sequence', redis.call('INCR', key('sequence')), 'key', idempotency_key)
 redis.call('SET', key('key', idempotency_key), id)
 count('submitted')
 wake(id)
