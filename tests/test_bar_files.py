@@ -21,11 +21,10 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.ingest.bar_files import STAMPS, BarFile, BarOptions, import_bars, read_bars
 from qubic_lab.oracle.ingest.file_columns import decimal_mark, read_number, read_stamps
 from qubic_lab.oracle.ingest.packaged import DATASETS, read_packaged
-from qubic_lab.oracle.ingest.text_files import TextFile, TextOptions, import_texts, read_texts
+from qubic_lab.oracle.ingest.text_files import TextOptions, read_texts
 from qubic_lab.oracle.model.response import to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, read_iso, to_us
 from qubic_lab.oracle.store.price_store import PriceStore
-from qubic_lab.oracle.store.text_store import TextStore
 
 NOW = read_iso("2026-11-24T12:00:00Z")
 START = read_iso("2021-09-27T14:00:00Z")
@@ -560,62 +559,3 @@ def test_packaged_prices_are_those_of_the_package_and_days_what_their_quarters_o
         highs, lows = ([getattr(part, name) for part in parts] for name in ("high", "low"))
         assert (bar.open, bar.close) == pytest.approx((parts[0].open, parts[-1].close), abs=1e-6)
         assert (bar.high, bar.low) == pytest.approx((max(highs), min(lows)), abs=1e-6)
-
-
-def test_texts_from_files(tmp_path: Path, sqlite: Engine) -> None:
-    file = tmp_path / "news.csv"
-    file.write_text(
-        "headline,summary,link,published_at,source\n"
-        '"Bitcoin <b>rises</b>","Up, again.",https://example.com/1,2022-01-01T10:00:00Z,Courier\n'
-        "Nothing here,Of note.,https://example.com/2,2022-01-01T12:00:00+01:00,Courier\n"
-        '"Bitcoin <b>rises</b>","Up, again.",https://example.com/1,2022-01-01T10:00:00Z,Courier\n'
-    )
-    found = read_texts(file, TextOptions("archive"), NOW)
-    assert [(text.title, text.coins, text.publisher) for text in found.texts] == [
-        ("Bitcoin rises", ("bitcoin",), "Courier"),
-        ("Nothing here", (), "Courier"),
-    ]
-    assert [iso(text.published_us or 0) for text in found.texts] == ["2022-01-01T10:00:00Z", "2022-01-01T11:00:00Z"]
-    assert len(found.notes) == 2
-    store = TextStore(sqlite)
-    done = import_texts(store, file, TextOptions("archive"))
-    assert (done.added, done.rows, done.coins) == (2, 3, {"bitcoin": 1})
-    json.dumps(to_plain(done))
-    assert import_texts(store, file, TextOptions("archive")).added == 0
-    with pytest.raises(InputError, match="invented sample texts"):
-        import_texts(store, file, TextOptions("sample"))
-
-
-def read_posts(folder: Path, *changes: dict[str, Any], **options: Any) -> TextFile:
-    """Return what is read from a file of posts, each with its changes to a good one."""
-    good = {"id": "a", "text": "to the moon", "published": "2022-01-01T10:00:00Z", "coins": ["BTC", "eth"], "likes": 3}
-    file = folder / "posts.jsonl"
-    file.write_text("".join(json.dumps(good | each) + "\n" for each in changes))
-    return read_texts(file, TextOptions(**options), NOW)
-
-
-@pytest.mark.parametrize(
-    ("line", "why"),
-    [
-        ({"published": "2022-01-01 10:00"}, "posts.jsonl:2: time '2022-01-01 10:00' has no zone"),
-        ({"published": None}, "posts.jsonl:2: time None cannot be read (it is empty)"),
-        ({"published": "2031-01-01T00:00:00Z"}, "2: published 2031-01-01T00:00:00Z, which is still to come"),
-        ({"text": " "}, "posts.jsonl:2: neither title nor body"),
-        ({"kind": "letter"}, "posts.jsonl:2: kind 'letter' of text"),
-        ({"likes": "many"}, "posts.jsonl:2: score 'many' is no number"),
-        ({"id": "a"}, "posts.jsonl:1: has the id 'a'"),
-        ({"language": "the language of the fjords"}, "posts.jsonl:2: language is longer than 16 characters"),
-    ],
-)
-def test_bad_texts_are_refused_by_line(tmp_path: Path, line: dict[str, Any], why: str) -> None:
-    with pytest.raises(InputError) as caught:
-        read_posts(tmp_path, {}, {"id": "b", "text": "down", **line}, kind="social")
-    assert why in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_coins_of_texts_are_those_of_the_file_or_of_their_words(tmp_path: Path) -> None:
-    (text,) = read_posts(tmp_path, {}, kind="social").texts
-    assert (text.coins, text.score, text.kind, text.external_id) == (("bitcoin", "ethereum"), 3, "social", "a")
-    found = read_posts(tmp_path, {"coins": "PEPE;$btc"}, {"id": "b", "text": "Ethereum soars", "coins": None})
-    assert [each.coins for each in found.texts] == [("bitcoin",), ("ethereum",)]
-    assert found.notes == ("unknown coins left out: PEPE",)

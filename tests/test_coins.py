@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.model.coins import COINS, Coin, find_coin, mentioned
+from qubic_lab.oracle.model.coins import COINS, Coin, find_coin, mentioned, mentions_crypto
 
 
 def test_coins_are_told_apart() -> None:
@@ -49,6 +49,8 @@ def test_every_coin_is_found_in_a_text_by_name_and_symbol(coin: Coin) -> None:
         "see https://example.com/bitcoin/BTC-price",
         "",
         "$5 and $BTCUSD",
+        "Diethyl ether, ethers and the ethereal",
+        "An APT attack, an OP, the VET and optimism of a sui generis kind",
     ],
 )  # fmt: skip
 def test_false_friends_are_no_coins(text: str) -> None:
@@ -71,10 +73,18 @@ def test_false_friends_are_no_coins(text: str) -> None:
         ("BTC ETH SOL", ("bitcoin", "ethereum", "solana")),
         ("Qubic beats Monero", ("qubic-network", "monero")),
         ("The price of NEAR", ("near",)),
+        ("Ether could end the week higher", ("ethereum",)),
+        ("Polygon's MATIC and Axie Infinity", ("matic-network", "axie-infinity")),
     ],
 )
 def test_coins_are_found_at_the_edges_of_words(text: str, ids: tuple[str, ...]) -> None:
     assert mentioned(text) == ids
+
+
+def test_texts_on_crypto_in_general_are_told_from_others() -> None:
+    on_crypto = ("Crypto winter", "cryptocurrencies fell", "a Blockchain summit", "digital assets", "DeFi and NFTs")
+    others = ("Cryptic words", "a defiant token of love", "digital cameras", "a chain of shops")
+    assert all(map(mentions_crypto, on_crypto)) and not any(map(mentions_crypto, others))
 
 
 @given(st.text(max_size=200))

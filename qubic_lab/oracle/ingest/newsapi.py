@@ -4,6 +4,7 @@ Its developer plan gives articles a day late, and only the first hundred of a se
 again for them, whatever the plan.
 """
 
+import ast
 import re
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from qubic_lab.oracle.model.timestamps import from_us
 LONGEST_QUERY = 500
 """Characters of a query in the encoding of URLs."""
 PAGE_SIZE = 100
+_COLUMNS = frozenset(("title", "description", "content", "url", "publishedAt"))
 _CUT = re.compile(r"\s*…?\s*\[\+(\d+) chars\]\s*$")
 _REMOVED = "[Removed]"
 
@@ -35,6 +37,11 @@ def queries(coins: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def are_articles(columns: Sequence[str]) -> bool:
+    """Return whether a table has the columns of articles as this source gives them."""
+    return set(columns) >= _COLUMNS
+
+
 def parse_articles(articles: Sequence[Any], source: str) -> tuple[tuple[Text, ...], tuple[str, ...]]:
     """Return the articles of a response in its order, and a line for each one left out.
 
@@ -46,7 +53,7 @@ def parse_articles(articles: Sequence[Any], source: str) -> tuple[tuple[Text, ..
             faults.append(f"article {str(entry)[:80]!r} is not an object")
             continue
         title, description = plain_text(entry.get("title")), plain_text(entry.get("description"))
-        content, cut = _content(entry.get("content"))
+        content, cut = cut_words(entry.get("content"))
         url = str(entry.get("url") or "")
         if _REMOVED in (title, description) or url.startswith("https://removed.com"):
             continue
@@ -54,7 +61,6 @@ def parse_articles(articles: Sequence[Any], source: str) -> tuple[tuple[Text, ..
             faults.append(f"article {title[:60]!r} at {url[:80]!r} has no address or no words")
             continue
         body_text = _joined(description, content)
-        publisher = entry.get("source")
         texts.append(
             Text(
                 source=source,
@@ -63,7 +69,7 @@ def parse_articles(articles: Sequence[Any], source: str) -> tuple[tuple[Text, ..
                 title=title,
                 body=body_text,
                 url=url,
-                publisher=plain_text(publisher.get("name") if isinstance(publisher, dict) else None)[:256] or source,
+                publisher=publisher_name(entry.get("source"))[:256] or source,
                 published_us=read_date(entry.get("publishedAt")),
                 coins=mentioned(f"{title}\n{body_text}"),
                 author=plain_text(entry.get("author"))[:256],
@@ -105,8 +111,18 @@ def _second(at_us: int) -> str:
     return from_us(at_us).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _content(value: Any) -> tuple[str, int]:
-    """Return the beginning of an article, and how many characters are left out."""
+def publisher_name(value: Any) -> str:
+    """Return the name of a publisher, which may be an object with a name, or such an object as Python prints it."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return plain_text(value)
+    return plain_text(value.get("name") if isinstance(value, dict) else value)
+
+
+def cut_words(value: Any) -> tuple[str, int]:
+    """Return the beginning of a text without the mark "[+2380 chars]" at its end, and that number, else 0."""
     if not isinstance(value, str):
         return "", 0
     cut = _CUT.search(value)  # before markup is taken out: a tag may be cut too

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from qubic_lab.oracle.ingest.file_columns import (
     read_numbers,
     read_stamps,
 )
+from qubic_lab.oracle.ingest.newsapi import are_articles, cut_words, parse_articles, publisher_name
 from qubic_lab.oracle.ingest.validation import check_texts, plain_text
-from qubic_lab.oracle.model.coins import find_coin, mentioned
-from qubic_lab.oracle.model.file_tables import read_table
+from qubic_lab.oracle.model.coins import COINS, find_coin, mentioned, mentions_crypto
+from qubic_lab.oracle.model.file_tables import FileTable, read_table
 from qubic_lab.oracle.model.records import Text, TextKind, check_source
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import now_us
@@ -95,13 +96,15 @@ def import_texts(store: TextStore, path: Path, options: TextOptions, clock: Call
 def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
     """Read a file of texts; each needs a time of publication, at most a day after `now_us`.
 
-    It is CSV with any delimiter, JSON lines or Parquet; the first two may be in .gz or .zip.
+    It is CSV with any delimiter, JSON lines, Parquet, or NewsAPI's JSON; all but Parquet may be in .gz or .zip.
 
     Raises:
         InputError: it cannot be read exactly; names file, line and remedy.
     """
     needed = (("title", "body"),)
     table = read_table(path, lambda names: len(names) > 1 and is_header(names, options.columns, TEXT_TARGETS, needed))
+    if are_articles(table.header) and not options.columns:
+        return _read_articles(table, options, now_us)
     found = find_columns(table, options.columns, TEXT_TARGETS)
     if "published" not in found or not {"title", "body"} & set(found):
         lacking = "published" if "published" not in found else "title"
@@ -123,42 +126,81 @@ def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
         notes.append(f"{len(texts) - len(kept)} row(s) left out that repeat another one's id and words")
     if unknown:
         notes.append(f"unknown coins left out: {', '.join(sorted(unknown)[:10])}")
-    without = sum(not text.coins for text in kept)
-    if without:
-        notes.append(f"{without} text(s) name no known coin: they are kept, and no coin shows them")
-    ordered = sorted(kept, key=lambda text: (text.published_us or 0, text.external_id))
-    return TextFile(table.file, tuple(ordered), len(table.rows), tuple(notes))
+    return _file_of(table, kept, notes)
+
+
+def _file_of(table: FileTable, texts: Sequence[Text], notes: Sequence[str]) -> TextFile:
+    ordered = sorted(texts, key=lambda text: (text.published_us or 0, text.external_id))
+    return TextFile(table.file, tuple(ordered), len(table.rows), (*notes, *_without_coins(ordered)))
+
+
+def _without_coins(texts: Sequence[Text]) -> list[str]:
+    """Return a note on the texts that no coin will show, and why, if there are any."""
+    bare = [f"{text.title}\n{text.body}" for text in texts if not text.coins]
+    if not bare:
+        return []
+    general = sum(map(mentions_crypto, bare))
+    return [
+        f"{len(bare)} of {len(texts)} text(s) name none of the {len(COINS)} known coins, so no coin shows them: "
+        f"{general} speak of crypto in general, {len(bare) - general} of something else"
+    ]
+
+
+def _read_articles(table: FileTable, options: TextOptions, now_us: int) -> TextFile:
+    """Return the articles in a table with NewsAPI's columns, as its collector would read them."""
+    found: dict[str, tuple[Text, str]] = {}
+    notes, repeated = list(table.notes), 0
+    for row, place in zip(table.rows, table.places(), strict=True):
+        texts, faults = parse_articles([dict(zip(table.header, row, strict=True))], options.source)
+        notes += [f"{place}: {fault}: it is left out" for fault in faults]
+        for text in texts:
+            if text.published_us is None:
+                notes.append(f"{place}: its time has no zone, or is none: it is left out")
+            elif text.external_id in found:
+                repeated += 1
+            else:
+                found[text.external_id] = replace(text, kind=_kind(options.kind)), place
+    if not found:
+        raise InputError(f"{table.file}: none of {len(table.rows)} articles has words and a time: fetch it again")
+    kept, places = zip(*found.values(), strict=True)
+    check_texts(kept, places, now_us)
+    if repeated:
+        notes.append(f"{repeated} article(s) left out that have the address of an earlier one")
+    return _file_of(table, kept, notes)
 
 
 def _words(cell: Any) -> str:
-    """Return a cell's words; NewsAPI's source is an object with a name."""
-    if isinstance(cell, dict):
-        cell = cell.get("name")
     return "" if is_missing(cell) else plain_text(str(cell))
+
+
+def _kind(name: str) -> TextKind:
+    return "social" if name == "social" else "news"
 
 
 def _text(row: Mapping[str, Any], place: str, published_us: int, coins: tuple[str, ...], options: TextOptions) -> Text:
     words = {target: _words(row.get(target)) for target in TEXT_TARGETS}
-    title, body, kind = words["title"], words["body"], words["kind"].lower() or options.kind
+    title, kind = words["title"], words["kind"].lower() or options.kind
+    body, cut = cut_words("" if is_missing(row.get("body")) else str(row.get("body")))
     if kind not in KINDS:
         raise InputError(f"{place}: kind {kind!r} of text: it must be news or social")
     if not (title or body):
         raise InputError(f"{place}: neither title nor body: correct the row or leave it out")
-    score = read_numbers([row.get("score")], [place], "score")[0]
+    publisher, score = row.get("publisher"), read_numbers([row.get("score")], [place], "score")[0]
     made_id = hashlib.sha256(f"{published_us}\n{title}\n{body}".encode()).hexdigest()[:32]
     return Text(
         source=options.source,
         external_id=words["id"] or words["url"] or made_id,
-        kind="social" if kind == "social" else "news",
+        kind=_kind(kind),
         title=title,
         body=body,
         url=words["url"],
-        publisher=words["publisher"] or options.source,
+        publisher=("" if is_missing(publisher) else publisher_name(publisher)) or options.source,
         published_us=published_us,
         coins=coins or mentioned(f"{title}\n{body}"),
         author=words["author"],
         language=words["language"],
         score=None if score != score else int(score),
+        cut_characters=cut,
     )
 
 

@@ -50,6 +50,37 @@ _ALL = (
     Coin("cosmos", "ATOM", "Cosmos Hub", ("Cosmos Hub",), only_with_dollar=True),  # a feed's format
     Coin("kaspa", "KAS", "Kaspa", ("Kaspa",)),
     Coin("bittensor", "TAO", "Bittensor", ("Bittensor",)),
+    Coin("matic-network", "MATIC", "Polygon", ("Polygon network", "Polygon blockchain", "Polygon Labs")),
+    Coin("aave", "AAVE", "Aave", ("Aave",)),
+    Coin("algorand", "ALGO", "Algorand", ("Algorand",), only_with_dollar=True),  # trading by algorithms
+    Coin("aptos", "APT", "Aptos", ("Aptos",), only_with_dollar=True),  # attackers
+    Coin("arbitrum", "ARB", "Arbitrum", ("Arbitrum",), only_with_dollar=True),  # arbitrage
+    Coin("axie-infinity", "AXS", "Axie Infinity", ("Axie Infinity",)),
+    Coin("celestia", "TIA", "Celestia", ("Celestia network",), only_with_dollar=True),  # a mini-stroke
+    Coin("chiliz", "CHZ", "Chiliz", ("Chiliz",)),
+    Coin("dai", "DAI", "Dai", ("Dai stablecoin",)),
+    Coin("decentraland", "MANA", "Decentraland", ("Decentraland",)),
+    Coin("fantom", "FTM", "Fantom", ("Fantom network", "Fantom blockchain")),
+    Coin("filecoin", "FIL", "Filecoin", ("Filecoin",), only_with_dollar=True),  # Filipino
+    Coin("ftx-token", "FTT", "FTX Token", ("FTX Token",)),
+    Coin("gmx", "GMX", "GMX", ("GMX token", "GMX exchange"), only_with_dollar=True),  # a mail service
+    Coin("hedera-hashgraph", "HBAR", "Hedera", ("Hedera",), only_with_dollar=True),  # a wine shop
+    Coin("helium", "HNT", "Helium", ("Helium Network", "Helium token")),
+    Coin("hyperliquid", "HYPE", "Hyperliquid", ("Hyperliquid",), only_with_dollar=True),  # what there is too much of
+    Coin("injective-protocol", "INJ", "Injective", ("Injective Protocol",)),
+    Coin("internet-computer", "ICP", "Internet Computer", ("Internet Computer",), only_with_dollar=True),  # a method
+    Coin("iota", "IOTA", "IOTA", ("IOTA Foundation",)),
+    Coin("lido-dao", "LDO", "Lido DAO", ("Lido DAO", "Lido Finance")),
+    Coin("lisk", "LSK", "Lisk", ("Lisk",)),
+    Coin("maker", "MKR", "Maker", ("MakerDAO",)),
+    Coin("optimism", "OP", "Optimism", ("Optimism network", "OP Mainnet"), only_with_dollar=True),  # an operation
+    Coin("pepe", "PEPE", "Pepe", ("Pepe coin", "Pepe token")),
+    Coin("sui", "SUI", "Sui", ("Sui network", "Sui blockchain")),
+    Coin("terra-luna", "LUNC", "Terra Luna Classic", ("Luna Classic", "Terra Classic")),
+    Coin("tezos", "XTZ", "Tezos", ("Tezos",)),
+    Coin("vechain", "VET", "VeChain", ("VeChain",), only_with_dollar=True),  # a doctor
+    Coin("worldcoin-wld", "WLD", "Worldcoin", ("Worldcoin",)),
+    Coin("zcash", "ZEC", "Zcash", ("Zcash",)),
 )
 COINS: dict[str, Coin] = {coin.id: coin for coin in _ALL}
 """All known coins by id."""
@@ -67,9 +98,15 @@ _BY_NAME |= {other.lower(): "" for other in _OTHERS}
 _LINK = re.compile(r"https?://\S+")
 _NAMES = "|".join(r"\s+".join(map(re.escape, name.split())) for name in sorted(_BY_NAME, key=len, reverse=True))
 _NAME = re.compile(rf"(?<![A-Za-z0-9_])(?:{_NAMES})(?![A-Za-z0-9_])", re.IGNORECASE | re.ASCII)
-_SYMBOLS = "|".join(coin.symbol for coin in _ALL if not coin.only_with_dollar)
-_SYMBOL = re.compile(rf"(?<![A-Za-z0-9_$])(?:{_SYMBOLS})(?![A-Za-z0-9_])")
+_WRITTEN = {coin.symbol: coin.id for coin in _ALL if not coin.only_with_dollar} | {"Ether": "ethereum"}
+"""Ids of what counts as it is written here; small, "ether" is also a chemical."""
+_SYMBOL = re.compile(rf"(?<![A-Za-z0-9_$])(?:{'|'.join(_WRITTEN)})(?![A-Za-z0-9_])")
 _CASHTAG = re.compile(rf"(?<![A-Za-z0-9_$])\$({'|'.join(_BY_SYMBOL)})(?![A-Za-z0-9_])", re.IGNORECASE | re.ASCII)
+_GENERAL = re.compile(
+    r"\b(?:crypto|cryptos|cryptocurrenc\w+|block ?chains?|(?:stable|alt|meme)coins?|NFTs?|DeFi|web3|"
+    r"digital (?:asset|currenc)\w*)\b",
+    re.IGNORECASE,
+)
 
 
 def find_coin(text: str) -> Coin:
@@ -99,14 +136,19 @@ def mentioned(text: str) -> tuple[str, ...]:
     """Return the ids of the coins that a text is about, in the order of `COINS`.
 
     A name counts in any case, a symbol in capitals or after a dollar sign, at word boundaries: "$sol" and "SOL" are
-    Solana, "sol" is not; "Bitcoin Cash" is not Bitcoin. Addresses of pages are ignored.
+    Solana, "sol" is not; "Bitcoin Cash" is not Bitcoin. "Ether" is Ethereum. Addresses of pages are ignored.
     """
     text = _LINK.sub(" ", text)
     found = {_BY_NAME[" ".join(match.group().lower().split())] for match in _NAME.finditer(text)}
     found |= {_BY_SYMBOL[match.group(1).upper()] for match in _CASHTAG.finditer(text)}
     if not _is_shouted(_SYMBOL.sub(" ", text)):
-        found |= {_BY_SYMBOL[match.group()] for match in _SYMBOL.finditer(text)}
+        found |= {_WRITTEN[match.group()] for match in _SYMBOL.finditer(text)}
     return tuple(id for id in COINS if id in found)
+
+
+def mentions_crypto(text: str) -> bool:
+    """Return whether a text speaks of digital assets in general, such as "crypto" or "blockchain"."""
+    return _GENERAL.search(text) is not None
 
 
 def _is_shouted(text: str) -> bool:

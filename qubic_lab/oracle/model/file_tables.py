@@ -8,7 +8,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from qubic_lab.errors import InputError
 
 MOST_BYTES = 2 << 30
 """Larger files, uncompressed, are refused: they would fill the memory."""
-_DELIMITERS = (",", ";", "\t", "|")
+DELIMITERS = (",", ";", "\t", "|")
 _BANNER_LINES = 30
 """A header is looked for in the first lines, behind a banner."""
 
@@ -72,10 +72,27 @@ class FileTable:
         return [f"columns not used: {', '.join(names)}"] if names else []
 
 
-def read_table(path: Path, is_header: Callable[[Sequence[str]], bool]) -> FileTable:
+def starts_with_time(cells: Sequence[str]) -> bool:
+    """Return whether a row begins with a number of seconds or less since 1970."""
+    return len(cells) > 1 and re.fullmatch(r"\d{9,19}", cells[0].strip()) is not None
+
+
+def read_table(
+    path: Path,
+    is_header: Callable[[Sequence[str]], bool],
+    is_row: Callable[[Sequence[str]], bool] = starts_with_time,
+    *,
+    delimiters: Sequence[str] = DELIMITERS,
+    encoding: str = "utf-8",
+) -> FileTable:
     """Read a file by its ending: .parquet, .jsonl, .json, else CSV; all but the first also in .gz or .zip.
 
-    `is_header` tells a row that names columns from a banner before it.
+    Args:
+        path: the file.
+        is_header: tells a row that names columns from a banner before it.
+        is_row: tells the first row of CSV that has no header at all; its columns get their numbers as names.
+        delimiters: of CSV; the first one that gives a header, or such a row, is taken.
+        encoding: of a file that is not in UTF-8; by default such a file is refused.
 
     Raises:
         InputError: it is missing, empty, damaged or of another kind.
@@ -91,7 +108,7 @@ def read_table(path: Path, is_header: Callable[[Sequence[str]], bool]) -> FileTa
     if len(content) > MOST_BYTES:
         raise InputError(f"{path.name}: more than {MOST_BYTES >> 30} GiB: split the file")
     try:
-        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = _decoded(content, encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{path.name}:{line}: not in UTF-8: save the file as CSV in UTF-8") from error
@@ -101,7 +118,16 @@ def read_table(path: Path, is_header: Callable[[Sequence[str]], bool]) -> FileTa
         return _read_json_lines(path.name, text)
     if name.lower().endswith(".json"):
         return _read_json(path.name, text)
-    return _read_csv(path.name, text, is_header)
+    return _read_csv(path.name, text, is_header, is_row, delimiters)
+
+
+def _decoded(content: bytes, encoding: str) -> str:
+    try:
+        return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        if encoding == "utf-8":
+            raise
+        return content.decode(encoding)
 
 
 def _unpack(path: Path) -> tuple[str, bytes]:
@@ -123,15 +149,21 @@ def _unpack(path: Path) -> tuple[str, bytes]:
         return path.name, plain.read(MOST_BYTES + 1)
 
 
-def _read_csv(file: str, text: str, is_header: Callable[[Sequence[str]], bool]) -> FileTable:
-    heads = {each: list(itertools.islice(_rows(file, text, each), _BANNER_LINES)) for each in _DELIMITERS}
+def _read_csv(
+    file: str,
+    text: str,
+    is_header: Callable[[Sequence[str]], bool],
+    is_row: Callable[[Sequence[str]], bool],
+    delimiters: Sequence[str],
+) -> FileTable:
+    heads = {each: list(itertools.islice(_rows(file, text, each), _BANNER_LINES)) for each in delimiters}
     for delimiter, head in heads.items():
         for line, row in head:
             if is_header(names := _names(row)):
                 return _below(file, text, delimiter, line, names)
     for delimiter, head in heads.items():
         first = head[0][1]
-        if len(first) > 1 and re.fullmatch(r"\d{9,19}", first[0].strip()):
+        if is_row(first):
             numbers = tuple(str(number + 1) for number in range(len(_trimmed(first))))
             return _below(file, text, delimiter, 0, numbers)
     banner = text.strip().split("\n", 1)[0].strip()
@@ -181,13 +213,21 @@ def _below(file: str, text: str, delimiter: str, header_line: int, header: tuple
 
 
 def _read_json(file: str, text: str) -> FileTable:
-    """Return a list of lists, as exchanges' interfaces give bars; lines are the lists' numbers."""
+    """Return a list of lists, as exchanges' interfaces give bars, or of objects, as NewsAPI gives articles.
+
+    Lines are their numbers.
+    """
     try:
         found = json.loads(text)
     except ValueError as error:
         raise InputError(f"{file}: not JSON ({error}): fetch it again") from error
+    if isinstance(found, dict) and found.get("status") == "error":
+        raise InputError(f"{file}: holds an error instead of articles ({str(found.get('message'))[:200]}): ask again")
+    found = found.get("articles") if isinstance(found, dict) else found
+    if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
+        return _of_objects(file, dict(enumerate(found, 1)))
     if not isinstance(found, list) or not all(isinstance(row, list) for row in found):
-        raise InputError(f"{file}: a list of lists is needed: one for each bar")
+        raise InputError(f"{file}: a list of lists is needed, one for each bar, or of objects, or NewsAPI's articles")
     header = tuple(str(number + 1) for number in range(len(found[0]) if found else 0))
     return FileTable(file, header, found, list(range(1, len(found) + 1)), named=False)
 
@@ -204,6 +244,10 @@ def _read_json_lines(file: str, text: str) -> FileTable:
         if not isinstance(found, dict):
             raise InputError(f"{file}:{line}: no JSON object: one a line is needed")
         objects[line] = found
+    return _of_objects(file, objects)
+
+
+def _of_objects(file: str, objects: Mapping[int, Mapping[str, Any]]) -> FileTable:
     header = tuple(dict.fromkeys(key for found in objects.values() for key in found))
     return FileTable(file, header, [[found.get(key) for key in header] for found in objects.values()], list(objects))
 
