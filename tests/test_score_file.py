@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sentiment_checkpoint import tiny_classifier
 
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.sentiment.evaluation import accuracy, compare, confusion_of, macro_f1, read_labels, verdict
+from qubic_lab.oracle.sentiment.evaluation import accuracy, compare, confusion_of, macro_f1, verdict
+from qubic_lab.oracle.sentiment.labelled import Columns, read_labelled, read_labels
 from qubic_lab.oracle.sentiment.models import majority_of
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentScore
 
@@ -201,6 +202,30 @@ def test_every_kind_of_file_says_the_same(oracle: Run) -> None:
     assert (found["n"], found["left_out"]["no label"]) == (7, 1)
 
 
+FILES = {
+    "by-name.csv": b"id,headline,label\n1,It rose,positive\n2,It fell,negative\n",
+    "by-content.csv": b"y,notices\npositive,It rose\nnegative,It fell\n",
+    "numbers.csv": b"y,notices\n1,It rose\n-1,It fell\n",
+    "no-header.csv": b"positive,It rose\nnegative,It fell\n",
+    "phrases.txt": b"It rose , it did \xe4 .@positive\nIt fell , and fell .@negative\n",
+    "windows.csv": b"label,text\npositive,It rose \x96 well\nnegative,It fell\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_columns_are_found_by_name_or_by_what_they_hold(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(FILES[name])
+    found = read_labelled(tmp_path / name, Columns())
+    assert found.labels == ("positive", "negative")
+    assert [text[:7] for text in found.texts] == ["It rose", "It fell"]
+
+
+def test_columns_of_a_file_without_a_header_are_given_by_number(tmp_path: Path) -> None:
+    (tmp_path / "bare.csv").write_text("2,It fell,x\n0,It rose,y\n")
+    found = read_labelled(tmp_path / "bare.csv", Columns("2", "1", {"0": "positive", "2": "negative"}))
+    assert (found.labels, found.texts, found.rows) == (("negative", "positive"), ("It fell", "It rose"), 2)
+
+
 @needs_embedder
 def test_all_models_in_words_on_a_part_of_a_file(oracle: Run) -> None:
     lines = HEADLINES.read_text("utf-8").splitlines()
@@ -241,7 +266,9 @@ ASKED_WRONGLY = [
     ("news.csv --text title --label sentiment --model finbrt", "unknown model 'finbrt': did you mean 'finbert'"),
     ("news.csv --text title --label sentiment --model finbert:none", "'none' is neither a folder nor a hub id"),
     ("news.csv --text title --label sentiment --model finbert:a/x,finbert:b/x", "'finbert:x' twice"),
-    ("news.csv --text title", "Missing option '--label'"),
+    ("news.csv --label title", "unknown label .Bitcoin rallies .*--map"),
+    ("twice.csv", "the column of labels is not clear: give --label, such as one, other"),
+    ("bare.csv --text a", "no column .a."),
     ("empty.csv --text title --label sentiment", "empty.csv: the file is empty"),
     ("score --model vadr", "did you mean 'vader'"),
     ("score --coin bitcon", "did you mean"),
@@ -251,6 +278,8 @@ ASKED_WRONGLY = [
 @pytest.mark.parametrize(("arguments", "message"), ASKED_WRONGLY)
 def test_what_is_asked_wrongly_is_told_in_one_line(oracle: Run, arguments: str, message: str) -> None:
     Path("empty.csv").write_text("")
+    Path("twice.csv").write_text("text,one,other\nit rose,1,-1\nit fell,-1,1\n")
+    Path("bare.csv").write_text("text,label\nit rose,up\n")
     said = oracle(arguments if arguments.startswith("score ") else f"score-file {arguments}").failed(2)
     assert re.search(message, said), said
 

@@ -12,7 +12,7 @@ from qubic_lab.oracle.analysis.forecast import RULE
 from qubic_lab.oracle.analysis.indicators import compute
 from qubic_lab.oracle.analysis.rating import Rating
 from qubic_lab.oracle.model.timestamps import DAY_US
-from qubic_lab.oracle.sentiment.evaluation import read_examples
+from qubic_lab.oracle.sentiment.labelled import read_examples
 from qubic_lab.oracle.sentiment.lexicon import data_file
 from qubic_lab.oracle.sentiment.models import read_head
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel
