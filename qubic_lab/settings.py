@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     """Key that signs alerts, so that their receiver can recognise them."""
     oracle_config: Path | None = None
     """YAML file with settings of the market oracle, for collector and coordinator."""
+    sentiment_head: Path | None = None
+    """Head of the default sentiment model, as `qubic-lab oracle train-sentiment` writes it; else the packaged one."""
     tls_certificate: Path | None = None
     """This host's certificate (PEM); with key and authority it turns on mutual TLS, except for unix sockets."""
     tls_key: Path | None = None

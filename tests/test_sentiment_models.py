@@ -16,11 +16,11 @@ from sentiment_checkpoint import tiny_classifier
 from sqlalchemy import Engine
 
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.model.embeddings import WEIGHTS_SHA256
+from qubic_lab.model.embeddings import WEIGHTS_SHA256, Embedder
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
-from qubic_lab.oracle.sentiment.evaluation import read_examples
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText, scored_texts
+from qubic_lab.oracle.sentiment.labelled import read_examples
 from qubic_lab.oracle.sentiment.lexicon import data_file, lexicon_hash, vader_compounds
 from qubic_lab.oracle.sentiment.models import (
     HEAD_FILE,
@@ -48,7 +48,15 @@ from qubic_lab.oracle.sentiment.scores import (
     sentences_of,
     softmax,
 )
-from qubic_lab.oracle.sentiment.train import fit_scale, fit_temperature, train, write_head
+from qubic_lab.oracle.sentiment.train import (
+    TWEETS_FILE,
+    TWEETS_SHA256,
+    fit_scale,
+    fit_temperature,
+    read_tweets,
+    train,
+    write_head,
+)
 from qubic_lab.oracle.store.text_reader import TextReader
 from qubic_lab.oracle.store.text_store import TextStore
 
@@ -104,6 +112,7 @@ def test_the_head_was_trained_on_the_committed_files() -> None:
     hashes = read_head().hashes
     headlines = data_file("sentiment", "headlines.jsonl")
     assert hashes["headlines"] == hashlib.sha256(headlines.read_bytes()).hexdigest()
+    assert hashes["tweets"] == TWEETS_SHA256
     assert hashes["lexicon"] == lexicon_hash()
     assert hashes["embedder"] == WEIGHTS_SHA256
 
@@ -190,9 +199,11 @@ def test_the_scale_of_vader_is_that_of_the_training_part() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not TWEETS_FILE.is_file(), reason="needs the tweets, see data/sentiment/README.md")
 @needs_embedder
 def test_training_again_gives_the_committed_head() -> None:
-    head, again = read_head(), train(data_file("sentiment", "headlines.jsonl"), embedder())
+    head = read_head()
+    again = train(data_file("sentiment", "headlines.jsonl"), read_tweets(TWEETS_FILE), Embedder(remembered=12_000))
     assert again.hashes == head.hashes
     assert again.weights_CF == pytest.approx(head.weights_CF, abs=0.02)  # another machine rounds otherwise
     features = head_features([GOOD, BAD, "a table"], embedder())

@@ -18,8 +18,8 @@ from qubic_lab.oracle.model.bars import Floats, Integers
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.text_reader import ScoreColumns, TextReader
 
-PREFERRED = ("default", "finbert", "crypto-lexicon", "vader")
-"""Models whose scores make the index, the first choice first; others follow by name."""
+PREFERRED = ("finbert", "default", "crypto-lexicon", "vader")
+"""Models whose scores make the index, the first choice first; others follow by name. FinBERT scores where asked to."""
 BASELINE = "majority"
 """A model that gives every text the same score, so an index of its scores would say nothing."""
 NO_SCORES = "no model has scored these texts: qubic-lab oracle score does"

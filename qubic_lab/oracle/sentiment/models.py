@@ -16,7 +16,7 @@ import numpy as np
 from qubic_lab.errors import InputError, ModelError, check_choice
 from qubic_lab.model.embeddings import DIMENSIONS, WEIGHTS_SHA256, Embedder
 from qubic_lab.oracle.model.bars import Floats
-from qubic_lab.oracle.sentiment.evaluation import read_label
+from qubic_lab.oracle.sentiment.labelled import read_label
 from qubic_lab.oracle.sentiment.lexicon import (
     LEXICON_CODE,
     crypto_compounds,
@@ -26,10 +26,11 @@ from qubic_lab.oracle.sentiment.lexicon import (
     vader_compounds,
 )
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel, SentimentScore, as_scores, softmax
+from qubic_lab.settings import settings
 
 DEFAULT = "default"
 HEAD_FILE = data_file("sentiment", "head.json")
-"""What was learned from our headlines; `train` writes it."""
+"""What was learned from our headlines and tweets on finance; `train` writes it."""
 TRAIN_COMMAND = "python -m qubic_lab.oracle.sentiment.train"
 DECIMALS = 6
 """Decimals of the weights in the file."""
@@ -78,7 +79,7 @@ class Head:
         temperature: divides logits, so that probabilities are calibrated.
         scales: of the lexicon models, by name.
         shares: of the labels in the training part.
-        hashes: SHA-256 of the headlines, the lexicon, and the embedder's weights.
+        hashes: SHA-256 of the headlines, the tweets, the lexicon, and the embedder's weights; of one's own labels too.
         measured: results of the cross-validation, for readers.
     """
 
@@ -136,7 +137,8 @@ def read_head(file: Path = HEAD_FILE) -> Head:
         if head.weights_CF.shape != expected or head.intercept_C.shape != expected[:1]:
             raise ValueError(f"weights are not {expected[0]} rows of {expected[1]}")
     except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"the sentiment head {file} is damaged ({error}): run `{TRAIN_COMMAND}` again") from error
+        command = TRAIN_COMMAND if file == HEAD_FILE else "qubic-lab oracle train-sentiment"
+        raise ModelError(f"the sentiment head {file} is missing or damaged ({error}): run `{command}` again") from error
     return head
 
 
@@ -367,7 +369,7 @@ MODELS: dict[str, Callable[[], SentimentModel]] = {
     "majority": lambda: Majority(read_head().shares),
     "vader": lambda: LexiconModel("vader", read_head().scales["vader"]),
     "crypto-lexicon": lambda: LexiconModel("crypto-lexicon", read_head().scales["crypto-lexicon"]),
-    DEFAULT: EmbeddingHead,
+    DEFAULT: lambda: EmbeddingHead(read_head(settings().sentiment_head or HEAD_FILE)),
     "finbert": FinBert,
 }
 """Makes each model; the majority is that of our training part."""
