@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from qubic_lab.bench.result import BenchResult, Table
 from qubic_lab.cli import console, options
+from qubic_lab.cli.oracle_sentiment import PACKAGES, LabelColumn, LabelMap, TextColumn, read_columns
 from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
 
@@ -476,3 +477,23 @@ def voting(
     from qubic_lab.model.embeddings import installed_embedder
 
     return bench_voting(answers, votes, installed_embedder())
+
+
+@bench("news.csv --text title --label sentiment")
+def sentiment(
+    progress: Progress,
+    files: Annotated[list[Path] | None, Argument(metavar="[FILE…]", help="Labelled texts, besides our own.")] = None,
+    text: TextColumn = None,
+    label: LabelColumn = None,
+    mapping: LabelMap = None,
+    finbert: Annotated[Path | None, Option(metavar="FOLDER", help="FinBERT, or its like.", show_default=False)] = None,
+    seed: options.Seed = 0,
+) -> BenchResult:
+    """Measure how right sentiment models are on labelled texts.
+
+    Shows accuracy, macro-F1 and calibration, with intervals, beside the majority and two lexicons.
+    """
+    console.require(*PACKAGES, extra="oracle")
+    from qubic_lab.bench.sentiment import bench_sentiment
+
+    return bench_sentiment(files or (), read_columns(text, label, mapping), finbert, seed, progress)

@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
         "analyse": (analyse, "--coin BTC"),
         "score-file": (oracle_sentiment.score_file, "news.csv --text title --label sentiment"),
         "score": (oracle_sentiment.score, "--coin BTC --json"),
+        "train-sentiment": (oracle_sentiment.train_sentiment, "--labels mine.csv"),
         "risk": (oracle_risk.risk, "bitcoin --frame 1d"),
         "alerts": (oracle_risk.alerts, "--check"),
         "ledger": (oracle_ledger.ledger, "verify"),
