@@ -215,7 +215,7 @@ def stopping(
     error: Annotated[float, Option(help="Error of the certificates.")] = 0.05,
     seed: options.Seed = 0,
 ) -> BenchResult:
-    """Check certified votes: how often they are wrong, and what they save.
+    """Check certified votes: how often they err, what they save.
 
     Simulated voters, whose most frequent answer is known, vote until it is certified.
     """

@@ -142,7 +142,7 @@ def collect(
 
 
 def repair_clock(json: options.Json = False) -> None:
-    """Mend what a wrong clock left in the database: entries of the future.
+    """Mend what a wrong clock left: entries of the future.
 
     Set this machine's clock first. The entries are moved back, so that the newest is of now.
     """
