@@ -315,7 +315,7 @@ def words_once_known(bars):
     texts = pd.DataFrame({"at": bars["body_known_us"], "words": words})
     known = texts[bars["body"].notna()].sort_values("at", kind="stable").astype({"at": "int64"})
     closed = pd.DataFrame({"at": (bars["opened_us"] + STEP_US).to_numpy()})
-    return pd.merge_asof(closed, known, on="at")["words"].fillna(0.0)
+    return pd.merge_asof(closed, known, on="at")["words"].fillna(0.0).to_numpy()
 
 
 def bodies_known_so_far(bars):

@@ -231,7 +231,7 @@ def bench_backtest(
         "effect": (partial(effect_run, seed=seed), effect),
         "var": (partial(tail_run, bars=var_bars, seed=seed), var),
     }
-    found = _run_parts(parts, progress)
+    found = run_parts(parts, progress)
     nulls = sum_up_null(found["null"]) if null else None
     effects = sum_up_effect(found["effect"]) if effect else None
     tails = sum_up_var(found["var"], var_bars) if var else None
@@ -267,7 +267,7 @@ def _pool() -> Iterator[ProcessPoolExecutor]:
                 os.environ[name] = value
 
 
-def _run_parts(parts: Mapping[str, tuple[Callable[[int], Any], int]], progress: Progress) -> dict[str, list[Any]]:
+def run_parts(parts: Mapping[str, tuple[Callable[[int], Any], int]], progress: Progress) -> dict[str, list[Any]]:
     """Make the numbered runs of all parts in a pool of processes; return the results of each part in order."""
     note = counted(progress, sum(runs for _, runs in parts.values()))
 

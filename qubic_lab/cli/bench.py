@@ -71,6 +71,25 @@ def register(app: typer.Typer) -> None:
     console.add_group(app, "bench", text, "memory --model smollm2 --ranks 2", dict(sorted(_COMMANDS.items())))
 
 
+@bench("--part development")
+def audit(
+    progress: Progress,
+    part: Annotated[str, Option(help="Part of the corpus: development, held-out or all.")] = "all",
+    only: Annotated[str, Option(help="Names of signals, such as zigzag,next_return; empty: all.")] = "",
+    cuts: Annotated[int | None, Option(help="Least number of cuts.", show_default="the check's own")] = None,
+    seed: options.Seed = 0,
+) -> BenchResult:
+    """Check the error rates of the look-ahead check.
+
+    Audits planted leaks and clean signals that look suspicious.
+    """
+    console.require("arch", "pandas", "sklearn", "statsmodels", "talib", extra="oracle")
+    from qubic_lab.bench.audit import bench_audit
+
+    names = console.split_list("--only", only) if only else ()
+    return bench_audit(part, names, seed, cuts, progress)
+
+
 @bench("--null 1000 --effect 300 --var 200")
 def backtest(
     progress: Progress,

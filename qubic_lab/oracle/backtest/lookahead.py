@@ -19,9 +19,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,29 +29,33 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from qubic_lab.errors import InputError, QubicLabError, check_at_least, did_you_mean
+from qubic_lab.oracle.backtest.lookahead_cuts import choose_cuts
 from qubic_lab.oracle.backtest.lookahead_runs import (
+    ROUNDING_OF_FLOAT32,
     ChangedBars,
+    CutRuns,
     FreshRun,
     Signal,
     UnusableRun,
     changed_rows,
     closes_us,
-    compare,
     known_at,
+    large_value,
+    run_prefixes,
+    run_scrambles,
     run_signal,
-    scrambled,
+    timed,
 )
 from qubic_lab.oracle.model.bars import Floats, is_constant
 from qubic_lab.oracle.model.timestamps import iso
 
 CUTS = 32
+EXTRA_S = 2.0
+"""Processor time for more cuts than asked for."""
 LAGS = 5
 LEAST_BARS = 20
 TIME_LIMIT_S = 120.0
 _TOO_GOOD = 0.3
-_ROUNDING_OF_FLOAT32 = 1e-5
-"""A share of the largest value; it counts as rounding only where other futures change no bit."""
-_LEAST_FRESH_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class LookaheadFinding:
     """One thing that is wrong with a signal, in one line.
 
     Attributes:
-        kind: look-ahead, state or rounding; or error, output, input or not repeatable.
+        kind: look-ahead or state; or error, output, input or not repeatable.
         leaks: whether it uses what was not known; otherwise it cannot be checked, or trusted, for another reason.
         test: prefix or scramble, or neither.
         bar: the first bar that changed at any cut; `closed`: when it closed; `cut`: number of bars that were known.
@@ -118,7 +121,7 @@ class LookaheadReport:
 
     def __str__(self) -> str:
         if self.passed:
-            return f"{self.name} does not look ahead: {len(self.cuts)} cuts through {self.bars} bars changed nothing"
+            return f"{self.name} does not look ahead: no cut through {self.bars} bars changed what was before it"
         return f"{self.name}: " + "; ".join(finding.text for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,17 +129,23 @@ class LookaheadReport:
         return {**asdict(self), "passed": self.passed, "leaks": self.leaks, "text": str(self)}
 
 
-def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0) -> LookaheadReport:
+def check_lookahead(
+    function: Signal, frame: pd.DataFrame, cuts: int = CUTS, seed: int = 0, extra_s: float = EXTRA_S
+) -> LookaheadReport:
     """Check whether a signal looks ahead.
 
-    At each cut the signal runs on the bars before it as they were known then (prefix), and on all bars with those after
-    the cut changed (scramble). Its values before the cut must equal, in every bit, its values on all bars.
+    Another process runs it on all bars. This process, which has seen none, runs it on the bars before each cut as they
+    were known then (prefix), in order of time, so that a signal cannot keep what it has seen of later bars. At some of
+    the cuts it also runs on all bars with those after the cut changed (scramble). The values before each cut must not
+    differ, except for rounding.
 
     Args:
         function: takes a frame, returns a number for each row: [bars] or [bars, assets], NaN where it has none.
         frame: of bars, see the module; each run gets a copy.
-        cuts: half of them crowd at the first bars, where warm-ups are filled in; some lie where data are missing.
+        cuts: least number of cuts; half of them crowd at the first bars, where warm-ups are filled in.
         seed: of cuts and changed values.
+        extra_s: processor time for more cuts: at unusual bars and ends of days, then anywhere, up to every bar; they
+            end where a leak is found.
 
     Raises:
         InputError: too few bars or cuts, or bars out of order. Errors of the function are findings.
@@ -146,34 +155,60 @@ def check_lookahead(function: Signal, frame: pd.DataFrame, cuts: int = CUTS, see
     _check_frame(frame)
     inner = getattr(function, "func", function)
     name = str(getattr(inner, "__qualname__", type(inner).__name__))
-    bars, half, started = len(frame), len(frame) // 2, time.monotonic()
-    draw = np.random.default_rng(seed)
-    findings: list[LookaheadFinding] = []
-    with FreshRun(function, known_at(frame, half)) as fresh:
-        try:
-            values, faults = _run_twice(function, frame)
-        except UnusableRun as error:
-            return LookaheadReport(name, bars, (), (LookaheadFinding(error.kind, str(error)),))
-        if any(fault.kind == "not repeatable" for fault in faults):
-            return LookaheadReport(name, bars, (), tuple(faults))
-        runs = _run_cuts(function, frame, values, _places(frame, cuts, draw), draw)
-        alone = fresh.wait(max(_LEAST_FRESH_S, time.monotonic() - started))
-    notes = [] if alone is not None else ["a run in a fresh process gave nothing, so kept state was not checked"]
-    differences = runs.differences
-    if differences and all(each.test == "prefix" and each.is_rounding(_ROUNDING_OF_FLOAT32) for each in differences):
-        # `np.log` rounds the last values of an array differently, and products of matrices in float32 do so by more.
-        notes.append("its values are rounded differently by the number of bars; what the bars hold changes no bit")
-        differences = []
-    if differences:
-        findings.append(_describe(frame, differences))
-    if alone is not None:
-        findings += _kept_state(function, frame, half, alone)
+    bars, draw, notes = len(frame), np.random.default_rng(seed), list[str]()
+    whole, copy_s = timed(lambda: known_at(frame, bars))
+    with FreshRun(function, whole) as fresh:
+        seen = fresh.wait()
+    try:
+        if seen is None:
+            notes.append("a run in a fresh process gave nothing, so kept state was not checked")
+        values, run_s = seen or timed(lambda: run_signal(function, known_at(frame, bars)))
+        most = _affordable(cuts, bars, copy_s + run_s, extra_s)
+        both, more = choose_cuts(frame, values, cuts, most, draw)
+        runs = run_prefixes(function, frame, values, both, more)
+        again, faults = _run_twice(function, frame)
+    except UnusableRun as error:
+        return LookaheadReport(name, bars, (), (LookaheadFinding(error.kind, str(error)),))
+    if any(fault.kind == "not repeatable" for fault in faults):
+        return LookaheadReport(name, bars, (), tuple(faults))
+    state = _kept_state(function, frame, values, again, runs.differences)
+    if state is not None:
+        runs.differences.clear()
+    run_scrambles(runs, function, frame, again, both, draw)
+    shown = [each for each in runs.differences if not _is_rounding(each, runs.differences)]
+    if runs.differences and not shown:
+        notes.append(_rounding_note(runs.differences))
+    findings = [state] if state is not None else []
+    findings += [_describe(frame, shown)] if shown else []
     findings += faults
     _report_failures(runs, bars, findings, notes)
     if np.isnan(values).all():
         notes.append("it gives no number at any bar, so no change could be seen")
     lags = _lag_sweep(values, frame)
     return LookaheadReport(name, bars, tuple(runs.used), tuple(findings), lags, (*notes, *_lag_notes(lags)))
+
+
+def _affordable(cuts: int, bars: int, run_s: float, extra_s: float) -> int:
+    """Return how many cuts fit in a time; doubling the number keeps it the same from run to run."""
+    most = cuts
+    while most < bars and 2 * most * run_s <= extra_s:
+        most *= 2
+    return most
+
+
+def _is_rounding(change: ChangedBars, among: Sequence[ChangedBars]) -> bool:
+    """Return whether a difference is rounding: a tiny one, or a small one where other futures change no bit.
+
+    `np.log` rounds the last values of an array differently, and products of matrices in float32 do so by more.
+    """
+    scramble = any(each.test == "scramble" for each in among)
+    return change.is_rounding() or (not scramble and change.is_rounding(ROUNDING_OF_FLOAT32))
+
+
+def _rounding_note(differences: Sequence[ChangedBars]) -> str:
+    if any(each.test == "scramble" for each in differences):
+        return "later bars are in the calculation, but change its values by rounding alone"
+    return "its values are rounded differently by the number of bars; what the bars hold changes no bit"
 
 
 def _check_frame(frame: pd.DataFrame) -> None:
@@ -214,72 +249,36 @@ def _run_twice(function: Signal, frame: pd.DataFrame) -> tuple[Floats, list[Look
     return values, faults
 
 
-def _kept_state(function: Signal, frame: pd.DataFrame, half: int, alone: Floats) -> Iterator[LookaheadFinding]:
-    """Yield a finding where this process, which has seen all bars, differs on the first half from a fresh process."""
-    try:
-        again = run_signal(function, known_at(frame, half))
-    except UnusableRun:
-        return
-    changed = changed_rows(alone, again, _ROUNDING_OF_FLOAT32)  # a copy of a process may use fewer threads
-    if changed.any():
-        bar = int(changed.argmax())
-        text = (
-            f"bar {_named(frame, bar)} differs in a process that only saw the first {half} bars: it keeps something of "
-            "later bars between runs"
-        )
-        yield LookaheadFinding("state", text, leaks=True, bar=bar, closed=_closed(frame, bar), cut=half)
+def _kept_state(
+    function: Signal, frame: pd.DataFrame, values: Floats, again: Floats, differences: Sequence[ChangedBars]
+) -> LookaheadFinding | None:
+    """Return a finding where the order of runs decides: the signal keeps something of later bars between them.
 
-
-def _places(frame: pd.DataFrame, cuts: int, draw: np.random.Generator) -> list[int]:
-    """Return the number of known bars at each cut: half crowd at the first bars, half are spread, some lie at gaps."""
-    bars = len(frame)
-    early = np.geomspace(2, bars - 1, max(1, cuts // 2))
-    even = cuts - len(early)
-    edges = np.linspace(1, bars - 1, even + 1)
-    spread = draw.uniform(edges[:-1], edges[1:]) if even else np.array([])
-    chosen = {min(bars - 1, max(1, round(place))) for place in (*early, *spread)}
-    missing = frame.isna().any(axis=1).to_numpy()
-    gaps = np.flatnonzero(missing[:-1]) + 1  # the cut comes right after a bar with a missing value
-    if gaps.size:
-        chosen |= set(draw.choice(gaps, min(len(gaps), cuts // 4 + 1), replace=False).tolist())
-    while len(chosen) < min(cuts, bars - 2):  # some places were rounded to the same bar
-        chosen.add(int(draw.integers(1, bars)))
-    return sorted(chosen)
-
-
-@dataclass
-class _CutRuns:
-    """Where known bars changed, and the cuts at which the signal ran on the past alone.
-
-    `failed` says by cut why it did not; `refused`, why it did not run on a changed future where it did on the past.
+    `values` are those of a process that saw all bars at once, `again` those of this one, which saw fewer before.
     """
-
-    differences: list[ChangedBars] = field(default_factory=list)
-    used: list[int] = field(default_factory=list)
-    failed: dict[int, str] = field(default_factory=dict)
-    refused: dict[int, str] = field(default_factory=dict)
-
-
-def _run_cuts(
-    function: Signal, frame: pd.DataFrame, values: Floats, places: Sequence[int], draw: np.random.Generator
-) -> _CutRuns:
-    runs = _CutRuns()
-    for number, cut in enumerate(places):
-        try:
-            runs.differences += compare("prefix", cut, run_signal(function, known_at(frame, cut)), values[:cut])
-            runs.used.append(cut)
-        except UnusableRun as error:
-            runs.failed[cut] = str(error)
-        try:
-            later = run_signal(function, scrambled(frame, cut, draw, number))
-            runs.differences += compare("scramble", cut, values[:cut], later[:cut])
-        except UnusableRun as error:
-            if cut not in runs.failed:
-                runs.refused[cut] = str(error)
-    return runs
+    margin = ROUNDING_OF_FLOAT32 * large_value(values)  # processes may use other numbers of threads
+    cut, changed = len(frame), changed_rows(values, again, margin)
+    if not changed.any():
+        real = [each for each in differences if not each.is_rounding(ROUNDING_OF_FLOAT32)]
+        if not real:
+            return None
+        first = min(real, key=lambda each: each.cut)
+        try:  # now that all bars have been seen, is the difference gone?
+            later = run_signal(function, known_at(frame, first.cut))
+        except UnusableRun:
+            return None
+        cut, changed = first.cut, first.changed & ~changed_rows(later, first.later, margin)
+        if not changed.any():
+            return None
+    bar = int(changed.argmax())
+    text = (
+        f"bar {_named(frame, bar)} on {'all' if cut == len(frame) else f'the first {cut}'} bars depends on what was "
+        "run before: it keeps something of other bars between runs"
+    )
+    return LookaheadFinding("state", text, leaks=True, bar=bar, closed=_closed(frame, bar), cut=cut)
 
 
-def _report_failures(runs: _CutRuns, bars: int, findings: list[LookaheadFinding], notes: list[str]) -> None:
+def _report_failures(runs: CutRuns, bars: int, findings: list[LookaheadFinding], notes: list[str]) -> None:
     """Report failed runs: a finding where too few are left to judge by, otherwise a note."""
     if runs.failed:
         most, why = max(runs.failed.items())
@@ -290,8 +289,8 @@ def _report_failures(runs: _CutRuns, bars: int, findings: list[LookaheadFinding]
             notes.append(f"on {most} bars or fewer {why}; those cuts were left out")
     if runs.refused:
         cut, why = next(iter(runs.refused.items()))
-        text = f"on {len(runs.refused)} of {len(runs.used)} changed futures {why} (after {cut} bars that stayed)"
-        if len(runs.refused) > len(runs.used) // 2:
+        text = f"on {len(runs.refused)} of {runs.futures} changed futures {why} (after {cut} bars that stayed)"
+        if len(runs.refused) > runs.futures // 2:
             findings.append(LookaheadFinding("error", f"{text}, so it cannot be audited"))
         else:
             notes.append(f"{text}; those were left out")
@@ -299,10 +298,8 @@ def _report_failures(runs: _CutRuns, bars: int, findings: list[LookaheadFinding]
 
 def _describe(frame: pd.DataFrame, differences: Sequence[ChangedBars]) -> LookaheadFinding:
     """Return the finding with the first bar that changed, its two values, and how far ahead values look."""
-    leaks = [each for each in differences if not each.is_rounding()]
-    shown = leaks or differences
-    first = min(shown, key=lambda each: (each.first, each.test, each.cut))
-    bar, cut, reach = first.first, first.cut, max(each.cut - each.first for each in shown)
+    first = min(differences, key=lambda each: (each.first, each.test, each.cut))
+    bar, cut, reach = first.first, first.cut, max(each.cut - each.first for each in differences)
     column = int(np.flatnonzero(changed_rows(first.then[bar][:, None], first.later[bar][:, None]))[0])
     then, later = float(first.then[bar, column]), float(first.later[bar, column])
     known = "the only bar known then" if cut == 1 else f"the {cut} bars known then"
@@ -312,12 +309,10 @@ def _describe(frame: pd.DataFrame, differences: Sequence[ChangedBars]) -> Lookah
     else:
         how = f"is {before} from {known}, and {after} from all {len(frame)}"
     why = f"values depend on up to {reach} later bar{'s' if reach > 1 else ''}"
-    if not leaks:
-        why = "the values differ by rounding alone, so later bars are in the calculation, if not in effect"
     return LookaheadFinding(
-        kind="look-ahead" if leaks else "rounding",
+        kind="look-ahead",
         text=f"bar {_named(frame, bar)} {how}: {why}",
-        leaks=bool(leaks),
+        leaks=True,
         test=first.test,
         bar=bar,
         closed=_closed(frame, bar),

@@ -3,28 +3,41 @@
 import contextlib
 import os
 import signal
+import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from qubic_lab.lifeline import end_when_parent_dies
 from qubic_lab.oracle.model.bars import PRICES, Flags, Floats, Integers
 
 Signal = Callable[[pd.DataFrame], Any]
+Result = TypeVar("Result")
 ROUNDING = 1e-10
-"""Differences by a smaller share of the largest value are rounding."""
+"""Differences by a smaller share of the size of large values are rounding."""
+ROUNDING_OF_FLOAT32 = 1e-5
+"""Such a share counts as rounding only where other futures change no bit."""
+_IDLE_S = 2.0
+"""A copied process that uses no processor time for so long waits for a thread that was not copied."""
+_LARGE = 0.95
+"""The quantile of all sizes but 0 that is the size of a large value."""
 KNOWN = "_known_us"
 """A column `body` with a column `body_known_us` beside it holds cells that become known at those instants."""
-_DRIFTS = (0.0, 2.0, -2.0, None)
-"""Drift of log prices after a cut, beside their noise; None: prices hardly move."""
+FUTURES = ("level", "rise", "fall", "calm", "mild")
+"""What prices do after a cut: stay, rise or fall with more noise than before, hardly move, move as before."""
+_DRIFTS = {"rise": 2.0, "fall": -2.0}
+"""Drift of log prices after a cut."""
 _NOISE, _CALM = 0.3, 1e-4
 """Noise raises what is measured by the spread of the whole sample, calm lowers it."""
+NEVER_US = 7_258_118_400_000_000  # 2200-01-01
+"""The instant of a cell that is not known yet: the true one would tell when it comes."""
 
 
 def closes_us(frame: pd.DataFrame) -> Integers | None:
@@ -38,7 +51,10 @@ def closes_us(frame: pd.DataFrame) -> Integers | None:
 
 
 def known_at(frame: pd.DataFrame, bars: int) -> pd.DataFrame:
-    """Return a copy of the first bars as they were known at the last one's close: later cells are missing."""
+    """Return a copy of the first bars as they were known at the last one's close.
+
+    Later cells are missing, and their instants are `NEVER_US`.
+    """
     part = frame.iloc[:bars].copy(deep=True)
     part.attrs = {}  # attributes cannot be cut at a bar
     for column, late in _late_cells(part, bars).items():
@@ -49,21 +65,25 @@ def known_at(frame: pd.DataFrame, bars: int) -> pd.DataFrame:
             values, missing = series.to_numpy(np.float64, copy=True), np.nan
         values[late] = missing
         part[column] = values
+        instants = part[_stamp(column)]
+        if not pd.api.types.is_numeric_dtype(instants.dtype):
+            part[_stamp(column)] = instants.mask(late)
+        elif late.any():
+            part[_stamp(column)] = np.where(late & instants.notna(), NEVER_US, instants)
     return part
 
 
-def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, kind: int = 0) -> pd.DataFrame:
+def scrambled(frame: pd.DataFrame, bars: int, draw: np.random.Generator, future: str = "level") -> pd.DataFrame:
     """Return a copy whose rows after the first `bars`, and cells known only later, hold other values; times stay.
 
-    `kind` says what prices do after the cut. 0: stay at their level, 1: rise, 2: fall, each with more noise than
-    before; 3: hardly move.
+    `future` is one of `FUTURES`.
     """
     rows = np.arange(len(frame)) >= bars
-    drift = _DRIFTS[kind % len(_DRIFTS)]
-    calm, trend = drift is None, np.zeros(len(frame))
-    trend[bars:] = (drift or 0.0) * np.linspace(0.2, 1.0, len(frame) - bars)
+    calm, trend = future == "calm", np.zeros(len(frame))
+    trend[bars:] = _DRIFTS.get(future, 0.0) * np.linspace(0.2, 1.0, len(frame) - bars)
+    noise = _usual_move(frame, bars) if future == "mild" else _CALM if calm else _NOISE
     # All prices of a bar get one factor, so that its low stays its low.
-    factors = np.exp(draw.normal(0.0, _CALM if calm else _NOISE, len(frame)) + trend)
+    factors = np.exp(draw.normal(0.0, noise, len(frame)) + trend)
     late, changed = _late_cells(frame, bars), dict[int, Any]()
     for place, column in enumerate(frame.columns):
         name, series = str(column[0] if isinstance(column, tuple) else column), frame[column]
@@ -96,11 +116,28 @@ def _late_cells(frame: pd.DataFrame, bars: int) -> dict[Hashable, Flags]:
     if closed is None:
         return found
     for column in frame.columns:
-        stamp = (f"{column[0]}{KNOWN}", *column[1:]) if isinstance(column, tuple) else f"{column}{KNOWN}"
+        stamp = _stamp(column)
         if stamp in frame.columns:
             known_us = pd.to_numeric(frame[stamp], errors="coerce").to_numpy(np.float64)
             found[column] = np.asarray(~(known_us <= closed[bars - 1]))
     return found
+
+
+def _stamp(column: Hashable) -> Hashable:
+    """Return the name of the column with the instants at which the cells of a column become known."""
+    return (f"{column[0]}{KNOWN}", *column[1:]) if isinstance(column, tuple) else f"{column}{KNOWN}"
+
+
+def _usual_move(frame: pd.DataFrame, bars: int) -> float:
+    """Return the deviation of log changes of the known closes, or other prices; at most that of wild futures."""
+    names = {column[0] if isinstance(column, tuple) else column for column in frame.columns} & set(PRICES)
+    if not names:
+        return _NOISE
+    known = frame["close" if "close" in names else min(names)].iloc[:bars].to_numpy(np.float64)
+    with np.errstate(all="ignore"):
+        moves = np.diff(np.log(known), axis=0)
+    moves = moves[np.isfinite(moves)]
+    return min(_NOISE, float(moves.std()) or 0.01) if moves.size else 0.01
 
 
 def _flat(frame: pd.DataFrame, column: Hashable, bars: int) -> Floats:
@@ -150,7 +187,7 @@ class ChangedBars:
 
     `then` are the values from what was known, `later` those with other or later bars after the cut; `changed` is where
     they differ by more than rounding, or, if all differences are rounding, at all: rounding errors spread far in
-    running sums and would hide the bar at which a leak shows.
+    running sums and would hide the bar at which a leak shows. `large` is the size of large values on all bars.
     """
 
     test: str
@@ -158,6 +195,7 @@ class ChangedBars:
     then: Floats
     later: Floats
     changed: Flags
+    large: float
 
     @property
     def first(self) -> int:
@@ -165,8 +203,8 @@ class ChangedBars:
         return int(self.changed.argmax())
 
     def is_rounding(self, share: float = ROUNDING) -> bool:
-        """Return whether no value changed by more than a share of the largest one."""
-        return not changed_rows(self.then, self.later, share).any()
+        """Return whether no value changed by more than a share of large ones."""
+        return not changed_rows(self.then, self.later, share * self.large).any()
 
 
 def run_signal(function: Signal, frame: pd.DataFrame) -> Floats:
@@ -197,32 +235,107 @@ def run_signal(function: Signal, frame: pd.DataFrame) -> Floats:
     return values.reshape(len(values), -1)
 
 
-def compare(test: str, cut: int, then: Floats, later: Floats) -> Iterator[ChangedBars]:
-    """Yield how values of the same bars differ, unless they are equal in every bit."""
+def timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """Return the result of a call and its seconds of processor time, or a tenth of all, if it waits more than it works.
+
+    On a busy machine the time on a clock says little about a call.
+    """
+    started, used = time.perf_counter(), time.process_time()
+    result = call()
+    return result, max(time.process_time() - used, (time.perf_counter() - started) / 10.0)
+
+
+def compare(test: str, cut: int, then: Floats, later: Floats, large: float) -> Iterator[ChangedBars]:
+    """Yield how values of the same bars differ, unless they are equal in every bit; for `large` see `ChangedBars`."""
     if then.shape != later.shape:
         then = np.full_like(later, np.nan)
-    changed, much = changed_rows(then, later), changed_rows(then, later, ROUNDING)
+    changed, much = changed_rows(then, later), changed_rows(then, later, ROUNDING * large)
     if changed.any():
-        yield ChangedBars(test, cut, then, later, much if much.any() else changed)
+        yield ChangedBars(test, cut, then, later, much if much.any() else changed, large)
+
+
+def large_value(values: Floats) -> float:
+    """Return the size of large values; not the largest, beside which all others might look like rounding."""
+    size = np.abs(values[np.isfinite(values) & (values != 0.0)])
+    return float(np.quantile(size, _LARGE)) if size.size else 0.0
 
 
 def changed_rows(first: Floats, second: Floats, tolerance: float = 0.0) -> Flags:
-    """Return which rows differ by more than a share of the largest value; NaN equals NaN, and 0 equals −0."""
+    """Return which rows differ by more than a tolerance; NaN equals NaN, and 0 equals −0."""
     if first.shape != second.shape:
         return np.ones(min(len(first), len(second)), np.bool_)
     found = ~((first == second) | (np.isnan(first) & np.isnan(second)))
     if tolerance and found.any():
-        finite = np.abs(second[np.isfinite(second)])
         with np.errstate(invalid="ignore"):
-            found &= ~(np.abs(first - second) <= tolerance * (float(finite.max()) if finite.size else 0.0))
+            found &= ~(np.abs(first - second) <= tolerance)
     return np.asarray(found.any(axis=1))
+
+
+@dataclass
+class CutRuns:
+    """Where known bars changed, and the cuts at which the signal ran on the past alone.
+
+    `failed` says by cut why it did not; `refused`, why it ran on none of the `futures` there that were tried.
+    """
+
+    differences: list[ChangedBars] = field(default_factory=list)
+    used: list[int] = field(default_factory=list)
+    failed: dict[int, str] = field(default_factory=dict)
+    futures: int = 0
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+def run_prefixes(
+    function: Signal, frame: pd.DataFrame, values: Floats, cuts: Sequence[int], further: Sequence[int]
+) -> CutRuns:
+    """Run a signal on the bars before each cut, in order, and compare with its values on all bars.
+
+    Once more than rounding has changed, `further` cuts are left out.
+    """
+    runs, large, left_out, found = CutRuns(), large_value(values), set(further), False
+    for cut in sorted([*cuts, *further]):
+        if found and cut in left_out:
+            continue
+        try:
+            then = run_signal(function, known_at(frame, cut))
+            changed = [*compare("prefix", cut, then, values[:cut], large)]
+            runs.differences += changed
+            found |= any(not each.is_rounding(ROUNDING_OF_FLOAT32) for each in changed)
+            runs.used.append(cut)
+        except UnusableRun as error:
+            runs.failed[cut] = str(error)
+    return runs
+
+
+def run_scrambles(
+    runs: CutRuns,
+    function: Signal,
+    frame: pd.DataFrame,
+    values: Floats,
+    cuts: Sequence[int],
+    draw: np.random.Generator,
+) -> None:
+    """Add runs on changed futures; where a wild one is refused, on one in which prices move as before."""
+    large = large_value(values)
+    for cut in cuts:
+        if cut in runs.failed:
+            continue
+        for future in dict.fromkeys((FUTURES[runs.futures % len(FUTURES)], "mild")):
+            try:
+                later = run_signal(function, scrambled(frame, cut, draw, future))
+            except UnusableRun as error:
+                runs.refused[cut] = str(error)
+            else:
+                runs.differences += compare("scramble", cut, values[:cut], later[:cut], large)
+                runs.refused.pop(cut, None)
+                break
+        runs.futures += 1
 
 
 class FreshRun:
     """A run of a signal in a copy of this process that sees no other bars and keeps nothing afterwards.
 
-    It goes on while this process does other work. Threads are not copied, so a signal that waits for one started before
-    may never end: `wait` gives up.
+    Threads are not copied, so a signal that waits for one started before would never end: `wait` gives up.
     """
 
     def __init__(self, function: Signal, frame: pd.DataFrame) -> None:
@@ -243,17 +356,24 @@ class FreshRun:
         os.waitpid(self._child, 0)
         self._values.close()
 
-    def wait(self, limit_s: float) -> Floats | None:
-        """Return the values, [bars, columns]; None if there are none, or none within this many seconds from now."""
+    def wait(self) -> tuple[Floats, float] | None:
+        """Return the values, [bars, columns], and the seconds of a run; None if it gave none, or does nothing."""
+        child, used_s = psutil.Process(self._child), -1.0
+        while not self._values.poll(_IDLE_S):
+            before_s, used_s = used_s, sum(child.cpu_times()[:2])
+            if used_s == before_s:
+                return None
         with contextlib.suppress(EOFError):
-            if self._values.poll(limit_s):
-                return np.frombuffer(self._values.recv_bytes(), np.float64).reshape(self._bars, -1)
+            found = np.frombuffer(self._values.recv_bytes(), np.float64)
+            return found[1:].reshape(self._bars, -1), float(found[0])
         return None
 
 
 def _send_values(function: Signal, frame: pd.DataFrame, sender: "Connection[Any, Any]", parent: int) -> NoReturn:
     try:
         end_when_parent_dies(parent)
-        sender.send_bytes(run_signal(function, frame).tobytes())
+        values = run_signal(function, frame.copy(deep=True))
+        _, seconds = timed(lambda: run_signal(function, frame))  # the first run also loads what it needs
+        sender.send_bytes(np.append(seconds, values).tobytes())
     finally:
         os._exit(0)
