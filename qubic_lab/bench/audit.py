@@ -122,8 +122,7 @@ class AuditResult(MeasuredResult):
         interval = "(95 % interval)"
         header = ("leaks found", interval, "clean accused", interval, "median CPU time", "longest")
         yield Table(("part", *header), [each.cells() for each in self.parts])
-        header = ("kind", "counted", *PARTS, f"all {interval}")
-        yield Table(header, [each.cells() for each in self.kinds])
+        yield Table(("kind", "counted", *PARTS, f"all {interval}"), [each.cells() for each in self.kinds])
         for each in self.cases:
             if not each.right:
                 what = "MISSED" if each.case.leaks else "FALSELY ACCUSED"
@@ -219,13 +218,13 @@ def _audit_number(cases: Sequence[LeakCase], seed: int, cuts: int | None, number
 
 def sum_up_audits(audited: Sequence[AuditedCase], seed: int, seconds: float) -> AuditResult:
     """Summarize audits; the limits apply to all of them together."""
-    split = {part: [each for each in audited if each.case.part == part] for part in PARTS}
+    split: dict[str, list[AuditedCase]] = {part: [each for each in audited if each.case.part == part] for part in PARTS}
     parts = [AuditRates.of(part, chosen) for part, chosen in split.items() if chosen]
     rows = []
     for leaks, kind in sorted({(each.case.leaks, each.case.kind) for each in audited}, reverse=True):
         of_kind = {
             part: [each for each in chosen if (each.case.leaks, each.case.kind) == (leaks, kind)]
-            for part, chosen in {**split, "all": audited}.items()
+            for part, chosen in (split | {"all": [*audited]}).items()
         }
         rates = {part: _rate(chosen, leaks) for part, chosen in of_kind.items()}
         assert rates["all"] is not None

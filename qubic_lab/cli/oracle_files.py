@@ -177,7 +177,7 @@ def audit(
     taken: Taken = None,
     coin: Annotated[str, Option(help="Coin of the bars; it decides what volume means.")] = "bitcoin",
     last: Annotated[int | None, Option(metavar="BARS", help="Use only the last bars.", show_default="all")] = None,
-    cuts: Annotated[int, Option(help="Bars at which the future is changed; rare leaks need more.")] = 32,
+    cuts: Annotated[int, Option(help="Least number of cuts; leaks at few bars need more.")] = 32,
     seed: options.Seed = 0,
     time_limit: Annotated[str, Option(metavar="SECONDS", help="Time limit of the function's process.")] = "120",
     json: options.Json = False,
