@@ -89,6 +89,7 @@ REFUSED = [
     (f"plan --answer-tokens {10**400}", "answer_tokens is 10.*at most 131072"),
     # benchmarks
     ("bench backtest --null 0 --effect 0 --no-speed", "nothing is requested"),
+    ("bench backtest --process gausian", "unknown process 'gausian'.*gaussian"),
     ("bench consensus --voters model --accuracy 0.7", "accuracy does not apply to model voters: leave it out"),
     ("bench consensus --voters simulated --temperature 1", "temperature does not apply to simulated voters"),
     ("bench consensus --voters model --questions 5", "questions is 5"),

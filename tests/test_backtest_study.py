@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from clocks import StandingClock
 
-from qubic_lab.bench.backtest import draw
+from qubic_lab.bench.processes import DEVIATION, draw
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import Ruin
 from qubic_lab.oracle.backtest.evaluate import Strategy
 from qubic_lab.oracle.backtest.ledger import TrialLedger, open_ledger, verify
-from qubic_lab.oracle.inference.multiple_testing import judge
+from qubic_lab.oracle.inference.multiple_testing import beyond, judge
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.store.claims import ClaimLedger, ClaimOutcome
 from qubic_lab.studies import backtest_figures as figures
@@ -132,23 +132,23 @@ def test_what_holding_explains_is_taken_off() -> None:
     hold = np.random.default_rng(0).normal(0.001, 0.02, 400)
     own = np.random.default_rng(1).normal(0.002, 0.01, 400)
     own -= ((hold - hold.mean()) @ own) / ((hold - hold.mean()) @ (hold - hold.mean())) * (hold - hold.mean())
-    left = study.beyond(np.stack([2.0 * hold, own + hold], axis=1), hold)
-    np.testing.assert_allclose(left[:, 0], 0.0, atol=1e-15)
+    left = beyond(np.stack([2.0 * hold, own + hold], axis=1), hold)
+    assert not left[:, 0].any()
     np.testing.assert_allclose(left[:, 1], own, atol=1e-15)
-    np.testing.assert_array_equal(study.beyond(own[:, None], np.zeros(400))[:, 0], own)
+    np.testing.assert_array_equal(beyond(own[:, None], np.zeros(400))[:, 0], own)
 
 
 def test_signals_that_are_long_in_a_rising_market_foretell_nothing() -> None:
     lured = fooled = 0
     for number in range(24):
-        returns, signals, deviation = draw("gaussian", (9, number), bars=500, signals=8)
-        rising = returns + 3.0 * deviation / np.sqrt(365.0)
+        returns, signals = draw("gaussian", (9, number), bars=500, signals=8)
+        rising = returns + 3.0 * DEVIATION / np.sqrt(365.0)
         trials = np.zeros_like(signals)
         trials[1:] = np.where(signals[:-1] > 0.0, 1.0, -0.1) * rising[1:, None]
         best = int(np.argmax(trials.mean(axis=0) / trials.std(axis=0)))
         options = {"resamples": 200, "parts": None, "seed": number}
         lured += judge(trials, best, 365.0, **options).evidence  # type: ignore[arg-type]
-        fooled += judge(study.beyond(trials, rising), best, 365.0, **options).evidence  # type: ignore[arg-type]
+        fooled += judge(beyond(trials, rising), best, 365.0, **options).evidence  # type: ignore[arg-type]
     assert lured >= 12
     assert fooled <= 4
 

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from arch.bootstrap import SPA
+from arch.bootstrap import SPA, optimal_block_length
 from scipy.signal import lfilter
 from statsmodels.regression.linear_model import OLS
 
@@ -27,7 +27,8 @@ from qubic_lab.oracle.inference.performance import (
     probabilistic_sharpe,
     sharpe_ratio,
 )
-from qubic_lab.oracle.inference.resampling import block_length, long_run_variance, resampled_weights
+from qubic_lab.oracle.inference.resampling import block_length, long_run_variance, prewhitened, resampled_weights
+from qubic_lab.stats import wilson_interval
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -59,6 +60,21 @@ def test_blocks_grow_with_memory():
     assert 1.0 <= lengths[0] < 5.0 < lengths[1] < lengths[2] <= 100.0
     assert block_length(noise(1000), least=24) == 24
     assert block_length(np.full(100, 0.01)) == 1.0
+    for bars in (250, 3000):
+        for phi in (-0.5, 0.0, 0.3, 0.9):
+            values = autoregressive(bars, phi, 0.0, 4)
+            theirs = float(optimal_block_length(values)["stationary"].iloc[0])
+            assert block_length(values) == pytest.approx(min(max(1.0, theirs), bars / 10), rel=0.02)
+
+
+def test_prewhitening_keeps_the_mean_and_leaves_no_memory():
+    columns = np.stack([autoregressive(2000, phi, 0.4, 7) for phi in (0.6, -0.4, 0.0)] + [np.zeros(2000)], axis=1)
+    white = prewhitened(columns)
+    assert white.shape == (1999, 4) and not white[:, 3].any()
+    assert white.mean(axis=0) == pytest.approx(columns.mean(axis=0), abs=5e-3)
+    for column, phi in zip(white.T[:3], (0.6, -0.4, 0.0), strict=True):
+        assert abs(np.corrcoef(column[1:], column[:-1])[0, 1]) < 0.06
+        assert column.var() == pytest.approx((1 + phi) / (1 - phi), rel=0.15), "the long-run variance"
 
 
 def test_weights_draw_whole_blocks_of_every_row_alike():
@@ -151,6 +167,17 @@ def test_spa_ignores_scale_and_order_and_more_trials_of_nothing_take_evidence_aw
     many = superior_ability(np.column_stack([good, noise(400, 60, seed=10)]), chosen=0, resamples=1000)
     assert few.p < 0.05 < 0.9 * many.p
     assert few.critical < many.critical
+
+
+def test_the_best_of_trials_with_memory_is_luck_as_often_as_the_level_says():
+    found, errors = 0, []
+    for seed in range(200):
+        trials = np.stack([autoregressive(250, 0.3, 0.0, 1000 * seed + trial) for trial in range(10)], axis=1)
+        test = superior_ability(trials, resamples=300, seed=seed)
+        found += test.p <= 0.05
+        errors.append(test.errors)
+    assert wilson_interval(found, 200)[0] <= 0.05 and found / 200 <= 0.065
+    assert np.mean(errors) == pytest.approx(math.sqrt(1.3 / 0.7 / 250), rel=0.03)
 
 
 def test_overfitting_equals_a_plain_count_and_is_a_half_on_noise_and_none_with_an_edge():

@@ -118,12 +118,12 @@ def test_garch_says_why_there_is_no_forecast():
 def test_historical_values_by_hand():
     returns = np.array([np.nan, -0.05, -0.01, 0.02, -0.03, 0.01, 0.0, 0.04, -0.02, 0.03, 0.05])
     found = historical(returns, 0.2, 10)  # 0.2 × 11: a fifth of the way from the second to the third worst
-    assert found.var[-1] == pytest.approx(0.028) and found.es[-1] == pytest.approx((0.05 + 0.03 + 0.2 * 0.02) / 2.2)
+    assert found.var[-1] == pytest.approx(0.028) and found.es[-1] == pytest.approx(0.028 + (0.022 + 0.002) / 1.2)
     whole = historical(returns[:10], 0.2, 9)  # 0.2 × 10: the second worst
-    assert whole.var[-1] == 0.03 and whole.es[-1] == pytest.approx(0.04)
+    assert whole.var[-1] == 0.03 and whole.es[-1] == pytest.approx(0.05)
     assert np.isnan(found.var[:-1]).all()
     tail = historical(np.arange(100.0), 0.01, 100)  # gains alone: a loss below 0
-    assert tail.var[-1] == pytest.approx(-0.01) and tail.es[-1] == pytest.approx(-0.01 / 1.01)
+    assert tail.var[-1] == pytest.approx(-0.01) and tail.es[-1] == pytest.approx(0.99)
     assert [least_bars(level) for level in (0.05, 0.01, 0.03)] == [20, 100, 34]
 
 

@@ -15,8 +15,8 @@ from statistics import median
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from qubic_lab.bench.backtest import Rate, run_parts
-from qubic_lab.bench.result import MeasuredResult, Table
+from qubic_lab.bench.backtest import run_parts
+from qubic_lab.bench.result import MeasuredResult, Rate, Table
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_choice, did_you_mean
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from qubic_lab.core import Progress
 from qubic_lab.provenance import machine, source_commit
-from qubic_lab.stats import TAIL
+from qubic_lab.stats import TAIL, wilson_interval
 
 ROUNDING = 1e-9
 """0.95 × 20 is slightly more than 19 in floating point, but its rank is 19."""
@@ -87,6 +87,26 @@ class Spread:
     def text(self, form: str = ".2f") -> str:
         """Return the median with both ends, each in a number format such as `.1%`."""
         return interval_text(self.median, self.low, self.high, form)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of runs with its 95 % interval (Wilson)."""
+
+    count: int
+    runs: int
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, count: int, runs: int) -> "Rate":
+        """Return the share of at least one run."""
+        return cls(count, runs, count / runs, *wilson_interval(count, runs))
+
+    def text(self) -> str:
+        """Return the share with its interval in per cent."""
+        return interval_text(self.value, self.low, self.high, ".1%")
 
 
 def counted(progress: Progress, total: int) -> Callable[[str], None]:

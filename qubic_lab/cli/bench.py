@@ -90,13 +90,20 @@ def audit(
     return bench_audit(part, names, seed, cuts, progress)
 
 
-@bench("--null 1000 --effect 300 --var 200")
+@bench("--null 1000 --process gaussian,ar0.3 --bars 250,750")
 def backtest(
     progress: Progress,
-    null: Annotated[int, Option(help="Runs in which no signal has any skill; 0: none.")] = 1_000,
+    null: Annotated[int, Option(help="Runs in which no signal has any skill, of each process; 0: none.")] = 500,
+    process: Annotated[
+        str, Option(help="Of gaussian, garch-t, t3, regimes, day-of-week, ar0.3 and ar-0.3.")
+    ] = "gaussian,garch-t",
+    bars: Annotated[str, Option(help="Numbers of bars of these runs.")] = "750",
     effect: Annotated[int, Option(help="Runs with an edge of the detectable size; 0: none.")] = 300,
     var: Annotated[int, Option(help="Simulated series for value at risk; 0: none.")] = 0,
     var_bars: Annotated[int, Option(help="Bars of each of these series.")] = 4_000,
+    prices: Annotated[
+        str | None, Option(help="Files of bars to test value at risk on, or packaged.", show_default="none")
+    ] = None,
     speed: Annotated[bool, Option(help="Measure speed as well.")] = True,
     seed: options.Seed = 0,
 ) -> BenchResult:
@@ -106,7 +113,18 @@ def backtest(
     """
     from qubic_lab.bench.backtest import bench_backtest
 
-    return bench_backtest(null, effect, var, var_bars=var_bars, speed=speed, seed=seed, progress=progress)
+    return bench_backtest(
+        null,
+        effect,
+        var,
+        processes=console.split_list("--process", process),
+        bars=console.split_numbers("--bars", bars),
+        var_bars=var_bars,
+        prices=console.split_list("--prices", prices) if prices else (),
+        speed=speed,
+        seed=seed,
+        progress=progress,
+    )
 
 
 @bench("--requests 50 --nodes 3")

@@ -25,7 +25,7 @@ from qubic_lab.oracle.backtest.evaluate import (
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.backtest.price_claims import price_outcome, signal_claim
 from qubic_lab.oracle.inference.alignment import AvailableText, available_texts
-from qubic_lab.oracle.inference.multiple_testing import Verdict, judge, sharpe_ratios
+from qubic_lab.oracle.inference.multiple_testing import Verdict, beyond, judge, sharpe_ratios
 from qubic_lab.oracle.inference.performance import annual_sharpe, break_even_bps
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.records import Series
@@ -269,18 +269,6 @@ def _claim(family: str, bars: StudyBars, weight: float, ledger: TrialLedger) -> 
     claim = signal_claim(family, bars.bars, weight, series)
     if claim is not None and claim.due_us > ledger.clock():
         claims.enter(claim)
-
-
-def beyond(trials: Floats, hold: Floats) -> Floats:
-    """Return what trials earn beyond the market: net returns less β × those of holding.
-
-    β is the slope of each trial's returns on those of holding over the whole time. It uses hindsight, which attribution
-    must; nothing is traded by it.
-    """
-    around = hold - hold.mean()
-    variance = float(around @ around)
-    slopes = around @ trials / variance if variance > 0.0 else np.zeros(trials.shape[1])
-    return np.asarray(trials - np.outer(hold, slopes))
 
 
 def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs) -> tuple[Account, slice, int]:

@@ -6,11 +6,11 @@ stay correlated.
 """
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.inference.performance import ALPHA, NORMAL, POWER
@@ -21,6 +21,7 @@ _CELLS = 4_000_000
 """Size of a part of the weights: 32 MB."""
 _LONGEST, _MOST_COLUMNS = 20_000, 50
 """The search for a block length reads this many rows and evenly spaced columns; more change it little and cost much."""
+_MOST_PHI = 0.97
 LEAST_SHIFTS = 99
 """Fewer cannot show a p-value of 0.05."""
 MOST_SHIFTS = 20_000
@@ -33,23 +34,54 @@ def block_length(series: Floats, least: float = 1.0) -> float:
 
     For [rows, columns] it is the median over columns that vary. `least` is the smallest length, such as the number of
     bars that overlapping returns share.
-
-    Source: D. N. Politis and H. White, "Automatic block-length selection for the dependent bootstrap", Econometric
-    Reviews 23 (2004), 53-70, with the correction of A. Patton, D. N. Politis and H. White (2009); by `arch`.
     """
-    from arch.bootstrap import optimal_block_length  # it takes a second to import
-
     columns = series.reshape(len(series), -1)[-_LONGEST:]
     columns = columns[:, [not is_constant(column) for column in columns.T]]
     columns = columns[:, :: math.ceil(max(1, columns.shape[1]) / _MOST_COLUMNS)]
     most = max(1.0, len(series) / 10)
     if len(columns) < 8 or not columns.shape[1]:
         return min(max(1.0, least), most)
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        found = optimal_block_length(columns - columns.mean(axis=0))["stationary"].to_numpy(np.float64)
-    known = found[np.isfinite(found)]
-    return min(max(1.0, least, float(np.median(known)) if known.size else 1.0), most)
+    return min(max(1.0, least, float(np.median(_block_lengths(columns)))), most)
+
+
+def _block_lengths(columns: Floats) -> Floats:
+    """Return the optimal mean block length of each column, [columns].
+
+    Source: D. N. Politis and H. White, "Automatic block-length selection for the dependent bootstrap", Econometric
+    Reviews 23 (2004), 53-70, with the correction of A. Patton, D. N. Politis and H. White (2009). The tests compare it
+    with `arch.bootstrap.optimal_block_length`, which takes one column at a time.
+    """
+    rows = len(columns)
+    quiet = max(5, int(math.log10(rows)))
+    most = min(rows - 1, math.ceil(math.sqrt(rows)) + quiet)
+    spectrum = np.fft.rfft(columns - columns.mean(axis=0), 2 * rows, axis=0)
+    covariances = np.fft.irfft(np.abs(spectrum) ** 2, 2 * rows, axis=0)[: most + 1] / rows
+    small = np.abs(covariances[1:]) < 2.0 * math.sqrt(math.log10(rows) / rows) * covariances[0]
+    begins = sliding_window_view(small, min(quiet, most), axis=0).all(axis=-1)  # of as many small ones in a row
+    memory = np.where(begins.any(axis=0), begins.argmax(axis=0) + 1, most)
+    lags = np.arange(1, most + 1)[:, None]
+    weighted = 2.0 * np.clip(2.0 - 2.0 * lags / np.minimum(2 * memory, most), 0.0, 1.0) * covariances[1:]
+    spread = covariances[0] + weighted.sum(axis=0)
+    share = np.divide((lags * weighted).sum(axis=0), spread, out=np.zeros_like(spread), where=spread != 0.0)
+    longest = math.ceil(min(3.0 * math.sqrt(rows), rows / 3.0))
+    return np.asarray(np.minimum(np.cbrt(share**2 * rows), longest))
+
+
+def prewhitened(columns: Floats) -> Floats:
+    """Return columns without the memory of an autoregression of order 1, [rows − 1, columns].
+
+    Each is (x(t) − φ x(t − 1)) / (1 − φ) with its own φ by least squares, corrected for its bias: it keeps the mean and
+    the long-run variance, which short blocks miss in the column itself, and has hardly any memory left to resample.
+
+    Source: D. W. K. Andrews and J. C. Monahan, Econometrica 60 (1992), 953-966, with their limit to φ; the bias:
+    M. G. Kendall, Biometrika 41 (1954), 403-404.
+    """
+    before, now = columns[:-1], columns[1:]
+    around = before - before.mean(axis=0)
+    variance = (around**2).sum(axis=0)
+    slopes = np.divide((around * now).sum(axis=0), variance, out=np.zeros_like(variance), where=variance > 0.0)
+    phi = np.clip(slopes + (1.0 + 3.0 * slopes) / len(now), -_MOST_PHI, _MOST_PHI)
+    return np.asarray((now - phi * before) / (1.0 - phi))
 
 
 def resampled_weights(rows: int, block: float, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Floats]:

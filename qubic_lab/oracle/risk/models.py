@@ -253,8 +253,9 @@ def historical(returns: Floats, level: float, bars: int = 500) -> TailForecast:
     """Return historical VaR and ES: a quantile of the last returns, and the mean of the returns below it.
 
     A new return is below the k-th lowest of n with a probability of k / (n + 1). VaR is therefore the return of rank
-    level × (n + 1), interpolated between its neighbours, and ES the mean up to that rank, of which the last return
-    counts for the fractional part. A window of `bars` returns with NaN gives NaN.
+    level × (n + 1), interpolated between its neighbours. ES is VaR and the sum of what the returns below it lack to it,
+    over rank − 1: without bias where losses beyond VaR are exponential, while their plain mean, in which the return
+    next to VaR counts in full, is too low by a share 1 / rank. A window of `bars` returns with NaN gives NaN.
 
     Source: R. J. Hyndman and Y. Fan, "Sample quantiles in statistical packages", The American Statistician 50 (1996),
     361-365, definition 6.
@@ -263,14 +264,14 @@ def historical(returns: Floats, level: float, bars: int = 500) -> TailForecast:
     rank = level * (bars + 1)
     whole = int(rank + _DIGITS)
     part = max(0.0, rank - whole)
-    counted = np.append(np.ones(whole), part)
 
     def quantile(rows: Floats) -> Floats:
         worst = _lowest(rows, whole + 1)
         return np.asarray(worst[:, -2] + part * (worst[:, -1] - worst[:, -2]))
 
     def tail_mean(rows: Floats) -> Floats:
-        return np.asarray((_lowest(rows, whole + 1) * counted).sum(axis=1) / (whole + part))
+        at, worst = quantile(rows), _lowest(rows, whole + 1)[:, :-1]
+        return np.asarray(at + (worst - at[:, None]).sum(axis=1) / (rank - 1.0))
 
     var, es = -rolling(returns, bars, quantile), -rolling(returns, bars, tail_mean)
     return TailForecast(level, var, np.maximum(es, var))
