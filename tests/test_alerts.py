@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 from sqlalchemy import Engine, delete
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook, payload, webhook_from_settings
 from qubic_lab.oracle.alerts.store import AlertStore, EmittedAlert, NewAlert, PriceOutage, RiskAlert
 from qubic_lab.oracle.alerts.watch import AlertWatch, DueAlert, decide
@@ -491,17 +491,18 @@ def test_old_bars_are_no_news_but_missing_fresh_ones_are_at_most_once_a_day(mark
     assert (outage.kind, outage.level, outage.at_us) == ("no-prices", None, NOON + 40 * HOUR_US)
     assert "no fresh prices, so its risk is not known" in outage.text
     assert watch.check().emitted == [] == market.watch().check().emitted
-    market.add([95.0] * 11, 41, now=51)
+    market.add([95.0] * 21, 41, now=61)
     assert watch.check().levels == {"bitcoin": "calm"}
     market.move_to(80)
     assert watch.check().emitted == [], "less than a day has passed"
     market.move_to(85)
     assert market.watch(no_prices=False).check().emitted == []
     (again,) = watch.check().emitted
-    assert (again.kind, again.at_us) == ("no-prices", NOON + 51 * HOUR_US)
+    assert (again.kind, again.at_us) == ("no-prices", NOON + 61 * HOUR_US)
     assert watch.check().emitted == [] == market.watch().check().emitted
-    market.move_to(51)  # a clock that goes back finds the same bar fresh
-    assert watch.check().levels == {"bitcoin": "calm"}
+    market.move_to(61)
+    with pytest.raises(QubicLabError, match="set the clock"):
+        watch.check()
 
 
 def test_an_episode_that_is_seen_late_in_a_corrected_bar_does_not_date_its_level_back(market: WatchedMarket) -> None:

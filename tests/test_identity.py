@@ -68,7 +68,7 @@ def test_likeness_looks_no_further_than_the_first_divergence() -> None:
 
 def test_pairs_are_counted_over_checkable_questions() -> None:
     questions = [Question(str(n), "?", str(n), "creative" if n == 4 else "") for n in range(5)]
-    whole = [answer(n, text=str(n), cut=n == 0) for n in range(5)]
+    whole = [answer(n, text=f"The answer is {n}. But" if n == 0 else str(n), cut=n == 0) for n in range(5)]
     other = [answer(n, text="7" if n in (1, 2) else str(n)) for n in range(5)]
     first, second = score(questions, whole), score(questions, other)
     assert (first.right, sum(first.cut)) == ((True,) * 4, 1)
