@@ -410,7 +410,7 @@ def test_a_whole_backtest() -> None:
     assert [row["name"] for row in result.to_dict()["accounts"]][:2] == ["up", "hold"]
     told = result.to_dict()
     assert json.loads(json.dumps(told, allow_nan=False))["random"] == told["random"]
-    assert told["audited"].startswith("up does not look ahead: 32 cuts")
+    assert told["audited"].startswith("up does not look ahead: no cut through 120 bars changed")
     assert list(told["lags"]) == ["1", "2", "3", "5", "8"]
     assert told["accounts"][0]["total_return"] == result.lags[1].summary().total_return
     with pytest.raises(InputError, match="refused"):
