@@ -24,15 +24,27 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0  # of this request, all that is not body
         self._too_much = False
+        self._made_s = 0.0
         self._timer: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuse a connection that is one too many."""
+        """End the connection that has waited longest for a request, if this is one too many."""
         super().connection_made(transport)
+        self._made_s = self.loop.time()
+        self._start_timer()
         if len(self.connections) > MOST_CONNECTIONS:
-            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{MOST_CONNECTIONS:,} clients are connected: try again later")
-        else:
-            self._start_timer()
+            others = (each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self)
+            oldest = min((each for each in others if each._waits), key=lambda each: each._made_s, default=self)
+            oldest._refuse(
+                HTTPStatus.SERVICE_UNAVAILABLE, f"{MOST_CONNECTIONS:,} clients are connected: try again later"
+            )
+
+    @property
+    def _waits(self) -> bool:
+        """Whether no request is being answered."""
+        return (
+            self._in_head and not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
