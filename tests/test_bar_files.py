@@ -268,6 +268,16 @@ def test_the_price_of_the_moment_shows_that_the_bar_before_it_was_forming(tmp_pa
     assert "btc.csv:7: 2021-09-27T19:30:00Z is off the grid" in refused(tmp_path, drifting)
 
 
+def test_all_missing_options_are_asked_for_at_once(tmp_path: Path) -> None:
+    text = 'Time,Close,Open,High,Low,Volume\n03/04/2021 10:00,5,5,6,4,"1,234"\n03/04/2021 10:00,6,5,6,4,"1,234"\n'
+    said = refused(tmp_path, text, stamp="auto")
+    for option in ("stamp", "zone", "date_order", "decimal", "duplicates", "interval"):
+        assert said.count(f"give `{option}`") == 1, option
+    assert "\n" not in said
+    options = {"stamp": "open", "zone": "UTC", "date_order": "dmy", "decimal": ".", "duplicates": "last"}
+    assert len(read(tmp_path, text, interval_s=3_600, **options).prices) == 1
+
+
 def test_whether_times_are_opens_or_closes_is_known_or_asked_for(tmp_path: Path) -> None:
     assert refused(tmp_path, hours(), stamp="auto") == (
         "btc.csv: 'Time' may be when a bar opens or closes: give `stamp`, open or close"

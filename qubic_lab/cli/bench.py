@@ -223,8 +223,9 @@ def consensus(
     """
     simulated = {"accuracy": accuracy, "correlation": correlation, "options": option_count}
     asked = {"samples": samples, "temperature": temperature, "max_new_tokens": new_tokens}
-    of_file = {"file": None if file is None else str(file), "layout": layout, "columns": columns}
-    of_model = {"model": model, "dtype": dtype, "calibrations": calibrations, "keep": keep or None, **of_file, **asked}
+    of_file, reading = {"file": None if file is None else str(file)}, {"layout": layout, "columns": columns}
+    own = {"model": model, "dtype": dtype, "calibrations": calibrations, "keep": keep or None}
+    of_model = {**own, **of_file, **reading, **asked}
     unfit = of_model if check_choice("voters", voters, ("simulated", "model")) == "simulated" else simulated
     if unusable := _given(unfit):
         raise InputError(f"{next(iter(unusable)).replace('_', ' ')} does not apply to {voters} voters: leave it out")
@@ -233,12 +234,12 @@ def consensus(
 
         return bench_consensus(voters, k=k, seed=seed, **_given({**simulated, "questions": questions}))
     from qubic_lab.bench.evaluations import bench_model_votes
-    from qubic_lab.evals.consensus_eval import ConsensusPlan
+    from qubic_lab.evals.consensus_eval import ConsensusPlan, QuestionReading
     from qubic_lab.evals.recording import Asking
 
     asking = Asking(**{"samples": k, **_given(asked)}, factor=max(2, k), seed=seed)
     settings = _given({"model": model, "dtype": dtype, "questions": questions, **of_file})
-    plan = ConsensusPlan(k=k, asking=asking, seed=seed, **settings)
+    plan = ConsensusPlan(k=k, asking=asking, seed=seed, reading=QuestionReading(**_given(reading)), **settings)
     return bench_model_votes(plan, progress, keep=keep, calibrations=calibrations)
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from qubic_lab.checked_yaml import STRICT
 from qubic_lab.consensus.bands import MOST_WRONG, ConfidenceLevel
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
@@ -67,11 +68,21 @@ SLOTS = 32
 
 
 @dataclass(frozen=True)
+class QuestionReading:
+    """How a user's file of questions is read: see `load_user_questions`."""
+
+    __pydantic_config__ = STRICT
+
+    layout: str = "auto"
+    columns: str = ""
+
+
+@dataclass(frozen=True)
 class ConsensusPlan:
     """Which model (alias, hub id, folder or GGUF file) is asked what; `k` is the number of ballots.
 
     `questions` is the number of questions with computed answers (`graded_questions`), or the maximum from `file`, a
-    user's file with `layout` and `columns` as in `load_user_questions`. `creative` questions of the project are added;
+    user's file, read as `reading` says. `creative` questions of the project are added;
     they have no right answer.
     `threads` None means one per core. `seed` is that of the questions, the halves and the intervals.
 
@@ -88,8 +99,7 @@ class ConsensusPlan:
     threads: int | None = 1
     seed: int = 1
     file: str = ""
-    layout: str = "auto"
-    columns: str = ""
+    reading: QuestionReading = QuestionReading()
 
     def __post_init__(self) -> None:
         check_range("questions", self.questions, FEWEST_ASKED, MOST_GRADED)
@@ -333,7 +343,8 @@ def _history(rows: Sequence[RecordedQuestion]) -> list[PastVote]:
 
 def _questions(plan: ConsensusPlan) -> tuple[Question, ...]:
     if plan.file:
-        asked = load_user_questions(Path(plan.file), plan.layout, plan.columns, plan.questions, plan.seed)
+        reading = plan.reading
+        asked = load_user_questions(Path(plan.file), reading.layout, reading.columns, plan.questions, plan.seed)
     else:
         asked = graded_questions(plan.questions, plan.seed)
     return (*asked, *committed_by_kind("creative")[: plan.creative])

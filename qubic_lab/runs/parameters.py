@@ -2,10 +2,10 @@
 
 import ast
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,6 +13,8 @@ from qubic_lab.errors import InputError, did_you_mean
 
 # The types that papermill can pass to a notebook; it would silently turn anything else into a string.
 NAMED_TYPES: dict[str, type] = {each.__name__: each for each in (bool, int, float, str, list, dict)}
+INJECTED = "# Parameters\n"
+"""How papermill begins the cell with the given values."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,41 @@ class NotebookSource:
 
     def check(self, name: str, value: Any) -> None:
         """Make sure that the notebook takes a parameter of that name and type; the InputError says what it takes."""
-        if name not in self.parameters:
-            hint = did_you_mean(str(name), self.parameters)
-            raise InputError(f"unknown parameter {name!r} of {self.path.name}: {hint}")
-        parameter = self.parameters[name]
-        try:
-            TypeAdapter(parameter.type).validate_python(value, strict=True)
-        except ValidationError:
-            raise InputError(f"parameter {name} is {value!r}: {self.path.name} takes {parameter}") from None
+        _check(name, value, self.parameters, self.path.name)
+
+
+def read_injected(namespace: MutableMapping[str, Any]) -> None:
+    """Check the values that papermill has put into a running notebook, and read those that are JSON texts.
+
+    Call it with `globals()` in the cell after the parameters. `papermill -p reading '{"stamp": "open"}'` gives a text,
+    which becomes the dict here; papermill itself only warns of a name that the notebook does not have.
+
+    Raises:
+        InputError: an unknown name, or a value of another type.
+    """
+    injected = [cell for cell in namespace.get("In", ()) if cell.startswith(INJECTED)]
+    taken = {name: Parameter(None, kind) for name, kind in namespace.get("__annotations__", {}).items()}
+    for statement in ast.parse(injected[-1]).body if injected else ():
+        if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
+            continue
+        name = statement.targets[0].id
+        value, kind = namespace[name], getattr(taken.get(name), "type", None)
+        if isinstance(value, str) and (get_origin(kind) or kind) in (list, dict):
+            try:
+                value = json.loads(value)
+            except ValueError as error:
+                raise InputError(f"parameter {name} is {value!r}: give {taken[name]} as JSON ({error})") from None
+        _check(name, value, taken, "this notebook")
+        namespace[name] = value
+
+
+def _check(name: str, value: Any, parameters: Mapping[str, Parameter], taker: str) -> None:
+    if name not in parameters:
+        raise InputError(f"unknown parameter {name!r} of {taker}: {did_you_mean(str(name), parameters)}")
+    try:
+        TypeAdapter(parameters[name].type).validate_python(value, strict=True)
+    except ValidationError:
+        raise InputError(f"parameter {name} is {value!r}: {taker} takes {parameters[name]}") from None
 
 
 def read_source(path: Path) -> NotebookSource:

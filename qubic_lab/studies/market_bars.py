@@ -126,9 +126,12 @@ class MarketData:
     quality: tuple[Row, ...]
 
 
-def load_market(file: str = "", coin: str = "bitcoin") -> MarketData:
-    """Return the flagged bars of a file that make hours, or the packaged ones of Bitcoin, with their quality."""
-    given = _read_files(file, coin, {})
+def load_market(file: str = "", coin: str = "bitcoin", reading: Mapping[str, Any] | None = None) -> MarketData:
+    """Return the flagged bars of a file that make hours, or the packaged ones of Bitcoin, with their quality.
+
+    The arguments are those of `load_bars`.
+    """
+    given = _read_files(file, coin, reading or {})
     found = [flagged_bars(each) for each in given]
     bars, series = [each for each, _ in found], given[0].series
     quality = tuple(_quality_row(each.series, *one) for each, one in zip(given, found, strict=True))

@@ -1,14 +1,19 @@
 """Every notebook runs from top to bottom with small parameters, in a kernel of its own, and leaves no rank behind."""
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import papermill
 import psutil
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from papermill.translators import translate_parameters
 
+from qubic_lab.errors import InputError
 from qubic_lab.runs.collect_week import judge
 from qubic_lab.runs.notebook import RUN_DIR
+from qubic_lab.runs.parameters import read_injected, read_source
 from qubic_lab.runs.records import read_records
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +61,62 @@ def test_every_notebook_has_small_parameters() -> None:
     assert {notebook.stem for notebook in NOTEBOOKS} == set(SMALL)
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_checks_what_papermill_passes(notebook: Path) -> None:
+    source = read_source(notebook)
+    _, first, *_others = source.code_cells
+    used = ast.parse(first).body
+    calls = [each for each in used if not isinstance(each, ast.Import | ast.ImportFrom)]
+    assert ast.unparse(calls[0]) == "read_injected(globals())"
+    assert all(isinstance(each, ast.AnnAssign) for each in ast.parse(source.code_cells[0]).body)
+    assert ("file" in source.parameters) <= ("reading" in source.parameters)
+
+
+def test_balancing_asserts_arithmetic_and_no_finding() -> None:
+    last = read_source(ROOT / "notebooks" / "balancing.ipynb").code_cells[-1]
+    assert "assert" in last and "verdict" not in last
+
+
+def given_to_a_notebook(**parameters: Any) -> dict[str, Any]:
+    """Run the first cells of a notebook as papermill does, and return its names."""
+    shell = InteractiveShell()
+    shell.run_cell("file: str = ''\nreading: dict = {}\nmodels: list[str] = []\nseed: int = 0", store_history=True)
+    injected = translate_parameters("python3", "python", parameters, "Parameters")
+    shell.run_cell(injected, store_history=True)
+    shell.run_cell("later = 1", store_history=True)
+    read_injected(shell.user_ns)
+    return dict(shell.user_ns)
+
+
+def test_json_texts_of_papermill_are_read() -> None:
+    names = given_to_a_notebook(reading='{"stamp": "open"}', models='["vader", "default"]', file="[1].csv", seed=3)
+    assert (names["reading"], names["models"]) == ({"stamp": "open"}, ["vader", "default"])
+    assert (names["file"], names["seed"]) == ("[1].csv", 3)
+    assert given_to_a_notebook(reading={"stamp": "open"})["reading"] == {"stamp": "open"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"redaing": "{}"}, "unknown parameter 'redaing' of this notebook: did you mean 'reading'?"),
+        ({"reading": "{stamp: open}"}, "parameter reading is '{stamp: open}': give dict as JSON"),
+        ({"models": '"vader"'}, "parameter models is 'vader': this notebook takes list"),
+        ({"seed": "1"}, "parameter seed is '1': this notebook takes int"),
+    ],
+)
+def test_what_a_notebook_does_not_take_is_an_error(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as error:
+        given_to_a_notebook(**given)
+    assert said in str(error.value)
+
+
+def test_an_unknown_name_of_papermill_ends_a_notebook(tmp_path: Path) -> None:
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'weak' of this notebook"):
+        papermill.execute_notebook(
+            ROOT / "notebooks" / "weekly.ipynb", tmp_path / "out.ipynb", {"weak": "x"}, cwd=ROOT, progress_bar=False
+        )
+
+
 @pytest.mark.dist
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(
@@ -65,7 +126,9 @@ def test_a_notebook_runs_from_top_to_bottom(
     if notebook.stem in JUDGED:
         monkeypatch.setenv(RUN_DIR, str(tmp_path))
     before = {p.pid for p in psutil.process_iter()}
-    parameters = {"model": str(tiny), **SMALL[notebook.stem]}
+    parameters = SMALL[notebook.stem]
+    if "model" in read_source(notebook).parameters:
+        parameters = {"model": str(tiny), **parameters}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
     new = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
     assert not [p for p in new if "qubic_lab.pipeline.rank" in (p.info["cmdline"] or [])]

@@ -23,6 +23,8 @@ from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.ingest.file_columns import (
     DECIMAL_MARKS,
     PRICE_TARGETS,
+    NeedsOption,
+    ask_once,
     check_reading,
     decimal_mark,
     find_columns,
@@ -170,8 +172,12 @@ def read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
     It is CSV with any delimiter, JSON lines, a JSON list of lists or Parquet; all but the last also in .gz or .zip.
 
     Raises:
-        InputError: it cannot be read exactly; names file, line and remedy.
+        InputError: it cannot be read exactly; names file, line and remedy. If options are missing, it names all.
     """
+    return ask_once(lambda given: _read_bars(path, given, now_us), options)
+
+
+def _read_bars(path: Path, options: BarOptions, now_us: int) -> BarFile:
     needed = (_TIMES, ("close",))
     table = read_table(path, lambda names: is_header(names, options.columns, PRICE_TARGETS, needed))
     table = name_header(table, options.columns)
@@ -258,7 +264,8 @@ def _stamp(table: FileTable, found: Mapping[str, int], options: BarOptions) -> t
         raise InputError(f"{table.file}: `stamp` is {options.stamp}, and no column says when bars do: map `time` to it")
     if options.stamp == "auto":
         name = table.header[found["time"]]
-        raise InputError(f"{table.file}: {name!r} may be when a bar opens or closes: give `stamp`, open or close")
+        said = f"{table.file}: {name!r} may be when a bar opens or closes: give `stamp`, open or close"
+        raise NeedsOption(said, "stamp", "open")
     return options.stamp, "time"
 
 
@@ -312,7 +319,8 @@ def _find_interval(file: str, stamps: NDArray[np.int64], given_s: int | None) ->
     steps = np.diff(np.unique(stamps))
     if not len(steps):
         if given_s is None:
-            raise InputError(f"{file}: one bar does not show how long bars are: give `interval`")
+            said = f"{file}: one bar does not show how long bars are: give `interval`"
+            raise NeedsOption(said, "interval_s", 3_600)
         return given_s * SECOND_US
     lengths, counts = np.unique(steps, return_counts=True)
     common, share = int(lengths[np.argmax(counts)]), float(counts.max()) / len(steps)
@@ -322,7 +330,8 @@ def _find_interval(file: str, stamps: NDArray[np.int64], given_s: int | None) ->
             raise InputError(f"{file}: bars are mostly {found_s} apart, not {given_s} s: give the right `interval`")
         return given_s * SECOND_US
     if share < _LEAST_SHARE:
-        raise InputError(f"{file}: only {share:.0%} of bars are {found_s} apart: give `interval`")
+        said = f"{file}: only {share:.0%} of bars are {found_s} apart: give `interval`"
+        raise NeedsOption(said, "interval_s", max(1, common // SECOND_US))
     if common % SECOND_US:
         raise InputError(f"{file}: bars are {found_s} apart: only whole seconds can be kept")
     return common
@@ -432,10 +441,10 @@ def _in_order(file: str, rows: pd.DataFrame, duplicates: str) -> tuple[pd.DataFr
     if contradicting and duplicates == "refuse":
         at = int(different["stamp"][different["stamp"].duplicated()].iloc[0])
         first, second = different.index[different["stamp"] == at][:2]
-        raise InputError(
+        said = (
             f"{file}:{first}: contradicts line {second} about {iso(at)}: correct one, or give `duplicates`, first or "
-            "last"
         )
+        raise NeedsOption(f"{said}last", "duplicates", "last")
     if len(kept) < len(ordered):
         what = f", {contradicting} contradicting it: the {duplicates} counts" * bool(contradicting)
         notes.append(f"{len(ordered) - len(kept)} row(s) left out for another of the same time{what}")

@@ -5,11 +5,11 @@ Cells are read as people and exchanges write them, and refused if they are ambig
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
@@ -104,6 +104,45 @@ _NUMBER = re.compile(r"\d+(\.\d*)?(?P<exponent>e\+?\d+)?", re.IGNORECASE)
 _EPOCH_UNITS_US = ((10**11, SECOND_US), (10**14, 1_000), (10**17, 1))
 """Below each limit a number counts seconds, milliseconds, microseconds; above: nanoseconds. Right from 1973 to 5138."""
 _LEAST_EPOCH = 100_000_000
+
+
+T = TypeVar("T")
+Found = TypeVar("Found")
+
+
+class NeedsOption(InputError):
+    """A file leaves something open that an option says; `guess` is a value to look for other such options with."""
+
+    def __init__(self, message: str, option: str, guess: Any) -> None:
+        super().__init__(message)
+        self.option, self.guess = option, guess
+
+
+def ask_once(read: Callable[[T], Found], options: T) -> Found:
+    """Return what a function makes of a dataclass of options; one error asks for all that are missing.
+
+    Raises:
+        InputError: what `read` refuses.
+    """
+    missing: dict[str, NeedsOption] = {}
+    while True:
+        try:
+            found = read(options)
+        except NeedsOption as need:
+            if need.option in missing:
+                break
+            missing[need.option] = need
+            options = replace(options, **{need.option: need.guess})  # type: ignore[type-var]
+        except InputError:
+            if not missing:
+                raise
+            break
+        else:
+            if not missing:
+                return found
+            break
+    first, *others = missing.values()
+    raise first if not others else InputError("; ".join(map(str, missing.values())))
 
 
 def normalise(name: str) -> str:
@@ -211,7 +250,8 @@ def decimal_mark(cells: Iterable[Any], what: str) -> str:
     if point and comma:
         raise InputError(f"{what}: {point!r} has a decimal point, {comma!r} a decimal comma: make them alike")
     if unclear and not point and not comma:
-        raise InputError(f"{what}: {unclear!r} may be thousands or have a decimal comma: give `decimal`, '.' or ','")
+        said = f"{what}: {unclear!r} may be thousands or have a decimal comma: give `decimal`, '.' or ','"
+        raise NeedsOption(said, "decimal", ".")
     return "," if comma else "."
 
 
@@ -310,7 +350,8 @@ def read_stamps(
     if naive and zone is None:
         first = next(iter(naive))
         others = f", though {len(cells) - len(naive):,} others have one" if len(naive) < len(cells) else ""
-        raise InputError(f"{places[first]}: time {_shown(cells[first])} has no zone{others}: give `zone`, such as UTC")
+        said = f"{places[first]}: time {_shown(cells[first])} has no zone{others}: give `zone`, such as UTC"
+        raise NeedsOption(said, "zone", "UTC")
     if naive and zone is not None:
         localised = _localise(list(naive.values()), [places[number] for number in naive], zone, ordered)
         for number, instant in zip(naive, localised, strict=True):
@@ -405,7 +446,8 @@ def _day_first(cells: Sequence[Any], places: Sequence[str], order: str) -> bool:
     day_first = any(int(match[1]) > 12 for _, _, match in dates)
     if dates and not day_first and all(int(match[3]) <= 12 for _, _, match in dates):
         place, cell, _ = dates[0]
-        raise InputError(f"{place}: date {cell!r} may have day or month first: give `date_order`, dmy or mdy")
+        said = f"{place}: date {cell!r} may have day or month first: give `date_order`, dmy or mdy"
+        raise NeedsOption(said, "date_order", "dmy")
     return day_first
 
 

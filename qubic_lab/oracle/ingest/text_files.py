@@ -11,6 +11,7 @@ from typing import Any
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.ingest.file_columns import (
     TEXT_TARGETS,
+    ask_once,
     check_reading,
     find_columns,
     is_header,
@@ -99,8 +100,12 @@ def read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
     It is CSV with any delimiter, JSON lines, Parquet, or NewsAPI's JSON; all but Parquet may be in .gz or .zip.
 
     Raises:
-        InputError: it cannot be read exactly; names file, line and remedy.
+        InputError: it cannot be read exactly; names file, line and remedy. If options are missing, it names all.
     """
+    return ask_once(lambda given: _read_texts(path, given, now_us), options)
+
+
+def _read_texts(path: Path, options: TextOptions, now_us: int) -> TextFile:
     needed = (("title", "body"),)
     table = read_table(path, lambda names: len(names) > 1 and is_header(names, options.columns, TEXT_TARGETS, needed))
     if are_articles(table.header) and not options.columns:
