@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from qubic_lab.cli import console, options, oracle_files, oracle_ledger, oracle_risk, oracle_sentiment
+from qubic_lab.cli import console, options, oracle_backtest, oracle_files, oracle_ledger, oracle_risk, oracle_sentiment
 from qubic_lab.cli.oracle_files import PACKAGES, interval_text
 from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import iso
@@ -45,6 +45,7 @@ def register(app: typer.Typer) -> None:
         "risk": (oracle_risk.risk, "bitcoin --frame 1d"),
         "alerts": (oracle_risk.alerts, "--check"),
         "ledger": (oracle_ledger.ledger, "verify"),
+        "backtest": (oracle_backtest.backtest, "my_signals:momentum --data btc.csv --stamp open"),
         "audit": (oracle_files.audit, "my_signals:momentum --data bars.csv --coin BTC --stamp open"),
     }
     console.add_group(app, "oracle", "Collect and analyse market data and texts.", "demo", commands)

@@ -38,6 +38,10 @@ Taken = Annotated[
         metavar="TIME", help="When the file was downloaded: bars that close later were forming.", show_default="now"
     ),
 ]
+Data = Annotated[Path, Option(metavar="FILE", help=f"Bars: {BarFile}")]
+DataCoin = Annotated[str, Option(help="Coin of the bars; it decides what volume means.")]
+Cuts = Annotated[int, Option(help="Least number of cuts; leaks at few bars need more.")]
+TimeLimit = Annotated[str, Option(metavar="SECONDS", help="Time limit of the function's process.")]
 
 _OPTION_NAMES = re.compile("`(date_order|decimal|duplicates|interval|stamp|taken|zone)`")
 
@@ -166,7 +170,7 @@ def _show_import(result: "BarImport | TextImport", what: str, counts: Mapping[st
 
 def audit(
     target: SignalFunction,
-    data: Annotated[Path, Option(metavar="FILE", help=f"Bars: {BarFile}")],
+    data: Data,
     stamp: Stamp = "auto",
     zone: Zone = None,
     columns: Columns = None,
@@ -175,11 +179,11 @@ def audit(
     date_order: DateOrder = "auto",
     duplicates: Duplicates = "last",
     taken: Taken = None,
-    coin: Annotated[str, Option(help="Coin of the bars; it decides what volume means.")] = "bitcoin",
+    coin: DataCoin = "bitcoin",
     last: Annotated[int | None, Option(metavar="BARS", help="Use only the last bars.", show_default="all")] = None,
-    cuts: Annotated[int, Option(help="Least number of cuts; leaks at few bars need more.")] = 32,
+    cuts: Cuts = 32,
     seed: options.Seed = 0,
-    time_limit: Annotated[str, Option(metavar="SECONDS", help="Time limit of the function's process.")] = "120",
+    time_limit: TimeLimit = "120",
     json: options.Json = False,
 ) -> None:
     """Check whether a signal function looks ahead.
@@ -216,12 +220,13 @@ def audit(
     else:
         for line in file.notes:
             note(line)
-        _show_audit(report)
+        show_audit(report)
     if not report.passed:
         raise typer.Exit(1)
 
 
-def _show_audit(report: "LookaheadReport") -> None:
+def show_audit(report: "LookaheadReport") -> None:
+    """Print what an audit found."""
     if report.findings:
         rows = [
             (each.kind, "leak" if each.leaks else "fault", "" if each.bar is None else str(each.bar), each.closed or "")

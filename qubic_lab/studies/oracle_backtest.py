@@ -32,6 +32,7 @@ from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.claims import ClaimLedger
 from qubic_lab.studies.market_bars import StudyBars
+from qubic_lab.studies.own_signals import QUESTION, OwnSignal
 from qubic_lab.studies.style import columns
 
 if TYPE_CHECKING:
@@ -214,11 +215,15 @@ def study_family(
     costs: Costs,
     *,
     scored: ScoredTexts = PRICES_ALONE,
+    signals: Sequence[OwnSignal] = (),
     draws: int = 100,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Family:
-    """Backtest a family of signals on some bars: price signals, or signals on the sentiment of scored texts.
+    """Backtest a family of signals on some bars: price signals, signals on the sentiment of scored texts, or own ones.
+
+    Own `signals` were audited on these bars, with the texts. All own signals that were ever tried on bars of this coin,
+    source and length are one family: whoever tries many pays for it.
 
     Trials are kept in the ledger, with what the best signal claims of the next bar, but for a simulation. `draws` are
     of random timing, `resamples` of the bootstrap, both by the seed.
@@ -226,11 +231,15 @@ def study_family(
     Raises:
         InputError: a signal that looks ahead, or what the backtest refuses.
     """
-    market, texts = bars.bars, scored.texts
-    name = f"{scored.question}: {bars.coin} of {bars.source}, {bars.name}"
-    strategies = sentiment_strategies(scored.models) if scored.models else price_strategies()
+    market, texts, question = bars.bars, scored.texts, QUESTION if signals else scored.question
+    name = f"{question}: {bars.coin} of {bars.source}, {bars.name}"
+    known = sentiment_strategies(scored.models) if scored.models else price_strategies()
+    audited = [(each.strategy, each.report) for each in signals] or [(each, None) for each in known]
     quick = BacktestConfig(costs, lags=(1,), draws=0)
-    tried = tuple(backtest(market, each, quick, texts=texts, ledger=ledger, family=name) for each in strategies)
+    tried = tuple(
+        backtest(market, each, quick, lookahead=report, texts=texts, ledger=ledger, family=name)
+        for each, report in audited
+    )
     ratios = sharpe_ratios(np.stack([each.account.net_returns for each in tried], axis=1))
     lost = [each.account.ruin is not None for each in tried]
     promising = tried[int(np.where(np.isnan(ratios) | lost, -np.inf, ratios).argmax())]
@@ -245,7 +254,7 @@ def study_family(
     if scored.effect is None:
         _claim(name, bars, float(best.targets[-1, 0]), ledger)
     return Family(
-        question=scored.question,
+        question=question,
         bars=bars,
         effect=scored.effect,
         tried=tried,
@@ -446,7 +455,7 @@ def signal_name(made: Backtest) -> str:
     """Return a trial's signal with its parameters."""
     values = made.strategy.parameters.values()
     parameters = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
-    return f"{made.strategy.title} ({parameters})"
+    return f"{made.strategy.title} ({parameters})" if parameters else made.strategy.title
 
 
 def _sharpe(account: Account, returns: Floats) -> float | None:

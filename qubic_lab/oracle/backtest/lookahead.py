@@ -415,9 +415,15 @@ def _split(target: str) -> tuple[str, str]:
     return module.removesuffix(".py").replace("/", "."), name
 
 
-def _load_function(target: str) -> Signal:
-    """Return a function by its name, or raise an InputError that says why there is none."""
+def load_function(target: str) -> Signal:
+    """Return the function MODULE:FUNCTION, found from the working folder.
+
+    Raises:
+        InputError: there is none; the message says why.
+    """
     module_name, name = _split(target)
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
@@ -435,11 +441,10 @@ def _load_function(target: str) -> Signal:
 def main() -> None:
     """Check one function and write what was found."""
     target, data, result, cuts, seed = sys.argv[1:]
-    sys.path.insert(0, str(Path.cwd()))
     sys.stdin = io.StringIO()  # a function that asks for input gets none, and does not wait
     content: dict[str, Any]
     try:
-        content = asdict(check_lookahead(_load_function(target), pd.read_parquet(data), int(cuts), int(seed)))
+        content = asdict(check_lookahead(load_function(target), pd.read_parquet(data), int(cuts), int(seed)))
     except InputError as error:
         content = {"error": str(error)}
     part = Path(result).with_suffix(".part")
