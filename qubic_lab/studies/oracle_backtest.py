@@ -234,12 +234,10 @@ def study_family(
     market, texts, question = bars.bars, scored.texts, QUESTION if signals else scored.question
     name = f"{question}: {bars.coin} of {bars.source}, {bars.name}"
     known = sentiment_strategies(scored.models) if scored.models else price_strategies()
-    audited = [(each.strategy, each.report) for each in signals] or [(each, None) for each in known]
     quick = BacktestConfig(costs, lags=(1,), draws=0)
-    tried = tuple(
-        backtest(market, each, quick, lookahead=report, texts=texts, ledger=ledger, family=name)
-        for each, report in audited
-    )
+    trial: dict[str, Any] = {"texts": texts, "ledger": ledger, "family": name}
+    tried = tuple(backtest(market, each.strategy, quick, lookahead=each.report, **trial) for each in signals)
+    tried = tried or tuple(backtest(market, each, quick, **trial) for each in known)
     ratios = sharpe_ratios(np.stack([each.account.net_returns for each in tried], axis=1))
     lost = [each.account.ruin is not None for each in tried]
     promising = tried[int(np.where(np.isnan(ratios) | lost, -np.inf, ratios).argmax())]
