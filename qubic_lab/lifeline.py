@@ -14,6 +14,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 LAUNCHER_PID = "QUBIC_LAB_LAUNCHER_PID"
 """Set by the launcher for its ranks."""
@@ -47,6 +51,16 @@ def end_when_stdin_closes(before: Callable[[], None] = lambda: None) -> None:
             pass
         before()
         os._exit(0)
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def end_when_closed(reader: "Connection") -> None:
+    """End this process once the writing end of a pipe is closed; for workers of a pool, as their initializer."""
+
+    def watch() -> None:
+        reader.poll(None)
+        os._exit(1)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 

@@ -1,6 +1,7 @@
 """A peer that speaks the driver's protocol and has, or is, what a real one may: named by the folder of its Python."""
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,5 +20,7 @@ for line in sys.stdin:
     else:
         reply = {"decode_tokens_per_s": 10.0 * count, "prefill_tokens_per_s": 100.0}
     if mode == "hangs":
+        worker = [sys.executable, "-c", "import time; time.sleep(60)"]
+        subprocess.Popen(worker, start_new_session=True)  # vLLM's ranks are processes too
         time.sleep(60)
     print(json.dumps(reply), flush=True)

@@ -192,6 +192,20 @@ def test_ctrl_c_ends_a_long_answer_at_once_and_its_ranks(tmp_path: Path) -> None
     wait_until_gone(mark)
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_benchmark_and_its_pool_within_5_s(number: signal.Signals, status: int) -> None:
+    mark = uuid.uuid4().hex
+    with start("bench backtest --null 2000 --effect 0", **{RUN_MARK: mark}) as process:
+        try:
+            own = psutil.Process(process.pid)
+            wait_until(lambda: any("spawn_main" in " ".join(each.cmdline()) for each in own.children()))
+            process.send_signal(number)
+            assert process.wait(GONE_WITHIN_S) == status
+        finally:
+            process.kill()
+    wait_until_gone(mark)
+
+
 def test_a_reader_that_leaves_gets_no_traceback() -> None:
     with start("generate --help") as process:
         assert process.stdout and process.stderr

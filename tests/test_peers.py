@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from clusters import all_gone, family, wait_until
 from commands import Run
 from models import tiny_model
 
@@ -113,6 +114,27 @@ time.sleep(60)
         bench.kill()
         bench.wait()
     left.wait(5.0)
+
+
+def test_an_interrupted_bench_ends_a_busy_peer_and_its_workers_at_once(
+    fake: Any, model: PeerModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[psutil.Process] = []
+    interrupted_s = 0.0
+
+    def interrupt(seconds: float) -> None:
+        nonlocal interrupted_s
+        wait_until(lambda: len(family(process._process.pid)) == 2)
+        running.extend(family(process._process.pid))
+        interrupted_s = time.monotonic()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(peers, "END_TIMEOUT_S", 20.0)
+    with pytest.raises(KeyboardInterrupt), PeerProcess(fake("hangs"), model) as process:
+        monkeypatch.setattr(process, "_reply", interrupt)
+        process.measure(PROMPTS, 4)
+    assert time.monotonic() - interrupted_s < 5.0
+    assert all_gone(running)
 
 
 @pytest.mark.dist

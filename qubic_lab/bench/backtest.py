@@ -9,10 +9,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from qubic_lab.bench.tails import (
 )
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
+from qubic_lab.lifeline import end_when_closed
 from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.backtest.engine import simulate
 from qubic_lab.oracle.inference.multiple_testing import PARTS, Verdict, beyond, judge, sharpe_ratios
@@ -239,13 +240,21 @@ def bench_backtest(
 
 @contextmanager
 def _pool() -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes whose libraries use one thread each; they read the variables when they are loaded."""
+    """Yield a pool of processes that end with the block, however it ends, and with this process.
+
+    Their libraries use one thread each; they read the variables when they are loaded.
+    """
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
+    reader, writer = Pipe(duplex=False)
     try:
-        with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
+        with (
+            ProcessPoolExecutor(usable_cores(), get_context("spawn"), end_when_closed, (reader,)) as pool,
+            closing(writer),  # before the pool waits for its processes
+        ):
             yield pool
     finally:
+        reader.close()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from qubic_lab.settings import cache_folder, settings
 
 DRIVER = Path(__file__).with_name("peer_driver.py")
@@ -111,7 +113,7 @@ class PeerProcess:
                 self.version += ", in this project's environment"
             self._signal(signal.SIGSTOP)
         except BaseException:
-            self.close()
+            self.close(wait_s=0.0)
             raise
 
     def measure(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> PeerSpeeds:
@@ -131,15 +133,21 @@ class PeerProcess:
             self._signal(signal.SIGSTOP)
         return PeerSpeeds(reply["decode_tokens_per_s"], reply["prefill_tokens_per_s"])
 
-    def close(self) -> None:
-        """End the whole group; may be called twice."""
+    def close(self, wait_s: float = END_TIMEOUT_S) -> None:
+        """End the peer and its workers, after `wait_s` by force; may be called twice."""
         assert self._process.stdin is not None and self._process.stdout is not None
+        workers: list[psutil.Process] = []
+        with suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(self._process.pid).children(recursive=True)
         self._signal(signal.SIGCONT)
         with suppress(BrokenPipeError):
             self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):  # it ends its own children
-            self._process.wait(END_TIMEOUT_S)
+            self._process.wait(wait_s)
         self._signal(signal.SIGKILL)
+        for worker in workers:  # those that have left the group
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
         self._process.wait()
         self._process.stdout.close()
 
@@ -149,7 +157,7 @@ class PeerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.close(END_TIMEOUT_S if kind is None else 0.0)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -48,7 +49,10 @@ def options(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; return its exit status: 0, 1 for a failure, 2 for wrong input, 130 for Ctrl-C."""
+    """Run one command; return its exit status.
+
+    It is 0, 1 for a failure, 2 for wrong input, 130 for Ctrl-C and 143 for SIGTERM.
+    """
     command = get_command(app)
     try:
         # Not `app()`, which handles Ctrl-C and broken pipes itself.
@@ -61,8 +65,10 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(str(error), error.exit_status)
     except TyperException as error:
         return _fail(_explain(error), InputError.exit_status)
+    except _Terminated:
+        return _fail("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:  # the reader of a pipe has left; redirect stdout so that the exit does not fail
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -85,8 +91,18 @@ def _fail(message: str, status: int) -> int:
     return status
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came, which ends a command as Ctrl-C does."""
+
+
+def _on_sigterm(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise _Terminated
+
+
 def main() -> None:
     """Run the command line of this process."""
+    signal.signal(signal.SIGTERM, _on_sigterm)
     sys.exit(run(sys.argv[1:]))
 
 
