@@ -13,7 +13,8 @@ from clusters import KILL, Cluster, Fragile, StartCluster, cluster, counted, tex
 
 from qubic_lab.cluster.calls import payload_of
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.cluster.health import Gate
+from qubic_lab.cluster.fleet import Fleet
+from qubic_lab.cluster.health import Gate, Outcome
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.tasks import QueueLimits, TaskOutcome, count_lost_and_duplicated
@@ -137,6 +138,24 @@ async def test_a_task_at_fault_fails_at_once_with_the_reason(start_cluster: Star
         assert (await running.outcome(no_request)).state == "failed"
         await answered(running, await running.coordinator.submit(request()))
         assert running.gates("a") == {None}
+
+
+async def test_probes_and_tasks_at_fault_do_not_count_as_answers(
+    start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[Outcome] = []
+    note = Fleet.note
+    monkeypatch.setattr(Fleet, "note", lambda fleet, node, outcome: (noted.append(outcome), note(fleet, node, outcome)))
+    node = Fragile(seconds=0.3)
+    async with start_cluster(nodes={"a": node}) as running:
+        assert running.view("a").response_s is None  # type: ignore[union-attr]
+        await answered(running, await running.coordinator.submit(request()))
+        node.error = InputError("the prompt is too long")
+        await running.outcome(await running.coordinator.submit(request()))
+        await until(lambda: noted[-1].probe)
+        view = running.view("a")
+        assert view is not None and view.response_s is not None
+        assert view.response_s >= 0.3
 
 
 async def test_a_node_that_is_full_is_passed_over_and_costs_no_try(start_cluster: StartCluster) -> None:

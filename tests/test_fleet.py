@@ -1,11 +1,12 @@
 """The fleet decides from records and outcomes alone who may get a request, and counts what each has."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from qubic_lab.cluster.balance import make_balancer
+from qubic_lab.cluster.balance import BALANCERS, make_balancer
 from qubic_lab.cluster.fleet import Fleet, NodeView
 from qubic_lab.cluster.health import DEFAULT_LIMITS, Gate, Outcome
 from qubic_lab.cluster.registry import NodeRecord
@@ -15,15 +16,25 @@ from qubic_lab.wire import cluster_pb2 as pb
 ME = "this coordinator"
 
 
-def record(node: str = "a", *, slots: int = 2, age_s: float = 0.0, draining: bool = False, **state: Any) -> NodeRecord:
+def record(
+    node: str = "a",
+    *,
+    slots: int = 2,
+    age_s: float = 0.0,
+    draining: bool = False,
+    tokens_per_s: float = 10.0,
+    weight: int = 1,
+    **state: Any,
+) -> NodeRecord:
+    capabilities = pb.Capabilities(slots=slots, tokens_per_s=tokens_per_s)
     registration = pb.NodeRegistration(
-        node=node, address=f"unix:/{node}", type="whole", capabilities=pb.Capabilities(slots=slots, tokens_per_s=10.0)
+        node=node, address=f"unix:/{node}", type="whole", weight=weight, capabilities=capabilities
     )
     return NodeRecord(registration, pb.NodeState(**{"ready": True} | state), age_s, 60.0, draining)
 
 
-def fleet_of(*records: NodeRecord) -> Fleet:
-    fleet = Fleet(ME, make_balancer("least-connections"), random.Random(0))
+def fleet_of(*records: NodeRecord, balancer: str = "least-connections") -> Fleet:
+    fleet = Fleet(ME, make_balancer(balancer), random.Random(0))
     fleet.update(records, 100.0)
     return fleet
 
@@ -112,7 +123,7 @@ def test_a_lost_replica_comes_back_by_a_probe() -> None:
     [(node, returning)] = fleet.probes(106.0)
     assert (node.id, returning) == ("a", True)
     assert fleet.probes(106.5) == []  # one at a time
-    fleet.note("a", Outcome(True, 106.0, 106.6))
+    fleet.note("a", Outcome(True, 106.0, 106.6, probe=True))
     assert view(fleet, 106.6).gate is None
 
 
@@ -156,3 +167,50 @@ def test_a_node_is_kept_free_for_a_request_that_waits_to_be_alone() -> None:
     fleet.end("a", 5)
     assert fleet.choose(100.5, alone=True).id == "a"
     assert fleet.choose(101.5, avoid={"b"}).id == "a"  # where nobody asks any more it is free for all
+
+
+def one_at_a_time(fleet: Fleet, requests: int, speeds: dict[str, float], now_s: float = 100.0) -> list[str]:
+    """Who got requests that came one after the other, each of which took 30 tokens at the node's real speed."""
+    taken = []
+    for _ in range(requests):
+        taken.append(node := fleet.choose(now_s).id)
+        fleet.begin(node, 30)
+        sent_s, now_s = now_s, now_s + 30 / speeds[node]
+        fleet.end(node, 30)
+        fleet.note(node, Outcome(True, sent_s, now_s, tokens_per_s=speeds[node]))
+        fleet.update([replace(view.record, age_s=0.0) for view in fleet.views(now_s)], now_s)
+        now_s += 0.5
+    return taken
+
+
+@pytest.mark.parametrize("balancer", sorted(BALANCERS.keys() - {"resource-aware", "least-connections"}))
+@pytest.mark.parametrize("b", [10.0, 9.7, 3.0])  # as its start has measured it, when others were loading
+def test_two_equal_nodes_get_equal_shares_one_request_at_a_time_after_a_slow_start(balancer: str, b: float) -> None:
+    fleet = fleet_of(record("a"), record("b", tokens_per_s=b), balancer=balancer)
+    taken = one_at_a_time(fleet, 50, {"a": 10.0, "b": 10.3})
+    assert 22 <= taken.count("a") <= 28
+    later = taken[10:]
+    assert abs(later.count("a") - later.count("b")) <= 2
+
+
+def test_a_slow_node_is_found_out_by_its_answers_whatever_its_start_has_measured() -> None:
+    slow_and_fast = {"a": 30.0, "b": 10.0}
+    fleet = fleet_of(record("a"), record("b"), balancer="two-choices")
+    assert set(one_at_a_time(fleet, 20, slow_and_fast)[6:]) == {"a"}
+    fleet = fleet_of(record("a"), record("b", tokens_per_s=90.0), balancer="weighted-round-robin")
+    taken = one_at_a_time(fleet, 60, slow_and_fast)[20:]
+    assert taken.count("a") == pytest.approx(30, abs=1)  # three of four
+    fleet = fleet_of(record("a"), record("b", weight=3), balancer="weighted-round-robin")
+    taken = one_at_a_time(fleet, 60, slow_and_fast)[20:]
+    assert taken.count("a") == pytest.approx(20, abs=1)
+
+
+def test_views_forget_what_answers_said_when_none_come() -> None:
+    fleet = fleet_of(record(slots=3))
+    for number in range(3):
+        fleet.note("a", Outcome(True, 100.0 + number, 100.9 + number, tokens_per_s=33.0))
+    fleet.note("a", Outcome(True, 110.0, 110.008, probe=True))
+    seen = view(fleet, 110.0)
+    assert (seen.response_s, seen.tokens_per_s) == (pytest.approx(0.9), 33.0)
+    idle = view(fleet, 500.0)
+    assert (idle.response_s, idle.tokens_per_s) == (None, 10.0)

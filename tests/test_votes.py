@@ -229,7 +229,7 @@ async def test_no_body_is_a_fault(client: redis.Redis, tmp_path: Path) -> None:
 def view(name: str, score: float = 80.0, gate: Gate | None = None, model: str = "m", type: str = "whole") -> NodeView:
     capabilities = pb.Capabilities(model_hash=model, slots=2)
     registration = pb.NodeRegistration(node=name, type=type, capabilities=capabilities)
-    return NodeView(NodeRecord(registration, pb.NodeState(), 0.0, 0.0, False), score, gate, 0, 0, 0.0, 0.0)
+    return NodeView(NodeRecord(registration, pb.NodeState(), 0.0, 0.0, False), score, gate, 0, 0, None, 0.0, 1.0)
 
 
 def ballot(nodes: int = 3, samples: int = 1) -> VoteRequest:

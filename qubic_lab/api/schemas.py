@@ -103,7 +103,11 @@ class OutstandingLoad(BaseModel):
 
 
 class NodeStatus(BaseModel):
-    """A node as this coordinator sees it: `gate` says why it gets no requests; `score` is its health, 0 to 100."""
+    """A node as this coordinator sees it: `gate` says why it gets no requests; `score` is its health, 0 to 100.
+
+    `response_s` is the mean time of its latest answers, null if there were none within five minutes; `tokens_per_s`
+    their median speed, before the third one that of its start. `weight` multiplies it in weighted round robin.
+    """
 
     name: str
     address: str
@@ -123,7 +127,7 @@ class NodeStatus(BaseModel):
     score: float
     cpu_share: float
     memory_share: float
-    response_s: float
+    response_s: float | None
     error_share: float
     outstanding: OutstandingLoad
     finished: int
@@ -149,7 +153,7 @@ class NodeStatus(BaseModel):
             devices=list(can.devices),
             memory_bytes=can.memory_bytes,
             slots=can.slots,
-            tokens_per_s=can.tokens_per_s,
+            tokens_per_s=view.tokens_per_s,
             weight=max(1, registration.weight),
             meaningless=can.meaningless,
             gate=view.gate,

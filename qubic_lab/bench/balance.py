@@ -15,7 +15,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from typing import Literal, NamedTuple, get_args
@@ -118,11 +118,13 @@ class SimulatedNode:
         self.health = ReplicaHealth(beat_s=0.0)
         self.update_score()
 
-    def update_score(self) -> None:
+    def update_score(self, now_s: float = 0.0) -> None:
         """Take the score of this moment: a heartbeat carries it."""
         circuit = self.health.circuit
         busy_share = min(1.0, self.load.requests / self.busy_requests)
-        self.score = health_score(Vitals(busy_share, MEMORY_SHARE, circuit.response_s, circuit.error_share))
+        self.score = health_score(
+            Vitals(busy_share, MEMORY_SHARE, circuit.response_s(now_s), circuit.error_share(now_s))
+        )
 
     def candidate(self, load: NodeLoad, available: bool = True) -> BalancerCandidate:
         """Return it as a balancer sees it that knows of a load."""
@@ -237,26 +239,27 @@ class Simulation:
         self.handled.append(HandledRequest(now_s, chosen, outcome.ok, free, started_s, outcome.ended_s))
 
     def _send(
-        self, node: SimulatedNode, view: CoordinatorView, request: SimulatedRequest, now_s: float
+        self, node: SimulatedNode, view: CoordinatorView, request: SimulatedRequest, now_s: float, probe: bool = False
     ) -> tuple[float, Outcome]:
         started_s, outcome = node.work(request.tokens, now_s, self.outage)
+        outcome = replace(outcome, probe=probe)
         load = NodeLoad(1, request.expected_tokens)
-        self._change(node, view, load, 1)
+        self._change(node, view, load, 1, now_s)
         self._at(outcome.ended_s, partial(self._end, node, view, load, outcome))
         return started_s, outcome
 
     def _end(self, node: SimulatedNode, view: CoordinatorView, load: NodeLoad, outcome: Outcome, now_s: float) -> None:
         node.health = node.health.after(outcome)
-        self._change(node, view, load, -1)
+        self._change(node, view, load, -1, now_s)
 
-    def _change(self, node: SimulatedNode, view: CoordinatorView, load: NodeLoad, sign: int) -> None:
+    def _change(self, node: SimulatedNode, view: CoordinatorView, load: NodeLoad, sign: int, now_s: float) -> None:
         node.load = node.load.plus(load, sign)
         if not self.staleness_s:
-            node.update_score()
+            node.update_score(now_s)
         view.change(node, load, sign)
 
     def _tell_views(self, number: int, now_s: float) -> None:
-        self.nodes[number].update_score()
+        self.nodes[number].update_score(now_s)
         for view in self.views:
             view.hear(self.nodes[number])
         self._at(now_s + self.staleness_s / len(self.nodes), partial(self._tell_views, (number + 1) % len(self.nodes)))
@@ -268,7 +271,7 @@ class Simulation:
     def _probe(self, node: SimulatedNode, now_s: float) -> None:
         if node.health.wants_probe(now_s, idle=node.load.requests == 0):
             node.health = node.health.with_probe(now_s)
-            self._send(node, self.views[0], SimulatedRequest(PROBE_TOKENS, PROBE_TOKENS), now_s)
+            self._send(node, self.views[0], SimulatedRequest(PROBE_TOKENS, PROBE_TOKENS), now_s, probe=True)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,9 @@ def bench_link(repeat: int = 200) -> LinkResult:
                 assert peer.stderr is not None
                 last = peer.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
                 raise RankError(f"the other process was lost: {last or error}") from error
+            except KeyboardInterrupt:
+                peer.kill()
+                raise
             finally:
                 if dist.is_initialized():
                     dist.destroy_process_group()

@@ -130,11 +130,11 @@ class LocalCluster:
         """Return the file with the output of a process."""
         return self._members[name].log
 
-    def end(self) -> None:
-        """End all processes."""
+    def end(self, within_s: float = STOP_S) -> None:
+        """End all processes, after `within_s` by force."""
         for member in self._members.values():
             member.process.terminate()
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + within_s
         for member in self._members.values():
             with suppress(subprocess.TimeoutExpired):
                 member.process.wait(max(0.0, deadline - time.monotonic()))
@@ -182,7 +182,7 @@ def local_cluster(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qubic-lab-", ignore_cleanup_errors=True)))
         redis = stack.enter_context(RedisServer(folder / "redis"))
         cluster = LocalCluster(folder, redis, coordinators, settings or {})
-        stack.callback(cluster.end)
+        stack.push(lambda kind, *_: cluster.end(STOP_S if kind is None else 0.0))  # nodes would end their requests
         cluster.start_coordinators(balancer)
         yield cluster
 

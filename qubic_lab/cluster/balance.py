@@ -11,6 +11,9 @@ from typing import Protocol
 
 from qubic_lab.errors import BusyError, check_choice
 
+ALIKE = 1.4
+"""Measured speeds whose ratio is at most this may be those of equal replicas on busy machines."""
+
 
 @dataclass(frozen=True)
 class BalancerCandidate:
@@ -18,21 +21,25 @@ class BalancerCandidate:
 
     Attributes:
         id: its unique name.
-        weight: its share of requests in weighted round robin, relative to the others.
+        weight: its share of requests in weighted round robin, relative to the others, above 0.
         outstanding_requests: requests that have not ended.
         outstanding_tokens: upper estimate of their remaining tokens, prompts and answers.
-        tokens_per_s: its measured speed, or the predicted one of a new replica.
+        tokens_per_s: its speed by its latest answers, or by a short one when it started.
+        guessed: whether the speed is only that of its start, when others may have been loading beside it.
+        turn: when it was last chosen: larger numbers are later, 0 is never.
         score: its health, 0 to 100.
         available: whether it may be chosen.
     """
 
     id: str
-    weight: int = 1
+    weight: float = 1
     outstanding_requests: int = 0
     outstanding_tokens: int = 0
     tokens_per_s: float = 1.0
     score: float = 100.0
     available: bool = True
+    guessed: bool = False
+    turn: int = 0
 
     @property
     def wait_s(self) -> float:
@@ -77,12 +84,12 @@ class WeightedRoundRobin:
     Source: the smooth weighted round robin of nginx (commit 52327e0627f4, 2012).
     """
 
-    credits: tuple[tuple[str, int], ...] = ()
+    credits: tuple[tuple[str, float], ...] = ()
 
     def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, WeightedRoundRobin]":
         """Return the id with the most credit."""
         before = dict(self.credits)
-        credits = {each.id: before.get(each.id, 0) for each in candidates}
+        credits = {each.id: before.get(each.id, 0.0) for each in candidates}
         choosable = available(candidates)
         for each in choosable:
             credits[each.id] += each.weight
@@ -121,8 +128,8 @@ class TwoChoices:
     """The one of two random replicas that will finish sooner: outstanding tokens ÷ measured tokens/s.
 
     It accounts for mixed hardware and long requests. It does not herd on old information, because the replica that
-    looks best is only sometimes among the two. At equal waits it takes the faster one, and of equally fast ones the
-    first.
+    looks best is only sometimes among the two. At equal waits, for example when both are idle, it takes the faster one;
+    of two that are as fast as far as is known (`ALIKE`), the one that was chosen longer ago.
 
     Source: M. Mitzenmacher, "The power of two choices in randomized load balancing", IEEE Transactions on Parallel and
     Distributed Systems 12 (2001), 1094-1104; on old information "How useful is old information?", ibid. 11 (2000),
@@ -133,7 +140,15 @@ class TwoChoices:
         """Return the id of the better one of two different replicas, or the only one."""
         choosable = available(candidates)
         drawn = draw.sample(choosable, min(2, len(choosable)))
-        return min(drawn, key=lambda each: (each.wait_s, -each.tokens_per_s)).id, self
+        sooner = min(drawn, key=lambda each: (each.wait_s, -each.tokens_per_s))
+        alike = [each for each in drawn if each.wait_s == sooner.wait_s and _are_alike(each, sooner)]
+        return min(alike, key=lambda each: each.turn).id, self
+
+
+def _are_alike(one: BalancerCandidate, other: BalancerCandidate) -> bool:
+    """Return whether two replicas are as fast as far as is known."""
+    slower, faster = sorted((one.tokens_per_s, other.tokens_per_s))
+    return one.guessed or other.guessed or faster <= ALIKE * slower
 
 
 BALANCERS: dict[str, Callable[[], Balancer]] = {

@@ -48,6 +48,8 @@ PAUSE_S = 0.1
 """Least time between two reads of the registry, because with many nodes there is always a new heartbeat."""
 TAKE_S = 0.25
 """Time of one blocking read of a task; the dispatcher's end waits for it."""
+FEWEST_TOKENS = 8
+"""An answer of fewer tokens does not say how fast a node is."""
 ALONE_S = 30.0
 """How long the last try of a task waits for a node without other tasks; after that it takes any node."""
 HAND_BACK_S = 2.0
@@ -208,7 +210,7 @@ class Dispatcher:
         except (grpc.aio.AioRpcError, QubicLabError) as error:
             logger.info("probe of %s: %s", node.id, error)
             ok = False
-        self._fleet.note(node.id, Outcome(ok, sent_s, time.monotonic()))
+        self._fleet.note(node.id, Outcome(ok, sent_s, time.monotonic(), probe=True))
         self._room.set()
 
     async def _take(self) -> None:
@@ -323,13 +325,13 @@ class Dispatcher:
         tokens, sent_s = most_tokens(request), time.monotonic()
         self._fleet.begin(node.id, tokens, alone)
         try:
-            result = await self._listen(node, task_id, request, progress)
-            self._fleet.note(node.id, Outcome(True, sent_s, time.monotonic()))
+            result, speed = await self._listen(node, task_id, request, progress)
+            self._fleet.note(node.id, Outcome(True, sent_s, time.monotonic(), tokens_per_s=speed))
             return result
         except _Failed as failed:
-            if failed.failure is not Failure.BUSY:
-                ok, lost = failed.failure is Failure.TASK, failed.failure in (Failure.LOST, Failure.UNREACHABLE)
-                self._fleet.note(node.id, Outcome(ok, sent_s, time.monotonic(), lost))
+            if failed.failure not in (Failure.BUSY, Failure.TASK):  # these say nothing of the node
+                lost = failed.failure in (Failure.LOST, Failure.UNREACHABLE)
+                self._fleet.note(node.id, Outcome(False, sent_s, time.monotonic(), lost))
             raise
         finally:
             self._fleet.end(node.id, tokens)
@@ -337,10 +339,11 @@ class Dispatcher:
 
     async def _listen(
         self, node: NodeRecord, task_id: str, request: pipeline_pb2.GenerateRequest, progress: _Progress
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], float]:
         """Write tokens as they come; return the end of the answer with the node's name, model and own time.
 
-        Of several samples each becomes one item when it is complete.
+        With it comes its tokens/s, 0 if it was too short to say. Of several samples each becomes one item when it is
+        complete.
 
         Raises:
             FencedError: the task is no longer ours.
@@ -353,7 +356,7 @@ class Dispatcher:
         result: dict[str, Any] = {"node": node.id, "model": node.registration.capabilities.model}
         if request.samples > 1:
             result["samples"] = 0
-        begun = given = False
+        begun, given = False, 0
         asked = pb.TaskRequest(task=task_id, coordinator=self.name, request=request)
         call = cluster_pb2_grpc.NodeStub(channel).Run(asked)
         try:
@@ -369,11 +372,11 @@ class Dispatcher:
                         case "done":
                             result["node_ms"] = response.done.node_ms
                         case _ if request.samples > 1:
-                            given = True
+                            given += 1
                             progress.add(_sample(response.reply))
                             result["samples"] += 1
                         case _ if response.reply.HasField("token"):
-                            given = True
+                            given += 1
                             progress.add(item_of(response.reply.token))
                         case _:
                             result |= _end(response.reply.end)
@@ -383,7 +386,7 @@ class Dispatcher:
             call.cancel()
         if "node_ms" not in result:
             raise _Failed(Failure.TRY, f"node {node.id} ended the answer early")
-        return result
+        return result, result.get("tokens_per_s", 0.0) if given >= FEWEST_TOKENS else 0.0
 
 
 async def _again_and_again(step: Callable[[], Awaitable[None]]) -> None:
@@ -400,10 +403,10 @@ async def _again_and_again(step: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(LOOK_S)
 
 
-def _failed(node: NodeRecord, error: grpc.aio.AioRpcError, given: bool) -> _Failed:
+def _failed(node: NodeRecord, error: grpc.aio.AioRpcError, given: int) -> _Failed:
     """Return the failure of a call; its text is for the client if the task is at fault, otherwise for the story.
 
-    `given` says whether tokens had come.
+    `given` is the number of tokens that had come.
     """
     failure = failure_of(error.code())
     if given and failure in NOT_BEGUN:

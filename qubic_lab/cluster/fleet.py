@@ -19,15 +19,20 @@ KEPT_S = 1.0
 
 @dataclass(frozen=True)
 class NodeView:
-    """A node with its score (0 to 100), the gate that closes it if any, and its outstanding requests and tokens."""
+    """A node with its score (0 to 100), the gate that closes it if any, and its outstanding requests and tokens.
+
+    `response_s` is the mean time of its latest answers, None if there are none; `tokens_per_s` is the speed of them, or
+    that of its start.
+    """
 
     record: NodeRecord
     score: float
     gate: Gate | None
     outstanding_requests: int
     outstanding_tokens: int
-    response_s: float
+    response_s: float | None
     error_share: float
+    tokens_per_s: float
 
 
 @dataclass
@@ -35,7 +40,7 @@ class _Member:
     """A node and this coordinator's own requests there.
 
     `alone` says that one of them must stay the only one. Until `kept_until_s` the node gets no requests, because a
-    request of that kind waits for it.
+    request of that kind waits for it. `turn` is the number of the choice that took it last.
     """
 
     record: NodeRecord
@@ -44,11 +49,17 @@ class _Member:
     tokens: int = 0
     alone: bool = False
     kept_until_s: float = -math.inf
+    turn: int = 0
 
     def outstanding(self, coordinator: str) -> tuple[int, int]:
         """Return requests and tokens: our own as of now, those of other coordinators as of the latest heartbeat."""
         others = [load for name, load in self.record.state.loads.items() if name != coordinator]
         return self.requests + sum(load.requests for load in others), self.tokens + sum(load.tokens for load in others)
+
+    def speed(self, now_s: float) -> tuple[float, bool]:
+        """Return its tokens/s, and whether they are only those of its start."""
+        measured = self.health.circuit.speed(now_s)
+        return measured or self.record.registration.capabilities.tokens_per_s, measured is None
 
 
 @dataclass
@@ -59,6 +70,7 @@ class Fleet:
     balancer: Balancer
     draw: random.Random = field(default_factory=random.Random)
     _members: dict[str, _Member] = field(default_factory=dict)
+    _turns: int = 0
 
     def update(self, records: Sequence[NodeRecord], now_s: float) -> None:
         """Update the nodes from the registry's records; nodes without a record are dropped."""
@@ -101,6 +113,8 @@ class Fleet:
             preferred = [replace(each, available=each.available and each.id not in avoid) for each in candidates]
             candidates = preferred if any(each.available for each in preferred) else candidates
         chosen, self.balancer = self.balancer.choose(candidates, self.draw)
+        self._turns += 1
+        self._members[chosen].turn = self._turns
         return self._members[chosen].record
 
     def choose_only(self, node: str, now_s: float) -> NodeRecord:
@@ -159,12 +173,13 @@ class Fleet:
         requests, tokens = member.outstanding(self.coordinator)
         return NodeView(
             record=member.record,
-            score=_score(member),
+            score=_score(member, now_s),
             gate=member.health.gate(now_s),
             outstanding_requests=requests,
             outstanding_tokens=tokens,
-            response_s=circuit.response_s,
-            error_share=circuit.error_share,
+            response_s=circuit.response_s(now_s),
+            error_share=circuit.error_share(now_s),
+            tokens_per_s=member.speed(now_s)[0],
         )
 
     def _keep_one(self, now_s: float) -> None:
@@ -175,16 +190,18 @@ class Fleet:
             kept.kept_until_s = now_s + KEPT_S
 
     def _candidate(self, member: _Member, now_s: float, alone: bool) -> BalancerCandidate:
-        registration = member.record.registration
         requests, tokens = member.outstanding(self.coordinator)
+        tokens_per_s, guessed = member.speed(now_s)
         return BalancerCandidate(
             id=member.record.id,
-            weight=max(1, registration.weight),
+            weight=max(1, member.record.registration.weight) * tokens_per_s,
             outstanding_requests=requests,
             outstanding_tokens=tokens,
-            tokens_per_s=registration.capabilities.tokens_per_s,
-            score=_score(member),
+            tokens_per_s=tokens_per_s,
+            score=_score(member, now_s),
             available=self._may_take(member, now_s, alone),
+            guessed=guessed,
+            turn=member.turn,
         )
 
     def _may_take(self, member: _Member, now_s: float, alone: bool = False) -> bool:
@@ -197,6 +214,7 @@ class Fleet:
         return not kept and requests < member.record.registration.capabilities.slots
 
 
-def _score(member: _Member) -> float:
+def _score(member: _Member, now_s: float) -> float:
     state, circuit = member.record.state, member.health.circuit
-    return health_score(Vitals(state.cpu_share, state.memory_share, circuit.response_s, circuit.error_share))
+    response_s, error_share = circuit.response_s(now_s), circuit.error_share(now_s)
+    return health_score(Vitals(state.cpu_share, state.memory_share, response_s, error_share))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from statistics import fmean
+from statistics import fmean, median
 
 CPU_WEIGHT = 30
 MEMORY_WEIGHT = 30
@@ -16,30 +16,33 @@ RESPONSE_WEIGHT = 25
 ERROR_WEIGHT = 15
 SLOW_RESPONSE_S = 10.0
 """A mean response time of this many seconds or more scores nothing; it is the project's limit for 95 % of answers."""
+FEWEST_SPEEDS = 3
+"""Answers from which a replica's speed is known; one alone may have been slowed down by what ran beside it."""
 
 
 @dataclass(frozen=True)
 class Vitals:
-    """Measurements of a replica: shares from 0 to 1, and the mean response time in seconds.
+    """Measurements of a replica: shares from 0 to 1, and the mean response time in seconds, None if it is unknown.
 
     CPU and memory are those of the busiest rank, because a pipeline is as fast as its slowest stage.
     """
 
     cpu_share: float
     memory_share: float
-    response_s: float
+    response_s: float | None
     error_share: float
 
 
 def health_score(vitals: Vitals) -> float:
     """Return a score from 0 (worst) to 100 (best): CPU 30 %, memory 30 %, response time 25 %, errors 15 %, each linear.
 
-    The weights are the project's own choice, not a fit to measurements.
+    An unknown response time scores in full, so that new and idle replicas are tried. The weights are the project's own
+    choice, not a fit to measurements.
     """
     return (
         CPU_WEIGHT * (1 - vitals.cpu_share)
         + MEMORY_WEIGHT * (1 - vitals.memory_share)
-        + RESPONSE_WEIGHT * (1 - min(1.0, vitals.response_s / SLOW_RESPONSE_S))
+        + RESPONSE_WEIGHT * (1 - min(1.0, (vitals.response_s or 0.0) / SLOW_RESPONSE_S))
         + ERROR_WEIGHT * (1 - vitals.error_share)
     )
 
@@ -68,10 +71,11 @@ class HealthLimits:
     """When a replica is excluded and when it is tried again; times in seconds.
 
     Attributes:
-        failures_to_open: failures in a row that open the circuit.
+        failures_to_open: failed requests in a row, or failed probes in a row, that open the circuit.
         error_share_to_open: share of failures among the recent requests that opens it.
         fewest_outcomes: number of requests that the share needs.
         recent_outcomes: number of latest requests that are kept.
+        kept_s: time after which a request no longer says how quick a replica is, and how often it fails.
         open_s: how long an open circuit waits before a probe.
         idle_probe_s: time without an outcome after which an idle replica is probed.
         probe_timeout_s: time without an outcome after which a probe is lost and another one may be sent.
@@ -82,6 +86,7 @@ class HealthLimits:
     error_share_to_open: float = 0.5
     fewest_outcomes: int = 10
     recent_outcomes: int = 20
+    kept_s: float = 300.0
     open_s: float = 5.0
     idle_probe_s: float = 2.0
     probe_timeout_s: float = 3.0
@@ -95,13 +100,16 @@ DEFAULT_LIMITS = HealthLimits()
 class Outcome:
     """Outcome of a request or a probe; `sent_s` and `ended_s` are times in seconds.
 
-    `lost` says that the replica is gone or no longer answers; one such outcome opens the circuit.
+    `lost` says that the replica is gone or no longer answers; one such outcome opens the circuit. `tokens_per_s` is the
+    speed of an answer, 0 if it is unknown.
     """
 
     ok: bool
     sent_s: float
     ended_s: float
     lost: bool = False
+    probe: bool = False
+    tokens_per_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,9 @@ class ReplicaCircuit:
     not depend on a balancer that would choose a failing replica last. While the circuit is closed, an idle replica is
     probed now and then, so that a failure of a rarely chosen replica is found in time.
 
+    What a replica is worth is learnt from requests alone: an answered probe says no more than that it may be tried
+    again. If the next request fails too, it goes on with the failures in a row, and the circuit opens at once.
+
     Outcomes of requests that were sent before the latest change are ignored, so a request from before an outage cannot
     end the replica's return.
 
@@ -121,7 +132,11 @@ class ReplicaCircuit:
         cause: why it is not closed, or None.
         since_s: when it last opened or closed.
         probe_s: when the pending probe was sent, or None.
-        recent: outcomes of requests and probes since it last closed, latest last; while open, those before it opened.
+        recent: outcomes of requests since it last closed, latest last; while open, those before it opened.
+        failures: requests in a row that failed, whatever probes said in between.
+        failed_probes: probes in a row that failed while it was closed.
+        heard_s: when the latest request or probe ended.
+        tokens_per_s: median speed of the recent answers, 0 if there are too few.
     """
 
     limits: HealthLimits = DEFAULT_LIMITS
@@ -129,16 +144,27 @@ class ReplicaCircuit:
     since_s: float = -math.inf
     probe_s: float | None = None
     recent: tuple[Outcome, ...] = ()
+    failures: int = 0
+    failed_probes: int = 0
+    heard_s: float = -math.inf
+    tokens_per_s: float = 0.0
 
-    @property
-    def error_share(self) -> float:
-        """Share of recent requests that failed; 0 if there are none."""
-        return error_share(self.recent)
+    def error_share(self, now_s: float) -> float:
+        """Return the share of recent requests that failed; 0 if there are none."""
+        return error_share(self._lately(now_s))
 
-    @property
-    def response_s(self) -> float:
-        """Mean response time of recent requests in seconds; 0 if there are none, so that new replicas are tried."""
-        return fmean([each.ended_s - each.sent_s for each in self.recent if each.ok] or [0.0])
+    def response_s(self, now_s: float) -> float | None:
+        """Return the mean response time of recent answers in seconds; None if there are none."""
+        times = [each.ended_s - each.sent_s for each in self._lately(now_s) if each.ok]
+        return fmean(times) if times else None
+
+    def speed(self, now_s: float) -> float | None:
+        """Return the tokens/s of recent answers; None if there are too few."""
+        return self.tokens_per_s if self.tokens_per_s and self._lately(now_s) else None
+
+    def _lately(self, now_s: float) -> tuple[Outcome, ...]:
+        """Return the recent outcomes, or none once the latest is old."""
+        return self.recent if self.recent and now_s < self.recent[-1].ended_s + self.limits.kept_s else ()
 
     def state(self, now_s: float) -> CircuitState:
         """Return the state at a time."""
@@ -154,8 +180,7 @@ class ReplicaCircuit:
         if self.probe_s is not None and now_s < self.probe_s + self.limits.probe_timeout_s:
             return False
         if self.cause is None:
-            heard_s = self.recent[-1].ended_s if self.recent else self.since_s
-            return idle and now_s >= heard_s + self.limits.idle_probe_s
+            return idle and now_s >= max(self.heard_s, self.since_s) + self.limits.idle_probe_s
         return self.state(now_s) is CircuitState.HALF_OPEN
 
     def with_probe(self, now_s: float) -> "ReplicaCircuit":
@@ -169,12 +194,31 @@ class ReplicaCircuit:
             return self
         if self.cause is not None:  # only probes are sent since it opened
             if outcome.ok:
-                return ReplicaCircuit(self.limits, since_s=outcome.ended_s)
+                return ReplicaCircuit(self.limits, since_s=outcome.ended_s, failures=self.failures)
             return replace(self, since_s=outcome.ended_s, probe_s=None)
-        recent = (*self.recent, outcome)[-self.limits.recent_outcomes :]
-        cause = opening_cause(recent, self.limits)
-        since_s = outcome.ended_s if cause else self.since_s
-        return replace(self, cause=cause, since_s=since_s, probe_s=None, recent=recent)
+        after = self._after_probe(outcome) if outcome.probe else self._after_request(outcome)
+        since_s = outcome.ended_s if after.cause else self.since_s
+        return replace(after, since_s=since_s, probe_s=None, heard_s=max(self.heard_s, outcome.ended_s))
+
+    def _after_probe(self, probe: Outcome) -> "ReplicaCircuit":
+        failed = 0 if probe.ok else self.failed_probes + 1
+        return replace(
+            self, failed_probes=failed, cause=Gate.FAILURES if failed >= self.limits.failures_to_open else None
+        )
+
+    def _after_request(self, request: Outcome) -> "ReplicaCircuit":
+        since_s = request.ended_s - self.limits.kept_s
+        recent = (*(each for each in self.recent if each.ended_s > since_s), request)[-self.limits.recent_outcomes :]
+        failures = 0 if request.ok else self.failures + 1
+        speeds = [each.tokens_per_s for each in recent if each.tokens_per_s > 0]
+        return replace(
+            self,
+            cause=opening_cause(recent, failures, self.limits),
+            recent=recent,
+            failures=failures,
+            failed_probes=0 if request.ok else self.failed_probes,
+            tokens_per_s=median(speeds) if len(speeds) >= FEWEST_SPEEDS else 0.0,
+        )
 
 
 def error_share(outcomes: Sequence[Outcome]) -> float:
@@ -182,12 +226,11 @@ def error_share(outcomes: Sequence[Outcome]) -> float:
     return sum(not each.ok for each in outcomes) / max(1, len(outcomes))
 
 
-def opening_cause(recent: Sequence[Outcome], limits: HealthLimits) -> Gate | None:
-    """Return the reason to open a circuit with these outcomes (latest last), or None."""
+def opening_cause(recent: Sequence[Outcome], failures: int, limits: HealthLimits) -> Gate | None:
+    """Return the reason to open a circuit after these requests (latest last), `failures` of them failed in a row."""
     if recent[-1].lost:
         return Gate.LOST
-    latest = recent[-limits.failures_to_open :]
-    if len(latest) == limits.failures_to_open and not any(each.ok for each in latest):
+    if failures >= limits.failures_to_open:
         return Gate.FAILURES
     if len(recent) >= limits.fewest_outcomes and error_share(recent) >= limits.error_share_to_open:
         return Gate.ERROR_RATE

@@ -200,7 +200,7 @@ class VoteService:
         weights = {
             view.record.id: weigh(
                 record=records.get(view.record.id, NO_RECORD),
-                response_s=view.response_s or None,
+                response_s=view.response_s,
                 health_score=view.score,
                 parameters=view.record.registration.capabilities.parameters or None,
             )
