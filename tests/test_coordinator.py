@@ -4,6 +4,9 @@ import asyncio
 import os
 import shutil
 import signal
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.health import Gate, Outcome
 from qubic_lab.cluster.redis_server import RedisServer, connect
-from qubic_lab.cluster.replica import Replica
+from qubic_lab.cluster.replica import PipelineReplica, Replica
 from qubic_lab.cluster.tasks import QueueLimits, TaskOutcome, count_lost_and_duplicated
 from qubic_lab.errors import BusyError, InputError, NotFoundError, RankError, RefusedError
 from qubic_lab.wire import cluster_pb2 as pb
@@ -252,6 +255,38 @@ async def test_a_node_that_is_told_to_end_does_so_when_its_work_is_done(start_cl
         await asyncio.wait_for(ended, 10.0)
         await until(lambda: running.gates("a") == {"gone"})
         assert (node.asked, other.asked) == (4, 1)
+
+
+async def test_a_node_that_is_told_to_end_does_not_wait_for_its_start(start_cluster: StartCluster) -> None:
+    class Slow(Fragile):
+        async def start(self) -> pb.Capabilities:
+            await asyncio.to_thread(loading.wait)
+            return await super().start()
+
+    loading = threading.Event()
+    async with start_cluster() as running:
+        await running.start_node("a", Slow(), ready=False)
+        await asyncio.sleep(0.1)
+        try:
+            await asyncio.wait_for(running.end_node("a"), 5.0)
+        finally:
+            loading.set()
+
+
+def test_a_pipeline_that_is_being_launched_does_not_keep_the_process() -> None:
+    loading = threading.Event()
+
+    def launch() -> Any:
+        loading.wait(60.0)
+
+    async def begin() -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(PipelineReplica(launch).start(), 0.1)
+
+    started_s = time.monotonic()
+    asyncio.run(begin())
+    loading.set()
+    assert time.monotonic() - started_s < 5.0
 
 
 async def test_nodes_come_back_by_themselves_when_they_were_silent_or_redis_has_lost_all(tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ class Node(cluster_pb2_grpc.NodeServicer):
         await self._set_ready(False)
         await server.start()
         try:
-            self._registration.capabilities.CopyFrom(await self._replica.start())
+            if (capabilities := await self._start_replica()) is None:
+                return
+            self._registration.capabilities.CopyFrom(capabilities)
             check_registration(self._registration)
             await self._set_ready(True)
             await self._live()
@@ -143,6 +145,16 @@ class Node(cluster_pb2_grpc.NodeServicer):
                 else:
                     self._state.tokens += len(reply.end.token_ids) if request.whole else reply.HasField("token")
                     await context.write(pb.TaskResponse(reply=reply))
+
+    async def _start_replica(self) -> pb.Capabilities | None:
+        """Start the replica and return its capabilities, or None if `end` was called meanwhile."""
+        starting, ending = asyncio.ensure_future(self._replica.start()), asyncio.ensure_future(self._ending.wait())
+        await asyncio.wait((starting, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if starting.done():
+            return starting.result()
+        starting.cancel()
+        return None
 
     async def _live(self) -> None:
         """Keep the replica running and the node registered until `end` is called, or a coordinator refuses the node."""

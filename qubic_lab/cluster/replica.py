@@ -1,7 +1,9 @@
 """The replica of a node: a pipeline that is started here, used through its service, and restarted when it is lost."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import grpc
@@ -75,7 +77,7 @@ class PipelineReplica:
     async def start(self) -> pb.Capabilities:
         """Start the ranks, and measure the speed of a short answer for the capabilities."""
         await self.stop()
-        self._launched = await asyncio.to_thread(self._launch)
+        self._launched = await asyncio.wrap_future(_begin(self._launch))
         self._channel = open_async_channel(self._launched.address)
         self._stub = pipeline_pb2_grpc.PipelineStub(self._channel)
         capabilities = await asyncio.to_thread(self._launched.capabilities)
@@ -118,3 +120,18 @@ class PipelineReplica:
         async for reply in self.generate(request):
             speed = reply.end.tokens_per_s
         return speed
+
+
+def _begin(launch: Callable[[], Launched]) -> "Future[Launched]":
+    """Launch in a thread that does not keep the process: the end of a node need not wait until its model is loaded."""
+    launched: Future[Launched] = Future()
+    launched.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            launched.set_result(launch())
+        except BaseException as error:  # the waiting loop raises it
+            launched.set_exception(error)
+
+    threading.Thread(target=run, name="launch", daemon=True).start()
+    return launched

@@ -6,11 +6,10 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main as torchrun
 
 from qubic_lab.lifeline import LAUNCHER_PID, end_when_stdin_closes
 from qubic_lab.pipeline.local import RENDEZVOUS, tell_failure
@@ -25,8 +24,11 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--ranks", type=int, required=True)
     args = parser.parse_args()
-    # The ranks watch the same pipe; the parent-death signal ends those that do not.
-    end_when_stdin_closes(before=lambda: shutil.rmtree(args.run_dir, ignore_errors=True))
+    end_when_stdin_closes(before=lambda: _clear(args.run_dir))
+    # Slow imports, after the watch: an end may be asked for meanwhile.
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
     os.environ[LAUNCHER_PID] = str(os.getpid())
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # that store would listen on all interfaces
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -51,6 +53,14 @@ def main() -> None:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
         tell_failure(args.run_dir, f"rank {rank} (process {failure.pid}) {how}")
         raise
+
+
+def _clear(run_dir: Path) -> None:
+    """Remove the folder and end the ranks, which may still be importing and not watch anything yet."""
+    shutil.rmtree(run_dir, ignore_errors=True)
+    for rank in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            rank.kill()
 
 
 def _watch_for_stopped_ranks(run_dir: Path) -> None:
