@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import tiny_model
+from safetensors.torch import load_file, save_file
 from test_decoder import CUTS, FEATURES, TOKENS, reference_logits
 
 from qubic_lab.errors import InputError, ModelError
@@ -17,7 +18,7 @@ from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Segment
 from qubic_lab.model.kernels import build
 from qubic_lab.model.layout import stage_ranges
-from qubic_lab.model.native import PAGE, NativeDecoder
+from qubic_lab.model.native import PAGE, NativeDecoder, pack_densely
 from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 
 
@@ -101,11 +102,40 @@ def test_stages_together_have_the_bits_of_the_whole(tiny: Path) -> None:
     assert torch.equal(logits, run(whole, [(0, 0, TOKENS)])[0])
 
 
-def test_a_tied_matrix_is_kept_once(tmp_path: Path) -> None:
-    decoder = decoder_of(tiny_model(tmp_path / "model", tie_word_embeddings=True))
-    weight = torch.zeros(320, 64, dtype=torch.bfloat16)
-    Checkpoint.open(tmp_path / "model").read_into("model.embed_tokens.weight", weight)
-    assert torch.equal(decoder.embed([0, 63, 64, 319]), weight[[0, 63, 64, 319]])
+def test_dense_weights_have_the_bits_of_packed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of all magnitudes, zeros, and a row of 1 to 130 tokens: every form of the inner loop."""
+    folder = tiny_model(tmp_path / "model", hidden_size=64)
+    weights = load_file(folder / "model.safetensors")
+    torch.manual_seed(0)
+    for name, weight in weights.items():
+        if name.endswith("proj.weight"):
+            odd = torch.rand_like(weight, dtype=torch.float32) < 3e-4
+            weight[odd] *= torch.randint(-60, 4, (int(odd.sum()),)).exp2().to(weight.dtype)
+            weight[torch.rand_like(weight, dtype=torch.float32) < 1e-4] = 0
+    save_file(weights, folder / "model.safetensors")
+    dense = decoder_of(folder, threads=2)
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert dense._layers[1].down.base > 0 and dense._layers[1].gate_up.exception_count > 0
+    monkeypatch.setattr("qubic_lab.model.native.pack_densely", lambda *_: None)
+    packed = decoder_of(folder)
+    assert packed._layers[1].down.base == 0
+    tokens = random.Random(0).choices(range(300), k=130)
+    for rows in (1, 6, 7, 33, 65, 130):
+        assert torch.equal(*(run(each, [(0, 0, tokens[:rows])])[0] for each in (dense, packed)))
+
+
+def test_weights_with_too_many_exponents_stay_packed() -> None:
+    library = build.kernels()
+    assert library is not None
+    values = torch.arange(2**16).to(torch.uint16).view(torch.int32).view(1, -1, 64)  # all there are
+    assert pack_densely(library, values) is None
+
+
+def test_a_tied_matrix_is_counted_once(tmp_path: Path) -> None:
+    tied, untied = (
+        decoder_of(tiny_model(tmp_path / str(kept), tie_word_embeddings=kept)).weight_bytes for kept in (True, False)
+    )
+    assert untied - tied == 320 * 64 * 2
 
 
 def test_a_copied_slot_goes_on_like_its_source(tiny: Path) -> None:

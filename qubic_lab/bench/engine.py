@@ -350,7 +350,7 @@ class EngineBench:
             self.not_measured |= dict.fromkeys(names, str(error))
 
     def add_bandwidth_fractions(self) -> None:
-        """Say how much of the bandwidth that was probed beside them one rank's decode steps read."""
+        """Compare the weights that one rank's decode steps use, at full size, with the bandwidth probed beside them."""
         cost = model_cost(self._grid.config, self._used.dtype)
         read_gb = (cost.layers * cost.layer.decode_bytes + cost.head.decode_bytes) / 1e9
         for batch, samples in self._alone.items():

@@ -7,8 +7,9 @@ in names are those of decoder.py.
 import ctypes
 import mmap
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ from qubic_lab.model.layout import EMBEDDING, FINAL_NORM, StageRange, head_tenso
 
 COLUMNS = 64
 """Output columns of a group of packed weights."""
+DENSE_WORDS = 48
+"""Words of 32 bits in which a dense matrix keeps COLUMNS packed words."""
 PAGE = 64
 """Positions of a page of the KV cache."""
 
@@ -29,6 +32,30 @@ def pack(weight_OI: torch.Tensor) -> torch.Tensor:
     """Pack a matrix for the kernels: int32 words (groups, words of I, COLUMNS), padded with zero columns."""
     words_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32).unflatten(0, (-1, COLUMNS))
     return huge_pages(words_OI.numel()).view(-1, words_OI.shape[2], COLUMNS).copy_(words_OI.transpose(1, 2))
+
+
+class DenseMatrix(NamedTuple):
+    """A bf16 matrix with 12 bits a value and the same values, as decoder.cpp explains it."""
+
+    words: torch.Tensor
+    exceptions: torch.Tensor
+    exceptional: torch.Tensor
+    base: int
+
+
+def pack_densely(library: ctypes.CDLL, words_GIC: torch.Tensor) -> DenseMatrix | None:
+    """Make packed bf16 values dense; None where it would not be faster: for too many exponents, or without AVX-512."""
+    words_NC = words_GIC.flatten(0, 1)
+    dense = huge_pages(len(words_NC) * DENSE_WORDS)
+    numbers, base = torch.empty(len(words_NC) // 8 + 1, dtype=torch.int32), ctypes.c_int32()
+    most = len(numbers) - 1
+    found = library.dense_pack(
+        *(words_NC.data_ptr(), len(words_NC), dense.data_ptr(), numbers.data_ptr(), most, ctypes.byref(base))
+    )
+    if found < 0:
+        return None
+    numbers[found] = torch.iinfo(torch.int32).max
+    return DenseMatrix(dense, numbers[: found + 1].clone(), words_NC[numbers[:found].long()], base.value)
 
 
 def huge_pages(words: int) -> torch.Tensor:
@@ -70,12 +97,13 @@ class NativeDecoder:
         self.stage = stage
         self.dtype = dtype
         self.device = torch.device("cpu")
-        self.weight_bytes = 0
         self._checkpoint = checkpoint
         self._kept: list[torch.Tensor] = []  # what the kernels point at
+        self._read_bytes: list[int] = []
         self._embedding = self._read(EMBEDDING) if stage.has_embedding else None
-        self._layers = (Layer * (stage.end - stage.first))(*map(self._read_layer, range(stage.first, stage.end)))
-        self._head_words: torch.Tensor | None = None
+        with ThreadPoolExecutor(threads) as pool:
+            layers = list(pool.map(self._read_layer, range(stage.first, stage.end)))
+        self._layers = (Layer * len(layers))(*layers)
         head, final_norm = Matrix(), None
         if stage.has_head:
             head, final_norm = self._read_head(), self._read_vector(FINAL_NORM)
@@ -100,6 +128,11 @@ class NativeDecoder:
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):
             self._library.decoder_destroy(handle)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the stage's weights as the checkpoint has them in this dtype."""
+        return sum(self._read_bytes)
 
     def use_threads(self, threads: int) -> None:
         """Compute with this many threads."""
@@ -126,11 +159,8 @@ class NativeDecoder:
 
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Return the embeddings of tokens, shape (tokens, H)."""
-        tokens = torch.tensor(token_ids)
-        if self._embedding is not None:
-            return F.embedding(tokens, self._embedding)
-        assert self._head_words is not None  # tied, and kept once
-        return self._head_words[tokens // COLUMNS, :, tokens % COLUMNS].view(self.dtype)
+        assert self._embedding is not None
+        return F.embedding(torch.tensor(token_ids), self._embedding)
 
     def forward(self, hidden_RH: torch.Tensor, segments: Sequence[Segment], *, prompt: bool) -> torch.Tensor:
         """Run the rows of segments, in their order, through the layers; return hidden states of the same shape (R, H).
@@ -168,7 +198,7 @@ class NativeDecoder:
 
     def _read(self, *names: str) -> torch.Tensor:
         tensor = self._checkpoint.read(names, self.dtype, self.device)
-        self.weight_bytes += tensor.nbytes
+        self._read_bytes.append(tensor.nbytes)
         return tensor
 
     def _read_vector(self, name: str) -> int:
@@ -179,7 +209,12 @@ class NativeDecoder:
         bias = None
         if bias_O is not None:
             bias = self._keep(F.pad(bias_O.float(), (0, groups * columns - len(bias_O))))
-        return Matrix(self._keep(words), bias, groups * columns, inputs)
+        matrix = Matrix(None, bias, groups * columns, inputs)
+        if self.dtype == torch.bfloat16 and (dense := pack_densely(self._library, words)):
+            words, matrix.base, matrix.exception_count = dense.words, dense.base, len(dense.exceptional)
+            matrix.exceptions, matrix.exceptional = self._keep(dense.exceptions), self._keep(dense.exceptional)
+        matrix.words = self._keep(words)
+        return matrix
 
     def _read_layer(self, layer: int) -> Layer:
         config, prefix = self.config, f"model.layers.{layer}."
@@ -207,7 +242,5 @@ class NativeDecoder:
 
     def _read_head(self) -> Matrix:
         if self.config.tied_head and self._embedding is not None:
-            self._head_words, self._embedding = pack(self._embedding), None
-        else:
-            self._head_words = pack(self._read(head_tensor(self.config)))
-        return self._matrix(self._head_words)
+            return self._matrix(pack(self._embedding))
+        return self._matrix(pack(self._read(head_tensor(self.config))))

@@ -18,7 +18,7 @@ PAIRS = 7
 PROMPT_TOKENS = 64
 """Of each prompt, where a target names no other number."""
 SHARES = {
-    "bandwidth_fraction": "share of the memory's bandwidth that one rank's decode steps read",
+    "bandwidth_fraction": "weights, at full size, that one rank's decode steps use in a second ÷ memory bandwidth",
     "compute_share": "share of time in which the rank that works least computes",
 }
 WHAT = {**COLUMNS, **SHARES}

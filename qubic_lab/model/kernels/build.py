@@ -30,6 +30,10 @@ class Matrix(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("columns", ctypes.c_int32),
         ("inputs", ctypes.c_int32),
+        ("exceptions", ctypes.c_void_p),
+        ("exceptional", ctypes.c_void_p),
+        ("exception_count", ctypes.c_int32),
+        ("base", ctypes.c_int32),
     )
 
 
@@ -86,6 +90,9 @@ def kernels() -> ctypes.CDLL | None:
     library.decoder_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
     library.decoder_page_words.restype = ctypes.c_int64
     library.decoder_page_words.argtypes = (ctypes.c_void_p,)
+    library.dense_pack.restype = ctypes.c_int64
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.dense_pack.argtypes = (pointer, number, pointer, pointer, number, pointer)
     library.decoder_destroy.argtypes = (ctypes.c_void_p,)
     library.decoder_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
     library.decoder_logits.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)

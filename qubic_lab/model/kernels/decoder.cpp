@@ -7,12 +7,16 @@
 // Matrices are packed: groups of 64 output columns, for each group the words of k in order, for each word 64 columns.
 // A word has 32 bits: two bf16 values of consecutive k, or one fp32 value. The KV cache has pages of 64 positions in the
 // same form, so that products with weights, keys and values are one function.
+//
+// Decoding waits for memory, and the exponents of a matrix are few. Where the processor can unpack faster than memory
+// delivers, bf16 matrices are dense: 12 bits a value, the same values.
 
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -22,6 +26,10 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
+#if defined(__AVX512BW__)
+#define DENSE 1
+#endif
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 namespace {
 
@@ -92,18 +100,72 @@ inline Vector multiply_add(Vector sum, WordVector weights, uint32_t word) {
     }
 }
 
-// c (ROWS, 64 columns of ldc) = or += a (ROWS, words) times a group b, whose words are `ldb` words apart.
+// Where a tile reads weights: word k of a group, `stride` words apart.
+struct Packed {
+    const uint32_t* words;
+    int64_t stride;
+    static constexpr int LINES = 4;  // of 64 bytes, of a word of all columns
+    void advance(int count) { words += count * stride; }
+    Packed from_column(int column) const { return {words + column, stride}; }
+
+    template <int VECTORS>
+    ALWAYS_INLINE void read(int k, WordVector (&weights)[VECTORS]) {
+        for (int v = 0; v < VECTORS; v++)
+            weights[v] = *reinterpret_cast<const WordVector*>(words + k * stride + v * LANES);
+    }
+};
+
+#if defined(DENSE)
+// A word of k in a dense matrix is three vectors with 16-bit lanes. Each lane of the first has the bytes of two values,
+// of the columns' vectors 0 and 1, and of the second those of vectors 2 and 3: sign and mantissa. The third has four
+// times four bits: exponents less `base`. A word with an exponent beyond these 16 is exceptional: it is kept whole, too.
+struct Dense {
+    const uint32_t* words;
+    const int32_t* exception;  // the next exceptional word's number, then those after it
+    const uint32_t* exceptional;
+    int32_t number;     // of word 0
+    __m512i exponents;  // the 16 of them, twice, at their place in a value
+    static constexpr int LINES = 3;
+    void advance(int count) {
+        words += int64_t(count) * LINES * LANES;
+        for (number += count; *exception < number; exception++) exceptional += COLUMNS;
+    }
+    Dense from_column(int) const { return *this; }  // a tile has all columns
+
+    template <int VECTORS>
+    ALWAYS_INLINE void read(int k, WordVector (&weights)[VECTORS]) {
+        static_assert(VECTORS == 4);
+        const __m512i swapped = _mm512_set4_epi32(0x0e0f0c0d, 0x0a0b0809, 0x06070405, 0x02030001);
+        const __m512i sign_and_mantissa = _mm512_set1_epi16(int16_t(0x807f));
+        const uint32_t* from = words + int64_t(k) * LINES * LANES;
+        __m512i fours = _mm512_loadu_si512(from + 2 * LANES);
+        for (int v = 0; v < 4; v++) {
+            __m512i bytes = _mm512_loadu_si512(from + v / 2 * LANES);
+            if (v % 2) bytes = _mm512_shuffle_epi8(bytes, swapped);
+            __m512i exponent = _mm512_permutexvar_epi16(_mm512_srli_epi16(fours, 4 * v), exponents);
+            weights[v] = (WordVector)_mm512_ternarylogic_epi32(bytes, sign_and_mantissa, exponent, 0xea);  // a & b | c
+        }
+        if (number + k == *exception) {
+            for (int v = 0; v < 4; v++) weights[v] = *reinterpret_cast<const WordVector*>(exceptional + v * LANES);
+            exception++;
+            exceptional += COLUMNS;
+        }
+    }
+};
+#endif
+
+// c (ROWS, 64 columns of ldc) = or += a (ROWS, words) times a group.
 // `ahead` is prefetched into the second-level cache, PREFETCH lines a word.
-template <class T, int ROWS, int VECTORS, int PREFETCH>
-inline void tile(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, int words, float* c, int64_t ldc,
-                 bool accumulate, const char* ahead) {
+template <class T, int ROWS, int VECTORS, int PREFETCH, class Weights>
+inline void tile(const uint32_t* a, int64_t lda, Weights b, int words, float* c, int64_t ldc, bool accumulate,
+                 const char* ahead, int64_t ahead_stride) {
     Vector sums[ROWS][VECTORS];
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < VECTORS; v++) sums[r][v] = accumulate ? load(c + r * ldc + v * LANES) : Vector{};
     for (int k = 0; k < words; k++) {
         WordVector weights[VECTORS];
-        for (int v = 0; v < VECTORS; v++) weights[v] = *reinterpret_cast<const WordVector*>(b + k * ldb + v * LANES);
-        for (int p = 0; p < PREFETCH; p++) __builtin_prefetch(ahead + k * 256 + p * 64);
+        b.template read<VECTORS>(k, weights);
+        for (int p = 0; p < PREFETCH; p++) __builtin_prefetch(ahead + k * ahead_stride + p * 64);
         for (int r = 0; r < ROWS; r++)
             for (int v = 0; v < VECTORS; v++) sums[r][v] = multiply_add<T>(sums[r][v], weights[v], a[r * lda + k]);
     }
@@ -111,44 +173,47 @@ inline void tile(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb,
         for (int v = 0; v < VECTORS; v++) store(c + r * ldc + v * LANES, sums[r][v]);
 }
 
-template <class T, int VECTORS, int PREFETCH>
-inline void tile_rows(int rows, const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, int words, float* c,
-                      int64_t ldc, bool accumulate, const char* ahead) {
+template <class T, int VECTORS, int PREFETCH, class Weights>
+inline void tile_rows(int rows, const uint32_t* a, int64_t lda, const Weights& b, int words, float* c, int64_t ldc,
+                      bool accumulate, const char* ahead, int64_t ahead_stride) {
+    auto run = [&]<int ROWS>() {
+        tile<T, ROWS, VECTORS, PREFETCH>(a, lda, b, words, c, ldc, accumulate, ahead, ahead_stride);
+    };
     switch (rows) {
-        case 1: return tile<T, 1, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
-        case 2: return tile<T, 2, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
-        case 3: return tile<T, 3, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
+        case 1: return run.template operator()<1>();
+        case 2: return run.template operator()<2>();
+        case 3: return run.template operator()<3>();
 #if defined(__AVX512F__)
-        case 4: return tile<T, 4, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
-        case 5: return tile<T, 5, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
-        case 6: return tile<T, 6, VECTORS, PREFETCH>(a, lda, b, ldb, words, c, ldc, accumulate, ahead);
+        case 4: return run.template operator()<4>();
+        case 5: return run.template operator()<5>();
+        case 6: return run.template operator()<6>();
 #endif
     }
 }
 
-// c (rows, 64) = or += a (rows, words) times one group; `ahead` is what comes after b in memory, or null.
-template <class T>
-void multiply(int rows, const uint32_t* a, int64_t lda, const uint32_t* b, int64_t ldb, int words, float* c, int64_t ldc,
-              bool accumulate, const char* ahead) {
+// c (rows, 64) = or += a (rows, words) times one group; `ahead` is what comes after it in memory, or null.
+template <class T, class Weights>
+void multiply(int rows, const uint32_t* a, int64_t lda, const Weights& b, int words, float* c, int64_t ldc, bool accumulate,
+              const char* ahead) {
+    constexpr int LINES = Weights::LINES;
     int sweeps = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    int line = 0;  // of the four lines of a word that are to be prefetched
+    int line = 0;  // of a word's lines that are to be prefetched
     for (int sweep = 0, first = 0; sweep < sweeps; sweep++) {
         int count = (rows - first + sweeps - sweep - 1) / (sweeps - sweep);
         for (int v = 0; v < COLUMNS / LANES; v += TILE_VECTORS) {
-            const uint32_t* from = a + first * lda;
-            const uint32_t* columns = b + v * LANES;
             float* to = c + first * ldc + v * LANES;
             const char* next = ahead + line * 64;
-            int lines = ahead == nullptr ? 0 : (4 - line + sweeps - sweep - 1) / (sweeps - sweep);
+            int lines = ahead == nullptr ? 0 : (LINES - line + sweeps - sweep - 1) / (sweeps - sweep);
             line += lines;
-            if (lines == 0) {
-                tile_rows<T, TILE_VECTORS, 0>(count, from, lda, columns, ldb, words, to, ldc, accumulate, nullptr);
-            } else if (lines == 1) {
-                tile_rows<T, TILE_VECTORS, 1>(count, from, lda, columns, ldb, words, to, ldc, accumulate, next);
-            } else if (lines == 2) {
-                tile_rows<T, TILE_VECTORS, 2>(count, from, lda, columns, ldb, words, to, ldc, accumulate, next);
-            } else {
-                tile_rows<T, TILE_VECTORS, 4>(count, from, lda, columns, ldb, words, to, ldc, accumulate, next);
+            auto run = [&]<int PREFETCH>() {
+                tile_rows<T, TILE_VECTORS, PREFETCH>(count, a + first * lda, lda, b.from_column(v * LANES), words, to, ldc,
+                                                     accumulate, next, LINES * 64);
+            };
+            switch (lines) {
+                case 0: run.template operator()<0>(); break;
+                case 1: run.template operator()<1>(); break;
+                case 2: run.template operator()<2>(); break;
+                default: run.template operator()<LINES>();
             }
         }
         first += count;
@@ -235,12 +300,17 @@ void await_change(std::atomic<uint32_t>& word, uint32_t old) {
 
 extern "C" {
 
-// What Python fills in; the same fields in the same order stand in native.py.
+// What Python fills in; the same fields in the same order stand in build.py.
 struct Matrix {
-    const uint32_t* words;  // packed
+    const uint32_t* words;  // packed, or dense
     const float* bias;      // one per padded column, or null
     int32_t columns;        // padded to whole groups
     int32_t inputs;         // words of k
+    // of a dense matrix
+    const int32_t* exceptions;    // the numbers of exceptional words, group by group, and a last one above all numbers
+    const uint32_t* exceptional;  // these words, packed
+    int32_t exception_count;
+    int32_t base;  // of its exponents; of other matrices 0
 };
 struct Layer {
     const float* input_norm;
@@ -359,26 +429,46 @@ void norm_rows(Decoder& d, int thread, const T* x, const float* weight) {
         norm_row(x + int64_t(row) * width, weight, width, d.shape.norm_eps, to + int64_t(row) * width);
 }
 
+#if defined(DENSE)
+inline Dense dense_from(const Matrix& matrix, int32_t number) {
+    uint16_t exponents[32];
+    for (int i = 0; i < 32; i++) exponents[i] = uint16_t((matrix.base + i % 16) << 7);
+    const int32_t* exception = std::lower_bound(matrix.exceptions, matrix.exceptions + matrix.exception_count, number);
+    return {matrix.words + int64_t(number) * Dense::LINES * LANES, exception,
+            matrix.exceptional + (exception - matrix.exceptions) * COLUMNS, number, _mm512_loadu_si512(exponents)};
+}
+#endif
+
 // Multiply all rows with a matrix; `use` gets each row's columns of a group: (row, first column, values). Threads share
 // the work in pieces of a group and a block of rows.
 template <class T, class Use>
 void project(Decoder& d, int thread, const Matrix& matrix, const void* input, Use use) {
     constexpr int ROWS = 64;
     int blocks = (d.rows + ROWS - 1) / ROWS, pieces = matrix.columns / COLUMNS * blocks, threads = d.shape.threads;
-    int first = int64_t(pieces) * thread / threads, end = int64_t(pieces) * (thread + 1) / threads;
+    int end = int64_t(pieces) * (thread + 1) / threads;
     const uint32_t* a = static_cast<const uint32_t*>(input);
-    float* product = Scratch::at_least(d.scratch[thread].product, size_t(ROWS) * COLUMNS);
-    for (int piece = first; piece < end; piece++) {
-        int group = piece / blocks, row = piece % blocks * ROWS, rows = d.rows - row < ROWS ? d.rows - row : ROWS;
-        const uint32_t* b = matrix.words + int64_t(group) * matrix.inputs * COLUMNS;
+    float* product = Scratch::at_least(d.scratch[thread].product, size_t(blocks) * ROWS * COLUMNS);
+    for (int piece = int64_t(pieces) * thread / threads, next; piece < end; piece = next) {  // all pieces of a group
+        int group = piece / blocks, row = piece % blocks * ROWS;
+        next = std::min(end, (group + 1) * blocks);
+        int rows = std::min(d.rows, row + (next - piece) * ROWS) - row;
+        int32_t number = group * matrix.inputs;  // of the group's first word
         // Several tiles of rows share a block of weights in a cache, while the next block is prefetched.
         int step = rows <= TILE_ROWS ? matrix.inputs : rows <= 32 ? 64 : 256, ahead = rows <= TILE_ROWS ? 64 : step;
-        for (int k = 0; k < matrix.inputs; k += step) {
-            int words = matrix.inputs - k < step ? matrix.inputs - k : step;
-            const uint32_t* block = b + int64_t(k) * COLUMNS;
-            multiply<T>(rows, a + int64_t(row) * matrix.inputs + k, matrix.inputs, block, COLUMNS, words, product,
-                        COLUMNS, k > 0, row ? nullptr : reinterpret_cast<const char*>(block + ahead * COLUMNS));
-        }
+        auto multiply_all = [&](auto weights) {
+            for (int k = 0, words; k < matrix.inputs; k += words) {
+                words = std::min(step, matrix.inputs - k);
+                multiply<T>(rows, a + int64_t(row) * matrix.inputs + k, matrix.inputs, weights, words, product, COLUMNS,
+                            k > 0, reinterpret_cast<const char*>(weights.words + ahead * weights.LINES * LANES));
+                weights.advance(words);
+            }
+        };
+#if defined(DENSE)
+        if (std::is_same_v<T, Bf16> && matrix.base) {
+            multiply_all(dense_from(matrix, number));
+        } else
+#endif
+            multiply_all(Packed{matrix.words + int64_t(number) * COLUMNS, COLUMNS});
         for (int r = 0; r < rows; r++) {
             float* values = product + r * COLUMNS;
             if (matrix.bias)
@@ -475,7 +565,7 @@ struct Step {
         }
         const uint32_t* a = reinterpret_cast<const uint32_t*>(queries);
         for (int page = 0; page < pages; page++)
-            multiply<T>(rows, a, query_words, page_keys(segment.pages[page], layer, head), PAGE, query_words,
+            multiply<T>(rows, a, query_words, Packed{page_keys(segment.pages[page], layer, head), PAGE}, query_words,
                         scores + page * PAGE, padded, false, nullptr);
         float scale = 1.0f / sqrtf(float(dim));
         std::vector<float> sums(rows);
@@ -487,8 +577,8 @@ struct Step {
         for (int page = 0; page < pages; page++) {
             const uint32_t* values = page_keys(segment.pages[page], layer, head) + key_words();
             for (int column = 0; column < columns; column += COLUMNS)
-                multiply<T>(rows, weights + words_of(PAGE) * page, weight_words, values + column, columns, words_of(PAGE),
-                            mixed + column, columns, page > 0, nullptr);
+                multiply<T>(rows, weights + words_of(PAGE) * page, weight_words, Packed{values + column, columns},
+                            words_of(PAGE), mixed + column, columns, page > 0, nullptr);
         }
         T* to = reinterpret_cast<T*>(d.mixed.data());
         for (int r = 0; r < rows; r++) {
@@ -602,6 +692,43 @@ int64_t decoder_page_words(void* decoder) {
     Decoder& d = *static_cast<Decoder*>(decoder);
     int64_t head = d.shape.bf16 ? Step<Bf16>{d, 0}.head_words() : Step<Fp32>{d, 0}.head_words();
     return head * d.shape.kv_heads * d.shape.layers;
+}
+
+// Pack a bf16 matrix of `words` packed words densely, 48 words of 32 bits each, and write the numbers of its exceptional
+// words and the base of its exponents. Returns how many exceptions there are, or -1: more than `most`, or dense matrices
+// would be slow on this processor.
+int64_t dense_pack(const uint32_t* packed, int64_t words, uint32_t* dense, int32_t* exceptions, int64_t most,
+                   int32_t* base) {
+#if defined(DENSE)
+    typedef uint16_t Halves __attribute__((vector_size(64)));
+    const uint16_t* values = reinterpret_cast<const uint16_t*>(packed);
+    int64_t counts[256] = {}, covered = 0, best = -1, found = 0;
+    for (int64_t word = 0; word < words; word += 16)  // a sample is enough
+        for (int i = 0; i < 2 * COLUMNS; i++) counts[values[word * 2 * COLUMNS + i] >> 7 & 255]++;
+    for (int exponent = 1; exponent < 256; exponent++) {
+        covered += counts[exponent] - (exponent > 16 ? counts[exponent - 16] : 0);
+        if (exponent >= 16 && covered > best) best = covered, *base = exponent - 15;
+    }
+    for (int64_t word = 0; word < words; word++) {
+        const Halves* from = reinterpret_cast<const Halves*>(packed + word * COLUMNS);
+        Halves* to = reinterpret_cast<Halves*>(dense + word * Dense::LINES * LANES);
+        Halves bytes[4], fours{}, beyond{};
+        for (int v = 0; v < 4; v++) {
+            Halves four = (from[v] >> 7 & 255) - uint16_t(*base);
+            beyond |= four & 0xfff0;
+            fours |= (four & 15) << 4 * v;
+            bytes[v] = from[v] & 0x807f;
+        }
+        for (int i = 0; i < 2; i++) to[i] = bytes[2 * i] | bytes[2 * i + 1] << 8 | bytes[2 * i + 1] >> 8;
+        to[2] = fours;
+        if (!_mm512_test_epi16_mask((__m512i)beyond, (__m512i)beyond)) continue;
+        if (found == most) return -1;
+        exceptions[found++] = int32_t(word);
+    }
+    return found;
+#else
+    return -1;
+#endif
 }
 
 void decoder_destroy(void* decoder) { delete static_cast<Decoder*>(decoder); }
