@@ -1,3 +1,6 @@
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,8 +10,9 @@ from safetensors.torch import load_file
 
 from qubic_lab.cli.main import run
 from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model import folders
 from qubic_lab.model.checkpoint import Checkpoint, model_hash, weight_files
-from qubic_lab.model.folders import MANIFEST, new_folder
+from qubic_lab.model.folders import MANIFEST, file_hash, new_folder
 from qubic_lab.model.layout import stage_ranges, stage_tensors
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.safetensors_file import WEIGHTS
@@ -97,6 +101,36 @@ def test_one_flipped_bit_is_found_in_every_file(parts: Path) -> None:
             assert str(file) in verify(parts / "rank-1")[0]
             flip(file, position, bit=position % 8)
     assert verify(parts) == []
+
+
+def test_a_split_with_a_flipped_bit_has_no_hash_and_a_checked_file_is_not_read_again(
+    source: Path, parts: Path, tmp_path: Path, set_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_settings(cache=tmp_path / "cache")
+    read: list[Path] = []
+    monkeypatch.setattr(folders, "SETTLED_NS", 0)
+    monkeypatch.setattr(folders, "file_hash", lambda file: read.append(file) or file_hash(file))
+    weights = parts / "rank-1" / WEIGHTS
+    assert model_hash(parts) == model_hash(source)
+    assert read.count(weights) == 1
+    assert model_hash(parts) == model_hash(source)
+    assert read.count(weights) == 1
+    before = weights.stat()
+    time.sleep(0.02)  # the clock of file systems goes in steps of some ms
+    flip(weights, before.st_size // 2)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ModelError, match=rf"{weights} has changed.*: copy the folder again"):
+        model_hash(parts)
+    flip(weights, before.st_size // 2)
+    assert model_hash(parts) == model_hash(source)
+
+
+@pytest.mark.dist
+def test_a_split_with_a_flipped_bit_is_not_loaded(parts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = parts / "rank-2" / WEIGHTS
+    flip(weights, weights.stat().st_size - 1)
+    assert run(["generate", "--model", str(parts), "--prompt", "hi", "--raw", "--threads", "1"]) == 2
+    assert f"{weights} has changed" in capsys.readouterr().err
 
 
 def test_one_flipped_bit_is_found_anywhere_in_a_manifest(parts: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from qubic_lab.errors import ModelError
 from qubic_lab.model.config import ModelConfig, load_config
-from qubic_lab.model.folders import MANIFEST, file_hash, rank_folders, read_manifest
+from qubic_lab.model.folders import MANIFEST, check_intact, file_hash, rank_folders, read_manifest
 from qubic_lab.model.layout import HEAD, StageRange, model_tensors, stage_tensors
 from qubic_lab.model.safetensors_file import DTYPE_WIDTHS, INDEX, WEIGHTS, Shape, StoredTensor, read_header
 
@@ -130,14 +130,16 @@ def text_files(folder: Path) -> list[Path]:
 def model_hash(folder: Path) -> str:
     """Return the hex SHA-256 of a model, over names and SHA-256 of its config.json and its weight files.
 
-    A split has the hash of its original model, which its manifests contain.
+    A split has the hash of its original model, which its manifests contain, if the files here are those of it.
 
     Raises:
-        ModelError: a file is missing, or a manifest is damaged.
+        ModelError: a file is missing, or a file of a split is not the one that was written.
     """
-    for rank in rank_folders(folder):
-        if manifest := read_manifest(rank):
-            return str(manifest["model_hash"])
+    ranks = rank_folders(folder)
+    for rank in ranks:
+        check_intact(rank)
+    if ranks and (manifest := read_manifest(ranks[0])):
+        return str(manifest["model_hash"])
     total = hashlib.sha256()
     for file in sorted([folder / "config.json", *weight_files(folder)]):
         total.update(f"{file.name} {file_hash(file)}\n".encode())

@@ -5,15 +5,19 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from qubic_lab.errors import InputError, ModelError
+from qubic_lab.settings import cache_folder
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+SETTLED_NS = 1_000_000_000
+"""A file that was changed within this time may change again without a new time: its hash is not kept."""
 
 
 @contextmanager
@@ -79,8 +83,55 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return dict(content)
 
 
-def problems(folder: Path, *, hashes: bool = True) -> list[str]:
-    """Compare a folder with its manifest; return missing, extra, resized and (with `hashes`) changed files."""
+def file_hash(file: Path) -> str:
+    """Return the hex SHA-256 of a file.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({error.strerror}): fetch it again") from error
+
+
+def known_hash(file: Path) -> str:
+    """Return the hex SHA-256 of a file, as kept in the cache if its size and times are still those of that reading.
+
+    No program can set the time of a file's last change back, as it can that of its content. Errors as for `file_hash`.
+    """
+    try:
+        status = file.stat()
+        kept = cache_folder("hashes") / hashlib.sha256(os.fsencode(file.resolve())).hexdigest()
+    except (OSError, InputError):  # unreadable, or no cache
+        return file_hash(file)
+    stamp = [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    with suppress(OSError, ValueError):
+        known = json.loads(kept.read_text())
+        if known["stamp"] == stamp:
+            return str(known["sha256"])
+    digest = file_hash(file)
+    if time.time_ns() - status.st_ctime_ns > SETTLED_NS:
+        with suppress(OSError):
+            temporary = kept.with_name(f"{kept.name}.{os.getpid()}")
+            temporary.write_text(json.dumps({"stamp": stamp, "sha256": digest}))
+            temporary.replace(kept)
+    return digest
+
+
+def check_intact(folder: Path) -> None:
+    """Check a folder's files by the hashes in its manifest, before they are used.
+
+    Raises:
+        ModelError: a file is missing, extra or changed.
+    """
+    if found := problems(folder, known_hash):
+        raise ModelError(f"{found[0]}: copy the folder again, or make it again (`qubic-lab verify` checks all of it)")
+
+
+def problems(folder: Path, hash_of: Callable[[Path], str] | None = file_hash) -> list[str]:
+    """Compare a folder with its manifest; return missing, extra, resized and (with `hash_of`) changed files."""
     try:
         manifest = read_manifest(folder)
     except ModelError as error:
@@ -95,7 +146,7 @@ def problems(folder: Path, *, hashes: bool = True) -> list[str]:
             found.append(f"{file} is missing")
         elif (size := file.stat().st_size) != record["bytes"]:
             found.append(f"{file} has {size} bytes: {record['bytes']} were written")
-        elif hashes and file_hash(file) != record["sha256"]:
+        elif hash_of is not None and hash_of(file) != record["sha256"]:
             found.append(f"{file} has changed: its SHA-256 is not the one that was written")
     return found
 
@@ -109,19 +160,6 @@ def rank_folders(folder: Path) -> list[Path]:
     """Return the folders of a split's ranks on this host, in rank order; empty if it is not a split."""
     found = [path for path in folder.glob("rank-*") if path.is_dir() and re.fullmatch(r"rank-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("rank-")))
-
-
-def file_hash(file: Path) -> str:
-    """Return the hex SHA-256 of a file.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read ({error.strerror}): fetch it again") from error
 
 
 def _sealed(content: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ def convert_gguf(file: Path) -> Path:
 
 def _is_good(folder: Path, source: str) -> bool:
     """Check the manifest without hashes, which take seconds; `qubic-lab verify` checks those."""
-    manifest = None if problems(folder, hashes=False) else read_manifest(folder)
+    manifest = None if problems(folder, hash_of=None) else read_manifest(folder)
     return manifest is not None and manifest["source_sha256"] == source
 
 

@@ -17,6 +17,7 @@ import torch
 from qubic_lab.errors import InputError, ModelError, QubicLabError, RankError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Decoder, torch_dtype
+from qubic_lab.model.folders import check_intact
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.native import NativeDecoder
 from qubic_lab.model.resolve import resolve_model
@@ -110,6 +111,7 @@ class Member:
         folder = resolve_model(settings.model_folder)
         if read_split(folder) is not None:
             folder = rank_folder(folder, self.rank)
+            check_intact(folder)
         stage = stage_ranges(settings.layers)[self.rank]
         checkpoint, dtype = Checkpoint.open(folder, stage), torch_dtype(settings.dtype)
         if settings.kernels == "native":
