@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import pytest
@@ -165,6 +166,34 @@ def test_of_mixed_hardware_two_choices_takes_the_faster_at_equal_tokens_and_when
     loaded = [replace(slow, outstanding_tokens=100), replace(fast, outstanding_tokens=100)]
     assert choices(TwoChoices(), loaded, 1, seed) == ["fast"]
     assert choices(TwoChoices(), [slow, replace(fast, outstanding_tokens=1)], 1, seed) == ["slow"]
+
+
+def test_two_choices_gives_alike_replicas_equal_shares_in_no_fixed_order() -> None:
+    alike = [BalancerCandidate("a", tokens_per_s=10.0), BalancerCandidate("b", tokens_per_s=13.0)]
+    taken = "".join(choices(TwoChoices(), alike, 60))
+    pairs = {taken[place : place + 2] for place in range(0, 60, 2)}
+    assert pairs == {"ab", "ba"}
+    three = Counter(choices(TwoChoices(), THREE, 3000))
+    assert all(900 < three[each] < 1100 for each in "abc")
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "shared"),
+    [
+        ((10.0,) * 5, (30.0,) * 5, False),
+        ((10.0,) * 4, (30.0,) * 5, True),  # too few to tell
+        ((10.0, 10.0, 10.0, 10.0, 40.0), (30.0, 30.0, 30.0, 30.0, 5.0), True),
+        ((10.0,) * 9 + (40.0,), (30.0,) * 10, False),  # one that was slow or quick for once
+    ],
+)
+def test_two_choices_takes_the_faster_only_if_its_answers_say_so(
+    slow: tuple[float, ...], fast: tuple[float, ...], shared: bool
+) -> None:
+    both = [
+        BalancerCandidate("slow", tokens_per_s=median(slow), speeds=slow),
+        BalancerCandidate("fast", tokens_per_s=median(fast), speeds=fast),
+    ]
+    assert set(choices(TwoChoices(), both, 20)) == ({"slow", "fast"} if shared else {"fast"})
 
 
 @pytest.mark.parametrize(

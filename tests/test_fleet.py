@@ -1,6 +1,8 @@
 """The fleet decides from records and outcomes alone who may get a request, and counts what each has."""
 
+import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -169,15 +171,18 @@ def test_a_node_is_kept_free_for_a_request_that_waits_to_be_alone() -> None:
     assert fleet.choose(101.5, avoid={"b"}).id == "a"  # where nobody asks any more it is free for all
 
 
-def one_at_a_time(fleet: Fleet, requests: int, speeds: dict[str, float], now_s: float = 100.0) -> list[str]:
+def one_at_a_time(
+    fleet: Fleet, requests: int, speeds: dict[str, float], noise: Callable[[], float] = lambda: 1.0
+) -> list[str]:
     """Who got requests that came one after the other, each of which took 30 tokens at the node's real speed."""
-    taken = []
+    taken, now_s = [], 100.0
     for _ in range(requests):
         taken.append(node := fleet.choose(now_s).id)
+        tokens_per_s = speeds[node] * noise()
         fleet.begin(node, 30)
-        sent_s, now_s = now_s, now_s + 30 / speeds[node]
+        sent_s, now_s = now_s, now_s + 30 / tokens_per_s
         fleet.end(node, 30)
-        fleet.note(node, Outcome(True, sent_s, now_s, tokens_per_s=speeds[node]))
+        fleet.note(node, Outcome(True, sent_s, now_s, tokens_per_s=tokens_per_s))
         fleet.update([replace(view.record, age_s=0.0) for view in fleet.views(now_s)], now_s)
         now_s += 0.5
     return taken
@@ -193,10 +198,20 @@ def test_two_equal_nodes_get_equal_shares_one_request_at_a_time_after_a_slow_sta
     assert abs(later.count("a") - later.count("b")) <= 2
 
 
+def test_noise_does_not_make_one_of_two_equal_nodes_the_faster() -> None:
+    draw, shares = random.Random(5), []
+    for seed in range(20):
+        fleet = fleet_of(record("a"), record("b", tokens_per_s=4.0), balancer="two-choices")
+        fleet.draw = random.Random(seed)
+        taken = one_at_a_time(fleet, 40, {"a": 10.0, "b": 10.0}, lambda: math.exp(draw.gauss(0.0, 0.5)))
+        shares.append(taken.count("a"))
+    assert sum(19 <= share <= 21 for share in shares) >= 17, shares
+
+
 def test_a_slow_node_is_found_out_by_its_answers_whatever_its_start_has_measured() -> None:
     slow_and_fast = {"a": 30.0, "b": 10.0}
     fleet = fleet_of(record("a"), record("b"), balancer="two-choices")
-    assert set(one_at_a_time(fleet, 20, slow_and_fast)[6:]) == {"a"}
+    assert set(one_at_a_time(fleet, 20, slow_and_fast)[10:]) == {"a"}
     fleet = fleet_of(record("a"), record("b", tokens_per_s=90.0), balancer="weighted-round-robin")
     taken = one_at_a_time(fleet, 60, slow_and_fast)[20:]
     assert taken.count("a") == pytest.approx(30, abs=1)  # three of four

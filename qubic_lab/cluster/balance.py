@@ -12,7 +12,11 @@ from typing import Protocol
 from qubic_lab.errors import BusyError, check_choice
 
 ALIKE = 1.4
-"""Measured speeds whose ratio is at most this may be those of equal replicas on busy machines."""
+"""Measured speeds whose ratio is at most this may be those of equal replicas."""
+FEWEST_ANSWERS = 5
+"""Latest answers of each of two replicas from which one may be called the faster."""
+SURE_SHARE = 0.9
+"""It is if so many of all pairs of their answers say so; with five of each, equal ones look so in 1 of 30 cases."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,7 @@ class BalancerCandidate:
         outstanding_requests: requests that have not ended.
         outstanding_tokens: upper estimate of their remaining tokens, prompts and answers.
         tokens_per_s: its speed by its latest answers, or by a short one when it started.
-        guessed: whether the speed is only that of its start, when others may have been loading beside it.
-        turn: when it was last chosen: larger numbers are later, 0 is never.
+        speeds: the tokens/s of its latest answers; None if its speed is known for certain.
         score: its health, 0 to 100.
         available: whether it may be chosen.
     """
@@ -38,8 +41,7 @@ class BalancerCandidate:
     tokens_per_s: float = 1.0
     score: float = 100.0
     available: bool = True
-    guessed: bool = False
-    turn: int = 0
+    speeds: tuple[float, ...] | None = None
 
     @property
     def wait_s(self) -> float:
@@ -128,27 +130,40 @@ class TwoChoices:
     """The one of two random replicas that will finish sooner: outstanding tokens ÷ measured tokens/s.
 
     It accounts for mixed hardware and long requests. It does not herd on old information, because the replica that
-    looks best is only sometimes among the two. At equal waits, for example when both are idle, it takes the faster one;
-    of two that are as fast as far as is known (`ALIKE`), the one that was chosen longer ago.
+    looks best is only sometimes among the two. At equal waits, for example when both are idle, it takes the faster one.
+    Of two that are equally fast as far as is known, it takes a random one, and next time the other: they get equal
+    shares, and neither gets every second request, which may be alike.
+
+    `owed` is the id of the other, or None.
 
     Source: M. Mitzenmacher, "The power of two choices in randomized load balancing", IEEE Transactions on Parallel and
     Distributed Systems 12 (2001), 1094-1104; on old information "How useful is old information?", ibid. 11 (2000),
     6-20.
     """
 
+    owed: str | None = None
+
     def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, TwoChoices]":
         """Return the id of the better one of two different replicas, or the only one."""
         choosable = available(candidates)
         drawn = draw.sample(choosable, min(2, len(choosable)))
-        sooner = min(drawn, key=lambda each: (each.wait_s, -each.tokens_per_s))
-        alike = [each for each in drawn if each.wait_s == sooner.wait_s and _are_alike(each, sooner)]
-        return min(alike, key=lambda each: each.turn).id, self
+        sooner, *later = sorted(drawn, key=lambda each: (each.wait_s, -each.tokens_per_s))
+        if not later or sooner.wait_s < later[0].wait_s or _is_faster(sooner, later[0]):
+            return sooner.id, self
+        chosen, other = (each.id for each in drawn)
+        return (other, TwoChoices()) if self.owed == other else (chosen, TwoChoices(None if self.owed else other))
 
 
-def _are_alike(one: BalancerCandidate, other: BalancerCandidate) -> bool:
-    """Return whether two replicas are as fast as far as is known."""
-    slower, faster = sorted((one.tokens_per_s, other.tokens_per_s))
-    return one.guessed or other.guessed or faster <= ALIKE * slower
+def _is_faster(one: BalancerCandidate, other: BalancerCandidate) -> bool:
+    """Return whether a replica is faster for certain, by much more than nothing and by its answers one by one."""
+    if one.tokens_per_s <= ALIKE * other.tokens_per_s:
+        return False
+    if one.speeds is None or other.speeds is None:
+        return True
+    if min(len(one.speeds), len(other.speeds)) < FEWEST_ANSWERS:
+        return False
+    faster = sum(mine > theirs for mine in one.speeds for theirs in other.speeds)
+    return faster >= SURE_SHARE * len(one.speeds) * len(other.speeds)
 
 
 BALANCERS: dict[str, Callable[[], Balancer]] = {

@@ -40,7 +40,7 @@ class _Member:
     """A node and this coordinator's own requests there.
 
     `alone` says that one of them must stay the only one. Until `kept_until_s` the node gets no requests, because a
-    request of that kind waits for it. `turn` is the number of the choice that took it last.
+    request of that kind waits for it.
     """
 
     record: NodeRecord
@@ -49,17 +49,16 @@ class _Member:
     tokens: int = 0
     alone: bool = False
     kept_until_s: float = -math.inf
-    turn: int = 0
 
     def outstanding(self, coordinator: str) -> tuple[int, int]:
         """Return requests and tokens: our own as of now, those of other coordinators as of the latest heartbeat."""
         others = [load for name, load in self.record.state.loads.items() if name != coordinator]
         return self.requests + sum(load.requests for load in others), self.tokens + sum(load.tokens for load in others)
 
-    def speed(self, now_s: float) -> tuple[float, bool]:
-        """Return its tokens/s, and whether they are only those of its start."""
-        measured = self.health.circuit.speed(now_s)
-        return measured or self.record.registration.capabilities.tokens_per_s, measured is None
+    def speed(self, now_s: float) -> tuple[float, tuple[float, ...]]:
+        """Return its tokens/s, which may be only those of its start, and those of its recent answers."""
+        tokens_per_s, speeds = self.health.circuit.speed(now_s)
+        return tokens_per_s or self.record.registration.capabilities.tokens_per_s, speeds
 
 
 @dataclass
@@ -70,7 +69,6 @@ class Fleet:
     balancer: Balancer
     draw: random.Random = field(default_factory=random.Random)
     _members: dict[str, _Member] = field(default_factory=dict)
-    _turns: int = 0
 
     def update(self, records: Sequence[NodeRecord], now_s: float) -> None:
         """Update the nodes from the registry's records; nodes without a record are dropped."""
@@ -113,8 +111,6 @@ class Fleet:
             preferred = [replace(each, available=each.available and each.id not in avoid) for each in candidates]
             candidates = preferred if any(each.available for each in preferred) else candidates
         chosen, self.balancer = self.balancer.choose(candidates, self.draw)
-        self._turns += 1
-        self._members[chosen].turn = self._turns
         return self._members[chosen].record
 
     def choose_only(self, node: str, now_s: float) -> NodeRecord:
@@ -191,7 +187,7 @@ class Fleet:
 
     def _candidate(self, member: _Member, now_s: float, alone: bool) -> BalancerCandidate:
         requests, tokens = member.outstanding(self.coordinator)
-        tokens_per_s, guessed = member.speed(now_s)
+        tokens_per_s, speeds = member.speed(now_s)
         return BalancerCandidate(
             id=member.record.id,
             weight=max(1, member.record.registration.weight) * tokens_per_s,
@@ -200,8 +196,7 @@ class Fleet:
             tokens_per_s=tokens_per_s,
             score=_score(member, now_s),
             available=self._may_take(member, now_s, alone),
-            guessed=guessed,
-            turn=member.turn,
+            speeds=speeds,
         )
 
     def _may_take(self, member: _Member, now_s: float, alone: bool = False) -> bool:

@@ -136,7 +136,8 @@ class ReplicaCircuit:
         failures: requests in a row that failed, whatever probes said in between.
         failed_probes: probes in a row that failed while it was closed.
         heard_s: when the latest request or probe ended.
-        tokens_per_s: median speed of the recent answers, 0 if there are too few.
+        speeds: tokens/s of the recent answers, where known.
+        tokens_per_s: their median, 0 if there are too few.
     """
 
     limits: HealthLimits = DEFAULT_LIMITS
@@ -147,6 +148,7 @@ class ReplicaCircuit:
     failures: int = 0
     failed_probes: int = 0
     heard_s: float = -math.inf
+    speeds: tuple[float, ...] = ()
     tokens_per_s: float = 0.0
 
     def error_share(self, now_s: float) -> float:
@@ -158,9 +160,9 @@ class ReplicaCircuit:
         times = [each.ended_s - each.sent_s for each in self._lately(now_s) if each.ok]
         return fmean(times) if times else None
 
-    def speed(self, now_s: float) -> float | None:
-        """Return the tokens/s of recent answers; None if there are too few."""
-        return self.tokens_per_s if self.tokens_per_s and self._lately(now_s) else None
+    def speed(self, now_s: float) -> tuple[float, tuple[float, ...]]:
+        """Return the median of recent answers' tokens/s, 0 if there are too few, and all of them."""
+        return (self.tokens_per_s, self.speeds) if self._lately(now_s) else (0.0, ())
 
     def _lately(self, now_s: float) -> tuple[Outcome, ...]:
         """Return the recent outcomes, or none once the latest is old."""
@@ -210,13 +212,14 @@ class ReplicaCircuit:
         since_s = request.ended_s - self.limits.kept_s
         recent = (*(each for each in self.recent if each.ended_s > since_s), request)[-self.limits.recent_outcomes :]
         failures = 0 if request.ok else self.failures + 1
-        speeds = [each.tokens_per_s for each in recent if each.tokens_per_s > 0]
+        speeds = tuple(each.tokens_per_s for each in recent if each.tokens_per_s > 0)
         return replace(
             self,
             cause=opening_cause(recent, failures, self.limits),
             recent=recent,
             failures=failures,
             failed_probes=0 if request.ok else self.failed_probes,
+            speeds=speeds,
             tokens_per_s=median(speeds) if len(speeds) >= FEWEST_SPEEDS else 0.0,
         )
 

@@ -116,6 +116,22 @@ async def ask(connection: httpx2.AsyncClient, question: dict[str, Any], **header
     return found
 
 
+class SlowStart(PipelineReplica):
+    """Measures a third of its speed when it starts, as beside others that load."""
+
+    async def _speed(self) -> float:
+        return await super()._speed() / 3
+
+
+async def test_two_equal_nodes_share_evenly_one_request_at_a_time(
+    one_rank: Pipeline, client: redis.Redis, tmp_path: Path
+) -> None:
+    replicas = {"a": PipelineReplica(lambda: Shared(one_rank)), "b": SlowStart(lambda: Shared(one_rank))}
+    async with cluster(client, tmp_path, nodes=dict(replicas), served=True) as running:
+        nodes = [(await ask(running.client, question))["node"] for question in questions(20)]
+    assert abs(nodes.count("a") - nodes.count("b")) <= 2, nodes
+
+
 def said(answer: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(answer[name] for name in ("token_ids", "text", "finish_reason", "prompt_tokens", "logprobs"))
 
