@@ -230,7 +230,8 @@ async def ask(client: httpx2.AsyncClient, request: TimedRequest) -> Exchange:
         return Exchange(fault=f"status {response.status_code}: {content.get('detail')}")
     wrong = request.expected is not None and content["text"] != request.expected
     fault = f"{request.body['prompt']!r} was answered {content['text']!r}" if wrong else ""
-    return Exchange(content["task_id"], content["text"], total_ms, content["node_ms"], fault)
+    task = content.get("task_id") or content["vote_id"]
+    return Exchange(task, content["text"], total_ms, content.get("node_ms", 0.0), fault)
 
 
 async def ask_all(

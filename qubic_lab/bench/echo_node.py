@@ -34,10 +34,13 @@ class Begun:
 
 
 class EchoReplica:
-    """Waits `token_s` seconds for each token instead of computing it; the tokens of an answer are `echo_tokens`."""
+    """Waits `token_s` seconds for each token instead of computing it; the tokens of an answer are `echo_tokens`.
 
-    def __init__(self, node: str, token_s: float, slots: int) -> None:
-        self._node, self._token_s, self._slots = node, token_s, slots
+    With `says`, every answer ends by itself and has that text.
+    """
+
+    def __init__(self, node: str, token_s: float, slots: int, says: str = "") -> None:
+        self._node, self._token_s, self._slots, self._says = node, token_s, slots, says
 
     async def start(self) -> pb.Capabilities:
         return pb.Capabilities(
@@ -56,7 +59,8 @@ class EchoReplica:
             await asyncio.sleep(due_s - time.monotonic())
             token = pipeline_pb2.Token(id=number, text=echo_text([number]))
             yield pipeline_pb2.GenerateReply(token=token)
-        end = pipeline_pb2.End(text=echo_text(tokens), finish_reason="length", prompt_tokens=1)
+        reason = "stop" if self._says else "length"
+        end = pipeline_pb2.End(text=self._says or echo_text(tokens), finish_reason=reason, prompt_tokens=1)
         yield pipeline_pb2.GenerateReply(end=end)
 
     async def lost(self) -> QubicLabError:
@@ -100,6 +104,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="time of an answer of --new-tokens")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--slots", type=int, default=64)
+    parser.add_argument("--says", default="", help="the text of every answer")
     options = parser.parse_args()
 
     async def run() -> None:  # nodes must be created inside their event loop
@@ -107,7 +112,7 @@ def main() -> None:
             [
                 Node(
                     NodeConfig(name, tuple(options.coordinator), options.listen),
-                    EchoReplica(name, options.seconds / options.new_tokens, options.slots),
+                    EchoReplica(name, options.seconds / options.new_tokens, options.slots, options.says),
                 )
                 for name in options.name
             ]

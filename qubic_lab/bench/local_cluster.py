@@ -89,11 +89,14 @@ class LocalCluster:
         for name, url in self.urls.items():
             self._wait(name, partial(_get, f"{url}/health"), START_S)
 
-    def start_echo(self, *names: str, token_s: float, slots: int) -> None:
-        """Start a process with one echo node per name; a token takes `token_s`, and `slots` requests run at once."""
+    def start_echo(self, *names: str, token_s: float, slots: int, says: str = "") -> None:
+        """Start a process with one echo node per name; a token takes `token_s`, and `slots` requests run at once.
+
+        `says` is the text of every answer, by default the echo.
+        """
         lists = (("--coordinator", self.registries), ("--name", names))
         repeated = [word for option, values in lists for value in values for word in (option, value)]
-        options = ("--seconds", str(token_s), "--new-tokens", "1", "--slots", str(slots))
+        options = ("--seconds", str(token_s), "--new-tokens", "1", "--slots", str(slots), "--says", says)
         self._start(names[0], ("qubic_lab.bench.echo_node", *repeated, *options))
 
     def start_node(self, name: str, model: str, dtype: str, threads: int, slots: int) -> None:

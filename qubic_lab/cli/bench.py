@@ -535,3 +535,20 @@ def sentiment(
     from qubic_lab.bench.sentiment import bench_sentiment
 
     return bench_sentiment(files or (), read_columns(text, label, mapping), finbert, seed, progress)
+
+
+@bench("--clients 1,4,16 --votes 100")
+def votes(
+    progress: Progress,
+    clients: Annotated[str, Option(help="Numbers of concurrent votes.")] = "1,4,16,64",
+    votes: Annotated[int, Option(help="Votes on three echo nodes with each number.")] = 100,
+    real_votes: Annotated[int, Option(help="Votes on one or two real nodes; 0: none.")] = 12,
+    model: options.Model = "smollm2",
+) -> BenchResult:
+    """Measure concurrent votes, and where they saturate a cluster.
+
+    On echo nodes the coordinator is the limit, on real ones the model.
+    """
+    from qubic_lab.bench.vote_load import bench_vote_load
+
+    return bench_vote_load(console.split_numbers("--clients", clients), votes, real_votes, model, progress)

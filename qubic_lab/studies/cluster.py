@@ -1,6 +1,7 @@
 """The cluster's shares, added latency, one failure and the cost of many nodes: in words, tables and pictures.
 
-The measurements are those of `qubic_lab.bench.balance`, `dispatch`, `failover`, `queue` and `scale`.
+The measurements are those of `qubic_lab.bench.balance`, `dispatch`, `failover`, `queue`,
+`scale` and `vote_load`.
 """
 
 import math
@@ -17,6 +18,7 @@ from qubic_lab.bench.failover import FailoverResult
 from qubic_lab.bench.queue import QueueResult
 from qubic_lab.bench.result import LEAST_FOR_P95
 from qubic_lab.bench.scale import ScaleResult
+from qubic_lab.bench.vote_load import VoteLoadResult, capacities
 from qubic_lab.studies.acceptance import (
     CONFIDENCE,
     AcceptanceRow,
@@ -220,11 +222,13 @@ def findings(
     failover: FailoverResult,
     paper: ScaleOnPaper,
     scale: ScaleResult | None = None,
+    votes: VoteLoadResult | None = None,
 ) -> list[str]:
-    """Say what was lost, added and shared, and how many nodes one coordinator serves; `scale`: by its processes."""
+    """Say what was lost, added and shared, and how many nodes and votes a coordinator serves; `scale`: by processes."""
     said = [*_failover_sentences(failover), *_return_sentences(failover), *_latency_sentences(dispatch)]
     said += [*_balance_sentences(balance), *paper_sentences(paper)]
-    return said + ([] if scale is None else [process_sentence(scale)])
+    said += [] if scale is None else [process_sentence(scale)]
+    return said + ([] if votes is None else [f"Votes on {each}." for each in capacities(votes.loads)])
 
 
 def _failover_sentences(failover: FailoverResult) -> list[str]:
