@@ -1,5 +1,8 @@
 """Votes on a cluster: slow, wrong and lost voters, rounds, an expert, busy clusters, what is kept, and bad input."""
 
+import asyncio
+import json
+import math
 import random
 import threading
 from collections.abc import AsyncIterator
@@ -15,6 +18,7 @@ from clusters import Cluster, cluster, until
 from saying_node import Saying
 
 from qubic_lab.api.serve import create_app
+from qubic_lab.api.vote_page import render_vote
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.registry import NodeRecord
@@ -32,6 +36,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 ASK = "/api/ai/consensus_query"
 QUESTION = "What is 5 + 7?"
 RIGHT, WRONG = "The answer is 12.", "The answer is 13."
+LONG = "France is a country in the west of Europe with many old cities, wide rivers and high mountains."
 
 
 @asynccontextmanager
@@ -274,3 +279,92 @@ def test_a_cluster_is_busy_when_a_task_waits_for_each_slot() -> None:
     assert is_busy(4, [view("a"), view("b")])
     assert is_busy(2, [view("a"), view("b", gate=Gate.SILENT)])
     assert not is_busy(2, [view("b", gate=Gate.SILENT)])
+
+
+def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the names and data of server-sent events."""
+    found = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]
+    return [(each["event"], json.loads(each["data"])) for each in found]
+
+
+async def test_each_node_has_a_confidence_and_it_is_kept_for_every_round(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {"a": Saying((RIGHT,)), "b": Saying((WRONG, RIGHT))}
+    trail = (await held(client, tmp_path, nodes, nodes=2, rounds=2))["trail"]
+    assert [each["round"] for each in trail["course"]] == [1, 2]
+    first, last = trail["course"]
+    assert {each["node"]: (each["answers"], each["for_leader"]) for each in first["nodes"]} in (
+        {"a": (1, 1), "b": (1, 0)},
+        {"a": (1, 0), "b": (1, 1)},
+    )
+    assert all(each["confidence"] == pytest.approx(math.exp(-0.1)) for each in first["nodes"])
+    assert first["standings"][0]["share"] == 0.5 < last["standings"][0]["share"]
+    assert trail["nodes"] == last["nodes"]
+    page = render_vote("0" * 32, trail)
+    assert "Rounds" in page and "own confidence" in page
+
+
+async def test_every_voter_whose_answer_can_be_read_is_graded(client: redis.Redis, tmp_path: Path) -> None:
+    said = ("The capital of France is Paris.", "Lyon.", "It is Paris, of course.", LONG)
+    nodes = {name: Saying((text,)) for name, text in zip("abcd", said, strict=True)}
+    async with voting(client, tmp_path, nodes) as (_, http):
+        asked = {"prompt": "What is the capital of France?", "nodes": 4, "rounds": 1, "rule": "super-majority"}
+        vote_id = (await ask(http, **asked))["vote_id"]
+        graded = await http.post(f"/api/consensus/history/{vote_id}/reference", json={"answer": "Paris"})
+    assert graded.json()["right"] == {"a": True, "b": False, "c": True, "d": None}
+
+
+async def test_the_mode_of_a_query_is_single_consensus_or_by_load_and_counted(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    async with voting(client, tmp_path, {name: Saying((RIGHT,)) for name in "abc"}) as (_, http):
+
+        async def query(**fields: Any) -> httpx2.Response:
+            return await http.post("/api/ai/query", json={"prompt": QUESTION, "deadline_s": 10.0, **fields})
+
+        assert [(await query(**({"mode": mode} if mode else {}))).json()["mode"] for mode in ("", "single")] == [
+            "single",
+            "single",
+        ]
+        vote = (await query(mode="consensus")).json()
+        assert (vote["mode"], vote["text"], len(vote["trail"]["nodes"])) == ("consensus", RIGHT, 3)
+        assert (await query(mode="auto")).json()["mode"] == "consensus"
+        assert (await query(mode="consensus", stream=True)).status_code == 400
+        assert (await http.post("/api/ai/single_query", json={"prompt": "x", "mode": "auto"})).status_code == 400
+        counted = {each["mode"]: each for each in (await http.get("/api/consensus/metrics")).json()}
+        assert (counted["single"]["votes"], counted["single"]["auto"]) == (2, 0)
+        assert (counted["consensus"]["votes"], counted["consensus"]["auto"]) == (2, 1)
+        assert counted["single"]["mean_tokens"] == 4 and counted["single"]["mean_seconds"] > 0
+
+
+async def test_the_load_decides_on_the_mode_of_a_query(client: redis.Redis, tmp_path: Path) -> None:
+    async with voting(client, tmp_path, {"a": Saying((RIGHT,), waits=0.3, slots=1)}) as (running, http):
+        request = pipeline_pb2.GenerateRequest(prompt="x", sampling=pipeline_pb2.Sampling(max_new_tokens=1, top_p=1.0))
+        for _ in range(4):
+            await running.coordinator.submit(request)
+        answer = (await http.post("/api/ai/query", json={"prompt": QUESTION, "mode": "auto"})).json()
+        assert (answer["mode"], "busy" in answer["mode_reason"]) == ("single", True)
+        [counted] = (await http.get("/api/consensus/metrics")).json()
+        assert (counted["mode"], counted["votes"], counted["auto"]) == ("single", 1, 1)
+
+
+async def test_a_vote_is_followed_while_it_is_held(client: redis.Redis, tmp_path: Path) -> None:
+    nodes = {"a": Saying((RIGHT,)), "b": Saying((WRONG,), waits=0.2), "c": Saying((RIGHT,), waits=0.6)}
+    async with voting(client, tmp_path, nodes) as (_, http):
+        holding = asyncio.ensure_future(ask(http, rounds=1))
+
+        async def running() -> list[dict[str, str]]:
+            return (await http.get("/api/consensus/status")).json()["running"]
+
+        [vote] = await until(running)
+        assert vote["question"] == QUESTION
+        at = f"/api/consensus/history/{vote['id']}"
+        assert "EventSource" in (await http.get(f"{at}/page")).text
+        told = events_of((await http.get(f"{at}/events")).text)
+        assert [name for name, _ in told][-2:] == ["round", "end"]
+        first = next(data for name, data in told if name == "count" and data["answered"] == 1)
+        assert (first["missing"], first["standings"][0]["voters"]) == (2, ["a"])
+        assert (await holding)["vote_id"] == vote["id"]
+        assert await running() == []
+        assert "EventSource" not in (await http.get(f"{at}/page")).text
+        assert events_of((await http.get(f"{at}/events")).text) == [("end", {"id": vote["id"]})]
+        assert (await http.get("/api/consensus/history/none/events")).status_code == 404

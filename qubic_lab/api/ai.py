@@ -1,20 +1,18 @@
 """Routes that answer questions: `/api/ai/…`."""
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
+from qubic_lab.api.consensus import ConsensusQuery, answer_query
 from qubic_lab.api.problems import problem
-from qubic_lab.api.responses import as_lines, cancel_task, read_answer, read_events, until_done
-from qubic_lab.api.schemas import Query, QueryResponse
+from qubic_lab.api.responses import EventStream, as_lines, cancel_task, read_answer, read_events, until_done
+from qubic_lab.api.schemas import ConsensusResponse, Query, QueryResponse
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
+from qubic_lab.votes.service import VoteService
 
 MOST_KEY_CHARACTERS = 200
 NO_NODE_HEADERS = {"Retry-After": "5"}
@@ -22,21 +20,34 @@ Key = Annotated[str | None, Header(description="a repeated request with the same
 LastEvent = Annotated[int, Header(description="number of the last event received; needs the same key", ge=0)]
 
 
-def make_routes(coordinator: Coordinator) -> APIRouter:
-    """Return the routes of a coordinator."""
+def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> APIRouter:
+    """Return the routes of a coordinator; without `votes` no vote can be asked for."""
     routes = APIRouter(prefix="/api/ai", tags=["ai"])
 
-    @routes.post("/query", response_model=QueryResponse)
+    @routes.post("/query", response_model=QueryResponse | ConsensusResponse)
     @routes.post("/single_query", response_model=QueryResponse)
     async def answer(
         query: Query, request: Request, idempotency_key: Key = None, last_event_id: LastEvent = 0
-    ) -> QueryResponse | Response:
+    ) -> QueryResponse | ConsensusResponse | Response:
         """Answer a question with one node, as a whole or, with `stream`, as server-sent events.
+
+        With another `mode` several nodes vote, as in consensus_query; mode auto takes one node if the cluster is busy.
 
         Without the header Idempotency-Key the work ends when the client disconnects. With it the work goes on, and the
         same request gets the answer, or the stream from the event after Last-Event-ID.
         """
         started_s = time.perf_counter()
+        if query.mode != "single":
+            if votes is None or query.stream or idempotency_key is not None or "single" in request.url.path:
+                why = (
+                    "this coordinator holds none"
+                    if votes is None
+                    else "no stream, no Idempotency-Key, at /api/ai/query"
+                )
+                raise InputError(
+                    f"mode is {query.mode!r}: votes are as plain requests only ({why}); ask with mode single"
+                )
+            return await answer_query(coordinator, votes, ConsensusQuery.of(query), request)
         key = _key_of(idempotency_key, getattr(request.state, "client", ""))
         if last_event_id and key is None:
             raise InputError("Last-Event-ID continues an earlier request: send the Idempotency-Key that it had")
@@ -51,25 +62,6 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
         return await until_done(request, whole)
 
     return routes
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events; `end` is awaited after the response, even if nobody has read it."""
-
-    def __init__(self, lines: AsyncGenerator[str, None], end: Callable[[], Awaitable[None]] | None) -> None:
-        super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._lines, self._end = lines, end
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            try:
-                await self._lines.aclose()
-            finally:
-                if self._end is not None:
-                    await asyncio.shield(self._end())
 
 
 def _key_of(key: str | None, client: str) -> str | None:

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx2
 
 from qubic_lab import errors
-from qubic_lab.api.schemas import ClusterStatus, NodeStatus, QueryResponse, Token
+from qubic_lab.api.schemas import ClusterStatus, ConsensusResponse, NodeStatus, QueryResponse, Token
 from qubic_lab.errors import BusyError, InputError, QubicLabError
 from qubic_lab.settings import settings
 from qubic_lab.wire.channel import is_loopback
@@ -87,6 +87,20 @@ class CoordinatorClient:
                         yield Token(**json.loads(value)) if name == "token" else QueryResponse(**json.loads(value))
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
+
+    def vote(self, prompt: str, **options: Any) -> ConsensusResponse:
+        """Return the result of a vote on one question.
+
+        Args:
+            prompt: the question.
+            **options: other fields of `consensus.ConsensusQuery`, such as `nodes`, `samples` and `mode`.
+        """
+        return ConsensusResponse(**self.call("POST", "/api/ai/consensus_query", {"prompt": prompt, **options}))
+
+    def oracle(self, about: str, **parameters: Any) -> dict[str, Any]:
+        """Return what the market oracle knows, such as a `market_overview`, or the `price_analysis` of a `coin`."""
+        found: dict[str, Any] = self.call("GET", f"/api/oracle/{quote(about, safe='')}?{urlencode(parameters)}")
+        return found
 
     def status(self) -> ClusterStatus:
         """Return the state of the cluster."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -10,14 +11,17 @@ from fastapi import Query as Parameter
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from qubic_lab.api.responses import read_answer, until_done
-from qubic_lab.api.schemas import MOST_PROMPT_CHARACTERS, Query
-from qubic_lab.api.vote_page import render_vote
+from qubic_lab.api.responses import EventStream, as_lines, count_answer, read_answer, until_done
+from qubic_lab.api.schemas import MOST_DEADLINE_S, MOST_PROMPT_CHARACTERS, ConsensusResponse, Query
+from qubic_lab.api.vote_page import render_live, render_vote
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.consensus.certificate import DEFAULT_ERROR, Certificate
 from qubic_lab.errors import InputError
-from qubic_lab.votes.history import MOST_PAGE
+from qubic_lab.evals.questions import Question
+from qubic_lab.evals.scoring import judge
+from qubic_lab.votes.history import MOST_PAGE, ModeMetrics
+from qubic_lab.votes.live import LiveEvent
 from qubic_lab.votes.service import VoteResult, VoteService
 from qubic_lab.votes.voters import VoteRequest
 
@@ -69,6 +73,11 @@ class ConsensusQuery(Query):
     question_type: Annotated[str, Field(max_length=40, description="selects the calibration")] = "any"
     deadline_s: Annotated[float, Field(gt=0.0, le=3_600.0, description="for the whole vote")] = 120.0
 
+    @classmethod
+    def of(cls, query: Query) -> "ConsensusQuery":
+        """Return a vote on a plain question, with the settings that its client gave and the defaults of votes."""
+        return cls(**query.model_dump(include=query.model_fields_set - {"stream"}))
+
     def to_vote(self) -> VoteRequest:
         """Return the vote to hold.
 
@@ -92,32 +101,6 @@ class ConsensusQuery(Query):
             stop_error=self.stop_error,
             stop_correlation=self.stop_correlation,
         )
-
-
-class ConsensusResponse(BaseModel):
-    """The result of a vote; `trail` holds the answers, their similarities, the groups and the decision.
-
-    `mode` is single if one node answered without a vote; `mode_reason` says why. `confidence` is a probability, or None
-    without a calibration for this model and question type. `certificate` says whether the answer is known to be the
-    voters' most frequent one.
-    """
-
-    mode: Literal["consensus", "single"]
-    mode_reason: str
-    vote_id: str | None
-    text: str
-    level: str
-    confidence: float | None
-    confidence_note: str
-    certificate: str
-    conflict: bool
-    disagreement: float | None
-    rounds: int
-    tokens: int
-    tokens_saved: int
-    seconds: float
-    page: str | None
-    trail: dict[str, Any] | None
 
 
 class AnalysisRequest(BaseModel):
@@ -150,7 +133,7 @@ def make_routes(coordinator: Coordinator, votes: VoteService) -> APIRouter:
     """Return the routes of a coordinator whose votes are held by `votes`."""
     routes = APIRouter(tags=["consensus"])
     _add_queries(routes, coordinator, votes)
-    _add_history(routes, votes)
+    _add_history(routes, coordinator, votes)
     return routes
 
 
@@ -161,12 +144,7 @@ def _add_queries(routes: APIRouter, coordinator: Coordinator, votes: VoteService
 
         The voters stop when the client disconnects.
         """
-        vote = query.to_vote()
-        busy = query.mode == "auto" and await votes.is_busy()
-        if query.mode == "single" or busy:
-            reason = "the cluster is busy: one node answered" if busy else "asked for"
-            return await until_done(request, _single(coordinator, query, reason))
-        return _response(await until_done(request, votes.hold(vote)))
+        return await answer_query(coordinator, votes, query, request)
 
     @routes.post("/api/ai/analyze")
     async def analyze(analysis: AnalysisRequest) -> dict[str, Any]:
@@ -181,16 +159,24 @@ def _add_queries(routes: APIRouter, coordinator: Coordinator, votes: VoteService
             "ready": bool(views),
             "busy": await votes.is_busy(),
             "voters": [view.record.id for view in views],
+            "running": [{"id": each.id, "question": each.question} for each in votes.running.values()],
             "models": sorted({view.record.registration.capabilities.model for view in views}),
             "embeddings": votes.embedder is not None,
         }
 
 
-def _add_history(routes: APIRouter, votes: VoteService) -> None:
+def _add_history(routes: APIRouter, coordinator: Coordinator, votes: VoteService) -> None:
     @routes.get("/api/consensus/metrics")
     async def metrics() -> list[dict[str, Any]]:
-        """Return counts and means of the votes of each mode."""
-        return [asdict(each) for each in await asyncio.to_thread(lambda: votes.history.metrics())]
+        """Return counts and means of each mode: of all votes, and of this coordinator's single answers since its start.
+
+        `auto` counts those, since its start, whose mode the load decided.
+        """
+        held, given = await asyncio.to_thread(lambda: votes.history.metrics()), coordinator.answers
+        if count := round(given["single votes"]):
+            means = given["single seconds"] / count, given["single tokens"] / count
+            held.append(ModeMetrics("single", count, 0, None, *means, levels={}))
+        return [asdict(each) | {"auto": round(given[f"{each.mode} auto"])} for each in held]
 
     @routes.get("/api/consensus/history")
     async def history(
@@ -213,20 +199,55 @@ def _add_history(routes: APIRouter, votes: VoteService) -> None:
 
     @routes.get("/api/consensus/history/{vote_id}/page", response_class=HTMLResponse)
     async def page(vote_id: str) -> Response:
-        """Show a vote as a page: voters, similarity, groups and decision."""
+        """Show a vote as a page: voters, similarity, groups and decision; while it is held, its course."""
+        if live := votes.running.get(vote_id):
+            return HTMLResponse(render_live(live.id, live.question))
         return HTMLResponse(render_vote(vote_id, await trail(vote_id)))
+
+    @routes.get("/api/consensus/history/{vote_id}/events")
+    async def events(vote_id: str) -> Response:
+        """Follow a vote while it is held, as server-sent events: count after each answer, round, and end."""
+        if live := votes.running.get(vote_id):
+            return EventStream(as_lines(live.follow(), MOST_DEADLINE_S))
+        await trail(vote_id)
+        return EventStream(as_lines(_ended(vote_id), MOST_DEADLINE_S))
 
     @routes.post("/api/consensus/history/{vote_id}/reference")
     async def grade(vote_id: str, reference: GradeRequest) -> GradeResponse:
         """Grade a vote by the right answer; the nodes' accuracies, and so their weights, follow from it."""
-        return GradeResponse(vote_id=vote_id, right=await asyncio.to_thread(votes.grade, vote_id, reference.answer))
+        return GradeResponse(
+            vote_id=vote_id, right=await asyncio.to_thread(votes.grade, vote_id, reference.answer, _judge)
+        )
+
+
+async def answer_query(
+    coordinator: Coordinator, votes: VoteService, query: ConsensusQuery, request: Request
+) -> ConsensusResponse:
+    """Hold a vote, or let one node answer if that is asked for, or if the mode is auto and the cluster is busy."""
+    vote = query.to_vote()
+    is_auto = query.mode == "auto"
+    busy = is_auto and await votes.is_busy()
+    if query.mode == "single" or busy:
+        reason = "the cluster is busy: one node answered" if busy else "asked for"
+        return await until_done(request, _single(coordinator, query, reason))
+    result = await until_done(request, votes.hold(vote))
+    count_answer(coordinator, "consensus", is_auto, result.seconds, result.tokens)
+    return _response(result)
+
+
+def _judge(question: str, reference: str, text: str, cut: bool) -> bool | None:
+    return judge(Question("vote", question, reference), text, cut)
+
+
+async def _ended(vote_id: str) -> AsyncGenerator[LiveEvent, None]:
+    yield "end", 1, {"id": vote_id}
 
 
 async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) -> ConsensusResponse:
     """Return the answer of one node."""
     started_s = time.perf_counter()
     task_id = await coordinator.submit(query.to_message(), query.priority)
-    answer = await read_answer(coordinator, task_id, started_s, query.deadline_s)
+    answer = await read_answer(coordinator, task_id, started_s, query.deadline_s, is_auto=query.mode == "auto")
     return ConsensusResponse(
         mode="single",
         mode_reason=reason,

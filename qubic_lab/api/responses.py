@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from qubic_lab.api.problems import problem_of
 from qubic_lab.api.schemas import QueryResponse, Token
@@ -48,7 +50,13 @@ async def _disconnected(request: Request) -> None:
 
 
 async def read_answer(
-    coordinator: Coordinator, task_id: str, started_s: float, deadline_s: float, *, keep: bool = False
+    coordinator: Coordinator,
+    task_id: str,
+    started_s: float,
+    deadline_s: float,
+    *,
+    keep: bool = False,
+    is_auto: bool = False,
 ) -> QueryResponse:
     """Wait for a task's whole answer to a request that arrived at `started_s`, by `time.perf_counter`.
 
@@ -77,7 +85,9 @@ async def read_answer(
             raise _too_late(deadline_s) from None
         raise
     assert outcome is not None  # `follow` goes on until there is one
-    return _answer_of(outcome, items, started_s)
+    answer = _answer_of(outcome, items, started_s)
+    count_answer(coordinator, "single", is_auto, answer.total_ms / 1_000, len(answer.token_ids))
+    return answer
 
 
 async def read_events(
@@ -94,7 +104,33 @@ async def read_events(
                     yield "token", len(items), token.model_dump(exclude_defaults=True)
             if progress.outcome is not None:
                 answer = _answer_of(progress.outcome, items, started_s)
+                count_answer(coordinator, "single", False, answer.total_ms / 1_000, len(answer.token_ids))
                 yield "end", len(items), answer.model_dump(exclude_none=True)
+
+
+def count_answer(coordinator: Coordinator, mode: str, is_auto: bool, seconds: float, tokens: int) -> None:
+    """Add an answer to the sums of its mode; it is `is_auto` if the load decided on the mode."""
+    for name, value in {"votes": 1, "auto": is_auto, "seconds": seconds, "tokens": tokens}.items():
+        coordinator.answers[f"{mode} {name}"] += value
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events; `end` is awaited after the response, even if nobody has read it."""
+
+    def __init__(self, lines: AsyncGenerator[str, None], end: Callable[[], Awaitable[None]] | None = None) -> None:
+        super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._lines, self._end = lines, end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            try:
+                await self._lines.aclose()
+            finally:
+                if self._end is not None:
+                    await asyncio.shield(self._end())
 
 
 async def as_lines(events: AsyncGenerator[Event, None], deadline_s: float) -> AsyncGenerator[str, None]:

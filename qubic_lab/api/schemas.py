@@ -35,6 +35,10 @@ class Query(BaseModel):
     stop: Annotated[list[str], Field(max_length=MOST_STOPS)] = []
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    mode: Annotated[
+        Literal["auto", "consensus", "single"],
+        Field(description="consensus: several nodes vote; auto: one node answers if the cluster is busy"),
+    ] = "single"
     stream: Annotated[bool, Field(description="answer with server-sent events: token, end, error")] = False
     priority: Literal["high", "normal", "low"] = "normal"
     deadline_s: Annotated[float, Field(gt=0.0, le=MOST_DEADLINE_S, description="from now to the last token")] = 600.0
@@ -93,6 +97,32 @@ class QueryResponse(BaseModel):
     tokens_per_s: float
     node_ms: float
     total_ms: float
+
+
+class ConsensusResponse(BaseModel):
+    """The result of a vote; `trail` holds the answers, their similarities, the groups and the decision.
+
+    `mode` is single if one node answered without a vote; `mode_reason` says why. `confidence` is a probability, or None
+    without a calibration for this model and question type. `certificate` says whether the answer is known to be the
+    voters' most frequent one.
+    """
+
+    mode: Literal["consensus", "single"]
+    mode_reason: str
+    vote_id: str | None
+    text: str
+    level: str
+    confidence: float | None
+    confidence_note: str
+    certificate: str
+    conflict: bool
+    disagreement: float | None
+    rounds: int
+    tokens: int
+    tokens_saved: int
+    seconds: float
+    page: str | None
+    trail: dict[str, Any] | None
 
 
 class OutstandingLoad(BaseModel):

@@ -108,7 +108,7 @@ def create_app(
     app = FastAPI(title="Qubic Lab", version=__version__, responses={"4XX": problems.DESCRIPTION})
     problems.install(app)
     metrics = health.ApiMetrics()
-    app.include_router(ai.make_routes(coordinator))
+    app.include_router(ai.make_routes(coordinator, votes))
     if votes is not None:
         app.include_router(consensus.make_routes(coordinator, votes))
     if oracle is not None:

@@ -13,9 +13,17 @@ SHOWN_CHARACTERS = 600
 
 def render_vote(id: str, trail: Mapping[str, Any]) -> str:
     """Return the HTML page of a vote's trail (see `votes.trail`)."""
+    return _render("vote.html", id=id, trail=trail, picture=_picture(trail), shown=SHOWN_CHARACTERS)
+
+
+def render_live(id: str, question: str) -> str:
+    """Return the HTML page that follows a vote while it is held; it loads itself again when the vote has ended."""
+    return _render("live.html", id=id, question=question)
+
+
+def _render(template: str, **content: Any) -> str:
     environment = Environment(loader=PackageLoader("qubic_lab.api"), autoescape=True, undefined=StrictUndefined)
-    template = environment.get_template("vote.html")
-    return template.render(id=id, trail=trail, picture=_picture(trail), shown=SHOWN_CHARACTERS)
+    return environment.get_template(template).render(**content)
 
 
 def _picture(trail: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`qubic-lab generate`: answers to one prompt or to a file of prompts."""
+"""`qubic-lab generate` and `ask`: answers to prompts by a model that is started, or by a running cluster."""
 
 import math
 from dataclasses import asdict
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_numbers
 from qubic_lab.core import Completion, Request, SamplingParams
-from qubic_lab.errors import InputError, check_range
+from qubic_lab.errors import InputError, check_choice, check_range
 
 if TYPE_CHECKING:
     from qubic_lab.pipeline import PipelineConfig
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 
 MOST_SLOTS = 8
 MOST_SAMPLES = 32
+MODES = ("auto", "consensus", "single")
+ABOUT = ("market_overview", "sentiment", "price_analysis", "risk", "prices", "texts", "alerts", "status")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     add_commands(app, {"generate": (generate, '--ranks 2 --prompt "Why is the sky blue?"')})
+    add_commands(app, {"ask": (ask, '"What is 5 + 7?" --mode consensus --nodes 3')})
 
 
 def generate(
@@ -75,6 +78,45 @@ def generate(
         _print_texts(completions)
         return
     print_json({"completions": [asdict(completion) for completion in completions], **_settings(used)})
+
+
+def ask(
+    prompt: Annotated[str | None, Argument(help="The question.")] = None,
+    mode: Annotated[str, Option(help="auto, consensus or single; auto: a vote unless the cluster is busy.")] = "auto",
+    nodes: Annotated[int, Option(help="Nodes that vote.")] = 3,
+    samples: Annotated[int, Option(help="Answers of each node.")] = 1,
+    max_new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 128,
+    oracle: Annotated[str | None, Option(help="Ask the oracle instead, such as market_overview.")] = None,
+    coin: Annotated[str | None, Option(help="The oracle's coin, such as BTC.")] = None,
+    url: Annotated[str | None, Option(help="The coordinator.", show_default="QUBIC_LAB_COORDINATOR")] = None,
+    json: options.Json = False,
+) -> None:
+    """Ask a running cluster, by one node or a vote, or its market oracle.
+
+    Prints the answer, who is for it, and how sure that is. What the oracle says is JSON.
+    """
+    from qubic_lab.api.client import CoordinatorClient
+
+    if (prompt is None) == (oracle is None):
+        raise InputError("give either a question or --oracle")
+    check_choice("--mode", mode, MODES)
+    with CoordinatorClient(url) as client:
+        if prompt is None:
+            about = {} if coin is None else {"coins" if oracle == "market_overview" else "coin": coin}
+            print_json(client.oracle(check_choice("--oracle", str(oracle), ABOUT), **about))
+            return
+        answer = client.vote(prompt, mode=mode, nodes=nodes, samples=samples, max_new_tokens=max_new_tokens)
+    if json:
+        print_json(answer.model_dump())
+        return
+    confidence = "no confidence" if answer.confidence is None else f"confidence {answer.confidence:.0%}"
+    typer.echo(answer.text)
+    typer.echo(f"{answer.mode} ({answer.mode_reason}); {answer.level}; {confidence} ({answer.confidence_note})")
+    for each in (answer.trail or {}).get("nodes", ()):
+        own = "unknown" if each["confidence"] is None else f"{each['confidence']:.0%}"
+        typer.echo(f"{each['node']}: {each['for_leader']} of {each['answers']} for it, own confidence {own}")
+    if answer.page:
+        typer.echo(f"{client.url}{answer.page}")
 
 
 def _settings(used: "ResolvedConfig") -> dict[str, Any]:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -76,6 +77,7 @@ class Coordinator:
         balancer: str = DEFAULT_BALANCER,
         limits: QueueLimits | None = None,
     ) -> None:
+        self.answers = defaultdict[str, float](float)  # sums by mode, since the start
         self.name = f"coordinator-{uuid.uuid4().hex[:8]}"
         limits = limits or QueueLimits()
         self.queue = TaskQueue(client, limits=limits)

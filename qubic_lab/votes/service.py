@@ -16,6 +16,7 @@ from typing import Any
 
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate
+from qubic_lab.consensus.answer_readers import PROSE
 from qubic_lab.consensus.answers import final_answer, same
 from qubic_lab.consensus.bands import ConfidenceLevel
 from qubic_lab.consensus.certificate import Certificate
@@ -31,13 +32,18 @@ from qubic_lab.model.embeddings import Embedder
 from qubic_lab.votes.certify import certificate_of, certify
 from qubic_lab.votes.collect import CollectedVotes, Voter, collect
 from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
-from qubic_lab.votes.trail import trail_of
+from qubic_lab.votes.live import LiveVote
+from qubic_lab.votes.trail import round_of, standings_of, trail_of
 from qubic_lab.votes.voters import CERTIFIED, EXPERT, VoteRequest, choose_voters, is_busy
 from qubic_lab.wire import pipeline_pb2
 
 CANCEL_S = 5.0
 COUNTING_SHARE, MOST_COUNTING_S = 0.1, 1.0
 """The part of a deadline that is reserved for comparing, counting and storing."""
+
+
+Judge = Callable[[str, str, str, bool], bool | None]
+"""Says whether a text, which may have been cut, answers a question as its reference does; None: no rule can."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +62,13 @@ class VoteResult:
 
 @dataclass
 class _State:
-    """The rounds so far; `rows` has the names of all voters in the order asked, each row one of each node."""
+    """The rounds so far; `rows` has the names of all voters in the order asked, each row one of each node.
 
+    `course` is what was known after each round, and `live` tells it while the vote is held.
+    """
+
+    live: LiveVote
+    course: list[dict[str, Any]] = field(default_factory=list)
     votes: list[Vote] = field(default_factory=list)
     absences: list[Absence] = field(default_factory=list)
     tokens_saved: int = 0
@@ -83,6 +94,7 @@ class VoteService:
     """Holds votes on a coordinator's nodes and keeps them in a history, which is opened when it is first needed.
 
     Without an embedder only words and structure count. It is loaded with the first vote, while the nodes answer.
+    `running` are the votes that are being held, by id.
     """
 
     def __init__(
@@ -93,6 +105,7 @@ class VoteService:
         embedder: Embedder | None = None,
     ) -> None:
         self.embedder = embedder
+        self.running: dict[str, LiveVote] = {}
         self._loading: asyncio.Future[None] | None = None
         self._coordinator, self._calibrations = coordinator, calibrations
         self._open_history, self._opening = cache(open_history), threading.Lock()
@@ -130,6 +143,15 @@ class VoteService:
             BusyError: no node can be asked.
             ModelError: as `embed`.
         """
+        live = LiveVote(uuid.uuid4().hex, vote.request.prompt)
+        self.running[live.id] = live
+        try:
+            return await self._hold(vote, _State(live))
+        finally:
+            del self.running[live.id]
+            live.note("end", {"id": live.id})
+
+    async def _hold(self, vote: VoteRequest, state: _State) -> VoteResult:
         started_s = time.perf_counter()
         asking_s = vote.deadline_s - min(COUNTING_SHARE * vote.deadline_s, MOST_COUNTING_S)
 
@@ -138,7 +160,7 @@ class VoteService:
 
         await self.embed(within_s=0.0)  # starts loading it
         context = await asyncio.to_thread(self._context, vote)
-        state, result = _State(), None
+        result: Consensus | None = None
         while result is None or (result.level is ConfidenceLevel.RECOMPUTE and state.rounds < vote.rounds):
             if result is not None and left_s() <= 0:
                 break
@@ -150,6 +172,8 @@ class VoteService:
             )
             if vote.stop_rule == CERTIFIED:
                 result = _noted(result, certify(result, state.rows, vote).certificate)
+            state.course.append(round_of(state.rounds, result))
+            state.live.note("round", state.course[-1])
         if result.level is ConfidenceLevel.RECOMPUTE:
             result = await self._ask_expert(vote, state, result, left_s())
         return await self._keep(vote, state, result, time.perf_counter() - started_s)
@@ -172,18 +196,17 @@ class VoteService:
         context = VoteContext(embed=await self.embed())
         return trail_of(await asyncio.to_thread(deliberate, question, votes, (), context, config))
 
-    def grade(self, vote_id: str, reference: str) -> dict[str, bool | None]:
+    def grade(self, vote_id: str, reference: str, judge: Judge) -> dict[str, bool | None]:
         """Grade a stored vote by the right answer, store who was right, and return it by voter.
 
-        None: rules cannot compare this voter's answer with the reference; it is not stored.
+        An answer that can be read is right or wrong. None: it cannot be read, or no rule can compare it with the
+        reference; it is not stored.
 
         Raises:
             NotFoundError: there is no such vote.
         """
         trail = self.history.trail(vote_id)
-        question = trail["question"]
-        wanted = final_answer(f"The answer is {reference}", question)
-        right = {each["voter"]: same(final_answer(each["text"], question), wanted) for each in trail["voters"]}
+        right = {each["voter"]: _graded(each, trail["question"], reference, judge) for each in trail["voters"]}
         gradings = [
             Grading(each["voter"], each["node"], each["group"], verdict)
             for each, verdict in zip(trail["voters"], right.values(), strict=True)
@@ -260,6 +283,8 @@ class VoteService:
 
         def enough(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
             result = self._count(vote, state, context, votes, failed)
+            answered, left = len(result.voters), len(missing) + len(later_names)
+            state.live.note("count", {"answered": answered, "missing": left, "standings": standings_of(result)})
             to_come = [Ballot(name, None, weights[name]) for name in (*missing, *later_names)]
             rules = vote.voting.rule, vote.voting.fallback
             certifier = certify(result, state.rows, vote) if vote.stop_rule == CERTIFIED else None
@@ -368,13 +393,14 @@ class VoteService:
         trail = trail_of(result) | {
             "certificate": asdict(certificate) | {"text": str(certificate)},
             "rounds": state.rounds,
+            "course": state.course,
             "tokens": tokens,
             "tokens_saved": state.tokens_saved,
             "seconds": seconds,
             "question_type": vote.question_type,
         }
         summary = VoteSummary(
-            id=uuid.uuid4().hex,
+            id=state.live.id,
             created_utc=datetime.now(UTC),
             mode="consensus",
             question=vote.request.prompt,
@@ -387,6 +413,16 @@ class VoteService:
         )
         await asyncio.to_thread(lambda: self.history.add(summary, trail))
         return VoteResult(summary.id, result, certificate, state.rounds, tokens, state.tokens_saved, seconds, trail)
+
+
+def _graded(voter: Mapping[str, Any], question: str, reference: str, judge: Judge) -> bool | None:
+    """Return whether a voter of a trail was right."""
+    found, wanted = (final_answer(text, question) for text in (voter["text"], f"The answer is {reference}"))
+    alike = same(found, wanted)
+    right = judge(question, reference, voter["text"], voter["finish_reason"] == "length")
+    if alike or right is None:
+        return alike
+    return right if right or found.kind != PROSE else None
 
 
 def _noted(result: Consensus, certificate: Certificate) -> Consensus:
