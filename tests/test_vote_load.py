@@ -56,7 +56,7 @@ def test_the_client_reaches_votes_and_oracle(url: str) -> None:
 def test_ask_prints_the_answer_and_who_is_for_it(url: str, here: Run) -> None:
     printed = here(f"ask '{QUESTION}' --mode consensus --max-new-tokens 2 --url {url}").out
     assert printed.startswith(f"{SAID}\nconsensus (a vote was held); answer with a note; no confidence")
-    assert "1 of 1 for it, own confidence unknown" in printed and f"{url}/api/consensus/history/" in printed
+    assert "1 of 1 for it, own confidence 100%" in printed and f"{url}/api/consensus/history/" in printed
     assert here(f"ask '{QUESTION}' --mode single --max-new-tokens 2 --url {url} --json").json["mode"] == "single"
     assert "sources" in here(f"ask --oracle status --url {url}").json
     assert "--oracle" in here("ask").failed(2)

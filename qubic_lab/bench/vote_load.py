@@ -115,7 +115,7 @@ def _measure(
     [url] = cluster.urls.values()
     body = {"prompt": QUESTION, "mode": "consensus", "max_new_tokens": tokens}
     run_apart(ask_all(url, [TimedRequest(body)], 1))
-    loads = []
+    loads: list[LoadResult] = []
     for number in clients:
         progress(f"{number} votes at once on {names[0]}", len(loads), len(clients))
         asked = [TimedRequest(body | {"seed": seed}) for seed in range(max(votes, 2 * number))]
