@@ -246,8 +246,9 @@ def test_short_bars_become_hours_only_where_asked_and_missing_ones_are_told(tmp_
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:101], *lines[103:200], *lines[201:]]) + "\n")
     hours, quarters = load()
-    assert hours.caveats == ["1 h: 2 of 325 bars are made of fewer than 4 bars of 15 min"]
-    assert quarters.caveats == ["15 min: 3 bars are missing"]
+    known = "prices of the file: known when published (assumed)"
+    assert hours.caveats == ["1 h: 2 of 325 bars are made of fewer than 4 bars of 15 min", f"1 h: {known}"]
+    assert quarters.caveats == ["15 min: 3 bars are missing", f"15 min: {known}"]
 
 
 @pytest.mark.parametrize(

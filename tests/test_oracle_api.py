@@ -42,7 +42,7 @@ WRONG = [
     (f"sentiment?coin={'x' * 65}", 400, "at most 64 characters"),
     (f"sentiment?coin=bitcoin&as_of={iso(NOW - SECOND_US)}", 400, "too late: it must be 2 s or more before now"),
     (f"price_analysis?coin=bitcoin&as_of={iso(NOW + DAY_US)}", 400, "too late: it must be 2 s or more before now"),
-    ("risk?coin=bitcoin&window=1h", 400, "unknown parameter 'window': known: as_of, coin, frame"),
+    ("risk?coin=bitcoin&window=1h", 400, "unknown parameter 'window': known: as_of, assumed, coin, frame"),
     (f"risk?coin=bitcoin&as_of={iso(NOW)}", 400, "too late: it must be 2 s or more before now"),
     ("prices?coin=bitcoin&limit=1001", 400, "limit is '1001'"),
     ("prices?coin=bitcoin&cursor=coingecko:0:usd:x", 400, "cursor 'x' is none that a page gave"),

@@ -189,7 +189,7 @@ def test_without_a_bar_every_part_is_missing() -> None:
     assert analysed(ODD["nothing"]) == analysed(walk(20), START) == BarAnalysis.missing(NO_BARS)
 
 
-NO_VOLUME = "no volume is known"
+NO_VOLUME = "no volume is known: exchange gives none of a bar; import or name a source of bars with volumes"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ CLIENT_S = 60
 """How long a client may reuse a response: new data may come before it is no longer fresh here."""
 _MOST_CHARACTERS = 64
 _AS_OF = "respond with what was known at this instant (ISO 8601 with zone), at least 2 s ago; default: now"
+_ASSUMED = "with as_of: count rows of archives from when they are assumed to have been known (import --known)"
 Coin = Annotated[
     str, Field(max_length=_MOST_CHARACTERS, description="id, symbol or name, such as qubic-network, BTC or Solana")
 ]
@@ -53,21 +54,35 @@ class Asked(BaseModel):
 _Asked = TypeVar("_Asked", bound=Asked)
 
 
-class SentimentAsked(Asked):
+class AnalysisAsked(Asked):
+    """The parameters of what is computed of prices and texts."""
+
+    assumed: Annotated[bool, Field(description=_ASSUMED)] = False
+
+
+class SentimentAsked(AnalysisAsked):
     """The parameters of a sentiment."""
 
     coin: Coin
     window: Annotated[Window, Field(description="the time before as_of")] = "24h"
 
 
-class PriceAsked(Asked):
-    """The parameters of a price analysis and of a risk report."""
+class PriceAsked(AnalysisAsked):
+    """The parameters of a risk report."""
 
     coin: Coin
     frame: Annotated[Frame, Field(description="length of the bars")] = "1h"
 
 
-class OverviewAsked(Asked):
+class SourceAsked(PriceAsked):
+    """The parameters of a price analysis."""
+
+    source: Annotated[
+        str | None, Field(max_length=_MOST_CHARACTERS, description="default: the one with the newest price")
+    ] = None
+
+
+class OverviewAsked(AnalysisAsked):
     """The parameters of a market overview."""
 
     coins: Annotated[
@@ -131,26 +146,27 @@ def make_routes(oracle: Oracle) -> APIRouter:
     async def sentiment(request: Request) -> Response:
         """Return the texts about a coin in numbers, models' scores of them, and a sentiment index with its factors."""
         asked = _read(SentimentAsked, request)
-        return _respond(await oracle.sentiment(asked.coin, asked.window, asked.as_of_us))
+        return _respond(await oracle.sentiment(asked.coin, asked.window, asked.as_of_us, asked.assumed))
 
-    @routes.get("/price_analysis", response_model=PriceAnalysis, openapi_extra=_described(PriceAsked))
+    @routes.get("/price_analysis", response_model=PriceAnalysis, openapi_extra=_described(SourceAsked))
     async def price_analysis(request: Request) -> Response:
         """Return a coin's price, its closed bars, and their indicators, levels, forecasts and anomalies."""
-        asked = _read(PriceAsked, request)
-        return _respond(await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us))
+        asked = _read(SourceAsked, request)
+        found = await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us, asked.assumed, asked.source)
+        return _respond(found)
 
     @routes.get("/risk", response_model=RiskReport, openapi_extra=_described(PriceAsked))
     async def risk(request: Request) -> Response:
         """Return the level of risk with its evidence, the loss of the next bar, and the record of past warnings."""
         asked = _read(PriceAsked, request)
-        return _respond(await oracle.risk(asked.coin, asked.frame, asked.as_of_us))
+        return _respond(await oracle.risk(asked.coin, asked.frame, asked.as_of_us, asked.assumed))
 
     @routes.get("/market_overview", response_model=MarketOverview, openapi_extra=_described(OverviewAsked))
     async def market_overview(request: Request) -> Response:
         """Return several coins at a glance, in plain words, with a rating by simple rules that is no advice."""
         asked = _read(OverviewAsked, request)
         coins = asked.coins.split(",") if asked.coins else []
-        return _respond(await oracle.market_overview(coins, asked.as_of_us))
+        return _respond(await oracle.market_overview(coins, asked.as_of_us, asked.assumed))
 
     @routes.get("/prices", response_model=PriceHistory, openapi_extra=_described(PricesAsked))
     async def prices(request: Request) -> Response:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,6 +43,8 @@ Data = Annotated[Path, Option(metavar="FILE", help=f"Bars: {BarFile}")]
 DataCoin = Annotated[str, Option(help="Coin of the bars; it decides what volume means.")]
 Cuts = Annotated[int, Option(help="Least number of cuts; leaks at few bars need more.")]
 TimeLimit = Annotated[str, Option(metavar="SECONDS", help="Time limit of the function's process.")]
+
+Known = Annotated[str, Option(metavar="WHEN", help="When rows count as known: now, published or such as +30min.")]
 
 _OPTION_NAMES = re.compile("`(date_order|decimal|duplicates|interval|stamp|taken|zone)`")
 
@@ -84,11 +87,13 @@ def import_file(
     date_order: DateOrder = "auto",
     duplicates: Duplicates = "refuse",
     taken: Taken = None,
+    known: Known = "now",
     json: options.Json = False,
 ) -> None:
     """Import bars from a file into the database.
 
-    Rows that the database already has are not added again. A bar that was still forming is not imported.
+    Rows that the database already has are not added again. A bar that was still forming is not imported. An archive can
+    be studied with --known published: prices then count as known when they closed, which is an assumption and told.
     """
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
@@ -108,6 +113,7 @@ def import_file(
         date_order=date_order,
         duplicates=duplicates,
         taken=taken,
+        known=known,
     )
     with named_as_options():
         result = import_bars(PriceStore(open_database()), file, settings)
@@ -128,11 +134,13 @@ def import_texts(
     zone: Zone = None,
     columns: Columns = None,
     date_order: DateOrder = "auto",
+    known: Known = "now",
     json: options.Json = False,
 ) -> None:
     """Import news or posts from a file into the database.
 
-    Texts that the database already has are not added again.
+    Texts that the database already has are not added again. An archive can be studied with --known published: texts
+    then count as known when they appeared, which is an assumption and told.
     """
     require(*PACKAGES, extra="oracle")
     from qubic_lab.database import open_database
@@ -140,7 +148,7 @@ def import_texts(
     from qubic_lab.oracle.store.text_store import TextStore
 
     settings = text_files.TextOptions(
-        source=source, kind=kind, zone=zone, columns=read_columns(columns), date_order=date_order
+        source=source, kind=kind, zone=zone, columns=read_columns(columns), date_order=date_order, known=known
     )
     with named_as_options():
         result = text_files.import_texts(TextStore(open_database()), file, settings)
@@ -162,7 +170,7 @@ def _show_import(result: "BarImport | TextImport", what: str, counts: Mapping[st
 
     typer.echo(
         f"{result.file}: {result.rows} rows, {what}, from {iso(result.from_us)} to {iso(result.to_us)}; "
-        f"{result.added} are new in the database, {result.corrected} of them correct others"
+        f"{result.added} are new in the database, {result.corrected} of them correct others; {result.known}"
     )
     if counts:
         typer.echo(f"{counted}: {counts_text(counts)}")
@@ -193,6 +201,7 @@ def audit(
     require(*AUDIT_PACKAGES, extra="oracle")
     from qubic_lab.oracle.backtest.lookahead import check_by_name
     from qubic_lab.oracle.ingest.bar_files import BarOptions, read_bars
+    from qubic_lab.oracle.model.known import known_text
     from qubic_lab.oracle.model.records import bars_of_prices
     from qubic_lab.oracle.model.timestamps import now_us
 
@@ -215,6 +224,8 @@ def audit(
         file = read_bars(data, settings, now_us())
     frame = bars_of_prices(file.prices[-last:] if last else file.prices, coin).frame()
     report = check_by_name(target, frame, cuts, seed, seconds)
+    told = f"bars of the file: {known_text(0)}; if they were known later, this looks ahead"
+    report = replace(report, notes=(*report.notes, told))
     if json:
         print_json(report.to_dict())
     else:

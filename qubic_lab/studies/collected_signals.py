@@ -8,10 +8,12 @@ import numpy as np
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError
-from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, AvailableText, available_texts
+from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, AvailableText, assumption, available_texts
 from qubic_lab.oracle.inference.conditional_returns import AROUND
+from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.coins import find_coin
-from qubic_lab.oracle.model.records import QUOTES
+from qubic_lab.oracle.model.known import known_text
+from qubic_lab.oracle.model.records import QUOTES, Series
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.sentiment.index import BASELINE
 from qubic_lab.oracle.sentiment.models import DEFAULT, make_model
@@ -62,9 +64,10 @@ class Collected:
             "late by a bar": "were fetched more than a bar after their publication, and count only from then on",
             "scored a day later": "were scored more than a day after they came, by models that may be newer",
         }
-        return [
+        told = [
             f"{every[name]} of {every['texts']} collected texts {what}" for name, what in said.items() if every[name]
         ]
+        return [*told, *assumption(self.by_source[ALL_SOURCES])]
 
 
 def load_markets(
@@ -100,7 +103,8 @@ def load_markets(
 def load_collected(database: str, coin: str = "bitcoin", models: Sequence[str] = ()) -> Collected:
     """Return the bars of 1 h or of 1 day and the scored texts that a database has collected of a coin.
 
-    A text can be used from the time when its last version was stored, whatever its own date. Its score counts from then
+    A text can be used from the time when its last version was stored, whatever its own date; or, if it was imported so,
+    from the time at which it is assumed to have been known, which the notes tell. Its score counts from then
     on too, even if it was made later, because the same model gives the same score. The number of such texts is
     reported, as the model may have been trained later. Invented samples are never used. Nothing is written.
 
@@ -120,7 +124,7 @@ def load_collected(database: str, coin: str = "bitcoin", models: Sequence[str] =
                 "qubic-lab oracle collect (invented samples do not count)"
             )
         scores = _scores(store, known.id, texts, models)
-        first, last = min(text.known_us for text in texts), max(text.known_us for text in texts)
+        first, last = min(map(_known_us, texts)), max(map(_known_us, texts))
         bars = _bars(PriceStore(engine), known.id, first, last + LATENCY_US)
     finally:
         engine.dispose()
@@ -168,7 +172,7 @@ def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> StudyBar
         if found:
             count, _, series, bars = max(found, key=lambda each: each[:2])
             if count >= LEAST_BARS:
-                return StudyBars.of(series, series.source, bars)
+                return StudyBars.of(series, series.source, bars, *_known(store, series, bars))
             most = max(most, count)
     if not every:
         raise InputError(f"there are no prices of {coin} in usd beside its texts: collect some, or import a file")
@@ -176,6 +180,19 @@ def _bars(store: PriceStore, coin: str, first_us: int, last_us: int) -> StudyBar
         f"{coin} has {most} bars in the time of its texts, {iso(first_us)} to {iso(last_us)}: signal studies need at "
         f"least {LEAST_BARS} of 1 h or of 1 day; collect for longer, or import prices of that time"
     )
+
+
+def _known(store: PriceStore, series: Series, bars: Bars) -> tuple[list[str], int]:
+    """Return what is assumed of when bars were known, a line each, and how long after their close that was."""
+    late = int((bars.known_us > bars.closed_us + bars.frame_us).sum())
+    delay_us = store.delay_us(series, int(bars.opened_us[0]), int(bars.closed_us[-1]) + 1) or 0
+    told = f"{late} of {len(bars)} were recorded more than a bar after their close: {known_text(delay_us)}"
+    return [told] if late else [], delay_us
+
+
+def _known_us(text: StoredText) -> int:
+    """Return when a text was known, or is assumed to have been."""
+    return text.known_us if text.assumed_us is None else text.assumed_us
 
 
 def _collected(bars: StudyBars, texts: Sequence[StoredText], scores: Scores) -> Collected:
@@ -202,7 +219,9 @@ def _dated(text: StoredText, scores: Scores) -> AvailableText:
     """Return a text with its scores, available from the time when it was stored."""
     given = {key: each[text.id][0] for key, each in scores.items() if text.id in each}
     name = f"{text.source} {text.external_id}"
-    return AvailableText(name, text.title, text.at_us, text.known_us, coins=text.coins, scores=given)
+    assumed = text.assumed_us is not None
+    known_us = _known_us(text)
+    return AvailableText(name, text.title, text.at_us, known_us, coins=text.coins, scores=given, assumed=assumed)
 
 
 def _usage(
@@ -215,10 +234,11 @@ def _usage(
         "source": source,
         "texts": len(texts),
         "without a score": sum(not text.scores for text in usable),
-        "late by a bar": sum(text.known_us - text.at_us > bars.frame_us for text in texts),
+        "assumed": sum(text.assumed_us is not None for text in texts),
+        "late by a bar": sum(_known_us(text) - text.at_us > bars.frame_us for text in texts),
         "too late": sum(text.available_us > int(closed[-1]) for text in usable),
         "scored a day later": sum(
-            any(text.id in each and each[text.id][1] - text.known_us > DAY_US for each in scores.values())
+            any(text.id in each and each[text.id][1] - _known_us(text) > DAY_US for each in scores.values())
             for text in texts
         ),
         "bars with a score": scored,

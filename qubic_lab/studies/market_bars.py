@@ -1,7 +1,8 @@
 """The prices for the market's studies: your own file or the packaged ones, flagged, as bars of even lengths."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from qubic_lab.oracle.ingest.bar_files import BarFile, BarOptions, flagged_bars,
 from qubic_lab.oracle.ingest.packaged import read_packaged
 from qubic_lab.oracle.ingest.quality import completeness
 from qubic_lab.oracle.model.bars import Bars
+from qubic_lab.oracle.model.known import known_text, read_known
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.timestamps import HOUR_US, SECOND_US, iso, now_us
 
@@ -26,7 +28,8 @@ _END_US = 1 << 62
 class StudyBars:
     """Flagged bars of one length, `name` in words, and the file or packaged source that they are from.
 
-    `missing` is the number of bars that are missing between; `notes` say what was left out of the file, or reordered.
+    `missing` is the number of bars that are missing between; `notes` say what was left out of the file, or reordered,
+    and what is assumed. Bars are known `delay_us` after their close.
     """
 
     coin: str
@@ -37,14 +40,20 @@ class StudyBars:
     bars: Bars
     missing: int
     notes: tuple[str, ...] = ()
+    delay_us: int = 0
+
+    @property
+    def lag(self) -> int:
+        """Bars from a decision to its fill: the decision needs the close, and the fill an open after it was known."""
+        return 1 + math.ceil(self.delay_us / self.frame_us)
 
     @classmethod
-    def of(cls, series: Series, source: str, bars: Bars, notes: Sequence[str] = ()) -> "StudyBars":
+    def of(cls, series: Series, source: str, bars: Bars, notes: Sequence[str] = (), delay_us: int = 0) -> "StudyBars":
         """Return the bars of a series, named by their length."""
         frame_us = bars.frame_us
         expected = int(bars.closed_us[-1] - bars.closed_us[0]) // frame_us + 1 if len(bars) else 0
         told = (series.coin, source, series.currency.upper(), _length(frame_us // SECOND_US))
-        return cls(*told, frame_us, bars, expected - len(bars), tuple(notes))
+        return cls(*told, frame_us, bars, expected - len(bars), tuple(notes), delay_us)
 
     @property
     def caveats(self) -> list[str]:
@@ -80,6 +89,10 @@ def load_bars(
     """
     given = _read_files(file, coin, reading or {})
     found = [_bars_of(each, each.file if file else each.series.source, join) for each in given]
+    if file:
+        delay_us = read_known(str((reading or {}).get("known", "published"))) or 0
+        told = f"prices of the file: {known_text(delay_us)}"
+        found = [replace(each, notes=(*each.notes, told), delay_us=delay_us) for each in found]
     for bars in found:
         if len(bars.bars) < LEAST_BARS:
             raise InputError(

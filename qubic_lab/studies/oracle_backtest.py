@@ -234,21 +234,22 @@ def study_family(
     market, texts, question = bars.bars, scored.texts, QUESTION if signals else scored.question
     name = f"{question}: {bars.coin} of {bars.source}, {bars.name}"
     known = sentiment_strategies(scored.models) if scored.models else price_strategies()
-    quick = BacktestConfig(costs, lags=(1,), draws=0)
+    lag = bars.lag
+    quick = BacktestConfig(costs, lag, lags=(lag,), draws=0)
     trial: dict[str, Any] = {"texts": texts, "ledger": ledger, "family": name}
     tried = tuple(backtest(market, each.strategy, quick, lookahead=each.report, **trial) for each in signals)
     tried = tried or tuple(backtest(market, each, quick, **trial) for each in known)
     ratios = sharpe_ratios(np.stack([each.account.net_returns for each in tried], axis=1))
     lost = [each.account.ruin is not None for each in tried]
     promising = tried[int(np.where(np.isnan(ratios) | lost, -np.inf, ratios).argmax())]
-    full = replace(quick, lags=BacktestConfig().lags, draws=draws, seed=seed)
+    full = replace(quick, lags=tuple(each + lag - 1 for each in BacktestConfig().lags), draws=draws, seed=seed)
     best = backtest(market, promising.strategy, full, lookahead=promising.lookahead, texts=texts)
     trials, recorded = ledger.trials(name, market.closed_us), promising.recorded
     assert recorded is not None
     chosen, per_year = trials.keys.index(recorded.key), best.account.bars_per_year
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     hold = best.baselines.accounts["hold"].net_returns
-    forward, tested, folds = _walk_forward(market, tried, costs)
+    forward, tested, folds = _walk_forward(market, tried, costs, lag)
     if scored.effect is None:
         _claim(name, bars, float(best.targets[-1, 0]), ledger)
     return Family(
@@ -278,13 +279,13 @@ def _claim(family: str, bars: StudyBars, weight: float, ledger: TrialLedger) -> 
         claims.enter(claim)
 
 
-def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs) -> tuple[Account, slice, int]:
+def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs, lag: int) -> tuple[Account, slice, int]:
     """Return the walk-forward account, the slice of bars out of sample, and the number of folds."""
     bars = len(market)
     returns = np.stack([each.account.net_returns for each in tried], axis=1)
     targets = np.stack([each.targets[:, 0] for each in tried], axis=1)
     train, test = bars // 3, max(1, bars // 9)
-    splits = walk_forward(bars, horizon=2, train=train, test=test, embargo=1)
+    splits = walk_forward(bars, horizon=1 + lag, train=train, test=test, embargo=1)
 
     def fit(before: Any, after: Any) -> Floats:
         spread = returns[before].std(axis=0)
@@ -293,7 +294,7 @@ def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs) -> tupl
         return np.asarray(targets[after, int(ratios.argmax())])
 
     wanted = out_of_sample(splits, fit, bars)
-    return simulate(market, wanted, costs), slice(train, int(splits[-1].test[-1]) + 1), len(splits)
+    return simulate(market, wanted, costs, lag=lag), slice(train, int(splits[-1].test[-1]) + 1), len(splits)
 
 
 def trial_rows(families: Sequence[Family]) -> list[Row]:
@@ -380,7 +381,7 @@ def fee_sweep(family: Family) -> list[tuple[float, float]]:
     best = family.best
     found = []
     for fee in FEES_BPS:
-        account = simulate(family.bars.bars, best.targets, replace(best.config.costs, fee_bps=fee))
+        account = simulate(family.bars.bars, best.targets, replace(best.config.costs, fee_bps=fee), lag=best.config.lag)
         if (ratio := _sharpe(account, account.net_returns)) is not None:
             found.append((fee, ratio))
     return found

@@ -1,13 +1,13 @@
 """A user's own signals, as MODULE:FUNCTION: audited first, in a process of their own, then tried as all others are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.evaluate import Strategy, signal_frame
 from qubic_lab.oracle.backtest.lookahead import LookaheadReport, check_by_name, load_function
-from qubic_lab.oracle.inference.alignment import AvailableText
+from qubic_lab.oracle.inference.alignment import AvailableText, assumption
 from qubic_lab.studies.market_bars import StudyBars
 
 QUESTION = "own signals"
@@ -23,7 +23,9 @@ class OwnSignal:
 
 def audit_signal(target: str, bars: StudyBars, texts: Sequence[AvailableText] = (), **options: Any) -> LookaheadReport:
     """Return whether a signal looks ahead on some bars; `options` are those of `check_by_name`, errors as there."""
-    return check_by_name(target, signal_frame(bars.bars, texts), **options)
+    report = check_by_name(target, signal_frame(bars.bars, texts), **options)
+    told = [f"{note}; if they were known later, this looks ahead" for note in bars.notes if note.endswith("(assumed)")]
+    return replace(report, notes=(*report.notes, *told, *assumption(texts)))
 
 
 def own_signals(

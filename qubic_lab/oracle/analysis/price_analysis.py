@@ -82,8 +82,8 @@ def analyse(bars: Bars, at_us: int, source: str, interval_s: int) -> BarAnalysis
             outliers=_unusual_returns(bars, "outlier", "robust deviations of the 97 returns before"),
             jumps=_unusual_returns(bars, "jump", "deviations of the bipower variation before"),
             jump_test=_jump_test(bars),
-            volumes=_unusual_volumes(bars),
-            manipulation=_why_no_volumes(bars) or anomalies.find_hints(bars, RECENT),
+            volumes=_unusual_volumes(bars, source),
+            manipulation=_why_no_volumes(bars, source) or anomalies.find_hints(bars, RECENT),
         ),
     )
 
@@ -172,21 +172,23 @@ def _jump_test(bars: Bars) -> JumpTest | Missing:
     return found or Missing(f"the price hardly moved in the last {needed} bars")
 
 
-def _why_no_volumes(bars: Bars) -> Missing | None:
+def _why_no_volumes(bars: Bars, source: str) -> Missing | None:
     if np.isnan(bars.volume).all():
-        return Missing("no volume is known")
+        return Missing(
+            f"no volume is known: {source} gives none of a bar; import or name a source of bars with volumes"
+        )
     needed = anomalies.VOLUME_WARM_UP + 1
     traded = int(np.count_nonzero(bars.volume > 0.0))
     return Missing(f"{needed} bars with a volume above 0 are needed, {traded} are known") if traded < needed else None
 
 
-def _unusual_volumes(bars: Bars) -> tuple[UnusualBar, ...] | Missing:
+def _unusual_volumes(bars: Bars, source: str) -> tuple[UnusualBar, ...] | Missing:
     zeros = max(0, len(bars) - RECENT) + np.flatnonzero(bars.volume[-RECENT:] == 0.0)
     found = [
         UnusualBar(kind="zero-volume", at_us=at_us, score=None, evidence={"volume": 0.0}, text="nothing was traded")
         for at_us in bars.closed_us[zeros].tolist()
     ]
-    if missing := _why_no_volumes(bars):
+    if missing := _why_no_volumes(bars, source):
         return tuple(found) or missing
     basis = anomalies.volume_basis(bars)
     for place in _recent(basis.score, anomalies.VOLUME_THRESHOLD):

@@ -6,7 +6,7 @@ removes further bars (López de Prado, "Advances in Financial Machine Learning",
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,7 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import CASH, Account, Rebalance, checked_targets, simulate
 from qubic_lab.oracle.backtest.fills import marks
 from qubic_lab.oracle.backtest.ledger import RecordedTrial, Trial, TrialLedger, code_hash, data_hash
-from qubic_lab.oracle.inference.alignment import AvailableText, text_columns
+from qubic_lab.oracle.inference.alignment import AvailableText, assumption, text_columns
 from qubic_lab.oracle.model.bars import Bars, Floats, Integers
 
 if TYPE_CHECKING:
@@ -258,6 +258,8 @@ def backtest(
         raise InputError("a trial needs a family: name the question that it belongs to")
     signal = partial(strategy.function, **strategy.parameters)
     found, lookahead = decide(signal, signal_frame(market, texts), lookahead)
+    told = tuple(line for line in assumption(texts) if line not in lookahead.notes)
+    lookahead = replace(lookahead, notes=(*lookahead.notes, *told)) if told else lookahead
     targets = found.reshape(len(market), -1)
     trading: dict[str, Any] = {"rebalance": config.rebalance, "most_leverage": config.most_leverage}
     run = partial(simulate, market, targets, config.costs, cash=config.cash, **trading)

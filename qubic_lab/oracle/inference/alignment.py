@@ -8,6 +8,7 @@ import numpy as np
 
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.model.bars import Bars, Floats
+from qubic_lab.oracle.model.known import known_text
 
 WINDOW, LEAST_BEFORE = 250, 50
 """A value is ranked among this many known values before it; with fewer than the least it has no rank."""
@@ -18,6 +19,7 @@ class AvailableText:
     """A text that decisions may use from `available_us` on.
 
     It is about coins, by their ids, and has scores by model, in −1..1. `latency_us` is the time to read and score it.
+    `assumed`: no record says when it was known, only an assumption about its archive.
     """
 
     id: str
@@ -28,6 +30,7 @@ class AvailableText:
     coins: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     latency_us: int = 0
+    assumed: bool = False
 
     @property
     def available_us(self) -> int:
@@ -44,6 +47,16 @@ def available_texts(texts: Iterable[AvailableText], latency_us: int = 0) -> tupl
     check_at_least("latency_us", latency_us, 0)
     found = [replace(text, latency_us=latency_us) for text in texts]
     return tuple(sorted(found, key=lambda each: (each.available_us, each.id)))
+
+
+def assumption(texts: Sequence[AvailableText]) -> tuple[str, ...]:
+    """Return a line on texts whose times are assumed, if there are any: no check of a signal can vouch for them."""
+    times = [text.fetched_us - text.published_us for text in texts if text.assumed]
+    if not times:
+        return ()
+    return (
+        f"{len(times)} of {len(texts)} texts: {known_text(max(times))}; if they were known later, this looks ahead",
+    )
 
 
 def text_columns(market: Bars, texts: Sequence[AvailableText]) -> dict[str, Floats]:

@@ -43,6 +43,7 @@ from qubic_lab.oracle.ingest.validation import BARS, QUOTES, check_frame, keep_p
 from qubic_lab.oracle.model.bars import Bars
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.file_tables import FileTable, read_table
+from qubic_lab.oracle.model.known import known_text, read_known
 from qubic_lab.oracle.model.records import Price, Series, bars_of_prices, check_source, flag_prices
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, MINUTE_US, SECOND_US, iso, now_us, read_iso, to_us
@@ -73,6 +74,7 @@ class BarOptions:
             A `volume` is in coins, a `volume_currency` in the currency.
         duplicates: rows for one bar that contradict each other: refuse them, or take the first or last in the file.
         taken: when the file was downloaded, as in 2026-11-24T12:00:00Z: bars that close later were forming.
+        known: when prices count as known, see `read_known`: an assumption for archives.
     """
 
     __pydantic_config__ = STRICT
@@ -88,6 +90,7 @@ class BarOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     duplicates: str = "refuse"
     taken: str | None = None
+    known: str = "now"
 
     def __post_init__(self) -> None:
         find_coin(self.coin)
@@ -96,6 +99,7 @@ class BarOptions:
         check_choice("rule for duplicates", self.duplicates, DUPLICATES)
         check_choice("decimal mark", self.decimal, DECIMAL_MARKS)
         check_reading(self.columns, PRICE_TARGETS, self.zone, self.date_order)
+        read_known(self.known)
         if self.taken is not None:
             read_iso(self.taken)
         if self.interval_s is not None and self.interval_s < 1:
@@ -130,13 +134,15 @@ class BarImport(Part):
     gaps: int
     missing: int
     flags: Mapping[str, int]
+    known: str
     notes: tuple[str, ...]
 
 
 def import_bars(store: PriceStore, path: Path, options: BarOptions, clock: Callable[[], int] = now_us) -> BarImport:
     """Read a file of prices, flag oddities and store them; nothing is stored if it cannot be read right."""
     file = read_bars(path, options, clock())
-    kept = keep_prices(store, file.series, file.prices)
+    kept, delay_us = keep_prices(store, file.series, file.prices), read_known(options.known)
+    store.assume(file.series, file.prices[0].closed_us, file.prices[-1].closed_us + 1, delay_us)
     return BarImport(
         file=file.file,
         series=file.series,
@@ -149,8 +155,17 @@ def import_bars(store: PriceStore, path: Path, options: BarOptions, clock: Calla
         gaps=file.gaps,
         missing=file.missing,
         flags=dict(Counter(flag for price in kept.prices for flag in price.flags)),
-        notes=file.notes,
+        known=known_text(delay_us),
+        notes=(*file.notes, *_without_volume(file)),
     )
+
+
+def _without_volume(file: BarFile) -> list[str]:
+    """Return a note where prices have no volume of their own, and what that leaves out, if they have none."""
+    if any(price.volume is not None for price in file.prices):
+        return []
+    what = "bars without" if file.series.interval_s else "quotes, which have no bars and no"
+    return [f"{what} volumes of their own: no volume alerts and no hints of manipulation can be made of them"]
 
 
 def flagged_bars(file: BarFile) -> tuple[Bars, dict[str, int]]:

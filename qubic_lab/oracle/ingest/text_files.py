@@ -23,6 +23,7 @@ from qubic_lab.oracle.ingest.newsapi import are_articles, cut_words, parse_artic
 from qubic_lab.oracle.ingest.validation import check_texts, plain_text
 from qubic_lab.oracle.model.coins import COINS, find_coin, mentioned, mentions_crypto
 from qubic_lab.oracle.model.file_tables import FileTable, read_table
+from qubic_lab.oracle.model.known import known_text, read_known
 from qubic_lab.oracle.model.records import Text, TextKind, check_source
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import now_us
@@ -35,7 +36,7 @@ KINDS: tuple[TextKind, ...] = ("news", "social")
 class TextOptions:
     """What a file of texts does not say about itself: the `source` of its texts, the `kind` of those without one.
 
-    `zone`, `date_order` and `columns` are those of `BarOptions`, such as {"published": "created_utc"}.
+    `known`: when texts count as known, see `read_known`; the others are those of `BarOptions`.
     """
 
     source: str = "file"
@@ -43,8 +44,10 @@ class TextOptions:
     zone: str | None = None
     date_order: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
+    known: str = "now"
 
     def __post_init__(self) -> None:
+        read_known(self.known)
         check_choice("kind of text", self.kind, KINDS)
         check_reading(self.columns, TEXT_TARGETS, self.zone, self.date_order)
 
@@ -72,6 +75,7 @@ class TextImport(Part):
     from_us: Instant
     to_us: Instant
     coins: Mapping[str, int]
+    known: str
     notes: tuple[str, ...]
 
 
@@ -79,7 +83,8 @@ def import_texts(store: TextStore, path: Path, options: TextOptions, clock: Call
     """Read a file of texts and store them; nothing is stored if it cannot be read right."""
     check_source(options.source)
     file = read_texts(path, options, clock())
-    added = store.add(file.texts)
+    added, delay_us = store.add(file.texts), read_known(options.known)
+    store.assume(file.texts, delay_us)
     return TextImport(
         file=file.file,
         source=options.source,
@@ -90,6 +95,7 @@ def import_texts(store: TextStore, path: Path, options: TextOptions, clock: Call
         from_us=file.texts[0].published_us or 0,
         to_us=file.texts[-1].published_us or 0,
         coins=dict(Counter(coin for text in file.texts for coin in text.coins)),
+        known=known_text(delay_us),
         notes=file.notes,
     )
 

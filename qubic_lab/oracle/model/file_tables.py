@@ -215,6 +215,7 @@ def _below(file: str, text: str, delimiter: str, header_line: int, header: tuple
 def _read_json(file: str, text: str) -> FileTable:
     """Return a list of lists, as exchanges' interfaces give bars, or of objects, as NewsAPI gives articles.
 
+    An object with `prices` is what CoinGecko gives at /coins/ID/market_chart: quotes with volumes of 24 hours.
     Lines are their numbers.
     """
     try:
@@ -223,6 +224,8 @@ def _read_json(file: str, text: str) -> FileTable:
         raise InputError(f"{file}: not JSON ({error}): fetch it again") from error
     if isinstance(found, dict) and found.get("status") == "error":
         raise InputError(f"{file}: holds an error instead of articles ({str(found.get('message'))[:200]}): ask again")
+    if isinstance(found, dict) and isinstance(found.get("prices"), list):
+        return _read_market_chart(file, found)
     found = found.get("articles") if isinstance(found, dict) else found
     if isinstance(found, list) and found and all(isinstance(row, dict) for row in found):
         return _of_objects(file, dict(enumerate(found, 1)))
@@ -230,6 +233,19 @@ def _read_json(file: str, text: str) -> FileTable:
         raise InputError(f"{file}: a list of lists is needed, one for each bar, or of objects, or NewsAPI's articles")
     header = tuple(str(number + 1) for number in range(len(found[0]) if found else 0))
     return FileTable(file, header, found, list(range(1, len(found) + 1)), named=False)
+
+
+def _read_market_chart(file: str, chart: Mapping[str, Any]) -> FileTable:
+    """Return a row for each price; market caps and volumes are those of the same time."""
+    names = ("prices", "market_caps", "total_volumes")
+    columns: list[dict[Any, Any]] = []
+    for name in names:
+        pairs = chart.get(name) or []
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise InputError(f"{file}: `{name}` are not pairs of a time and a value: fetch it again")
+        columns.append(dict(pairs))
+    rows: list[Sequence[Any]] = [(at, *(column.get(at) for column in columns)) for at in columns[0]]
+    return FileTable(file, ("timestamp", "price", "market cap", "total volume"), rows, list(range(1, len(rows) + 1)))
 
 
 def _read_json_lines(file: str, text: str) -> FileTable:

@@ -12,6 +12,7 @@ from pydantic import Field
 from qubic_lab.errors import NotFoundError, check_range
 from qubic_lab.oracle.analysis.rating import MarketRating, Rating, SentimentFigures, price_figures, rate, rate_market
 from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
+from qubic_lab.oracle.model.known import known_text
 from qubic_lab.oracle.model.records import CURRENCY, is_sample
 from qubic_lab.oracle.model.response import (
     WINDOW_S,
@@ -83,6 +84,7 @@ class Sentiment(OracleResponse):
 
     `texts` are distinct; `duplicates` repeat one of these or an earlier one; invented `samples` count nowhere else.
     `stale`: there is no text, or the newest is older than three of its source's intervals and its usual delay.
+    `assumption`: how many of all these were not recorded by `as_of`, and when they are assumed to have been known.
     """
 
     coin: str
@@ -98,6 +100,7 @@ class Sentiment(OracleResponse):
     by_kind: dict[str, int]
     newest: Headline | None
     stale: bool
+    assumption: str | None
     scores: tuple[ModelScores, ...] | Missing
     index: SentimentIndex | Missing
 
@@ -171,6 +174,7 @@ def sentiment(snapshot: Snapshot, coin: str, window: Window = "24h", weighting: 
         by_kind={kind: number for kind, number in by_kind.items() if number},
         newest=_headline(newest[0], at) if newest else None,
         stale=late,
+        assumption=_assumption(counts),
         scores=scores,
         index=index,
     )
@@ -230,6 +234,13 @@ def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: We
     )
 
 
+def _assumption(counts: Sequence[TextCounts]) -> str | None:
+    """Return how many texts are only assumed to have been known, and when; None where all were recorded."""
+    delays = [each.delay_us or 0 for each in counts if each.assumed]
+    number, every = sum(each.assumed for each in counts), sum(each.texts + each.duplicates for each in counts)
+    return f"{number} of {every} texts: {known_text(max(delays))}" if delays else None
+
+
 def _by_source(counts: Sequence[TextCounts], at_us: int) -> tuple[SourceTexts, ...]:
     found = []
     for source in sorted({each.source for each in counts}):
@@ -265,7 +276,7 @@ def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverv
     except NotFoundError as error:
         last = Missing(str(error))
     else:
-        last, cap = last_price(sources[0]), sources[0].last.market_cap
+        last, cap = last_price(sources[0], snapshot), sources[0].last.market_cap
         change = price_change(snapshot, sources[0], "24h", DAY_US).change_pct
         volume, unit = volume_24h(snapshot, sources[0])
         rating = _rate(snapshot, sources, sentiment)

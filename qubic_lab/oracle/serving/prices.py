@@ -3,19 +3,20 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
-from qubic_lab.errors import InputError, NotFoundError
+from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 from qubic_lab.oracle.analysis.rating import NOT_INSTALLED
 from qubic_lab.oracle.analysis.results import BarAnalysis
 from qubic_lab.oracle.model.bars import PRICES, Bars
 from qubic_lab.oracle.model.coins import Coin, find_coin
-from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.known import known_text
+from qubic_lab.oracle.model.records import QUOTES, STALE_AFTER, Series
 from qubic_lab.oracle.model.response import (
     FRAME_S,
     AgeS,
@@ -39,6 +40,10 @@ SHOWN: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
 """The number of last closed bars in a response."""
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
 """The number of last closed bars that are analysed: those of 30 days, 60 days and 250 days."""
+LATE_US = int(STALE_AFTER * QUOTES.every_s) * SECOND_US
+"""Of quotes, the last one before an instant counts as that of the instant if it is not older; else the nearest may."""
+NEAR, LEAST_NEAR = 0.75, 5
+"""A price counts as that of an instant within this share of the step between prices; at least so many show the step."""
 MOST_PRICES = 1_000
 """Prices in a page of a history."""
 
@@ -61,16 +66,21 @@ class LastPrice(PriceOrigin):
     expected_every_s: Annotated[float, Field(description="seconds between this source's prices")]
     stale: bool
     flags: Annotated[tuple[str, ...], Field(description="what cleaning found about this price")]
+    assumption: Annotated[str | None, Field(description="when it is assumed to have been known; null: it was recorded")]
 
 
 @dataclass(frozen=True)
 class PriceChange(Part):
-    """The change of the price over a time that ends with the last price, and the earlier price."""
+    """The change of the price over a time that ends with the last price, and the earlier price.
+
+    `volume_24h_pct`: the change of the volume of 24 hours over the same time.
+    """
 
     over: str
     change_pct: Percent
     from_price: Money | None
     from_at_us: Instant | None
+    volume_24h_pct: Percent = None
 
 
 @dataclass(frozen=True)
@@ -147,14 +157,18 @@ class PriceHistory(OracleResponse):
 
 
 @reading()
-def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceAnalysis:
+def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h", source: str | None = None) -> PriceAnalysis:
     """Return a coin's last price, its changes, its last closed bars, and what they say.
 
     Raises:
-        NotFoundError: an unknown coin, or one whose price is not known.
+        NotFoundError: an unknown coin, or one whose price is not known, or not from the source that is asked for.
     """
     found, frame_us = find_coin(coin), FRAME_S[frame] * SECOND_US
-    sources = snapshot.sources(found.id)
+    every = snapshot.sources(found.id)
+    sources = [each for each in every if source in (None, each.series.source)]
+    if not sources:
+        hint = did_you_mean(str(source), {each.series.source for each in every})
+        raise NotFoundError(f"no prices of {found.id} from source {str(source)[:64]!r}: {hint}")
     best, fitting = sources[0], next((each for each in sources if each.series.makes(frame_us)), None)
     overs = ({frame: frame_us} if frame != "1d" else {}) | {"24h": DAY_US, "7d": 7 * DAY_US}
     bars: ClosedBars | Missing
@@ -164,16 +178,16 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h") -> PriceA
     else:
         history = snapshot.bars(fitting, frame_us, ANALYSED[frame])
         bars = _closed_bars(history.tail(SHOWN[frame]), fitting)
-        analysis = _analyse(history, fitting, snapshot.at_us)
+        analysis = _tell_of_volumes(_analyse(history, fitting, snapshot.at_us), history, every)
     return PriceAnalysis(
         coin=found.id,
         symbol=found.symbol,
         name=found.name,
         frame=frame,
         as_of_us=snapshot.at_us,
-        last=last_price(best),
+        last=last_price(best, snapshot),
         fallback=_why_fallback(sources),
-        others=tuple(map(last_price, sources[1:])),
+        others=tuple(last_price(each, snapshot) for each in sources[1:]),
         changes=tuple(price_change(snapshot, best, name, over_us) for name, over_us in overs.items()),
         market_cap=best.last.market_cap,
         day=_day_range(snapshot, best),
@@ -223,8 +237,10 @@ def price_history(
     )
 
 
-def last_price(source: PricedSeries) -> LastPrice:
+def last_price(source: PricedSeries, snapshot: Snapshot) -> LastPrice:
     """Return the last price of a series."""
+    last, known_us = source.last, snapshot.known_us
+    is_assumed = known_us is not None and last.known_us > known_us and last.assumed_us is not None
     return LastPrice(
         source=source.series.source,
         interval_s=source.series.interval_s,
@@ -236,6 +252,7 @@ def last_price(source: PricedSeries) -> LastPrice:
         expected_every_s=source.frequency.every_s,
         stale=source.stale,
         flags=source.last.flags,
+        assumption=known_text(last.assumed_us - last.closed_us) if is_assumed and last.assumed_us else None,
     )
 
 
@@ -252,9 +269,34 @@ def price_change(snapshot: Snapshot, source: PricedSeries, over: str, over_us: i
     """Return the change over some time up to a series' last price; not known where no price is near its start."""
     at_us = source.last.closed_us - over_us
     before = snapshot.prices.latest(source.series, at_us)
-    if before is None or at_us - before.closed_us > source.tolerance_us:
+    late_us = source.tolerance_us if source.series.interval_s else min(source.tolerance_us, LATE_US)
+    if before is None or at_us - before.closed_us > late_us:
+        before = _nearest(snapshot, source, at_us)
+    if before is None:
         return PriceChange(over, None, None, None)
-    return PriceChange(over, 100.0 * (source.last.close / before.close - 1.0), before.close, before.closed_us)
+    now, then = volume_24h(snapshot, source)[0], volume_24h(snapshot, replace(source, last=before))[0]
+    return PriceChange(
+        over,
+        100.0 * (source.last.close / before.close - 1.0),
+        before.close,
+        before.closed_us,
+        100.0 * (now / then - 1.0) if now is not None and then else None,
+    )
+
+
+def _nearest(snapshot: Snapshot, source: PricedSeries, at_us: int) -> StoredPrice | None:
+    """Return the price nearest to an instant, if that is within the series' own steps there.
+
+    A series may be coarser than its source is now: an imported history, or what a collector got of the time before it.
+    """
+    end_us = min(at_us + DAY_US, source.last.closed_us) + 1
+    closed = snapshot.prices.read(source.series, at_us - DAY_US, end_us).closed_us
+    if len(closed) < LEAST_NEAR:
+        return None
+    near = int(closed[np.abs(closed - at_us).argmin()])
+    if abs(near - at_us) > NEAR * float(np.median(np.diff(closed))):
+        return None
+    return snapshot.prices.latest(source.series, near)
 
 
 def volume_24h(snapshot: Snapshot, source: PricedSeries) -> tuple[float | None, VolumeUnit | None]:
@@ -277,6 +319,15 @@ def _analyse(bars: Bars, source: PricedSeries, at_us: int) -> BarAnalysis:
     from qubic_lab.oracle.analysis.price_analysis import analyse
 
     return analyse(bars, at_us, source.series.source, source.series.interval_s)
+
+
+def _tell_of_volumes(analysis: BarAnalysis, bars: Bars, sources: Sequence[PricedSeries]) -> BarAnalysis:
+    """Return the analysis with a note on other sources that have volumes, if these bars have none."""
+    others = {each.series.source for each in sources if each.last.volume is not None}
+    if isinstance(analysis.analysed, Missing) or not others or not np.isnan(bars.volume).all():
+        return analysis
+    told = f"volumes are known from {', '.join(sorted(others))}: ask with source={min(others)}"
+    return replace(analysis, analysed=replace(analysis.analysed, notes=(*analysis.analysed.notes, told)))
 
 
 def _day_range(snapshot: Snapshot, source: PricedSeries) -> DayRange:

@@ -131,30 +131,43 @@ class Oracle:
                 self._opened = found
             return self._opened
 
-    async def sentiment(self, coin: str, window: Window = "24h", as_of_us: int | None = None) -> Cached:
-        """Return `overview.sentiment` as JSON; errors as there."""
+    async def sentiment(
+        self, coin: str, window: Window = "24h", as_of_us: int | None = None, assumed: bool = False
+    ) -> Cached:
+        """Return `overview.sentiment` as JSON; errors as there. `assumed`: see `MarketStore.snapshot`."""
         id = find_coin(coin).id
         compute = partial(overview.sentiment, coin=id, window=window, weighting=self._weighting)
-        return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us)
+        return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us, assumed)
 
-    async def price_analysis(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
-        """Return `prices.price_analysis` as JSON; errors as there."""
+    async def price_analysis(
+        self,
+        coin: str,
+        frame: Frame = "1h",
+        as_of_us: int | None = None,
+        assumed: bool = False,
+        source: str | None = None,
+    ) -> Cached:
+        """Return `prices.price_analysis` as JSON; errors as there. `assumed`: see `MarketStore.snapshot`."""
         id = find_coin(coin).id
-        compute = partial(prices.price_analysis, coin=id, frame=frame)
-        return await self._cached("price", ("price_analysis", id, frame), compute, (id,), as_of_us)
+        compute = partial(prices.price_analysis, coin=id, frame=frame, source=source)
+        return await self._cached(
+            "price", ("price_analysis", id, frame, *filter(None, [source])), compute, (id,), as_of_us, assumed
+        )
 
-    async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None) -> Cached:
-        """Return `read_risk` as JSON; errors as there."""
+    async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None, assumed: bool = False) -> Cached:
+        """Return `read_risk` as JSON; errors as there. `assumed`: see `MarketStore.snapshot`."""
         id = find_coin(coin).id
         compute = partial(read_risk, coin=id, frame=frame, weighting=self._weighting, rules=self._rules)
         watched = tuple(dict.fromkeys((id, companion(id))))  # the level depends on both
-        return await self._cached("price", ("risk", id, frame), compute, watched, as_of_us)
+        return await self._cached("price", ("risk", id, frame), compute, watched, as_of_us, assumed)
 
-    async def market_overview(self, coins: Sequence[str] = (), as_of_us: int | None = None) -> Cached:
-        """Return `overview.market_overview` as JSON; errors as there."""
+    async def market_overview(
+        self, coins: Sequence[str] = (), as_of_us: int | None = None, assumed: bool = False
+    ) -> Cached:
+        """Return `overview.market_overview` as JSON; errors as there. `assumed`: see `MarketStore.snapshot`."""
         ids = tuple(dict.fromkeys(find_coin(coin).id for coin in coins))
         compute = partial(overview.market_overview, coins=ids, weighting=self._weighting)
-        return await self._cached("price", ("market_overview", *ids), compute, ids, as_of_us)
+        return await self._cached("price", ("market_overview", *ids), compute, ids, as_of_us, assumed)
 
     async def text_history(
         self, coin: str, asked: Range, duplicates: bool = False, as_of_us: int | None = None
@@ -233,16 +246,21 @@ class Oracle:
         compute: Callable[[Snapshot], OracleResponse],
         coins: tuple[str, ...],
         as_of_us: int | None,
+        assumed: bool = False,
     ) -> Cached:
-        """Return a response: about now it is stale once there are new data, about the past it never is."""
+        """Return a response: about now it is stale once there are new data, about the past it never is.
+
+        With what is assumed of archives, one about the past is stale as well once another archive is imported.
+        """
+        ttl_s, version = None, 0
         if as_of_us is not None:
             check_as_of(as_of_us, self._clock())
-            key, ttl_s, version = (*key, str(as_of_us)), PAST_S, 0
-        else:
-            ttl_s, version = None, await self._version(coins)
+            key, ttl_s = (*key, str(as_of_us), *["assumed"] * assumed), PAST_S
+        if as_of_us is None or assumed:
+            version = await self._version(coins)
 
         def body() -> bytes:
-            return to_json(compute(self.store().snapshot(as_of_us)), _OF_CACHE)
+            return to_json(compute(self.store().snapshot(as_of_us, assumed)), _OF_CACHE)
 
         return await self.cache.get(kind, key, body, ttl_s=ttl_s, version=version)
 

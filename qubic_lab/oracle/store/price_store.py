@@ -5,10 +5,11 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from itertools import chain, islice
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Select, bindparam, exists, insert, select
+from pydantic import Field
+from sqlalchemy import Connection, Engine, Select, bindparam, exists, func, insert, select, update
 
 from qubic_lab.errors import NotFoundError, check_range
 from qubic_lab.oracle.model.bars import Bars
@@ -21,13 +22,16 @@ from qubic_lab.oracle.store.transactions import (
     NEWEST,
     Added,
     Clock,
+    assumed_time,
     check_range_us,
     chunks,
     fetch_tuples,
     insert_rows,
+    known_at,
     read_cursor,
     read_stamp,
     settle,
+    was_known,
     writing,
 )
 
@@ -45,9 +49,10 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class StoredPrice(Price):
-    """A price, and when it was recorded here (transaction time)."""
+    """A price, and when it was recorded here (transaction time), or is assumed to have been known."""
 
     known_us: Instant
+    assumed_us: Annotated[int | None, Field(exclude=True)] = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,15 @@ class PriceReader:
 
     Attributes:
         known_us: transaction time: rows that were recorded later are not seen.
+        assumed: whether rows of archives are seen from the time at which they are assumed to have been known.
 
     Raises:
         NotFoundError: of methods with a series: there is none.
         InputError: of methods with a range: it is empty.
     """
 
-    def __init__(self, engine: Engine, known_us: int = NEWEST) -> None:
-        self._engine, self.known_us = engine, known_us
+    def __init__(self, engine: Engine, known_us: int = NEWEST, assumed: bool = False) -> None:
+        self._engine, self.known_us, self.assumed = engine, known_us, assumed
         self._ids: dict[Series, int] = {}
 
     def series(self, coin: str | None = None) -> list[Series]:
@@ -120,7 +126,7 @@ class PriceReader:
 
     def latest(self, series: Series, until_us: int = NEWEST) -> StoredPrice | None:
         """Return the price with the last closed_us <= until_us, or None where there is none."""
-        values = {"id": self.id_of(series), "until_us": until_us, "known_us": self.known_us}
+        values = {"id": self.id_of(series), "until_us": until_us, **known_at(self.known_us, self.assumed)}
         with self._engine.connect() as connection:
             row = connection.execute(_LATEST, values).mappings().first()
         return None if row is None else _price(row)
@@ -158,7 +164,8 @@ class PriceReader:
             return list(chain.from_iterable(fetch_tuples(connection, query, values)))
 
     def _values(self, series: Series, start_us: int, end_us: int) -> dict[str, int]:
-        return {"id": self.id_of(series), "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
+        known = known_at(self.known_us, self.assumed)
+        return {"id": self.id_of(series), "start_us": start_us, "end_us": end_us, **known}
 
     def id_of(self, series: Series) -> int:
         """Return the number of a series in the database."""
@@ -180,14 +187,16 @@ class PriceStore(PriceReader):
         super().__init__(engine)
         self._clock = clock
 
-    def as_of(self, known_us: int) -> PriceReader:
+    def as_of(self, known_us: int, assumed: bool = False) -> PriceReader:
         """Return a reader of the prices as they were known at an instant; what it reads never changes.
+
+        With what is `assumed` of archives it changes once another archive is imported.
 
         Raises:
             InputError: the instant is not settled yet: it is too near, or still to come.
         """
         settle(self._engine, known_us, self._clock)
-        reader = PriceReader(self._engine, known_us)
+        reader = PriceReader(self._engine, known_us, assumed)
         reader._ids = self._ids
         return reader
 
@@ -210,6 +219,25 @@ class PriceStore(PriceReader):
             self._ids[series] = id
             added += Added(len(batch), len(new), sum(row[0] in newest for row in new))
         return added
+
+    def assume(self, series: Series, start_us: int, end_us: int, delay_us: int | None) -> None:
+        """Take prices that were imported, start_us <= closed_us < end_us, as known some time after their close.
+
+        None: from when they were recorded. Collected ones keep the times at which they were.
+        """
+        id, rows = self.id_of(series), MARKET_DATA.c
+        which = (rows.series_id == id, rows.closed_us >= start_us, rows.closed_us < end_us, rows.fetch_id.is_(None))
+        with writing(self._engine, self._clock) as writer:
+            given = assumed_time(rows, rows.closed_us, delay_us)
+            change = update(MARKET_DATA).where(*which, rows.assumed_us.is_distinct_from(given))
+            if writer.connection.execute(change.values(assumed_us=given)).rowcount:
+                writer.wrote(_subject(series.coin))
+
+    def delay_us(self, series: Series, start_us: int, end_us: int) -> int | None:
+        """Return how long after their close prices of a range are assumed to have been known; None: not assumed."""
+        query = select(func.max(MARKET_DATA.c.assumed_us - MARKET_DATA.c.closed_us)).where(*_SEEN_IN_RANGE)
+        with self._engine.connect() as connection:
+            return connection.execute(query, self._values(series, start_us, end_us)).scalar()
 
     def _find_or_make(self, connection: Connection, series: Series) -> int:
         id = self._ids.get(series) or connection.execute(_find(series)).scalar()
@@ -234,10 +262,10 @@ _IS_LATER = (
     _LATER.c.series_id == MARKET_DATA.c.series_id,
     _LATER.c.closed_us == MARKET_DATA.c.closed_us,
     _LATER.c.known_us > MARKET_DATA.c.known_us,
-    _LATER.c.known_us <= bindparam("known_us"),
+    was_known(_LATER.c),
 )
 # Queries of responses are built once: building them takes longer than running them.
-_SEEN = (MARKET_DATA.c.series_id == bindparam("id"), MARKET_DATA.c.known_us <= bindparam("known_us"))
+_SEEN = (MARKET_DATA.c.series_id == bindparam("id"), was_known(MARKET_DATA.c))
 _SEEN_IN_RANGE = (
     *_SEEN,
     MARKET_DATA.c.closed_us >= bindparam("start_us"),

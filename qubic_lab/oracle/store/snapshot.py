@@ -30,6 +30,8 @@ AHEAD_US = MINUTE_US
 WARM_DAYS = 400
 WARM_UP_S = 3.0
 """The days of each series that are read in advance, and the time limit for all series together."""
+STEPS, LEAST_STEPS = 25, 5
+"""Last quotes of a file that show how often it has one, and the fewest steps between them that do."""
 MOST_DAYS = 20_000
 """Days of hours that are kept in memory, of all series together; one takes about 3 kB."""
 
@@ -48,8 +50,8 @@ class MarketStore:
         self.history = BarHistory(engine, self.prices)
         self._frequencies = dict(frequencies or {})
 
-    def snapshot(self, as_of_us: int | None = None) -> "Snapshot":
-        """Return what is known now, or what was known at an instant.
+    def snapshot(self, as_of_us: int | None = None, assumed: bool = False) -> "Snapshot":
+        """Return what is known now, or what was known at an instant, with what is `assumed` of archives if asked for.
 
         Raises:
             InputError: the instant is not settled yet, or before 1970.
@@ -57,7 +59,7 @@ class MarketStore:
         if as_of_us is None:
             return Snapshot(self, self.clock())
         check_at_least("as_of, in microseconds since 1970,", as_of_us, 0)
-        return Snapshot(self, check_as_of(as_of_us, self.clock()), as_of_us)
+        return Snapshot(self, check_as_of(as_of_us, self.clock()), as_of_us, assumed)
 
     def stamp(self, coin: str) -> int:
         """Return when a coin's prices, texts or scores last changed; 0 where there are none."""
@@ -90,21 +92,23 @@ class Snapshot:
         store: where it is read from.
         at_us: the instant that is asked about; later prices and texts are not looked at.
         known_us: transaction time: rows that were recorded later are not seen; None: all rows are.
+        assumed: whether imported rows count from the time at which they are assumed to have been known.
     """
 
     store: MarketStore
     at_us: int
     known_us: int | None = None
+    assumed: bool = False
 
     @cached_property
     def prices(self) -> PriceReader:
         """The prices that were known."""
-        return self.store.prices if self.known_us is None else self.store.prices.as_of(self.known_us)
+        return self.store.prices if self.known_us is None else self.store.prices.as_of(self.known_us, self.assumed)
 
     @cached_property
     def texts(self) -> TextReader:
         """The texts and scores that were known."""
-        return self.store.texts if self.known_us is None else self.store.texts.as_of(self.known_us)
+        return self.store.texts if self.known_us is None else self.store.texts.as_of(self.known_us, self.assumed)
 
     @cached_property
     def series(self) -> dict[str, list[Series]]:
@@ -123,7 +127,22 @@ class Snapshot:
         last = self.latest(series) if series.currency == CURRENCY else None
         if last is None:
             return None
-        return PricedSeries(series, last, self.store.frequency(series), age_s(last.closed_us, self.at_us))
+        return PricedSeries(series, last, self._frequency(series, last), age_s(last.closed_us, self.at_us))
+
+    def _frequency(self, series: Series, last: StoredPrice) -> Frequency:
+        """Return how often a series has a price: of quotes from a file, the step between the last ones, in minutes."""
+        found = self.store.frequency(series)
+        if series.interval_s or found is not QUOTES:
+            return found
+        if series not in self._steps:
+            times = [price.closed_us for price in self.prices.page(series, 0, last.closed_us + 1, limit=STEPS).prices]
+            steps = sorted(later - earlier for later, earlier in pairwise(times))
+            self._steps[series] = steps[len(steps) // 2] // MINUTE_US * 60.0 if len(steps) >= LEAST_STEPS else 0.0
+        return Frequency(max(found.every_s, self._steps[series]), found.delay_s)
+
+    @cached_property
+    def _steps(self) -> dict[Series, float]:
+        return {}
 
     def sources(self, coin: str) -> list[PricedSeries]:
         """Return the series that have a coin's price: the freshest that is not late first, else the freshest.

@@ -75,11 +75,13 @@ MARKET_DATA = Table(
     Column("market_cap", Double),
     Column("flags", String(128), nullable=False),
     Column("fetch_id", Integer, ForeignKey(FETCHES.c.id)),
+    Column("assumed_us", BigInteger),
     sqlite_with_rowid=False,
 )
 """`closed_us`: when it happened; `published_us`: when it was published; `known_us`: when it was recorded here.
 
-`flags` are separated by commas.
+`assumed_us`: when a row of an archive is assumed to have been known, which only those see who ask for it. `flags` are
+separated by commas.
 """
 
 NEWS_DATA = Table(
@@ -103,6 +105,7 @@ NEWS_DATA = Table(
     Column("content_hash", String(64), nullable=False),
     Column("duplicate_of", Integer, ForeignKey("news_data.id")),
     Column("fetch_id", Integer, ForeignKey(FETCHES.c.id)),
+    Column("assumed_us", BigInteger),
     UniqueConstraint("source", "external_id", "known_us", name="uq_news_data_source"),
     Index(None, "content_hash"),
     Index(None, "duplicate_of"),
@@ -112,6 +115,7 @@ NEWS_DATA = Table(
 """Ids rise with `known_us`. `at_us`: when a text was published, or recorded here if the source does not say.
 
 `duplicate_of`: an earlier row with the same or similar words that is no duplicate itself; both count once.
+`assumed_us`: as in `MARKET_DATA`.
 """
 NEWS_COINS = Table(
     "news_coins",

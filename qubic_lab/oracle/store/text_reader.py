@@ -14,7 +14,16 @@ from qubic_lab.oracle.model.bars import Floats, Integers
 from qubic_lab.oracle.model.records import SAMPLE, Text, TextKind
 from qubic_lab.oracle.model.response import Instant
 from qubic_lab.oracle.store.tables import NEWS_COINS, NEWS_DATA, SENTIMENT_SCORES
-from qubic_lab.oracle.store.transactions import NEWEST, check_range_us, chunks, fetch_tuples, read_cursor, read_stamp
+from qubic_lab.oracle.store.transactions import (
+    NEWEST,
+    check_range_us,
+    chunks,
+    fetch_tuples,
+    known_at,
+    read_cursor,
+    read_stamp,
+    was_known,
+)
 
 MOST_PAGE = 1_000
 TITLE_CHARACTERS = 120
@@ -26,7 +35,7 @@ _IS_LATER = and_(
     _LATER.c.source == NEWS_DATA.c.source,
     _LATER.c.external_id == NEWS_DATA.c.external_id,
     _LATER.c.known_us > NEWS_DATA.c.known_us,
-    _LATER.c.known_us <= bindparam("known_us"),
+    was_known(_LATER.c),
 )
 _IS_FIRST = and_(
     or_(_FIRST.c.id == NEWS_DATA.c.duplicate_of, _FIRST.c.duplicate_of == NEWS_DATA.c.duplicate_of),
@@ -47,12 +56,14 @@ class StoredText(Text):
         at_us: when it was published, or recorded here if the source does not say.
         known_us: when it was recorded here (transaction time).
         duplicate_of: the id of the text that it repeats, if any.
+        assumed_us: when it is assumed to have been known, if it is of an archive.
     """
 
     id: int
     at_us: Annotated[int, Field(exclude=True)]
     known_us: Instant
     duplicate_of: int | None
+    assumed_us: Annotated[int | None, Field(exclude=True)] = None
 
 
 @dataclass(frozen=True)
@@ -65,13 +76,18 @@ class TextPage:
 
 @dataclass(frozen=True)
 class TextCounts:
-    """The number of texts of one kind from a source; `duplicates` repeat others and are not among `texts`."""
+    """The number of texts of one kind from a source; `duplicates` repeat others and are not among `texts`.
+
+    `assumed` of all are only assumed to have been known, `delay_us` after their publication at most.
+    """
 
     source: str
     kind: TextKind
     texts: int
     duplicates: int
     newest_at_us: int
+    assumed: int = 0
+    delay_us: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,13 +116,15 @@ class TextReader:
 
     Attributes:
         known_us: transaction time: rows that were recorded later are not seen.
+        assumed: whether texts of archives, with their scores, are seen from the time at which they are assumed to have
+            been known: the same model gives the same score, whenever it is made.
 
     Raises:
         InputError: of methods with a range: it is empty.
     """
 
-    def __init__(self, engine: Engine, known_us: int = NEWEST) -> None:
-        self._engine, self.known_us = engine, known_us
+    def __init__(self, engine: Engine, known_us: int = NEWEST, assumed: bool = False) -> None:
+        self._engine, self.known_us, self.assumed = engine, known_us, assumed
 
     def read(
         self, coin: str, start_us: int, end_us: int, *, duplicates: bool = False, invented: bool = True
@@ -174,10 +192,11 @@ class TextReader:
         """Return what a model's newest scores of these texts say beside their number, by the texts' ids."""
         found: dict[int, Mapping[str, Any]] = {}
         scores = SENTIMENT_SCORES.c
-        seen = select(scores.news_id, scores.details).where(scores.model == model, scores.known_us <= self.known_us)
+        seen = select(scores.news_id, scores.details).join(NEWS_DATA).where(scores.model == model, _SCORE_SEEN)
         with self._engine.connect() as connection:
             for some in chunks(ids):
-                rows = connection.execute(seen.where(scores.news_id.in_(some)).order_by(scores.known_us))
+                query = seen.where(scores.news_id.in_(some)).order_by(scores.known_us)
+                rows = connection.execute(query, known_at(self.known_us, self.assumed))
                 found.update((row.news_id, row.details) for row in rows)
         return found
 
@@ -208,7 +227,7 @@ class TextReader:
 
     def _values(self, coin: str, start_us: int, end_us: int) -> dict[str, Any]:
         check_range_us(start_us, end_us)
-        return {"about": coin, "start_us": start_us, "end_us": end_us, "known_us": self.known_us}
+        return {"about": coin, "start_us": start_us, "end_us": end_us, **known_at(self.known_us, self.assumed)}
 
 
 def text_subject(coin: str) -> str:
@@ -222,7 +241,7 @@ def _visible(query: Select[Any], duplicates: bool = False, invented: bool = True
         NEWS_COINS.c.coin == bindparam("about"),
         NEWS_COINS.c.at_us >= bindparam("start_us"),
         NEWS_COINS.c.at_us < bindparam("end_us"),
-        NEWS_DATA.c.known_us <= bindparam("known_us"),
+        was_known(NEWS_DATA.c),
         ~exists().where(_IS_LATER),
     )
     if not duplicates:
@@ -230,20 +249,30 @@ def _visible(query: Select[Any], duplicates: bool = False, invented: bool = True
     return query if invented else query.where(NEWS_DATA.c.source != SAMPLE)
 
 
+_SCORE_SEEN = or_(
+    SENTIMENT_SCORES.c.known_us <= bindparam("known_us"), NEWS_DATA.c.assumed_us <= bindparam("assumed_us")
+)
 # Queries of responses are built once: building them takes longer than running them.
 _STORED = select(*(NEWS_DATA.c[each.name] for each in fields(StoredText) if each.name != "coins"))
 _KINDS = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
 _DISTINCT = func.sum(case((_COUNTS, 1), else_=0))
-_COUNTING = _visible(select(*_KINDS, _DISTINCT, func.count() - _DISTINCT, func.max(NEWS_DATA.c.at_us)), duplicates=True)
+_IS_ASSUMED = NEWS_DATA.c.known_us > bindparam("known_us")
+_ASSUMED = (
+    func.sum(case((_IS_ASSUMED, 1), else_=0)),
+    func.max(case((_IS_ASSUMED, NEWS_DATA.c.assumed_us - NEWS_DATA.c.at_us))),
+)
+_NUMBERS = (_DISTINCT, func.count() - _DISTINCT, func.max(NEWS_DATA.c.at_us), *_ASSUMED)
+_COUNTING = _visible(select(*_KINDS, *_NUMBERS), duplicates=True)
 _COUNTING = _COUNTING.group_by(*_KINDS).order_by(*_KINDS)
 
 
 @lru_cache
 def _scoring(of_model: bool, invented: bool) -> Select[Any]:
-    columns = (SENTIMENT_SCORES.c[name] for name in ("known_us", "score", "confidence", "model"))
-    query = _visible(select(NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, *columns), invented=invented)
-    query = query.join(SENTIMENT_SCORES, SENTIMENT_SCORES.c.news_id == NEWS_COINS.c.news_id)
-    query = query.where(SENTIMENT_SCORES.c.known_us <= bindparam("known_us"))
+    scores = SENTIMENT_SCORES.c
+    known = case((scores.known_us <= bindparam("known_us"), scores.known_us), else_=NEWS_DATA.c.assumed_us)
+    columns = (NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, known, scores.score, scores.confidence, scores.model)
+    query = _visible(select(*columns), invented=invented)
+    query = query.join(SENTIMENT_SCORES, scores.news_id == NEWS_COINS.c.news_id).where(_SCORE_SEEN)
     if of_model:
         query = query.where(SENTIMENT_SCORES.c.model == bindparam("model"))
     return query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id, SENTIMENT_SCORES.c.known_us)

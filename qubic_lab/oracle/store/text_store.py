@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Engine, and_, func, insert, select, update
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.records import Text
@@ -31,6 +31,7 @@ from qubic_lab.oracle.store.transactions import (
     Added,
     Clock,
     Writer,
+    assumed_time,
     chunks,
     fetch_tuples,
     insert_rows,
@@ -232,14 +233,16 @@ class TextStore(TextReader):
         self._lock = threading.Lock()
         self._originals = _Originals()
 
-    def as_of(self, known_us: int) -> TextReader:
+    def as_of(self, known_us: int, assumed: bool = False) -> TextReader:
         """Return a reader of the texts and scores as they were known at an instant; what it reads never changes.
+
+        With what is `assumed` of archives it changes once another archive is imported.
 
         Raises:
             InputError: the instant is not settled yet: it is too near, or still to come.
         """
         settle(self._engine, known_us, self._clock)
-        return TextReader(self._engine, known_us)
+        return TextReader(self._engine, known_us, assumed)
 
     def add(self, texts: Iterable[Text], *, fetch_id: int | None = None) -> Added:
         """Store texts that are new or whose title or body differs from their newest version; equal ones add nothing.
@@ -260,6 +263,25 @@ class TextStore(TextReader):
                 with self._lock:
                     added += self._add_batch(changed, prints, now, fetch_id)
         return added
+
+    def assume(self, texts: Iterable[Text], delay_us: int | None) -> None:
+        """Take texts that were imported as known some time after their publication; None: from when they were recorded.
+
+        Collected ones keep the times at which they were recorded.
+        """
+        by_source: dict[str, list[str]] = {}
+        for text in map(_storable, texts):
+            by_source.setdefault(text.source, []).append(text.external_id)
+        rows = NEWS_DATA.c
+        for source, named in by_source.items():
+            for some in chunks(named):
+                which = (rows.source == source, rows.external_id.in_(some), rows.fetch_id.is_(None))
+                with writing(self._engine, self._clock) as writer:
+                    given = assumed_time(rows, rows.at_us, delay_us)
+                    change = update(NEWS_DATA).where(*which, rows.assumed_us.is_distinct_from(given))
+                    changed = writer.connection.execute(change.values(assumed_us=given).returning(rows.id)).scalars()
+                    if ids := set(changed):
+                        _wrote_about(writer, ids)
 
     def add_scores(self, scores: Iterable[Score]) -> Added:
         """Store scores that are new or differ from the newest one of the same text and model.

@@ -142,6 +142,26 @@ def check_range_us(start_us: int, end_us: int) -> None:
         raise InputError(f"range from {iso(start_us)} to the same instant is empty: give a later end")
 
 
+def was_known(rows: Any) -> sa.ColumnElement[bool]:
+    """Return whether rows were known at the instant of a query: recorded by then, or assumed to have been known.
+
+    `rows` are the columns of a table with both times. Queries get their values from `known_at`.
+    """
+    return sa.or_(rows.known_us <= bindparam("known_us"), rows.assumed_us <= bindparam("assumed_us"))
+
+
+def known_at(known_us: int, assumed: bool) -> dict[str, int]:
+    """Return the values of a query with `was_known`; what is assumed of archives counts only if it is asked for."""
+    return {"known_us": known_us, "assumed_us": known_us if assumed else -_BEYOND}
+
+
+def assumed_time(rows: Any, at: Any, delay_us: int | None) -> Any:
+    """Return the value of `assumed_us`: some time after `at`, at the latest when a row was recorded; or none."""
+    return (
+        sa.null() if delay_us is None else sa.case((at + delay_us < rows.known_us, at + delay_us), else_=rows.known_us)
+    )
+
+
 def settle(engine: Engine, known_us: int, clock: Clock = now_us) -> None:
     """Make sure that no row will ever be written with a stamp of `known_us` or before.
 
