@@ -189,7 +189,7 @@ def test_without_a_bar_every_part_is_missing() -> None:
     assert analysed(ODD["nothing"]) == analysed(walk(20), START) == BarAnalysis.missing(NO_BARS)
 
 
-NO_VOLUME = "no volume is known: exchange gives none of a bar; import or name a source of bars with volumes"
+NO_VOLUME = "no volume is known: exchange gives none of a bar; import bars that have volumes"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ NO_VOLUME = "no volume is known: exchange gives none of a bar; import or name a 
             "few bars",
             {
                 "sma_50": "50 bars are needed, 20 are known",
-                "trend": "49 bars are needed, 20 are known",
+                "trend_details": "49 bars are needed, 20 are known",
                 "jumps": "243 bars are needed, 20 are known",
                 "1h": "145 bars are needed, 20 are known",
             },
@@ -216,7 +216,7 @@ NO_VOLUME = "no volume is known: exchange gives none of a bar; import or name a 
                 "jump_test": "the price hardly moved in the last 97 bars",
                 "patterns": "open, high, low and close are one price in each bar: no candle has a body or shadows",
             },
-            {"outliers", "jumps", "volumes", "trend"},
+            {"outliers", "jumps", "volumes", "trend_details"},
         ),
         (
             "no trade",

@@ -14,6 +14,7 @@ from qubic_lab.oracle.model.response import Frame, Window, to_json
 from qubic_lab.oracle.model.timestamps import read_iso
 from qubic_lab.oracle.risk.report import RiskReport
 from qubic_lab.oracle.serving.cache import Cached
+from qubic_lab.oracle.serving.market import MarketPrices
 from qubic_lab.oracle.serving.overview import MOST_COINS, MOST_TEXTS, MarketOverview, Sentiment, TextHistory
 from qubic_lab.oracle.serving.prices import MOST_PRICES, PriceAnalysis, PriceHistory
 from qubic_lab.oracle.serving.service import Oracle, OracleStatus, Range, served
@@ -25,6 +26,9 @@ _AS_OF = "respond with what was known at this instant (ISO 8601 with zone), at l
 _ASSUMED = "with as_of: count rows of archives from when they are assumed to have been known (import --known)"
 Coin = Annotated[
     str, Field(max_length=_MOST_CHARACTERS, description="id, symbol or name, such as qubic-network, BTC or Solana")
+]
+AnyCoin = Annotated[
+    str | None, Field(max_length=_MOST_CHARACTERS, description="id, symbol or name; default: the whole market")
 ]
 AsOf = Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description=_AS_OF)]
 Instant = Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="ISO 8601 with zone")]
@@ -63,23 +67,26 @@ class AnalysisAsked(Asked):
 class SentimentAsked(AnalysisAsked):
     """The parameters of a sentiment."""
 
-    coin: Coin
+    coin: AnyCoin = None
     window: Annotated[Window, Field(description="the time before as_of")] = "24h"
 
 
-class PriceAsked(AnalysisAsked):
-    """The parameters of a risk report."""
+class FrameAsked(AnalysisAsked):
+    """The parameters of an analysis of bars."""
 
-    coin: Coin
     frame: Annotated[Frame, Field(description="length of the bars")] = "1h"
 
 
-class SourceAsked(PriceAsked):
+class RiskAsked(FrameAsked):
+    """The parameters of a risk report."""
+
+    coin: Coin
+
+
+class PriceAsked(FrameAsked):
     """The parameters of a price analysis."""
 
-    source: Annotated[
-        str | None, Field(max_length=_MOST_CHARACTERS, description="default: the one with the newest price")
-    ] = None
+    coin: AnyCoin = None
 
 
 class OverviewAsked(AnalysisAsked):
@@ -144,21 +151,20 @@ def make_routes(oracle: Oracle) -> APIRouter:
 
     @routes.get("/sentiment", response_model=Sentiment, openapi_extra=_described(SentimentAsked))
     async def sentiment(request: Request) -> Response:
-        """Return the texts about a coin in numbers, models' scores of them, and a sentiment index with its factors."""
+        """Return the texts about a coin, or any, in numbers, models' scores of them, and an index with its factors."""
         asked = _read(SentimentAsked, request)
         return _respond(await oracle.sentiment(asked.coin, asked.window, asked.as_of_us, asked.assumed))
 
-    @routes.get("/price_analysis", response_model=PriceAnalysis, openapi_extra=_described(SourceAsked))
+    @routes.get("/price_analysis", response_model=PriceAnalysis | MarketPrices, openapi_extra=_described(PriceAsked))
     async def price_analysis(request: Request) -> Response:
-        """Return a coin's price, its closed bars, and their indicators, levels, forecasts and anomalies."""
-        asked = _read(SourceAsked, request)
-        found = await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us, asked.assumed, asked.source)
-        return _respond(found)
+        """Return a coin's price, its closed bars, and what they say; without a coin, the prices of all in short."""
+        asked = _read(PriceAsked, request)
+        return _respond(await oracle.price_analysis(asked.coin, asked.frame, asked.as_of_us, asked.assumed))
 
-    @routes.get("/risk", response_model=RiskReport, openapi_extra=_described(PriceAsked))
+    @routes.get("/risk", response_model=RiskReport, openapi_extra=_described(RiskAsked))
     async def risk(request: Request) -> Response:
         """Return the level of risk with its evidence, the loss of the next bar, and the record of past warnings."""
-        asked = _read(PriceAsked, request)
+        asked = _read(RiskAsked, request)
         return _respond(await oracle.risk(asked.coin, asked.frame, asked.as_of_us, asked.assumed))
 
     @routes.get("/market_overview", response_model=MarketOverview, openapi_extra=_described(OverviewAsked))

@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
         "status": (status, "--json"),
         "import": (oracle_files.import_file, "BTCUSDT-1h.csv --coin BTC --stamp open"),
         "import-texts": (oracle_files.import_texts, "headlines.jsonl --source archive"),
+        "articles": (oracle_files.articles, "--coin BTC --most 20"),
         "quality": (quality, "--json"),
         "repair-clock": (repair_clock, "--json"),
         "analyse": (analyse, "--coin BTC"),

@@ -160,6 +160,41 @@ def import_texts(
         note(line)
 
 
+def articles(
+    coin: options.Coin,
+    most: Annotated[int, Option(help="Pages to fetch at most.")] = 20,
+    config: options.ConfigFile = None,
+    json: options.Json = False,
+) -> None:
+    """Fetch the whole bodies of cut texts, where terms allow.
+
+    Only from hosts that the settings name under `articles` with the licence that allows it, and that allow it by their
+    robots.txt. None are named by default.
+    """
+    require(*PACKAGES, extra="oracle")
+    import asyncio
+
+    from qubic_lab.database import open_database
+    from qubic_lab.oracle.config import read_config
+    from qubic_lab.oracle.ingest.articles import fetch_articles
+    from qubic_lab.oracle.model.coins import find_coin
+
+    check_at_least("--most", most, 1)
+    licences = read_config(config).articles
+    if not licences:
+        raise InputError(
+            "no host is named under `articles` in the settings: name one with the licence that allows to keep its "
+            "articles, such as articles: {blog.ethereum.org: CC0-1.0}"
+        )
+    found = asyncio.run(fetch_articles(open_database(), licences, find_coin(coin).id, most))
+    if json:
+        print_json(to_plain(found))
+        return
+    typer.echo(f"{found.found} of {found.cut} cut texts have their whole body now")
+    if found.left:
+        typer.echo(f"left: {counts_text(found.left)}")
+
+
 def interval_text(interval_s: int) -> str:
     """Return the kind of a price series by the length of its bars."""
     return f"bars of {duration_text(interval_s)}" if interval_s else "quotes"

@@ -1,9 +1,11 @@
 """The market oracle's settings file, for the collector, the alerts and the coordinator: YAML over the defaults."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from qubic_lab.checked_yaml import check_content, read_yaml
 from qubic_lab.errors import InputError, did_you_mean
@@ -13,13 +15,19 @@ from qubic_lab.oracle.risk.rules import RISK, RiskConfig, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.settings import settings
 
+Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
+
 
 @dataclass(frozen=True)
 class OracleConfig(CollectorConfig):
-    """All settings of the market oracle: what is collected, how texts weigh in an index, and the rules of risk."""
+    """All settings of the market oracle: what is collected, how texts weigh in an index, and the rules of risk.
+
+    `articles`: the licence under which whole articles of a host may be kept, by host; others are not fetched.
+    """
 
     sentiment: Weighting = WEIGHTING
     risk: RiskConfig = RISK
+    articles: Mapping[Host, Annotated[str, Field(min_length=1)]] = field(default_factory=dict)
 
     @property
     def frequencies(self) -> dict[str, Frequency]:

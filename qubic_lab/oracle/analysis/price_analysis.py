@@ -174,9 +174,7 @@ def _jump_test(bars: Bars) -> JumpTest | Missing:
 
 def _why_no_volumes(bars: Bars, source: str) -> Missing | None:
     if np.isnan(bars.volume).all():
-        return Missing(
-            f"no volume is known: {source} gives none of a bar; import or name a source of bars with volumes"
-        )
+        return Missing(f"no volume is known: {source} gives none of a bar; import bars that have volumes")
     needed = anomalies.VOLUME_WARM_UP + 1
     traded = int(np.count_nonzero(bars.volume > 0.0))
     return Missing(f"{needed} bars with a volume above 0 are needed, {traded} are known") if traded < needed else None

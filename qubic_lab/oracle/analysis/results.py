@@ -197,7 +197,7 @@ class BarAnalysis(Part):
     analysed: AnalysedBars | Missing
     indicators: dict[str, IndicatorValue | Missing] | Missing
     patterns: Annotated[tuple[SeenPattern, ...] | Missing, Field(description="of the last 3 bars")]
-    trend: Trend | Missing
+    trend: Annotated[Trend | Missing, Field(alias="trend_details")]
     levels: Annotated[tuple[PriceLevel, ...] | Missing, Field(description="the strongest first")]
     breakouts: Annotated[tuple[Breakout, ...] | Missing, Field(description="of the last 24 bars")]
     forecasts: dict[str, PriceForecast | Missing] | Missing

@@ -26,7 +26,8 @@ from qubic_lab.oracle.store.transactions import upsert
 
 FaultKind = Literal["refused", "quota", "unavailable", "malformed"]
 """The source says no and would again; a quota is used up; there is no response; the response cannot be read."""
-Form = Literal["json", "bytes"]
+Form = Literal["json", "bytes", "page"]
+"""What a response should be: JSON, bytes that are no HTML, or any bytes."""
 Params = Mapping[str, str | int | float]
 CircuitState = Literal["closed", "open", "half-open"]
 Period = Literal["half-day", "day", "month"]
@@ -73,16 +74,16 @@ def judge(response: RawResponse, form: Form, now_us: int) -> tuple[Any, FetchFau
         return None, None
     body: Any = response.content
     damage = ""
-    if response.content[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+    if form != "page" and response.content[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         damage = f"sent HTML instead of {'JSON' if form == 'json' else 'the content'}"
     elif form == "json":
         try:
             body = _read_json(response.content)
         except ValueError:
             damage = "sent JSON that is cut or damaged"
-    elif not response.content.strip():
+    elif form == "bytes" and not response.content.strip():
         damage = "sent an empty body"
-    error = None if damage or form == "bytes" else error_in(body)
+    error = None if damage or form != "json" else error_in(body)
     if response.status != HTTPStatus.OK or error is not None:
         return None, _refusal(response, *(error or ("", "")), now_us=now_us)
     return body, FetchFault("malformed", damage, again=True, status=200) if damage else None

@@ -70,7 +70,8 @@ class SourceError(QubicLabError):
 class Fetched(Fetch):
     """A good response: parsed JSON or bytes, None if nothing has changed.
 
-    `validators` are a row of their table, stored only by `SourceClient.keep`; `headers` content-type and -location.
+    `validators` are a row of their table, stored only by `SourceClient.keep`; `headers` content-type, x-robots-tag and
+    content-location.
     """
 
     body: Any
@@ -265,7 +266,8 @@ class SourceClient:
         elif conditional:
             sent = {name: response.headers.get(name.replace("_", "-")) for name in ("etag", "last_modified")}
             validators = {"request_hash": request_hash, **{name: sendable(value) for name, value in sent.items()}}
-        headers = {"content-type": response.headers.get("content-type", ""), "content-location": response.url}
+        headers = {name: response.headers.get(name, "") for name in ("content-type", "x-robots-tag")}
+        headers["content-location"] = response.url
         return Fetched(**vars(fetch), body=body, validators=validators, headers=headers)
 
     async def keep(self, fetched: Fetched) -> None:

@@ -37,6 +37,8 @@ Percent = Annotated[float | None, Field(description="percent; null where the ear
 Money = Annotated[float, Field(description="in the answer's currency")]
 Currency = Annotated[str, Field(description="what prices are in, such as usd")]
 VolumeUnit = Literal["coin", "currency"]
+Direction = Literal["bullish", "bearish", "neutral"]
+"""Which way prices or texts point, in one word."""
 Figure = Annotated[float, PlainSerializer(lambda value: None if math.isnan(value) else value, return_type=float | None)]
 """A float; NaN, where it is not known, is null in JSON."""
 

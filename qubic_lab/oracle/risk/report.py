@@ -225,6 +225,33 @@ def prepare_models() -> None:
         import_module("arch")
 
 
+def read_level(
+    snapshot: Snapshot, coin: str, frame: Frame, weighting: Weighting = WEIGHTING, rules: Sequence[RiskRule] = ()
+) -> RiskLevel | Missing:
+    """Return the level of `read_risk` alone, which takes a fraction of its time; or why there is none.
+
+    Raises:
+        NotFoundError: no price of the coin is known.
+    """
+    market = _market(snapshot, coin, frame, weighting)
+    if isinstance(market, Missing):
+        return market
+    assessment = assess(market.inputs, fit_rules(rules or read_rules(), market.bars.frame_us))
+    if assessment.why_unknown:
+        return Missing(assessment.why_unknown)
+    return current_level(assessment, market.is_stale(snapshot.at_us))
+
+
+def _market(snapshot: Snapshot, coin: str, frame: Frame, weighting: Weighting) -> RiskMarket | Missing:
+    """Return a coin's inputs of risk, with at least one bar; or why nothing can be computed."""
+    market = read_risk_market(snapshot, coin, frame, weighting)
+    if isinstance(market, RiskMarket) and not len(market.bars):
+        return Missing("no bar of this frame has closed yet")
+    if isinstance(market, RiskMarket) and find_spec("arch") is None:
+        return Missing(NOT_INSTALLED)
+    return market
+
+
 @reading()
 def read_risk(
     snapshot: Snapshot, coin: str, frame: Frame = "1h", weighting: Weighting = WEIGHTING, rules: Sequence[RiskRule] = ()
@@ -239,13 +266,9 @@ def read_risk(
     """
     known = find_coin(coin)
     check_choice("frame", frame, FRAME_S)
-    at_us, market = snapshot.at_us, read_risk_market(snapshot, known.id, frame, weighting)
+    at_us, market = snapshot.at_us, _market(snapshot, known.id, frame, weighting)
     identity: dict[str, Any] = {"coin": known.id, "symbol": known.symbol, "name": known.name}
     identity |= {"frame": frame, "as_of_us": at_us}
-    if isinstance(market, RiskMarket) and not len(market.bars):
-        market = Missing("no bar of this frame has closed yet")
-    elif isinstance(market, RiskMarket) and find_spec("arch") is None:
-        market = Missing(NOT_INSTALLED)
     if isinstance(market, Missing):
         names = ("analysed", "level", "volatility", "tails", "drawdown", "warnings", "record")
         parts: dict[str, Any] = dict.fromkeys(names, market)

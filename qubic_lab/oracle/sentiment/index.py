@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qubic_lab.checked_yaml import STRICT
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Floats, Integers
+from qubic_lab.oracle.model.response import Direction
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.text_reader import ScoreColumns, TextReader
 
@@ -24,6 +25,8 @@ BASELINE = "majority"
 """A model that gives every text the same score, so an index of its scores would say nothing."""
 NO_SCORES = "no model has scored these texts: qubic-lab oracle score does"
 NO_TEXTS = "there are no texts"
+TREND_ERRORS, TREND_TEXTS = 1.96, 5.0
+"""An index points somewhere if it is this many standard errors from 0, by this number of effective texts or more."""
 HALF_SURE = 5.0
 """Number of fresh texts of weight 1 for which the factor `number` of the confidence is one half."""
 
@@ -126,6 +129,7 @@ class IndexValue:
         composite: -1 to 1.
         confidence: 0 to 1, the product of `number`, `age` and `agreement`.
         spread: weighted standard deviation of the scores.
+        intensity: weighted mean of the scores' sizes, 0 to 1: how strongly texts speak, whichever way.
         texts: number of texts that count.
         effective_texts: (Σw)² / Σw², the number of texts of equal weight that would say as much (L. Kish, Survey
             Sampling, 1965).
@@ -139,10 +143,19 @@ class IndexValue:
     age: float
     agreement: float
     spread: float
+    intensity: float
     texts: int
     effective_texts: float
     newest_us: int
     contributions: tuple[TextContribution, ...]
+
+    @property
+    def direction(self) -> Direction:
+        """Bullish or bearish where the composite differs from 0 by more than chance, else neutral."""
+        error = self.spread / math.sqrt(self.effective_texts)
+        if self.effective_texts < TREND_TEXTS or abs(self.composite) <= max(TREND_ERRORS * error, 1e-9):
+            return "neutral"
+        return "bullish" if self.composite > 0.0 else "bearish"
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +260,7 @@ class _Pool:
             age=fresh / number,
             agreement=1.0 - spread,
             spread=spread,
+            intensity=min(1.0, float((weights * np.abs(scores)).sum() / mass)),
             texts=len(chosen),
             effective_texts=float(1.0 / (shares * shares).sum()),
             newest_us=int(self._at_us[chosen].max()),

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from qubic_lab.oracle.model.response import WINDOW_S, AgeS, Instant, Missing, Part, Share, Window, age_s
+from qubic_lab.oracle.model.response import WINDOW_S, AgeS, Direction, Instant, Missing, Part, Share, Window, age_s
 from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US
 from qubic_lab.oracle.sentiment.index import (
     NO_SCORES,
@@ -94,6 +94,9 @@ class SentimentIndex(Part):
         confidence: 0 to 1, the product of the next three.
         number, age, agreement: factors that rise with more texts, with fresher ones, and with less spread.
         spread: weighted standard deviation of the scores.
+        intensity: weighted mean of the scores' sizes, 0 to 1: how strongly texts speak, whichever way.
+        direction: bullish or bearish where the index is more than 1.96 standard errors (spread / √effective texts)
+            from 0, by at least 5 effective texts; else neutral.
         volatility: standard deviation of the changes between points of the history; null if one is missing.
         texts: number of texts with a score; `unscored` have none yet.
         effective_texts: number of texts of equal weight that would say as much.
@@ -109,6 +112,8 @@ class SentimentIndex(Part):
     age: Share
     agreement: Share
     spread: float
+    intensity: Share
+    direction: Direction
     volatility: float | None
     texts: int
     unscored: int
@@ -210,6 +215,8 @@ def _index(
         age=found.age,
         agreement=found.agreement,
         spread=found.spread,
+        intensity=found.intensity,
+        direction=found.direction,
         volatility=_known(float(series.volatility[-1])),
         texts=found.texts,
         unscored=unscored,

@@ -10,13 +10,22 @@ from typing import Annotated
 from pydantic import Field
 
 from qubic_lab.errors import NotFoundError, check_range
-from qubic_lab.oracle.analysis.rating import MarketRating, Rating, SentimentFigures, price_figures, rate, rate_market
+from qubic_lab.oracle.analysis.rating import (
+    MarketRating,
+    Rating,
+    RatingStep,
+    SentimentFigures,
+    price_figures,
+    rate,
+    rate_market,
+)
 from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.model.known import known_text
 from qubic_lab.oracle.model.records import CURRENCY, is_sample
 from qubic_lab.oracle.model.response import (
     WINDOW_S,
     AgeS,
+    Direction,
     Instant,
     Missing,
     Money,
@@ -36,16 +45,24 @@ from qubic_lab.oracle.sentiment.index_report import (
     report_index,
     summarize_sentiment,
 )
+from qubic_lab.oracle.sentiment.keywords import Keyword, find_keywords
 from qubic_lab.oracle.serving.prices import LastPrice, NextCursor, last_price, price_change, volume_24h
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.price_store import PricedSeries
 from qubic_lab.oracle.store.snapshot import Snapshot, reading
-from qubic_lab.oracle.store.text_reader import StoredText, TextCounts
+from qubic_lab.oracle.store.text_reader import MARKET, StoredText, TextCounts
 
 RATED_BARS = 480
 """The number of hourly bars behind a rating: its slowest indicator has settled by then."""
 OLDEST_BARS = 3
 """There is no rating if the last closed bar is older than this many bars."""
+WHOLE_MARKET = Coin(MARKET, "", "the market", ())
+_DIRECTIONS: dict[RatingStep, Direction] = {
+    "strongly positive": "bullish",
+    "positive": "bullish",
+    "negative": "bearish",
+    "strongly negative": "bearish",
+}
 MOST_COINS = 30
 MOST_TEXTS = 500
 """Texts in a page of a history."""
@@ -80,8 +97,9 @@ class SourceTexts(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Sentiment(OracleResponse):
-    """The texts about a coin in a window that ends at `as_of`, and how models have scored them.
+    """The texts about a coin, or about any (`market`), in a window that ends at `as_of`, and how models scored them.
 
+    `sentiment_score` and `trend` are the index and its direction in other words, for clients that expect these names.
     `texts` are distinct; `duplicates` repeat one of these or an earlier one; invented `samples` count nowhere else.
     `stale`: there is no text, or the newest is older than three of its source's intervals and its usual delay.
     `assumption`: how many of all these were not recorded by `as_of`, and when they are assumed to have been known.
@@ -103,6 +121,9 @@ class Sentiment(OracleResponse):
     assumption: str | None
     scores: tuple[ModelScores, ...] | Missing
     index: SentimentIndex | Missing
+    sentiment_score: Annotated[float | None, Field(description="alias of index.index; null: there is none")]
+    trend: Annotated[Direction, Field(description="alias of index.direction; neutral: also where there is no index")]
+    keywords: Annotated[tuple[Keyword, ...], Field(description="words of headlines, those of most texts first")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,23 +156,31 @@ class CoinOverview(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class MarketOverview(OracleResponse):
-    """Several coins at a glance, in plain words, and the health of the sources."""
+    """Several coins at a glance, in plain words, and the health of the sources.
+
+    `sentiment_score` is the index of the texts of 24 hours about any coin, `trend` the rating in one word: bullish from
+    positive on, bearish from negative on. Both are aliases, for clients that expect these names.
+    """
 
     as_of_us: Instant
     summary: Annotated[tuple[str, ...], Field(description="sentences, made from the numbers by rules")]
     coins: tuple[CoinOverview, ...]
     sources: tuple[SourceHealth, ...] | Missing
     rating: MarketRating | Missing
+    sentiment_score: float | None
+    trend: Direction
 
 
 @reading()
-def sentiment(snapshot: Snapshot, coin: str, window: Window = "24h", weighting: Weighting = WEIGHTING) -> Sentiment:
-    """Return what was written about a coin, and how models have scored it.
+def sentiment(
+    snapshot: Snapshot, coin: str | None = None, window: Window = "24h", weighting: Weighting = WEIGHTING
+) -> Sentiment:
+    """Return what was written about a coin, or about any, and how models have scored it.
 
     Raises:
         NotFoundError: an unknown coin.
     """
-    found = find_coin(coin)
+    found = WHOLE_MARKET if coin is None else find_coin(coin)
     at, start = snapshot.at_us, snapshot.at_us - WINDOW_S[window] * SECOND_US
     every = snapshot.texts.counts(found.id, start, at + 1)
     counts = [each for each in every if not is_sample(each.source)]
@@ -160,6 +189,8 @@ def sentiment(snapshot: Snapshot, coin: str, window: Window = "24h", weighting: 
     newest = snapshot.texts.page(found.id, start, at + 1, limit=1, duplicates=True, invented=False).texts
     late = not newest or snapshot.store.text_frequency(newest[0].source).is_late(age_s(newest[0].at_us, at))
     scores, index = report_index(snapshot, found.id, window, texts, weighting)
+    headlines = snapshot.texts.headlines(found.id, start, at + 1)
+    earlier = snapshot.texts.headlines(found.id, 2 * start - at, start)
     return Sentiment(
         coin=found.id,
         symbol=found.symbol,
@@ -177,6 +208,9 @@ def sentiment(snapshot: Snapshot, coin: str, window: Window = "24h", weighting: 
         assumption=_assumption(counts),
         scores=scores,
         index=index,
+        sentiment_score=None if isinstance(index, Missing) else index.index,
+        trend="neutral" if isinstance(index, Missing) else index.direction,
+        keywords=find_keywords(headlines, earlier, (*found.terms, found.name, found.symbol)),
     )
 
 
@@ -225,12 +259,15 @@ def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: We
     if snapshot.known_us is None:
         health = read_source_health(snapshot.store.engine, snapshot.at_us)
     rating = rate_market({each.name: each.rating for each in overviews})
+    mood = summarize_sentiment(snapshot, MARKET, weighting)
     return MarketOverview(
         as_of_us=snapshot.at_us,
         summary=summarize(overviews, rating),
         coins=overviews,
         sources=health,
         rating=rating,
+        sentiment_score=None if isinstance(mood, Missing) else mood.index,
+        trend="neutral" if isinstance(rating, Missing) else _DIRECTIONS.get(rating.rating, "neutral"),
     )
 
 

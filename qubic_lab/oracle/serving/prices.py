@@ -10,17 +10,18 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from qubic_lab.errors import InputError, NotFoundError, did_you_mean
+from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.analysis.rating import NOT_INSTALLED
 from qubic_lab.oracle.analysis.results import BarAnalysis
 from qubic_lab.oracle.model.bars import PRICES, Bars
 from qubic_lab.oracle.model.coins import Coin, find_coin
 from qubic_lab.oracle.model.known import known_text
-from qubic_lab.oracle.model.records import QUOTES, STALE_AFTER, Series
+from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import (
     FRAME_S,
     AgeS,
     Currency,
+    Direction,
     Frame,
     Instant,
     Missing,
@@ -33,6 +34,10 @@ from qubic_lab.oracle.model.response import (
     VolumeUnit,
 )
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US
+from qubic_lab.oracle.risk.report import RiskLevel, read_level
+from qubic_lab.oracle.risk.rules import RiskRule
+from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
+from qubic_lab.oracle.sentiment.index_report import summarize_sentiment
 from qubic_lab.oracle.store.price_store import PricedSeries, StoredPrice
 from qubic_lab.oracle.store.snapshot import Snapshot, reading, why_no_bars
 
@@ -40,8 +45,6 @@ SHOWN: dict[Frame, int] = {"1h": 48, "4h": 42, "1d": 30}
 """The number of last closed bars in a response."""
 ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
 """The number of last closed bars that are analysed: those of 30 days, 60 days and 250 days."""
-LATE_US = int(STALE_AFTER * QUOTES.every_s) * SECOND_US
-"""Of quotes, the last one before an instant counts as that of the instant if it is not older; else the nearest may."""
 NEAR, LEAST_NEAR = 0.75, 5
 """A price counts as that of an instant within this share of the step between prices; at least so many show the step."""
 MOST_PRICES = 1_000
@@ -126,7 +129,8 @@ class PriceAnalysis(BarAnalysis, OracleResponse):
     """A coin's price from one source, its changes, closed bars of one frame, and what they say.
 
     `fallback` says why the prices are not from the first choice of source; null: they are. Every figure depends on
-    bars alone that were closed at `as_of`.
+    bars alone that were closed at `as_of`. `trend`, `predictions` and `sentiment_score` say in short, for clients that
+    expect these names, what `trend_details` and `forecasts` have in full, and the sentiment index of 24 hours.
     """
 
     coin: str
@@ -141,6 +145,10 @@ class PriceAnalysis(BarAnalysis, OracleResponse):
     market_cap: Money | None
     day: DayRange
     bars: ClosedBars | Missing
+    risk: Annotated[RiskLevel | Missing, Field(description="the level now; /api/oracle/risk has its measures")]
+    direction: Annotated[Direction, Field(alias="trend", description="bullish: rising, bearish: falling, else neutral")]
+    predictions: Annotated[dict[str, float], Field(description="the median of each forecast; none: no forecast")]
+    sentiment_score: Annotated[float | None, Field(description="-1 to 1; null: there is no index")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,19 +165,26 @@ class PriceHistory(OracleResponse):
 
 
 @reading()
-def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h", source: str | None = None) -> PriceAnalysis:
+def price_analysis(
+    snapshot: Snapshot,
+    coin: str,
+    frame: Frame = "1h",
+    *,
+    weighting: Weighting = WEIGHTING,
+    rules: Sequence[RiskRule] = (),
+) -> PriceAnalysis:
     """Return a coin's last price, its changes, its last closed bars, and what they say.
 
+    Bars are of the first source on time that has volumes, else of the first. The level of risk is by the given rules or
+    those of the project.
+
     Raises:
-        NotFoundError: an unknown coin, or one whose price is not known, or not from the source that is asked for.
+        NotFoundError: an unknown coin, or one whose price is not known.
     """
     found, frame_us = find_coin(coin), FRAME_S[frame] * SECOND_US
-    every = snapshot.sources(found.id)
-    sources = [each for each in every if source in (None, each.series.source)]
-    if not sources:
-        hint = did_you_mean(str(source), {each.series.source for each in every})
-        raise NotFoundError(f"no prices of {found.id} from source {str(source)[:64]!r}: {hint}")
-    best, fitting = sources[0], next((each for each in sources if each.series.makes(frame_us)), None)
+    sources, mood = snapshot.sources(found.id), summarize_sentiment(snapshot, found.id, weighting)
+    best, fits = sources[0], [each for each in sources if each.series.makes(frame_us)]
+    fitting = min(fits, key=lambda each: (each.stale, not each.stale and each.last.volume is None), default=None)
     overs = ({frame: frame_us} if frame != "1d" else {}) | {"24h": DAY_US, "7d": 7 * DAY_US}
     bars: ClosedBars | Missing
     if fitting is None:
@@ -178,7 +193,7 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h", source: s
     else:
         history = snapshot.bars(fitting, frame_us, ANALYSED[frame])
         bars = _closed_bars(history.tail(SHOWN[frame]), fitting)
-        analysis = _tell_of_volumes(_analyse(history, fitting, snapshot.at_us), history, every)
+        analysis = _analyse(history, fitting, snapshot.at_us)
     return PriceAnalysis(
         coin=found.id,
         symbol=found.symbol,
@@ -192,8 +207,25 @@ def price_analysis(snapshot: Snapshot, coin: str, frame: Frame = "1h", source: s
         market_cap=best.last.market_cap,
         day=_day_range(snapshot, best),
         bars=bars,
+        risk=read_level(snapshot, found.id, frame, weighting, rules),
+        direction=direction_of(analysis),
+        predictions=predictions_of(analysis),
+        sentiment_score=None if isinstance(mood, Missing) else mood.index,
         **vars(analysis),
     )
+
+
+def direction_of(analysis: BarAnalysis) -> Direction:
+    """Return the trend of bars in one word; neutral where none is known."""
+    if isinstance(analysis.trend, Missing) or analysis.trend.direction == "none":
+        return "neutral"
+    return "bullish" if analysis.trend.direction == "rising" else "bearish"
+
+
+def predictions_of(analysis: BarAnalysis) -> dict[str, float]:
+    """Return the median of each forecast that there is, by hours ahead."""
+    found = {} if isinstance(analysis.forecasts, Missing) else analysis.forecasts
+    return {name: each.price for name, each in found.items() if not isinstance(each, Missing)}
 
 
 @reading()
@@ -269,8 +301,7 @@ def price_change(snapshot: Snapshot, source: PricedSeries, over: str, over_us: i
     """Return the change over some time up to a series' last price; not known where no price is near its start."""
     at_us = source.last.closed_us - over_us
     before = snapshot.prices.latest(source.series, at_us)
-    late_us = source.tolerance_us if source.series.interval_s else min(source.tolerance_us, LATE_US)
-    if before is None or at_us - before.closed_us > late_us:
+    if before is None or at_us - before.closed_us > source.tolerance_us:
         before = _nearest(snapshot, source, at_us)
     if before is None:
         return PriceChange(over, None, None, None)
@@ -319,15 +350,6 @@ def _analyse(bars: Bars, source: PricedSeries, at_us: int) -> BarAnalysis:
     from qubic_lab.oracle.analysis.price_analysis import analyse
 
     return analyse(bars, at_us, source.series.source, source.series.interval_s)
-
-
-def _tell_of_volumes(analysis: BarAnalysis, bars: Bars, sources: Sequence[PricedSeries]) -> BarAnalysis:
-    """Return the analysis with a note on other sources that have volumes, if these bars have none."""
-    others = {each.series.source for each in sources if each.last.volume is not None}
-    if isinstance(analysis.analysed, Missing) or not others or not np.isnan(bars.volume).all():
-        return analysis
-    told = f"volumes are known from {', '.join(sorted(others))}: ask with source={min(others)}"
-    return replace(analysis, analysed=replace(analysis.analysed, notes=(*analysis.analysed.notes, told)))
 
 
 def _day_range(snapshot: Snapshot, source: PricedSeries) -> DayRange:

@@ -15,6 +15,7 @@ from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import redis
 from sqlalchemy import Engine, insert, select
@@ -43,9 +44,11 @@ from qubic_lab.oracle.risk.rules import RiskRule, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.oracle.serving import overview, prices
 from qubic_lab.oracle.serving.cache import Cache, CacheCounts, Cached, CacheKind, code_version
+from qubic_lab.oracle.serving.market import market_prices
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.snapshot import MarketStore, Snapshot, reading
 from qubic_lab.oracle.store.tables import LEASES, PRICE_ANALYSIS
+from qubic_lab.oracle.store.text_reader import MARKET
 from qubic_lab.oracle.store.transactions import check_as_of, writing
 
 STAMP_S = 1.0
@@ -55,7 +58,7 @@ PAST_S = 3_600.0
 _ORACLE = Path(__file__).parents[1]
 _OF_CACHE = set(OracleResponse.__dataclass_fields__)
 """Fields that `served` adds."""
-_KEPT = {"last", "analysed", "indicators", "patterns", "trend", "levels", "breakouts", "forecasts", "anomalies"}
+_KEPT = {"last", "analysed", "indicators", "patterns", "trend_details", "levels", "breakouts", "forecasts", "anomalies"}
 """Parts of an analysis that are kept."""
 
 logger = logging.getLogger(__name__)
@@ -132,27 +135,33 @@ class Oracle:
             return self._opened
 
     async def sentiment(
-        self, coin: str, window: Window = "24h", as_of_us: int | None = None, assumed: bool = False
+        self, coin: str | None = None, window: Window = "24h", as_of_us: int | None = None, assumed: bool = False
     ) -> Cached:
         """Return `overview.sentiment` as JSON; errors as there. `assumed`: see `MarketStore.snapshot`."""
-        id = find_coin(coin).id
+        id = None if coin is None else find_coin(coin).id
         compute = partial(overview.sentiment, coin=id, window=window, weighting=self._weighting)
-        return await self._cached("sentiment", ("sentiment", id, window), compute, (id,), as_of_us, assumed)
+        watched = () if id is None else (id,)
+        return await self._cached("sentiment", ("sentiment", id or MARKET, window), compute, watched, as_of_us, assumed)
 
     async def price_analysis(
         self,
-        coin: str,
+        coin: str | None = None,
         frame: Frame = "1h",
         as_of_us: int | None = None,
         assumed: bool = False,
-        source: str | None = None,
     ) -> Cached:
-        """Return `prices.price_analysis` as JSON; errors as there. `assumed`: see `MarketStore.snapshot`."""
+        """Return `prices.price_analysis` as JSON, without a coin `market_prices`; errors as there.
+
+        `assumed`: see `MarketStore.snapshot`.
+        """
+        shared: dict[str, Any] = {"frame": frame, "weighting": self._weighting, "rules": self._rules}
+        if coin is None:
+            key = ("price_analysis", MARKET, frame)
+            return await self._cached("price", key, partial(market_prices, **shared), (), as_of_us, assumed)
         id = find_coin(coin).id
-        compute = partial(prices.price_analysis, coin=id, frame=frame, source=source)
-        return await self._cached(
-            "price", ("price_analysis", id, frame, *filter(None, [source])), compute, (id,), as_of_us, assumed
-        )
+        compute = partial(prices.price_analysis, coin=id, **shared)
+        watched = tuple(dict.fromkeys((id, companion(id))))  # the level of risk depends on both
+        return await self._cached("price", ("price_analysis", id, frame), compute, watched, as_of_us, assumed)
 
     async def risk(self, coin: str, frame: Frame = "1h", as_of_us: int | None = None, assumed: bool = False) -> Cached:
         """Return `read_risk` as JSON; errors as there. `assumed`: see `MarketStore.snapshot`."""

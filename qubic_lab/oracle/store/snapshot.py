@@ -30,8 +30,6 @@ AHEAD_US = MINUTE_US
 WARM_DAYS = 400
 WARM_UP_S = 3.0
 """The days of each series that are read in advance, and the time limit for all series together."""
-STEPS, LEAST_STEPS = 25, 5
-"""Last quotes of a file that show how often it has one, and the fewest steps between them that do."""
 MOST_DAYS = 20_000
 """Days of hours that are kept in memory, of all series together; one takes about 3 kB."""
 
@@ -127,22 +125,7 @@ class Snapshot:
         last = self.latest(series) if series.currency == CURRENCY else None
         if last is None:
             return None
-        return PricedSeries(series, last, self._frequency(series, last), age_s(last.closed_us, self.at_us))
-
-    def _frequency(self, series: Series, last: StoredPrice) -> Frequency:
-        """Return how often a series has a price: of quotes from a file, the step between the last ones, in minutes."""
-        found = self.store.frequency(series)
-        if series.interval_s or found is not QUOTES:
-            return found
-        if series not in self._steps:
-            times = [price.closed_us for price in self.prices.page(series, 0, last.closed_us + 1, limit=STEPS).prices]
-            steps = sorted(later - earlier for later, earlier in pairwise(times))
-            self._steps[series] = steps[len(steps) // 2] // MINUTE_US * 60.0 if len(steps) >= LEAST_STEPS else 0.0
-        return Frequency(max(found.every_s, self._steps[series]), found.delay_s)
-
-    @cached_property
-    def _steps(self) -> dict[Series, float]:
-        return {}
+        return PricedSeries(series, last, self.store.frequency(series), age_s(last.closed_us, self.at_us))
 
     def sources(self, coin: str) -> list[PricedSeries]:
         """Return the series that have a coin's price: the freshest that is not late first, else the freshest.

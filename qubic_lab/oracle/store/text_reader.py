@@ -29,6 +29,8 @@ MOST_PAGE = 1_000
 TITLE_CHARACTERS = 120
 """The part of a post without a title that is shown as its title."""
 
+MARKET = "market"
+"""In place of a coin: the texts about any of them, each once."""
 _LATER, _FIRST, _FIRST_ABOUT = NEWS_DATA.alias("later"), NEWS_DATA.alias("first"), NEWS_COINS.alias("first_about")
 _ABOUT_COIN = NEWS_COINS.join(NEWS_DATA, NEWS_DATA.c.id == NEWS_COINS.c.news_id)
 _IS_LATER = and_(
@@ -40,12 +42,16 @@ _IS_LATER = and_(
 _IS_FIRST = and_(
     or_(_FIRST.c.id == NEWS_DATA.c.duplicate_of, _FIRST.c.duplicate_of == NEWS_DATA.c.duplicate_of),
     _FIRST.c.id < NEWS_DATA.c.id,
-    _FIRST_ABOUT.c.coin == NEWS_COINS.c.coin,
-    _FIRST_ABOUT.c.at_us == _FIRST.c.at_us,
+    was_known(_FIRST.c),  # of archives, what was imported first may have appeared later
     _FIRST_ABOUT.c.news_id == _FIRST.c.id,
 )
-_COUNTS = or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(_IS_FIRST))
+_SAME_COIN = and_(_FIRST_ABOUT.c.coin == NEWS_COINS.c.coin, _FIRST_ABOUT.c.at_us == _FIRST.c.at_us)
+_COUNTS = or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(_IS_FIRST, _SAME_COIN))
 """Repeats no text about the same coin: if the original is about others, the first of its repetitions counts."""
+_COUNTS_ONCE = or_(NEWS_DATA.c.duplicate_of.is_(None), ~exists().where(_IS_FIRST))
+"""Repeats no text about any coin."""
+_OTHER = NEWS_COINS.alias("other")
+_FIRST_COIN = select(func.min(_OTHER.c.coin)).where(_OTHER.c.news_id == NEWS_COINS.c.news_id).scalar_subquery()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +136,7 @@ class TextReader:
         self, coin: str, start_us: int, end_us: int, *, duplicates: bool = False, invented: bool = True
     ) -> list[StoredText]:
         """Return a coin's texts with start_us <= at_us < end_us in order, each in its newest version."""
-        query = _visible(_STORED, duplicates, invented)
+        query = _visible(_STORED, duplicates, invented, coin == MARKET)
         query = query.order_by(NEWS_COINS.c.at_us, NEWS_COINS.c.news_id)
         with self._engine.connect() as connection:
             return _texts(connection, query, self._values(coin, start_us, end_us))
@@ -155,7 +161,7 @@ class TextReader:
         """
         check_range("limit", limit, 1, MOST_PAGE)
         values = self._values(coin, start_us, end_us)
-        query = _visible(_STORED, duplicates, invented)
+        query = _visible(_STORED, duplicates, invented, coin == MARKET)
         if cursor is not None:
             at_us, id = read_cursor(cursor, 2)
             query = query.where(NEWS_COINS.c.at_us <= at_us, or_(NEWS_COINS.c.at_us < at_us, NEWS_COINS.c.news_id < id))
@@ -169,7 +175,13 @@ class TextReader:
         """Return how many texts of a range `read` gives, and how many repetitions of them, by source and kind."""
         values = self._values(coin, start_us, end_us)
         with self._engine.connect() as connection:
-            return [TextCounts(*row) for row in connection.execute(_COUNTING, values)]
+            return [TextCounts(*row) for row in connection.execute(_counting(coin == MARKET), values)]
+
+    def headlines(self, coin: str, start_us: int, end_us: int) -> list[str]:
+        """Return the headlines of the texts of a range that `read` gives, without invented samples."""
+        query = _visible(select(NEWS_DATA.c.title), invented=False, market=coin == MARKET)
+        with self._engine.connect() as connection:
+            return list(connection.execute(query, self._values(coin, start_us, end_us)).scalars())
 
     def scores(self, coin: str, start_us: int, end_us: int, model: str, *, invented: bool = True) -> ScoreColumns:
         """Return the newest scores by `model` of the texts that `read` gives."""
@@ -183,7 +195,7 @@ class TextReader:
         values = self._values(coin, start_us, end_us) | {"model": model}
         found: dict[str, list[tuple[Any, ...]]] = {}
         with self._engine.connect() as connection:
-            for rows in fetch_tuples(connection, _scoring(model is not None, invented), values):
+            for rows in fetch_tuples(connection, _scoring(model is not None, invented, coin == MARKET), values):
                 for row in rows:
                     found.setdefault(row[-1], []).append(row[:-1])
         return {key: _score_columns(found[key]) for key in sorted(found)}
@@ -235,17 +247,18 @@ def text_subject(coin: str) -> str:
     return f"texts {coin}"
 
 
-def _visible(query: Select[Any], duplicates: bool = False, invented: bool = True) -> Select[Any]:
-    """Return a query that is limited to a coin's texts in a range, in the newest version that is seen."""
+def _visible(query: Select[Any], duplicates: bool = False, invented: bool = True, market: bool = False) -> Select[Any]:
+    """Return a query that is limited to the texts about a coin, or any, in a range, in the newest version seen."""
+    at_us = (NEWS_DATA if market else NEWS_COINS).c.at_us  # an index of each begins with what is asked for
     query = query.select_from(_ABOUT_COIN).where(
-        NEWS_COINS.c.coin == bindparam("about"),
-        NEWS_COINS.c.at_us >= bindparam("start_us"),
-        NEWS_COINS.c.at_us < bindparam("end_us"),
+        NEWS_COINS.c.coin == (_FIRST_COIN if market else bindparam("about")),
+        at_us >= bindparam("start_us"),
+        at_us < bindparam("end_us"),
         was_known(NEWS_DATA.c),
         ~exists().where(_IS_LATER),
     )
     if not duplicates:
-        query = query.where(_COUNTS)
+        query = query.where(_COUNTS_ONCE if market else _COUNTS)
     return query if invented else query.where(NEWS_DATA.c.source != SAMPLE)
 
 
@@ -255,23 +268,27 @@ _SCORE_SEEN = or_(
 # Queries of responses are built once: building them takes longer than running them.
 _STORED = select(*(NEWS_DATA.c[each.name] for each in fields(StoredText) if each.name != "coins"))
 _KINDS = (NEWS_DATA.c.source, NEWS_DATA.c.kind)
-_DISTINCT = func.sum(case((_COUNTS, 1), else_=0))
 _IS_ASSUMED = NEWS_DATA.c.known_us > bindparam("known_us")
 _ASSUMED = (
     func.sum(case((_IS_ASSUMED, 1), else_=0)),
     func.max(case((_IS_ASSUMED, NEWS_DATA.c.assumed_us - NEWS_DATA.c.at_us))),
 )
-_NUMBERS = (_DISTINCT, func.count() - _DISTINCT, func.max(NEWS_DATA.c.at_us), *_ASSUMED)
-_COUNTING = _visible(select(*_KINDS, *_NUMBERS), duplicates=True)
-_COUNTING = _COUNTING.group_by(*_KINDS).order_by(*_KINDS)
 
 
 @lru_cache
-def _scoring(of_model: bool, invented: bool) -> Select[Any]:
+def _counting(market: bool) -> Select[Any]:
+    distinct = func.sum(case((_COUNTS_ONCE if market else _COUNTS, 1), else_=0))
+    numbers = (distinct, func.count() - distinct, func.max(NEWS_DATA.c.at_us), *_ASSUMED)
+    query = _visible(select(*_KINDS, *numbers), duplicates=True, market=market)
+    return query.group_by(*_KINDS).order_by(*_KINDS)
+
+
+@lru_cache
+def _scoring(of_model: bool, invented: bool, market: bool) -> Select[Any]:
     scores = SENTIMENT_SCORES.c
     known = case((scores.known_us <= bindparam("known_us"), scores.known_us), else_=NEWS_DATA.c.assumed_us)
     columns = (NEWS_COINS.c.news_id, NEWS_COINS.c.at_us, known, scores.score, scores.confidence, scores.model)
-    query = _visible(select(*columns), invented=invented)
+    query = _visible(select(*columns), invented=invented, market=market)
     query = query.join(SENTIMENT_SCORES, scores.news_id == NEWS_COINS.c.news_id).where(_SCORE_SEEN)
     if of_model:
         query = query.where(SENTIMENT_SCORES.c.model == bindparam("model"))
