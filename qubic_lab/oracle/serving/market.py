@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -94,18 +94,13 @@ def market_prices(
         trend=most[0] if most else "neutral",
         risk={level: [_level(each) for each in fresh].count(level) for level in LEVELS},
         sentiment_score=None if isinstance(mood, Missing) else mood.index,
-        coins={
-            each.coin: CoinPrices(
-                name=each.name,
-                last=each.last,
-                changes=each.changes,
-                trend=each.direction,
-                predictions=each.predictions,
-                risk=_level(each),
-            )
-            for each in every
-        },
+        coins={each.coin: _short(each) for each in every},
     )
+
+
+def _short(coin: PriceAnalysis) -> CoinPrices:
+    same: dict[str, Any] = {name: getattr(coin, name) for name in ("name", "last", "changes", "predictions")}
+    return CoinPrices(**same, trend=coin.direction, risk=_level(coin))
 
 
 def _level(coin: PriceAnalysis) -> str | None:

@@ -10,15 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from qubic_lab.errors import NotFoundError, check_range
-from qubic_lab.oracle.analysis.rating import (
-    MarketRating,
-    Rating,
-    RatingStep,
-    SentimentFigures,
-    price_figures,
-    rate,
-    rate_market,
-)
+from qubic_lab.oracle.analysis.rating import MarketRating, Rating, SentimentFigures, price_figures, rate, rate_market
 from qubic_lab.oracle.model.coins import COINS, Coin, find_coin
 from qubic_lab.oracle.model.known import known_text
 from qubic_lab.oracle.model.records import CURRENCY, is_sample
@@ -57,12 +49,6 @@ RATED_BARS = 480
 OLDEST_BARS = 3
 """There is no rating if the last closed bar is older than this many bars."""
 WHOLE_MARKET = Coin(MARKET, "", "the market", ())
-_DIRECTIONS: dict[RatingStep, Direction] = {
-    "strongly positive": "bullish",
-    "positive": "bullish",
-    "negative": "bearish",
-    "strongly negative": "bearish",
-}
 MOST_COINS = 30
 MOST_TEXTS = 500
 """Texts in a page of a history."""
@@ -267,8 +253,14 @@ def market_overview(snapshot: Snapshot, coins: Sequence[str] = (), weighting: We
         sources=health,
         rating=rating,
         sentiment_score=None if isinstance(mood, Missing) else mood.index,
-        trend="neutral" if isinstance(rating, Missing) else _DIRECTIONS.get(rating.rating, "neutral"),
+        trend=_direction(rating),
     )
+
+
+def _direction(rating: MarketRating | Missing) -> Direction:
+    if isinstance(rating, Missing) or rating.rating == "neutral":
+        return "neutral"
+    return "bullish" if "positive" in rating.rating else "bearish"
 
 
 def _assumption(counts: Sequence[TextCounts]) -> str | None:
