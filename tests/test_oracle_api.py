@@ -172,6 +172,12 @@ async def test_histories_page_by_page(connection: Http) -> None:
     assert (await connection.get("texts?coin=bitcoin&limit=5")).json()["cache"] == "hit"
 
 
+async def test_without_a_coin_the_market_is_told(connection: Http) -> None:
+    for path in ("sentiment", "price_analysis?frame=1d", f"sentiment?as_of={iso(NOON)}&assumed=true"):
+        found = await connection.get(path)
+        assert (found.status_code, found.json()["coin"]) == (200, "market"), found.text
+
+
 async def test_who_asks_wrongly_is_told_in_one_line(connection: Http) -> None:
     for path, status, said in WRONG:
         found = await connection.get(path)

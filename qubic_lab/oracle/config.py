@@ -1,11 +1,12 @@
 """The market oracle's settings file, for the collector, the alerts and the coordinator: YAML over the defaults."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator
 
 from qubic_lab.checked_yaml import check_content, read_yaml
 from qubic_lab.errors import InputError, did_you_mean
@@ -15,7 +16,13 @@ from qubic_lab.oracle.risk.rules import RISK, RiskConfig, read_rules
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
 from qubic_lab.settings import settings
 
-Host = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
+
+def _licensed(hosts: Mapping[str, str]) -> Mapping[str, str]:
+    for host, licence in hosts.items():
+        if not (re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", host) and licence.strip()):
+            what = f"{host!r:.80} has the licence {licence!r:.80}"
+            raise InputError(f"{what}: give a host in small letters, and the licence that allows to keep its articles")
+    return hosts
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class OracleConfig(CollectorConfig):
 
     sentiment: Weighting = WEIGHTING
     risk: RiskConfig = RISK
-    articles: Mapping[Host, Annotated[str, Field(min_length=1)]] = field(default_factory=dict)
+    articles: Annotated[Mapping[str, str], AfterValidator(_licensed)] = field(default_factory=dict)
 
     @property
     def frequencies(self) -> dict[str, Frequency]:

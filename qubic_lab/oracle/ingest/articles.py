@@ -73,7 +73,7 @@ async def fetch_articles(
                 )
                 fetch_id, found = log.record(replace(fetched, job="articles")), found + 1
                 log.brought(fetch_id, 1, store.add([whole], fetch_id=fetch_id).added)
-    return ArticleReport(len(texts), found, +left)
+    return ArticleReport(len(texts), found, dict(+left))
 
 
 async def _of_host(
