@@ -129,7 +129,10 @@ def test_a_whole_body_is_a_new_version_that_is_known_from_now_on(engine: Engine)
         ),
         (
             "https://free.example/news",
-            {"news": httpx2.Response(302, headers={"location": "https://paid.example/news"})},
+            {
+                "news": httpx2.Response(302, headers={"location": "https://93.184.216.34/else"}),
+                "else": page(),
+            },
             "the page is on another host",
         ),
         (
@@ -145,7 +148,7 @@ def test_what_terms_do_not_allow_is_left(
     web = Web(**({"news": page()} | answers))
     assert fetch(engine, web, url) == ArticleReport(1, 0, {why: 1})
     assert bodies(engine) == [CUT]
-    assert all(asked.startswith("https://free.example/") or "paid.example" in asked for asked in web.asked)
+    assert all(asked.startswith("https://free.example/") or "93.184.216.34" in asked for asked in web.asked)
 
 
 @pytest.mark.parametrize("rules", [httpx2.Response(404), httpx2.Response(200, text="")])

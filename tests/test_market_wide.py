@@ -44,7 +44,7 @@ def scored(store: MarketStore, values: dict[str, float]) -> None:
     store.texts.add_scores(Score(kept[name], "good@1", value) for name, value in values.items() if name in kept)
 
 
-def hours(store: MarketStore, coin: str, drift: float, count: int = 400, end_us: int = NOON) -> None:
+def hours(store: MarketStore, coin: str, drift: float, count: int = 640, end_us: int = NOON) -> None:
     """Bars of a coin that rise or fall by a share each hour, with a little noise."""
     noise = np.random.default_rng(len(coin)).normal(0.0, 0.002, count)
     close = 100.0 * np.exp(np.cumsum(noise + np.where(np.arange(count) > count - 60, drift, 0.0)))
