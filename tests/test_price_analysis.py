@@ -199,7 +199,7 @@ NO_VOLUME = "no volume is known: exchange gives none of a bar; import bars that 
             "few bars",
             {
                 "sma_50": "50 bars are needed, 20 are known",
-                "trend_details": "49 bars are needed, 20 are known",
+                "trend": "49 bars are needed, 20 are known",
                 "jumps": "243 bars are needed, 20 are known",
                 "1h": "145 bars are needed, 20 are known",
             },
@@ -216,7 +216,7 @@ NO_VOLUME = "no volume is known: exchange gives none of a bar; import bars that 
                 "jump_test": "the price hardly moved in the last 97 bars",
                 "patterns": "open, high, low and close are one price in each bar: no candle has a body or shadows",
             },
-            {"outliers", "jumps", "volumes", "trend_details"},
+            {"outliers", "jumps", "volumes", "trend"},
         ),
         (
             "no trade",
