@@ -348,6 +348,7 @@ struct Scratch {  // of one thread
 struct Decoder {
     Shape shape;
     std::vector<Layer> layers;
+    enum Phase { QKV, ATTEND, OUTPUT, GATE_UP, DOWN, PHASES };  // of a layer, that threads share by tasks
     std::vector<std::thread> workers;
     std::vector<Scratch> scratch;
     std::atomic<uint32_t> round{0}, arrived{0}, phase{0};
@@ -362,10 +363,10 @@ struct Decoder {
     std::vector<int> row_position, row_segment;
     std::vector<char> normed, mixed, activated;
     std::vector<float> qkv, cosines, sines;
-    std::vector<std::atomic<int>> next_task;
+    std::vector<std::atomic<int>> taken;  // tasks of each layer's phases, and of the head
 
     Decoder(const Shape& shape, const Layer* first)
-        : shape(shape), layers(first, first + shape.layers), scratch(shape.threads), next_task(shape.layers) {
+        : shape(shape), layers(first, first + shape.layers), scratch(shape.threads), taken(shape.layers * PHASES + 1) {
         for (int thread = 1; thread < shape.threads; thread++) workers.emplace_back([this, thread] { work(thread); });
     }
 
@@ -440,18 +441,15 @@ inline Dense dense_from(const Matrix& matrix, int32_t number) {
 #endif
 
 // Multiply all rows with a matrix; `use` gets each row's columns of a group: (row, first column, values). Threads share
-// the work in pieces of a group and a block of rows.
+// the work in pieces of a group and a block of rows: most in equal shares, in the order of memory; the last ones are
+// `taken` by whoever is ready.
 template <class T, class Use>
-void project(Decoder& d, int thread, const Matrix& matrix, const void* input, Use use) {
+void project(Decoder& d, int thread, const Matrix& matrix, const void* input, std::atomic<int>& taken, Use use) {
     constexpr int ROWS = 64;
     int blocks = (d.rows + ROWS - 1) / ROWS, pieces = matrix.columns / COLUMNS * blocks, threads = d.shape.threads;
-    int end = int64_t(pieces) * (thread + 1) / threads;
     const uint32_t* a = static_cast<const uint32_t*>(input);
     float* product = Scratch::at_least(d.scratch[thread].product, size_t(blocks) * ROWS * COLUMNS);
-    for (int piece = int64_t(pieces) * thread / threads, next; piece < end; piece = next) {  // all pieces of a group
-        int group = piece / blocks, row = piece % blocks * ROWS;
-        next = std::min(end, (group + 1) * blocks);
-        int rows = std::min(d.rows, row + (next - piece) * ROWS) - row;
+    auto compute = [&](int group, int row, int rows) {
         int32_t number = group * matrix.inputs;  // of the group's first word
         // Several tiles of rows share a block of weights in a cache, while the next block is prefetched.
         int step = rows <= TILE_ROWS ? matrix.inputs : rows <= 32 ? 64 : 256, ahead = rows <= TILE_ROWS ? 64 : step;
@@ -476,7 +474,18 @@ void project(Decoder& d, int thread, const Matrix& matrix, const void* input, Us
                     store(values + v, load(values + v) + load(matrix.bias + group * COLUMNS + v));
             use(row + r, group * COLUMNS, values);
         }
-    }
+    };
+    auto compute_pieces = [&](int piece, int end) {
+        for (int next; piece < end; piece = next) {  // all pieces of a group at once
+            next = std::min(end, (piece / blocks + 1) * blocks);
+            int row = piece % blocks * ROWS;
+            compute(piece / blocks, row, std::min(d.rows - row, (next - piece) * ROWS));
+        }
+    };
+    int own = pieces * 7 / 8 / threads;
+    compute_pieces(own * thread, own * (thread + 1));
+    for (int piece; (piece = own * threads + taken.fetch_add(1, std::memory_order_relaxed)) < pieces;)
+        compute_pieces(piece, piece + 1);
 }
 
 template <class T>
@@ -594,7 +603,7 @@ struct Step {
     void attend(int layer) {
         constexpr int MOST_ROWS = 24;  // queries of a task
         int group = shape.heads / shape.kv_heads, block = MOST_ROWS / group > 0 ? MOST_ROWS / group : 1, task = 0;
-        int mine = d.next_task[layer].fetch_add(1, std::memory_order_relaxed), first_row = 0;
+        int mine = taken(layer, Decoder::ATTEND).fetch_add(1, std::memory_order_relaxed), first_row = 0;
         for (int s = 0; s < d.segment_count; first_row += d.segments[s++].count) {
             const Segment& segment = d.segments[s];
             for (int first = 0; first < segment.count; first += block) {
@@ -602,16 +611,18 @@ struct Step {
                 for (int head = 0; head < shape.kv_heads; head++, task++) {
                     if (task != mine) continue;
                     attend_block(layer, segment, first_row, first, count, head);
-                    mine = d.next_task[layer].fetch_add(1, std::memory_order_relaxed);
+                    mine = taken(layer, Decoder::ATTEND).fetch_add(1, std::memory_order_relaxed);
                 }
             }
         }
     }
 
-    void add_projection(const Matrix& matrix, const void* input) {
+    std::atomic<int>& taken(int layer, Decoder::Phase phase) { return d.taken[layer * Decoder::PHASES + phase]; }
+
+    void add_projection(const Matrix& matrix, const void* input, std::atomic<int>& taken) {
         T* x = static_cast<T*>(d.hidden);
         int width = shape.hidden;
-        project<T>(d, thread, matrix, input, [=](int row, int column, float* values) {
+        project<T>(d, thread, matrix, input, taken, [=](int row, int column, float* values) {
             T* to = x + int64_t(row) * width + column;
             int count = width - column < COLUMNS ? width - column : COLUMNS, i = 0;
             for (; i + LANES <= count; i += LANES) store_from_float(to + i, load_as_float(to + i) + load(values + i));
@@ -629,7 +640,8 @@ struct Step {
             const Layer& layer = d.layers[index];
             norm_rows(d, thread, x, layer.input_norm);
             d.barrier();
-            project<T>(d, thread, layer.qkv, d.normed.data(), [=](int row, int column, const float* values) {
+            auto& qkv_taken = taken(index, Decoder::QKV);
+            project<T>(d, thread, layer.qkv, d.normed.data(), qkv_taken, [=](int row, int column, const float* values) {
                 memcpy(qkv + int64_t(row) * width + column, values, COLUMNS * sizeof(float));
             });
             d.barrier();
@@ -637,11 +649,12 @@ struct Step {
             d.barrier();
             attend(index);
             d.barrier();
-            add_projection(layer.output, d.mixed.data());
+            add_projection(layer.output, d.mixed.data(), taken(index, Decoder::OUTPUT));
             d.barrier();
             norm_rows(d, thread, x, layer.post_norm);
             d.barrier();
-            project<T>(d, thread, layer.gate_up, d.normed.data(), [=](int row, int column, const float* values) {
+            auto& gates = taken(index, Decoder::GATE_UP);
+            project<T>(d, thread, layer.gate_up, d.normed.data(), gates, [=](int row, int column, const float* values) {
                 T* to = activated + int64_t(row) * inner + column / 2;
                 for (int i = 0; i < COLUMNS / 2; i += LANES) {
                     Vector gate = load(values + i), up = load(values + COLUMNS / 2 + i);
@@ -649,7 +662,7 @@ struct Step {
                 }
             });
             d.barrier();
-            add_projection(layer.down, d.activated.data());
+            add_projection(layer.down, d.activated.data(), taken(index, Decoder::DOWN));
             d.barrier();
         }
     }
@@ -659,7 +672,7 @@ struct Step {
         d.barrier();
         float* logits = d.logits;
         int64_t columns = shape.head.columns;
-        project<T>(d, thread, shape.head, d.normed.data(), [=](int row, int column, const float* values) {
+        project<T>(d, thread, shape.head, d.normed.data(), d.taken.back(), [=](int row, int column, const float* values) {
             memcpy(logits + row * columns + column, values, COLUMNS * sizeof(float));
         });
         d.barrier();
@@ -755,7 +768,7 @@ void decoder_run(void* decoder, void* hidden, const Segment* segments, int32_t c
             d.cosines[row * half + i] = cosf(angle);
             d.sines[row * half + i] = sinf(angle);
         }
-    for (std::atomic<int>& task : d.next_task) task.store(0, std::memory_order_relaxed);
+    for (std::atomic<int>& tasks : d.taken) tasks.store(0, std::memory_order_relaxed);
     d.run(d.shape.bf16 ? layers_job<Bf16> : layers_job<Fp32>);
 }
 
@@ -765,6 +778,7 @@ void decoder_logits(void* decoder, void* hidden, int32_t rows, float* logits) {
     d.rows = rows;
     d.hidden = hidden;
     d.logits = logits;
+    d.taken.back().store(0, std::memory_order_relaxed);
     reserve(d, rows);
     d.run(d.shape.bf16 ? head_job<Bf16> : head_job<Fp32>);
 }
