@@ -18,7 +18,7 @@ from qubic_lab.consensus.dates import find_dates, may_agree
 from qubic_lab.consensus.quantities import chinese_number, combined, plain, plain_quantities, quantities, spelled_out
 from qubic_lab.consensus.units import base_unit, find_unit
 from qubic_lab.consensus.words import MOST_READ, words_and_signs
-from qubic_lab.evals.pairs_eval import HALVES, LABELS, committed_pairs, pairs_half
+from qubic_lab.evals.pairs_eval import HALVES, LABELS, committed_pairs, half_of
 
 PLANETS = "Which planet turns slowest? (A) Mercury (B) Venus (C) Mars"
 DOSES = "How much is it? A) 5 mg B) 0.5 g C) 50 mg"
@@ -155,7 +155,7 @@ def test_conclusion(text: str, found: str) -> None:
         (RACE, "Ana", "choice", "ana"),
         ("On which day was it?", "It was delivered on a Tuesday.", "choice", "tuesday"),
         ("What is the capital of Australia?", "The capital of Australia is Canberra.", "span", "canberra"),
-        ("What is the capital of Australia?", "Canberra is not the capital.", "span", "canberra is not capital"),
+        ("What is the capital of Australia?", "Canberra is not the capital.", "prose", None),
         ("澳大利亚的首都是哪里？", "澳大利亚的首都是堪培拉。", "span", "堪 培 拉"),
         ("What is the symbol of tungsten?", "The symbol is W, from the German name Wolfram.", "span", "W"),
         ("Where is it?", "Springfield, Illinois", "span", "springfield illinois"),
@@ -401,7 +401,7 @@ def test_committed_pairs_are_balanced_and_varied() -> None:
     assert len({pair.kind for pair in pairs}) == 9
     assert len({frozenset((pair.question, pair.a, pair.b)) for pair in pairs}) == len(pairs)
     assert all(1 <= len(text.split()) <= 60 for pair in pairs for text in (pair.a, pair.b))
-    halves = [pairs_half(pair.id) for pair in pairs]
+    halves = [half_of(pair.id) for pair in pairs]
     assert set(halves) == set(HALVES) and 0.45 <= halves.count("dev") / len(pairs) <= 0.55
 
 
@@ -409,7 +409,7 @@ def test_rules_never_call_a_contradicting_pair_the_same_and_are_rarely_wrong() -
     said = []
     for pair in committed_pairs():
         verdict = same(final_answer(pair.a, pair.question), final_answer(pair.b, pair.question))
-        said.append((pairs_half(pair.id), pair.label, verdict))
+        said.append((half_of(pair.id), pair.label, verdict))
     assert [row for row in said if row[1:] == ("contradicting", True)] == []
     decided = [(label, verdict) for half, label, verdict in said if half == "dev" and verdict is not None]
     right = sum((label == "same") is verdict for label, verdict in decided)

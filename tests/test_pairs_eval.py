@@ -17,12 +17,12 @@ from qubic_lab.evals.pairs_eval import (
     committed_pairs,
     evaluate_pairs,
     evaluate_relevance,
+    half_of,
     macro_f1,
-    pairs_half,
 )
 from qubic_lab.model.embeddings import DIMENSIONS, Embedded
 
-DEV = [pair for pair in committed_pairs() if pairs_half(pair.id) == "dev"]
+DEV = [pair for pair in committed_pairs() if half_of(pair.id) == "dev"]
 
 
 def numbered(count: int) -> list[AnswerPair]:

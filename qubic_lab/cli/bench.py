@@ -397,9 +397,9 @@ def oracle(
 
 @bench("")
 def pairs(progress: Progress) -> BenchResult:
-    """Measure how well equal answers are recognized.
+    """Measure how well answers are read, and equal ones recognized.
 
-    Compares our method with embeddings and with word overlap alone, on labelled pairs.
+    Compares our method with embeddings and with word overlap alone, on labelled pairs. Reads answers in plain prose.
     """
     from qubic_lab.bench.evaluations import bench_pairs
 

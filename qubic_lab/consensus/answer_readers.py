@@ -33,6 +33,8 @@ CHOICE, NUMBER, DATE, CODE, SYMBOLIC, SPAN, PROSE = "choice", "number", "date", 
 KINDS = (CHOICE, NUMBER, DATE, CODE, SYMBOLIC, SPAN, PROSE)
 LONGEST_SPAN = 4
 """Words; a Chinese character counts as half a word."""
+LONGEST_MARKED = 6
+"""The same for what is known to be the answer."""
 SHORTEST_SPAN = 2
 """Words that may stand before a comma and reasons."""
 LONGEST_SENTENCE = 24
@@ -92,11 +94,6 @@ def read_prose(text: str) -> FinalAnswer:
 _REASONS = re.compile(r"\b(?:because|since|than|while|whereas|although|unlike)\b|因为|而不是", re.IGNORECASE)
 _CLAUSES = re.compile(r"[,，;；.。]")
 _NEGATION = re.compile(r"\b(?:not|never|nor|neither|cannot|no)\b|n't\b|[不没沒非]|wrong|incorrect", re.IGNORECASE)
-_SHORT_REPLY = re.compile(
-    r"(?:it|he|she|they|we|you|i|that|this|there)\s(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)"
-    r"(?P<no>\s?not|n't)?(?=[,.:;!]|$)",
-    re.IGNORECASE,
-)
 _CLOSED = [
     (re.compile(rf"\b(?:{asks})\b", re.IGNORECASE), members.split())
     for asks, members in (
@@ -133,30 +130,7 @@ def _read_choice(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | N
 
 def _verdict(part: str, form: QuestionForm) -> str:
     """Return yes or no if that is requested or nearly the whole text."""
-    if form.kind != CHOICE:
-        return verdict(part) if len(words(part)) <= LONGEST_SPAN else ""
-    if opened := verdict(part):
-        return opened
-    if reply := _SHORT_REPLY.match(part):
-        return "no" if reply["no"] else "yes"
-    if restated := _restated(part, form):
-        return restated
-    opening = words(re.split(r"[，。,;；!！]", part, maxsplit=1)[0])
-    if is_chinese(part) and 0 < len(opening) <= LONGEST_SPAN:  # "支持" or "不支持" to "支持……吗？"
-        negated = opening[0] in "不没"
-        if set(opening[negated:]) <= form.words:
-            return "no" if negated else "yes"
-    return ""
-
-
-def _restated(part: str, form: QuestionForm) -> str:
-    """Return yes or no if the first clause only repeats the question's words, with or without a negation."""
-    clause = _CLAUSES.split(part, maxsplit=1)[0]
-    said = [word for word in words(clause) if not _NEGATION.fullmatch(word)]
-    repeats = all(_is_frame_word(word, form) for word in said) and any(word not in _FRAME for word in said)
-    if form.alternatives or not repeats or re.search(r"[?？吗么]\W*$", clause):
-        return ""
-    return "no" if _NEGATION.search(clause) else "yes"
+    return verdict(part) if form.kind == CHOICE or len(words(part)) <= LONGEST_SPAN else ""
 
 
 def _option_held(part: str, offered: dict[str, str]) -> str:
@@ -243,7 +217,7 @@ def _read_date(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | Non
         found = [(year_of(value), start, end) for value, start, end in found if year_of(value)]
     if form.kind == DATE:
         found = found or [(year[0], *year.span()) for year in _YEAR.finditer(text)]
-        if _REFUSED.search(text):
+        if REFUSED.search(text):
             return None
     elif not _is_frame(without_places(text, ((start, end) for _, start, end in found)), form):
         return None
@@ -261,7 +235,7 @@ def _is_limit(text: str, start: int, end: int) -> bool:
 # --- Numbers
 
 _ASSIGNED = re.compile(r"(?<![A-Za-z\\])([a-zA-Z])\s*=(?!=)")
-_REFUSED = re.compile(
+REFUSED = re.compile(
     r"[<>≤≥≠±]|\bnot\b|n't\b|\bunknown\b|\bnobody\b|\bbefore it says\b|不知道|不是|并非|无法|不能确定|没有?写",
     re.IGNORECASE,
 )
@@ -271,7 +245,7 @@ _FRAME = FILLERS | word_set(
     just or on by which means yields final one left altogether would will per each with for as leaves need mainly
     mostly made called named"""
 )
-_HAN_FRAME = frozenset(
+HAN_FRAME = frozenset(
     "是为等于共一总大约有还剩了答案所以因此故即个只条名位人次本张台辆座种项颗棵倍层步页它就得到结果和左右的要能出在叫做"
 )
 _DOWN = word_set(
@@ -287,27 +261,32 @@ _OF_A_FORMULA = re.compile(r"[/^*+\\<>√π∞|_]|(?<!\w)-|=.*=")
 
 def _read_number(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | None:
     text = plain(part)
-    found = _numbers(text)
+    found = numbers_of(text)
     if not found:
         text = spelled_out(text)
-        found = _numbers(text)
+        found = numbers_of(text)
     if not found or any(re.match(r"[a-zA-Z](?![a-zA-Z])", text[each.end :]) for each in found):  # 2x is no number
         return None
     assigned = _ASSIGNED.findall(text)
     rest = _ASSIGNED.sub(" ", without_places(text, ((each.start, each.end) for each in found)))
     if _is_frame(rest, form):
         if len(found) > 1 and "=" not in text:
-            return None if re.search(r"[\[{(]", text) else _several(found, part)
+            return None if re.search(r"[\[{(]", text) else several_numbers(found, part)
         if len(assigned) > 1:
             return None
-    elif not (form.kind == NUMBER or form.asks_output) or symbolic.SIGN.search(part) or _REFUSED.search(text):
+    elif not (form.kind == NUMBER or form.asks_output) or symbolic.SIGN.search(part) or REFUSED.search(text):
         return None
     if limits := _range(found, text):
-        return _several(limits, part)
+        return several_numbers(limits, part)
     chosen = _answering(found, text, form)
     if _is_limit(text, chosen.start, chosen.end):
         return None
     return _one_number(chosen, part, form, _of_what(assigned[-1] if assigned else "", part, form))
+
+
+def read_quantity(part: str, form: QuestionForm) -> FinalAnswer | None:
+    """Read a part of a text as a number or a range, else nothing."""
+    return _read_number(part, form, False)
 
 
 def _of_what(assigned: str, part: str, form: QuestionForm) -> str:
@@ -327,7 +306,8 @@ def _range(found: list[Quantity], text: str) -> list[Quantity]:
     return []
 
 
-def _numbers(text: str) -> list[Quantity]:
+def numbers_of(text: str) -> list[Quantity]:
+    """Return the numbers of a plain text, parts of one measurement added up; dates aside."""
     return [quantity for quantity in combined(plain_quantities(text), text) if quantity.unit != "date"]
 
 
@@ -349,7 +329,7 @@ def _one_number(chosen: Quantity, part: str, form: QuestionForm, of: str) -> Fin
     return FinalAnswer(NUMBER, f"{of} = {value}" if of else value, part, chosen.value, unit, of)
 
 
-def _several(found: list[Quantity], part: str) -> FinalAnswer:
+def several_numbers(found: Sequence[Quantity], part: str) -> FinalAnswer:
     """Return several numbers as one answer in their order; a unit at the end applies to all."""
     # In base units, so that equal ones are equal.
     each = [Quantity(one.value, one.unit or found[-1].unit).base for one in found]
@@ -420,11 +400,13 @@ def _read_span(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | Non
         short = bool(said) and _length(said) <= LONGEST_SPAN and not reasons
         return FinalAnswer(SPAN, words_and_signs(" ".join(text.split())), part) if short else None
     own = _beside_the_question(said, form) if form.asks_what else []
-    if not own and _length(said) <= (SHORTEST_SPAN if reasons else LONGEST_SPAN):
+    most = LONGEST_MARKED if marked else LONGEST_SPAN
+    if not own and _length(said) <= (SHORTEST_SPAN if reasons else most):
         own = said
-    if not own or _length(own) > LONGEST_SPAN:
+    if not own or _length(own) > most:
         return None
-    symbol = re.search(rf"(?<!\w){re.escape(own[0])}(?!\w)", text, re.IGNORECASE) if len(own) == 1 else None
+    alone = rf"(?<![A-Za-z0-9]){re.escape(own[0])}(?![A-Za-z0-9])"
+    symbol = re.search(alone, text, re.IGNORECASE) if len(own) == 1 else None
     if symbol and _SYMBOL.fullmatch(symbol[0]):
         return FinalAnswer(SPAN, symbol[0], part)  # such as W or CO2, where case matters
     return FinalAnswer(SPAN, " ".join(own), part)
@@ -461,7 +443,7 @@ def _is_frame(rest: str, form: QuestionForm) -> bool:
 
 
 def _is_frame_word(word: str, form: QuestionForm) -> bool:
-    return word in _FRAME or word in _HAN_FRAME or stem(word) in form.words
+    return word in _FRAME or word in HAN_FRAME or stem(word) in form.words
 
 
 READERS: dict[str, Callable[[str, QuestionForm, bool], FinalAnswer | None]] = {

@@ -35,10 +35,11 @@ from qubic_lab.consensus.answer_readers import (
 from qubic_lab.consensus.conclusions import boxed, conclusions, marked_conclusion, opening, without_thoughts
 from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.dates import may_agree
+from qubic_lab.consensus.plain_prose import main_part, may_be, read_plain
 from qubic_lab.consensus.programs import LITERAL, without_blocks
 from qubic_lab.consensus.quantities import Quantity, plain
-from qubic_lab.consensus.question_form import read_question
-from qubic_lab.consensus.words import both_ends
+from qubic_lab.consensus.question_form import QuestionForm, read_question
+from qubic_lab.consensus.words import both_ends, without_emphasis
 
 _FINISHED = re.compile(r"[。!！?？\n]|\.(?=\s|$)")
 """The end of a sentence."""
@@ -56,13 +57,24 @@ def final_answer(text: str, question: str = "") -> FinalAnswer:
     prose = both_ends(without_blocks(said))
     marked = marked_conclusion(prose)
     if marked is not None:
-        return read_conclusion(marked, form, marked=True) or read_prose(marked)
+        return _marked(marked, form)
+    if found := read_plain(without_emphasis(prose), form):
+        return found
     for part in conclusions(prose):
-        if found := read_conclusion(part, form, marked=False):
+        if (found := read_conclusion(part, form, marked=False)) and may_be(found.kind, prose, form):
             return found
-    if form.kind in (NUMBER, DATE) and (found := READERS[form.kind](prose, form, False)):
+    if form.kind == DATE and (found := READERS[form.kind](prose, form, False)):
         return found
     return read_prose(said)
+
+
+def _marked(text: str, form: QuestionForm) -> FinalAnswer:
+    text = text.strip('"“”「」『』 ')
+    text = main_part(text, form) if form.kind == NUMBER else text
+    found = read_plain(text, form) if form.asks_list or form.kind == CHOICE else None
+    if form.kind != CHOICE or form.options:
+        found = found or read_conclusion(text, form, marked=True)
+    return found or read_prose(text)
 
 
 def before_cut(text: str, question: str = "", exact: bool = False) -> str:

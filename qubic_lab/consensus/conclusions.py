@@ -52,8 +52,8 @@ def conclusions(text: str) -> Iterator[str]:
     """
     said = sentences(without_emphasis(text))
     for sentence in reversed(said[-2:]):
-        if _SO.match(sentence):
-            yield _SO.sub("", sentence)
+        if SO.match(sentence):
+            yield SO.sub("", sentence)
             break
     if len(said) > 1 and (opened := opening(text)):
         yield opened
@@ -76,7 +76,8 @@ def sentences(text: str) -> list[str]:
 _MOST_BOXES = 8
 _BOX = re.compile(r"\\boxed\s*\{")
 _MARK = re.compile(
-    r"\banswer[\"']?(?:\s*:|\s+(?:is|are|was|would be)\b(?!\s+not\b):?)[\s:]*(?=\S)"
+    r"\banswer(?:\s+to\s+(?:your|the|this|that)(?:\s+\w+){0,2}?\s+(?:question|problem|puzzle))?"
+    r"[\"']?(?:\s*:|\s+(?:is|are|was|would be)\b(?!\s+not\b):?)[\s:]*(?=\S)"
     r"|\b(?:correct|right|best|final)\s+(?:option|choice|one|statement)"
     r"(?:\s*:|\s+(?:is|would be)\b(?!\s+not\b):?)[\s:]*(?=\S)"
     r"|\bi(?:['’]d|['’]ll|\s+would|\s+will|\s+must)?\s+(?:choose|pick|select|go\s+with)\s+"
@@ -86,10 +87,10 @@ _MARK = re.compile(
     r"|(?:应该?|應該?|故|我|所以|因此)[选選](?!项|項)\s*(?=[(（]?[A-Z])",
     re.IGNORECASE | re.MULTILINE,
 )
-_FULL_STOP = r"(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\bMrs)\.(?=\s|$)"
+_FULL_STOP = r"(?<!\bSt)(?<!\bMr)(?<!\bDr)(?<!\bMrs)(?<!\s[A-Z](?=\.\s[A-Z]))\.(?=\s|$)"
 _SENTENCE_END = re.compile(rf"\n|{_FULL_STOP}|。")
 _SENTENCE = re.compile(rf"(?:[^.。！？!?]+|(?!{_FULL_STOP})\.)+[.。！？!?]*")
-_SO = re.compile(
+SO = re.compile(
     r"(?:so|therefore|thus|hence|in conclusion|in total|altogether)\b,?\s*"
     r"|(?:所以|因此|因而|故|(?:综|綜)上(?:所述)?|(?:总|總)之)[，,]?\s*",
     re.IGNORECASE,

@@ -104,12 +104,12 @@ _END = r"(?=\s*(?:[,.;:!—–-]|$))"
 _HAN_END = r"(?=\s*(?:[，。；！,.!;]|$))"
 _NO = re.compile(
     rf"""\W*(?:no{_END}|nope\b|(?:absolutely|definitely|certainly|of\s+course)\s+not\b|not\s+at\s+all\b|(?:{_IT_IS}\s+)?(?:{_WRONG}){_END}|{_IT_IS}n't\s+(?:{_TRUE}){_END}
-    |(?:不是的?|不对|不正确|不可以|不能|不会|不需要|不行|不应该|没有|错误?的?|否|并非如此|不){_HAN_END})""",
+    |(?:不是的?|不对|不正确|不可以|不能|不会|不需要|不行|不应该|没有|错误?的?|否|并非如此|否定的?|当然不[是会能行]|不){_HAN_END})""",
     re.IGNORECASE | re.VERBOSE,
 )
 _YES = re.compile(
     rf"""\W*(?:yes{_END}|yep\b|(?:absolutely|definitely|certainly|of\s+course)(?:\s+(?:it|they)\s+\w+)?{_END}|(?:{_IT_IS}\s+)?(?:{_TRUE}){_END}
-    |(?:是的?|对的?|正确的?|没错|可以的?|能|会的?|需要|行|应该|有|当然(?:是|可以|能|会)?){_HAN_END})""",
+    |(?:是的?|对的?|正确的?|没错|可以的?|肯定的?|能|会的?|需要|行|应该|有|当然(?:是|可以|能|会)?){_HAN_END})""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CONTRACTED = [

@@ -291,15 +291,20 @@ _APOLOGY = r"""\W*
 _REFUSAL = re.compile(
     _APOLOGY
     + r"""i(?:\s?'m|\sam)?\s(?:can't|cannot|can\snot|unable\sto|not\sable\sto|won't|will\snot|(?:must\s)?decline\sto)\s
-    (?:answer|help(?!\sbut)|assist|provide|comply|fulfil|discuss|respond|create|write|generate|see|view|access|open)
+    (?:answer|help(?!\sbut)|assist|provide|comply|fulfil|discuss|respond|create|write|generate|see|view|access|open
+    |predict|know|tell|say|determine|definitively)
     |(?:抱歉|对不起|很遗憾|不好意思)[^。！!？?]{0,20}(?:无法|不能|没法|看不到|不便|没有办法)
     |我(?:无法|不能|没法|没有办法|不便)(?:直接)?(?:回答|提供|帮|协助|讨论|满足|继续|给出|查看|访问)""",
     re.IGNORECASE | re.VERBOSE,
 )
 _IGNORANCE = re.compile(
     r"""\bas\san?\s(?:ai|artificial\sintelligence|(?:large\s)?language\smodel)\b
-    |\bi\s(?:do\snot|don't)\s(?:know|have\s(?:access|enough|any|the))\b|\bi\shave\sno\sidea\b
-    |作为[^，。]{0,12}(?:模型|AI|人工智能|助手)|我不(?:知道|清楚)|我没有(?:足够|相关)""",
+    |\bi\s(?:do\snot|don't)\s(?:know|have\s(?:access|enough|any|the))\b|\bi\shave\sno\s(?:idea|way)\b|^\W*i(?:'m|\sam)\s(?:not\s(?:\w+\s)?sure|unable|unclear|only\san?\sai)\b
+    |\b(?:it(?:'s|\sis)\s)?(?:impossible|not\spossible|difficult|hard)\sto\s(?:predict|say|know|tell)\b|\bi\s(?:can't|cannot)\s(?:say|tell|know|predict)\b
+    |\b(?:nobody|no\s?one)\s(?:knows|can)\b|^\W*please\s(?:check|consult|provide|tell|share)\b|\btoo\searly\sto\s(?:say|tell)\b|建议[您你]?查看
+    |\byou\s(?:haven't|have\snot)\stold\b|\bas\s(?:a|an)\s(?:[\w-]+\s){0,4}(?:chatbot|assistant|ai)\b
+    |作为[^，。]{0,12}(?:模型|AI|人工智能|助手)|我不(?:知道|清楚|确定|能)|我没有(?:足够|相关|办法)|没有?人(?:能|知道|会知道)|[无無]法(?:得知|预测|知道|确定|判断)|没有?办法(?:得知|回答|知道)
+    |取决于|还没有告诉|您没有告诉""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CORRECTION = re.compile(

@@ -152,6 +152,7 @@ def chinese_number(numerals: str) -> int:
 
 _EXACT = Context(prec=1000, traps=[Inexact])
 _ONE_SIGN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in "，；！？～"} | {
+    **{ord("₀") + digit: str(digit) for digit in range(10)},
     ord("−"): "-",
     ord("–"): "-",
     ord("℃"): "°C",
@@ -196,6 +197,8 @@ _ONE_SPELLING = [
         ("cubic", r"\bcubic\s+(metres?|meters?|centimet(?:re|er)s?|cm|m|feet|foot|inch(?:es)?)\b", r"\1^3", 0),
         ("平", r"平方(公里|千米|厘米|毫米|米)", r"\1^2", 0),
         ("立", r"立方(厘米|毫米|分米|米)", r"\1^3", 0),
+        ("时", r"(?<=/)时", "小时", 0),
+        ("每", rf"每\s?({HAN_UNITS})\s?(\d+(?:\.\d+)?)\s?({HAN_UNITS})", r"\2\3/\1", 0),
         ("每", rf"(?<=\d)\s?({HAN_UNITS})\s?每\s?({HAN_UNITS})", r"\1/\2", 0),
         (" per ", r"(?<=[a-z]) per (?=[a-z])", "/", 0),
         (
@@ -226,7 +229,7 @@ _CHINESE_CLOCK = re.compile(
 )
 _NUMERALS = "[〇零一二两三四五六七八九十百千万亿]"
 _CHINESE_FRACTION = re.compile(f"({_NUMERALS}{{1,8}})分之({_NUMERALS}{{1,8}})")
-_SKIPPED = "(?<![第统万唯某每任同另初期周拜])(?!万一|千万[不别要记])"
+_SKIPPED = "(?<![第统万唯某每任同另初期周拜])(?!万一|千万[不别要记]|[三四五六八][角边])"
 _MEASURES = "个只条名位人次天年月岁元件本张台辆座种项颗棵倍层步页公千米厘毫升克吨斤小分秒点度块角周星世%％"
 _CHINESE_NUMBER = re.compile(rf"{_SKIPPED}(?:{_NUMERALS}{{2,16}}|[一二两三四五六七八九十](?=[{_MEASURES}]|\W|$))")
 _HALF_HOURS = re.compile(r"(?:(\d{1,9}|[一二两三四五六七八九十])个)?半个?(?=小时|钟头|星期|礼拜)")

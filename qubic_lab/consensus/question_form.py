@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from qubic_lab.consensus.quantities import plain
+from qubic_lab.consensus.quantities import plain, plain_quantities, spelled_out
 from qubic_lab.consensus.units import find_unit
 from qubic_lab.consensus.words import polarities, simplified, stem, word_set, words
 
@@ -22,7 +23,9 @@ class QuestionForm:
     other choices: fruit and vegetable in "a fruit or a vegetable?", the names in "Who came first?". `unit` is the
     requested one, `noun` the stem of what is counted, `unknown` the letter to solve for. `words` are the stems of the
     question's words, without the options, and `polarities` their signed pairs of opposites, such as +increase.
-    `asks_output` wants a program's output or return value; `asks_what` can be answered by one phrase.
+    `content` are those of its last question that say something, `numbers` its quantities.
+    `asks_name` can be answered by a name, `asks_place` by a place, `asks_list` by several items, `asks_what` by one
+    phrase. `asks_output` wants a program's output or return value.
     """
 
     kind: str = ""
@@ -35,7 +38,12 @@ class QuestionForm:
     asks_year: bool = False
     asks_output: bool = False
     asks_what: bool = False
+    asks_name: bool = False
+    asks_place: bool = False
+    asks_list: bool = False
     polarities: frozenset[str] = frozenset()
+    content: tuple[str, ...] = ()
+    numbers: frozenset[tuple[Fraction | str, str]] = frozenset()
 
     def is_reversed_by(self, text: str) -> bool:
         """Return whether a text has the opposite of one of the question's words, such as lighter for heavier."""
@@ -51,8 +59,10 @@ def read_question(question: str) -> QuestionForm:
     stem_text = question[: question.index(next(iter(offered.values())))] if offered else question
     asks_output = bool(_OUTPUT.search(question)) and not _WRITE.search(question)
     unit, noun = _unit(plain(question))
+    kind = "choice" if offered else _kind(stem_text.strip(), asks_output)
+    asks_what = bool(_WHAT.search(question)) and not _SEVERAL.search(_TITLE.sub(" ", question))
     return QuestionForm(
-        kind="choice" if offered else _kind(stem_text.strip(), asks_output),
+        kind=kind,
         options=tuple(offered.items()),
         alternatives=_alternatives(stem_text),
         unit=unit,
@@ -61,8 +71,17 @@ def read_question(question: str) -> QuestionForm:
         words=frozenset(stem(word) for word in words(stem_text)),
         asks_year=bool(_YEAR.search(question)),
         asks_output=asks_output,
-        asks_what=bool(_WHAT.search(question)) and not _SEVERAL.search(question),
+        asks_what=asks_what,
+        asks_name=asks_what and not kind and not asks_output and not _DEED.search(question),
+        asks_place=bool(_PLACE.search(question)),
+        asks_list=bool(_LIST.search(stem_text)),
         polarities=polarities(stem_text),
+        content=_content(stem_text),
+        numbers=frozenset(
+            (each.value, each.unit)
+            for text in (plain(stem_text), spelled_out(stem_text))
+            for each in plain_quantities(text)
+        ),
     )
 
 
@@ -137,7 +156,8 @@ _LETTER_FORMS = {
 """How letters from A to H name options; verbose patterns."""
 _VERDICT = re.compile(
     r"(?:^|[.!:]\s)(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have|must|may)\b(?!.*\bor\b(?! not))"
-    r"|\btrue or false\b|\byes or no\b|[吗么][？?]?$|是否|是不是|能不能|会不会|对不对|可不可以|有没有",
+    r"|\btrue or false\b|\byes or no\b|(?:吗|(?<![什甚怎这那])么)(?:[？?]|$)"
+    r"|是否|是不是|能不能|会不会|对不对|可不可以|有没有",
     re.IGNORECASE,
 )
 _YEAR = re.compile(r"\b(?:what|which) year\b|哪一?年", re.IGNORECASE)
@@ -160,16 +180,25 @@ _PROSE = re.compile(
 )
 _NUMBER = re.compile(
     r"\bhow (?:many|much|long|far|old|tall|fast|often|high|deep|heavy|large|big|wide|hot|cold)\b"
-    r"|\bwhat (?:is|are|was) (?:the |its )?(?:\w+ ){0,2}(?:number|sum|product|quotient|difference|value|area|volume"
+    r"|\bwhat (?:is|are|was) (?:the |its )?(?:\w+ ){0,3}(?:number|sum|product|quotient|difference|value|area|volume"
     r"|total|average|mean|median|speed|length|height|distance|mass|weight|temperature|price|cost|age|probability"
-    r"|perimeter|percentage|remainder|depth|duration)\b"
-    r"|\bwhat (?:percentage|percent|time|number)\b|\b(?:calculate|compute|evaluate|solve)\b|\d\s*[-+*/×÷^]\s*\d"
+    r"|perimeter|percentage|remainder|depth|duration|root|point)\b"
+    r"|\bwhat(?: is|'s) \d|\bwhat (?:percentage|percent|time|number|temperature)\b"
+    r"|\b(?:calculate|compute|evaluate|solve)\b|\d\s*[-+*/×÷^]\s*\d"
     r"|多少|多[长远大高重久快深宽]|几|计算|求|等于|占比|面积|体积|速度是",
     re.IGNORECASE,
 )
 _OUTPUT = re.compile(r"\b(?:prints?|outputs?|returns?|evaluates? to)\b|输出|打印|返回|结果", re.IGNORECASE)
 _WHAT = re.compile(r"\b(?:what|who|whose|which|where)\b|谁|哪|什么", re.IGNORECASE)
 _SEVERAL = re.compile(r"\b(?:and|or)\b|[和与或、]|还是", re.IGNORECASE)
+_DEED = re.compile(
+    r"\bwhat\s+(?:do|does|did|happens?|happened|will|would|should|can|could|has|have)\b"
+    r"|\bwhat(?:'s|\s+is|\s+are)\s+(?!(?:the|its|your|my)\b)(?:an?\s+)?[\w-]+(?:\s[\w-]+)?\s*\?",
+    re.IGNORECASE,
+)
+"""Questions for deeds and definitions, which are no names."""
+_PLACE = re.compile(r"\bwhere\b|\b(?:in|on|at|from) (?:which|what)\b|哪[里儿]|哪[个座]", re.IGNORECASE)
+_TITLE = re.compile(r"\b[A-Z]\w+ and (?:the )?[A-Z]\w+")
 _WHO = re.compile(r"\b(?:who|which|whose)\b", re.IGNORECASE)
 _NO_NAMES = word_set("who which whose what the a an in on of if there when where at after before two three is are")
 _OR = re.compile(
@@ -177,6 +206,19 @@ _OR = re.compile(
     r"((?:[\w-]+ )?[\w-]+),? or ((?:(?:an?|the) )?[\w-]+(?: [\w-]+)?)\s*\?"
     r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]",
     re.IGNORECASE,
+)
+_MANY = r"(?:two|three|four|five|six|seven|eight|nine|ten|\d+)"
+_LIST = re.compile(
+    rf"\b(?:name|list|give|what\s+are|which)\s+(?:me\s+)?(?:the\s+)?(?:first\s+|last\s+)?{_MANY}\b|^\W*list\s"
+    r"|列出|列举|哪[两二三四五六七八九]|哪些|[两二三四五六七八九十]大[^，。]{1,8}(?:是什么|有哪)",
+    re.IGNORECASE,
+)
+_ASKED = re.compile(r"[^.。!！?？]*[?？]")
+_EMPTY = word_set(
+    """is are was were do does did can could will would should has have had may must be been the a an it its there this
+    that what which who whose whom where when how of in on at to by for from as and or you your i my we they them he she
+    answer question yes no not please many much most any some
+    吗 么 呢 是 的 了 请 问 你 我 可 以 会 能 一 个 在 有 哪 谁 什 么 里 几 多 少 否 不 它 吧 这 那 比 等 于"""
 )
 _UNIT = re.compile(
     r"\bhow (?:many|much) ([a-zA-Z^23/]+)|\bin ([a-zA-Z°^23/]+)\s*[?,.)]"
@@ -217,6 +259,12 @@ def _kind(question: str, asks_output: bool) -> str:
     return "number" if _NUMBER.search(question) and not asks_output else ""
 
 
+def _content(question: str) -> tuple[str, ...]:
+    """Return the stems of the last question's words that say something, else of the whole text's, in order."""
+    asked = [question, *_ASKED.findall(question)][-1]
+    return tuple(dict.fromkeys(stem(word) for word in words(asked) if word not in _EMPTY))
+
+
 def _unit(question: str) -> tuple[str, str]:
     """Return the requested unit, else the stem of the counted noun."""
     for found in _UNIT.findall(question):
@@ -233,7 +281,8 @@ def _unit(question: str) -> tuple[str, str]:
 def _alternatives(question: str) -> frozenset[str]:
     if found := _OR.search(question):
         return frozenset(" ".join(words(side)) for side in found.groups() if side)
-    if not _WHO.search(question):
+    told, asked, _ = question.rpartition(_ASKED.findall(question)[-1]) if _ASKED.search(question) else ("", "", "")
+    if not _WHO.search(asked):
         return frozenset()
-    names = re.findall(r"\b[A-Z][a-z]+\b", question)
-    return frozenset(name.casefold() for name in names if name.casefold() not in _NO_NAMES)
+    names = {name.casefold() for name in re.findall(r"\b[A-Z][a-z]+\b", told)} - _NO_NAMES
+    return frozenset(names) if len(names) > 1 else frozenset()

@@ -10,7 +10,7 @@ FILLERS = {"the", "a", "an", "and"}
 NEGATIONS = {"not", "isn't", "never", "nor", "cannot", "不", "没", "非"}
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:'[^\W\u4e00-\u9fff]+)?")
 _SIGN = re.compile(
-    r"""[^\w\s.,;:!?'"()\[\]{}…“”‘’„«»、。，；：！？（）《》—–-]|(?<!\w)-(?=\d)|(?<=[A-Za-z])-(?![\w-])"""
+    r"""[^\w\s.,;:!?'"()\[\]{}…“”‘’„«»、。，；：！？（）《》·—–-]|(?<!\w)-(?=\d)|(?<=[A-Za-z])-(?![\w-])"""
 )
 """Signs that are more than punctuation: C, C++ and C# differ, and so do A and A-."""
 _ASCII_SIGN = re.compile(r"[\x00-\x08\x0e-\x1b\x7f#$%&*+/<=>@\\^`|~-]")

@@ -66,15 +66,18 @@ class AnswerPair:
 
 def committed_pairs() -> tuple[AnswerPair, ...]:
     """Return the project's labelled pairs; `data/consensus/README.md` explains the labels."""
-    name = "pairs.jsonl"
+    return tuple(AnswerPair(**fields) for _, fields in read_objects(committed_file("pairs.jsonl"), "pairs"))
+
+
+def committed_file(name: str) -> Path:
+    """Return a file of `data/consensus`, of the checkout or of the installed package."""
     checkout = Path(__file__).parents[2] / "data" / "consensus" / name
-    file = checkout if checkout.exists() else Path(__file__).parent / name  # in the installed package
-    return tuple(AnswerPair(**fields) for _, fields in read_objects(file, "pairs"))
+    return checkout if checkout.exists() else Path(__file__).parent / name
 
 
-def pairs_half(id: str) -> str:
-    """Return the permanent half of a pair: choices are made on `dev` and measured on `test`."""
-    return HALVES[hashlib.sha256(id.encode()).digest()[0] % 2]
+def half_of(key: str) -> str:
+    """Return the permanent half of a pair or question: choices are made on `dev` and measured on `test`."""
+    return HALVES[hashlib.sha256(key.encode()).digest()[0] % 2]
 
 
 @dataclass(frozen=True)
@@ -324,7 +327,7 @@ def _read(pairs: Sequence[AnswerPair], embed: Embed | None) -> list[_Read]:
 
 
 def _half(pairs: Sequence[AnswerPair], half: str) -> list[AnswerPair]:
-    return [pair for pair in pairs if pairs_half(pair.id) == half]
+    return [pair for pair in pairs if half_of(pair.id) == half]
 
 
 def _labels(pairs: Sequence[_Read]) -> Indices:

@@ -1,0 +1,127 @@
+"""What answers in plain prose say: the judged answers, sentences by hand, and votes on them."""
+
+import pytest
+
+from qubic_lab.consensus.aggregate import VoteContext, VotingConfig, deliberate
+from qubic_lab.consensus.answers import final_answer
+from qubic_lab.consensus.quality import judge
+from qubic_lab.consensus.voting import AnswerSource, Vote
+from qubic_lab.core import SamplingParams
+from qubic_lab.evals.prose_eval import (
+    MISSING,
+    RIGHT,
+    WRONG,
+    JudgedAnswer,
+    committed_answers,
+    evaluate_reading,
+    how_read,
+)
+
+PRIME = "Is 7 a prime number? Answer yes or no."
+HAMLET = "Who wrote Hamlet?"
+
+
+def value_of(text: str, question: str) -> str | None:
+    """Return what a vote would count, None if it would not."""
+    found = final_answer(text, question)
+    return found.value if found.kind != "prose" and judge(text, question, "stop", found).usable else None
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "value"),
+    [
+        (PRIME, "No, 7 is not a prime number. A prime number has no divisors but 1 and itself.", "no"),
+        (PRIME, "I would say no, since 7 is odd.", "no"),
+        (PRIME, "7 is a prime number, so the answer is yes.", "yes"),
+        (PRIME, "A prime number has exactly two divisors.", None),
+        ("Do all birds fly?", "Not all birds fly.", "no"),
+        ("Is gold heavier than water?", "Gold is lighter than water.", "no"),
+        ("Is gold heavier than water?", "Water is heavier than gold.", None),
+        ("鲸鱼是鱼吗？", "虽然名字里有“鱼”字，但鲸鱼并不是鱼。", "no"),
+        ("企鵝會飛嗎？", "企鵝雖然是鳥類，卻無法飛行。", "no"),
+        (HAMLET, "Hamlet was written by William Shakespeare, however some doubt it.", "william shakespeare"),
+        (HAMLET, "William Shakespeare wrote Hamlet, but the story is older.", "william shakespeare"),
+        (HAMLET, "The author is William Shakespeare, often called the bard of Avon.", "william shakespeare"),
+        (HAMLET, "It was written by hand.", None),
+        ("What is the capital of France?", "Bien sûr, the capital of France is Paris.", "paris"),
+        ("What is the capital of France?", "It is not Lyon.", None),
+        ("谁写了《西游记》？", "《西游记》是吴承恩写的。", "吴 承 恩"),
+        ("What is 2 + 2?", "2 + 2 equals 4.", "4"),
+        ("What is 2 + 2?", "The sum of 2 and 2 is 4.", "4"),
+        ("What is 2 + 2?", "2 plus 2 is four.", "4"),
+        ("What is 2 + 2?", "To add 2 and 2, you simply add them.", None),
+        ("How many grams are in 2.5 kilograms?", "There are 2,500 grams in 2.5 kilograms.", "2500 g"),
+        ("How many legs does a spider have?", "A spider has eight legs, while an insect has six.", "8"),
+        ("一辆汽车3小时行驶240公里，平均速度是多少？", "240÷3=80，平均速度是每小时80公里。", "80 km/h"),
+        ("Name the four seasons.", "1. Spring\n2. Summer\n3. Autumn\n4. Winter", "autumn; spring; summer; winter"),
+        ("Which two gases make up most of the air?", "Nitrogen (78 %) and oxygen make up most.", "nitrogen; oxygen"),
+        ("List the prime numbers below 10.", "The prime numbers below 10 are 2, 3, 5 and 7.", "2; 3; 5; 7"),
+        ("中国的四大发明是什么？", "造纸术、印刷术、火药和指南针。", "印 刷 术; 指 南 针; 火 药; 造 纸 术"),
+        ("Where do I live?", "I don't have access to your location.", None),
+        ("我叫什么名字？", "您没有告诉我您的名字。", None),
+    ],
+)
+def test_what_a_sentence_says(question: str, text: str, value: str | None) -> None:
+    assert value_of(text, question) == value
+
+
+def votes_of(*texts: str) -> list[Vote]:
+    sources = [AnswerSource("hash", "", SamplingParams(temperature=0.7, seed=seed)) for seed in range(len(texts))]
+    return [Vote(f"v{n}", f"n{n}", "m", sources[n], text, "stop", 8, 1.0) for n, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("question", "texts", "leader", "ballots"),
+    [
+        (
+            PRIME,
+            (
+                "No, 7 is not a prime number.",
+                "No. It can be divided by 7.",
+                "7 is not a prime number.",
+                "The answer is no.",
+                "I would say no, since it is odd.",
+                "Yes.",
+                "7 is a prime number because it has two divisors.",
+                "A number is prime if it has two divisors.",
+            ),
+            "no",
+            5,
+        ),
+        ("What is 2 + 2?", ("2 + 2 equals 4.", "4", "The sum of 2 and 2 is 4.", "It is four.", "5", "22"), "4", 4),
+    ],
+)
+def test_plain_questions_get_plain_votes(question: str, texts: tuple[str, ...], leader: str, ballots: int) -> None:
+    result = deliberate(question, votes_of(*texts), (), VoteContext(), VotingConfig())
+    assert result.decision.winner == 0
+    first = result.decision.standings[0]
+    assert len(first.voters) == ballots
+    assert {each.final.value for each in result.voters if each.vote.voter in first.voters} == {leader}
+
+
+def judged(text: str, answer: str, question: str = "How long is it?") -> JudgedAnswer:
+    return JudgedAnswer("1", "en", "unit", "written", question, text, answer, "held-out")
+
+
+def test_right_wrong_and_missing() -> None:
+    assert how_read(judged("It is 5 km long.", "5 km")) == how_read(judged("It is 5 km long.", "5")) == RIGHT
+    assert how_read(judged("It is 5 km long.", "6 km")) == how_read(judged("It is 5 km long.", "")) == WRONG
+    assert how_read(judged("Nobody has measured it.", "5 km")) == MISSING
+    everything, *_ = evaluate_reading([judged("It is 5 km long.", "5 km"), judged("It is long.", "5 km")])
+    assert (everything.right.value, everything.wrong.value, everything.right.n) == (0.5, 0.0, 2)
+
+
+def test_the_judged_answers_are_varied_and_apart() -> None:
+    parts = {part: committed_answers(part) for part in ("development", "held-out")}
+    assert min(map(len, parts.values())) >= 150 and sum(map(len, parts.values())) >= 300
+    for answers in parts.values():
+        assert {each.language for each in answers} == {"en", "zh-Hans", "zh-Hant"}
+        assert {each.kind for each in answers} == {"yes/no", "name", "number", "unit", "list", "refusal"}
+        assert {each.origin for each in answers} == {"smollm2", "written"}
+    asked = [{each.question for each in answers} for answers in parts.values()]
+    assert asked[0].isdisjoint(asked[1])
+
+
+def test_judged_answers_are_read_as_a_reader_would() -> None:
+    everything, *_ = evaluate_reading(committed_answers("development"))
+    assert everything.right.value >= 0.95 and everything.wrong.value <= 0.01
