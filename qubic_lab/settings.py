@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     """File with the tokens of HTTP clients, written by `qubic-lab token add`. Required beyond loopback."""
     api_token: str | None = None
     """Token that our own commands send to a coordinator."""
+    node_token: SecretStr | None = None
+    """Secret that coordinators and nodes share, of 32 characters or more; `qubic-lab token new` prints one."""
     coordinator: str = "http://127.0.0.1:5000"
     """Address of the coordinator that our own commands use."""
     coingecko_key: SecretStr | None = None

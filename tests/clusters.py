@@ -157,7 +157,7 @@ class Cluster:
         self._starts += 1
         addresses = tuple(address_of(self.folder, n) for n in range(len(self.coordinators)))
         listen = f"unix:{self.folder}/node-{self._starts}.sock"
-        node = Node(NodeConfig(name, addresses, listen), replica or Fragile())
+        node = Node(NodeConfig(name, addresses, listen, identity=f"{name} of a test"), replica or Fragile())
         self._nodes[name], self.nodes[name] = node, asyncio.ensure_future(node.run())
         if ready:
             await until(lambda: self.nodes[name].done() or self.gates(name) == {None})

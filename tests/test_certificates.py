@@ -63,6 +63,20 @@ def test_a_host_is_believed_under_its_names_alone(authority: Pair, name: str) ->
             verify(host.certificate, by.certificate, other)
 
 
+def test_a_client_is_no_server_and_roles_stay_or_change_with_a_renewal(authority: Pair) -> None:
+    client = new_host(["laptop"], authority, NOW, roles=["client"])
+    with pytest.raises(VerificationError):
+        verify(client.certificate, authority.certificate, "laptop")
+    assert (describe(client.certificate).roles, describe(client.certificate).may_serve) == (("client",), False)
+    renewed = renewed_host(client.certificate, authority, NOW)
+    assert (describe(renewed).roles, describe(renewed).may_serve) == (("client",), False)
+    changed = renewed_host(client.certificate, authority, NOW, roles=["coordinator", "node"])
+    verify(changed, authority.certificate, "laptop")
+    assert (describe(changed).roles, describe(changed).names) == (("coordinator", "node"), ("laptop",))
+    old = describe(renewed_host(new_host(["vm-1"], authority, NOW).certificate, authority, NOW))
+    assert (old.roles, old.may_serve) == ((), True)
+
+
 def test_it_is_good_from_an_hour_before_to_its_last_day_or_its_authoritys(authority: Pair) -> None:
     host = new_host(["vm-1"], authority, NOW, days=7)
     for time in (NOW - timedelta(minutes=59), NOW + 7 * DAY):
@@ -238,15 +252,21 @@ def certs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run) -> Run:
 
 
 def test_make_show_and_renew(certs: Run) -> None:
-    made = certs("make tls 10.0.0.2,vm-1 fd00::2")
+    made = certs("make tls 10.0.0.2,vm-1 fd00::2 --role coordinator,node")
     assert (made.status, made.out.split()) == (0, ["tls/10.0.0.2.pem", "tls/fd00--2.pem"])
     assert "authority.key stays here" in made.err
     shown = certs("show tls")
     assert (shown.status, shown.err) == (0, "")
-    assert all(each in shown.out for each in ("tls/10.0.0.2.pem", "10.0.0.2, vm-1", "Qubic Lab authority", "3649"))
+    assert all(
+        each in shown.out
+        for each in ("tls/10.0.0.2.pem", "10.0.0.2, vm-1", "coordinator, node", "Qubic Lab authority", "3649")
+    )
     for line in ("renew tls fd00::2 --days 29", "renew tls"):  # then what has fewer than 30 days left
         renewed = certs(line)
         assert (renewed.status, renewed.out.split()) == (0, ["tls/fd00--2.pem"])
+    assert certs("renew tls fd00::2 --role node").status == 0
+    roles = [each["roles"] for each in certs("show tls --json").json["certificates"]]
+    assert roles == [["coordinator", "node"], [], ["node"]]
     again = certs("renew tls")
     assert again.status == 0 and "nothing to renew" in again.err
 
@@ -273,6 +293,8 @@ def test_show_tells_what_expires_and_what_has(certs: Run) -> None:
     [
         ("make tls 10.0.0.300", "'10.0.0.300' cannot be in a certificate"),
         ("make tls a,,b", "give values separated by single commas"),
+        ("make tls a --role nod", "unknown role 'nod': did you mean 'node'?"),
+        ("renew made vm-1 --role nod", "unknown role 'nod': did you mean 'node'?"),
         ("make tls a --days 0", "days is 0: it must be at least 1"),
         ("make made vm-1", "made/vm-1.pem or made/vm-1.key exists already: give --renew"),
         ("renew made vm-2", "unknown certificate 'vm-2': did you mean 'vm-1'?"),

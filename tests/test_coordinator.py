@@ -178,7 +178,9 @@ async def test_a_node_that_is_full_is_passed_over_and_costs_no_try(start_cluster
 
 async def test_a_node_that_nobody_reaches_costs_no_try(start_cluster: StartCluster, tmp_path: Path) -> None:
     async with start_cluster() as running:
-        nowhere = pb.NodeRegistration(node="nowhere", address=f"unix:{tmp_path}/nowhere.sock", type="whole")
+        nowhere = pb.NodeRegistration(
+            node="nowhere", address=f"unix:{tmp_path}/nowhere.sock", type="whole", identity="n"
+        )
         nowhere.capabilities.CopyFrom(pb.Capabilities(slots=1, tokens_per_s=1.0))
         registry = running.coordinator.registry
         session = await running.coordinator.call(registry.register, nowhere)

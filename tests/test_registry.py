@@ -28,7 +28,8 @@ from qubic_lab.errors import InputError, NotFoundError, QubicLabError, RefusedEr
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc
 from qubic_lab.wire.certificates import make_certificates
-from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, listen, open_async_channel
+from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, open_async_channel
+from qubic_lab.wire.members import MemberGuard, listen_as
 
 NAMES = count()
 REMOVED_MS = round(REMOVED_S * 1_000)
@@ -50,8 +51,8 @@ def session(registry: Registry) -> str:
 
 def registration(node: str = "a", **fields: Any) -> pb.NodeRegistration:
     capabilities = pb.Capabilities(model="echo", slots=4, tokens_per_s=10.0, layers=[2, 2])
-    usual = {"node": node, "address": "127.0.0.1:7001", "type": "whole", "capabilities": capabilities}
-    return pb.NodeRegistration(**usual | fields)
+    usual = {"node": node, "address": "127.0.0.1:7001", "type": "whole", "identity": f"that of {node}"}
+    return pb.NodeRegistration(**usual | {"capabilities": capabilities} | fields)
 
 
 def only(registry: Registry) -> NodeRecord:
@@ -151,7 +152,7 @@ def test_a_session_outlives_a_repeated_registration_of_its_node_alone(registry: 
 def test_a_name_is_its_owners_while_the_node_lives(registry: Registry) -> None:
     registry.register(registration(), owner="vm-1")
     for owner in ("vm-2", ""):
-        with pytest.raises(RefusedError, match="'a' is registered with another certificate"):
+        with pytest.raises(RefusedError, match=r"'a' lives already, at 127\.0\.0\.1:7001"):
             registry.register(registration(), owner=owner)
     registry.clock_offset_ms += REMOVED_MS
     registry.register(registration(), owner="vm-2")
@@ -159,10 +160,26 @@ def test_a_name_is_its_owners_while_the_node_lives(registry: Registry) -> None:
         registry.register(registration(), owner="vm-1")
 
 
+def test_a_name_is_its_nodes_until_it_is_removed_or_left(registry: Registry, session: str) -> None:
+    other = registration(identity="another")
+    registry.clock_offset_ms += REMOVED_MS - 1_000
+    with pytest.raises(RefusedError, match=r"give another name \(--name\), or end that one; a name is free 30 s after"):
+        registry.register(other)
+    registry.beat("a", session, pb.NodeState())
+    registry.clock_offset_ms += REMOVED_MS
+    taken = registry.register(other)
+    with pytest.raises(RefusedError):
+        registry.register(registration())
+    registry.leave("a", taken)
+    registry.register(registration())
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"node": ""}, "node name ''"),
+        ({"identity": ""}, "node 'a' has no identity"),
+        ({"address": "unix-abstract:80"}, "is not understood"),
         ({"node": "a\n"}, "printable"),
         ({"node": "x" * 101}, "1 to 100"),
         ({"address": ""}, "address '' is not understood"),
@@ -216,17 +233,18 @@ def test_names_by_certificate() -> None:
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
     """Files of two hosts; `test_channel` says that strangers cannot connect."""
     folder = tmp_path_factory.mktemp("tls")
-    made = make_certificates(folder, [["vm-1", LOOPBACK], ["vm-2", LOOPBACK]], datetime.now(UTC))
+    roles = ("coordinator", "node")
+    made = make_certificates(folder, [["vm-1", LOOPBACK], ["vm-2", LOOPBACK]], datetime.now(UTC), roles=roles)
     return {path.stem: TlsFiles(path, path.with_suffix(".key"), folder / "authority.pem") for path in made}
 
 
 @pytest.fixture
 async def stub_of(registry: Registry, hosts: Hosts, no_tls: None) -> AsyncIterator[MakeStub]:
     """Serve the registry; yield a function that makes a stub of the service, with the files of a host."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[MemberGuard()])
     service = RegistryService(registry, asyncio.to_thread, lambda: None)
     cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
-    address = f"{LOOPBACK}:{listen(server, f'{LOOPBACK}:0', hosts['vm-2'])}"
+    address = f"{LOOPBACK}:{listen_as('coordinator', server, f'{LOOPBACK}:0', hosts['vm-2'])}"
     await server.start()
     channels = []
 

@@ -12,8 +12,10 @@ import json
 import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
+from qubic_lab.cluster.identity import claimed_name
 from qubic_lab.cluster.node import Node, NodeConfig
 from qubic_lab.errors import QubicLabError
 from qubic_lab.wire import cluster_pb2 as pb
@@ -107,18 +109,19 @@ def main() -> None:
     parser.add_argument("--says", default="", help="the text of every answer")
     options = parser.parse_args()
 
-    async def run() -> None:  # nodes must be created inside their event loop
+    async def run(identities: Sequence[tuple[str, str]]) -> None:  # nodes must be created inside their event loop
         await serve(
             [
                 Node(
-                    NodeConfig(name, tuple(options.coordinator), options.listen),
+                    NodeConfig(name, tuple(options.coordinator), options.listen, identity=identity),
                     EchoReplica(name, options.seconds / options.new_tokens, options.slots, options.says),
                 )
-                for name in options.name
+                for name, identity in identities
             ]
         )
 
-    asyncio.run(run())
+    with ExitStack() as stack:
+        asyncio.run(run([stack.enter_context(claimed_name(name)) for name in options.name]))
 
 
 if __name__ == "__main__":

@@ -236,7 +236,9 @@ def registration_of(number: int, address: str) -> pb.NodeRegistration:
         slots=8,
         tokens_per_s=30.0,
     )
-    return pb.NodeRegistration(node=f"name-{number}", address=address, type="whole", capabilities=own, weight=1)
+    return pb.NodeRegistration(
+        node=f"name-{number}", address=address, type="whole", capabilities=own, weight=1, identity="one"
+    )
 
 
 def measure_processes(nodes: int, services: int, window_s: float) -> ProcessCosts:

@@ -15,34 +15,37 @@ if TYPE_CHECKING:
     from qubic_lab.wire.certificates import CertificateInfo
 
 Folder = Annotated[Path, Argument(metavar="FOLDER", help="Folder of the authority and the hosts' pairs.")]
+Role = Annotated[str, Option(metavar="ROLE,…", help="Role in a cluster: coordinator, node, client, or several.")]
 Days = Annotated[int, Option(help="Days that hosts' certificates are valid; an authority's lasts 10 years.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group with its commands."""
     commands: Commands = {
-        "make": (make, "~/qubic-lab-tls 10.0.0.2,vm-1,localhost laptop"),
+        "make": (make, "~/qubic-lab-tls 10.0.0.2,vm-1,localhost --role node"),
         "show": (show, "~/qubic-lab-tls"),
         "renew": (renew, "~/qubic-lab-tls"),
     }
     text = "Make, show and renew TLS certificates of hosts."
-    add_group(app, "certs", text, "make ~/qubic-lab-tls 10.0.0.2 laptop", commands)
+    add_group(app, "certs", text, "make ~/qubic-lab-tls laptop", commands)
 
 
 def make(
     folder: Folder,
     hosts: Annotated[list[str], Argument(metavar="NAME", help="A host's name or IP address, or several as NAME,NAME.")],
+    role: Role = "client",
     days: Days = 365,
     renew: Annotated[bool, Option("--renew", help="Replace existing certificates and keys.")] = False,
 ) -> None:
     """Make a certificate and a key for each host.
 
-    Makes an authority first if FOLDER has none.
+    Makes an authority first if FOLDER has none. A client's certificate cannot serve; the first host of a pipeline that
+    others call needs the role node.
     """
     from qubic_lab.wire.certificates import make_certificates
 
     names = [split_list("NAME", host) for host in hosts]
-    for path in make_certificates(folder, names, datetime.now(UTC), days, renew):
+    for path in make_certificates(folder, names, datetime.now(UTC), days, renew, split_list("--role", role)):
         typer.echo(path)
     note(
         "give each host its own pair and authority.pem; authority.key stays here: "
@@ -65,10 +68,15 @@ def show(
     if json:
         print_json({"certificates": [_to_dict(path, info, now) for path, info in found]})
     else:
-        header = ("file", "names", "valid from", "valid to", "days left", "authority")
+        header = ("file", "names", "roles", "valid from", "valid to", "days left", "authority")
         rows = [
             (
-                *(str(path), ", ".join(info.names), f"{info.valid_from_utc:%Y-%m-%d %H:%M}"),
+                *(
+                    str(path),
+                    ", ".join(info.names),
+                    ", ".join(info.roles) or "none",
+                    f"{info.valid_from_utc:%Y-%m-%d %H:%M}",
+                ),
                 *(f"{info.valid_to_utc:%Y-%m-%d %H:%M}", str(info.days_left(now)), info.authority),
             )
             for path, info in found
@@ -91,12 +99,14 @@ def renew(
         list[str] | None,
         Argument(metavar="NAME", help="Hosts by their files, or `authority`.", show_default="under 30 days left"),
     ] = None,
+    role: Annotated[str | None, Option(metavar="ROLE,…", help="New roles.", show_default="as before")] = None,
     days: Days = 365,
 ) -> None:
     """Renew certificates with the same names, keys and authority."""
     from qubic_lab.wire.certificates import AUTHORITY, WARN_DAYS, renew_certificates
 
-    renewed = renew_certificates(folder, names or (), datetime.now(UTC), days)
+    roles = split_list("--role", role) if role is not None else ()
+    renewed = renew_certificates(folder, names or (), datetime.now(UTC), days, roles)
     for path in renewed:
         typer.echo(path)
     if not renewed:
@@ -111,6 +121,7 @@ def _to_dict(path: Path, info: "CertificateInfo", now: datetime) -> dict[str, An
     return {
         "file": str(path),
         "names": info.names,
+        "roles": info.roles,
         "serial": info.serial,
         "valid_from_utc": info.valid_from_utc.isoformat(),
         "valid_to_utc": info.valid_to_utc.isoformat(),

@@ -1,7 +1,6 @@
 """`qubic-lab node`: a pipeline on this host as a node of a cluster."""
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,7 +22,8 @@ def register(app: typer.Typer) -> None:
 def node(
     coordinator: Annotated[str, Option(metavar="HOST:PORT,…", help="Where coordinators register nodes.")],
     name: Annotated[
-        str | None, Option(help="Unique name; with TLS NAME or LABEL@NAME of its certificate.", show_default="host")
+        str | None,
+        Option(help="Unique name; with TLS NAME or LABEL@NAME of its certificate.", show_default="host, 2@host, …"),
     ] = None,
     listen: Annotated[str, Option(help="Where coordinators reach this node; port 0: a free one.")] = "127.0.0.1:0",
     type: Annotated[str, Option(help="whole, stage, or expert (asked when votes disagree).")] = "whole",
@@ -41,24 +41,27 @@ def node(
 
     On SIGTERM it finishes the requests that it has started, and leaves the cluster.
     """
+    from qubic_lab.cluster.identity import claimed_name
     from qubic_lab.cluster.node import Node, NodeConfig
     from qubic_lab.cluster.replica import PipelineReplica
     from qubic_lab.pipeline import Pipeline, PipelineConfig
 
     division = split_numbers("--layers", layers) if layers is not None else None
     pipeline = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
-    config = NodeConfig(name or socket.gethostname(), split_list("--coordinator", coordinator), listen, type, weight)
+    coordinators = split_list("--coordinator", coordinator)
     show_warnings()
-    note(f"node {config.name} starts {model}; it registers at {coordinator}")
 
     class NodePipeline(Pipeline):
         def capabilities(self) -> "pb.Capabilities":
             return capabilities_of(self.config)
 
-    async def run() -> None:
+    async def run(config: NodeConfig) -> None:
         await Node(config, PipelineReplica(lambda: NodePipeline.launch(pipeline))).run()
 
-    asyncio.run(run())
+    with claimed_name(name) as (own, identity):
+        config = NodeConfig(own, coordinators, listen, type, weight, identity)
+        note(f"node {own} starts {model}; it registers at {coordinator}")
+        asyncio.run(run(config))
 
 
 def capabilities_of(config: "ResolvedConfig") -> "pb.Capabilities":

@@ -1,4 +1,4 @@
-"""`qubic-lab token …`: tokens of HTTP clients of a coordinator beyond loopback."""
+"""`qubic-lab token …`: tokens of HTTP clients of a coordinator beyond loopback, and of a cluster's members."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
         "add": (add, "notebook --per-minute 60 --file ~/qubic-lab/tokens.yaml"),
         "list": (list_, "--json"),
         "remove": (remove, "notebook"),
+        "new": (new, ""),
     }
     add_group(app, "token", "Add and remove tokens of HTTP clients.", "add notebook", commands)
 
@@ -62,6 +63,13 @@ def remove(name: Name, file: File = None) -> None:
     if len(kept) == len(known):
         raise NotFoundError(f"{name!r} has no token: {did_you_mean(name, [each.name for each in known])}")
     write_tokens(path, kept)
+
+
+def new() -> None:
+    """Print a new random token for QUBIC_LAB_NODE_TOKEN, which coordinators and nodes share."""
+    from qubic_lab.wire.members import new_node_token
+
+    typer.echo(new_node_token())
 
 
 def _path(file: Path | None) -> Path:

@@ -11,8 +11,8 @@ import grpc.aio
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.wire import pipeline_pb2
-from qubic_lab.wire.channel import open_async_channel
+from qubic_lab.wire import cluster_pb2, cluster_pb2_grpc, pipeline_pb2
+from qubic_lab.wire.members import node_token, open_member_channel
 
 CONNECT_S = 3.0
 CHARACTERS_A_TOKEN = 4
@@ -132,10 +132,14 @@ async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
 
 
 class Channels:
-    """Connections to nodes by address; each is opened when it is first needed, and reopened when it has broken."""
+    """Connections to nodes by address; each is opened when it is first needed, and reopened when it has broken.
+
+    With a node token nothing is asked over a connection before the node has proved it.
+    """
 
     def __init__(self) -> None:
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._proved: set[grpc.aio.Channel] = set()
 
     async def ready(self, address: str) -> grpc.aio.Channel:
         """Return an established connection, so that a failed call over it may have reached the node.
@@ -143,18 +147,24 @@ class Channels:
         The caller holds it while the call runs.
 
         Raises:
-            QubicLabError: nothing answers at the address.
-            InputError: as for `open_async_channel`.
+            QubicLabError: nothing answers at the address, or it is no node of this cluster.
+            InputError: as for `open_member_channel`.
         """
         if address not in self._channels:
-            self._channels[address] = open_async_channel(address)
+            self._channels[address] = open_member_channel(address)
         channel = self._channels[address]
         try:
             async with asyncio.timeout(CONNECT_S):
                 while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                    self._proved.discard(channel)
                     if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
                         raise TimeoutError
                     await channel.wait_for_state_change(state)
+                if channel not in self._proved and node_token() is not None:
+                    await cluster_pb2_grpc.NodeStub(channel).Echo(cluster_pb2.Payload())
+                    self._proved.add(channel)
+        except grpc.aio.AioRpcError as error:
+            raise QubicLabError(str(error.details())) from None
         except TimeoutError:
             # gRPC would wait longer and longer before the next try, and would keep using its first certificates.
             if self._channels.get(address) is channel:
@@ -165,6 +175,7 @@ class Channels:
     def keep(self, addresses: Container[str]) -> None:
         """Drop all other connections; each closes when its last call has ended."""
         self._channels = {address: channel for address, channel in self._channels.items() if address in addresses}
+        self._proved.intersection_update(self._channels.values())
 
     async def close(self) -> None:
         """Close all connections."""

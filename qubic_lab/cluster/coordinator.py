@@ -26,7 +26,7 @@ from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
 from qubic_lab.cluster.calls import payload_of, wait_at_most
 from qubic_lab.cluster.dispatcher import Dispatcher
 from qubic_lab.cluster.fleet import Fleet, NodeView
-from qubic_lab.cluster.registry import Registry, RegistryService
+from qubic_lab.cluster.registry import Registry, RegistryService, socket_folder
 from qubic_lab.cluster.tasks import (
     FINAL,
     DeadLetter,
@@ -39,7 +39,8 @@ from qubic_lab.cluster.tasks import (
 )
 from qubic_lab.errors import QubicLabError
 from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
-from qubic_lab.wire.channel import SERVER_OPTIONS, listen
+from qubic_lab.wire.channel import SERVER_OPTIONS
+from qubic_lab.wire.members import MemberGuard, listen_as
 
 SERVICE = "qubic_lab.cluster.v1.Registry"
 MOST_THREADS = 16
@@ -188,12 +189,13 @@ class Coordinator:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Coordinator"]:
         """Register nodes and dispatch tasks while the block runs; then other coordinators take over its tasks."""
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[MemberGuard()])
         health = aio_health.HealthServicer()
-        service = RegistryService(self.registry, self.call, self._dispatcher.on_node_change)
+        sockets = socket_folder(self._listen)
+        service = RegistryService(self.registry, self.call, self._dispatcher.on_node_change, sockets)
         cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
-        self.port = listen(server, self._listen)
+        self.port = listen_as("coordinator", server, self._listen)
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
         await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         await server.start()

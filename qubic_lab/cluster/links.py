@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from qubic_lab.errors import QubicLabError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc
-from qubic_lab.wire.channel import open_async_channel
+from qubic_lab.wire.members import open_member_channel
 
 LARGE_BYTES = 8 * 2**20
 ROUND_TRIPS = 50
@@ -72,7 +72,7 @@ def trouble_of(link: NodeLink, limits: LinkLimits) -> str:
 async def check_node(node: str, address: str, others: Mapping[str, str]) -> NodeLinkReport:
     """Check the health of a node, and let it measure the links to others (addresses by name)."""
     try:
-        channel = open_async_channel(address)
+        channel = open_member_channel(address)
     except QubicLabError as error:
         return NodeLinkReport(node, False, 0.0, str(error), [])
     try:
@@ -99,7 +99,7 @@ async def measure_links(addresses: Mapping[str, str]) -> list[pb.Link]:
 
 async def _measure(node: str, address: str) -> pb.Link:
     try:
-        channel = open_async_channel(address)
+        channel = open_member_channel(address)
     except QubicLabError as error:
         return pb.Link(node=node, trouble=str(error))
     try:

@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 
 from qubic_lab.cluster.calls import most_tokens, wait_at_most, with_pauses
+from qubic_lab.cluster.identity import new_identity
 from qubic_lab.cluster.links import measure_links
 from qubic_lab.cluster.registry import HEARTBEAT_S, check_registration
 from qubic_lab.cluster.replica import Replica
@@ -26,7 +27,8 @@ from qubic_lab.cluster.vitals import read_shares
 from qubic_lab.errors import InputError, QubicLabError, check_at_least
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
-from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, listen, open_async_channel, status_of
+from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, status_of
+from qubic_lab.wire.members import MemberGuard, listen_as, open_member_channel
 
 SERVICE = "qubic_lab.cluster.v1.Node"
 """The node's name in the health service: SERVING while its pipeline is up and it is not draining."""
@@ -48,7 +50,8 @@ class NodeConfig:
 
     With certificates the name ends with one from this host's certificate. One of the coordinators that answers is
     enough. The node listens at `HOST:PORT` or `unix:PATH`; port 0 takes any free port. Its type is whole, stage or
-    expert, its weight that in weighted round robin.
+    expert, its weight that in weighted round robin. A node that was restarted shows the identity of before, and so
+    gets its name at once; others must wait until the name is free.
 
     Raises:
         InputError: there is no coordinator, or the weight is below 1.
@@ -59,6 +62,7 @@ class NodeConfig:
     listen: str = "127.0.0.1:0"
     type: str = "whole"
     weight: int = 1
+    identity: str = field(default_factory=new_identity, repr=False)
 
     def __post_init__(self) -> None:
         check_at_least("weight", self.weight, 1)
@@ -72,7 +76,9 @@ class Node(cluster_pb2_grpc.NodeServicer):
     def __init__(self, config: NodeConfig, replica: Replica) -> None:
         self._config = config
         self._replica = replica
-        self._registration = pb.NodeRegistration(node=config.name, type=config.type, weight=config.weight)
+        self._registration = pb.NodeRegistration(
+            node=config.name, type=config.type, weight=config.weight, identity=config.identity
+        )
         self._state = pb.NodeState()
         self._running: dict[object, tuple[str, int]] = {}  # of each task: its coordinator and upper token estimate
         self._changed = asyncio.Event()  # the next heartbeat is due at once
@@ -92,10 +98,11 @@ class Node(cluster_pb2_grpc.NodeServicer):
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.end)
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[guard := MemberGuard()])
         cluster_pb2_grpc.add_NodeServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        self._registration.address = reachable(self._config.listen, listen(server, self._config.listen))
+        port = listen_as("node", server, self._config.listen)
+        self._registration.address = guard.address = reachable(self._config.listen, port)
         await self._set_ready(False)
         await server.start()
         try:
@@ -209,7 +216,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         """
         logged: dict[str, str | None] = {}  # each error of a coordinator is a warning once only
         for address in cycle(self._config.coordinators):
-            channel = open_async_channel(address)
+            channel = open_member_channel(address)
             try:
                 await self._beat_at(cluster_pb2_grpc.RegistryStub(channel))
             except grpc.aio.AioRpcError as error:

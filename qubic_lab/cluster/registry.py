@@ -9,7 +9,9 @@ import math
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import redis
 
@@ -17,7 +19,7 @@ from qubic_lab.cluster.redis_calls import Scripts
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError, RefusedError, check_choice
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc
-from qubic_lab.wire.channel import peer_names, read_host, status_of
+from qubic_lab.wire.channel import is_loopback, peer_names, read_host, status_of
 
 HEARTBEAT_S = 5.0
 """Interval of a node's heartbeats."""
@@ -68,23 +70,27 @@ class Registry:
     def register(self, registration: pb.NodeRegistration, owner: str = "") -> str:
         """Register a node and return its session, which its heartbeats must carry.
 
-        A node of this name at the same address keeps its session, so that the call may be repeated. A node at another
-        address was restarted, and its old session ends.
+        A node with the same identity at the same address keeps its session, so that the call may be repeated; at
+        another address it was restarted, and its old session ends. While it lives, nobody else gets its name.
 
         Args:
             registration: name, address and capabilities of the node.
-            owner: names in the node's certificate; nobody else may take the node's name while it lives.
+            owner: names in the node's certificate, which must be the same too.
 
         Raises:
             InputError: the registration is invalid.
-            RefusedError: a live node of another owner has this name.
+            RefusedError: another live node has this name.
         """
         check_registration(registration)
-        arguments = (registration.node, uuid.uuid4().hex, owner, registration.address, registration.SerializeToString())
-        session: bytes = self._run("register", *arguments)
+        node, address, identity = registration.node, registration.address, registration.identity
+        known = registration.SerializeToString()
+        session, taken_at = self._run("register", node, uuid.uuid4().hex, owner, address, identity, known)
         if not session:
-            raise RefusedError(f"node {registration.node!r} is registered with another certificate: give another name")
-        return session.decode()
+            raise RefusedError(
+                f"node {node!r} lives already, at {taken_at.decode()}, and is another process: give another name "
+                f"(--name), or end that one; a name is free {REMOVED_S:g} s after the last heartbeat"
+            )
+        return str(session.decode())
 
     def beat(self, node: str, session: str, state: pb.NodeState) -> None:
         """Write a node's heartbeat with its state.
@@ -152,6 +158,8 @@ def check_registration(registration: pb.NodeRegistration) -> None:
         raise InputError(f"node name {registration.node!r}: give 1 to {MOST_NAME_CHARACTERS} printable characters")
     if not registration.address.startswith("unix:"):
         read_host(registration.address)
+    if not registration.identity:
+        raise InputError(f"node {registration.node!r} has no identity: give a random text that only it knows")
     _check_size(f"registration of {registration.node}", registration)
     check_choice("node type", registration.type, NODE_TYPES)
     if capabilities.slots < 1:
@@ -178,15 +186,27 @@ def _check_size(what: str, message: pb.NodeRegistration | pb.NodeState) -> None:
 class RegistryService(cluster_pb2_grpc.RegistryServicer):
     """The gRPC service by which nodes register; with mutual TLS a node may only use the names of its certificate.
 
-    `call` runs a blocking function in a thread; `on_change` is called after each call of a node.
+    `call` runs a blocking function in a thread; `on_change` is called after each call of a node. Nodes may listen at
+    unix sockets in the folder `sockets` only.
     """
 
-    def __init__(self, registry: Registry, call: Callable[..., Awaitable[Any]], on_change: Callable[[], None]) -> None:
-        self._registry, self._call, self._on_change = registry, call, on_change
+    def __init__(
+        self,
+        registry: Registry,
+        call: Callable[..., Awaitable[Any]],
+        on_change: Callable[[], None],
+        sockets: Path | None = None,
+    ) -> None:
+        self._registry, self._call, self._on_change, self._sockets = registry, call, on_change, sockets
 
     async def Register(self, request: pb.NodeRegistration, context: Any) -> pb.Registered:
         """Register a node."""
-        session = await self._checked(request.node, context, self._registry.register, request, owner_of(context))
+
+        def register() -> str:
+            check_address(request.address, peer_names(context), self._sockets)
+            return self._registry.register(request, owner_of(context))
+
+        session = await self._checked(request.node, context, register)
         return pb.Registered(session=session, beat_every_s=HEARTBEAT_S)
 
     async def Beat(self, request: pb.Heartbeat, context: Any) -> pb.HeartbeatReply:
@@ -212,6 +232,38 @@ class RegistryService(cluster_pb2_grpc.RegistryServicer):
 def owner_of(context: Any) -> str:
     """Return the names in the caller's certificate, as one text."""
     return ",".join(sorted(peer_names(context)))
+
+
+def socket_folder(address: str) -> Path | None:
+    """Return the folder of a unix socket from `unix:PATH`; None for another address."""
+    scheme, _, path = address.partition(":")
+    return Path(unquote(path)).resolve().parent if scheme == "unix" else None
+
+
+def check_address(address: str, names: frozenset[str], sockets: Path | None) -> None:
+    """Check that a node may register an address, at which coordinators will call it.
+
+    Args:
+        address: HOST:PORT, of this host if the node has no certificate; or unix:PATH.
+        names: the names in the node's certificate; the host must be one of them.
+        sockets: the only folder whose sockets are allowed, for nodes without a certificate.
+
+    Raises:
+        InputError: it is malformed, or a socket elsewhere.
+        RefusedError: it is of another host.
+    """
+    if address.startswith("unix:"):
+        if names or sockets is None or not unquote(address).isprintable() or socket_folder(address) != sockets:
+            where = f"HOST:PORT, or a socket in {sockets}" if sockets is not None and not names else "HOST:PORT"
+            raise InputError(f"address {address!r} is not allowed for a node here: listen at {where}")
+        return
+    host = read_host(address)
+    if host not in names if names else not is_loopback(host):
+        raise RefusedError(
+            f"address {address!r} is not of the host that registers it: listen at a name in its certificate"
+            if names
+            else f"address {address!r} is not of this host, and the node shows no certificate: listen at 127.0.0.1"
+        )
 
 
 def check_name(node: str, names: frozenset[str]) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -28,6 +28,11 @@ HOST_DAYS = 365
 MOST_DAYS = 36_500
 WARN_DAYS = 30
 """Certificates with fewer days left should be renewed."""
+
+Role = Literal["coordinator", "node", "client"]
+ROLES: tuple[Role, ...] = ("coordinator", "node", "client")
+ROLE_URI = "urn:qubic-lab:role:"
+"""Begins the URI among a certificate's alternative names that states a role."""
 
 _CLOCKS_DIFFER_BY = timedelta(hours=1)
 _LONGEST_COMMON_NAME = 64  # X.509's limit
@@ -52,6 +57,7 @@ class CertificateInfo:
     """The content of a certificate: `names` are its host names and IP addresses, or its common name if there are none.
 
     `serial` is hexadecimal; `authority` is the issuer's common name and the first digits of its key identifier.
+    `roles` are those in a cluster; `may_serve` says whether TLS accepts it from a server.
     """
 
     names: tuple[str, ...]
@@ -59,6 +65,8 @@ class CertificateInfo:
     valid_from_utc: datetime
     valid_to_utc: datetime
     authority: str
+    roles: tuple[str, ...] = ()
+    may_serve: bool = True
 
     def days_left(self, now: datetime) -> int:
         """Return the days from `now` to the end, rounded down; negative after the end."""
@@ -76,12 +84,15 @@ def describe(pem: bytes) -> CertificateInfo:
         InputError: there is no certificate, or it is malformed.
     """
     certificate = _load(pem)
+    usage = _extension(certificate, x509.ExtendedKeyUsage)
     return CertificateInfo(
         names=_names(certificate) or _common_names(certificate.subject),
         serial=f"{certificate.serial_number:x}",
         valid_from_utc=certificate.not_valid_before_utc,
         valid_to_utc=certificate.not_valid_after_utc,
         authority=" ".join((*_common_names(certificate.issuer), *_authority_id(certificate))),
+        roles=_roles(_extension(certificate, x509.SubjectAlternativeName)),
+        may_serve=usage is None or ExtendedKeyUsageOID.SERVER_AUTH in usage,
     )
 
 
@@ -150,26 +161,32 @@ def renewed_authority(authority: Pair, now: datetime) -> Pair:
     return replace(authority, certificate=_sign_authority(certificate.subject, key, now))
 
 
-def new_host(names: Sequence[str], authority: Pair, now: datetime, days: int = HOST_DAYS) -> Pair:
-    """Return a new key and a certificate for a server and client.
+def new_host(
+    names: Sequence[str], authority: Pair, now: datetime, days: int = HOST_DAYS, roles: Sequence[str] = ()
+) -> Pair:
+    """Return a new key and a certificate for a server and client, or only a client if that is its one role.
 
-    Others call the host by `names`. No certificate is valid longer than the authority's own; it is valid from an hour
+    Others call the host by `names`. Without roles it is no member of a cluster.
+    No certificate is valid longer than the authority's own; it is valid from an hour
     before `now`, because clocks differ.
 
     Raises:
-        InputError: a name is invalid, the authority has expired, `days` is out of range, or as for renewed_authority.
+        InputError: a name or role is invalid, the authority has expired, `days` is out of range, or as for
+            renewed_authority.
     """
     known = [check_name(name) for name in names]
     # For human readers; TLS uses the alternative names.
     common = [x509.NameAttribute(NameOID.COMMON_NAME, name) for name in known[:1] if len(name) <= _LONGEST_COMMON_NAME]
     key = ec.generate_private_key(ec.SECP256R1())
-    alternatives = x509.SubjectAlternativeName([_general_name(name) for name in known])
+    alternatives = x509.SubjectAlternativeName([*map(_general_name, known), *_role_names(roles)])
     certificate = _sign_host(x509.Name(common), alternatives, key.public_key(), authority, now, days)
     return Pair(certificate, _key_pem(key))
 
 
-def renewed_host(certificate: bytes, authority: Pair, now: datetime, days: int = HOST_DAYS) -> bytes:
-    """Return a renewed certificate of a host with the same names, key and authority.
+def renewed_host(
+    certificate: bytes, authority: Pair, now: datetime, days: int = HOST_DAYS, roles: Sequence[str] = ()
+) -> bytes:
+    """Return a renewed certificate of a host with the same names, key and authority, and these roles or its own.
 
     Raises:
         InputError: another authority signed it, it has no names, or as for new_host.
@@ -182,16 +199,24 @@ def renewed_host(certificate: bytes, authority: Pair, now: datetime, days: int =
     alternatives = _extension(old, x509.SubjectAlternativeName)
     if alternatives is None:
         raise InputError("it has no host names: make a new one")
+    if roles:
+        others = [name for name in alternatives if not isinstance(name, x509.UniformResourceIdentifier)]
+        alternatives = x509.SubjectAlternativeName([*others, *_role_names(roles)])
     return _sign_host(old.subject, alternatives, old.public_key(), authority, now, days)
 
 
 def make_certificates(
-    folder: Path, hosts: Sequence[Sequence[str]], now: datetime, days: int = HOST_DAYS, renew: bool = False
+    folder: Path,
+    hosts: Sequence[Sequence[str]],
+    now: datetime,
+    days: int = HOST_DAYS,
+    renew: bool = False,
+    roles: Sequence[str] = (),
 ) -> list[Path]:
     """Write a pair for each host, and an authority if the folder has none; return the certificates' paths.
 
-    The first of a host's names is that of its files NAME.pem and NAME.key. `now` and `days` as for new_host; `renew`
-    replaces existing pairs, which are an error otherwise. The folder is created if missing.
+    The first of a host's names is that of its files NAME.pem and NAME.key. `now`, `days` and `roles` as for new_host;
+    `renew` replaces existing pairs, which are an error otherwise. The folder is created if missing.
 
     Raises:
         InputError: as for new_host; or a pair exists; or the authority is incomplete, or the folder is writable
@@ -207,15 +232,17 @@ def make_certificates(
             raise InputError(f"{certificate} would be written twice: name each host once")
         if not renew and (certificate.exists() or key.exists()):
             raise InputError(f"{certificate} or {key} exists already: give --renew to replace it")
-        pairs[name] = new_host(names, authority, now, days)
+        pairs[name] = new_host(names, authority, now, days, roles)
     _make_folder(folder)
     if found is None:
         _write_pair(folder, AUTHORITY, authority)
     return [_write_pair(folder, name, pair) for name, pair in pairs.items()]
 
 
-def renew_certificates(folder: Path, names: Sequence[str], now: datetime, days: int = HOST_DAYS) -> list[Path]:
-    """Replace certificates by renewed ones with the same names and keys; return their paths.
+def renew_certificates(
+    folder: Path, names: Sequence[str], now: datetime, days: int = HOST_DAYS, roles: Sequence[str] = ()
+) -> list[Path]:
+    """Replace certificates by renewed ones with the same names and keys, and with new roles if any; return their paths.
 
     `names` are hosts, or the authority; by default all certificates with fewer than WARN_DAYS days left. The hosts'
     keys are not needed. `now` and `days` as for new_host; the authority gets AUTHORITY_DAYS.
@@ -238,7 +265,7 @@ def renew_certificates(folder: Path, names: Sequence[str], now: datetime, days: 
     for name in sorted(due - {AUTHORITY}):
         path = _paths(folder, name)[0]
         with _told_of(path):
-            made[path] = renewed_host(path.read_bytes(), authority, now, days)
+            made[path] = renewed_host(path.read_bytes(), authority, now, days, roles)
     for path, certificate in made.items():
         _write(path, certificate, 0o644)
     return list(made)
@@ -315,15 +342,16 @@ def _sign_host(
     by, by_key = _load_authority(authority)
     if by.not_valid_after_utc <= now:
         raise InputError("the authority has expired: renew it first, with `qubic-lab certs renew FOLDER authority`")
+    usage = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    if _roles(names) != ("client",):
+        usage.append(ExtendedKeyUsageOID.SERVER_AUTH)
     builder = (
         _builder(subject, key, by.subject, by_key, now)
         .not_valid_after(min(until, by.not_valid_after_utc))
         .add_extension(names, critical=not subject.rdns)  # RFC 5280, 4.2.1.6
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(digital_signature=True), critical=True)
-        .add_extension(
-            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
-        )
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
     )
     return builder.sign(by_key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
@@ -368,6 +396,16 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
+
+
+def _role_names(roles: Sequence[str]) -> list[x509.GeneralName]:
+    return [x509.UniformResourceIdentifier(ROLE_URI + check_choice("role", role, ROLES)) for role in roles]
+
+
+def _roles(names: x509.SubjectAlternativeName | None) -> tuple[str, ...]:
+    """Return the roles that a certificate's alternative names state."""
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
+    return tuple(uri.removeprefix(ROLE_URI) for uri in uris if uri.startswith(ROLE_URI))
 
 
 def _extension(certificate: x509.Certificate, kind: type[ExtensionType]) -> ExtensionType | None:

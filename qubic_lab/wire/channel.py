@@ -3,7 +3,7 @@
 import ipaddress
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import wraps
@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from qubic_lab import errors
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.settings import settings
-from qubic_lab.wire.certificates import Pair, check_pair, describe, expiry_warning
+from qubic_lab.wire.certificates import ROLE_URI, Pair, check_pair, describe, expiry_warning
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ CLIENT_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 2_000),  # otherwise a lost peer is retried only every two minutes
     ("grpc.enable_http_proxy", 0),  # an HTTP proxy does not lead to our own hosts
 )
+
+_SCHEMES = ("dns", "google-c2p", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 
 _STATUS_OF_ERROR: dict[type[QubicLabError], grpc.StatusCode] = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
@@ -210,18 +212,20 @@ def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
     Raises:
         InputError: the address is malformed, or is of another host and there is no TLS.
     """
-    tls = _required_tls(address, tls)
+    tls = required_tls(address, tls)
     if tls is None:
         return grpc.insecure_channel(address, options=CLIENT_OPTIONS)
     return grpc.secure_channel(address, tls.for_client(), options=CLIENT_OPTIONS)
 
 
-def open_async_channel(address: str, tls: TlsFiles | None = None) -> grpc.aio.Channel:
-    """Open a channel for an event loop; arguments and errors as for open_channel."""
-    tls = _required_tls(address, tls)
+def open_async_channel(
+    address: str, tls: TlsFiles | None = None, interceptors: Sequence[grpc.aio.ClientInterceptor] = ()
+) -> grpc.aio.Channel:
+    """Open a channel for an event loop, with interceptors of its calls; the rest as for open_channel."""
+    tls = required_tls(address, tls)
     if tls is None:
-        return grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS)
-    return grpc.aio.secure_channel(address, tls.for_client(), options=CLIENT_OPTIONS)
+        return grpc.aio.insecure_channel(address, options=CLIENT_OPTIONS, interceptors=interceptors)
+    return grpc.aio.secure_channel(address, tls.for_client(), options=CLIENT_OPTIONS, interceptors=interceptors)
 
 
 def listen(server: grpc.Server | grpc.aio.Server, address: str, tls: TlsFiles | None = None) -> int:
@@ -231,9 +235,15 @@ def listen(server: grpc.Server | grpc.aio.Server, address: str, tls: TlsFiles | 
     from the next handshake on.
 
     Raises:
-        InputError: as for open_channel; or the port is in use, or the address is not this host's.
+        InputError: as for open_channel; or the port is in use, or the address is not this host's, or its certificate is
+            only a client's.
     """
-    tls = _required_tls(address, tls)
+    tls = required_tls(address, tls)
+    if tls is not None and not describe(tls.certificate.read_bytes()).may_serve:
+        raise InputError(
+            f"{tls.certificate} is a client's certificate and cannot serve at {address}: make one with "
+            "`qubic-lab certs make … --role node`, or `--role coordinator`"
+        )
     # `localhost` has two addresses, and gRPC succeeds if one of them is free.
     address = re.sub(r"^localhost:", "127.0.0.1:", address)
     try:
@@ -257,6 +267,15 @@ def peer_names(context: grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any
         return frozenset(name.decode() for key in keys for name in shown.get(key, ()) if isinstance(name, bytes))
 
     return values("peer_dns", "peer_ip") or values("x509_common_name")
+
+
+def peer_roles(context: grpc.ServicerContext | grpc.aio.ServicerContext[Any, Any]) -> frozenset[str] | None:
+    """Return the roles in a caller's certificate; None without TLS."""
+    shown = context.auth_context()
+    if shown.get("transport_security_type", [b"insecure"]) == [b"insecure"]:
+        return None
+    uris = [uri.decode() for uri in shown.get("peer_uri", ()) if isinstance(uri, bytes)]
+    return frozenset(uri.removeprefix(ROLE_URI) for uri in uris if uri.startswith(ROLE_URI))
 
 
 class RefuseMalformed(grpc.ServerInterceptor):
@@ -315,8 +334,12 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _required_tls(address: str, tls: TlsFiles | None) -> TlsFiles | None:
-    """Return the TLS files for an address: given ones, those of the settings, or None if only this host reaches it."""
+def required_tls(address: str, tls: TlsFiles | None) -> TlsFiles | None:
+    """Return the TLS files for an address: given ones, those of the settings, or None if only this host reaches it.
+
+    Raises:
+        InputError: as for open_channel.
+    """
     if address.startswith("unix:"):
         return tls
     host = read_host(address)
@@ -336,7 +359,8 @@ def read_host(address: str) -> str:
         InputError: the address is malformed.
     """
     match = re.fullmatch(r"([\w.-]+|\[[\w:.%]+\]):(\d{1,5})", address)
-    if match is None or int(match[2]) > 65535:
+    # Before a colon gRPC would take the name of a scheme for that scheme: `unix-abstract:80` is a socket.
+    if match is None or int(match[2]) > 65535 or match[1] in _SCHEMES:
         raise InputError(f"address {address!r} is not understood: give HOST:PORT, as in 127.0.0.1:7700, or unix:PATH")
     return match[1].strip("[]")
 

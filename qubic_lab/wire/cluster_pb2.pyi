@@ -8,18 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeRegistration(_message.Message):
-    __slots__ = ("node", "address", "type", "capabilities", "weight")
+    __slots__ = ("node", "address", "type", "capabilities", "weight", "identity")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     node: str
     address: str
     type: str
     capabilities: Capabilities
     weight: int
-    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., type: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., weight: _Optional[int] = ...) -> None: ...
+    identity: str
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., type: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., weight: _Optional[int] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class Capabilities(_message.Message):
     __slots__ = ("model", "model_hash", "layers", "dtype", "devices", "memory_bytes", "slots", "tokens_per_s", "meaningless", "parameters")

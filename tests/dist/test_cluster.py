@@ -370,7 +370,8 @@ async def test_ranks_and_nodes_are_killed_in_mid_answer(
 @pytest.mark.slow
 async def test_a_coordinator_beyond_loopback_serves_those_it_knows(start: Start, tmp_path: Path) -> None:
     """All interfaces of this host, with certificates and tokens, through the commands."""
-    [certificate] = make_certificates(tmp_path / "tls", [["localhost", "127.0.0.1"]], datetime.now(UTC))
+    roles = ("coordinator", "node")
+    [certificate] = make_certificates(tmp_path / "tls", [["localhost", "127.0.0.1"]], datetime.now(UTC), roles=roles)
     tls = TlsFiles(certificate, certificate.with_suffix(".key"), tmp_path / "tls" / "authority.pem")
     token = new_token()
     write_tokens(tmp_path / "tokens.yaml", [ApiToken("notebook", hash_token(token))])
