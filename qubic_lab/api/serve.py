@@ -72,7 +72,7 @@ class ServeConfig:
         if self.tls is None:
             missing.append(
                 "QUBIC_LAB_TLS_CERTIFICATE, QUBIC_LAB_TLS_KEY and QUBIC_LAB_TLS_AUTHORITY (make the files with "
-                "qubic-lab certs make)"
+                "qubic-lab certs make … --role coordinator)"
             )
         if missing:
             raise InputError(f"{self.listen} is not on this host: set {' and '.join(missing)}")

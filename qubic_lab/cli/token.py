@@ -66,7 +66,10 @@ def remove(name: Name, file: File = None) -> None:
 
 
 def new() -> None:
-    """Print a new random token for QUBIC_LAB_NODE_TOKEN, which coordinators and nodes share."""
+    """Print a new QUBIC_LAB_NODE_TOKEN.
+
+    Coordinators and nodes of one cluster need the same one.
+    """
     from qubic_lab.wire.members import new_node_token
 
     typer.echo(new_node_token())

@@ -1,21 +1,20 @@
 """Names of nodes on this host, and the identities by which a restarted node gets its name back at once.
 
-An identity is in a file of the cache folder, which its node holds locked: the lock ends with the process, however it
+An identity is in a file of the cache folder, which its node holds locked. The lock ends with the process, however that
 ends. Whoever finds it locked is another node, and gets a new identity.
 """
 
 import fcntl
+import hashlib
 import os
 import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
-from urllib.parse import quote
 
+from qubic_lab.cluster.redis_server import open_lock
 from qubic_lab.settings import cache_folder
-
-FOLDER = "nodes"
 
 
 def new_identity() -> str:
@@ -30,7 +29,7 @@ def claimed_name(name: str | None = None) -> Iterator[tuple[str, str]]:
     Without a name it is one that no other node on this host has: HOST, 2@HOST and so on.
 
     Raises:
-        InputError: the cache folder cannot be made.
+        InputError: the cache folder cannot be made or made private.
     """
     host = socket.gethostname()
     for each in [name] if name else (host if n == 1 else f"{n}@{host}" for n in count(1)):
@@ -43,8 +42,8 @@ def claimed_name(name: str | None = None) -> Iterator[tuple[str, str]]:
 @contextmanager
 def _claimed(name: str) -> Iterator[str | None]:
     """Yield the kept identity of a name, which is locked meanwhile, or None if another process has it."""
-    path = cache_folder(FOLDER) / quote(name, safe="")
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    # Any name may be long, or no name for a file.
+    file = open_lock(cache_folder("nodes") / hashlib.sha256(name.encode()).hexdigest()[:32])
     try:
         identity = None
         with suppress(BlockingIOError):
