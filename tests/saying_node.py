@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from qubic_lab.bench.echo_node import serve
+from qubic_lab.cluster.identity import claimed_name
 from qubic_lab.cluster.node import Node, NodeConfig
 from qubic_lab.errors import QubicLabError, RankError
 from qubic_lab.wire import cluster_pb2 as pb
@@ -75,7 +76,8 @@ async def main() -> None:
     parser.add_argument("--pause-s", type=float, default=0.0)
     options = parser.parse_args()
     replica = Saying((options.text,), pause_s=options.pause_s)
-    await serve([Node(NodeConfig(options.name, (options.coordinator,), options.listen), replica)])
+    with claimed_name([options.coordinator], options.name) as (name, identity):
+        await serve([Node(NodeConfig(name, (options.coordinator,), options.listen, identity=identity), replica)])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Attacks on a cluster's members by processes of the same host and by holders of other certificates, over real gRPC."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -334,17 +336,35 @@ async def test_http_tokens_on_loopback_need_a_node_token_unless_sockets_are_priv
         await honest.assert_unharmed()
 
 
-def test_names_of_a_host_are_unique_and_a_restarted_node_is_known_again(
+def test_names_of_a_host_are_unique_at_a_cluster(
     set_settings: SetSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_settings(cache=tmp_path)
     monkeypatch.setattr("socket.gethostname", lambda: "vm-1")
-    with claimed_name() as first, claimed_name() as second, claimed_name("vm-1") as named:
-        assert [name for name, _ in (first, second, named)] == ["vm-1", "2@vm-1", "vm-1"]
-        assert len({identity for _, identity in (first, second, named)}) == 3
+    here, there = ["127.0.0.1:5001"], ["127.0.0.1:6001"]
     for _ in range(2):
-        with claimed_name() as again, claimed_name("ä/" * 50) as other:
-            assert again == first
-            assert other[0] == "ä/" * 50
-    kept = [path for path in (tmp_path / "nodes").rglob("*") if path.is_file()]
-    assert len(kept) == 3 and all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
+        with claimed_name(here) as first, claimed_name(here) as second, claimed_name(there) as elsewhere:
+            assert [name for name, _ in (first, second, elsewhere)] == ["vm-1", "2@vm-1", "vm-1"]
+            with claimed_name(here, "vm-1") as given, claimed_name(here, "ä/" * 50) as strange:
+                assert [name for name, _ in (given, strange)] == ["vm-1", "ä/" * 50]
+                assert len({identity for _, identity in (first, second, elsewhere, given, strange)}) == 5
+            kept = [path for path in (tmp_path / "nodes").rglob("*") if path.is_file()]
+            assert len(kept) == 3 and all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
+        assert not list((tmp_path / "nodes").iterdir())
+
+
+def test_a_node_that_was_killed_is_known_again(set_settings: SetSettings, tmp_path: Path) -> None:
+    set_settings(cache=tmp_path)
+    code = (
+        "from qubic_lab.cluster.identity import *\nwith claimed_name(['x'], 'a') as a: print(a[1], flush=True), input()"
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        identity = process.stdout.readline().strip()
+        with claimed_name(["x"], "a") as beside:
+            assert beside[1] != identity
+        process.kill()
+        process.wait()
+    with claimed_name(["x"], "a") as again:
+        assert again == ("a", identity)

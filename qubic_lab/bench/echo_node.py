@@ -121,7 +121,7 @@ def main() -> None:
         )
 
     with ExitStack() as stack:
-        asyncio.run(run([stack.enter_context(claimed_name(name)) for name in options.name]))
+        asyncio.run(run([stack.enter_context(claimed_name(options.coordinator, name)) for name in options.name]))
 
 
 if __name__ == "__main__":

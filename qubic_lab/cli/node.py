@@ -58,7 +58,7 @@ def node(
     async def run(config: NodeConfig) -> None:
         await Node(config, PipelineReplica(lambda: NodePipeline.launch(pipeline))).run()
 
-    with claimed_name(name) as (own, identity):
+    with claimed_name(coordinators, name) as (own, identity):
         config = NodeConfig(own, coordinators, listen, type, weight, identity)
         note(f"node {own} starts {model}; it registers at {coordinator}")
         asyncio.run(run(config))
