@@ -62,7 +62,7 @@ def test_limits_are_met_and_missed() -> None:
     assert seen.detected_within and seen.covered_within
     assert not sum_up_effect([(2.5, False, True, number < 80) for number in range(100)]).covered_within
     series: list[tuple[dict[str, tuple[bool, ...]], int]] = [
-        ({"GARCH-t": (number < 9, False), "constant normal": (True, number < 79)}, 1) for number in range(100)
+        ({"GARCH-t": (number < 15, number < 9), "constant normal": (True, number < 79)}, 1) for number in range(100)
     ]
     within = {(row.model, row.level) for row in sum_up_var(series).rows if row.within}
     assert within == {("GARCH-t", 0.05), ("constant normal", 0.01)} and len(sum_up_var(series).rows) == 4

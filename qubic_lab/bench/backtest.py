@@ -154,7 +154,7 @@ class BacktestResult(MeasuredResult):
             yield name, effect.detected.text(), runs, "at least 75 %", _met(effect.detected_within)
             yield "truth in interval", effect.covered.text(), runs, "at least 90 %", _met(effect.covered_within)
         for row in self.var.rows if self.var else ():
-            limit = f"at {'least' if row.model == WRONG else 'most'} {100 * row.limit:.0f} %"
+            limit = f"{'at least' if row.model == WRONG else 'lower end at most'} {100 * row.limit:.0f} %"
             name = f"{row.model} rejected, VaR {100 * row.level:g} %"
             yield name, row.rejected.text(), str(row.rejected.runs), limit, _met(row.within)
         for tail in self.prices:
