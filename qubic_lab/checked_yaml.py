@@ -16,6 +16,7 @@ STRICT = ConfigDict(extra="forbid")
 """Set as `__pydantic_config__ = STRICT` in each dataclass that is read from a file: unknown names are errors."""
 MOST_VALUES = 1_000_000
 """In a YAML file: a few lines of nested aliases could stand for more than any memory holds."""
+MOST_LEVELS = 100
 _REMEDIES = {
     "string_type": "it must be a text; put it in quotes",
     "int_type": "it must be a whole number",
@@ -31,6 +32,25 @@ _REMEDIES = {
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 
 
+class _Loader(yaml.SafeLoader):
+    """The loader of plain values; it takes no more brackets within each other than MOST_LEVELS.
+
+    The scanner looks at all open ones before each next sign.
+    """
+
+    flow_level: int
+
+    def fetch_flow_collection_start(self, TokenClass: type[Any]) -> None:
+        """Open a bracket.
+
+        Raises:
+            RecursionError: too many are open.
+        """
+        if self.flow_level >= MOST_LEVELS:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
+
+
 def read_yaml(path: Path) -> Any:
     """Return the content of a YAML file; None if it is empty.
 
@@ -38,7 +58,7 @@ def read_yaml(path: Path) -> Any:
         InputError: the file cannot be read, or is not YAML.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         if _count(content, {}) > MOST_VALUES:
             raise InputError(f"{path} has more than {MOST_VALUES:,} values, aliases written out: use fewer of them")
     except OSError as error:

@@ -11,7 +11,7 @@ from qubic_lab.consensus.quantities import plain, plain_quantities, spelled_out
 from qubic_lab.consensus.units import find_unit
 from qubic_lab.consensus.words import polarities, simplified, stem, word_set, words
 
-OPTION = re.compile(r"\(([A-Z])\)\s*(.+?)(?=\s*(?:\([A-Z]\)|\n|$))")
+OPTION = re.compile(r"\(([A-Z])\)\s*+((?:[^\S\n]*+\S)+?)(?=\s*(?:\([A-Z]\)|\n|$))")
 """An option such as (B) Venus; its text ends at the next one or at the end of the line."""
 
 
@@ -203,7 +203,7 @@ _WHO = re.compile(r"\b(?:who|which|whose)\b", re.IGNORECASE)
 _NO_NAMES = word_set("who which whose what the a an in on of if there when where at after before two three is are")
 _OR = re.compile(
     r"(?:[,:]|\b(?:an?|the|is|are|than|it|does|do)\b|^)\s*"
-    r"((?:[\w-]+ )?[\w-]+),? or ((?:(?:an?|the) )?[\w-]+(?: [\w-]+)?)\s*\?"
+    r"((?:[\w-]{1,40} )?[\w-]{1,40}),? or ((?:(?:an?|the) )?[\w-]{1,40}(?: [\w-]{1,40})?)\s*\?"
     r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]",
     re.IGNORECASE,
 )

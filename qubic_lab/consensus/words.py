@@ -15,7 +15,7 @@ _SIGN = re.compile(
 """Signs that are more than punctuation: C, C++ and C# differ, and so do A and A-."""
 _ASCII_SIGN = re.compile(r"[\x00-\x08\x0e-\x1b\x7f#$%&*+/<=>@\\^`|~-]")
 """The signs an ASCII text can have: a faster test, since most texts have none."""
-_EMPHASIS = re.compile(r"(?<!\w)\*\*(?=\S)(.+?)(?<=\S)\*\*(?!\w)")
+_EMPHASIS = re.compile(r"(?<!\w)\*\*(?=\S)(.{1,400}?)(?<=\S)\*\*(?!\w)")
 _SHORTEST_STEM = 3
 _PAIRS = """
 萬万 億亿 兩两 時时 鐘钟 個个 點点 週周 歲岁 選选 項项 負负 圓圆 塊块 噸吨 釐厘 紀纪 頃顷 歐欧 鎊镑 攝摄 華华 對对 錯错

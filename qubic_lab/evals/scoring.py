@@ -136,22 +136,22 @@ def _chooses(question: Question, text: str, right: str) -> bool:
 # --- Numbers and dates
 
 _ASIDES = re.compile(
-    r"\s*\([^()]*\)|\s*（[^（）]*）"
+    r"(?:(?<!\s)\s+)?(?:\([^()]*\)|（[^（）]*）)"
     r"|\b(?:and\s+|but\s+)?not\s+[-+$€£]?\d[\d.,]*|(?:不是|而非)\s?\d[\d.,]*"
     r"|\bof\s+(?:the|his|her|their|its|our|my|all|these|those)\s+\d[\d.,]*"
-    r"|,?\s*\b(?:because|since|which\s+(?:is|are|was|were)|than|instead\s+of|although|though|while|whereas|(?:after|before)\s+(?:it|he|she|they))\b"
-    r"(?:(?!,?\s*\b(?:so|therefore|thus|hence|giving|making)\b)[^.;=\n]|\.(?=\d))*"
+    r"|(?:,\s*|(?<![\s,])\s+)?\b(?:because|since|which\s+(?:is|are|was|were)|than|instead\s+of|although|though|while|whereas|(?:after|before)\s+(?:it|he|she|they))\b"
+    r"(?:(?!,?\s*\b(?:so|therefore|thus|hence|giving|making)\b)(?:[^\S\n]++|[^\s.;=])|\.(?=\d))*"
 )
 """What explains or compares: parentheses, "not 13", "of the 60", and clauses from "because" or "than" on."""
 _CONTINUED = re.compile(
     r"[,;，；]\s*(?:(?:so|and so|as|but|where|meaning|because|since|which|one|that is)\b|所以|因为|而).*", re.DOTALL
 )
 """What follows a marked conclusion."""
-_HEDGE = re.compile(r"\s*,?\s*(?:or|或者?|还是)\s*(?:about|maybe|perhaps|even|possibly)?\s*")
+_HEDGE = re.compile(r"\s*(?:,\s*)?(?:or|或者?|还是)\s*(?:(?:about|maybe|perhaps|even|possibly)\s*)?")
 _APART = Fraction(1, 20)
 """Numbers that differ by less are two ways to write one, unless they are whole: 135 minutes or 2.3 hours."""
 _BOLD = re.compile(r"\*\*(?!(?i:step)|\d+[.)]\s)([^*\n]+)(?<!:)\*\*")
-_ENUMERATED = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
+_ENUMERATED = re.compile(r"^[^\S\n]*\d+[.)]\s", re.MULTILINE)
 _GOES_ON = re.compile(r"\b(?:so|therefore|thus|hence|then|leaving|leaves?|remain\w*)\b|所以|因此|剩")
 _MOST_BESIDE = 2
 """Words beside a number that stands alone: "51 dollars."."""

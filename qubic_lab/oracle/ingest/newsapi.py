@@ -21,7 +21,7 @@ LONGEST_QUERY = 500
 """Characters of a query in the encoding of URLs."""
 PAGE_SIZE = 100
 _COLUMNS = frozenset(("title", "description", "content", "url", "publishedAt"))
-_CUT = re.compile(r"\s*…?\s*\[\+(\d+) chars\]\s*$")
+_CUT = re.compile(r"(?<!\s)\s*(?:…\s*)?\[\+(\d{1,9}) chars\]\s*$")
 _REMOVED = "[Removed]"
 
 

@@ -214,6 +214,18 @@ class _Words(HTMLParser):
             self.parts.append(data)
 
 
+def _closed(markup: str) -> str:
+    """Return markup in which all tags and comments end: the parser would look for the end of each, up to the last sign.
+
+    What stands in CDATA sections is text.
+    """
+    markup = markup.replace("<![CDATA[", "").replace("]]>", "").replace("<![", "<!")
+    before, end, rest = markup.rpartition("-->")
+    markup = before + end + rest.replace("<!--", "<!")
+    before, end, rest = markup.rpartition(">")
+    return before + end + _CUT_TAG.sub("", rest).replace("<", "&lt;")
+
+
 def plain_text(markup: Any) -> str:
     """Return the words of HTML in one line: without tags, scripts and styles, entities as their characters.
 
@@ -223,7 +235,7 @@ def plain_text(markup: Any) -> str:
     if not isinstance(markup, str):
         return ""
     words = _Words()
-    words.feed(_CUT_TAG.sub("", markup[:LONGEST_MARKUP]))
+    words.feed(_closed(markup[:LONGEST_MARKUP]))
     words.close()
     return " ".join("".join(words.parts).replace("\x00", "").split())
 

@@ -11,12 +11,13 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from qubic_lab.errors import InputError
 
 MOST_BYTES = 2 << 30
 """Larger files, uncompressed, are refused: they would fill the memory."""
+_PART_BYTES = 1 << 20
 DELIMITERS = (",", ";", "\t", "|")
 _BANNER_LINES = 30
 """A header is looked for in the first lines, behind a banner."""
@@ -135,18 +136,24 @@ def _unpack(path: Path) -> tuple[str, bytes]:
     try:
         if path.suffix.lower() == ".gz":
             with gzip.open(path) as file:
-                return path.stem, file.read(MOST_BYTES + 1)
+                return path.stem, _content(file)
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
                 names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
                 if len(names) != 1:
                     raise InputError(f"{path.name}: the archive holds {len(names)} files: unpack it and give one")
                 with archive.open(names[0]) as member:
-                    return names[0], member.read(MOST_BYTES + 1)
+                    return names[0], _content(member)
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(f"{path.name}: the archive is damaged ({error}): fetch it again") from error
     with path.open("rb") as plain:
-        return path.name, plain.read(MOST_BYTES + 1)
+        return path.name, _content(plain)
+
+
+def _content(file: IO[bytes]) -> bytes:
+    """Return a file's content, or somewhat more than MOST_BYTES of it; a single read would reserve as much memory."""
+    parts = iter(lambda: file.read(_PART_BYTES), b"")
+    return b"".join(itertools.islice(parts, MOST_BYTES // _PART_BYTES + 1))
 
 
 def _read_csv(
@@ -162,7 +169,7 @@ def _read_csv(
             if is_header(names := _names(row)):
                 return _below(file, text, delimiter, line, names)
     for delimiter, head in heads.items():
-        first = head[0][1]
+        first = head[0][1] if head else []
         if is_row(first):
             numbers = tuple(str(number + 1) for number in range(len(_trimmed(first))))
             return _below(file, text, delimiter, 0, numbers)
@@ -220,7 +227,7 @@ def _read_json(file: str, text: str) -> FileTable:
     """
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not JSON ({error}): fetch it again") from error
     if isinstance(found, dict) and found.get("status") == "error":
         raise InputError(f"{file}: holds an error instead of articles ({str(found.get('message'))[:200]}): ask again")
@@ -255,7 +262,7 @@ def _read_json_lines(file: str, text: str) -> FileTable:
             continue
         try:
             found = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{file}:{line}: not JSON ({error}): one object a line is needed") from error
         if not isinstance(found, dict):
             raise InputError(f"{file}:{line}: no JSON object: one a line is needed")

@@ -108,7 +108,8 @@ class CryptoLexicon:
         """Return what the lexicon finds in a text."""
         tokens = _tokens(text)
         marked = _marked(tokens, self)
-        hits = [_hit(place, tokens, marked) for place in range(len(tokens)) if marked[place].valence]
+        shouted = all(token.raw.isupper() for token in tokens)
+        hits = [_hit(place, tokens, marked, shouted) for place in range(len(tokens)) if marked[place].valence]
         return _sum(_around_but(hits, tokens), text)
 
 
@@ -200,12 +201,15 @@ def _is_near(rule: LexiconRule, place: int, tokens: Sequence[_Token]) -> bool:
     return any(token.text in rule.near and token.sentence == tokens[place].sentence for token in around)
 
 
-def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark]) -> LexiconHit:
-    """Return the words at a place, with their valence changed by the words before them."""
+def _hit(place: int, tokens: Sequence[_Token], marks: Sequence[_Mark], shouted: bool) -> LexiconHit:
+    """Return the words at a place, with their valence changed by the words before them.
+
+    Capitals count unless the whole text is `shouted`.
+    """
     mark, here = marks[place], tokens[place]
     words = " ".join(token.text for token in tokens[place : place + mark.words])
     counted, because = mark.valence, [mark.because]
-    if here.raw.isupper() and len(here.raw) > 1 and not all(token.raw.isupper() for token in tokens):
+    if here.raw.isupper() and len(here.raw) > 1 and not shouted:
         counted += math.copysign(CAPITALS, counted)
     before = [
         (place - earlier, marks[earlier])

@@ -20,7 +20,7 @@ from qubic_lab.oracle.store.transactions import Clock
 LABELS = ("negative", "neutral", "positive")
 """In this order wherever labels are numbers or columns."""
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+(?=[^\sa-z])|\n+")
-_CUT_MARK = re.compile(r"\s*(?:\[\+\d+ chars\]|…|\.\.\.)\s*$")
+_CUT_MARK = re.compile(r"(?<!\s)\s*(?:\[\+\d+ chars\]|…|\.\.\.)\s*$")
 HEADLINE_WEIGHT, BODY_WEIGHT, CUT_BODY_WEIGHT = 0.4, 0.6, 0.3
 """The weights of a headline, of a whole body, and of one of which the source gives about the first 200 characters."""
 MOST_SENTENCES = 24

@@ -1,0 +1,63 @@
+"""No regular expression takes much more than twice the time for a text of twice the length."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import regex_attacks
+
+import qubic_lab
+
+PACKAGE = Path(qubic_lab.__file__).parent
+NOTICED_S = 0.01
+"""For 8,000 characters; what takes less is not looked at."""
+_USED = re.compile(r"\bre\.(?:compile|match|fullmatch|search|sub|split|findall|finditer)\(")
+
+
+def modules() -> list[str]:
+    """The modules with patterns."""
+    files = [file for file in PACKAGE.rglob("*.py") if _USED.search(file.read_text(encoding="utf-8"))]
+    return sorted(".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts) for file in files)
+
+
+def attacked(within_s: float, *names: str) -> list[dict[str, Any]]:
+    """Attack all patterns, in a process that can be killed; the last one has no times if it took too long."""
+    command = [sys.executable, str(Path(__file__).with_name("regex_attacks.py")), *names]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=within_s)
+        assert done.returncode == 0, done.stderr
+        said = done.stdout
+    except subprocess.TimeoutExpired as error:
+        said = (error.stdout or b"").decode()
+    lines = [json.loads(line) for line in said.splitlines()]
+    return [first | (lines[2 * n + 1] if 2 * n + 1 < len(lines) else {}) for n, first in enumerate(lines[::2])]
+
+
+def slow(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [each for each in found if each.get("long_s", 1e9) > max(NOTICED_S, 3 * each.get("short_s", 0.0))]
+
+
+def test_patterns_take_linear_time() -> None:
+    found = attacked(100.0, *modules())
+    assert len(found) > 200
+    assert slow(found) == []
+
+
+def test_a_pattern_that_never_ends_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "some_patterns.py").write_text(
+        'import re\n_ALONE = re.compile(r"\\s*-")\ndef is_alone(text): return _ALONE.match(text)\n'
+        'def is_word(text): return re.fullmatch(r"(?:a|b|ab)+", text)\n'
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    assert [each["where"] for each in slow(attacked(4.0, "some_patterns"))] == ["some_patterns:4"]
+
+
+def test_a_search_that_starts_everywhere_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regex_attacks, "LENGTH", 1_000)
+    short_s, long_s, _ = regex_attacks.slowest(r"\s*$", 0, "search")
+    assert long_s > 3 * short_s > 0
+    assert regex_attacks.slowest(r"\s*$", 0, "match")[1] == 0.0
