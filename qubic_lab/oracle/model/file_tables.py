@@ -150,7 +150,7 @@ def _unpack(path: Path) -> tuple[str, bytes]:
         return path.name, _content(plain)
 
 
-def _content(file: IO[bytes]) -> bytes:
+def _content(file: IO[bytes] | gzip.GzipFile) -> bytes:
     """Return a file's content, or somewhat more than MOST_BYTES of it; a single read would reserve as much memory."""
     parts = iter(lambda: file.read(_PART_BYTES), b"")
     return b"".join(itertools.islice(parts, MOST_BYTES // _PART_BYTES + 1))
