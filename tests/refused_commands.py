@@ -136,6 +136,7 @@ REFUSED = [
     ("bench scale --requests-per-node 0", "--requests-per-node is 0.0: it must be above 0"),
     ("bench scale --window 61", "--window is 61.0: it must be above 0 and at most 60"),
     ("bench stopping --questions 5", "questions is 5"),
+    ("bench stopping --recorded none.gz", "none.gz holds no recorded answers"),
     ("bench stopping --error 0.9", "error of a certificate is 0.9"),
     ("bench voting --answers 0", "answers is 0"),
 ]

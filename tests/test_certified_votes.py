@@ -148,6 +148,8 @@ def test_recorded_votes_stop_and_are_compared_with_all_samples():
     assert (found.certified.value, found.other_winner.value) == (0.5, 0.25)
     assert found.saved.value == pytest.approx(2 * 11 / 16 / 4)
     assert found.difference.value == 0.25, "the first five were right, and the later eleven wrong"
+    later = certified_votes([row("a" * 16 + "b" * 17), row("a" * 16 + "b" * 16)], 16)
+    assert later.other_winner.value == 0.5, "one has fewer of all samples than the other answer, one as many"
 
 
 def test_simulated_votes_stop_as_replayed_ones():

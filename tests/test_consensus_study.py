@@ -1,5 +1,6 @@
 """Answers are recorded once and go on after a stop; votes of them are evaluated, told and drawn."""
 
+import gzip
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,9 +10,20 @@ import pytest
 from commands import Run
 from examples import example
 
+from qubic_lab.bench.evaluations import bench_recorded_votes
 from qubic_lab.consensus.confidence import load_calibration
 from qubic_lab.errors import InputError
-from qubic_lab.evals.consensus_eval import ConsensusEvaluation, VoteEvaluation, evaluate_votes, observe
+from qubic_lab.evals.consensus_eval import (
+    ConsensusEvaluation,
+    ConsensusPlan,
+    ModelAnswers,
+    VoteEvaluation,
+    evaluate_answers,
+    evaluate_votes,
+    load_answers,
+    observe,
+    save_answers,
+)
 from qubic_lab.evals.graded import graded_questions
 from qubic_lab.evals.paired import share_estimate
 from qubic_lab.evals.questions import Question
@@ -22,6 +34,7 @@ from qubic_lab.studies import consensus_evaluation as study
 
 ASKING = Asking(samples=3, max_new_tokens=4, factor=2)
 QUESTIONS = (*graded_questions(6, seed=1), Question("tale-1", "Tell a tale of a fox.", "", "creative"))
+KEPT = Path(__file__).parents[1] / "data" / "answers" / "smollm2.json.gz"
 MODEL = "5" * 64
 ASK = "bench consensus --voters model --k 2 --new-tokens 4"
 
@@ -167,7 +180,10 @@ def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path
     assert votes.uncalibrated == ("factual", "technical"), "105 votes each, and 200 are needed"
     (calibrated,) = votes.calibrated
     assert (votes.held_out, calibrated.report.items, calibrated.development) == (210, 210, 210)
-    assert calibrated.answered and share_estimate(calibrated.answered_wrong, calibrated.answered).low <= 0.15
+    assert [at.most_wrong for at in calibrated.levels] == [0.15, 0.25, 0.40]
+    assert calibrated.levels[0].votes, "the level 'answer' is given"
+    assert all(share_estimate(at.wrong, at.votes).low <= at.most_wrong for at in calibrated.levels)
+    assert [at.votes for at in calibrated.levels] == sorted(at.votes for at in calibrated.levels)
     saved = {path.name: load_calibration(path) for path in tmp_path.iterdir()}
     assert set(saved) == {f"any-5-{MODEL[:12]}.json"}
     assert saved[f"any-5-{MODEL[:12]}.json"].ballots == (5,)
@@ -214,6 +230,57 @@ def test_the_command_asks_a_model(tiny: Path, tmp_path: Path, here: Run):
     shown = here(line).out
     assert "6 questions with references, 2 samples each at temperature 0.7" in shown
     assert "| oracle" in shown
+
+
+@pytest.mark.usefixtures("shared_ranks")
+def test_answers_are_saved_and_judged_again_without_the_model(tiny: Path, tmp_path: Path, here: Run):
+    file = tmp_path / "deep" / "answers.json.gz"
+    votes = json.loads(here(f"{ASK} --model {tiny} --questions 6 --save {file} --json").out)["votes"]
+    again = json.loads(json.dumps(asdict(evaluate_answers(load_answers(file)).votes)))
+    assert (again["gains"], again["against_greedy"]) == (votes["gains"], votes["against_greedy"])
+    found = here(f"bench stopping --recorded {file} --votes 2 --json").json
+    assert (found["questions"], found["samples"], found["calibrated"]) == (6, 2, [])
+    assert found["sample_right"]["value"] == votes["gains"]["all"]["baseline"]["value"]
+    assert "as 200 votes are needed: any, analytical" in here(f"bench stopping --recorded {file} --votes 2").out
+    assert "votes, with 2 samples of each question, is 16" in here(f"bench stopping --recorded {file}").failed(2)
+    assert "questions does not apply to recorded" in here(f"bench stopping --recorded {file} --questions 9").failed(2)
+    file.write_bytes(gzip.compress(b'{"plan": {}}'))
+    assert "model" in here(f"bench stopping --recorded {file}").failed(2)
+    file.write_bytes(b"no gzip")
+    assert "holds no recorded answers" in here(f"bench stopping --recorded {file}").failed(2)
+
+
+def test_what_recorded_votes_show_is_said_beside_what_is_wanted(tmp_path: Path):
+    """Of rows with a first half of one answer, the second half says another one a little more often."""
+
+    def table(turned: int, count: int) -> dict[str, tuple[str, ...]]:
+        rows = []
+        for number in range(count):
+            texts = ["7"] * 16 + (["8"] * 17 if number < turned else ["7"] * 17)
+            samples = tuple(RecordedSample(f"The answer is {text}.", 5) for text in texts)
+            rows.append(RecordedQuestion(f"q{number}", "factual", "What is 3 + 4?", "7", samples[0], samples))
+        save_answers(example(ModelAnswers, plan=ConsensusPlan(), answers=tuple(rows)), tmp_path / "a.gz")
+        (found, *_) = bench_recorded_votes(tmp_path / "a.gz").report()
+        return {row[0]: row[1:] for row in found.rows}  # type: ignore[union-attr]
+
+    other = "certified, but not the most frequent of 33 samples"
+    assert table(0, 200)[other] == ("200", "0.00% (0.00% to 1.88%)", "at most 5.00%", "yes")
+    assert table(0, 20)[other][-1] == "too few to judge"
+    many = table(40, 200)
+    assert many[other][-1] == "no"
+    assert many["tokens saved, of 16 samples"][-2:] == ("at least 50.0%", "yes")
+    assert many["winner certified"][1].startswith("100.0%")
+
+
+def test_the_kept_answers_differ_by_seed_and_keep_the_promises():
+    asked = load_answers(KEPT)
+    assert all(len(row.samples) == 32 and row.is_judged for row in asked.answers)
+    differ = [len({(each.text, each.signals) for each in row.samples}) > 1 for row in asked.answers]
+    assert sum(differ) > 0.9 * len(differ), "no samples are copies"
+    found = bench_recorded_votes(KEPT)
+    shown = {row[0]: row[-1] for row in next(found.report()).rows}  # type: ignore[union-attr]
+    assert found.questions >= 500 and shown["certified, but not the most frequent of 32 samples"] == "yes"
+    assert found.calibrated and "no" not in {verdict for name, verdict in shown.items() if "wrong at" in name}
 
 
 @pytest.mark.usefixtures("shared_ranks")

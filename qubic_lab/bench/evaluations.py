@@ -6,14 +6,29 @@ from pathlib import Path
 from typing import Any
 
 from qubic_lab.bench.result import BenchResult, Table, interval_text
+from qubic_lab.consensus.certificate import DEFAULT_ERROR, MOST_BALLOTS
 from qubic_lab.consensus.confidence import FEWEST_QUESTIONS
 from qubic_lab.core import Progress, no_progress
+from qubic_lab.errors import check_range
 from qubic_lab.evals import pairs_eval, prose_eval
-from qubic_lab.evals.consensus_eval import CalibratedType, ConsensusEvaluation, ConsensusPlan, evaluate_consensus
-from qubic_lab.evals.paired import MeanEstimate, share_estimate
+from qubic_lab.evals.consensus_eval import (
+    CalibratedType,
+    ConsensusEvaluation,
+    ConsensusPlan,
+    ask_model,
+    calibrated_types,
+    evaluate_answers,
+    load_answers,
+    save_answers,
+)
+from qubic_lab.evals.paired import MeanEstimate, mean_estimate, share_estimate
+from qubic_lab.evals.recorded import halves
 from qubic_lab.evals.scoring import cut_text
-from qubic_lab.evals.self_consistency import CertifiedVotes
+from qubic_lab.evals.self_consistency import CertifiedVotes, certified_votes, cut_share, right_values
 from qubic_lab.model.embeddings import installed_embedder
+
+SAVED_TARGET, MOST_LOST = 0.5, 0.003
+"""Of certified votes against votes of all samples: the share of tokens to save, and of right answers to lose."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,7 @@ class ModelVotesReport(BenchResult):
             ]
             yield Table(("confidence, held out", "n", "ECE (95 % interval)", "by chance alone", "Brier"), calibrations)
         for each in votes.calibrated:
-            yield answered_text(each)
+            yield levels_text(each)
         if votes.uncalibrated:
             yield f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(votes.uncalibrated)}."
         if votes.certified is not None:
@@ -73,13 +88,13 @@ class ModelVotesReport(BenchResult):
         )
 
 
-def answered_text(each: CalibratedType) -> str:
-    """Say how many of the held-out votes at the level "answer" are wrong, beside the promise."""
-    votes, promise = "held-out votes at the level 'answer'", f"at most {each.most_wrong:.0%} promised"
-    if not each.answered:
-        return f"{each.question_type}: no {votes} ({promise})."
-    wrong = _estimate_text(share_estimate(each.answered_wrong, each.answered), ".1%")
-    return f"{each.question_type}: of {each.answered} {votes} {wrong} are wrong ({promise})."
+def levels_text(each: CalibratedType) -> str:
+    """Say how many of the held-out votes at each level or a better one are wrong, beside what is promised."""
+    said = []
+    for at in each.levels:
+        found = _estimate_text(share_estimate(at.wrong, at.votes), ".1%") if at.votes else "not given"
+        said.append(f"'{at.level}' {found} of {at.votes}, at most {at.most_wrong:.0%} promised")
+    return f"{each.question_type}: wrong held-out votes at each level or a better one: {'; '.join(said)}."
 
 
 def certified_text(found: CertifiedVotes) -> str:
@@ -98,6 +113,64 @@ def certified_text(found: CertifiedVotes) -> str:
         f"of {found.k} samples, with {difference} right answers; {certified} are certified, {other} with another "
         f"winner than all {found.k}."
     )
+
+
+@dataclass(frozen=True)
+class RecordedVotesReport(BenchResult):
+    """Certified votes and levels of confidence on a model's recorded answers, with 95 % intervals.
+
+    The first `votes` of `samples` samples of each question are its ballots. `sample_right` and `vote_right` are the
+    shares of right samples (pass@1) and of right votes of that many ballots. Levels are found on one half of the
+    questions and judged on the other; `uncalibrated` are the types with too few.
+    """
+
+    recorded: str
+    model: str
+    questions: int
+    samples: int
+    votes: int
+    temperature: float
+    cut: float
+    seed: int
+    asked_utc: str
+    sample_right: MeanEstimate
+    vote_right: MeanEstimate
+    certified: CertifiedVotes
+    calibrated: tuple[CalibratedType, ...]
+    uncalibrated: tuple[str, ...]
+
+    def report(self) -> Iterator[Table | str]:
+        found = self.certified
+        other = f"certified, but not the most frequent of {self.samples} samples"
+        wanted: list[tuple[str, MeanEstimate, str, float, float | None]] = [
+            ("one sample right (pass@1)", self.sample_right, ".1%", 0, None),
+            (f"vote of {self.votes} right", self.vote_right, ".1%", 0, None),
+            ("winner certified", found.certified, ".1%", 0, None),
+            (other, found.other_winner, ".2%", 0, found.error),
+            (f"tokens saved, of {self.votes} samples", found.saved, ".1%", SAVED_TARGET, 1),
+            (f"right answers, less a vote of {self.votes}", found.difference, "+.2%", -MOST_LOST, 1),
+        ]
+        rows = [_judged(*each) for each in wanted]
+        for kind, at in ((each.question_type, at) for each in self.calibrated for at in each.levels):
+            name = f"{kind}: wrong at '{at.level}' or better, held out"
+            if at.votes:
+                rows.append(_judged(name, share_estimate(at.wrong, at.votes), ".1%", 0, at.most_wrong))
+            else:
+                rows.append((name, "0", "level not given", f"at most {at.most_wrong:.1%}", "-"))
+        yield Table(("", "n", "found (95 % interval)", "wanted", "shown"), rows)
+        if self.uncalibrated:
+            yield f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(self.uncalibrated)}."
+
+
+def _judged(name: str, found: MeanEstimate, form: str, least: float, most: float | None) -> tuple[str, ...]:
+    """Return a row; what is wanted is shown if it holds for the whole interval, and not shown if it does for none."""
+    cells = name, f"{found.n}", _estimate_text(found, form)
+    if most is None:
+        return *cells, "-", "-"
+    wanted = f"at most {most:{form}}" if most < 1 else f"at least {least:{form}}"
+    if least <= found.low and found.high <= most:
+        return *cells, wanted, "yes"
+    return *cells, wanted, "no" if found.high < least or found.low > most else "too few to judge"
 
 
 @dataclass(frozen=True)
@@ -143,10 +216,52 @@ class PairsReport(BenchResult):
 
 
 def bench_model_votes(
-    plan: ConsensusPlan, progress: Progress = no_progress, *, keep: bool = False, calibrations: Path | None = None
+    plan: ConsensusPlan,
+    progress: Progress = no_progress,
+    *,
+    keep: bool = False,
+    save: Path | None = None,
+    calibrations: Path | None = None,
 ) -> ModelVotesReport:
-    """Ask a model and evaluate its votes; arguments and errors as for `evaluate_consensus`."""
-    return ModelVotesReport(evaluate_consensus(plan, progress, keep=keep, calibrations=calibrations))
+    """Ask a model, save its answers in a file if one is given, and evaluate its votes.
+
+    Arguments and errors are those of `ask_model`, `save_answers` and `evaluate_answers`.
+    """
+    asked = ask_model(plan, progress, keep=keep)
+    if save is not None:
+        save_answers(asked, save)
+    return ModelVotesReport(evaluate_answers(asked, calibrations))
+
+
+def bench_recorded_votes(
+    file: Path, votes: int = MOST_BALLOTS, error: float = DEFAULT_ERROR, seed: int = 0
+) -> RecordedVotesReport:
+    """Stop votes of a model's recorded answers, and judge the confidence in their winners.
+
+    Raises:
+        InputError: the file holds no answers, or too few, or a value is out of range.
+    """
+    asked = load_answers(file)
+    rows = [row for row in asked.answers if row.is_judged]
+    samples = min((len(row.samples) for row in rows), default=0)
+    check_range(f"votes, with {samples} samples of each question,", votes, 1, samples)
+    calibrated, uncalibrated = calibrated_types(*halves(rows, seed), votes, asked.model_hash, seed)
+    return RecordedVotesReport(
+        recorded=str(file),
+        model=asked.model,
+        questions=len(rows),
+        samples=samples,
+        votes=votes,
+        temperature=asked.plan.asking.temperature,
+        cut=cut_share(rows),
+        seed=seed,
+        asked_utc=asked.asked_utc,
+        sample_right=mean_estimate(right_values(rows, "pass@1"), seed),
+        vote_right=mean_estimate(right_values(rows, "majority", votes), seed),
+        certified=certified_votes(rows, votes, error, seed),
+        calibrated=calibrated,
+        uncalibrated=uncalibrated,
+    )
 
 
 def bench_pairs() -> PairsReport:

@@ -190,6 +190,7 @@ Layout = Annotated[str | None, _of_model("layout of the file: auto, project, gsm
 MappedColumns = Annotated[str | None, _of_model("columns of the file, as in question=Q,answer=A.", False, "--map")]
 Calibrations = Annotated[Path | None, _of_model("save its calibrations in this folder.", False)]
 Keep = Annotated[bool, _of_model("cache answers as they come, so that a stopped run can continue.", False, "--keep")]
+Save = Annotated[Path | None, _of_model("save its answers in a file, for `bench stopping --recorded`.", False)]
 QuestionCount = Annotated[
     int | None,
     Option(help="Questions; simulated voters calibrate on as many others.", show_default="10000; 45 of a model"),
@@ -214,6 +215,7 @@ def consensus(
     layout: Layout = None,
     columns: MappedColumns = None,
     keep: Keep = False,
+    save: Save = None,
     calibrations: Calibrations = None,
     seed: options.Seed = 0,
 ) -> BenchResult:
@@ -224,8 +226,8 @@ def consensus(
     simulated = {"accuracy": accuracy, "correlation": correlation, "options": option_count}
     asked = {"samples": samples, "temperature": temperature, "max_new_tokens": new_tokens}
     of_file, reading = {"file": None if file is None else str(file)}, {"layout": layout, "columns": columns}
-    own = {"model": model, "dtype": dtype, "calibrations": calibrations, "keep": keep or None}
-    of_model = {**own, **of_file, **reading, **asked}
+    kept = {"keep": keep or None, "save": save, "calibrations": calibrations}
+    of_model = {"model": model, "dtype": dtype, **kept, **of_file, **reading, **asked}
     unfit = of_model if check_choice("voters", voters, ("simulated", "model")) == "simulated" else simulated
     if unusable := _given(unfit):
         raise InputError(f"{next(iter(unusable)).replace('_', ' ')} does not apply to {voters} voters: leave it out")
@@ -240,26 +242,40 @@ def consensus(
     asking = Asking(**{"samples": k, **_given(asked)}, factor=max(2, k), seed=seed)
     settings = _given({"model": model, "dtype": dtype, "questions": questions, **of_file})
     plan = ConsensusPlan(k=k, asking=asking, seed=seed, reading=QuestionReading(**_given(reading)), **settings)
-    return bench_model_votes(plan, progress, keep=keep, calibrations=calibrations)
+    return bench_model_votes(plan, progress, keep=keep, save=save, calibrations=calibrations)
+
+
+SimulatedQuestions = Annotated[int | None, _simulated("questions.", "10000")]
+LargestCorrelation = Annotated[float | None, _simulated("greatest correlation of two voters.", "0.6")]
+Concentration = Annotated[float | None, _simulated("of the answers' shares: less makes questions easier.", "0.5")]
 
 
 @bench("--questions 10000 --votes 16 --correlation 0.6")
 def stopping(
     progress: Progress,
-    questions: Annotated[int, Option(help="Simulated questions.")] = 10_000,
+    recorded: Annotated[Path | None, Option(help="A model's answers, by `bench consensus --save`.")] = None,
+    questions: SimulatedQuestions = None,
     votes: Annotated[int, Option(help="Ballots of a vote that does not stop.")] = 16,
-    correlation: Annotated[float, Option(help="Greatest correlation of two voters.")] = 0.6,
-    concentration: Annotated[float, Option(help="Of the shares of answers: less makes questions easier.")] = 0.5,
+    correlation: LargestCorrelation = None,
+    concentration: Concentration = None,
     error: Annotated[float, Option(help="Error of the certificates.")] = 0.05,
     seed: options.Seed = 0,
 ) -> BenchResult:
     """Check certified votes: how often they err, what they save.
 
-    Simulated voters, whose most frequent answer is known, vote until it is certified.
+    Simulated voters, whose most frequent answer is known, vote until it is certified; or a model's recorded answers
+    are their ballots.
     """
-    from qubic_lab.bench.stopping import bench_stopping
+    simulated = _given({"questions": questions, "correlation": correlation, "concentration": concentration})
+    if recorded is None:
+        from qubic_lab.bench.stopping import bench_stopping
 
-    return bench_stopping(questions, votes, correlation, concentration, error, seed, progress)
+        return bench_stopping(votes=votes, error=error, seed=seed, progress=progress, **simulated)
+    if simulated:
+        raise InputError(f"{next(iter(simulated))} does not apply to recorded answers: leave it out")
+    from qubic_lab.bench.evaluations import bench_recorded_votes
+
+    return bench_recorded_votes(recorded, votes, error, seed)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

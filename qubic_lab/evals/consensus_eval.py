@@ -4,15 +4,18 @@ Questions with computed answers are asked many times (`recording`); everything e
 Choices (a calibration, a rule, a k for equal tokens) are made on one half of the questions and judged on the other.
 """
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qubic_lab.checked_yaml import STRICT
+from qubic_lab.checked_yaml import STRICT, check_content
 from qubic_lab.consensus.bands import MOST_WRONG, ConfidenceLevel
+from qubic_lab.consensus.certificate import MOST_BALLOTS
 from qubic_lab.consensus.confidence import (
     FEWEST_QUESTIONS,
     ConfidenceReport,
@@ -32,7 +35,7 @@ from qubic_lab.evals.loaders import load_user_questions
 from qubic_lab.evals.paired import McNemar
 from qubic_lab.evals.questions import Question, committed_by_kind
 from qubic_lab.evals.recorded import RecordedQuestion, halves
-from qubic_lab.evals.recording import Asking, record_answers
+from qubic_lab.evals.recording import Asking, read_answers, record_answers
 from qubic_lab.evals.scoring import judged_text
 from qubic_lab.evals.self_consistency import (
     ALL,
@@ -64,7 +67,9 @@ ANY = "any"
 FEWEST_ASKED = 6
 """Questions with references: each half needs one of each of the three types."""
 SLOTS = 32
-"""Slots that decode together: the samples of two questions."""
+"""The least number of slots that decode together; there are enough for the samples of two questions."""
+DECIMALS = 4
+"""Of the numbers in a file of recorded answers."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ class ConsensusPlan:
         InputError: a number is out of its range.
     """
 
+    __pydantic_config__ = STRICT
     model: str = "smollm2"
     questions: int = 45
     creative: int = 3
@@ -108,11 +114,20 @@ class ConsensusPlan:
 
 
 @dataclass(frozen=True)
-class CalibratedType:
-    """A calibration of the development half, and its confidences on the held-out half; `file` if it was saved.
+class JudgedLevel:
+    """Of the held-out `votes` at a level or a better one, `wrong` were wrong; at most the share `most_wrong` may be."""
 
-    `answered` are the held-out votes at the level "answer", of which `answered_wrong` were wrong; at most the share
-    `most_wrong` is promised.
+    level: ConfidenceLevel
+    votes: int
+    wrong: int
+    most_wrong: float
+
+
+@dataclass(frozen=True)
+class CalibratedType:
+    """A calibration of the development half, and its confidences and levels on the held-out half.
+
+    `file` is where it was saved, if it was.
     """
 
     question_type: str
@@ -121,9 +136,7 @@ class CalibratedType:
     signals: tuple[str, ...]
     report: ConfidenceReport
     file: str | None
-    answered: int = 0
-    answered_wrong: int = 0
-    most_wrong: float = MOST_WRONG[ConfidenceLevel.ANSWER]
+    levels: tuple[JudgedLevel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,7 @@ class VoteEvaluation:
 
     Confidences are judged on the `held_out` votes with a leader (`undecided` ones have none): `vote_share` takes the
     share as the confidence, `calibrated` are calibrations, and `uncalibrated` the types with too few questions.
-    `diversity` describes creative answers, not their quality. `certified` stops votes of all samples early.
+    `diversity` describes creative answers, not their quality. `certified` stops votes of up to MOST_BALLOTS samples.
     """
 
     k: int
@@ -169,12 +182,11 @@ class VoteEvaluation:
     certified: CertifiedVotes | None = None
 
 
-@dataclass(frozen=True)
-class ConsensusEvaluation:
-    """The evaluation with its plan, model and machine."""
+@dataclass(frozen=True, kw_only=True)
+class AskedModel:
+    """The plan, the model that was asked, and where and when."""
 
     plan: ConsensusPlan
-    votes: VoteEvaluation
     model: str
     model_hash: str
     meaningless: bool
@@ -182,34 +194,44 @@ class ConsensusEvaluation:
     threads: int
     machine: str
     commit: str
+    asked_utc: str = ""
 
 
-def evaluate_consensus(
-    plan: ConsensusPlan,
-    progress: Progress = no_progress,
-    *,
-    keep: bool = False,
-    calibrations: Path | None = None,
-) -> ConsensusEvaluation:
-    """Ask a model on one rank and evaluate its votes; `progress` is called after each question.
+@dataclass(frozen=True, kw_only=True)
+class ModelAnswers(AskedModel):
+    """What it answered to each question, judged and grouped."""
+
+    __pydantic_config__ = STRICT
+    answers: tuple[RecordedQuestion, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsensusEvaluation(AskedModel):
+    """The evaluation of its votes."""
+
+    votes: VoteEvaluation
+
+
+def ask_model(plan: ConsensusPlan, progress: Progress = no_progress, *, keep: bool = False) -> ModelAnswers:
+    """Ask a model on one rank; `progress` is called after each question.
 
     With `keep`, answers are stored in the cache folder as they arrive, so that the same plan and code resume after a
-    stop. `calibrations` is a folder for one file per question type; None: they are not saved.
+    stop.
 
     Raises:
         InputError: the model or the question file cannot be read.
         QubicLabError: whatever the pipeline raises.
     """
-    config = PipelineConfig(plan.model, 1, dtype=plan.dtype, threads=plan.threads, slots=SLOTS)
+    slots = max(SLOTS, 2 * plan.asking.samples)
+    config = PipelineConfig(plan.model, 1, dtype=plan.dtype, threads=plan.threads, slots=slots)
     resolved = resolve_config(config)
     questions = _questions(plan)
     hashed, commit = model_hash(resolved.folder), str(source_commit())
     file = _answers_file(hashed, commit, plan, questions) if keep else None
     with Pipeline.launch(config) as pipeline:
         rows = record_answers(pipeline, questions, plan.asking, file, progress)
-    return ConsensusEvaluation(
+    return ModelAnswers(
         plan=plan,
-        votes=evaluate_votes(rows, plan.k, hashed, plan.seed, calibrations),
         model=resolved.model,
         model_hash=hashed,
         meaningless=resolved.meaningless,
@@ -217,7 +239,57 @@ def evaluate_consensus(
         threads=resolved.threads,
         machine=str(machine()),
         commit=commit,
+        asked_utc=f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}",
+        answers=rows,
     )
+
+
+def save_answers(asked: ModelAnswers, file: Path) -> None:
+    """Write answers as gzipped JSON, without what is computed when they are read; numbers have DECIMALS decimals.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    content = asdict(asked)
+    for row in content["answers"]:
+        for sample in (row["greedy"], *row["samples"], *(longer for _, longer in row["longer"])):
+            sample["weight"] = round(sample["weight"], DECIMALS)
+            sample["signals"] = [(name, round(value, DECIMALS)) for name, value in sample["signals"]]
+            for name in ("group", "right"):
+                del sample[name]
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(gzip.compress(json.dumps(content, ensure_ascii=False).encode(), mtime=0))
+    except OSError as error:
+        raise InputError(f"{file} cannot be written ({error.strerror}): give a file that can") from error
+
+
+def load_answers(file: Path) -> ModelAnswers:
+    """Read answers that `save_answers` wrote, and judge and group them by the rules of now.
+
+    Raises:
+        InputError: the file cannot be read, or holds no such answers.
+    """
+    try:
+        content = json.loads(gzip.decompress(file.read_bytes()))
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{file} holds no recorded answers ({error}): give a file of `--save`") from error
+    asked = check_content(ModelAnswers, content, file)
+    questions = [Question(row.id, row.question, row.reference, row.kind) for row in asked.answers]
+    return replace(asked, answers=tuple(map(read_answers, questions, asked.answers)))
+
+
+def evaluate_answers(asked: ModelAnswers, calibrations: Path | None = None) -> ConsensusEvaluation:
+    """Evaluate the votes of a model's answers.
+
+    `calibrations` is a folder for one file per question type; None: they are not saved.
+
+    Raises:
+        InputError: too few questions.
+    """
+    about = {each.name: getattr(asked, each.name) for each in fields(AskedModel)}
+    votes = evaluate_votes(asked.answers, asked.plan.k, asked.model_hash, asked.plan.seed, calibrations)
+    return ConsensusEvaluation(**about, votes=votes)
 
 
 def evaluate_votes(
@@ -241,7 +313,7 @@ def evaluate_votes(
     correlation = error_correlation(_history(judged), seed=seed)
     votes = [each for row in held_out if (each := observe(row, k))]
     right = [vote.right for vote in votes]
-    calibrated, uncalibrated = _calibrations(development, held_out, k, model, seed, calibrations)
+    calibrated, uncalibrated = calibrated_types(development, held_out, k, model, seed, calibrations)
     return VoteEvaluation(
         k=k,
         questions=len(judged),
@@ -266,7 +338,7 @@ def evaluate_votes(
         calibrated=calibrated,
         uncalibrated=uncalibrated,
         diversity=diversity(creative, seed) if creative else None,
-        certified=certified_votes(judged, min(len(row.samples) for row in judged), seed=seed),
+        certified=certified_votes(judged, min(MOST_BALLOTS, *(len(row.samples) for row in judged)), seed=seed),
     )
 
 
@@ -291,13 +363,13 @@ def observe(row: RecordedQuestion, k: int) -> Observation | None:
     return Observation(row.id, signals, bool(members[0].right))
 
 
-def _calibrations(
+def calibrated_types(
     development: Sequence[RecordedQuestion],
     held_out: Sequence[RecordedQuestion],
     k: int,
-    model: str,
-    seed: int,
-    folder: Path | None,
+    model: str = "",
+    seed: int = 0,
+    folder: Path | None = None,
 ) -> tuple[tuple[CalibratedType, ...], tuple[str, ...]]:
     """Calibrate all types together and each type with enough questions; also return the types without."""
     made_utc = datetime.now(UTC)
@@ -315,8 +387,6 @@ def _calibrations(
         if file:
             save_calibration(calibration, file)
         signals = [each.signals for each in theirs]
-        levels = calibration.levels(signals)
-        answered = [each for each, level in zip(theirs, levels, strict=True) if level is ConfidenceLevel.ANSWER]
         done.append(
             CalibratedType(
                 question_type=kind,
@@ -325,11 +395,18 @@ def _calibrations(
                 signals=calibration.probability.signals,
                 report=judge_confidence(calibration.probability(signals), [each.right for each in theirs], seed=seed),
                 file=str(file) if file else None,
-                answered=len(answered),
-                answered_wrong=sum(not each.right for each in answered),
+                levels=_judged_levels(calibration.levels(signals), theirs),
             )
         )
     return tuple(done), tuple(missing)
+
+
+def _judged_levels(levels: Sequence[ConfidenceLevel], votes: Sequence[Observation]) -> tuple[JudgedLevel, ...]:
+    found, at = [], list[Observation]()
+    for level, most_wrong in MOST_WRONG.items():
+        at += [vote for vote, given in zip(votes, levels, strict=True) if given is level]
+        found.append(JudgedLevel(level, len(at), sum(not vote.right for vote in at), most_wrong))
+    return tuple(found)
 
 
 def _history(rows: Sequence[RecordedQuestion]) -> list[PastVote]:

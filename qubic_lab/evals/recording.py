@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+from qubic_lab.checked_yaml import STRICT
 from qubic_lab.consensus.answers import before_cut, final_answer
 from qubic_lab.consensus.quality import judge_all
 from qubic_lab.consensus.similarity import bonds, compare, group
@@ -36,6 +37,7 @@ class Asking:
         InputError: a value is out of its range; without a temperature all samples would be copies.
     """
 
+    __pydantic_config__ = STRICT
     samples: int = 5
     temperature: float = 0.7
     max_new_tokens: int = 48

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from qubic_lab.consensus.certificate import DEFAULT_ERROR
 from qubic_lab.consensus.stopping import replay
-from qubic_lab.consensus.voting import Ballot, decide
+from qubic_lab.consensus.voting import Ballot, Group, decide
 from qubic_lab.errors import InputError, check_choice, check_range
 from qubic_lab.evals.paired import (
     McNemar,
@@ -121,8 +121,8 @@ class CertifiedVotes:
     """Votes that stop once their winner is certified or cannot change, against votes of all `k` samples.
 
     `certified` is the share of questions with a certificate, and `other_winner` of those with one for another answer
-    than the most frequent of all k samples (Wilson). `saved` is the share of tokens that were not needed, and
-    `difference` the right answers of these votes less those of all samples.
+    than the most frequent of all recorded samples, k or more (Wilson). `saved` is the share of tokens that were not
+    needed, and `difference` the right answers of these votes less those of all k.
     """
 
     k: int
@@ -325,8 +325,9 @@ def certified_votes(
         samples = row.samples[:k]
         ballots = [Ballot(f"{number:06}", each.group) for number, each in enumerate(samples)]
         done = replay(ballots, [each.tokens for each in samples], rule="plurality", error=error)
+        given = Counter[Group | None](each.group for each in row.samples if each.group is not None)
         certified += done.certified
-        others += done.certified and done.winner != done.full_winner
+        others += done.certified and given[done.winner] < max(given.values())
         saved.append(done.tokens_saved / max(1, sum(each.tokens for each in samples)))
         for right, winner in ((stopped, vote(samples[: done.taken])), (whole, vote(samples))):
             right.append(float(winner is not None and bool(winner.right)))

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qubic_lab.bench.evaluations import answered_text, certified_text
+from qubic_lab.bench.evaluations import certified_text, levels_text
 from qubic_lab.consensus.confidence import FEWEST_QUESTIONS, ConfidenceReport
 from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation, VoteEvaluation
 from qubic_lab.evals.paired import MeanEstimate
@@ -212,7 +212,7 @@ def _gain_sentences(result: ConsensusEvaluation) -> list[str]:
 def _asked_sentences(result: ConsensusEvaluation) -> list[str]:
     limit = result.plan.asking.max_new_tokens
     return [
-        f"Questions: {result.votes.judged}.",
+        f"Questions: {result.votes.judged}; temperature {result.plan.asking.temperature:g}{_asked(result)}.",
         f"Samples: {cut_text(result.votes.cut, limit, 'max_new_tokens')}.",
         f"Of the greedy answers {percent(result.votes.greedy_cut)} were cut.",
     ]
@@ -264,7 +264,7 @@ def _confidence_sentences(result: ConsensusEvaluation) -> list[str]:
         f"{_plain_interval(report.ece_interval)}; {report.ece_if_calibrated:.3f} if perfect), Brier {report.brier:.3f}."
         for name, report in _reports(result)
     ]
-    sentences += [answered_text(each) for each in result.votes.calibrated]
+    sentences += [levels_text(each) for each in result.votes.calibrated]
     if missing := result.votes.uncalibrated:
         sentences.append(f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(missing)}.")
     return sentences
@@ -312,7 +312,8 @@ def _calibration_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
     fewest = min(calibrated[run].development, worst.items)
     return CALIBRATION.row(
         f"ECE {worst.ece:.3f} ({percent(CONFIDENCE)} interval {low:.3f} to {high:.3f}), up to "
-        f"{worst.ece_if_calibrated_95:.3f} by chance alone; Brier {worst.brier:.3f}; {worst.items} votes",
+        f"{worst.ece_if_calibrated_95:.3f} by chance alone; Brier {worst.brier:.3f}; {worst.items} votes"
+        f"{_asked(results[run])}",
         worst.ece <= worst.ece_if_calibrated_95,
         "",
         run,
@@ -332,12 +333,16 @@ def _votes_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
     few = too_few(votes.questions, VOTED_QUESTIONS_TARGET, "questions")
     differences = "; ".join(f"less {name} {_difference_text(each)}" for name, each in gains.items())
     return VOTES.row(
-        f"a vote of {votes.k} on {votes.questions} questions, {differences}",
+        f"a vote of {votes.k} on {votes.questions} questions{_asked(results[run])}, {differences}",
         "partial" if few else judged,
         "; ".join(f"against {name}: {each}" for name, each in said.items()),
         run,
         few=few,
     )
+
+
+def _asked(result: ConsensusEvaluation) -> str:
+    return f" (asked on {result.asked_utc[:10]})" if result.asked_utc else ""
 
 
 def _vote_gains(votes: VoteEvaluation) -> dict[str, MeanEstimate]:
