@@ -18,6 +18,8 @@ Name = TypeVar("Name")
 
 BINS = 10
 RESAMPLES = 1000
+LEAST_DRAWN = 6
+"""Of fewer items all fall to one side by luck more than 5 % of the time (2 × ½⁵): nothing can be shown."""
 TAIL = (1 - 0.95) / 2
 """Probability beyond each end of a 95 % interval."""
 
@@ -188,7 +190,9 @@ def _last_true(holds: Callable[[float], bool], low: float, high: float) -> float
 def bootstrap_interval(
     statistic: Callable[[Indices], float], items: int, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the 95 % percentile bootstrap interval of a statistic; NaN where it is NaN for every draw.
+    """Return the 95 % percentile bootstrap interval of a statistic; NaN with fewer than LEAST_DRAWN items.
+
+    It is also NaN where the statistic is NaN for every draw.
 
     Args:
         statistic: takes the indices of the drawn items; a draw for which it is NaN is left out. Draw what is
@@ -204,6 +208,8 @@ def bootstrap_interval(
     """
     check_at_least("items", items, 1)
     check_at_least("resamples", resamples, 1)
+    if items < LEAST_DRAWN:
+        return math.nan, math.nan
     draw = np.random.default_rng(seed)
     drawn = np.array([statistic(draw.integers(0, items, items)) for _ in range(resamples)])
     known = drawn[~np.isnan(drawn)]

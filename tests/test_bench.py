@@ -119,9 +119,14 @@ def test_bench_engine_compares_ranks_and_transformers(
 def test_bench_gpu_runs_on_a_cpu_too(tiny: Path, shared_ranks: None, here: Run) -> None:
     line = f"bench gpu --model {tiny} --new-tokens 3"
     result = here(f"{line} --json").json
-    expected = {"device": "cpu", "dtype": "bf16", "new_tokens": 3, "memory_reserved_bytes": None}
+    expected = {"device": "cpu", "dtype": "bf16", "new_tokens": 3, "memory_reserved_bytes": None, "temperature": 0.7}
     assert result.items() >= expected.items()
     assert result["memory_used_bytes"] > 0 and "CPU" in result["memory_note"]
+    assert result["memory_total_bytes"] > result["memory_used_bytes"]
+    assert result["prompt"] == "What is Qubic blockchain?" and result["answer"]
+    out = here(f"{line} --prompt 'Who are you?' --temperature 0").out
+    greedy = here(f"{line} --prompt 'Who are you?' --temperature 0 --json").json["answer"]
+    assert f"Who are you?\n{greedy}\n" in out and "MiB of memory" in out and "answer:" not in out
     assert result.keys() >= {"load_s", "seconds", "ttft_ms", "tokens_per_s", "threads", "commit"}
     assert "fp16" in here(f"{line} --dtype fp16").out
 

@@ -57,6 +57,7 @@ def test_correlation_by_hand():
     alike = error_correlation(history([[1, 2], [1, 1], [2, 1], [0, 0]]), resamples=50)
     assert alike.rho == pytest.approx(1.0)
     assert alike.same_wrong == pytest.approx(1 / 3)
+    assert found.rho_interval is None, "four questions are too few for one"
     opposite = error_correlation(history([[1, 0], [0, 1]]), resamples=50)
     assert opposite.rho == -1.0
     assert (opposite.same_wrong, opposite.same_wrong_interval) == (None, None)

@@ -35,9 +35,14 @@ def test_bootstrap_of_a_mean_is_near_its_normal_interval():
 
 
 def test_bootstrap_leaves_out_draws_that_say_nothing():
-    values = np.array([math.nan, 1.0, 1.0])
-    assert bootstrap_interval(lambda rows: float(values[rows].mean()), 3, resamples=200) == (1.0, 1.0)
-    assert all(map(math.isnan, bootstrap_interval(lambda rows: math.nan, 3, resamples=5)))
+    values = np.array([math.nan] + [1.0] * 6)
+    assert bootstrap_interval(lambda rows: float(values[rows].mean()), 7, resamples=200) == (1.0, 1.0)
+    assert all(map(math.isnan, bootstrap_interval(lambda rows: math.nan, 7, resamples=5)))
+
+
+def test_a_handful_has_no_bootstrap_interval():
+    assert all(map(math.isnan, bootstrap_interval(lambda rows: 1.0, 5)))
+    assert bootstrap_interval(lambda rows: 1.0, 6) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(("items", "resamples"), [(0, 10), (5, 0)])

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.model.candidates import MOST_BATCH, Plan, Setup, best_plan, candidates
+from qubic_lab.model.candidates import MOST_BATCH, Plan, Setup, best_plan, candidates, predict
 from qubic_lab.model.changes import context_ranges, rate_ranges, rate_sentence
 from qubic_lab.model.config import parse_config
 from qubic_lab.model.device import parse_devices, parse_link
@@ -21,6 +21,8 @@ DEEPSEEK = parse_config(read_shape("deepseek"))
 SMOLLM2 = parse_config(read_shape("smollm2"))
 LINK = parse_link("10Gbps:0.1ms")
 SMALL = "small=3GB@259GB/s@65TFLOPS"
+MEDIUM, FAST = "medium=4GB@259GB/s@65TFLOPS", "fast=4GB@600GB/s@65TFLOPS"
+CRAWLING = "crawling=4GB@10GB/s@1TFLOPS"
 CARD = "card=4GB@192GB/s@5TFLOPS"
 
 
@@ -45,7 +47,7 @@ def some_plan(strategy: str, tokens_per_s: float, latency_ms: float, memory: int
 def test_three_t4s_get_the_balanced_split_and_replicas_beside_it() -> None:
     advice = advise("t4,t4,t4")
     plans = plans_of(advice.plans)
-    assert list(plans) == ["B", "C", "D"]
+    assert list(plans) == ["B", "C", "M", "D"]
     assert (plans["B"].layers, plans["C"].layers, plans["D"].layers) == ((10, 9, 9), (11, 11, 6), (28, 28, 28))
     assert plans["C"].tokens_per_s > 1.15 * plans["B"].tokens_per_s
     assert [refused.strategy for refused in advice.refused] == ["A"]
@@ -211,7 +213,9 @@ def best_shown(advice: Advice) -> float:
     return max(each.tokens_per_s for each in (*advice.plans, *advice.baselines))
 
 
-@pytest.mark.parametrize("devices", [f"{CARD},t4", f"{SMALL},t4", "p4,v100", "t4,l4", "t4,t4,t4", "p4,t4,h100"])
+@pytest.mark.parametrize(
+    "devices", [f"{CARD},t4", f"{SMALL},t4", "p4,v100", "t4,l4", "t4,t4,t4", "p4,t4,h100", f"{MEDIUM},{FAST}"]
+)
 @pytest.mark.parametrize("batch", [1, 8])
 def test_nothing_is_recommended_that_the_table_shows_to_be_slower(devices: str, batch: int) -> None:
     advice = advise(devices, batch=batch)
@@ -232,6 +236,45 @@ def test_a_device_that_is_faster_alone_than_with_a_small_card_is_recommended_at_
     assert advise(f"{CARD},t4", goal="memory").recommendation in plans
     with_64 = advise("p4,v100", batch=MOST_BATCH)
     assert [each.name for each in with_64.baselines] == ["one v100 alone"]  # a batch of 128 is more than a lane takes
+
+
+def test_the_split_with_the_smallest_largest_rank_is_known() -> None:
+    advice = advise("t4,t4,t4", goal="memory")
+    best = plans_of(advice.plans)["M"]
+    assert (advice.recommendation, best.layers) == ("M", (8, 12, 8))
+    assert max(best.memory_bytes) == pytest.approx(2.31e9, rel=0.002)
+    smallest = min(
+        max(predict(setup_of("t4,t4,t4"), "B", (first, second, 28 - first - second)).memory_bytes)
+        for first in range(1, 27)
+        for second in range(1, 28 - first)
+    )
+    assert max(best.memory_bytes) == smallest
+    assert "M" not in plans_of(advise("t4,t4", SMOLLM2).plans), "it is B there"
+
+
+def test_for_one_request_the_fastest_devices_take_what_they_hold() -> None:
+    advice = advise(f"t4,{FAST},t4", goal="latency")
+    plans = plans_of(advice.plans)
+    assert plans["L"].layers == (1, 26, 1)
+    assert plans["L"].latency_ms < min(plans[each].latency_ms for each in "BCM")
+    assert "L" not in plans_of(advise("t4,t4,t4").plans), "no split of equal devices is faster than another"
+
+
+def test_devices_that_are_better_left_out_are_left_out() -> None:
+    advice = advise(f"{MEDIUM},{MEDIUM},{CRAWLING}")
+    assert advice.recommendation == "C on medium + medium"
+    assert advice.reason.startswith("C on medium + medium (16/12): ") and "leave the others out" in advice.reason
+    [alone] = advice.baselines
+    assert (alone.layers, alone.requests) == ((16, 12), 2)
+    assert "C on medium + medium at every context" not in "".join(advice.changes), "long ones need the third"
+    assert advice.by_rate[0].recommendation == "C on medium + medium"
+    assert [each.name for each in advise("t4,t4,t4").baselines] == ["one t4 alone", "one t4, all requests in one batch"]
+
+
+def test_a_device_that_is_too_small_for_any_part_is_left_out() -> None:
+    advice = advise(f"tiny=1.1GB@3000GB/s@65TFLOPS,{MEDIUM},{MEDIUM}", goal="latency")
+    assert advice.plans == () and advice.recommendation == "A on medium + medium"
+    assert advice.reason.endswith("No plan over all devices fits.")
 
 
 def test_a_device_that_alone_holds_the_model_is_better_than_nothing() -> None:

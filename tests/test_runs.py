@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from typer.testing import CliRunner, Result
 
 from qubic_lab.cli import console
 from qubic_lab.cli import runs as commands
+from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.oracle.store.transactions import writing
 from qubic_lab.runs import batch, fingerprint
 from qubic_lab.runs.batch import PlannedRun, RunOutcome, plan_runs, run_batch
 from qubic_lab.runs.experiment import load
@@ -221,6 +224,60 @@ def test_changed_parameters_and_data_touch_their_own_study_alone(lab_root: Path)
     write_study(lab_root, "second", data=["data.jsonl"])
     keys.append(plan(file)[1].key)
     assert len(set(keys)) == 4
+
+
+def test_every_file_that_a_parameter_names_counts_by_its_content(lab_root: Path):
+    parameters = (
+        'file: str = ""\nrules: list[str] = []\nsignals: list[str] = []\nscorer: str = ""\ncalibrations: str = ""'
+    )
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", parameters=parameters)
+    named = {
+        "file": "bars.csv",
+        "rules": [str(lab_root / "rules.yaml")],
+        "signals": ["mine.deep:momentum", "no path at all " * 30],
+        "scorer": "finbert:weights",
+        "calibrations": "out",
+    }
+    file = write_study(lab_root, quick={"parameters": named}, full={})
+    for folder in ("mine", "weights", "out"):
+        (lab_root / folder).mkdir()
+    inputs = ["bars.csv", "rules.yaml", "mine/deep.py", "weights/model.bin"]
+    keys = [plan(file)[0].key]
+    for path in [*inputs, *inputs]:  # each is made, then changed
+        with (lab_root / path).open("a") as stream:
+            stream.write("1")
+        keys.append(plan(file)[0].key)
+    assert len(set(keys)) == len(keys) == 9
+    (lab_root / "out" / "written.json").write_text("{}")
+    assert plan(file)[0].key == keys[-1], "what a run writes is no input"
+
+
+def test_a_database_that_a_parameter_names_counts_by_its_newest_entry(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir("/")
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb", parameters='collected: str = ""')
+    file = write_study(lab_root, quick={"parameters": {"collected": "sqlite:///prices.db"}}, full={})
+    with pytest.raises(InputError, match=r"prices\.db does not exist"):
+        plan(file)
+    engine = open_database(f"sqlite:///{lab_root / 'prices.db'}")
+    keys = []
+    for _ in range(2):
+        with writing(engine) as writer:
+            writer.wrote("bitcoin")
+        first, again = plan(file)[0], plan(file)[0]
+        assert first.key == again.key and list(first.data_hashes) == ["collected"]
+        keys.append(first.key)
+    assert keys[0] != keys[1]
+
+
+def test_an_adapted_sentiment_model_counts(lab_root: Path, set_settings: Callable[..., None]):
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb")
+    file = write_study(lab_root)
+    keys = [plan(file)[0].key]
+    set_settings(sentiment_head=lab_root / "head.json")
+    for content in ("1", "2"):
+        (lab_root / "head.json").write_text(content)
+        keys.append(plan(file)[0].key)
+    assert len(set(keys)) == 3
 
 
 def test_one_process_at_a_time_runs_notebooks(lab_root: Path):

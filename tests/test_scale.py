@@ -1,6 +1,7 @@
 """What many nodes cost: where a core is full, by hand; and that real processes are looked at. No speeds."""
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_nodes_can_be_served_while_they_get_no_more_requests_than_can_be_taken()
     assert more.nodes == pytest.approx(math.sqrt(100_000))
     assert (more.process, find_limit(levels, 0.0001).beyond) == ("coordinator", True)
     assert find_limit(levels, 0.001).process == "redis", "next to 1,000 nodes"
+
+
+def test_a_limit_far_beyond_the_measured_nodes_is_unknown() -> None:
+    # Rates hardly fall, and those of a window may rise: the power law through them says 10 billion, or no end at all.
+    levels = [costs(10, Spread(100.0, 20.0, 110.0)), costs(100, Spread(80.0, 15.0, 120.0))]
+    limit = find_limit(levels, 0.1)
+    assert limit.low is not None and limit.high is None and limit.nodes == pytest.approx(666, abs=1)
+    assert re.fullmatch(r"666 nodes \(124 at least, the most is unknown, extrapolated\)", limit.text())
+    assert find_limit(levels, 0.0001).text() == "an unknown number of nodes (no end is known, extrapolated)"
 
 
 def test_calls_are_timed_on_as_many_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

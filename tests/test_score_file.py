@@ -64,8 +64,20 @@ def test_figures_by_hand() -> None:
     assert one.macro_f1.value == pytest.approx((2 * 1 / 4 + 2 * 1 / 3 + 2 * 2 / 5) / 3)
     assert one.labels["positive"].recall == pytest.approx(2 / 3) and one.labels["positive"].precision == 1
     assert one.calibration_error == pytest.approx(0.8 - 4 / 6)
-    assert one.accuracy.low <= one.accuracy.value <= one.accuracy.high
+    assert one.accuracy.low is one.accuracy.high is None, "six texts are too few for an interval"
     assert (found.n, found.units, found.differences) == (6, 6, ())
+
+
+@pytest.mark.parametrize("texts", [1, 19])
+def test_a_handful_of_texts_shows_no_model_to_be_better(texts: int) -> None:
+    truth = ["positive"] * texts
+    models = {"vader": [said("negative")] * texts, "default": [said("positive")] * texts}
+    found = compare(truth, models)
+    assert [(each.shown, each.difference.value) for each in found.differences] == [("neither", 1.0)] * 2
+    assert verdict(found, "default") == f"{texts} texts are too few to compare default by: give 20 at least"
+    assert "shown to be better than vader" in verdict(
+        compare(truth * 20, {k: v * 20 for k, v in models.items()}), "default"
+    )
 
 
 @settings(deadline=None)
@@ -162,7 +174,7 @@ def test_models_are_told_beside_the_commonest_label(oracle: Run) -> None:
     assert by_model["majority"]["accuracy"]["value"] == 3 / 8
     assert by_model["crypto-lexicon"]["accuracy"]["value"] > by_model["vader"]["accuracy"]["value"]
     assert (found["n"], found["rows"]) == (8, 8)
-    assert "crypto-lexicon is " in found["verdicts"]["crypto-lexicon"]
+    assert found["verdicts"]["crypto-lexicon"].startswith("8 texts are too few to compare crypto-lexicon by")
     assert np.sum(by_model["vader"]["confusion"]) == 8
 
 
@@ -249,7 +261,7 @@ def test_a_checkpoint_of_one_s_own_is_judged_as_the_others_are(oracle: Run) -> N
     command = "score-file news.csv --text Title --label sentiment --model vader,finbert:tiny --json"
     found = oracle(command).json
     assert [each["model"] for each in found["evaluations"]] == ["majority", "vader", "finbert:tiny"]
-    assert "finbert:tiny is " in found["verdicts"]["finbert:tiny"] and found["notes"] == []
+    assert "compare finbert:tiny by" in found["verdicts"]["finbert:tiny"] and found["notes"] == []
 
 
 ASKED_WRONGLY = [

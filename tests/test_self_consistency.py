@@ -249,6 +249,8 @@ def test_means_and_differences_have_intervals_that_never_claim_certainty() -> No
     assert paired.value == 0.25 and paired.low == pytest.approx(0.2, abs=0.02)
     same = difference_estimate([0.5] * 30, [0.5] * 30)
     assert same.low < 0 < same.high and same.value == 0
+    few = difference_estimate([1.0, 0.75, 1.0], [0.0, 0.25, 0.5])
+    assert few.low < 0 < few.value == pytest.approx(2 / 3), "three questions show nothing"
     worse = difference_estimate([0.0] * 20, [1.0] * 20)
     assert worse.value == worse.low == -1 and -1 < worse.high < -0.6
 

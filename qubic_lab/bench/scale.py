@@ -54,6 +54,8 @@ SETTLE_S = HEARTBEAT_S + 1.0
 WINDOWS = 3
 REQUESTS, CLIENTS, TOKEN_S = 150, 32, 0.02
 """Load of a busy window, with one token per request: enough to keep a coordinator fully busy."""
+FARTHEST = 10
+"""A number of nodes more than so many times beyond the measured ones is not known: measurements say nothing of it."""
 REQUESTS_PER_NODE_S = 0.1
 """Assumed load: each node gets a request every ten seconds."""
 STATE = pb.NodeState(cpu_share=0.5, memory_share=0.5, ready=True, finished=1_000, tokens=100_000)
@@ -114,15 +116,24 @@ class NodeLimit:
     """The number of nodes at which the load equals the highest request rate.
 
     `nodes` is from the medians of the windows, `low` and `high` are the fewest and the most that any combination of
-    lowest and highest rates gives. `beyond`: it is more than were measured, and therefore extrapolated. `process` has
-    the higher CPU use at the nearest measured number of nodes.
+    lowest and highest rates gives. One that is more than FARTHEST times the most nodes measured is None: it is not
+    known. `beyond`: `nodes` is more than were measured, and therefore extrapolated. `process` has the higher CPU use at
+    the nearest measured number of nodes.
     """
 
-    nodes: float
-    low: float
-    high: float
+    nodes: float | None
+    low: float | None
+    high: float | None
     beyond: bool
     process: str
+
+    def text(self, write: Callable[[float], str] = "{:.0f}".format) -> str:
+        """Return the number of nodes with both ends; what is not known is said so."""
+        nodes = "an unknown number of" if self.nodes is None else write(self.nodes)
+        ends = "no end is known" if self.low is None else f"{write(self.low)} at least, the most is unknown"
+        if self.low is not None and self.high is not None:
+            ends = f"{write(self.low)} to {write(self.high)}"
+        return f"{nodes} nodes ({ends}{', extrapolated' if self.beyond else ''})"
 
 
 @dataclass(frozen=True)
@@ -153,9 +164,8 @@ class ScaleResult(MeasuredResult):
         yield Table(header, [each.cells() for each in (*self.processes, *self.check)])
         limit = self.limit
         yield (
-            f"with {self.requests_per_node_s:g} requests/s a node one coordinator can serve {limit.nodes:.0f} nodes "
-            f"({limit.low:.0f} to {limit.high:.0f}{', extrapolated' if limit.beyond else ''}); the busier process is "
-            f"{limit.process}"
+            f"with {self.requests_per_node_s:g} requests/s a node one coordinator can serve {limit.text()}; "
+            f"the busier process is {limit.process}"
         )
 
 
@@ -262,7 +272,9 @@ def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) ->
     ends = [nodes, *map(where, product(("low", "high"), repeat=len(processes)))]
     nearest = min(processes, key=lambda each: abs(math.log(each.nodes) - math.log(nodes)))
     busier = "redis" if nearest.redis_busy.median > nearest.coordinator_busy.median else "coordinator"
-    return NodeLimit(nodes, min(ends), max(ends), nodes > processes[-1].nodes, busier)
+    most = processes[-1].nodes
+    known = [each if each <= FARTHEST * most else None for each in (nodes, min(ends), max(ends))]
+    return NodeLimit(*known, beyond=nodes > most, process=busier)
 
 
 def where_whole(shares: Sequence[tuple[int, float]]) -> float:

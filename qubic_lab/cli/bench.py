@@ -357,15 +357,18 @@ def gpu(
     progress: Progress,
     model: options.Model = "smollm2",
     dtype: Annotated[str, Option(help="fp16, bf16 or auto: fp16 on GPUs without bf16, else bf16.")] = "auto",
-    new_tokens: Annotated[int, Option(help="Tokens to generate.")] = 100,
+    new_tokens: Annotated[int, Option(help="Most tokens of the answer.")] = 100,
+    prompt: Annotated[str, Option(help="The question.")] = "What is Qubic blockchain?",
+    temperature: Annotated[float, Option(help="0 is greedy.")] = 0.7,
+    seed: options.Seed = 0,
 ) -> BenchResult:
     """Measure time and memory of one answer in 16 bit on the GPU.
 
-    Without a GPU it runs on the CPU.
+    Prints the answer. Without a GPU it runs on the CPU.
     """
     from qubic_lab.bench.gpu import bench_gpu
 
-    return bench_gpu(model, dtype, new_tokens)
+    return bench_gpu(model, dtype, new_tokens, prompt, temperature, seed)
 
 
 @bench("--repeat 500")

@@ -214,19 +214,23 @@ def _scored(model: "SentimentModel", texts: Sequence[str]) -> list["SentimentSco
 
 def _show(labelled: "LabelledTexts", found: "ModelComparison") -> None:
     """Print the comparison as tables."""
+    from qubic_lab.bench.result import interval_text
     from qubic_lab.oracle.sentiment.scores import LABELS
 
     left_out = ", ".join(f"{count} {why}" for why, count in labelled.left_out.items() if count) or "none"
     typer.echo(f"{labelled.file}: {found.n} of {labelled.rows} texts are evaluated; left out: {left_out}\n")
     rows = [
         (
-            *(each.model, f"{each.accuracy.value:.3f}", f"{each.accuracy.low:.3f} to {each.accuracy.high:.3f}"),
-            *(f"{each.macro_f1.value:.3f}", f"{each.macro_f1.low:.3f} to {each.macro_f1.high:.3f}"),
+            each.model,
+            *(
+                interval_text(measure.value, measure.low, measure.high, ".3f")
+                for measure in (each.accuracy, each.macro_f1)
+            ),
             f"{each.calibration_error:.3f} (by chance up to {each.calibration_luck:.3f})",
         )
         for each in found.evaluations
     ]
-    print_table(("model", "accuracy", "95 %", "macro-F1", "95 %", "calibration error"), rows)
+    print_table(("model", "accuracy (95 % interval)", "macro-F1 (95 % interval)", "calibration error"), rows)
     for each in found.evaluations:
         typer.echo("")
         confusion = [(label, *map(str, row)) for label, row in zip(LABELS, each.confusion, strict=True)]

@@ -4,7 +4,7 @@ Voters that err together are worth less than their number: n voters whose errors
 1) ρ) independent ones. Copies are detected by construction, other dependence from past votes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,7 @@ class PastVote:
 
 @dataclass(frozen=True)
 class ErrorCorrelation:
-    """How much voters err together, with 95 % bootstrap intervals over questions.
+    """How much voters err together, with 95 % bootstrap intervals over questions; None: too few questions for one.
 
     `rho` is the error correlation over all pairs of voters; 0: independent, 1: always together. `same_wrong` is the
     share of the `both_wrong` pairs that gave the same answer, or None. `questions` counts those with at least two
@@ -67,7 +67,7 @@ class ErrorCorrelation:
     """
 
     rho: float
-    rho_interval: tuple[float, float]
+    rho_interval: tuple[float, float] | None
     same_wrong: float | None
     same_wrong_interval: tuple[float, float] | None
     both_wrong: int
@@ -100,15 +100,19 @@ def error_correlation(history: Sequence[PastVote], resamples: int = 1000, seed: 
         pairs = both_wrong_Q[rows].sum()
         return float(same_wrong_Q[rows].sum() / pairs) if pairs else float("nan")
 
+    def interval(statistic: Callable[[Indices], float]) -> tuple[float, float] | None:
+        ends = bootstrap_interval(statistic, questions, resamples=resamples, seed=seed)
+        return None if np.isnan(ends[0]) else ends
+
     every = np.arange(questions)
     if np.isnan(estimate := rho(every)):
         return None
     both_wrong = int(both_wrong_Q.sum())
     return ErrorCorrelation(
         rho=estimate,
-        rho_interval=bootstrap_interval(rho, questions, resamples=resamples, seed=seed),
+        rho_interval=interval(rho),
         same_wrong=same(every) if both_wrong else None,
-        same_wrong_interval=bootstrap_interval(same, questions, resamples=resamples, seed=seed) if both_wrong else None,
+        same_wrong_interval=interval(same) if both_wrong else None,
         both_wrong=both_wrong,
         questions=questions,
         voters=voters,

@@ -44,15 +44,16 @@ class McNemar:
 def mean_estimate(values: Sequence[float], seed: int = 0) -> MeanEstimate:
     """Return the mean with its percentile bootstrap interval over questions.
 
-    If all values are equal, Wilson's interval is used, on the safe side, because a bootstrap would claim certainty.
+    Of equal or very few values a bootstrap would claim certainty: Wilson's interval is used, on the safe side. Values
+    are between 0 and 1.
     """
     found = np.asarray(values, dtype=np.float64)
-    if (found != found[0]).any():
+    if _can_be_drawn(found):
         return _bootstrapped(found, seed)
-    n, value = len(found), float(found[0])
-    low, _ = stats.wilson_interval(math.floor(n * value), n)
-    _, high = stats.wilson_interval(math.ceil(n * value), n)
-    return MeanEstimate(value, low, high, n)
+    n, total = len(found), math.fsum(found)
+    low, _ = stats.wilson_interval(math.floor(total), n)
+    _, high = stats.wilson_interval(math.ceil(total), n)
+    return MeanEstimate(total / n, low, high, n)
 
 
 def share_estimate(items: int, of: int) -> MeanEstimate:
@@ -63,15 +64,16 @@ def share_estimate(items: int, of: int) -> MeanEstimate:
 def difference_estimate(first: Sequence[float], second: Sequence[float], seed: int = 0) -> MeanEstimate:
     """Return the mean of first less second with its paired bootstrap interval over questions.
 
-    If all differences are equal, Tango's interval is used, because a bootstrap would claim certainty.
+    Of equal or very few differences a bootstrap would claim certainty: Tango's interval is used, on the safe side.
     """
     found = _differences(first, second)
-    if (found != found[0]).any():
+    if _can_be_drawn(found):
         return _bootstrapped(found, seed)
-    n, value = len(found), float(found[0])
-    low, _ = stats.tango_interval(math.floor(n * abs(value)), 0, n)
-    _, high = stats.tango_interval(math.ceil(n * abs(value)), 0, n)
-    return MeanEstimate(value, low, high, n) if value >= 0 else MeanEstimate(value, -high, -low, n)
+    n = len(found)
+    more, less = math.fsum(found[found > 0]), -math.fsum(found[found < 0])
+    low, _ = stats.tango_interval(math.floor(more), math.ceil(less), n)
+    _, high = stats.tango_interval(math.ceil(more), math.floor(less), n)
+    return MeanEstimate((more - less) / n, low, high, n)
 
 
 def minimum_detectable_mean(
@@ -110,6 +112,10 @@ def mcnemar_tests(pairs: Mapping[str, tuple[Sequence[bool], Sequence[bool]]]) ->
         )
         for name, (first, second, n) in counts.items()
     }
+
+
+def _can_be_drawn(values: npt.NDArray[np.float64]) -> bool:
+    return len(values) >= stats.LEAST_DRAWN and bool((values != values[0]).any())
 
 
 def _bootstrapped(values: npt.NDArray[np.float64], seed: int) -> MeanEstimate:

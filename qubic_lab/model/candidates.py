@@ -1,13 +1,16 @@
-"""The candidate plans: strategies A, B, C, D and one device alone, with predictions or why they are refused. Pure."""
+"""The candidate plans over all devices or fewer, with predictions or why they are refused. Pure."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, product
 
 from qubic_lab.errors import InputError
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.cost import model_cost
+from qubic_lab.model.cost import PartTimes, kv_cache_bytes, layer_weight_bytes, model_cost, stage_weight_bytes
 from qubic_lab.model.device import Device, Link
-from qubic_lab.model.plan import STRATEGIES, balanced_layers, plan_layers
+from qubic_lab.model.layout import StageRange
+from qubic_lab.model.plan import STRATEGIES, balanced_layers, fastest_layers, plan_layers
 from qubic_lab.model.predict import (
     Speed,
     hop_seconds,
@@ -22,12 +25,15 @@ from qubic_lab.model.predict import (
 
 GOALS = ("throughput", "latency", "memory")
 REPLICAS = "D"
-PLAN_STRATEGIES = (*STRATEGIES, REPLICAS)
-SIMPLEST_FIRST = (REPLICAS, *STRATEGIES)
+EXTREMES = LEAST_MEMORY, LEAST_LATENCY = "M", "L"
+PLAN_STRATEGIES = (*STRATEGIES, *EXTREMES, REPLICAS)
+SIMPLEST_FIRST = (REPLICAS, *STRATEGIES, *EXTREMES)
 TIE = 0.01
 """Plans that differ by no more than this share count as equal, because predictions are less precise."""
 MOST_BATCH = 64
 """Limit of requests per lane."""
+MOST_PARTS = 64
+"""Limit of the choices of devices that are tried, those with the most devices first."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,10 @@ class Plan:
     most_tokens_per_s: float
 
     def __str__(self) -> str:
-        if self.strategy == REPLICAS:
-            return "D (the whole model)" if len(self.layers) == 1 else f"D ({len(self.layers)} replicas)"
-        if self.strategy in STRATEGIES:
-            return f"{self.strategy} ({'/'.join(map(str, self.layers))})"
-        return self.strategy
+        if len(self.layers) == 1:
+            return "D (the whole model)" if self.strategy == REPLICAS else self.strategy
+        replicas = self.strategy.startswith(REPLICAS)
+        return f"{self.strategy} ({f'{len(self.layers)} replicas' if replicas else '/'.join(map(str, self.layers))})"
 
 
 @dataclass(frozen=True)
@@ -108,14 +113,22 @@ class _Chain:
 
 
 def candidates(setup: Setup) -> tuple[tuple[Plan, ...], tuple[Refused, ...]]:
-    """Return the plans that fit, in the order A, B, C, D, and the refused strategies with reasons."""
+    """Return the plans that fit, in the order A, B, C, M, L, D, and the refused strategies with reasons.
+
+    M and L are left out where they are as another one; so is L on equal devices, where no split is faster.
+    """
     plans: list[Plan] = []
     refused: list[Refused] = []
     for strategy in PLAN_STRATEGIES:
+        if strategy == LEAST_LATENCY and len(set(setup.devices)) == 1:
+            continue
         try:
-            plans.append(predict(setup, strategy, divide(setup, strategy)))
+            layers = divide(setup, strategy)
+            if strategy not in EXTREMES or layers not in [plan.layers for plan in plans]:
+                plans.append(predict(setup, strategy, layers))
         except InputError as error:
-            refused.append(Refused(strategy, str(error)))
+            if strategy not in EXTREMES:  # they are refused for the reason of C
+                refused.append(Refused(strategy, str(error)))
     return tuple(plans), tuple(refused)
 
 
@@ -136,6 +149,37 @@ def one_device(setup: Setup) -> tuple[Plan, ...]:
     return tuple(found)
 
 
+def with_fewer(setup: Setup, goal: str, plans: Sequence[Plan]) -> tuple[Plan, ...]:
+    """Return what leaves devices out: one device alone, and some of them where that is better than the `plans` on all.
+
+    The strategy of a plan on some devices names them. Such a plan has no more requests than those on all devices.
+    """
+    found, requests = [], setup.batch * len(setup.devices)
+    for devices in _parts(setup.devices):
+        if (batch := requests // len(devices)) <= MOST_BATCH:
+            fits, _ = candidates(replace(setup, devices=devices, batch=batch))
+            names = " + ".join(device.name for device in devices)
+            found += [replace(plan, strategy=f"{plan.strategy} on {names}") for plan in fits]
+    best = min(found, key=lambda plan: cost_for(plan, goal), default=None)
+    if best is None or choose(plans, (best,), goal) is not best:
+        return one_device(setup)
+    return (*one_device(setup), best)
+
+
+def _parts(devices: Sequence[Device]) -> Iterator[tuple[Device, ...]]:
+    """Yield choices of at least two devices, but not all, in rank order; equal devices are not told apart."""
+    kinds = Counter(devices)
+    for numbers in islice(product(*(range(number, -1, -1) for number in kinds.values())), MOST_PARTS):
+        left = dict(zip(kinds, numbers, strict=True))
+        part = []
+        for device in devices:
+            if left[device]:
+                left[device] -= 1
+                part.append(device)
+        if 2 <= len(part) < len(devices):
+            yield tuple(part)
+
+
 def _alone(setup: Setup, device: Device, batch: int) -> Plan | None:
     try:
         return predict(replace(setup, devices=(device,), batch=batch), REPLICAS, (setup.config.layers,))
@@ -154,11 +198,11 @@ def divide(setup: Setup, strategy: str) -> tuple[int, ...]:
         return (setup.config.layers,) * ranks
     if strategy == "A" and ranks > 2:
         raise InputError(f"not applicable: strategy A is for 2 devices, but there are {ranks}")
-    layers = plan_layers(setup.config, ranks, strategy)
-    return _balanced(setup) if strategy == "C" else layers
+    layers = plan_layers(setup.config, ranks, strategy if strategy in STRATEGIES else "C")
+    return layers if strategy in ("A", "B") else _by_devices(setup, strategy)
 
 
-def _balanced(setup: Setup) -> tuple[int, ...]:
+def _by_devices(setup: Setup, strategy: str) -> tuple[int, ...]:
     cost = model_cost(setup.config, setup.dtype, setup.context)
     ranks = len(setup.devices)
     times = [part_times(cost, device, setup.dtype, setup.batch) for device in setup.devices]
@@ -167,7 +211,22 @@ def _balanced(setup: Setup) -> tuple[int, ...]:
         most_layers(setup.config, device, setup.dtype, cached, first=rank == 0, last=rank == ranks - 1)
         for rank, device in enumerate(setup.devices)
     ]
+    if strategy == LEAST_LATENCY:
+        return fastest_layers([part.layer_s for part in times], setup.config.layers, room)
+    if strategy == LEAST_MEMORY:
+        times = [_bytes_as_times(setup, cached)] * ranks
     return balanced_layers(times, setup.config.layers, room)
+
+
+def _bytes_as_times(setup: Setup, cached: int) -> PartTimes:
+    """Return what parts hold in memory as if a byte took a second; what every rank holds is left out."""
+    config, dtype = setup.config, setup.dtype
+    embedding, head = (StageRange(0, 0, has_embedding=first, has_head=not first) for first in (True, False))
+    return PartTimes(
+        embedding_s=stage_weight_bytes(config, embedding, dtype),
+        layer_s=layer_weight_bytes(config, dtype) + kv_cache_bytes(config, 1, dtype, cached),
+        head_s=stage_weight_bytes(config, head, dtype),
+    )
 
 
 def predict(setup: Setup, strategy: str, layers: Sequence[int]) -> Plan:
@@ -210,16 +269,16 @@ def _check_memory(setup: Setup, strategy: str, memory_bytes: Sequence[int]) -> N
 
 
 def best_plan(plans: Sequence[Plan], goal: str) -> Plan:
-    """Return the best plan for a goal; of plans within 1 % of the best, the simplest: D, then A, B, C."""
+    """Return the best plan for a goal; of plans within 1 % of the best, the simplest: D, then A, B, C, M, L."""
     least = min(cost_for(plan, goal) for plan in plans)
     equal = [plan for plan in plans if cost_for(plan, goal) <= least * (1 + TIE)]
     return min(equal, key=lambda plan: SIMPLEST_FIRST.index(plan.strategy))
 
 
-def choose(plans: Sequence[Plan], alone: Sequence[Plan], goal: str) -> Plan | None:
-    """Return the best plan for a goal, or a device alone that is better by more than 1 %; None if there are neither."""
+def choose(plans: Sequence[Plan], fewer: Sequence[Plan], goal: str) -> Plan | None:
+    """Return the best plan for a goal, or one on fewer devices that is better by more than 1 %; None: there is none."""
     best = best_plan(plans, goal) if plans else None
-    single = min(alone, key=lambda plan: cost_for(plan, goal), default=None)
+    single = min(fewer, key=lambda plan: cost_for(plan, goal), default=None)
     if single is None or (best is not None and cost_for(single, goal) * (1 + TIE) >= cost_for(best, goal)):
         return best
     return single

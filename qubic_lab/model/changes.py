@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby, pairwise
 
-from qubic_lab.model.candidates import MOST_BATCH, TIE, Plan, Setup, candidates, choose, one_device
+from qubic_lab.model.candidates import MOST_BATCH, TIE, Plan, Setup, candidates, choose, with_fewer
 
 SHORTEST_CONTEXT = 256
 CONTEXT_STEP = 256
@@ -45,7 +45,8 @@ def _context_ranges(setup: Setup, goal: str) -> list[ContextRange]:
     @cache
     def best_at(context: int) -> str | None:
         there = replace(setup, context=context)
-        best = choose(candidates(there)[0], one_device(there), goal)
+        plans, _ = candidates(there)
+        best = choose(plans, with_fewer(there, goal, plans), goal)
         return best.strategy if best else None
 
     tried = list(_powers(SHORTEST_CONTEXT, setup.config.max_positions))

@@ -74,6 +74,7 @@ def balanced_layers(
         InputError: the limits leave layers over, or there are fewer layers than ranks.
     """
     limits = [layers] * len(rank_times) if most_layers is None else most_layers
+    _check_room(layers, limits)
     # best[n]: (slowest rank, last rank, layers of each rank) of the best split of the first n layers so far
     best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
     for rank, (times, limit) in enumerate(zip(rank_times, limits, strict=True)):
@@ -86,7 +87,27 @@ def balanced_layers(
                 if n <= layers:
                     longer[n] = min(longer.get(n, division), division)
         best = longer
-    if layers not in best:
-        room = " + ".join(map(str, limits))
-        raise InputError(f"{layers} layers cannot be divided: each rank needs one, and there is room for {room}")
     return best[layers][2]
+
+
+def fastest_layers(layer_times: Sequence[float], layers: int, most_layers: Sequence[int]) -> tuple[int, ...]:
+    """Return the split of equal layers with the smallest sum of times: the fastest ranks have as many as they can.
+
+    Each rank has its own time of a layer, at least one layer, and at most `most_layers`.
+
+    Raises:
+        InputError: the limits leave layers over, or there are fewer layers than ranks.
+    """
+    _check_room(layers, most_layers)
+    counts, left = [1] * len(layer_times), layers - len(layer_times)
+    for rank in sorted(range(len(counts)), key=layer_times.__getitem__):
+        more = min(left, most_layers[rank] - 1)
+        counts[rank] += more
+        left -= more
+    return tuple(counts)
+
+
+def _check_room(layers: int, most_layers: Sequence[int]) -> None:
+    if layers < len(most_layers) or min(most_layers) < 1 or sum(most_layers) < layers:
+        room = " + ".join(map(str, most_layers))
+        raise InputError(f"{layers} layers cannot be divided: each rank needs one, and there is room for {room}")

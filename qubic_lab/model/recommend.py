@@ -17,7 +17,7 @@ from qubic_lab.model.candidates import (
     choose,
     cost_for,
     gigabytes,
-    one_device,
+    with_fewer,
 )
 from qubic_lab.model.changes import (
     ContextRange,
@@ -100,7 +100,7 @@ def plan(
     dtype: str = "fp16",
     answer_tokens: int = 512,
 ) -> Advice:
-    """Predict strategies A, B, C and D on these devices, and recommend one of them or a single device for a goal.
+    """Predict all strategies on these devices, and recommend one of them, or one with fewer devices, for a goal.
 
     Args:
         config: the model's shape.
@@ -123,7 +123,7 @@ def plan(
     check_range("answer_tokens", answer_tokens, 1, config.max_positions)
     setup = Setup(config, tuple(devices), link, context, batch, check_dtype(dtype, devices))
     plans, refused = candidates(setup)
-    alone = one_device(setup)
+    alone = with_fewer(setup, goal, plans)
     best = choose(plans, alone, goal)
     by_context, by_rate = context_ranges(setup, goal), rate_ranges(plans, goal, answer_tokens, alone)
     return Advice(
@@ -148,7 +148,7 @@ def _baseline(plan: Plan) -> Baseline:
 
 
 def explain(plans: Sequence[Plan], goal: str, alone: Sequence[Plan] = ()) -> str:
-    """Explain why the best plan, or a device alone, is recommended, with its numbers and the runner-up's."""
+    """Explain why the best plan, or one of `alone` with fewer devices, is recommended, beside the runner-up."""
     best = choose(plans, alone, goal)
     assert best is not None
     if best in alone:

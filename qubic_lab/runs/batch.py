@@ -30,6 +30,7 @@ from qubic_lab.runs.store import (
     write_manifest,
 )
 from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status, week_of
+from qubic_lab.settings import settings
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ CANDIDATE = "candidate"
 """A parameter that names a second model, which is compared with the first."""
 LEDGER = "database"
 """A parameter that names the ledger of a study that uses one."""
+OUTPUT = "calibrations"
+"""A parameter that names a folder that a run writes, which is no input."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,12 @@ def plan_runs(week: ExperimentWeek, *, full: bool, iso_week: str) -> list[Planne
 def _plan(study: ExperimentStudy, parameters: dict[str, Any], package_hash: str, iso_week: str) -> PlannedRun:
     model = parameters.get("model")
     model_hash = fingerprint.hash_model(model) if model is not None else None
+    other = {CANDIDATE, OUTPUT, *([LEDGER] if study.uses_ledger else ())}
+    named = {name: value for name, value in parameters.items() if name not in other}
     data_hashes = {name: file_hash(study.root / name) for name in study.data}
+    data_hashes |= fingerprint.hash_named(named, study.root)
+    if head := settings().sentiment_head:
+        data_hashes["sentiment head"] = file_hash(head)
     if candidate := parameters.get(CANDIDATE):
         data_hashes[CANDIDATE] = fingerprint.hash_weights(candidate)
     key = fingerprint.cache_key(

@@ -1,11 +1,13 @@
 """Hashes of everything that decides a run's outcome: a run is repeated exactly when one of them changes."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from qubic_lab.database import BACKENDS, open_database
 from qubic_lab.model.folders import file_hash
 
 PACKAGE = Path(__file__).parent.parent
@@ -78,3 +80,52 @@ def hash_model(name: str) -> str:
     from qubic_lab.model.resolve import resolve_model
 
     return model_hash(resolve_model(name))
+
+
+def hash_named(parameters: Mapping[str, Any], root: Path) -> dict[str, str]:
+    """Return a hash of each file, folder and database that parameters name, by its path, or its parameter's name.
+
+    Paths are seen from `root`. `FORM:PATH` names a file or folder too, and `MODULE:FUNCTION` that module's file. Of a
+    database the newest entry counts, as others may add to it; nothing in it is overwritten.
+
+    Raises:
+        QubicLabError: a database is not there, or cannot be read.
+    """
+    with contextlib.chdir(root):
+        found = [
+            (name if _is_database(text) else text, _hash_of(text))
+            for name, value in parameters.items()
+            for text in _texts(value)
+        ]
+    return {name: digest for name, digest in found if digest}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)
+
+
+def _is_database(text: str) -> bool:
+    return text.partition(":")[0].partition("+")[0] in BACKENDS
+
+
+def _hash_of(text: str) -> str | None:
+    if _is_database(text):
+        from qubic_lab.oracle.store.transactions import read_stamp
+
+        engine = open_database(text, make=False)
+        try:
+            return hashlib.sha256(str(read_stamp(engine)).encode()).hexdigest()
+        finally:
+            engine.dispose()
+    before, _, after = text.rpartition(":")
+    for path in (text, after, f"{before.replace('.', '/')}.py"):
+        with contextlib.suppress(OSError):  # a long text is no path
+            if path and Path(path).is_file():
+                return file_hash(Path(path))
+            if path and Path(path).is_dir():
+                return hash_folder(Path(path))
+    return None

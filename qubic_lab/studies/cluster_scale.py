@@ -183,10 +183,10 @@ def paper_sentences(paper: ScaleOnPaper) -> list[str]:
 def process_sentence(scale: ScaleResult) -> str:
     """Say how many nodes one coordinator serves by what whole processes use."""
     limit = scale.limit
-    beyond = ", extrapolated" if limit.beyond else ""
+    about = "" if limit.nodes is None else "about "
     return (
-        f"Measured by whole processes, one coordinator serves about {_rounded(limit.nodes)} nodes "
-        f"({_rounded(limit.low)} to {_rounded(limit.high)}{beyond}); the {limit.process} is the bottleneck."
+        f"Measured by whole processes, one coordinator serves {about}{limit.text(_rounded)}; the {limit.process} is "
+        "the bottleneck."
     )
 
 

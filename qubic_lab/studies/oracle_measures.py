@@ -6,7 +6,7 @@
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -227,13 +227,13 @@ def _scrambled(bars: Bars, cut: int, draw: np.random.Generator) -> Bars:
 
 @dataclass(frozen=True)
 class RatingStep:
-    """The mean change of the price after one step of the rating, with its 95 % interval."""
+    """The mean change of the price after one step of the rating, with its 95 % interval; None: too few weeks."""
 
     rating: str
     times: int
     mean_pct: float
-    low_pct: float
-    high_pct: float
+    low_pct: float | None
+    high_pct: float | None
 
 
 @dataclass(frozen=True)
@@ -274,7 +274,7 @@ def past_ratings(market: MarketData, every: int = 6, ahead: int = 24) -> PastRat
     weeks = np.array([at // (7 * DAY_US) for at, _, _ in found])
     scores, changes = np.array([rating.score for _, rating, _ in found]), np.array([change for *_, change in found])
     steps = [
-        RatingStep(step, int(of.sum()), *_mean_by_weeks(changes[of], weeks[of]))
+        RatingStep(step, int(of.sum()), *astuple(_mean_by_weeks(changes[of], weeks[of])))
         for step in STEPS
         if (of := np.array([rating.rating == step for _, rating, _ in found])).any()
     ]
@@ -286,11 +286,11 @@ def past_ratings(market: MarketData, every: int = 6, ahead: int = 24) -> PastRat
 _NO_TEXTS = Missing(reason="no collected texts are of that time")
 
 
-def _mean_by_weeks(values: Floats, weeks: NDArray[np.int64]) -> tuple[float, float, float]:
+def _mean_by_weeks(values: Floats, weeks: NDArray[np.int64]) -> RecordedEstimate:
     _, which = np.unique(weeks, return_inverse=True)
     sums, counts = np.bincount(which, values), np.bincount(which)
-    low, high = bootstrap_interval(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(sums))
-    return float(values.mean()), low, high
+    drawn_weeks = bootstrap_interval(lambda drawn: float(sums[drawn].sum() / counts[drawn].sum()), len(sums))
+    return RecordedEstimate.of(float(values.mean()), drawn_weeks)
 
 
 def _correlation(scores: Floats, changes: Floats, weeks: NDArray[np.int64]) -> RecordedEstimate:
@@ -301,8 +301,5 @@ def _correlation(scores: Floats, changes: Floats, weeks: NDArray[np.int64]) -> R
         first, second = scores[places], changes[places]
         return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) > 0.0 and np.ptp(second) > 0.0 else math.nan
 
-    value = of(np.arange(len(scores)))
-    if math.isnan(value):
-        return RecordedEstimate(None, None, None)
     drawn_weeks = bootstrap_interval(lambda drawn: of(np.concatenate([groups[n] for n in drawn])), len(groups))
-    return RecordedEstimate(value, *drawn_weeks)
+    return RecordedEstimate.of(of(np.arange(len(scores))), drawn_weeks)

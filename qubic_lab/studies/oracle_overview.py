@@ -215,10 +215,7 @@ def _skill(forecasts: Forecasts, group: Any, seed: int) -> RecordedEstimate:
         base = right * (1.0 - right / count)
         return 1.0 - float(squares[drawn].sum()) / base if base > 0.0 else np.nan
 
-    value = skill(slice(None))
-    if np.isnan(value):
-        return RecordedEstimate(None, None, None)
-    return RecordedEstimate(value, *bootstrap_interval(skill, len(sizes), seed=seed))
+    return RecordedEstimate.of(skill(slice(None)), bootstrap_interval(skill, len(sizes), seed=seed))
 
 
 def reliability(sure: ConfidenceRecord) -> Figure:
@@ -283,8 +280,10 @@ def findings(
 
 def _rating_sentences(ratings: PastRatings) -> list[str]:
     found, rated = ratings.correlation, f"{ratings.ratings:,} past ratings over {ratings.weeks} weeks"
-    if found.value is None or found.low is None or found.high is None:
+    if found.value is None:
         return [f"All of {rated} were equal, so nothing can be said of their predictive value."]
+    if found.low is None or found.high is None:
+        return [f"{rated[0].upper()}{rated[1:]} are too few to say anything of their predictive value."]
     shown = "no relation" if found.low <= 0.0 <= found.high else "a relation"
     return [
         f"{rated[0].upper()}{rated[1:]} show {shown} to the price {ratings.ahead_h} h later (correlation "

@@ -4,6 +4,7 @@ A row passes where all is measured and shows what it claims; measured without it
 part of a record that is read.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,12 @@ class RecordedEstimate:
     value: float | None
     low: float | None
     high: float | None
+
+    @classmethod
+    def of(cls, value: float, interval: tuple[float, float]) -> "RecordedEstimate":
+        """Return a value with its bootstrap interval, of which NaN is not known."""
+        low, high = (None if math.isnan(each) else each for each in interval)
+        return cls(None if math.isnan(value) else value, low, high)
 
 
 def estimate_text(

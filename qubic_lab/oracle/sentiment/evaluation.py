@@ -18,15 +18,17 @@ from qubic_lab.stats import (
 
 BASELINES = ("majority", "vader")
 """The models that others are compared with."""
+LEAST_UNITS = 20
+"""With fewer units resamples vary too little: a measure has no interval, and no model is shown to be better."""
 
 
 @dataclass(frozen=True)
 class MeasureEstimate:
-    """A measure with the ends of its 95 % interval."""
+    """A measure with the ends of its 95 % interval; None: too few texts for one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ def compare(
     said = {name: np.array([LABELS.index(each.label) for each in given], np.intp) for name, given in scores.items()}
     whole = {name: confusion_of(true, labels) for name, labels in said.items()}
     units, drawn = _resample(true, said, groups, seed)
-    evaluations = tuple(_evaluation(name, scores[name], true, whole[name], drawn[name]) for name in scores)
-    return ModelComparison(len(truth), units, evaluations, _differences(whole, drawn, baselines))
+    evaluations = tuple(_evaluation(name, scores[name], true, whole[name], drawn[name], units) for name in scores)
+    return ModelComparison(len(truth), units, evaluations, _differences(whole, drawn, units, baselines))
 
 
 def verdict(comparison: ModelComparison, model: str) -> str:
@@ -149,6 +151,9 @@ def verdict(comparison: ModelComparison, model: str) -> str:
         "worse": "shown to be worse than",
         "neither": "not shown to be better or worse than",
     }
+    if comparison.units < LEAST_UNITS:
+        independent = "" if comparison.units == comparison.n else "independent "
+        return f"{comparison.units} {independent}texts are too few to compare {model} by: give {LEAST_UNITS} at least"
     parts = [
         f"{words[each.shown]} {each.baseline} ({each.difference.value:+.3f}, "
         f"95 % interval {each.difference.low:+.3f} to {each.difference.high:+.3f})"
@@ -174,13 +179,15 @@ def _resample(
     return units, {model: by_model[:, place] for place, model in enumerate(said)}
 
 
-def _estimate(value: Floats, drawn: Floats) -> MeasureEstimate:
+def _estimate(value: Floats, drawn: Floats, units: int) -> MeasureEstimate:
+    if units < LEAST_UNITS:
+        return MeasureEstimate(float(value), None, None)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return MeasureEstimate(float(value), float(low), float(high))
 
 
 def _evaluation(
-    name: str, scores: Sequence[SentimentScore], true: NDArray[np.intp], confusion: Floats, drawn: Floats
+    name: str, scores: Sequence[SentimentScore], true: NDArray[np.intp], confusion: Floats, drawn: Floats, units: int
 ) -> ModelEvaluation:
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -191,8 +198,8 @@ def _evaluation(
         model=name,
         version=scores[0].version,
         n=len(true),
-        accuracy=_estimate(accuracy(confusion), accuracy(drawn)),
-        macro_f1=_estimate(macro_f1(confusion), macro_f1(drawn)),
+        accuracy=_estimate(accuracy(confusion), accuracy(drawn), units),
+        macro_f1=_estimate(macro_f1(confusion), macro_f1(drawn), units),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
         labels={
             label: LabelFigures(int(texts), *map(float, shares))
@@ -205,7 +212,7 @@ def _evaluation(
 
 
 def _differences(
-    whole: Mapping[str, Floats], drawn: Mapping[str, Floats], baselines: Sequence[str]
+    whole: Mapping[str, Floats], drawn: Mapping[str, Floats], units: int, baselines: Sequence[str]
 ) -> tuple[ModelDifference, ...]:
     found = []
     for model, baseline in ((model, baseline) for model in whole for baseline in baselines if baseline in whole):
@@ -213,7 +220,8 @@ def _differences(
             continue
         for name, measure in _MEASURES.items():
             less = measure(whole[model]) - measure(whole[baseline])
-            difference = _estimate(less, measure(drawn[model]) - measure(drawn[baseline]))
-            shown = "better" if difference.low > 0 else "worse" if difference.high < 0 else "neither"
+            difference = _estimate(less, measure(drawn[model]) - measure(drawn[baseline]), units)
+            low, high = difference.low or 0.0, difference.high or 0.0
+            shown = "better" if low > 0 else "worse" if high < 0 else "neither"
             found.append(ModelDifference(model, baseline, name, difference, shown))
     return tuple(found)
