@@ -16,6 +16,8 @@ from qubic_lab.bench.gpu import dtype_for
 from qubic_lab.bench.result import MeasuredResult, Spread, Table
 from qubic_lab.cli.bench import show
 from qubic_lab.errors import InputError
+from qubic_lab.model.config import load_config
+from qubic_lab.model.cost import model_cost
 
 ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 2"
 
@@ -129,6 +131,33 @@ def test_bench_gpu_runs_on_a_cpu_too(tiny: Path, shared_ranks: None, here: Run) 
     assert f"Who are you?\n{greedy}\n" in out and "MiB of memory" in out and "answer:" not in out
     assert result.keys() >= {"load_s", "seconds", "ttft_ms", "tokens_per_s", "threads", "commit"}
     assert "fp16" in here(f"{line} --dtype fp16").out
+
+
+def test_each_layer_has_its_parameters_bytes_operations_and_time(tiny: Path, here: Run) -> None:
+    config = load_config(tiny)
+    line = f"model analyse --model {tiny} --context 9"
+    found = here(f"{line} --dtype fp32 --repeat 3 --json").json
+    names = [each["part"] for each in found["parts"]]
+    assert names == ["embedding", *(f"layer {n}" for n in range(config.layers)), "head"]
+    cost = model_cost(config, "fp32", 9)
+    for each, part in zip(found["parts"][1:-1], [cost.layer] * config.layers, strict=True):
+        figures = (each["parameters"], each["weight_bytes"], each["flops"])
+        assert figures == (part.parameters, part.weight_bytes, part.flops)
+    for each in (*found["parts"], found["whole"]):
+        assert 0 < each["time_ms"]["low"] <= each["time_ms"]["median"] <= each["time_ms"]["high"]
+    assert found["whole"]["time_ms"]["low"] >= sum(each["time_ms"]["low"] for each in found["parts"])
+    whole = (found["whole"]["parameters"], found["whole"]["weight_bytes"])
+    assert whole == (cost.parameters, cost.weight_bytes)
+    assert found["whole"]["parameters"] == sum(each["parameters"] for each in found["parts"])
+    out = here(f"{line} --repeat 1").out
+    assert f"| layer {config.layers - 1} " in out and "| whole model" in out
+
+
+def test_layers_are_analysed_without_weights_too(here: Run) -> None:
+    found = here("model analyse --model deepseek --no-time --json").json
+    assert (len(found["parts"]), found["whole"]["parameters"]) == (30, 1_777_088_000)
+    assert {each["time_ms"] for each in found["parts"]} == {None}
+    assert "| layer 27    | 46,797,824 " in here("model analyse --model deepseek --no-time").out
 
 
 @pytest.mark.dist

@@ -273,8 +273,8 @@ def find_limit(processes: Sequence[ProcessCosts], requests_per_node_s: float) ->
     nearest = min(processes, key=lambda each: abs(math.log(each.nodes) - math.log(nodes)))
     busier = "redis" if nearest.redis_busy.median > nearest.coordinator_busy.median else "coordinator"
     most = processes[-1].nodes
-    known = [each if each <= FARTHEST * most else None for each in (nodes, min(ends), max(ends))]
-    return NodeLimit(*known, beyond=nodes > most, process=busier)
+    middle, low, high = (each if each <= FARTHEST * most else None for each in (nodes, min(ends), max(ends)))
+    return NodeLimit(middle, low, high, nodes > most, busier)
 
 
 def where_whole(shares: Sequence[tuple[int, float]]) -> float:

@@ -1,4 +1,4 @@
-"""Commands about models: their files (model-path, split, verify, random-model), and plan, which needs no weights."""
+"""Commands about models: their files (model-path, split, verify, random-model), their layers, and plans."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,17 @@ import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import Commands, add_commands, print_json, print_table, progress_bar, split_list
+from qubic_lab.cli.bench import show
+from qubic_lab.cli.console import (
+    Commands,
+    add_commands,
+    add_group,
+    note_meaningless,
+    print_json,
+    print_table,
+    progress_bar,
+    split_list,
+)
 from qubic_lab.errors import InputError, QubicLabError
 
 if TYPE_CHECKING:
@@ -34,6 +44,29 @@ def register(app: typer.Typer) -> None:
         "plan": (plan, "--model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"),
     }
     add_commands(app, commands)
+    look = {"analyse": (analyse, "--model smollm2 --context 1024")}
+    add_group(app, "model", "Look into a model.", "analyse --model smollm2", look)
+
+
+def analyse(
+    model: Annotated[str, Option(help="As of generate; with --no-time deepseek, smollm2 or a folder.")] = "smollm2",
+    dtype: options.Dtype = "bf16",
+    context: Annotated[int, Option(help="Tokens in the KV cache.")] = 256,
+    repeat: Annotated[int, Option(help="Decode steps that are timed.")] = 20,
+    threads: Annotated[int, Option(help="Compute threads; to wake several takes time in each layer.")] = 1,
+    time: Annotated[bool, Option(help="Measure the time of each layer; else no weights are read.")] = True,
+    json: options.Json = False,
+) -> None:
+    """Show parameters, bytes, FLOPs and time of each layer.
+
+    FLOPs and times are those of one token of a single sequence.
+    """
+    from qubic_lab.bench.layers import analyse_layers
+
+    with progress_bar() as progress:
+        result = analyse_layers(model, dtype, context, repeat, threads, time, progress)
+    note_meaningless(result.meaningless)
+    show(result, json)
 
 
 def model_path(model: Annotated[str, Argument(metavar="MODEL", help="Alias, hub id, folder or .gguf file.")]) -> None:
