@@ -33,7 +33,7 @@ def open_database(url: str | None = None, *, make: bool = True, setting: str = "
     exist. `setting` is named in an error as what sets the URL.
 
     Raises:
-        InputError: not a URL, or a URL of another kind of database.
+        InputError: not a URL, a URL of another kind of database, or a file in a folder that does not exist.
         NotFoundError: a file that does not exist, without `make`.
         QubicLabError: the database cannot be reached, or a later version of this project made it.
     """
@@ -43,7 +43,10 @@ def open_database(url: str | None = None, *, make: bool = True, setting: str = "
         file = Path(str(parsed.database))
         if not make and not file.exists():
             raise NotFoundError(f"database file {file} does not exist: check the path")
-        _make_folder(file)
+        if url or settings().database_url:
+            _check_folder(file, setting)
+        else:
+            _make_folder(file)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     waits = {"timeout": BUSY_S} if is_sqlite else {"connect_timeout": CONNECT_S}
     engine = create_engine(parsed, pool_pre_ping=True, connect_args=waits)
@@ -63,12 +66,14 @@ def open_database(url: str | None = None, *, make: bool = True, setting: str = "
 
 
 def check_url() -> None:
-    """Check the URL of the configured database without opening it.
+    """Check the URL of the configured database and its folder without opening it.
 
     Raises:
-        InputError: not a URL, or a URL of another kind of database.
+        InputError: not a URL, a URL of another kind of database, or a file in a folder that does not exist.
     """
-    _parse(None)
+    parsed = _parse(None)
+    if settings().database_url and _is_file(parsed):
+        _check_folder(Path(str(parsed.database)), "QUBIC_LAB_DATABASE_URL")
 
 
 def _parse(url: str | None) -> URL:
@@ -85,6 +90,11 @@ def _parse(url: str | None) -> URL:
 
 def _is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+
+
+def _check_folder(file: Path, setting: str) -> None:
+    if not file.parent.is_dir():
+        raise InputError(f"folder {file.parent} of database {file.name} does not exist: make it, or mend {setting}")
 
 
 def _make_folder(file: Path) -> None:

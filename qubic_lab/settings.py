@@ -1,19 +1,24 @@
 """Settings from the environment (QUBIC_LAB_*) and an optional .env file: the one place that reads them."""
 
+import os
 from functools import cache
 from pathlib import Path
 
 import platformdirs
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, did_you_mean
+
+PREFIX = "QUBIC_LAB_"
+OWN = ("QUBIC_LAB_LAUNCHER_PID", "QUBIC_LAB_RUN_DIR")
+"""Variables that our processes set for those that they start."""
 
 
 class Settings(BaseSettings):
     """Each field can be set as QUBIC_LAB_<FIELD>, in the environment or in .env."""
 
-    model_config = SettingsConfigDict(env_prefix="QUBIC_LAB_", env_file=".env", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore")
 
     cache: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("qubic-lab", appauthor=False)))
     """Converted models and logs."""
@@ -63,8 +68,31 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """Return the settings of this process, read once."""
-    return Settings()
+    """Return the settings of this process, read once.
+
+    Raises:
+        InputError: a variable is misspelt, or has a value that is none.
+    """
+    check_variables()
+    try:
+        return Settings()
+    except ValidationError as error:
+        found = error.errors()[0]
+        name = f"{PREFIX}{str(found['loc'][0]).upper()}"
+        raise InputError(f"{name} is {found['input']!r}: {found['msg']}") from None
+
+
+def check_variables() -> None:
+    """Check that the environment and .env have no variable with our prefix that is no setting.
+
+    Raises:
+        InputError: there is one; the message has the closest name.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for given in (*os.environ, *DotEnvSettingsSource(Settings).env_vars):
+        name = given.upper()
+        if name.startswith(PREFIX) and name not in {*known, *OWN}:
+            raise InputError(f"unknown variable {name} in the environment or .env: {did_you_mean(name, known)}")
 
 
 def cache_folder(name: str = "") -> Path:

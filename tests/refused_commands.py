@@ -62,6 +62,7 @@ REFUSED = [
     ("generate --model parts/rank-0 --prompt hi", "one rank of a split: give the folder above"),
     ("compare --model parts", "split already: give the model that it was made from"),
     # comparisons
+    ("compare --model tiny --ranks 1", "ranks is 1: .* at least 2"),
     ("compare --model tiny --batch 0", "batch is 0"),
     ("compare --model tiny --batch 65", "batch is 65: .* at most 64"),
     ("compare --model tiny --batch 1,,4", "--batch is '1,,4'"),
@@ -139,4 +140,8 @@ REFUSED = [
     ("bench stopping --recorded none.gz", "none.gz holds no recorded answers"),
     ("bench stopping --error 0.9", "error of a certificate is 0.9"),
     ("bench voting --answers 0", "answers is 0"),
+    ("model analyse --model tiny --repeat 0", "repeat is 0: it must be at least 1"),
+    ("model analyse --model tiny --context 0", "context is 0: it must be at least 1"),
+    ("model analyse --model nowhere --no-time", "neither a folder nor a known alias"),
+    ("node --coordinator 127.0.0.1:1 --model tiny --type stage", "unknown node type 'stage': known: expert, whole"),
 ]

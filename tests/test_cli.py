@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from typer.main import get_command
 
 from qubic_lab import __version__
 from qubic_lab.cli.main import app
+from qubic_lab.errors import InputError
 from qubic_lab.evals.questions import load_questions
 from qubic_lab.model import device_map
 from qubic_lab.model.checkpoint import WEIGHTS
@@ -35,7 +37,7 @@ from qubic_lab.model.split import split_checkpoint
 from qubic_lab.settings import settings
 
 GONE_WITHIN_S = 10.0
-RUN_MARK = "QUBIC_LAB_TEST_RUN"
+RUN_MARK = "TEST_RUN_OF_QUBIC_LAB"
 SAMPLED = "--temperature 1 --top-k 50 --top-p 0.95 --max-new-tokens 12 --threads 1 --json"
 
 
@@ -228,6 +230,27 @@ def test_help_shows_an_example_and_whole_summaries(here: Run, monkeypatch: pytes
         assert (ended.status, ended.err) == (0, "")
         assert f"Example: qubic-lab{line}" in " ".join(ended.out.split())
         assert "...\n" not in ended.out.partition("Commands:")[2]
+
+
+def test_a_misspelt_variable_is_an_error_that_suggests_the_right_one(
+    here: Run, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUBIC_LAB_CASHE", "x")
+    said = "unknown variable QUBIC_LAB_{} in the environment or .env: did you mean 'QUBIC_LAB_{}'?"
+    assert here("verify parts").failed(2) == f"error: {said.format('CASHE', 'CACHE')}\n"
+    monkeypatch.delenv("QUBIC_LAB_CASHE")
+    (place / ".env").write_text("qubic_lab_redisurl=redis://x\nOTHER=1\n")
+    try:
+        assert here("verify parts").failed(2) == f"error: {said.format('REDISURL', 'REDIS_URL')}\n"
+    finally:
+        (place / ".env").unlink()
+    assert here("verify parts").status == 0
+
+
+def test_a_variable_with_a_wrong_value_is_named(set_settings: Callable[..., None]) -> None:
+    set_settings(group_timeout_s="soon")
+    with pytest.raises(InputError, match=r"^QUBIC_LAB_GROUP_TIMEOUT_S is 'soon': Input should be a valid number"):
+        settings()
 
 
 def test_the_bare_command_shows_its_commands(here: Run) -> None:

@@ -135,6 +135,24 @@ def test_nobody_else_reaches_what_is_within(folder: Path) -> None:
     assert all("QUBIC_LAB_REDIS_URL" not in node.environ() for node in nodes)
 
 
+def test_a_coordinator_says_its_addresses_once_it_serves(tmp_path: Path) -> None:
+    environment = os.environ | {f"QUBIC_LAB_{name}": str(tmp_path / name.lower()) for name in ("CACHE", "DATA")}
+    command = [*CLI, "coordinator", "--listen", "127.0.0.1:0", "--nodes", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment) as coordinator:
+        try:
+            assert coordinator.stderr
+            said = next(line for line in coordinator.stderr if "serves clients" in line)
+            found = re.search(
+                r"at http://127\.0\.0\.1:(\d+), described at .*; nodes register at 127\.0\.0\.1:(\d+)\n", said
+            )
+            assert found, said
+            for port in map(int, found.groups()):
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        finally:
+            coordinator.terminate()
+    assert coordinator.returncode == 0
+
+
 def test_one_cluster_at_a_time(folder: Path, here: Run) -> None:
     processes = family(state_of(folder).pid)
     said = here("cluster up --port 0").failed(2)

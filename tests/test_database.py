@@ -1,7 +1,9 @@
 """The database: opened by several at once, from nothing, on SQLite and PostgreSQL; and the history of votes."""
 
 import fcntl
+import re
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,7 +19,7 @@ from sqlalchemy import Engine, inspect, text
 
 import qubic_lab.database
 from qubic_lab.consensus.weights import NO_RECORD
-from qubic_lab.database import open_database
+from qubic_lab.database import check_url, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.model.records import Price, Series
@@ -142,6 +144,22 @@ def test_a_database_of_a_later_version_is_left_alone(url: str) -> None:
     engine.dispose()
     with pytest.raises(QubicLabError, match="later version"):
         open_database(url)
+
+
+def test_only_the_folder_of_the_default_database_is_made(tmp_path: Path, set_settings: Callable[..., None]) -> None:
+    file = tmp_path / "misspelt" / "lab.db"
+    said = f"folder {file.parent} of database lab.db does not exist: make it, or mend QUBIC_LAB_DATABASE_URL"
+    with pytest.raises(InputError, match=re.escape(said)):
+        open_database(f"sqlite:///{file}")
+    set_settings(database_url=f"sqlite:///{file}", data=tmp_path / "new" / "data")
+    for look in (check_url, open_database):
+        with pytest.raises(InputError, match=re.escape(said)):
+            look()
+    assert not file.parent.exists()
+    set_settings(database_url=None)
+    check_url()
+    open_database().dispose()
+    assert (tmp_path / "new" / "data" / "qubic-lab.db").is_file()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import resource
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.votes.service import VoteService
-from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host
+from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host, with_port
 
 RELOAD_S = 10.0
 """Interval of the check for renewed certificate files."""
@@ -131,8 +132,11 @@ def serve(
     client: "redis.Redis",
     votes: VoteService | None = None,
     oracle: Oracle | None = None,
+    listening: Callable[[str], None] = lambda url: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; without `votes` or `oracle` their routes are missing.
+
+    Calls `listening` with the URL for clients once they can connect.
 
     Raises:
         InputError: the address is in use, or the tokens cannot be read.
@@ -144,7 +148,7 @@ def serve(
     options.load()
     allow_files(MOST_CONNECTIONS + OTHER_FILES)
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_serve(config, options, coordinator, oracle))
+    asyncio.run(_serve(config, options, coordinator, oracle, listening))
 
 
 def server_options(app: FastAPI, **more: Any) -> uvicorn.Config:
@@ -171,7 +175,19 @@ def allow_files(count: int) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Returns after a signal; uvicorn's own server would end the process before everything is shut down."""
+    """Returns after a signal; uvicorn's own server would end the process before everything is shut down.
+
+    Calls `listening` with its port once clients can connect.
+    """
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for server in self.servers[:1]:  # none if it cannot listen
+            self._listening(server.sockets[0].getsockname()[1])
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -182,8 +198,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _serve(config: ServeConfig, options: uvicorn.Config, coordinator: Coordinator, oracle: Oracle | None) -> None:
-    server = _Server(options)
+async def _serve(
+    config: ServeConfig,
+    options: uvicorn.Config,
+    coordinator: Coordinator,
+    oracle: Oracle | None,
+    listening: Callable[[str], None],
+) -> None:
+    server = _Server(options, lambda port: listening(with_port(config.url, port)))
     async with coordinator.running():
         reloading = asyncio.ensure_future(_reload(options.ssl, config.tls))
         try:

@@ -41,14 +41,18 @@ def coordinator(
     from qubic_lab.cluster.coordinator import Coordinator
     from qubic_lab.cluster.redis_server import open_redis
     from qubic_lab.settings import settings
-    from qubic_lab.wire.channel import tls_from_settings
+    from qubic_lab.wire.channel import tls_from_settings, with_port
 
     show_warnings()
     config = ServeConfig(listen, settings().api_tokens, tls_from_settings())
     with open_redis(redis) as client:
-        note(f"clients: {config.url}, described at {config.url}/docs; nodes: {nodes}")
         serving = Coordinator(client, nodes, balancer)
-        serve(config, serving, client, make_votes(serving), make_oracle(client))
+
+        def listening(url: str) -> None:
+            registry = with_port(nodes, serving.port)
+            note(f"serves clients at {url}, described at {url}/docs; nodes register at {registry}")
+
+        serve(config, serving, client, make_votes(serving), make_oracle(client), listening)
 
 
 def make_votes(coordinator: "Coordinator") -> "VoteService":

@@ -17,6 +17,7 @@ from typer.main import get_command
 from qubic_lab import __version__
 from qubic_lab.cli import bench, certs, cluster, compare, coordinator, generate, models, net, node, oracle, runs, token
 from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.settings import check_variables
 
 app = typer.Typer(
     name="qubic-lab",
@@ -46,6 +47,7 @@ def options(
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    check_variables()
 
 
 def run(arguments: Sequence[str]) -> int:

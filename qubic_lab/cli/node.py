@@ -26,7 +26,7 @@ def node(
         Option(help="Unique name; with TLS NAME or LABEL@NAME of its certificate.", show_default="host, 2@host, …"),
     ] = None,
     listen: Annotated[str, Option(help="Where coordinators reach this node; port 0: a free one.")] = "127.0.0.1:0",
-    type: Annotated[str, Option(help="whole, stage, or expert (asked when votes disagree).")] = "whole",
+    type: Annotated[str, Option(help="whole, or expert (asked when votes disagree).")] = "whole",
     weight: Annotated[int, Option(help="Factor of its measured tokens/s in weighted round robin.")] = 1,
     model: options.Model = "smollm2",
     ranks: options.Ranks = None,

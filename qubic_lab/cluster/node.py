@@ -21,10 +21,10 @@ from grpc_health.v1.health import aio as aio_health
 from qubic_lab.cluster.calls import most_tokens, wait_at_most, with_pauses
 from qubic_lab.cluster.identity import new_identity
 from qubic_lab.cluster.links import measure_links
-from qubic_lab.cluster.registry import HEARTBEAT_S, check_registration
+from qubic_lab.cluster.registry import HEARTBEAT_S, NODE_TYPES, check_registration
 from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.vitals import read_shares
-from qubic_lab.errors import InputError, QubicLabError, check_at_least
+from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_choice
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, status_of
@@ -49,12 +49,12 @@ class NodeConfig:
     """Name, addresses and role of a node.
 
     With certificates the name ends with one from this host's certificate. One of the coordinators that answers is
-    enough. The node listens at `HOST:PORT` or `unix:PATH`; port 0 takes any free port. Its type is whole, stage or
-    expert, its weight that in weighted round robin. A node that was restarted shows the identity of before, and so
-    gets its name at once; others must wait until the name is free.
+    enough. The node listens at `HOST:PORT` or `unix:PATH`; port 0 takes any free port. Its type is whole or expert,
+    its weight that in weighted round robin. A node that was restarted shows the identity of before, and so gets its
+    name at once; others must wait until the name is free.
 
     Raises:
-        InputError: there is no coordinator, or the weight is below 1.
+        InputError: there is no coordinator, the type is unknown, or the weight is below 1.
     """
 
     name: str
@@ -66,6 +66,7 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         check_at_least("weight", self.weight, 1)
+        check_choice("node type", self.type, NODE_TYPES)
         if not self.coordinators:
             raise InputError("no coordinator is given: a node needs the address of at least one")
 

@@ -28,7 +28,7 @@ REMOVED_S = 30.0
 PATIENCE_S = 3.0
 """How long a call waits for a lost connection to Redis. It is less than a node's own timeout, so that a node does not
 repeat a call that is still pending."""
-NODE_TYPES = ("whole", "stage", "expert")
+NODE_TYPES = ("whole", "expert")
 MOST_NAME_CHARACTERS = 100
 MOST_BYTES = 2**16
 """Limit for a registration and for a state, because every coordinator reads all of them each second."""

@@ -50,7 +50,7 @@ class ComparisonConfig:
 
     def __post_init__(self) -> None:
         for number in self.ranks:
-            check_at_least("ranks", number, 1)
+            check_at_least("ranks", number, 1 if self.candidate else 2)  # one rank is what the others are compared with
         for batch in self.batches:
             check_range("batch", batch, 1, MAX_SLOTS)
         for dtype in self.dtypes:

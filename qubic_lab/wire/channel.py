@@ -365,6 +365,11 @@ def read_host(address: str) -> str:
     return match[1].strip("[]")
 
 
+def with_port(address: str, port: int) -> str:
+    """Return an address or URL with the `port` that was taken, if it asked for a free one by port 0."""
+    return f"{address[:-1]}{port}" if address.endswith(":0") else address
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a name or address is reachable from this machine only."""
     try:
