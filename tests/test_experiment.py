@@ -6,7 +6,7 @@ import pytest
 from studies import write_notebook, write_study, write_week
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus, load
+from qubic_lab.runs.experiment import ProjectItem, ProjectProblem, ProjectStatus, load
 from qubic_lab.runs.fingerprint import cache_key, hash_folder
 from qubic_lab.runs.parameters import read_source
 
@@ -82,6 +82,10 @@ def test_a_week_says_how_the_project_stands(root: Path):
     file = write_week(root, "study.yaml", progress=progress, problems=problems, next_focus=["more"])
     status = load(file).status
     assert status == ProjectStatus(("this",), ("that",), (), (ProjectProblem("slow", "wait"),), ("more",))
+    overview = [{"item": "Week 9", "percent": 100}, {"item": "Week 10", "percent": 40}]
+    found = load(write_week(root, "study.yaml", overview=overview, tomorrow=["rest"])).status
+    assert found == ProjectStatus(overview=(ProjectItem("Week 9", 100), ProjectItem("Week 10", 40)), tomorrow=("rest",))
+    assert found.items_done == 1
     assert load(write_study(root)).status is None
 
 
@@ -93,6 +97,7 @@ def test_a_week_says_how_the_project_stands(root: Path):
         ({"progress": {"done": [{"a": "b"}]}}, "done: entry 1 is {'a': 'b'}: it must be a text; put it in quotes"),
         ({"problems": ["slow"]}, "problems: entry 1 is 'slow': it must be a map"),
         ({"problems": [{"problem": "a", "solutoin": "b"}]}, "unknown name 'solutoin': did you mean 'solution'?"),
+        ({"overview": [{"item": "Week 9", "percent": 101}]}, "percent is 101: it must be less than or equal to 100"),
         ({"studies": ["study.yaml", "study.yaml"]}, "studies names study.yaml twice"),
     ],
 )

@@ -27,7 +27,7 @@ from qubic_lab.oracle.store.chain import ledger_database
 from qubic_lab.oracle.store.claims import Claim, ClaimLedger, ClaimOutcome
 from qubic_lab.runs.cells import format_column, heading
 from qubic_lab.runs.collect_week import judge, open_week
-from qubic_lab.runs.experiment import ProjectProblem, ProjectStatus
+from qubic_lab.runs.experiment import ProjectItem, ProjectProblem, ProjectStatus
 from qubic_lab.runs.notebook import record, record_figure, record_findings, record_table
 from qubic_lab.runs.report import build_page
 from qubic_lab.runs.store import hash_files, read_manifest, run_folder, write_manifest
@@ -321,9 +321,12 @@ def test_a_page_says_how_the_project_stood_in_its_week(add_run):
         "2026-W48", ProjectStatus(done=("engine",), problems=(ProjectProblem("slow", "wait"),), next_focus=("cluster",))
     )
     add_run(make_comparison(), week="2026-W49")
-    keep_status("2026-W49", ProjectStatus(done=("engine", "cluster")))
+    overview = tuple(ProjectItem(f"Week {9 + n}", 100 if n < 5 else 10 * n) for n in range(8))
+    keep_status("2026-W49", ProjectStatus(done=("engine", "cluster"), overview=overview, tomorrow=("votes",)))
     assert "Done engine Problems and solutions slow wait Next cluster" in built("2026-W48")
-    assert "Done engine cluster" in built("2026-W49")
+    page = built("2026-W49")
+    assert "5 of 8 weeks of the project are done. Item Done Week 9 100 % Week 10 100 %" in page
+    assert "Week 14 50 % Week 15 60 % Week 16 70 % Done engine cluster Tomorrow votes" in page
 
 
 def test_a_kept_week_is_opened_where_its_runs_are_not(add_run, lab_root: Path):

@@ -78,11 +78,30 @@ class ProjectProblem:
 
 
 @dataclass(frozen=True)
+class ProjectItem:
+    """A part of the project, and how much of it is done."""
+
+    __pydantic_config__ = STRICT
+    item: str
+    percent: Annotated[int, Field(ge=0, le=100)]
+
+
+@dataclass(frozen=True)
 class ProjectStatus(Progress):
-    """How the project stands in a week: progress, problems with solutions, and what comes next."""
+    """How the project stands in a week: progress, problems with solutions, and what comes next.
+
+    The overview has an item for each of the project's weeks; `tomorrow` is the plan of the next day.
+    """
 
     problems: tuple[ProjectProblem, ...] = ()
     next_focus: tuple[str, ...] = ()
+    overview: tuple[ProjectItem, ...] = ()
+    tomorrow: tuple[str, ...] = ()
+
+    @property
+    def items_done(self) -> int:
+        """How many items of the overview are done."""
+        return sum(each.percent == 100 for each in self.overview)
 
 
 @dataclass(frozen=True)
@@ -95,6 +114,8 @@ class WeekFile:
     progress: Progress = Progress()
     problems: tuple[ProjectProblem, ...] = ()
     next_focus: tuple[str, ...] = ()
+    overview: tuple[ProjectItem, ...] = ()
+    tomorrow: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +151,8 @@ def load(path: Path) -> ExperimentWeek:
     for number, file in enumerate(files):
         if file.stem in [other.stem for other in files[:number]]:
             raise InputError(f"{path}: studies names {file.name} twice: keep one of them")
-    status = ProjectStatus(**vars(week.progress), problems=week.problems, next_focus=week.next_focus)
+    parts = {name: getattr(week, name) for name in ("problems", "next_focus", "overview", "tomorrow")}
+    status = ProjectStatus(**vars(week.progress), **parts)
     return ExperimentWeek(week.title, tuple(_study(file, _read(file)) for file in files), status)
 
 
