@@ -195,15 +195,10 @@ def bench_backtest(
     Raises:
         InputError: nothing is requested, an unknown process, or too few bars.
     """
-    for name, value in (("null", null), ("effect", effect), ("var", var)):
-        check_at_least(name, value, 0)
-    check_at_least("var_bars", var_bars, 2 * LEAST_FIT_BARS)
     if not (null or effect or var or prices or speed):
         raise InputError("nothing is requested: give null, effect, var, prices or speed")
-    for each in processes:
-        check_choice("process", each, PROCESSES)
-    for count in bars:
-        check_at_least("bars", count, 2 * PARTS)
+    check_at_least("var_bars", var_bars, 2 * LEAST_FIT_BARS)
+    _check_runs({"null": null, "effect": effect, "var": var}, processes, bars)
     cells = {f"{each}, {count} bars": (each, count) for each in processes for count in bars} if null else {}
     started = time.perf_counter()
     parts: dict[str, tuple[Callable[[int], Any], int]] = {
@@ -236,6 +231,15 @@ def bench_backtest(
         processes=usable_cores(),
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_runs(runs: Mapping[str, int], processes: Sequence[str], bars: Sequence[int]) -> None:
+    for name, number in runs.items():
+        check_at_least(name, number, 0)
+    for process in processes:
+        check_choice("process", process, PROCESSES)
+    for count in bars:
+        check_at_least("bars", count, 2 * PARTS)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -201,7 +202,6 @@ def bench_consensus(
     confidence_Q = calibration.probability(signals)
     confidence = judge_confidence(confidence_Q, right_Q, seed=seed)
     vote_share = stats.Forecasts.of([each.signals.vote_share for each in held_out], right_Q)
-    dependence = error_correlation(_history(development_QK[:DEPENDENCE_QUESTIONS]), seed=seed)
     return ConsensusResult(
         voters=voters,
         k=k,
@@ -222,9 +222,7 @@ def bench_consensus(
         ece_if_calibrated=confidence.ece_if_calibrated,
         vote_share_ece=stats.calibration_error(vote_share),
         vote_share_ece_interval=stats.calibration_error_interval(vote_share, seed=seed),
-        rho=dependence.rho if dependence else None,
-        rho_interval=dependence.rho_interval if dependence else None,
-        effective_votes=effective_votes([1.0] * k, dependence.rho) if dependence else None,
+        **_dependence(development_QK[:DEPENDENCE_QUESTIONS], seed),
         method=calibration.probability.method,
         signals=calibration.probability.signals,
         levels=_level_shares(calibration.levels(signals), right_Q.tolist()),
@@ -337,6 +335,15 @@ def _level_shares(level_Q: Sequence[ConfidenceLevel], right_Q: Sequence[float]) 
             )
         )
     return tuple(found)
+
+
+def _dependence(votes_QK: Votes, seed: int) -> dict[str, Any]:
+    """Return how much voters err together, and how many independent votes they are worth, as fields of a result."""
+    found = error_correlation(_history(votes_QK), seed=seed)
+    if found is None:
+        return {"rho": None, "rho_interval": None, "effective_votes": None}
+    worth = effective_votes([1.0] * votes_QK.shape[1], found.rho)
+    return {"rho": found.rho, "rho_interval": found.rho_interval, "effective_votes": worth}
 
 
 def _mean_interval(values_Q: stats.Floats, seed: int) -> tuple[float, float]:

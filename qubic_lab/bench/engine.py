@@ -249,11 +249,7 @@ def bench_engine(
     grid = SpeedGrid.of(model, ranks, batches, prompt_tokens, new_tokens, repeat)
     configs = _configs(model, grid, dtype)
     asked = [peer for peer in PEERS if {peer.package, peer.name} & set(peers)]
-    wide = [number for number in grid.ranks if number > 1]
-    sides = 2 * sum(peer.ranks in grid.ranks for peer in asked)
-    if 1 in grid.ranks:
-        sides += 2 * len(wide) + (2 if configs[1].kernels == "native" else not wide)
-    report = counted(progress, sides * len(grid.batches) * repeat)
+    report = counted(progress, _sides(grid, configs, asked) * len(grid.batches) * repeat)
     torch.set_num_threads(grid.threads)  # of the probe
     with ExitStack() as stack:
         trace = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -262,7 +258,7 @@ def bench_engine(
         }
         bench = EngineBench(grid, configs, pipelines, trace, report)
         if 1 in grid.ranks:
-            for number in wide:
+            for number in _wide(grid):
                 bench.compare_with_whole(number)
             bench.compare_paths()
         for peer in asked:
@@ -283,6 +279,18 @@ def bench_engine(
         repeat=repeat,
         measured_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _wide(grid: SpeedGrid) -> list[int]:
+    return [number for number in grid.ranks if number > 1]
+
+
+def _sides(grid: SpeedGrid, configs: Mapping[int, PipelineConfig], asked: Sequence[Peer]) -> int:
+    """Return how many measurements a repeat has for each batch."""
+    sides = 2 * sum(peer.ranks in grid.ranks for peer in asked)
+    if 1 in grid.ranks:
+        sides += 2 * len(_wide(grid)) + (2 if configs[1].kernels == "native" else not _wide(grid))
+    return sides
 
 
 class EngineBench:

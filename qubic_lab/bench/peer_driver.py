@@ -43,7 +43,7 @@ GGUF_NAMES = {
 }
 
 
-class Engine(Protocol):
+class PeerEngine(Protocol):
     """An engine with its model loaded."""
 
     version: str
@@ -326,7 +326,7 @@ def gguf_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class StoredTensor:
+class FileTensor:
     """A tensor in a safetensors file; `kind` is its dtype, `offset` is where its values begin in the file."""
 
     name: str
@@ -352,7 +352,7 @@ def as_float(values: Any) -> Any:
     return values.astype(np.float32)
 
 
-def stored_tensors(folder: Path) -> Iterator[StoredTensor]:
+def stored_tensors(folder: Path) -> Iterator[FileTensor]:
     """Yield all tensors in a folder of safetensors."""
     for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
@@ -361,10 +361,10 @@ def stored_tensors(folder: Path) -> Iterator[StoredTensor]:
         for name, about in header.items():
             if name != "__metadata__":
                 begin = 8 + size + about["data_offsets"][0]
-                yield StoredTensor(name, about["dtype"], tuple(about["shape"]), path, begin)
+                yield FileTensor(name, about["dtype"], tuple(about["shape"]), path, begin)
 
 
-def measure(engine: Engine, prompts: Prompts, new_tokens: int) -> dict[str, float]:
+def measure(engine: PeerEngine, prompts: Prompts, new_tokens: int) -> dict[str, float]:
     """Return the speeds of prompts: prefill by answers of one token, decode by whole answers."""
     started = time.perf_counter()
     prefill = prefill_rate(prompts, engine.answer(prompts, 1), started)
@@ -380,7 +380,7 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print what they like
     name, options = sys.argv[1:]
-    engines: dict[str, Callable[[dict[str, Any]], Engine]]
+    engines: dict[str, Callable[[dict[str, Any]], PeerEngine]]
     engines = {"transformers": Transformers, "llamacpp": LlamaCpp, "vllm": Vllm}
     engine = engines[name](json.loads(options))
     print(json.dumps({"ready": engine.version}), file=replies)

@@ -94,12 +94,7 @@ def bench_stopping(
     Raises:
         InputError: a value is out of range.
     """
-    check_range("questions", questions, 100, MOST_QUESTIONS)
-    check_range("votes", votes, 1, LONGEST)
-    if not 0.0 <= correlation <= 1.0:
-        raise InputError(f"correlation is {correlation}: it must lie between 0 and 1")
-    if not concentration > 0:
-        raise InputError(f"concentration is {concentration}: give one above 0")
+    _check(questions, votes, correlation, concentration)
     Certifier(error)  # checks it
     draw, step = np.random.default_rng(seed), counted(progress, 6)
 
@@ -142,6 +137,15 @@ def bench_stopping(
             judge(f"correlated, 0 to {rho}, not told: of others", correlated_QN, shares_QO, promised=False),
         ),
     )
+
+
+def _check(questions: int, votes: int, correlation: float, concentration: float) -> None:
+    check_range("questions", questions, 100, MOST_QUESTIONS)
+    check_range("votes", votes, 1, LONGEST)
+    if not 0.0 <= correlation <= 1.0:
+        raise InputError(f"correlation is {correlation}: it must lie between 0 and 1")
+    if not concentration > 0:
+        raise InputError(f"concentration is {concentration}: give one above 0")
 
 
 def _shares(draw: np.random.Generator, questions: int, concentration: float) -> Shares:

@@ -103,7 +103,7 @@ def rope_frequencies(rope: RopeConfig, head_dim: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerWeights:
     """The weights of one decoder layer, with one matrix for queries, keys and values, and one for gate and up."""
 
     input_norm_H: torch.Tensor
@@ -367,7 +367,7 @@ class Decoder:
     def _read(self, *names: str) -> torch.Tensor:
         return self._checkpoint.read(names, self.dtype, self.device)
 
-    def _read_layer(self, layer: int) -> Layer:
+    def _read_layer(self, layer: int) -> LayerWeights:
         config = self.config
 
         def read(*names: str) -> torch.Tensor:
@@ -375,7 +375,7 @@ class Decoder:
 
         qkv = [f"self_attn.{name}_proj" for name in "qkv"]
         gate_up = ["mlp.gate_proj", "mlp.up_proj"]
-        return Layer(
+        return LayerWeights(
             input_norm_H=read("input_layernorm.weight"),
             qkv=read(*(f"{name}.weight" for name in qkv)),
             qkv_bias=read(*(f"{name}.bias" for name in qkv)) if config.qkv_bias else None,
