@@ -325,8 +325,9 @@ def test_a_page_says_how_the_project_stood_in_its_week(add_run):
     keep_status("2026-W49", ProjectStatus(done=("engine", "cluster"), overview=overview, tomorrow=("votes",)))
     assert "Done engine Problems and solutions slow wait Next cluster" in built("2026-W48")
     page = built("2026-W49")
-    assert "5 of 8 weeks of the project are done. Item Done Week 9 100 % Week 10 100 %" in page
-    assert "Week 14 50 % Week 15 60 % Week 16 70 % Done engine cluster Tomorrow votes" in page
+    assert "Done engine cluster" in page and "Tomorrow votes" in page
+    assert "5of8weeksoftheprojectaredone.ItemDoneWeek9100%Week10100%" in "".join(page.split())
+    assert "Week1450%Week1560%Week1670%" in "".join(page.split())
 
 
 def test_a_kept_week_is_opened_where_its_runs_are_not(add_run, lab_root: Path):

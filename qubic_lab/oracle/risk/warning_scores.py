@@ -16,14 +16,13 @@ from qubic_lab.oracle.risk.measures import Level, WindowLengths
 from qubic_lab.oracle.risk.models import realised_volatility, recent_drawdown, rolling
 from qubic_lab.oracle.risk.rules import Assessment
 from qubic_lab.oracle.store.claims import Claim, ClaimOutcome
-from qubic_lab.stats import bootstrap_interval, mcnemar_exact, wilson_interval
+from qubic_lab.stats import LEAST_DRAWN, bootstrap_interval, mcnemar_exact, wilson_interval
 
 MONTH_US = 365 * DAY_US // 12
 FALLS: dict[Frame, tuple[int, float]] = {"1h": (DAY_US, 0.04), "4h": (3 * DAY_US, 0.07), "1d": (7 * DAY_US, 0.1)}
 """The horizon, and the depth of the falls that should be warned of: round numbers, chosen before any history."""
 QUANTILES = tuple(number / 100 for number in range(50, 100))
 """Quantiles of volatility that the naive rule may have."""
-_LEAST_LEADS = 5
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -341,7 +340,7 @@ def _lead(hours: Floats) -> IntervalEstimate:
     if not len(hours):
         return _NO_ESTIMATE
     middle = float(np.median(hours))
-    if len(hours) < _LEAST_LEADS:
+    if len(hours) < LEAST_DRAWN:
         return replace(_NO_ESTIMATE, value=middle)
     low, high = bootstrap_interval(lambda rows: float(np.median(hours[rows])), len(hours))
     return IntervalEstimate(value=middle, low=low, high=high)
