@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """Token that our own commands send to a coordinator."""
     node_token: SecretStr | None = None
     """Secret that coordinators and nodes share, of 32 characters or more; `qubic-lab token new` prints one."""
+    cluster_network: str = ""
+    """Networks of the cluster's machines, such as 10.0.0.0/24: nodes tell their health there without a token."""
     coordinator: str = "http://127.0.0.1:5000"
     """Address of the coordinator that our own commands use."""
     coingecko_key: SecretStr | None = None

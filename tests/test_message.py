@@ -29,6 +29,7 @@ messages = st.builds(
     lane=small,
     count=small,
     works=st.lists(works, max_size=MAX_SLOTS).map(tuple),
+    packed=small,
 )
 
 

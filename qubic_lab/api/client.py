@@ -110,9 +110,10 @@ class CoordinatorClient:
         """Return all nodes as the coordinator sees them."""
         return [NodeStatus(**each) for each in self.call("GET", "/api/cluster/nodes")]
 
-    def links(self, node: str) -> dict[str, Any]:
-        """Return a node's measured links to all others (`cluster.links.NodeLinkReport`)."""
-        found: dict[str, Any] = self.call("GET", f"/api/cluster/nodes/{quote(node, safe='')}/links")
+    def links(self, node: str, iperf3: bool = False) -> dict[str, Any]:
+        """Return a node's measured links to all others (`cluster.links.NodeLinkReport`), also by iperf3 if asked."""
+        path = f"/api/cluster/nodes/{quote(node, safe='')}/links"
+        found: dict[str, Any] = self.call("GET", path + ("?iperf3=true" if iperf3 else ""))
         return found
 
     def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> Any:

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from qubic_lab import __version__
 from qubic_lab.api.schemas import ClusterStatus, DeadTask, NodeStatus, Tasks, TaskState
 from qubic_lab.cluster.coordinator import Coordinator, RedisTimes
+from qubic_lab.cluster.http_health import health_url
 from qubic_lab.cluster.links import NodeLinkReport, check_node
 from qubic_lab.errors import NotFoundError, did_you_mean
 
@@ -86,12 +87,18 @@ def _add_tasks(routes: APIRouter, coordinator: Coordinator) -> None:
 
 def _add_network(routes: APIRouter, coordinator: Coordinator) -> None:
     @routes.get("/nodes/{name:path}/links", tags=["network"])
-    async def links(name: str) -> NodeLinkReport:
-        """Let a node measure its links to all others; this takes about a second per link."""
-        addresses = {view.record.id: view.record.registration.address for view in coordinator.nodes()}
-        if name not in addresses:
-            raise NotFoundError(f"no node {name!r} is registered: {did_you_mean(name, addresses)}")
-        return await check_node(name, addresses.pop(name), addresses)
+    async def links(name: str, iperf3: bool = False) -> NodeLinkReport:
+        """Let a node measure its links to all others; this takes a few seconds per link.
+
+        With `iperf3` it also runs iperf3, where that is installed on both nodes.
+        """
+        nodes = {view.record.id: view.record.registration for view in coordinator.nodes()}
+        if name not in nodes:
+            raise NotFoundError(f"no node {name!r} is registered: {did_you_mean(name, nodes)}")
+        node = nodes.pop(name)
+        addresses = {other: registration.address for other, registration in nodes.items()}
+        urls = {other: url for other, registration in nodes.items() if (url := health_url(registration))}
+        return await check_node(name, node.address, health_url(node), addresses, urls, iperf3)
 
     @routes.get("/redis", tags=["network"])
     async def redis() -> RedisTimes:

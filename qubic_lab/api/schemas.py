@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qubic_lab.cluster.fleet import NodeView
+from qubic_lab.cluster.http_health import health_url
 from qubic_lab.cluster.tasks import TaskCounts
 from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS, SamplingParams
 from qubic_lab.core import Request as LabRequest
@@ -137,6 +138,7 @@ class NodeStatus(BaseModel):
 
     `response_s` is the mean time of its latest answers, null if there were none within five minutes; `tokens_per_s`
     their median speed, before the third one that of its start. `weight` multiplies it in weighted round robin.
+    `health_url` is its health page over HTTP, empty if others cannot reach it.
     """
 
     name: str
@@ -166,6 +168,7 @@ class NodeStatus(BaseModel):
     restarts: int
     heartbeat_age_s: float
     registered_s: float
+    health_url: str
 
     @classmethod
     def of(cls, view: NodeView) -> "NodeStatus":
@@ -200,6 +203,7 @@ class NodeStatus(BaseModel):
             restarts=state.restarts,
             heartbeat_age_s=view.record.age_s,
             registered_s=view.record.registered_s,
+            health_url=health_url(registration),
         )
 
 

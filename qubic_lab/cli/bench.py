@@ -143,6 +143,24 @@ def balance(
     return bench_balance(requests, nodes, seed)
 
 
+@bench("--model smollm2 --ranks 2")
+def compression(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: RankCount = 2,
+    dtype: options.Dtype = "bf16",
+    pairs: Annotated[int, Option(help="Pairs of answers, one with packing and one without.")] = 10,
+) -> BenchResult:
+    """Measure what packing hidden states between ranks costs and saves.
+
+    Says on which links it pays.
+    """
+    from qubic_lab.bench.compression import bench_compression
+    from qubic_lab.pipeline import PipelineConfig
+
+    return bench_compression(PipelineConfig(model, ranks, dtype=dtype), pairs)
+
+
 @bench("--model smollm2 --clients 1,4,10,16", "pandas")
 def concurrency(
     progress: Progress,

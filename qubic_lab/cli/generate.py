@@ -50,6 +50,7 @@ def generate(
         int | None, Option(help="Vote on up to so many samples, until the winner is certified.", show_default=False)
     ] = None,
     threads: options.Threads = None,
+    compression: options.Compression = None,
     json: options.Json = False,
 ) -> None:
     """Answer prompts with a model split over local ranks."""
@@ -63,7 +64,9 @@ def generate(
         if len(requests) > 1:
             raise InputError(f"--vote takes one prompt, not {len(requests)}: give --prompt")
         slots = check_range("--vote", vote, 1, MOST_SAMPLES)
-    config = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
+    config = PipelineConfig(
+        model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
+    )
     if vote is not None:
         _vote(config, requests[0], vote, json)
         return

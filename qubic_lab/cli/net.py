@@ -40,17 +40,19 @@ def check(
     ] = None,
     rtt_ms: Annotated[float, Option(help="Limit of the round-trip time between nodes.")] = 5.0,
     gbps: Annotated[float, Option(help="Least bandwidth between nodes in 10⁹ bits/s.")] = 1.0,
+    iperf3: Annotated[bool, Option("--iperf3", help="Also run iperf3, where both nodes have it.")] = False,
     json: options.Json = False,
 ) -> None:
     """Check coordinators, Redis, nodes, and the links between nodes.
 
-    The exit status is 1 if something is wrong.
+    A link shows min / mean / p95 of 100 pings and the bandwidth over plain sockets. The exit status is 1 if something
+    is wrong.
     """
     from qubic_lab.cluster.links import LinkLimits
     from qubic_lab.settings import settings
 
     urls = split_list("--coordinator", coordinator or settings().coordinator)
-    checks = _run(urls, LinkLimits(rtt_ms, gbps))
+    checks = _run(urls, LinkLimits(rtt_ms, gbps), iperf3)
     wrong = sum(bool(each.trouble) for each in checks)
     if json:
         print_json({"checks": [asdict(each) for each in checks], "wrong": wrong, "rtt_ms": rtt_ms, "gbps": gbps})
@@ -64,7 +66,7 @@ def check(
         raise QubicLabError(f"{wrong} of {len(checks)} checks failed: the output says why")
 
 
-def _run(urls: tuple[str, ...], limits: "LinkLimits") -> list[NetworkCheck]:
+def _run(urls: tuple[str, ...], limits: "LinkLimits", iperf3: bool) -> list[NetworkCheck]:
     from qubic_lab.api.client import CoordinatorClient
 
     checks: list[NetworkCheck] = []
@@ -78,7 +80,7 @@ def _run(urls: tuple[str, ...], limits: "LinkLimits") -> list[NetworkCheck]:
             checks.append(NetworkCheck("health", "here", url, name, ""))
             checks.append(_redis(client, name))
             if number == 0:  # all coordinators see the same nodes
-                checks += _nodes(client, name, limits, progress)
+                checks += _nodes(client, name, limits, iperf3, progress)
     return checks
 
 
@@ -92,7 +94,11 @@ def _redis(client: "CoordinatorClient", name: str) -> NetworkCheck:
 
 
 def _nodes(
-    client: "CoordinatorClient", name: str, limits: "LinkLimits", progress: "Callable[[str, int, int], None]"
+    client: "CoordinatorClient",
+    name: str,
+    limits: "LinkLimits",
+    iperf3: bool,
+    progress: "Callable[[str, int, int], None]",
 ) -> list[NetworkCheck]:
     from qubic_lab.cluster.links import NodeLink, trouble_of
 
@@ -100,14 +106,14 @@ def _nodes(
     checks: list[NetworkCheck] = []
     for number, node in enumerate(nodes):
         progress(f"from {node.name}", number, len(nodes))
-        found = client.links(node.name)
-        state = f"{found['health_ms']:.2f} ms" if found["serving"] else "not serving"
+        found = client.links(node.name, iperf3)
+        http = f", HTTP {found['http_ms']:.2f} ms" if found["http_ms"] else ""
+        state = f"{found['health_ms']:.2f} ms{http}" if found["serving"] else "not serving"
         why = found["trouble"] or ("" if found["serving"] else node.trouble or node.gate or "not serving")
         checks.append(NetworkCheck("health", name, node.name, state, why))
         for each in found["links"]:
             link = NodeLink(**each)
-            text = f"{link.rtt_ms:.2f} ms, {link.gbps:.2f} Gbit/s"
-            checks.append(NetworkCheck("link", node.name, link.to, text, trouble_of(link, limits)))
+            checks.append(NetworkCheck("link", node.name, link.to, link.text(), trouble_of(link, limits)))
     if not nodes:
         why = "no node is registered: start one with qubic-lab node"
         checks.append(NetworkCheck("health", name, "nodes", "none", why))

@@ -26,6 +26,7 @@ def node(
         Option(help="Unique name; with TLS NAME or LABEL@NAME of its certificate.", show_default="host, 2@host, …"),
     ] = None,
     listen: Annotated[str, Option(help="Where coordinators reach this node; port 0: a free one.")] = "127.0.0.1:0",
+    health_port: Annotated[int, Option(help="Port of /health over HTTP; 0: a free one.")] = 0,
     type: Annotated[str, Option(help="whole, or expert (asked when votes disagree).")] = "whole",
     weight: Annotated[int, Option(help="Factor of its measured tokens/s in weighted round robin.")] = 1,
     model: options.Model = "smollm2",
@@ -36,6 +37,7 @@ def node(
     dtype: options.Dtype = "bf16",
     slots: options.Slots = 4,
     threads: options.Threads = None,
+    compression: options.Compression = None,
 ) -> None:
     """Run a pipeline as a node of a cluster.
 
@@ -47,8 +49,10 @@ def node(
     from qubic_lab.pipeline import Pipeline, PipelineConfig
 
     division = split_numbers("--layers", layers) if layers is not None else None
-    pipeline = PipelineConfig(model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division)
     coordinators = split_list("--coordinator", coordinator)
+    pipeline = PipelineConfig(
+        model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
+    )
     show_warnings()
 
     class NodePipeline(Pipeline):
@@ -59,7 +63,7 @@ def node(
         await Node(config, PipelineReplica(lambda: NodePipeline.launch(pipeline))).run()
 
     with claimed_name(coordinators, name) as (own, identity):
-        config = NodeConfig(own, coordinators, listen, type, weight, identity)
+        config = NodeConfig(own, coordinators, listen, type, weight, identity, health_port)
         note(f"node {own} starts {model}; it registers at {coordinator}")
         asyncio.run(run(config))
 

@@ -12,6 +12,9 @@ Strategy = Annotated[str | None, Option(help=STRATEGIES, show_default="C")]
 Cut = Annotated[int | None, Option(help="Strategy A: layers before the cut.", show_default="half")]
 Layers = Annotated[str | None, Option(help="Layers of each rank, such as 11,11,6, instead.", show_default=False)]
 Dtype = Annotated[str, Option(help="fp32, bf16 or fp16.")]
+Compression = Annotated[
+    str | None, Option(help="lossless: pack what travels between ranks, for slow links.", show_default="none")
+]
 Threads = Annotated[int | None, Option(help="Compute threads of each rank.", show_default="cores / ranks")]
 Slots = Annotated[int, Option(help="Requests that decode together in a lane.")]
 Balancer = Annotated[str, Option(help="Strategy by which a node is chosen.")]

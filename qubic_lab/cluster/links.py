@@ -1,4 +1,4 @@
-"""Checks of a cluster's network: whether nodes answer, and the links between them, measured with the nodes' service.
+"""Checks of a cluster's network: whether nodes answer, and the links between them, measured from node to node.
 
 The limits are the project's own. A pipeline over several hosts sends a few kilobytes per token, so the round-trip time
 matters most; weights and long prompts need bandwidth.
@@ -7,52 +7,64 @@ matters most; weights and long prompts need bandwidth.
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from statistics import median
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from qubic_lab.cluster.http_health import time_health
+from qubic_lab.cluster.meter import PINGS, PlainLink, measure_plain, meter_host
 from qubic_lab.errors import QubicLabError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc
 from qubic_lab.wire.members import open_member_channel
 
-LARGE_BYTES = 8 * 2**20
-ROUND_TRIPS = 50
-LARGE_ROUND_TRIPS = 5
 CALL_S = 10.0
 MEASURE_S = 60.0
 """Time limit for the measurement of one link."""
+MOST_LOSS = 0.01
 
 
 @dataclass(frozen=True)
 class LinkLimits:
-    """The longest round trip in ms, and the least bandwidth in 10⁹ bits/s."""
+    """The longest mean round trip in ms, and the least bandwidth in 10⁹ bits/s."""
 
     rtt_ms: float = 5.0
     gbps: float = 1.0
 
 
-@dataclass(frozen=True)
-class NodeLink:
-    """Medians of a link from one node to another; `trouble`: why it could not be measured."""
+@dataclass(frozen=True, kw_only=True)
+class NodeLink(PlainLink):
+    """A link from one node to another, and the time of its health page over HTTP, 0 if it has none for others.
+
+    `trouble`: why it could not be measured; then all figures are 0.
+    """
 
     to: str
-    rtt_ms: float
-    gbps: float
+    health_ms: float
     trouble: str
+
+    def text(self) -> str:
+        """Return the figures in one line."""
+        rtt = f"{self.rtt_min_ms:.2f} / {self.rtt_ms:.2f} / {self.rtt_p95_ms:.2f} ms, {self.loss:.0%} lost"
+        http = f", HTTP {self.health_ms:.2f} ms" if self.health_ms else ""
+        iperf3 = f" (iperf3 {self.iperf3_gbps:.2f})" if self.iperf3_gbps else ""
+        return f"{rtt}{http}, {self.gbps:.2f}{iperf3} Gbit/s"
 
 
 @dataclass(frozen=True)
 class NodeLinkReport:
-    """A node's health check, in ms, and its links; `trouble`: why the node could not be asked."""
+    """A node's health checks over gRPC and HTTP, in ms (HTTP: 0 if it has no page for others), and its links.
+
+    `trouble`: why the node could not be asked.
+    """
 
     node: str
     serving: bool
     health_ms: float
+    http_ms: float
     trouble: str
     links: list[NodeLink]
 
@@ -64,52 +76,61 @@ def trouble_of(link: NodeLink, limits: LinkLimits) -> str:
     found = []
     if link.rtt_ms >= limits.rtt_ms:
         found.append(f"a round trip takes {limits.rtt_ms:g} ms or more: use hosts of one zone")
+    if link.loss > MOST_LOSS:
+        found.append(f"{link.loss:.0%} of {PINGS} pings were lost: look for an overloaded machine or link")
     if link.gbps <= limits.gbps:
         found.append(f"bandwidth is {limits.gbps:g} Gbit/s or less: use the private interface, or larger machines")
     return "; ".join(found)
 
 
-async def check_node(node: str, address: str, others: Mapping[str, str]) -> NodeLinkReport:
-    """Check the health of a node, and let it measure the links to others (addresses by name)."""
+async def check_node(
+    node: str, address: str, health_url: str, others: Mapping[str, str], urls: Mapping[str, str], iperf3: bool = False
+) -> NodeLinkReport:
+    """Check the health of a node, and let it measure the links to others (addresses and health pages by name)."""
     try:
         channel = open_member_channel(address)
     except QubicLabError as error:
-        return NodeLinkReport(node, False, 0.0, str(error), [])
+        return NodeLinkReport(node, False, 0.0, 0.0, str(error), [])
     try:
         health: Any = health_pb2_grpc.HealthStub(channel)
         await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)  # opens the connection
         started = time.perf_counter()
         state = await health.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
         health_ms = (time.perf_counter() - started) * 1e3
-        request = pb.LinksRequest(addresses=others)
+        http_ms = await time_health(health_url) if health_url else 0.0
+        request = pb.LinksRequest(addresses=others, health_urls=urls, iperf3=iperf3)
         reply = await cluster_pb2_grpc.NodeStub(channel).MeasureLinks(request, timeout=MEASURE_S * max(1, len(others)))
         serving = state.status == health_pb2.HealthCheckResponse.SERVING
-        links = [NodeLink(each.node, each.rtt_ms, each.gbps, each.trouble) for each in reply.links]
-        return NodeLinkReport(node, serving, health_ms, "", links)
+        return NodeLinkReport(node, serving, health_ms, http_ms, "", [_read(each) for each in reply.links])
     except grpc.aio.AioRpcError as error:
-        return NodeLinkReport(node, False, 0.0, f"{error.code().name}: {error.details()}", [])
+        return NodeLinkReport(node, False, 0.0, 0.0, f"{error.code().name}: {error.details()}", [])
+    except QubicLabError as error:
+        return NodeLinkReport(node, False, 0.0, 0.0, str(error), [])
     finally:
         await channel.close()
 
 
-async def measure_links(addresses: Mapping[str, str]) -> list[pb.Link]:
+async def measure_links(request: pb.LinksRequest) -> list[pb.Link]:
     """Measure the link to each node, one after the other; failed measurements say why in `trouble`."""
-    return [await _measure(node, address) for node, address in addresses.items()]
+    return [
+        await _measure(node, address, request.health_urls.get(node, ""), request.iperf3)
+        for node, address in request.addresses.items()
+    ]
 
 
-async def _measure(node: str, address: str) -> pb.Link:
+async def _measure(node: str, address: str, health_url: str, iperf3: bool) -> pb.Link:
     try:
         channel = open_member_channel(address)
     except QubicLabError as error:
         return pb.Link(node=node, trouble=str(error))
     try:
         async with asyncio.timeout(MEASURE_S):
-            stub = cluster_pb2_grpc.NodeStub(channel)
-            await _round_trip_s(stub, b"")  # opens the connection
-            rtt_s = median([await _round_trip_s(stub, b"") for _ in range(ROUND_TRIPS)])
-            large = bytes(LARGE_BYTES)
-            large_s = median([await _round_trip_s(stub, large) for _ in range(LARGE_ROUND_TRIPS)])
-        return pb.Link(node=node, rtt_ms=rtt_s * 1e3, gbps=2 * 8 * LARGE_BYTES / max(1e-9, large_s - rtt_s) / 1e9)
+            health_ms = await time_health(health_url) if health_url else 0.0
+            meter = await cluster_pb2_grpc.NodeStub(channel).OpenMeter(pb.MeterRequest(iperf3=iperf3), timeout=CALL_S)
+            plain = await asyncio.to_thread(measure_plain, meter_host(address), meter)
+        return pb.Link(node=node, health_ms=health_ms, **asdict(plain))
+    except QubicLabError as error:
+        return pb.Link(node=node, trouble=str(error))
     except grpc.aio.AioRpcError as error:
         return pb.Link(node=node, trouble=f"{error.code().name}: {error.details()}")
     except TimeoutError:
@@ -118,7 +139,15 @@ async def _measure(node: str, address: str) -> pb.Link:
         await channel.close()
 
 
-async def _round_trip_s(stub: Any, content: bytes) -> float:
-    started = time.perf_counter()
-    await stub.Echo(pb.Payload(content=content), timeout=CALL_S)
-    return time.perf_counter() - started
+def _read(link: pb.Link) -> NodeLink:
+    return NodeLink(
+        to=link.node,
+        rtt_min_ms=link.rtt_min_ms,
+        rtt_ms=link.rtt_ms,
+        rtt_p95_ms=link.rtt_p95_ms,
+        loss=link.loss,
+        gbps=link.gbps,
+        iperf3_gbps=link.iperf3_gbps,
+        health_ms=link.health_ms,
+        trouble=link.trouble,
+    )

@@ -19,15 +19,17 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 
 from qubic_lab.cluster.calls import most_tokens, wait_at_most, with_pauses
+from qubic_lab.cluster.http_health import HealthPage, health_host
 from qubic_lab.cluster.identity import new_identity
 from qubic_lab.cluster.links import measure_links
+from qubic_lab.cluster.meter import meter_host, open_meter
 from qubic_lab.cluster.registry import HEARTBEAT_S, NODE_TYPES, check_registration
 from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.vitals import read_shares
-from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_choice
+from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_choice, check_range
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
-from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, status_of
+from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, read_host, status_of
 from qubic_lab.wire.members import MemberGuard, listen_as, open_member_channel
 
 SERVICE = "qubic_lab.cluster.v1.Node"
@@ -51,7 +53,8 @@ class NodeConfig:
     With certificates the name ends with one from this host's certificate. One of the coordinators that answers is
     enough. The node listens at `HOST:PORT` or `unix:PATH`; port 0 takes any free port. Its type is whole or expert,
     its weight that in weighted round robin. A node that was restarted shows the identity of before, and so gets its
-    name at once; others must wait until the name is free.
+    name at once; others must wait until the name is free. `/health` is served over HTTP at `health_port`; 0 is any
+    free one.
 
     Raises:
         InputError: there is no coordinator, the type is unknown, or the weight is below 1.
@@ -63,10 +66,12 @@ class NodeConfig:
     type: str = "whole"
     weight: int = 1
     identity: str = field(default_factory=new_identity, repr=False)
+    health_port: int = 0
 
     def __post_init__(self) -> None:
         check_at_least("weight", self.weight, 1)
         check_choice("node type", self.type, NODE_TYPES)
+        check_range("health_port", self.health_port, 0, 65_535)
         if not self.coordinators:
             raise InputError("no coordinator is given: a node needs the address of at least one")
 
@@ -85,6 +90,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         self._changed = asyncio.Event()  # the next heartbeat is due at once
         self._ending = asyncio.Event()
         self._health = aio_health.HealthServicer()
+        self._page = HealthPage(self._tell_page)
 
     def end(self) -> None:
         """End `run`: take no new requests, finish the running ones, and leave."""
@@ -107,6 +113,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         await self._set_ready(False)
         await server.start()
         try:
+            await self._open_page()
             if (capabilities := await self._start_replica()) is None:
                 return
             self._registration.capabilities.CopyFrom(capabilities)
@@ -114,6 +121,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
             await self._set_ready(True)
             await self._live()
         finally:
+            self._page.stop()
             await self._replica.stop()
             await server.stop(STOP_S)
 
@@ -135,13 +143,17 @@ class Node(cluster_pb2_grpc.NodeServicer):
             self._state.finished += finished
             self._state.failed += not finished
 
-    async def Echo(self, request: pb.Payload, context: Any) -> pb.Payload:
-        """Send the payload back."""
-        return request
+    async def OpenMeter(self, request: pb.MeterRequest, context: Any) -> pb.Meter:
+        """Open a port for one measurement over a plain socket."""
+        try:
+            return open_meter(meter_host(self._registration.address), request.iperf3)
+        except QubicLabError as error:
+            await context.abort(status_of(error), str(error))
+            raise  # never reached: abort raises
 
     async def MeasureLinks(self, request: pb.LinksRequest, context: Any) -> pb.LinksReply:
         """Measure the links to other nodes, one after the other."""
-        return pb.LinksReply(links=await measure_links(request.addresses))
+        return pb.LinksReply(links=await measure_links(request))
 
     async def _work(self, request: pipeline_pb2.GenerateRequest, context: Any) -> None:
         """Pass on the pipeline's replies, with keep-alives between them; its errors are raised."""
@@ -261,6 +273,19 @@ class Node(cluster_pb2_grpc.NodeServicer):
         self._state.ready, self._state.trouble = ready, trouble
         self._changed.set()
         await self._tell_health()
+
+    async def _open_page(self) -> None:
+        """Serve `/health` over HTTP, and name its port if others can reach it."""
+        address = self._registration.address
+        host = health_host(address)
+        port = await self._page.start(host, self._config.health_port)
+        if address.startswith("unix:") or host == read_host(address):
+            self._registration.health_port = port
+        logger.info("%s: health at http://%s:%d/health", self._config.name, host, port)
+
+    def _tell_page(self) -> tuple[bool, dict[str, str]]:
+        state = "draining" if self._state.draining else "serving" if self._state.ready else "starting"
+        return state == "serving", {"status": state, "node": self._config.name}
 
     async def _tell_health(self) -> None:
         serving = self._state.ready and not self._state.draining

@@ -18,6 +18,7 @@ from qubic_lab.wire import pipeline_pb2 as pb
 GIVEN = "given"
 """Name of the strategy if the layers of each rank were given."""
 KERNELS = ("native", "torch")
+COMPRESSIONS = ("lossless",)
 NATIVE_DTYPES = ("fp32", "bf16")
 MOST_WAITING = 64
 """Requests that may wait for a slot; further ones are refused at once."""
@@ -33,7 +34,8 @@ class PipelineConfig:
     `trace` is a folder for the ranks' traces (see trace.py); an existing trace in it is replaced.
     A split folder determines `ranks`, `strategy` and `cut`. `layers` are the layers of each rank, such
     as (11, 11, 6), instead of ranks, strategy and cut. `kernels` are ours for a CPU (native) or torch's; by default
-    native, where a C++ compiler is found and the dtype is not fp16.
+    native, where a C++ compiler is found and the dtype is not fp16. `compression` packs the hidden states between ranks
+    ("lossless": no bit changes), for slow links.
     """
 
     model: str = "smollm2"
@@ -49,6 +51,7 @@ class PipelineConfig:
     trace: Path | None = None
     layers: tuple[int, ...] | None = None
     kernels: str | None = None
+    compression: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class ResolvedConfig:
     trace: Path | None
     meaningless: bool
     kernels: str
+    compression: str | None = None
 
     @property
     def ranks(self) -> int:
@@ -90,6 +94,7 @@ class ResolvedConfig:
             strategy=self.strategy,
             meaningless=self.meaningless,
             kernels=self.kernels,
+            compression=self.compression or "",
         )
 
     @classmethod
@@ -109,6 +114,7 @@ class ResolvedConfig:
             trace=Path(message.trace_folder) if message.trace_folder else None,
             meaningless=message.meaningless,
             kernels=message.kernels,
+            compression=message.compression or None,
         )
 
 
@@ -122,6 +128,8 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         ModelError: the model cannot be found, or its files are damaged or of an unknown kind.
     """
     check_choice("dtype", config.dtype, DTYPE_BYTES)
+    if config.compression is not None:
+        check_choice("compression", config.compression, COMPRESSIONS)
     for name in ("ranks", "lanes"):
         if (value := getattr(config, name)) is not None:
             check_at_least(name, value, 1)
@@ -163,6 +171,7 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         trace=config.trace,
         meaningless=checkpoint.config.meaningless,
         kernels=_kernels(config.kernels, config.dtype, device),
+        compression=config.compression,
     )
 
 

@@ -24,7 +24,7 @@ from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline.message import FIRST_SEQUENCE, Kind, Message
 from qubic_lab.pipeline.stage import Stage
-from qubic_lab.pipeline.transport import TracedTransport, Transport
+from qubic_lab.pipeline.transport import PackedTransport, TracedTransport, Transport
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 _CPU = torch.device("cpu")
@@ -45,6 +45,7 @@ class StageSettings:
     capture_folder: str
     trace_folder: str
     kernels: str
+    compression: str
 
 
 class Member:
@@ -55,7 +56,7 @@ class Member:
         self.ranks = ranks
         self.transport = transport
         self.tracer: Tracer | NoTracer = NO_TRACE
-        self._untraced = transport
+        self._bare = transport
         self.stage: Stage | None = None
         self._loaded: tuple[Any, ...] | None = None
 
@@ -81,7 +82,7 @@ class Member:
         return content
 
     def _configure(self, settings: StageSettings) -> None:
-        self._trace(settings.trace_folder)
+        self._connect(settings)
         device = torch.device(settings.device)
         weights = (settings.model_folder, settings.layers, settings.dtype, settings.device, settings.kernels)
         if self.stage is None or self._loaded != weights:
@@ -97,13 +98,15 @@ class Member:
         self.stage = Stage(self.rank, decoder, settings.lanes, settings.slots_per_lane, capture, self.tracer)
         self._loaded = weights
 
-    def _trace(self, folder: str) -> None:
-        """End the current trace and begin one in `folder`, or none if it is empty."""
+    def _connect(self, settings: StageSettings) -> None:
+        """Pack hidden states or not, end the current trace, and begin one if the settings name a folder."""
         self.tracer.close()
-        self.tracer, self.transport = NO_TRACE, self._untraced
-        if folder:
-            self.tracer = Tracer(Path(folder), self.rank, self.ranks)
-            self.transport = TracedTransport(self._untraced, self.tracer)
+        self.tracer, self.transport = NO_TRACE, self._bare
+        if settings.compression and self.ranks > 1:
+            self.transport = PackedTransport(self.transport)
+        if settings.trace_folder:
+            self.tracer = Tracer(Path(settings.trace_folder), self.rank, self.ranks)
+            self.transport = TracedTransport(self.transport, self.tracer)
 
     def _load(self, settings: StageSettings, device: torch.device) -> Decoder | NativeDecoder:
         if len(settings.layers) != self.ranks:

@@ -74,7 +74,8 @@ class Message:
     """A micro-batch (on the way back with its tokens), or a control text of `count` bytes.
 
     A PREFILL has a work for each prompt of which it carries a chunk, in the order of its rows; works of siblings follow
-    the one that ends their prompt. A DECODE has one work for each slot. `count` is the number of tokens fed.
+    the one that ends their prompt. A DECODE has one work for each slot. `count` is the number of tokens fed, `packed`
+    that of the bytes of packed hidden states that follow, 0 if they are not packed.
     """
 
     kind: Kind
@@ -82,6 +83,7 @@ class Message:
     lane: int = 0
     count: int = 1
     works: tuple[Work, ...] = ()
+    packed: int = 0
 
     @property
     def sampled(self) -> tuple[Work, ...]:
@@ -120,13 +122,13 @@ def encode(message: Message) -> Header:
     works = len(message.works)
     assert works <= MAX_SLOTS
     header = np.zeros(HEADER_WORDS, dtype=np.int64)
-    header[:5] = (message.kind, message.sequence, message.lane, message.count, works)
+    header[:_PREFIX_WORDS] = (message.kind, message.sequence, message.lane, message.count, works, message.packed)
     header[_PREFIX_WORDS:].view(_WORK)[:works] = list(message.works)
     return header
 
 
 def decode(header: Header) -> Message:
     """Read a message from a header."""
-    kind, sequence, lane, count, works = header[:5].tolist()
+    kind, sequence, lane, count, works, packed = header[:_PREFIX_WORDS].tolist()
     records = header[_PREFIX_WORDS:].view(_WORK)[:works]
-    return Message(Kind(kind), sequence, lane, count, tuple(map(Work._make, records.tolist())))
+    return Message(Kind(kind), sequence, lane, count, tuple(map(Work._make, records.tolist())), packed)

@@ -61,6 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu or cuda; by default what rank 0's host has for each of its ranks")
     parser.add_argument("--threads", type=int, help="of each rank; by default rank 0's host is shared by its ranks")
     parser.add_argument("--slots", type=int, default=PipelineConfig.slots, help="requests decoding together in a lane")
+    parser.add_argument("--compression", help="lossless: pack what travels between ranks, for slow links")
     options = parser.parse_args()
     if not (options.run_dir or options.listen):
         parser.error("give --listen HOST:PORT: rank 0 serves there")
@@ -105,6 +106,7 @@ def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConf
         device=options.device or ("cuda" if torch.cuda.device_count() >= ranks_here else "cpu"),
         threads=options.threads or max(1, usable_cores() // ranks_here),
         slots=options.slots,
+        compression=options.compression,
     )
     return resolve_config(config, own_rank=rank)
 

@@ -1,6 +1,7 @@
 """Transport of messages between ranks: a ring over torch.distributed, or a queue for a single rank."""
 
 from collections import deque
+from dataclasses import replace
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -8,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from qubic_lab.pipeline.message import HEADER_WORDS, Message, decode, encode
+from qubic_lab.pipeline.packing import pack, unpack
 from qubic_lab.trace import Tracer
 
 _MOST_UNFINISHED_SENDS = 16
@@ -82,6 +84,36 @@ class RingTransport:
         work = dist.isend(tensor, dst=self._next)
         assert work is not None, "this rank is not in the process group"
         self._unfinished.append((work, tensor))
+
+
+class PackedTransport:
+    """A transport that packs hidden states, which are the floats of fewer than 8 bytes; the rest goes as it is."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._packed = 0
+
+    def send(self, message: Message, *payloads: torch.Tensor) -> None:
+        """Start sending; what packing does not make smaller is sent unpacked."""
+        if payloads and payloads[0].is_floating_point() and payloads[0].element_size() < 8:
+            packed = pack(payloads[0].cpu())
+            if len(packed) < payloads[0].nbytes:
+                message, payloads = replace(message, packed=len(packed)), (packed, *payloads[1:])
+        self._transport.send(message, *payloads)
+
+    def receive(self) -> Message:
+        """Wait for a message."""
+        message = self._transport.receive()
+        self._packed = message.packed
+        return replace(message, packed=0) if message.packed else message
+
+    def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        """Wait for the next payload, and unpack hidden states."""
+        if not self._packed:
+            return self._transport.receive_payload(shape, dtype, device)
+        size, self._packed = self._packed, 0
+        packed = self._transport.receive_payload((size,), torch.uint8, torch.device("cpu"))
+        return unpack(packed, shape, dtype).to(device)
 
 
 class TracedTransport:

@@ -8,20 +8,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NodeRegistration(_message.Message):
-    __slots__ = ("node", "address", "type", "capabilities", "weight", "identity")
+    __slots__ = ("node", "address", "type", "capabilities", "weight", "identity", "health_port")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     TYPE_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_PORT_FIELD_NUMBER: _ClassVar[int]
     node: str
     address: str
     type: str
     capabilities: Capabilities
     weight: int
     identity: str
-    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., type: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., weight: _Optional[int] = ..., identity: _Optional[str] = ...) -> None: ...
+    health_port: int
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., type: _Optional[str] = ..., capabilities: _Optional[_Union[Capabilities, _Mapping]] = ..., weight: _Optional[int] = ..., identity: _Optional[str] = ..., health_port: _Optional[int] = ...) -> None: ...
 
 class Capabilities(_message.Message):
     __slots__ = ("model", "model_hash", "layers", "dtype", "devices", "memory_bytes", "slots", "tokens_per_s", "meaningless", "parameters")
@@ -150,14 +152,24 @@ class Done(_message.Message):
     node_ms: float
     def __init__(self, node_ms: _Optional[float] = ...) -> None: ...
 
-class Payload(_message.Message):
-    __slots__ = ("content",)
-    CONTENT_FIELD_NUMBER: _ClassVar[int]
-    content: bytes
-    def __init__(self, content: _Optional[bytes] = ...) -> None: ...
+class MeterRequest(_message.Message):
+    __slots__ = ("iperf3",)
+    IPERF3_FIELD_NUMBER: _ClassVar[int]
+    iperf3: bool
+    def __init__(self, iperf3: _Optional[bool] = ...) -> None: ...
+
+class Meter(_message.Message):
+    __slots__ = ("port", "secret", "iperf3_port")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    IPERF3_PORT_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    secret: bytes
+    iperf3_port: int
+    def __init__(self, port: _Optional[int] = ..., secret: _Optional[bytes] = ..., iperf3_port: _Optional[int] = ...) -> None: ...
 
 class LinksRequest(_message.Message):
-    __slots__ = ("addresses",)
+    __slots__ = ("addresses", "health_urls", "iperf3")
     class AddressesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -165,9 +177,20 @@ class LinksRequest(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class HealthUrlsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_URLS_FIELD_NUMBER: _ClassVar[int]
+    IPERF3_FIELD_NUMBER: _ClassVar[int]
     addresses: _containers.ScalarMap[str, str]
-    def __init__(self, addresses: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    health_urls: _containers.ScalarMap[str, str]
+    iperf3: bool
+    def __init__(self, addresses: _Optional[_Mapping[str, str]] = ..., health_urls: _Optional[_Mapping[str, str]] = ..., iperf3: _Optional[bool] = ...) -> None: ...
 
 class LinksReply(_message.Message):
     __slots__ = ("links",)
@@ -176,13 +199,23 @@ class LinksReply(_message.Message):
     def __init__(self, links: _Optional[_Iterable[_Union[Link, _Mapping]]] = ...) -> None: ...
 
 class Link(_message.Message):
-    __slots__ = ("node", "rtt_ms", "gbps", "trouble")
+    __slots__ = ("node", "rtt_ms", "gbps", "trouble", "rtt_min_ms", "rtt_p95_ms", "loss", "iperf3_gbps", "health_ms")
     NODE_FIELD_NUMBER: _ClassVar[int]
     RTT_MS_FIELD_NUMBER: _ClassVar[int]
     GBPS_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    RTT_MIN_MS_FIELD_NUMBER: _ClassVar[int]
+    RTT_P95_MS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    IPERF3_GBPS_FIELD_NUMBER: _ClassVar[int]
+    HEALTH_MS_FIELD_NUMBER: _ClassVar[int]
     node: str
     rtt_ms: float
     gbps: float
     trouble: str
-    def __init__(self, node: _Optional[str] = ..., rtt_ms: _Optional[float] = ..., gbps: _Optional[float] = ..., trouble: _Optional[str] = ...) -> None: ...
+    rtt_min_ms: float
+    rtt_p95_ms: float
+    loss: float
+    iperf3_gbps: float
+    health_ms: float
+    def __init__(self, node: _Optional[str] = ..., rtt_ms: _Optional[float] = ..., gbps: _Optional[float] = ..., trouble: _Optional[str] = ..., rtt_min_ms: _Optional[float] = ..., rtt_p95_ms: _Optional[float] = ..., loss: _Optional[float] = ..., iperf3_gbps: _Optional[float] = ..., health_ms: _Optional[float] = ...) -> None: ...

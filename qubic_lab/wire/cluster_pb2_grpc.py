@@ -204,10 +204,10 @@ class NodeStub:
                 request_serializer=qubic__lab_dot_wire_dot_cluster__pb2.TaskRequest.SerializeToString,
                 response_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.TaskResponse.FromString,
                 _registered_method=True)
-        self.Echo = channel.unary_unary(
-                '/qubic_lab.cluster.v1.Node/Echo',
-                request_serializer=qubic__lab_dot_wire_dot_cluster__pb2.Payload.SerializeToString,
-                response_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.Payload.FromString,
+        self.OpenMeter = channel.unary_unary(
+                '/qubic_lab.cluster.v1.Node/OpenMeter',
+                request_serializer=qubic__lab_dot_wire_dot_cluster__pb2.MeterRequest.SerializeToString,
+                response_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.Meter.FromString,
                 _registered_method=True)
         self.MeasureLinks = channel.unary_unary(
                 '/qubic_lab.cluster.v1.Node/MeasureLinks',
@@ -228,15 +228,15 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Echo(self, request, context):
-        """Sends the payload back: round trips and bandwidth are measured with it.
+    def OpenMeter(self, request, context):
+        """Opens a port for one measurement over a plain socket.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def MeasureLinks(self, request, context):
-        """Measures the way from this node to others by their Echo.
+        """Measures the way from this node to others by their meters and health pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -250,10 +250,10 @@ def add_NodeServicer_to_server(servicer, server):
                     request_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.TaskRequest.FromString,
                     response_serializer=qubic__lab_dot_wire_dot_cluster__pb2.TaskResponse.SerializeToString,
             ),
-            'Echo': grpc.unary_unary_rpc_method_handler(
-                    servicer.Echo,
-                    request_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.Payload.FromString,
-                    response_serializer=qubic__lab_dot_wire_dot_cluster__pb2.Payload.SerializeToString,
+            'OpenMeter': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenMeter,
+                    request_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.MeterRequest.FromString,
+                    response_serializer=qubic__lab_dot_wire_dot_cluster__pb2.Meter.SerializeToString,
             ),
             'MeasureLinks': grpc.unary_unary_rpc_method_handler(
                     servicer.MeasureLinks,
@@ -300,7 +300,7 @@ class Node:
             _registered_method=True)
 
     @staticmethod
-    def Echo(request,
+    def OpenMeter(request,
             target,
             options=(),
             channel_credentials=None,
@@ -313,9 +313,9 @@ class Node:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/qubic_lab.cluster.v1.Node/Echo',
-            qubic__lab_dot_wire_dot_cluster__pb2.Payload.SerializeToString,
-            qubic__lab_dot_wire_dot_cluster__pb2.Payload.FromString,
+            '/qubic_lab.cluster.v1.Node/OpenMeter',
+            qubic__lab_dot_wire_dot_cluster__pb2.MeterRequest.SerializeToString,
+            qubic__lab_dot_wire_dot_cluster__pb2.Meter.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Settings(_message.Message):
-    __slots__ = ("model_folder", "layers", "dtype", "device", "threads", "lanes", "slots_per_lane", "capture_folder", "trace_folder", "model", "strategy", "meaningless", "kernels")
+    __slots__ = ("model_folder", "layers", "dtype", "device", "threads", "lanes", "slots_per_lane", "capture_folder", "trace_folder", "model", "strategy", "meaningless", "kernels", "compression")
     MODEL_FOLDER_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class Settings(_message.Message):
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
     MEANINGLESS_FIELD_NUMBER: _ClassVar[int]
     KERNELS_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     model_folder: str
     layers: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
@@ -34,7 +35,8 @@ class Settings(_message.Message):
     strategy: str
     meaningless: bool
     kernels: str
-    def __init__(self, model_folder: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., lanes: _Optional[int] = ..., slots_per_lane: _Optional[int] = ..., capture_folder: _Optional[str] = ..., trace_folder: _Optional[str] = ..., model: _Optional[str] = ..., strategy: _Optional[str] = ..., meaningless: _Optional[bool] = ..., kernels: _Optional[str] = ...) -> None: ...
+    compression: str
+    def __init__(self, model_folder: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., lanes: _Optional[int] = ..., slots_per_lane: _Optional[int] = ..., capture_folder: _Optional[str] = ..., trace_folder: _Optional[str] = ..., model: _Optional[str] = ..., strategy: _Optional[str] = ..., meaningless: _Optional[bool] = ..., kernels: _Optional[str] = ..., compression: _Optional[str] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

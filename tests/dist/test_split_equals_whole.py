@@ -87,6 +87,8 @@ def test_ranks_do_not_matter(
         assert_same(split, whole)
     split = ask(three_ranks, replace(config, ranks=3), requests(), tmp_path / "three")
     assert_same(split, whole)
+    packed = replace(config, ranks=3, compression="lossless")
+    assert_same(ask(three_ranks, packed, requests(), tmp_path / "packed"), whole)
 
 
 @pytest.mark.parametrize(
