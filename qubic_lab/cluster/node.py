@@ -143,6 +143,10 @@ class Node(cluster_pb2_grpc.NodeServicer):
             self._state.finished += finished
             self._state.failed += not finished
 
+    async def Echo(self, request: pb.Payload, context: Any) -> pb.Payload:
+        """Send the payload back."""
+        return request
+
     async def OpenMeter(self, request: pb.MeterRequest, context: Any) -> pb.Meter:
         """Open a port for one measurement over a plain socket."""
         try:

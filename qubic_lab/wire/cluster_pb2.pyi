@@ -152,6 +152,12 @@ class Done(_message.Message):
     node_ms: float
     def __init__(self, node_ms: _Optional[float] = ...) -> None: ...
 
+class Payload(_message.Message):
+    __slots__ = ("content",)
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    content: bytes
+    def __init__(self, content: _Optional[bytes] = ...) -> None: ...
+
 class MeterRequest(_message.Message):
     __slots__ = ("iperf3",)
     IPERF3_FIELD_NUMBER: _ClassVar[int]

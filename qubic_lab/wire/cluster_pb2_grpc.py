@@ -204,6 +204,11 @@ class NodeStub:
                 request_serializer=qubic__lab_dot_wire_dot_cluster__pb2.TaskRequest.SerializeToString,
                 response_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.TaskResponse.FromString,
                 _registered_method=True)
+        self.Echo = channel.unary_unary(
+                '/qubic_lab.cluster.v1.Node/Echo',
+                request_serializer=qubic__lab_dot_wire_dot_cluster__pb2.Payload.SerializeToString,
+                response_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.Payload.FromString,
+                _registered_method=True)
         self.OpenMeter = channel.unary_unary(
                 '/qubic_lab.cluster.v1.Node/OpenMeter',
                 request_serializer=qubic__lab_dot_wire_dot_cluster__pb2.MeterRequest.SerializeToString,
@@ -223,6 +228,13 @@ class NodeServicer:
     def Run(self, request, context):
         """Works on one task: a sign of life at once, the pipeline's replies as they come with more signs between them, and how
         long it took. A call that ends before the first sign has begun nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Echo(self, request, context):
+        """Sends the payload back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -249,6 +261,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Run,
                     request_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.TaskRequest.FromString,
                     response_serializer=qubic__lab_dot_wire_dot_cluster__pb2.TaskResponse.SerializeToString,
+            ),
+            'Echo': grpc.unary_unary_rpc_method_handler(
+                    servicer.Echo,
+                    request_deserializer=qubic__lab_dot_wire_dot_cluster__pb2.Payload.FromString,
+                    response_serializer=qubic__lab_dot_wire_dot_cluster__pb2.Payload.SerializeToString,
             ),
             'OpenMeter': grpc.unary_unary_rpc_method_handler(
                     servicer.OpenMeter,
@@ -289,6 +306,33 @@ class Node:
             '/qubic_lab.cluster.v1.Node/Run',
             qubic__lab_dot_wire_dot_cluster__pb2.TaskRequest.SerializeToString,
             qubic__lab_dot_wire_dot_cluster__pb2.TaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Echo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qubic_lab.cluster.v1.Node/Echo',
+            qubic__lab_dot_wire_dot_cluster__pb2.Payload.SerializeToString,
+            qubic__lab_dot_wire_dot_cluster__pb2.Payload.FromString,
             options,
             channel_credentials,
             insecure,
