@@ -94,7 +94,7 @@ def ask(
     url: Annotated[str | None, Option(help="The coordinator.", show_default="QUBIC_LAB_COORDINATOR")] = None,
     json: options.Json = False,
 ) -> None:
-    """Ask a running cluster, by one node or a vote, or its market oracle.
+    """Ask a cluster, by one node or a vote, or its market oracle.
 
     Prints the answer, who is for it, and how sure that is. What the oracle says is JSON.
     """

@@ -8,6 +8,7 @@ from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note, show_warnings, split_list, split_numbers
+from qubic_lab.errors import check_choice
 
 if TYPE_CHECKING:
     from qubic_lab.pipeline.config import ResolvedConfig
@@ -45,11 +46,13 @@ def node(
     """
     from qubic_lab.cluster.identity import claimed_name
     from qubic_lab.cluster.node import Node, NodeConfig
+    from qubic_lab.cluster.registry import NODE_TYPES
     from qubic_lab.cluster.replica import PipelineReplica
     from qubic_lab.pipeline import Pipeline, PipelineConfig
 
     division = split_numbers("--layers", layers) if layers is not None else None
     coordinators = split_list("--coordinator", coordinator)
+    check_choice("node type", type, NODE_TYPES)  # before a name is claimed
     pipeline = PipelineConfig(
         model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
     )

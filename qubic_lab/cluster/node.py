@@ -23,10 +23,10 @@ from qubic_lab.cluster.http_health import HealthPage, health_host
 from qubic_lab.cluster.identity import new_identity
 from qubic_lab.cluster.links import measure_links
 from qubic_lab.cluster.meter import meter_host, open_meter
-from qubic_lab.cluster.registry import HEARTBEAT_S, NODE_TYPES, check_registration
+from qubic_lab.cluster.registry import HEARTBEAT_S, check_registration
 from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.vitals import read_shares
-from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_choice, check_range
+from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_range
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, read_host, status_of
@@ -57,7 +57,7 @@ class NodeConfig:
     free one.
 
     Raises:
-        InputError: there is no coordinator, the type is unknown, or the weight is below 1.
+        InputError: there is no coordinator, or the weight is below 1.
     """
 
     name: str
@@ -70,7 +70,6 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         check_at_least("weight", self.weight, 1)
-        check_choice("node type", self.type, NODE_TYPES)
         check_range("health_port", self.health_port, 0, 65_535)
         if not self.coordinators:
             raise InputError("no coordinator is given: a node needs the address of at least one")
