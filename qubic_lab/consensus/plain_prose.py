@@ -33,9 +33,9 @@ _INTERJECTION = re.compile(
     r"|(?:好的|您好|你好|嗯|那么|毫无疑问|顾名思义)[，,！!]\s*|(?-i:[A-Z]\w+:\s+(?=[A-Z])))",
     re.IGNORECASE,
 )
-_BRACKETS = re.compile(r"\s*(?:\([^()]*\)|（[^（）]*）)")
+_BRACKETS = re.compile(r"(?:(?<!\s)\s+)?(?:\([^()]*\)|（[^（）]*）)")
 _QUOTES = re.compile(r"[\"“”「」『』《》]|(?<!\w)['‘]|['’](?!\w)")
-_CLAUSE = re.compile(r"[,;:，；：。]\s*|\s+[—–-]+\s+")
+_CLAUSE = re.compile(r"[,;:，；：。]\s*|(?<!\s)\s+[—–-]+\s+")
 _DENIED = re.compile(
     r"\b(?:not|never|nor|neither|cannot|unable|incapable|impossible|no)\b|n't\b|不(?![过但仅])|没(?!错)|[无無]法|并非|否",
     re.IGNORECASE,
@@ -88,7 +88,7 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 _TO_REASONS = re.compile(
-    r"\s*(?:\b(?:because|since|although|though|which|but|except)\b|,\s*with\b|[;:；：]|[，,]?(?:因为|而是|除非)).*",
+    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|which|but|except)\b|,\s*with\b|[;:；：]|[，,]?(?:因为|而是|除非)).*",
     re.I | re.S,
 )
 _UNSURE = re.compile(
@@ -141,7 +141,7 @@ def _key(word: str) -> tuple[str, int]:
 
 _SAYS_SO = re.compile(r"\b(?:so|therefore|thus|hence|means\s+that)\b|所以|因此|于是|那么|一共|共有", re.IGNORECASE)
 _BESIDE = re.compile(
-    r"[,，；;]?\s*(?:\b(?:not|but|because|since|which|while|whereas|as\s+each)\b|(?<=[,，；])(?:而|但|因为|不是)).*",
+    r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:not|but|because|since|which|while|whereas|as\s+each)\b|(?<=[,，；])(?:而|但|因为|不是)).*",
     re.I | re.S,
 )
 _DEFINED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s*=(?!=)")
@@ -229,16 +229,21 @@ def _quantities(text: str) -> list[Quantity]:
 # --- Lists
 
 _ITEM = re.compile(
-    r"^[ \t]*(?:[-*•]|\d{1,2}[.)、])[ \t]*(?=\S)(.+?)(?:[ \t]*[:：(（,，].*|[ \t]+[–—-][ \t].*|[.。])?[ \t]*$",
+    r"^[ \t]*(?:[-*•]|\d{1,2}[.)、])[ \t]*(?=\S)((?:[ \t]*+[^ \t\n])+?)"
+    r"(?:[ \t]*[:：(（,，].*|[ \t]+[–—-][ \t].*|[.。])?[ \t]*$",
     re.MULTILINE,
 )
 _HAN_AND = r"(?<=[\u4e00-\u9fff\d])(?:以及|和|与|與|及)(?=[\u4e00-\u9fff\d])"
-_SEPARATOR = re.compile(rf",\s*(?:and|or)\s+|[,，、;；&]\s*|\s+(?:and|as\s+well\s+as)\s+|{_HAN_AND}")
+_SEPARATOR = re.compile(rf",\s*(?:and|or)\s+|[,，、;；&]\s*|(?<!\s)\s+(?:and|as\s+well\s+as)\s+|{_HAN_AND}")
 _LEADING = re.compile(
     r"^.*(?:\b(?:are|is|were|includes?|of|by|from|names?|example)\b|[是为有由]|包括|例如|比如|分[别別])\s*", re.I | re.S
 )
-_LISTED_TO = re.compile(r"[,，]?\s*\b(?:which|each|with|where|who|both|because)\b.*", re.IGNORECASE | re.DOTALL)
-_COUNTED = re.compile(r"(?:这|這)?[一二两兩三四五六七八九十\d]+[个個种種大项項].*|等.*|的$")
+_LISTED_TO = re.compile(
+    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|who|both|because)\b.*", re.IGNORECASE | re.DOTALL
+)
+_COUNTED = re.compile(
+    r"(?:这|這)?(?<![一二两兩三四五六七八九十\d])[一二两兩三四五六七八九十\d]+[个個种種大项項].*|等.*|的$"
+)
 
 
 def _read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
@@ -286,11 +291,11 @@ _FRAME = word_set(
     might could would most newly one some many all your my should must shall"""
 )
 _SUBORDINATE = re.compile(
-    r"[,\s]+(?:who|which|that|because|since|although|though|while|whereas|when|where|before|after|followed|but"
+    r"(?<![,\s])[,\s]+(?:who|which|that|because|since|although|though|while|whereas|when|where|before|after|followed|but"
     r"|if|until|however|through|using)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
-_TO_DO = re.compile(r"\s+to\s+(?!(?:the|an?|our|your|my|its|their|his|her|this|that)\b)[a-z]+\s.*", re.DOTALL)
+_TO_DO = re.compile(r"(?<!\s)\s+to\s+(?!(?:the|an?|our|your|my|its|their|his|her|this|that)\b)[a-z]+\s.*", re.DOTALL)
 _WHEN = re.compile(
     r"\b(?:in|around|on|since|about|during)\s+(?:the\s+)?(?:year\s+)?(?:\d{3,4}s?\b|\d{1,2}th\s+century)(?:\s*(?:BC|AD|CE))?"
 )

@@ -11,7 +11,7 @@ LONGEST = 20_000
 LITERAL = "literal "
 """The prefix of a normalized literal."""
 _NOT_PARSED = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)(?:```|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*+([\w+#.-]*+)[^\n`]*+\n(.*?)(?:```|\Z)", re.DOTALL | re.MULTILINE)
 _LITERAL = re.compile(
     r"\[[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*\]|\{[^{}]*\}|\([^(),]*,[^()]*\)|(?<!\w)(['\"])[^'\"\n]*\1(?!\w)"
 )

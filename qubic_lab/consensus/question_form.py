@@ -213,7 +213,7 @@ _LIST = re.compile(
     r"|列出|列举|哪[两二三四五六七八九]|哪些|[两二三四五六七八九十]大[^，。]{1,8}(?:是什么|有哪)",
     re.IGNORECASE,
 )
-_ASKED = re.compile(r"[^.。!！?？]*[?？]")
+_ASKED = re.compile(r"(?<![^.。!！?？])[^.。!！?？]*[?？]")
 _EMPTY = word_set(
     """is are was were do does did can could will would should has have had may must be been the a an it its there this
     that what which who whose whom where when how of in on at to by for from as and or you your i my we they them he she

@@ -62,7 +62,9 @@ _FORMULA = re.compile(
     r"(?:\\[a-zA-Z]+|(?:arc)?(?:sin|cos|tan)|sqrt|ln|log|exp|pi|or|and|(?<![A-Za-z])[A-Za-z](?![A-Za-z])"
     r"|(?<=\d)[a-z]{1,2}(?![a-z])|[a-zA-Z]{2}(?=[+\-*/^)=]|$)|[\d\s+\-*/^=()\[\]{}.,<>≤≥|!√π∞·×⁰¹²³⁴-⁹_&])++"
 )
-_BEFORE = re.compile(r"^.*?(?:\b(?:is|are|equals|gives)\b|[是为]|等于)\s*(?=\S*[\d\\√π∞^(])", re.IGNORECASE | re.DOTALL)
+_BEFORE = re.compile(
+    r"^.*?(?:\b(?:is|are|equals|gives)\b|[是为]|等于)\s*(?=\S{0,300}[\d\\√π∞^(])", re.IGNORECASE | re.DOTALL
+)
 
 
 def formula(text: str) -> str | None:
@@ -70,7 +72,7 @@ def formula(text: str) -> str | None:
     if len(text) > LONGEST_LEAD + LONGEST:
         return None
     for written in (text, _BEFORE.sub("", text)):
-        written = re.sub(r"^(?:\$+|\\[(\[])|(?:\$+|\\[)\]])$", "", written.strip(" .。,，;")).strip(" .")
+        written = re.sub(r"^(?:\$+|\\[(\[])|(?:(?<!\$)\$+|\\[)\]])$", "", written.strip(" .。,，;")).strip(" .")
         if 1 < len(written) <= LONGEST and _FORMULA.fullmatch(written) and re.search(r"[a-zA-Z\d]", written):
             return written if SIGN.search(written) or _OPERATOR.search(written) else None
     return None
