@@ -1,15 +1,24 @@
 """Hostile clients: what they send before a request is known is bounded, and foreign pages get nothing."""
 
 import asyncio
+import logging
 import re
+import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
 import httpx2
 import pytest
-from clusters import Cluster, StartCluster
+import uvicorn
+from clusters import Cluster, Fragile, StartCluster, until
+from fastapi import FastAPI
 
 from qubic_lab.api import bounded_http
+from qubic_lab.api.serve import Seldom, server_options
+from qubic_lab.wire.certificates import make_certificates
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
@@ -106,6 +115,36 @@ async def test_headers_must_end_in_time(start_cluster: StartCluster, monkeypatch
         assert (await running.client.get("/health")).status_code == 200
 
 
+async def test_more_bytes_behind_a_request_do_not_end_its_answer(
+    start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_http, "HEAD_S", 0.1)
+    post = b"POST /api/ai/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 15"
+    async with (
+        start_cluster(served=True, nodes={"a": Fragile(seconds=0.6)}) as running,
+        connected(running) as (reader, writer),
+    ):
+        writer.write(post + b'\r\n\r\n{"prompt": "?"}\r\n')
+        assert await status_of(reader) == 200
+
+
+async def test_bodies_must_end_in_time_and_make_room_for_others(
+    start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = b"POST /api/ai/query HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+    async with start_cluster(served=True) as running:
+        monkeypatch.setattr(bounded_http, "BODY_S", 0.2)
+        async with connected(running) as (reader, writer):
+            writer.write(begun)
+            assert await status_of(reader) == 408
+        monkeypatch.setattr(bounded_http, "BODY_S", 60.0)
+        monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 1)
+        async with connected(running) as (first, writer):
+            writer.write(begun)
+            assert (await running.client.get("/health")).status_code == 200
+            assert await status_of(first) == 503
+
+
 async def test_of_too_many_connections_the_one_that_waited_longest_ends(
     start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +158,43 @@ async def test_of_too_many_connections_the_one_that_waited_longest_ends(
         assert await status_of(first) == 503
         writer.write(GET + b"\r\n")
         assert await status_of(third) == 200
+
+
+async def test_tls_handshakes_that_never_end_make_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 3)
+    [certificate] = make_certificates(tmp_path, [["localhost", "127.0.0.1"]], datetime.now(UTC))
+    files = {"ssl_certfile": certificate, "ssl_keyfile": certificate.with_suffix(".key")}
+    app = FastAPI()
+    app.get("/health")(lambda: "well")
+    server = uvicorn.Server(server_options(app, **files))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        serving = asyncio.ensure_future(server.serve([listening]))
+        await until(lambda: server.started)
+        silent = [await asyncio.open_connection(*listening.getsockname()) for _ in range(5)]
+        assert [await reader.read(1) for reader, _ in silent[:2]] == [b"", b""], "the first ones were ended"
+        trusted = ssl.create_default_context(cafile=tmp_path / "authority.pem")
+        url = f"https://localhost:{listening.getsockname()[1]}"
+        async with httpx2.AsyncClient(base_url=url, verify=trusted, trust_env=False) as http:
+            assert (await http.get("/health")).status_code == 200
+        monkeypatch.setattr(bounded_http, "HEAD_S", 0.2)
+        late, _ = await asyncio.open_connection(*listening.getsockname())
+        assert await asyncio.wait_for(late.read(1), 10) == b"", "handshakes have the time limit of headers"
+        for _, writer in silent:
+            writer.close()
+        server.should_exit = True
+        await serving
+    assert vars(server.server_state)["in_order"] == {}
+
+
+async def test_the_same_message_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("seldom")
+    log.addFilter(Seldom())
+    for number in range(1_000):
+        log.warning("socket.accept() out of system resource")
+        log.warning("another: %d", number)
+    assert len(caplog.messages) == 2
 
 
 async def test_a_length_of_thousands_of_digits_is_refused(start_cluster: StartCluster) -> None:

@@ -8,47 +8,76 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_CONNECTIONS = 2_000
-"""Each holds a file handle and some 30 KB."""
+"""Of a server, with those whose TLS handshake has not ended; each holds a file handle and some 30 KB."""
 MOST_HEAD_BYTES = 2**16
 """Limit of what is not body: request line, headers, framing of chunks, trailers. The last read comes on top."""
 MOST_HEADERS = 100
 HEAD_S = 10.0
 """Time limit from a connection, or the first byte of a further request, to the end of the headers."""
+BODY_S = 60.0
+"""Time limit from there to the end of the body."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection that is closed, with a reason, once a request exceeds a limit."""
+    """A connection that is closed, with a reason, once a request exceeds a limit.
+
+    It begins before its TLS handshake, of which uvicorn knows nothing: a client that never ends it counts as one.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._in_head = True
         self._head_bytes = 0  # of this request, all that is not body
-        self._too_much = False
-        self._made_s = 0.0
+        self._too_much = self._turned_away = False
         self._timer: TimerHandle | None = None
+        self._arriving = asyncio.current_task(self.loop)
+        """asyncio's task of accepting this connection, which ends with the handshake."""
+        if self._arriving is not None:
+            self._arriving.add_done_callback(lambda _: self._arrived())
+        self._start_timer(HEAD_S)
+        # With uvicorn's own set of connections, but in the order in which they came.
+        self._open: dict[BoundedProtocol, None] = vars(self.server_state).setdefault("in_order", {})
+        self._open[self] = None
+        if len(self._open) > MOST_CONNECTIONS:
+            self._make_room()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """End the connection that has waited longest for a request, if this is one too many."""
-        super().connection_made(transport)
-        self._made_s = self.loop.time()
-        self._start_timer()
-        if len(self.connections) > MOST_CONNECTIONS:
-            others = (each for each in self.connections if isinstance(each, BoundedProtocol) and each is not self)
-            oldest = min((each for each in others if each._waits), key=lambda each: each._made_s, default=self)
-            oldest._refuse(
-                HTTPStatus.SERVICE_UNAVAILABLE, f"{MOST_CONNECTIONS:,} clients are connected: try again later"
-            )
+    def _make_room(self) -> None:
+        """End the connection that has waited longest for a request; this one, if all others are being answered."""
+        oldest = next(each for each in self._open if each._waits)
+        if oldest is self:
+            self._turned_away = True
+        else:
+            oldest._turn_away()
 
     @property
     def _waits(self) -> bool:
-        """Whether no request is being answered."""
-        return (
-            self._in_head and not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
-        )
+        """Whether no request is being answered: none has come, or only a part of one."""
+        if self.transport is None:
+            return True
+        answering = self._in_head and self.cycle is not None and not self.cycle.response_complete
+        return not answering and not self.transport.is_closing()
+
+    def _turn_away(self) -> None:
+        self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, f"{MOST_CONNECTIONS:,} clients are connected: try again later")
+
+    def _arrived(self) -> None:
+        """Forget a connection whose handshake has failed."""
+        if self.transport is None:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._stop_timer()
+        self._open.pop(self, None)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to serve the connection."""
+        super().connection_made(transport)
+        if self._turned_away:
+            self._turn_away()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._stop_timer()
+        self._forget()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -60,7 +89,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._head_bytes += len(data)
         if self._in_head:
-            self._start_timer()
+            self._start_timer(HEAD_S)
         super().data_received(data)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -77,6 +106,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Start the request."""
         self._stop_timer()
+        self._start_timer(BODY_S)
         self._in_head = False
         super().on_headers_complete()
 
@@ -87,6 +117,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect the head of the next request."""
+        self._stop_timer()
         self._in_head, self._head_bytes = True, 0
         super().on_message_complete()
 
@@ -102,24 +133,33 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        self._stop_timer()
+        self._forget()
+        if self.transport is None:  # nothing can be said before the handshake
+            if self._arriving is not None:
+                self._arriving.cancel()
+            return
         body = detail.encode("ascii")
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: text/plain; charset=utf-8\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode("ascii") + body)
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(head.encode("ascii") + body)
         self.transport.close()
 
-    def _start_timer(self) -> None:
+    def _start_timer(self, within_s: float) -> None:
         if self._timer is None:
-            self._timer = self.loop.call_later(HEAD_S, self._too_slow)
+            self._timer = self.loop.call_later(within_s, self._too_slow, within_s)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _too_slow(self) -> None:
+    def _too_slow(self, within_s: float) -> None:
         self._timer = None
-        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the headers did not end within {HEAD_S:g} s")
+        if not self._waits:  # more came while a request is being answered
+            self._start_timer(within_s)
+            return
+        what = "headers" if self._in_head else "body"
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"the {what} did not end within {within_s:g} s")

@@ -7,6 +7,7 @@ import signal
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,8 +42,11 @@ RELOAD_S = 10.0
 SWITCH_S = 0.0005
 """Longest wait of a thread with an answer from Redis for the busy event loop; Python's default is 5 ms."""
 STOP_S = 10
+BACKLOG = 1_024
+"""Connections that the event loop accepts at once, before any of them counts."""
 OTHER_FILES = 1_000
 """Open files of a coordinator apart from its clients: nodes, Redis, databases, worker processes."""
+SELDOM_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +150,10 @@ def serve(
     certificate = {"ssl_certfile": config.tls.certificate, "ssl_keyfile": config.tls.key} if config.tls else {}
     options = server_options(app, host=config.host, port=config.port, **certificate)
     options.load()
-    allow_files(MOST_CONNECTIONS + OTHER_FILES)
+    # Those that are ended to make room are closed a moment later, when more may have been accepted.
+    allow_files(MOST_CONNECTIONS + 3 * BACKLOG + OTHER_FILES)
+    for name in ("asyncio", "uvicorn.error"):
+        logging.getLogger(name).addFilter(Seldom())
     sys.setswitchinterval(SWITCH_S)
     asyncio.run(_serve(config, options, coordinator, oracle, listening))
 
@@ -161,6 +168,7 @@ def server_options(app: FastAPI, **more: Any) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=STOP_S,
         **more,
     )
@@ -172,6 +180,24 @@ def allow_files(count: int) -> None:
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+class Seldom(logging.Filter):
+    """Lets a message through once in SELDOM_S: of some, clients decide how often they are due."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._due_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log this; messages are the same if they begin alike."""
+        what, now_s = str(record.msg)[:60], time.monotonic()
+        if now_s < self._due_s.get(what, 0.0):
+            return False
+        if len(self._due_s) > 1_000:
+            self._due_s.clear()
+        self._due_s[what] = now_s + SELDOM_S
+        return True
 
 
 class _Server(uvicorn.Server):
