@@ -59,14 +59,15 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-        if _count(content, {}) > MOST_VALUES:
-            raise InputError(f"{path} has more than {MOST_VALUES:,} values, aliases written out: use fewer of them")
+        values = _count(content, {})
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): check its path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # ValueError: what looks like a date, say
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise InputError(f"{path} is nested too deeply, or contains itself: use fewer levels") from None
+    if values > MOST_VALUES:
+        raise InputError(f"{path} has more than {MOST_VALUES:,} values, aliases written out: use fewer of them")
     return content
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,10 +53,11 @@ def open_database(url: str | None = None, *, make: bool = True, setting: str = "
     engine = create_engine(parsed, pool_pre_ping=True, connect_args=waits)
     if is_sqlite:
         event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "handle_error", lambda context: _damage(context.original_exception, shown))
     try:
         with _upgrading, _alone(parsed), engine.connect() as connection, _locked(connection):
             _upgrade(connection)
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, OSError, UnicodeDecodeError) as error:
         engine.dispose()
         reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
         raise QubicLabError(f"database {shown} cannot be used ({reason}): check {setting}") from error
@@ -102,6 +104,14 @@ def _make_folder(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{file.parent} cannot be made ({error.strerror}): set QUBIC_LAB_DATA to another") from error
+
+
+def _damage(error: BaseException | None, shown: str) -> QubicLabError | None:
+    """Return the error of a damaged file in place of SQLite's own, which has no class for it; None for all others."""
+    is_damage = type(error) is sqlite3.DatabaseError or isinstance(error, UnicodeDecodeError)  # of SQLite's message
+    if not is_damage and not str(error).startswith(("Could not decode", "no such")):
+        return None
+    return QubicLabError(f"database {shown} is damaged, or none of this project ({error}): restore it from a copy")
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:

@@ -157,6 +157,16 @@ def read_trace(folder: Path) -> "pd.DataFrame":
     Raises:
         InputError: a rank's file is missing or damaged. An incomplete last line is ignored with a warning.
     """
+    try:
+        return _spans(folder)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"the trace in {folder} is damaged ({error!r}): trace again") from error
+
+
+def _spans(folder: Path) -> "pd.DataFrame":
+    """Return the table of `read_trace`; a damaged record raises a KeyError or similar."""
     import pandas as pd
 
     first = _records(folder, 0)

@@ -182,6 +182,19 @@ def test_kernels_are_compiled_once(compile_with: None, monkeypatch: pytest.Monke
     assert build.failure() == ""
 
 
+@pytest.mark.parametrize("damage", [lambda content: content[:3_000], lambda content: content[:-1], lambda content: b""])
+def test_a_damaged_library_is_compiled_again(
+    compile_with: None, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
+) -> None:
+    monkeypatch.setattr(build, "FLAGS", ("-std=c++20", "-O0", "-shared", "-fPIC", "-pthread"))
+    library = build._built()
+    whole = library.read_bytes()
+    library.write_bytes(damage(whole))
+    assert isinstance(build.kernels(), ctypes.CDLL)
+    assert library.read_bytes() == whole
+    assert list(library.parent.iterdir()) == [library]
+
+
 @pytest.mark.parametrize(
     ("command", "problem"),
     [

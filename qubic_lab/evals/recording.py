@@ -5,6 +5,7 @@ The file holds only texts; groups and correctness are computed whenever it is re
 
 import json
 import math
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -156,10 +157,9 @@ def _kept(file: Path, questions: Sequence[Question], asking: Asking) -> dict[str
         file.parent.mkdir(parents=True, exist_ok=True)
         return {}
     whole = file.read_bytes().rpartition(b"\n")[0]
+    os.truncate(file, len(whole) + 1 if whole else 0)
     if not whole:
-        file.write_bytes(b"")
         return {}
-    file.write_bytes(whole + b"\n")
     asked = {question.id: question.question for question in questions}
     rows = read_recorded(file)
     for row in rows:

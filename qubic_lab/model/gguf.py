@@ -90,16 +90,26 @@ def _locked(folder: Path) -> Iterator[None]:
 def _open(file: Path) -> "GGUFReader":
     import gguf
 
-    try:
+    with _told_of(file):
         return gguf.GGUFReader(file)
-    except (OSError, ValueError, KeyError, IndexError) as error:
+
+
+@contextmanager
+def _told_of(file: Path) -> Iterator[None]:
+    """Turn what the reader raises at a damaged file into one line; it reads some fields when they are asked for."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{file} is truncated or not GGUF ({error}): fetch it again") from error
 
 
 def _convert(file: Path, reader: "GGUFReader", out: Path) -> None:
-    tensors = {_checkpoint_name(file, tensor.name): tensor for tensor in reader.tensors}
-    raw = _raw_config(file, reader, tensors)
-    config = parse_config(raw, str(file))
+    with _told_of(file):
+        tensors = {_checkpoint_name(file, tensor.name): tensor for tensor in reader.tensors}
+        raw = _raw_config(file, reader, tensors)
+        config = parse_config(raw, str(file))
     needed = model_tensors(config)
     found = {name: tuple(int(size) for size in reversed(tensor.shape)) for name, tensor in tensors.items()}
     if found != needed:

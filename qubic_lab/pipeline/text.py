@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from qubic_lab.core import Request
 from qubic_lab.errors import InputError, ModelError
 
@@ -26,7 +28,7 @@ class Tokenizer:
         loader: Any = PreTrainedTokenizerFast if (folder / "tokenizer.json").exists() else AutoTokenizer
         try:
             self._tokenizer: Any = loader.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # tokenizers raises nothing more specific
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"{folder}: no tokenizer can be loaded ({reason}): add its tokenizer.json") from error
 
@@ -34,7 +36,7 @@ class Tokenizer:
         """Return the tokens of a request's prompt: as they are, raw text, or as the user's turn of a chat.
 
         Raises:
-            InputError: the model has no chat template.
+            InputError: the model has no chat template, or one that cannot be used.
         """
         if request.token_ids:
             return request.token_ids
@@ -43,7 +45,12 @@ class Tokenizer:
         if not self._tokenizer.chat_template:
             raise InputError("the model has no chat template: send raw prompts (`generate --raw`)")
         chat = [{"role": "user", "content": request.prompt}]
-        text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise ModelError(
+                f"the model's chat template cannot be used ({error}): fetch its tokenizer again"
+            ) from error
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def token_text(self, token_id: int) -> str:

@@ -87,13 +87,14 @@ def read_source(path: Path) -> NotebookSource:
     """
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (ValueError, KeyError, TypeError):
+        code = [cell for cell in cells if cell["cell_type"] == "code"]
+        tagged = [_text(cell) for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+        texts = tuple(map(_text, code))
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path} is not a notebook: save it again from JupyterLab") from None
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise InputError(f"{path} has {len(tagged)} code cells tagged 'parameters': it must have exactly one")
-    return NotebookSource(path, tuple(map(_text, code)), _read_parameters(path, _text(tagged[0])))
+    return NotebookSource(path, texts, _read_parameters(path, tagged[0]))
 
 
 def _text(cell: Mapping[str, Any]) -> str:

@@ -288,12 +288,19 @@ def read_certificates(paths: Iterable[Path]) -> list[tuple[Path, CertificateInfo
     return found
 
 
+_MALFORMED = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType),
+)
+
+
 def _load(pem: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_pem_x509_certificates(pem)[0]
-        # Malformed extensions raise only on access.
-        _ = certificate.extensions, certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as error:
+        # Malformed parts raise only on access.
+        _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    except _MALFORMED as error:
         raise InputError("not a certificate: PEM is expected") from error
     return certificate
 

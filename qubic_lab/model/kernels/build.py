@@ -18,6 +18,7 @@ FLAGS = (
     *("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-fno-exceptions", "-fno-rtti"),
     *("-fPIC", "-shared", "-pthread"),
 )
+_HASH_BYTES = hashlib.sha256().digest_size
 COMPILE_S = 120
 """Time after which a compiler counts as stuck."""
 
@@ -108,7 +109,9 @@ def failure() -> str:
 
 
 def _built() -> Path:
-    """Return the library for this source, compiler and processor; compile it if it is not in the cache.
+    """Return the library for this source, compiler and processor; compile it if it is not in the cache, or damaged.
+
+    Its last bytes are the SHA-256 of the others, which loaders do not look at: code that was damaged could do anything.
 
     Raises:
         OSError: there is no compiler, or it failed.
@@ -119,7 +122,7 @@ def _built() -> Path:
     parts = (SOURCE.read_bytes(), repr((command, FLAGS)).encode(), _processor().encode())
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     library = cache_folder("kernels") / f"decoder-{name}.so"
-    if library.exists():
+    if _is_whole(library):
         return library
     partial = library.with_suffix(f".{os.getpid()}.partial")
     try:
@@ -131,8 +134,18 @@ def _built() -> Path:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise OSError(f"{command[0]} failed: {next((line for line in lines if 'error' in line), lines[-1])}")
-    partial.rename(library)
+    with partial.open("ab") as file:
+        file.write(hashlib.sha256(partial.read_bytes()).digest())
+    partial.replace(library)
     return library
+
+
+def _is_whole(library: Path) -> bool:
+    try:
+        content = library.read_bytes()
+    except FileNotFoundError:
+        return False
+    return hashlib.sha256(content[:-_HASH_BYTES]).digest() == content[-_HASH_BYTES:]
 
 
 def _processor() -> str:

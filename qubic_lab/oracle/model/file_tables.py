@@ -5,7 +5,9 @@ import gzip
 import io
 import itertools
 import json
+import lzma
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,6 +21,8 @@ MOST_BYTES = 2 << 30
 """Larger files, uncompressed, are refused: they would fill the memory."""
 _PART_BYTES = 1 << 20
 DELIMITERS = (",", ";", "\t", "|")
+_DAMAGES = (EOFError, RuntimeError, ValueError, OverflowError, IndexError, KeyError)
+"""What readers of archives raise, besides errors of their own, at a damaged one."""
 _BANNER_LINES = 30
 """A header is looked for in the first lines, behind a banner."""
 
@@ -140,11 +144,13 @@ def _unpack(path: Path) -> tuple[str, bytes]:
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
                 names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX" not in name]
-                if len(names) != 1:
-                    raise InputError(f"{path.name}: the archive holds {len(names)} files: unpack it and give one")
-                with archive.open(names[0]) as member:
-                    return names[0], _content(member)
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
+                if len(names) == 1:
+                    with archive.open(names[0]) as member:
+                        return names[0], _content(member)
+            raise InputError(f"{path.name}: the archive holds {len(names)} files: unpack it and give one")
+    except InputError:
+        raise
+    except (*_DAMAGES, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, struct.error) as error:
         raise InputError(f"{path.name}: the archive is damaged ({error}): fetch it again") from error
     with path.open("rb") as plain:
         return path.name, _content(plain)
@@ -280,15 +286,17 @@ def _read_parquet(path: Path) -> FileTable:
     import pyarrow
     import pyarrow.parquet
 
+    with path.open("rb"):  # a missing or forbidden file is told as any other
+        pass
     try:
         table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowInvalid as error:
+        columns = [
+            column.cast(pyarrow.timestamp("us", column.type.tz), safe=False)
+            if pyarrow.types.is_timestamp(column.type)
+            else column
+            for column in table.columns
+        ]
+        rows: list[Sequence[Any]] = list(zip(*(column.to_pylist() for column in columns), strict=True))
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError, TypeError) as error:
         raise InputError(f"{path.name}: no Parquet file, or damaged: fetch it again") from error
-    columns = [
-        column.cast(pyarrow.timestamp("us", column.type.tz), safe=False)
-        if pyarrow.types.is_timestamp(column.type)
-        else column
-        for column in table.columns
-    ]
-    rows: list[Sequence[Any]] = list(zip(*(column.to_pylist() for column in columns), strict=True))
     return FileTable(path.name, tuple(table.column_names), rows, list(range(1, len(rows) + 1)))

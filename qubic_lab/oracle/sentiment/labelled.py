@@ -69,11 +69,20 @@ class LabelledHeadline:
 
 
 def read_examples(path: Path, split: str = "train") -> list[LabelledHeadline]:
-    """Return the headlines of one part, in the file's order."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [
-        LabelledHeadline(row["text"], LABELS.index(row["label"]), row["group"]) for row in rows if row["split"] == split
-    ]
+    """Return the headlines of one part, in the file's order.
+
+    Raises:
+        InputError: the file cannot be read, or is damaged.
+    """
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        return [
+            LabelledHeadline(row["text"], LABELS.index(row["label"]), row["group"])
+            for row in rows
+            if row["split"] == split
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no file of headlines, or damaged ({error}): fetch it again") from error
 
 
 def read_labelled(path: Path, columns: Columns) -> LabelledTexts:
