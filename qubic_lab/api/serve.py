@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,10 +43,12 @@ RELOAD_S = 10.0
 SWITCH_S = 0.0005
 """Longest wait of a thread with an answer from Redis for the busy event loop; Python's default is 5 ms."""
 STOP_S = 10
-BACKLOG = 1_024
+BACKLOG = 512
 """Connections that the event loop accepts at once, before any of them counts."""
 OTHER_FILES = 1_000
 """Open files of a coordinator apart from its clients: nodes, Redis, databases, worker processes."""
+TLS_BUFFER_BYTES = 2**14
+"""A record of TLS has no more; asyncio reserves 16 times as much for each connection."""
 SELDOM_S = 10.0
 
 logger = logging.getLogger(__name__)
@@ -154,6 +157,7 @@ def serve(
     allow_files(MOST_CONNECTIONS + 3 * BACKLOG + OTHER_FILES)
     for name in ("asyncio", "uvicorn.error"):
         logging.getLogger(name).addFilter(Seldom())
+    SSLProtocol.max_size = TLS_BUFFER_BYTES  # of each connection, from its first byte on
     sys.setswitchinterval(SWITCH_S)
     asyncio.run(_serve(config, options, coordinator, oracle, listening))
 
