@@ -326,7 +326,8 @@ async def test_the_mode_of_a_query_is_single_consensus_or_by_load_and_counted(
             "single",
         ]
         vote = (await query(mode="consensus")).json()
-        assert (vote["mode"], vote["text"], len(vote["trail"]["nodes"])) == ("consensus", RIGHT, 3)
+        assert (vote["mode"], vote["text"]) == ("consensus", RIGHT)
+        assert len(vote["trail"]["nodes"]) in (2, 3)  # two equal answers of three decide, the third may come too late
         assert (await query(mode="auto")).json()["mode"] == "consensus"
         assert (await query(mode="consensus", stream=True)).status_code == 400
         assert (await http.post("/api/ai/single_query", json={"prompt": "x", "mode": "auto"})).status_code == 400
