@@ -395,7 +395,7 @@ def test_bench_memory_says_what_each_rank_holds(here: Run, shared_ranks: None) -
 def test_a_plan_needs_a_config_and_no_weights(here: Run, tmp_path: Path) -> None:
     content = here("plan --model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput --json").json
     layers = {plan["strategy"]: plan["layers"] for plan in content["plans"]}
-    assert layers == {"B": [10, 9, 9], "C": [11, 11, 6], "D": [28, 28, 28]}
+    assert layers == {"B": [10, 9, 9], "C": [11, 11, 6], "D": [28, 28, 28], "M": [8, 12, 8]}
     assert (content["model"], content["recommendation"], content["context"]) == ("deepseek", "D", 1024)
     assert content["refused"][0]["strategy"] == "A"
     assert sum(content["accelerate"]["layers"]) == 28
@@ -405,7 +405,7 @@ def test_a_plan_needs_a_config_and_no_weights(here: Run, tmp_path: Path) -> None
 
     (tmp_path / "config.json").write_text(json.dumps(SHAPE | {"architectures": ["LlamaForCausalLM"]}))
     content = here(f"plan --model {tmp_path} --devices t4,l4 --context 512 --json").json
-    assert [sum(plan["layers"]) for plan in content["plans"]] == [4, 4, 4, 8]
+    assert [sum(plan["layers"]) for plan in content["plans"]] == [4, 4, 4, 4, 8]
 
 
 def test_a_page_without_accelerate_or_plans_says_so(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,7 @@ def test_what_warnings_were_worth_is_recorded_with_intervals(risk: RiskStudy) ->
         assert found.recall.value == found.found / found.falls
         for each in (found.precision, found.recall, found.false_alarms_a_month):
             assert each.low <= each.value <= each.high
-        assert found.lead_h.value > 0.0 and (found.lead_h.low is None) == (found.found < 5)
+        assert found.lead_h.value > 0.0 and (found.lead_h.low is None) == (found.found < 6)
     assert 0.0 < worth["p"] <= 1.0 and worth["absent"] == ""
     assert none["ours"] is none["naive"] is none["p"] is None and none["absent"]
 

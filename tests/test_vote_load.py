@@ -49,8 +49,9 @@ def test_the_client_reaches_votes_and_oracle(url: str) -> None:
         answer = client.vote(QUESTION, mode="consensus", nodes=3, max_new_tokens=2)
         assert (answer.mode, answer.text) == ("consensus", SAID)
         assert "sources" in client.oracle("status")
-        with pytest.raises(InputError, match="coin"):
-            client.oracle("sentiment")
+        assert client.oracle("sentiment")["coin"] == "market"
+        with pytest.raises(InputError, match="nocoin"):
+            client.oracle("sentiment", coin="nocoin")
 
 
 def test_ask_prints_the_answer_and_who_is_for_it(url: str, here: Run) -> None:

@@ -151,7 +151,7 @@ def compression(
     dtype: options.Dtype = "bf16",
     pairs: Annotated[int, Option(help="Pairs of answers, one with packing and one without.")] = 10,
 ) -> BenchResult:
-    """Measure what packing hidden states between ranks costs and saves.
+    """Measure what packing of hidden states costs and saves.
 
     Says on which links it pays.
     """
@@ -313,7 +313,7 @@ def dispatch(
     model: options.Model = "smollm2",
     balancer: options.Balancer = "two-choices",
 ) -> BenchResult:
-    """Measure the latency that a coordinator adds to its nodes'."""
+    """Measure the latency that a coordinator adds."""
     from qubic_lab.bench.dispatch import bench_dispatch
 
     settings = (requests, concurrency, nodes, seconds, new_tokens, real_requests, model, balancer)
