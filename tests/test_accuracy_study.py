@@ -22,7 +22,7 @@ from comparisons import (
 from models import tiny_model
 from safetensors.torch import load_file, save_file
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, ModelError
 from qubic_lab.evals.compare import compare
 from qubic_lab.evals.comparison import Divergence, paired_tests
 from qubic_lab.evals.comparison_plan import ComparisonConfig
@@ -77,7 +77,7 @@ def test_one_weight_changed_by_one_percent_is_found(
 
 
 @pytest.mark.dist
-def test_a_shipped_split_is_the_model_until_a_weight_of_it_changes(
+def test_a_shipped_split_is_the_model_and_refused_once_a_weight_changes(
     asked: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
     parts = tmp_path / "parts"
@@ -89,10 +89,9 @@ def test_a_shipped_split_is_the_model_until_a_weight_of_it_changes(
     plant(parts / "rank-1", tmp_path / "other", "model.layers.3.mlp.down_proj.weight")
     shutil.rmtree(parts / "rank-1")
     shutil.copytree(tmp_path / "other", parts / "rank-1")
-    # The same path again: ranks that hold its weights already would not see the change.
     moved = parts.rename(tmp_path / "changed")
-    changed = compare(ComparisonConfig(**asked, candidate=str(moved)))
-    assert changed.logits_max_abs > 0.0
+    with pytest.raises(ModelError, match="written: copy the folder again"):
+        compare(ComparisonConfig(**asked, candidate=str(moved)))
 
 
 @pytest.mark.dist
