@@ -16,7 +16,8 @@ ALIKE = 1.4
 FEWEST_ANSWERS = 5
 """Latest answers of each of two replicas from which one may be called the faster."""
 SURE_SHARE = 0.9
-"""It is if so many of all pairs of their answers say so; with five of each, equal ones look so in 1 of 30 cases."""
+"""Share of all pairs of answers, one of each replica, in which the faster replica must win. With five answers of each,
+one of two equal replicas reaches it in 1 of 30 cases."""
 
 
 @dataclass(frozen=True)

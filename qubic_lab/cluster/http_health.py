@@ -10,7 +10,8 @@ import json
 import time
 from collections.abc import Callable
 from functools import cache
-from urllib.parse import urlsplit
+
+import httpx2
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.settings import settings
@@ -139,18 +140,16 @@ async def time_health(url: str) -> float:
     Raises:
         QubicLabError: it does not answer, or the node does not serve; the message has its answer.
     """
-    host, port = urlsplit(url).hostname, urlsplit(url).port
     started = time.perf_counter()
     try:
-        async with asyncio.timeout(CALL_S):
-            reader, writer = await asyncio.open_connection(host, port, limit=MOST_BYTES)
-            try:
-                writer.write(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-                status = (await reader.readuntil(b"\r\n")).decode(errors="replace").strip()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        async with (
+            asyncio.timeout(CALL_S),
+            httpx2.AsyncClient(trust_env=False) as client,  # no proxy within the cluster
+            client.stream("GET", url) as reply,  # the body is not read
+        ):
+            status = f"{reply.status_code} {reply.reason_phrase}"
+    except (httpx2.HTTPError, TimeoutError) as error:
         raise QubicLabError(f"{url} does not answer ({error or 'too late'})") from None
-    if " 200 " not in f"{status} ":
+    if reply.status_code != 200:
         raise QubicLabError(f"{url} says {status[:100]!r}")
     return (time.perf_counter() - started) * 1e3
