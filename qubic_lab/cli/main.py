@@ -14,6 +14,7 @@ from typer import Option
 from typer.exceptions import TyperException
 from typer.main import get_command
 
+import qubic_lab.cli.bench_evaluations  # noqa: F401  (its commands are of the group bench)
 from qubic_lab import __version__
 from qubic_lab.cli import bench, certs, cluster, compare, coordinator, generate, models, net, node, oracle, runs, token
 from qubic_lab.errors import InputError, QubicLabError
