@@ -216,7 +216,7 @@ class Receiving:
     headers: list[dict[str, str]] = field(default_factory=list)
 
     def webhook(self, **options: Any) -> Webhook:
-        return Webhook(SecretStr(self.url), **{"timeout_s": 5.0, **options})
+        return Webhook(SecretStr(self.url), **{"timeout_s": 60.0, **options})
 
 
 @contextmanager
@@ -303,7 +303,7 @@ def test_an_alert_is_posted_signed_and_again_after_a_fault(outbox: Outbox, caplo
 @pytest.mark.parametrize(
     ("answers", "late_us", "done", "posts", "error"),
     [
-        ((0,), 0, Delivery(waiting=2), 1, "gave no answer in 0.2 s"),
+        ((0,), 0, Delivery(waiting=2), None, "gave no answer in 0.2 s"),
         ((503,), 0, Delivery(waiting=2), 1, "failed (HTTP 503)"),
         ((429,), 0, Delivery(waiting=2), 1, "failed (HTTP 429)"),
         ((), 0, Delivery(waiting=2), 0, "could not be reached, or broke off (ConnectError)"),
@@ -313,7 +313,13 @@ def test_an_alert_is_posted_signed_and_again_after_a_fault(outbox: Outbox, caplo
     ],
 )
 def test_what_cannot_be_sent_waits_for_a_day_and_keeps_its_place_and_what_is_refused_is_given_up(
-    outbox: Outbox, answers: Any, late_us: int, done: Delivery, posts: int, error: str, caplog: pytest.LogCaptureFixture
+    outbox: Outbox,
+    answers: tuple[int, ...],
+    late_us: int,
+    done: Delivery,
+    posts: int | None,
+    error: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     outbox.clock.us += late_us
     with receiving(*answers) as server:
@@ -321,8 +327,9 @@ def test_what_cannot_be_sent_waits_for_a_day_and_keeps_its_place_and_what_is_ref
             with socket.socket() as closed:
                 closed.bind(("127.0.0.1", 0))
                 server.url = f"http://127.0.0.1:{closed.getsockname()[1]}/T0pSecret"
-        assert outbox.deliver(server.webhook(timeout_s=0.2)) == done
-    assert (len(server.bodies), outbox.error()) == (posts, error)
+        assert outbox.deliver(server.webhook() if all(answers) else server.webhook(timeout_s=0.2)) == done
+    assert outbox.error() == error
+    assert posts in (None, len(server.bodies)), "None: the time may be up before the post is sent"
     assert outbox.store.claim(1.0) is None, "the second one waits behind the first, or both are done"
     assert "T0pSecret" not in caplog.text + error
 
