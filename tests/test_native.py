@@ -147,6 +147,24 @@ def test_a_copied_slot_goes_on_like_its_source(tiny: Path) -> None:
     assert torch.equal(mine, copy)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_last_rows_alone_have_the_same_bits_and_leave_the_same_cache(tiny: Path, threads: int) -> None:
+    decoder = decoder_of(tiny, threads=threads)
+    segments = [Segment(0, 0, 70), Segment(1, 0, 1), Segment(2, 0, 9)]
+    ends = [69, 70, 79]
+    hidden = decoder.embed([*TOKENS[:70], *TOKENS[:1], *TOKENS[:9]])
+    steps = [(0, 70, [7]), (1, 1, [7]), (2, 9, [7])]
+
+    def outputs(ends_only: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        decoder.reset(slots=3)
+        return decoder.forward(hidden, segments, prompt=True, ends_only=ends_only), run(decoder, steps)
+
+    (whole, after_whole), (cut, after_cut) = outputs(False), outputs(True)
+    assert torch.equal(whole[ends], cut[ends])
+    assert not torch.equal(whole[:69], cut[:69])  # so that something was saved
+    assert all(map(torch.equal, after_whole, after_cut))
+
+
 def test_infinities_reach_only_their_own_rows_and_a_cleared_slot_forgets_them(tiny: Path) -> None:
     decoder = decoder_of(tiny)
     decoder.reset(slots=2)

@@ -184,13 +184,16 @@ class Decoder:
         assert self.embedding is not None
         return F.embedding(torch.tensor(token_ids, device=self.device), self.embedding)
 
-    def forward(self, hidden_RH: torch.Tensor, segments: Sequence[Segment], *, prompt: bool) -> torch.Tensor:
+    def forward(
+        self, hidden_RH: torch.Tensor, segments: Sequence[Segment], *, prompt: bool, ends_only: bool = False
+    ) -> torch.Tensor:
         """Run a micro-batch through the layers; return hidden states of the same shape (R, H).
 
         Args:
             hidden_RH: the rows of the segments, in their order.
             segments: chunks of prompts, or a row for each slot of a lane, IDLE or not; rows beyond them are padding.
             prompt: whether these are chunks of prompts.
+            ends_only: whether only the last row of each segment is wanted; makes no difference here.
         """
         if not prompt:
             return self.decode(hidden_RH, segments[0].slot, [segment.start for segment in segments])

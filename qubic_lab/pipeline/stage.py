@@ -58,7 +58,8 @@ class Stage:
         SCORE. On the last rank the message has its tokens, and log-probabilities follow if requested.
         """
         with self._tracer.span("compute", message):  # complete, because the check for infinities waits for the GPU
-            message, hidden_RH = self._run_layers(message, hidden_RH)
+            ends_only = self.decoder.stage.has_head and next_tokens_R is None
+            message, hidden_RH = self._run_layers(message, hidden_RH, ends_only)
         if not self.decoder.stage.has_head:
             return message, (hidden_RH,) if next_tokens_R is None else (hidden_RH, next_tokens_R)
         with self._tracer.span("sample", message):
@@ -66,12 +67,14 @@ class Stage:
                 return self._score(message, hidden_RH, next_tokens_R)
             return self._sample(message, hidden_RH)
 
-    def _run_layers(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, torch.Tensor]:
+    def _run_layers(self, message: Message, hidden_RH: torch.Tensor, ends_only: bool) -> tuple[Message, torch.Tensor]:
         if message.is_prompt:
             for work in message.works:
                 if work.position == 0 or not work.rows:
                     self._clean_slot(work.slot)
-        hidden_RH = self.decoder.forward(hidden_RH, self._segments(message), prompt=message.is_prompt)
+        hidden_RH = self.decoder.forward(
+            hidden_RH, self._segments(message), prompt=message.is_prompt, ends_only=ends_only
+        )
         leader = message.works[0]
         for work in message.works:
             if work.rows:

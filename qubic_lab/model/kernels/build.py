@@ -95,7 +95,7 @@ def kernels() -> ctypes.CDLL | None:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.dense_pack.argtypes = (pointer, number, pointer, pointer, number, pointer)
     library.decoder_destroy.argtypes = (ctypes.c_void_p,)
-    library.decoder_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32)
+    library.decoder_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
     library.decoder_logits.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
     return library
 

@@ -358,10 +358,11 @@ struct Decoder {
     // of the running step
     const Segment* segments;
     int segment_count, rows;
+    bool ends_only;  // after the last layer only the last row of each segment is wanted
     void* hidden;
     float* logits;
     std::vector<int> row_position, row_segment;
-    std::vector<char> normed, mixed, activated;
+    std::vector<char> normed, mixed, activated, ends;
     std::vector<float> qkv, cosines, sines;
     std::vector<std::atomic<int>> taken;  // tasks of each layer's phases, and of the head
 
@@ -558,7 +559,8 @@ struct Step {
         return total(sums);
     }
 
-    void attend_block(int layer, const Segment& segment, int first_row, int first, int count, int head) {
+    // `to_row` is where the result of the block's first row goes.
+    void attend_block(int layer, const Segment& segment, int first_row, int first, int count, int head, int to_row) {
         int dim = shape.head_dim, group = shape.heads / shape.kv_heads, rows = count * group, columns = value_columns();
         int width = round_up((shape.heads + 2 * shape.kv_heads) * dim, COLUMNS);
         int pages = (segment.start + first + count + PAGE - 1) / PAGE, padded = pages * PAGE;
@@ -591,8 +593,7 @@ struct Step {
         }
         T* to = reinterpret_cast<T*>(d.mixed.data());
         for (int r = 0; r < rows; r++) {
-            int row = first_row + first + r / group;
-            T* own_row = to + int64_t(row) * shape.heads * dim + (head * group + r % group) * dim;
+            T* own_row = to + (int64_t(to_row + r / group) * shape.heads + head * group + r % group) * dim;
             const float* sum = mixed + int64_t(r) * columns;
             int i = 0;
             for (; i + LANES <= dim; i += LANES) store_from_float(own_row + i, load(sum + i) / sums[r]);
@@ -600,17 +601,17 @@ struct Step {
         }
     }
 
-    void attend(int layer) {
+    void attend(int layer, bool ends) {
         constexpr int MOST_ROWS = 24;  // queries of a task
         int group = shape.heads / shape.kv_heads, block = MOST_ROWS / group > 0 ? MOST_ROWS / group : 1, task = 0;
         int mine = taken(layer, Decoder::ATTEND).fetch_add(1, std::memory_order_relaxed), first_row = 0;
         for (int s = 0; s < d.segment_count; first_row += d.segments[s++].count) {
             const Segment& segment = d.segments[s];
-            for (int first = 0; first < segment.count; first += block) {
+            for (int first = ends ? segment.count - 1 : 0; first < segment.count; first += block) {
                 int count = segment.count - first < block ? segment.count - first : block;
                 for (int head = 0; head < shape.kv_heads; head++, task++) {
                     if (task != mine) continue;
-                    attend_block(layer, segment, first_row, first, count, head);
+                    attend_block(layer, segment, first_row, first, count, head, ends ? s : first_row + first);
                     mine = taken(layer, Decoder::ATTEND).fetch_add(1, std::memory_order_relaxed);
                 }
             }
@@ -630,6 +631,16 @@ struct Step {
         });
     }
 
+    // Go on with the last row of each segment alone.
+    void keep_ends() {
+        size_t row_bytes = shape.hidden * sizeof(T);
+        const char* x = static_cast<const char*>(d.hidden);
+        for (int s = 0, row = 0; s < d.segment_count; s++)
+            memcpy(d.ends.data() + s * row_bytes, x + ((row += d.segments[s].count) - 1) * row_bytes, row_bytes);
+        d.hidden = d.ends.data();
+        d.rows = d.segment_count;
+    }
+
     void run_layers() {
         T* x = static_cast<T*>(d.hidden);
         int width = round_up((shape.heads + 2 * shape.kv_heads) * shape.head_dim, COLUMNS);
@@ -647,8 +658,11 @@ struct Step {
             d.barrier();
             append(index);
             d.barrier();
-            attend(index);
+            bool ends = d.ends_only && index == shape.layers - 1;
+            if (ends && thread == 0) keep_ends();
+            attend(index, ends);
             d.barrier();
+            x = static_cast<T*>(d.hidden);
             add_projection(layer.output, d.mixed.data(), taken(index, Decoder::OUTPUT));
             d.barrier();
             norm_rows(d, thread, x, layer.post_norm);
@@ -689,6 +703,7 @@ void reserve(Decoder& d, int rows) {
     size_t bytes = s.bf16 ? 2 : 4, n = rows;
     Scratch::at_least(d.normed, n * s.hidden * bytes);
     Scratch::at_least(d.mixed, n * s.heads * s.head_dim * bytes);
+    Scratch::at_least(d.ends, n * s.hidden * bytes);
     Scratch::at_least(d.activated, n * round_up(s.intermediate, COLUMNS / 2) * bytes);
     Scratch::at_least(d.qkv, n * round_up((s.heads + 2 * s.kv_heads) * s.head_dim, COLUMNS));
     Scratch::at_least(d.cosines, n * s.head_dim / 2);
@@ -746,8 +761,9 @@ int64_t dense_pack(const uint32_t* packed, int64_t words, uint32_t* dense, int32
 
 void decoder_destroy(void* decoder) { delete static_cast<Decoder*>(decoder); }
 
-// Run the rows of all segments, `hidden` (rows, H), through the layers, in place.
-void decoder_run(void* decoder, void* hidden, const Segment* segments, int32_t count) {
+// Run the rows of all segments, `hidden` (rows, H), through the layers, in place. With `ends_only` the last row of each
+// segment alone gets through all of the last layer; the others keep that layer's input.
+void decoder_run(void* decoder, void* hidden, const Segment* segments, int32_t count, int32_t ends_only) {
     Decoder& d = *static_cast<Decoder*>(decoder);
     d.row_position.clear();
     d.row_segment.clear();
@@ -760,6 +776,7 @@ void decoder_run(void* decoder, void* hidden, const Segment* segments, int32_t c
     d.segments = segments;
     d.segment_count = count;
     d.hidden = hidden;
+    d.ends_only = ends_only && count < d.rows;
     reserve(d, d.rows);
     int half = d.shape.head_dim / 2;
     for (int row = 0; row < d.rows; row++)
@@ -770,6 +787,10 @@ void decoder_run(void* decoder, void* hidden, const Segment* segments, int32_t c
         }
     for (std::atomic<int>& tasks : d.taken) tasks.store(0, std::memory_order_relaxed);
     d.run(d.shape.bf16 ? layers_job<Bf16> : layers_job<Fp32>);
+    size_t row_bytes = d.shape.hidden * (d.shape.bf16 ? 2 : 4);
+    for (int s = 0, row = 0; s < count && d.ends_only; s++)
+        memcpy(static_cast<char*>(hidden) + ((row += segments[s].count) - 1) * row_bytes, d.ends.data() + s * row_bytes,
+               row_bytes);
 }
 
 // Write the logits (rows, padded vocabulary) of `hidden` (rows, H).
