@@ -39,8 +39,8 @@ from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 
 KILL = "[this ends the replica]"
-WITHIN_S = 20.0
-"""Timeout of a wait: far longer than it takes, and shorter than the timeout of a test."""
+WITHIN_S = 60.0
+"""Timeout of a wait: far longer than it takes on a busy machine, and shorter than the timeout of a test."""
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +49,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.1)
     for name in ("dispatcher.PAUSE_S", "dispatcher.TAKE_S", "tasks._NOTIFICATION_S"):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.05)
+    monkeypatch.setattr("qubic_lab.cluster.dispatcher.HAND_BACK_S", WITHIN_S)
 
 
 async def until(what: Callable[[], Any] | Callable[[], Awaitable[Any]], within_s: float = WITHIN_S) -> Any:
@@ -67,12 +68,14 @@ async def until(what: Callable[[], Any] | Callable[[], Awaitable[Any]], within_s
 class Fragile:
     """A replica that counts up from the request's seed and can be told to fail.
 
-    A whole answer takes `seconds`. `error` ends each request after `tokens` tokens. It does not enforce its `slots`.
+    A whole answer takes `seconds`; while it is `held`, its last token does not come. `error` ends each request after
+    `tokens` tokens. It does not enforce its `slots`.
     A prompt that contains KILL ends the replica and all requests that run on it.
     """
 
     seconds: float = 0.1
     slots: int = 4
+    held: bool = False
     error: Exception | None = None
     tokens: int = 0
     asked: int = 0
@@ -98,6 +101,8 @@ class Fragile:
                 if self.error is not None and given == self.tokens:
                     raise self.error
                 await wait_at_most(lost, self.seconds / len(numbers))
+                while self.held and number == numbers[-1] and not lost.is_set():
+                    await asyncio.sleep(0.01)
                 if lost.is_set():
                     raise RankError("rank 1 is gone")
                 token = pipeline_pb2.Token(id=number, text=f"{number} ")
@@ -310,7 +315,7 @@ def processes() -> Iterator[Callable[..., Process]]:
         yield start
 
 
-def wait_until(holds: Callable[[], Any], within_s: float = 30.0) -> None:
+def wait_until(holds: Callable[[], Any], within_s: float = WITHIN_S) -> None:
     """Wait in this thread until something is true."""
     deadline = time.monotonic() + within_s
     while not holds():

@@ -12,6 +12,8 @@ import pytest
 import redis
 from commands import Ended, Run
 from databases import emptied, postgres
+from hypothesis import HealthCheck
+from hypothesis import settings as effort
 from models import tiny_model
 from sqlalchemy import Engine
 
@@ -22,6 +24,12 @@ from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.config import resolve_config
 from qubic_lab.runs import fingerprint
 from qubic_lab.settings import settings
+
+# Time limits of examples would judge the machine.
+effort.register_profile(
+    "lab", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+effort.load_profile("lab")
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ for line in sys.stdin:
     else:
         reply = {"decode_tokens_per_s": 10.0 * count, "prefill_tokens_per_s": 100.0}
     if mode == "hangs":
-        worker = [sys.executable, "-c", "import time; time.sleep(60)"]
+        worker = [sys.executable, "-c", "import time; time.sleep(600)"]
         subprocess.Popen(worker, start_new_session=True)  # vLLM's ranks are processes too
-        time.sleep(60)
+        time.sleep(600)
     print(json.dumps(reply), flush=True)

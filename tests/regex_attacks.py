@@ -21,6 +21,8 @@ from typing import Any
 LENGTH = 4_000
 """Characters of the shorter attack."""
 SAMPLES, MOST_PUMPS = 6, 40
+MOST_TIMES = 3.0
+"""For a text of twice the length."""
 TAILS = ("", "\0", "é")
 SUSPECT_S = 0.0015
 """Patterns that take less for LENGTH characters grow slowly enough."""
@@ -167,7 +169,11 @@ def slowest(pattern: str, flags: int, use: str) -> tuple[float, float, str]:
     for attack in attacks(pattern, flags):
         short, long = attack(LENGTH), attack(2 * LENGTH)
         if _seconds(apply, short) > SUSPECT_S:
-            times = [min(_seconds(apply, text) for _ in range(3)) for text in (short, long)]
+            times = [0.0, 0.0]
+            for _ in range(5):  # again, as caches of the processor have other users
+                times = [min(_seconds(apply, text) for _ in range(3)) for text in (short, long)]
+                if times[1] < MOST_TIMES * times[0]:
+                    break
             if times[1] > worst[1]:
                 worst = (times[0], times[1], long[:40])
     return worst

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clocks import StandingClock
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 from sqlalchemy import Engine, delete
@@ -382,7 +382,7 @@ class Flaky:
             raise Killed
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(levels=st.lists(st.sampled_from([0, 2, 3]), min_size=1, max_size=12), data=st.data())
 def test_with_deaths_at_any_point_each_is_stored_once_and_arrives_in_order(
     sqlite: Engine, levels: list[int], data: st.DataObject

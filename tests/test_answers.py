@@ -272,7 +272,7 @@ def test_it_is_an_equivalence_where_it_says_true() -> None:
 @example("\\boxed{" * 50, "")
 @example("[" * 3000, "What does it print?")
 @example("`'`\x00", "Write a command")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_is_read(text: str, question: str) -> None:
     answer = final_answer(text, question)
     assert answer.kind in KINDS
@@ -292,7 +292,7 @@ def test_long_texts_are_read_at_both_ends(piece: str) -> None:
 
 
 @given(st.integers(-(10**9), 10**9), st.sampled_from(["km", "kg", "h", "l", "°C"]), st.integers(1, 10**6))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_other_numbers_and_other_units_are_never_the_same(value: int, unit: str, more: int) -> None:
     here = final_answer(f"{value} {unit}")
     assert here.number == value and here.unit == unit

@@ -127,11 +127,12 @@ async def test_who_hangs_up_at_once_leaves_nothing_behind(start_cluster: StartCl
 
 
 async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(start_cluster: StartCluster) -> None:
-    node = Fragile(seconds=0.5)
+    node = Fragile(held=True)
     async with start_cluster(coordinators=2, nodes={"a": node}, served=True) as running:
         asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
         await until(lambda: node.running)
         asking.cancel()
+        node.held = False
         answers = [
             QueryResponse(**(await each.post(ASK, json=QUESTION, headers=KEY)).json()) for each in running.clients
         ]
@@ -208,7 +209,7 @@ async def test_without_a_node_or_a_place_in_the_queue(start_cluster: StartCluste
         await running.start_node("a")
         await running.coordinator.drain("a", True)
         await until(lambda: not running.coordinator.fleet.has_room(0.0))
-        await asyncio.sleep(0.1)  # no look for a task is under way any more
+        await until(lambda: running.coordinator._dispatcher._taking is None)  # no look for a task is under way
         waiting = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
         await until(lambda: counted_as(running, pending=1))
         response = await running.client.post(ASK, json=QUESTION)

@@ -125,7 +125,7 @@ def flows_are_whole(account: Account) -> None:
     assert np.allclose(trades.price, market.open_BA[trades.bar, trades.asset] * (1 + slip))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(SEEDS, ASSETS, COSTS, st.sampled_from([0.0, 0.3]), st.booleans(), REBALANCED, st.integers(1, 3), VOLATILITY)
 def test_cash_and_positions_are_equity_at_every_bar_and_cash_moves_by_trades_and_carry_alone(
     seed: int, assets: int, costs: Costs, holes: float, impact: bool, rebalance: Any, lag: int, volatility: float
@@ -139,7 +139,7 @@ def test_cash_and_positions_are_equity_at_every_bar_and_cash_moves_by_trades_and
 
 @example(543, 1, Costs(half_spread_bps=5.0), False, True, 0.4)  # costs take the last of the equity
 @example(2030, 1, Costs(borrow_per_year=0.3), True, True, 0.4)  # equity is a small part of what is held
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS, ASSETS, COSTS, st.booleans(), st.booleans(), VOLATILITY)
 def test_fills_by_arrays_and_fills_bar_by_bar_agree(
     seed: int, assets: int, costs: Costs, impact: bool, always: bool, volatility: float
@@ -160,7 +160,7 @@ def test_fills_by_arrays_and_fills_bar_by_bar_agree(
     assert np.allclose(first.traded, second.traded, rtol=1e-9, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, ASSETS, COSTS, REBALANCED, st.integers(5, 49))
 def test_an_account_does_not_depend_on_later_bars(
     seed: int, assets: int, costs: Costs, rebalance: Any, cut: int
@@ -177,7 +177,7 @@ def test_an_account_does_not_depend_on_later_bars(
     assert np.allclose(whole.equity[:cut], part.equity, rtol=1e-13)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS, ASSETS, st.sampled_from(["fee_bps", "half_spread_bps", "impact_bps"]), BPS, BPS)
 def test_higher_costs_never_give_more(seed: int, assets: int, name: str, first: float, second: float) -> None:
     market = random_market(60, assets, seed)
@@ -364,7 +364,7 @@ def test_texts_are_available_once_published_and_fetched_and_read() -> None:
 # Baselines.
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS, ASSETS)
 def test_random_timing_has_the_same_exposure_and_turnover(seed: int, assets: int) -> None:
     market = random_market(80, assets, seed)
@@ -420,7 +420,7 @@ def test_a_whole_backtest() -> None:
 # Walk-forward splits.
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(20, 80), st.integers(0, 6), st.integers(14, 20), st.integers(1, 10), st.integers(0, 6))
 def test_training_uses_labels_that_end_before_the_test(
     bars: int, horizon: int, train: int, test: int, embargo: int

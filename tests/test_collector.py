@@ -228,7 +228,7 @@ def trial(clock: Clock = REAL, **changes: Any) -> Iterator[tuple[FakeServer, Col
     with running_source(FakeConfig(clock=clock)) as source:
         content = collector_settings(FakeConfig(clock=clock), source.url)
         for each in content["sources"].values():
-            each |= {"timeout_s": 0.5, "attempts": 6, **changes}
+            each |= {"timeout_s": 60.0, "attempts": 6, **changes}
         file = Path(os.environ["QUBIC_LAB_DATA"]) / "collector.yaml"
         file.write_text(yaml.safe_dump(content | {"coins": ["bitcoin", "qubic-network"], "backfill_days": 2}))
         yield source, read_config(file)
@@ -236,6 +236,20 @@ def trial(clock: Clock = REAL, **changes: Any) -> Iterator[tuple[FakeServer, Col
 
 def collect(engine: Engine, config: CollectorConfig, *sources: str, **run: Any) -> CollectorProgress:
     return asyncio.run(Collector(config, engine, sources=sources).run(**run))
+
+
+def collect_until(engine: Engine, config: CollectorConfig, holds: Callable[[], bool]) -> CollectorProgress:
+    """Let a collector run until something is true."""
+
+    async def run() -> CollectorProgress:
+        collector = Collector(config, engine)
+        running = asyncio.create_task(collector.run())
+        while not holds() and not running.done():
+            await asyncio.sleep(0.02)
+        collector.stop()
+        return await running
+
+    return asyncio.run(run())
 
 
 def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_before_it_is_due(
@@ -308,10 +322,12 @@ def test_a_source_that_refuses_is_left_for_later_and_the_next_in_order_is_asked_
         save_job(lab, replace(read_jobs(lab)["newsapi"], due_us=0))
         set_settings(newsapi_key="wrong-key")
         asked = len(source.ledger.entries)
-        progress = collect(lab, config, for_s=0.5)
-    after = [entry.source for entry in source.ledger.entries[asked:]]
-    assert after[0] == "newsapi" and "hacker-news" not in after
-    assert {"fake-rss", "fake-atom"} <= set(after)
+
+        def after() -> list[str]:
+            return [entry.source for entry in source.ledger.entries[asked:]]
+
+        progress = collect_until(lab, config, lambda: {"fake-rss", "fake-atom"} <= set(after()))
+    assert after()[0] == "newsapi" and "hacker-news" not in after()
     assert set(progress.troubles) == {"newsapi"}
     state = read_jobs(lab)["newsapi"]
     assert (state.failures, state.due_us > now_us()) == (1, True)
@@ -382,7 +398,7 @@ def test_packaged_prices_replace_a_history_that_cannot_be_had_once(
 @on_sqlite
 def test_a_running_collector_reports_its_process_and_the_circuits_of_its_sources(lab: Engine) -> None:
     async def look(config: CollectorConfig) -> CollectorStatus:
-        collector = Collector(config, lab, sources=("feeds",), lease_s=0.6)
+        collector = Collector(config, lab, sources=("feeds",), lease_s=6.0)
         task = asyncio.create_task(collector.run())
         while not (status := read_status(lab, config, now_us(), now_us())).circuits:
             assert not task.done()
@@ -392,7 +408,7 @@ def test_a_running_collector_reports_its_process_and_the_circuits_of_its_sources
         return status
 
     with trial() as (_, config):
-        status = asyncio.run(asyncio.wait_for(look(config), 30))
+        status = asyncio.run(asyncio.wait_for(look(config), 60))
     assert status.collector is not None and status.collector.holder == process_name()
     assert status.circuits == {"fake-rss": "closed", "fake-atom": "closed"}
 
@@ -430,15 +446,15 @@ def source_process(folder: Path, *options: str, backfill_days: int) -> Iterator[
         config.write_text(yaml.safe_dump(content | {"backfill_days": backfill_days}))
         yield printed, ledger
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
     finally:
         process.kill()
         process.wait()
 
 
-IN_FLIGHT_S = 0.5
-"""The source may still answer a request of a killed collector; the next collector takes longer than this to start."""
+IN_FLIGHT_S = 2.0
+"""The source may still answer a request of a killed collector; the next one is started after this time."""
 
 
 class Collecting:
@@ -452,51 +468,48 @@ class Collecting:
         self._command = [sys.executable, "-m", "qubic_lab.cli.main", "--verbose", "oracle", "collect", "--json"]
         self._command += ["--config", printed["config"]]
 
-    def until(self, answers: int, how: signal.Signals, within_s: float) -> None:
+    def until(self, answers: int, how: signal.Signals) -> None:
         """Run a collector until the fake source has given this many answers in all, and end it."""
         output = self._folder / f"output-{answers}.txt"
         with output.open("w") as written:
             process = subprocess.Popen(self._command, env=self._environment, stdout=written, stderr=subprocess.STDOUT)
         try:
-            until_s = time.monotonic() + within_s
             while process.poll() is None and self._ledger.read_bytes().count(b"\n") < answers:
-                assert time.monotonic() < until_s, f"not within {within_s} s"
                 time.sleep(0.02)
             assert process.poll() is None, output.read_text()[-2_000:]
             process.send_signal(how)
-            process.wait(timeout=30)
-            ended_s = time.time()
+            process.wait(timeout=60)
         finally:
             process.kill()
             process.wait()
         if how == signal.SIGKILL:
-            self.killed_s.append(ended_s + IN_FLIGHT_S)
+            time.sleep(IN_FLIGHT_S)
+            self.killed_s.append(time.time())
         else:
             assert process.returncode == 0, output.read_text()[-2_000:]
             assert json.loads(output.read_text().splitlines()[-1])["requests"] > 0
 
 
 @pytest.mark.parametrize(
-    ("options", "backfill_days", "within_s", "ends"),
+    ("options", "backfill_days", "ends"),
     [
         # This seed has each fault in the first 70 answers.
-        ("--speed 3000 --seed 278 --limit 12", 5, 30, {30: signal.SIGKILL, 75: signal.SIGTERM}),
+        ("--speed 3000 --seed 278 --limit 12", 5, {30: signal.SIGKILL, 75: signal.SIGTERM}),
         pytest.param(
             "--speed 6000 --seed 11 --limit 50",
             30,
-            60,
             {600: signal.SIGKILL, 1_200: signal.SIGTERM, 1_300: signal.SIGKILL, 2_000: signal.SIGTERM},
             marks=[pytest.mark.slow, pytest.mark.timeout(600)],
         ),
     ],
 )
 def test_a_killed_collector_goes_on_and_the_database_has_what_the_ledger_says(
-    tmp_path: Path, options: str, backfill_days: int, within_s: float, ends: dict[int, signal.Signals]
+    tmp_path: Path, options: str, backfill_days: int, ends: dict[int, signal.Signals]
 ) -> None:
     with source_process(tmp_path, *options.split(), backfill_days=backfill_days) as (printed, ledger):
         collecting = Collecting(tmp_path, printed, ledger)
         for answers, how in ends.items():
-            collecting.until(answers, how, within_s)
+            collecting.until(answers, how)
     entries, violations = read_ledger(ledger)
     engine = open_database(collecting.url)
     versions = stored_versions(engine)

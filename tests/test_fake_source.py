@@ -2,12 +2,12 @@
 
 import json
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from clusters import wait_until
 from fake_source import coingecko
 from fake_source.app import FakeConfig
 from fake_source.faults import ALL, TRANSPORT, FaultPlan
@@ -84,8 +84,9 @@ def test_faults_are_drawn_by_seed_and_number_and_each_occurs() -> None:
 )
 def test_each_fault_reaches_a_client_as_what_it_is(tmp_path: Path, fault: str, outcome: Any) -> None:
     file = tmp_path / "ledger.jsonl"
-    config = FakeConfig(faults=(fault,), fault_rate=0.999, slow_s=0.05, hang_s=0.3, clock=Clock(0, 1.0))
-    with running_source(config, file) as source, httpx2.Client(timeout=0.2) as client:
+    config = FakeConfig(faults=(fault,), fault_rate=0.999, slow_s=0.05, clock=Clock(0, 1.0))
+    patience = httpx2.Timeout(60.0, read=0.2 if fault == "hang" else 60.0)
+    with running_source(config, file) as source, httpx2.Client(timeout=patience) as client:
         url = f"{source.url}/feeds/fake-rss.rss"
         if isinstance(outcome, int):
             response = client.get(url)
@@ -102,7 +103,7 @@ def test_each_fault_reaches_a_client_as_what_it_is(tmp_path: Path, fault: str, o
 
 def test_limits_keys_in_urls_and_early_returns_are_in_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fake_source.ledger.WINDOW_S", 60.0)  # longer than a busy machine needs for five requests
-    with running_source(FakeConfig(per_s=3)) as source, httpx2.Client() as client:
+    with running_source(FakeConfig(per_s=3)) as source, httpx2.Client(timeout=60.0) as client:
         url = f"{source.url}/feeds/fake-rss.rss"
         statuses = [client.get(url, params={"apiKey": KEYS["newsapi"]}).status_code for _ in range(4)]
         statuses.append(client.get(url).status_code)
@@ -112,12 +113,10 @@ def test_limits_keys_in_urls_and_early_returns_are_in_the_ledger(monkeypatch: py
 
 
 def test_a_client_that_leaves_is_not_given_what_it_did_not_wait_for() -> None:
-    with running_source(FakeConfig(faults=("slow",), fault_rate=0.999, slow_s=0.3)) as source:
+    with running_source(FakeConfig(faults=("slow",), fault_rate=0.999, slow_s=60.0)) as source:
         host, port = source.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as client:
             client.sendall(b"GET /feeds/fake-rss.rss HTTP/1.1\r\nHost: x\r\n\r\n")
-        until = time.monotonic() + 10
-        while not source.ledger.entries and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(lambda: source.ledger.entries)
     (entry,) = source.ledger.entries
     assert (entry.status, entry.complete, entry.given) == (0, False, ())

@@ -231,8 +231,8 @@ def test_a_fresh_run_keeps_nothing_here_and_is_left_where_it_waits_or_gives_noth
         found = fresh.wait()
     assert found is not None and np.array_equal(found[0][:, 0], FRAME["close"]) and seen == []
     before = psutil.Process().children()
-    monkeypatch.setattr(lookahead_runs, "_IDLE_S", 0.2)
-    with FreshRun(waits, FRAME) as fresh:
+    with monkeypatch.context() as patch, FreshRun(waits, FRAME) as fresh:
+        patch.setattr(lookahead_runs, "_IDLE_S", 0.2)
         assert fresh.wait() is None
     assert psutil.Process().children() == before
     with FreshRun(lambda frame: 1 / 0, FRAME) as fresh:

@@ -205,7 +205,7 @@ async def test_without_tokens_a_name_is_its_nodes_while_it_lives(client: redis.R
                 assert await status(registry.Register(thief)) is DENIED
         second = Node(NodeConfig("a@localhost", (honest.registry,)), Fragile())
         with pytest.raises(RefusedError, match=rf"lives already, at {honest.address}.*give another name \(--name\)"):
-            await asyncio.wait_for(second.run(), 10.0)
+            await asyncio.wait_for(second.run(), 60.0)
         await honest.assert_unharmed()
 
 
@@ -305,7 +305,7 @@ async def test_a_certificate_of_a_client_serves_nobody(
     port = server.add_secure_port(f"{HOST}:0", files["client"].for_server())
     await server.start()
     with open_channel(f"{HOST}:{port}", files["node"]) as channel:
-        call = asyncio.to_thread(channel.unary_unary("/test/Echo"), b"", timeout=10.0)
+        call = asyncio.to_thread(channel.unary_unary("/test/Echo"), b"", timeout=60.0)
         with pytest.raises(grpc.RpcError, match="unsupported certificate purpose"):
             await call
     await server.stop(grace=None)

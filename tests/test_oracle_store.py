@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from clocks import StandingClock
 from databases import all_pages
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select
 
@@ -91,7 +91,7 @@ def test_each_value_that_a_price_has_makes_a_version_and_comes_back(engine: Engi
     assert bars.frame().index[0] == datetime(1970, 1, 1, 0, 0, 0, 60, UTC)
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8)
 @given(st.lists(st.floats(min_value=5e-324, allow_infinity=False), min_size=1, max_size=20))
 def test_doubles_are_kept_to_the_last_bit(engine: Engine, numbers: list[float]) -> None:
     series = replace(BARS, coin=f"coin-{next(COINS)}")
@@ -279,7 +279,7 @@ class World:
         return rows, latest, stories, every, scores.news_id.tolist(), scores.known_us.tolist(), scores.score.tolist()
 
 
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10)
 @given(steps=steps)
 def test_no_later_row_changes_an_earlier_answer(engine: Engine, steps: list[Any]) -> None:
     world = World(engine)

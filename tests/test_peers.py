@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from clusters import all_gone, family, wait_until
+from clusters import WITHIN_S, all_gone, family, wait_until
 from commands import Run
 from models import tiny_model
 
@@ -54,17 +54,10 @@ def test_a_peer_is_stopped_unless_it_measures_and_leaves_nothing_behind(fake: An
         own = psutil.Process(process._process.pid)
         assert process.version == "fake 1.0"
         for _ in range(2):
-            assert _status(own) == psutil.STATUS_STOPPED
+            wait_until(lambda: own.status() == psutil.STATUS_STOPPED)
             speeds = process.measure(PROMPTS, 4)
             assert (speeds.decode_tokens_per_s, speeds.prefill_tokens_per_s) == (20.0, 100.0)
     assert not own.is_running()
-
-
-def _status(process: psutil.Process) -> str:
-    deadline = time.monotonic() + 5.0
-    while process.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return process.status()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +73,8 @@ def _status(process: psutil.Process) -> str:
 def test_each_fault_of_a_peer_is_a_reason(
     fake: Any, model: PeerModel, monkeypatch: pytest.MonkeyPatch, mode: str, reason: str
 ) -> None:
-    monkeypatch.setattr(peers, "ANSWER_TIMEOUT_S", 0.5)
+    if mode == "hangs":
+        monkeypatch.setattr(peers, "ANSWER_TIMEOUT_S", 0.5)
     with pytest.raises(PeerError, match=reason), PeerProcess(fake(mode), model) as process:
         process.measure(PROMPTS, 4)
 
@@ -106,14 +100,14 @@ peers.DRIVER = Path({str(peers.DRIVER)!r})
 peer = next(each for each in peers.PEERS if each.name == "llamacpp")
 process = peers.PeerProcess(peer, peers.PeerModel(Path({str(model.folder)!r}), "bf16", "cpu", 2, 16))
 print(process._process.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
     with psutil.Popen([sys.executable, "-c", script], stdout=-1, start_new_session=True) as bench:
         left = psutil.Process(int(bench.stdout.readline()))
-        assert _status(left) == psutil.STATUS_STOPPED
+        wait_until(lambda: left.status() == psutil.STATUS_STOPPED)
         bench.kill()
         bench.wait()
-    left.wait(5.0)
+    left.wait(WITHIN_S)
 
 
 def test_an_interrupted_bench_ends_a_busy_peer_and_its_workers_at_once(
@@ -129,11 +123,11 @@ def test_an_interrupted_bench_ends_a_busy_peer_and_its_workers_at_once(
         interrupted_s = time.monotonic()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(peers, "END_TIMEOUT_S", 20.0)
+    monkeypatch.setattr(peers, "END_TIMEOUT_S", 2 * WITHIN_S)
     with pytest.raises(KeyboardInterrupt), PeerProcess(fake("hangs"), model) as process:
         monkeypatch.setattr(process, "_reply", interrupt)
         process.measure(PROMPTS, 4)
-    assert time.monotonic() - interrupted_s < 5.0
+    assert time.monotonic() - interrupted_s < WITHIN_S
     wait_until(lambda: all_gone(running))
 
 

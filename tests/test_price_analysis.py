@@ -76,7 +76,7 @@ def check_causal(function: Function, series: Bars, cut: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(0, 2**32 - 1),
     st.one_of(st.integers(1, 519), st.integers(-5, 5).map(lambda off: f"{off:+d}")),
@@ -135,7 +135,7 @@ def test_first_value_comes_after_the_declared_warm_up(name: str) -> None:
         assert np.isnan(CAUSAL[name](series.slice(0, warm_up))).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.integers(230, 400), st.booleans())
 def test_what_is_reported_of_a_bar_is_known_with_that_bar(seed: int, cut: int, gaps: bool) -> None:
     """Levels, breakouts, hints and whole analyses are those of the bars that were there."""

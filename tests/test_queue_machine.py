@@ -317,7 +317,7 @@ def test_the_invariants_hold(
         pytest.skip(f"no {server_name} on PATH")
     binary = Path(shutil.which(server_name) or "") if server_name else None
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-    effort = settings(max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=checks)
+    effort = settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=checks)
     with RedisServer(tmp_path / "redis", binary) as server, connect(server.url) as client:
         run_state_machine_as_test(lambda: machine(server, client), settings=effort)
         assert (server.restarts > 0) == (machine is CrashingMachine)

@@ -66,10 +66,10 @@ def test_a_registered_node_is_known_with_its_latest_state(registry: Registry, se
     state = pb.NodeState(ready=True, cpu_share=0.5, loads={"one": pb.Load(requests=2, tokens=64)}, trouble="none")
     registry.beat("a", session, state)
     assert only(registry).state == state
-    registry.clock_offset_ms += 2_000
-    assert 2.0 <= only(registry).age_s < 3.0 > only(registry).registered_s >= 2.0
+    registry.clock_offset_ms += 15_000
+    assert 15.0 <= only(registry).age_s <= only(registry).registered_s < REMOVED_S
     registry.beat("a", session, state)
-    assert only(registry).age_s < 1.0 < only(registry).registered_s
+    assert only(registry).age_s < 15.0 <= only(registry).registered_s
 
 
 def test_nodes_come_by_name_and_all_coordinators_see_the_same(client: redis.Redis) -> None:
@@ -84,9 +84,9 @@ def test_nodes_come_by_name_and_all_coordinators_see_the_same(client: redis.Redi
 
 def test_a_node_stays_as_long_as_it_beats(registry: Registry, session: str) -> None:
     registry.register(registration("b"))
-    registry.clock_offset_ms += REMOVED_MS - 5_000
+    registry.clock_offset_ms += REMOVED_MS - 15_000
     registry.beat("a", session, pb.NodeState())
-    registry.clock_offset_ms += 5_000
+    registry.clock_offset_ms += 15_000
     assert only(registry).id == "a"
 
 
@@ -112,7 +112,7 @@ def test_no_clock_but_that_of_redis_matters(registry: Registry, session: str, mo
         wrong = time.time() + offset_s
         monkeypatch.setattr(time, "time", lambda wrong=wrong: wrong)
         registry.beat("a", session, pb.NodeState(ready=True))
-        assert only(registry).age_s < 1.0
+        assert only(registry).age_s < REMOVED_S
 
 
 def test_draining_stays_when_the_node_registers_again_and_ends_on_request(registry: Registry) -> None:
@@ -162,7 +162,7 @@ def test_a_name_is_its_owners_while_the_node_lives(registry: Registry) -> None:
 
 def test_a_name_is_its_nodes_until_it_is_removed_or_left(registry: Registry, session: str) -> None:
     other = registration(identity="another")
-    registry.clock_offset_ms += REMOVED_MS - 1_000
+    registry.clock_offset_ms += REMOVED_MS - 15_000
     with pytest.raises(RefusedError, match=r"give another name \(--name\), or end that one; a name is free 30 s after"):
         registry.register(other)
     registry.beat("a", session, pb.NodeState())

@@ -157,7 +157,7 @@ def test_student_values_equal_a_simulation():
 
 
 @given(seed=st.integers(0, 10_000), level=st.sampled_from([0.01, 0.025, 0.05, 0.2]), scale=st.floats(1e-8, 1e3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_shortfall_is_never_below_value_at_risk(seed: int, level: float, scale: float):
     draw = np.random.default_rng(seed)
     returns = scale * np.round(draw.standard_t(3, 220), draw.integers(0, 4))

@@ -95,7 +95,7 @@ def same(first: np.ndarray, second: np.ndarray) -> bool:
 
 @pytest.mark.parametrize("name", CAUSAL)
 @given(seed=st.integers(0, 10_000), cut=st.integers(1, 259))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_later_bars_change_nothing(name: str, seed: int, cut: int):
     function = CAUSAL[name][0]
     market = random_inputs(seed, 260)

@@ -130,7 +130,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_no_process(lab_root
         finally:
             process.kill()
 
-    _, alive = psutil.wait_procs(processes, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=60)
     assert alive == []
     (left,) = runs.iterdir()
     assert left.name.startswith("unfinished-")
@@ -288,7 +288,7 @@ def test_one_process_at_a_time_runs_notebooks(lab_root: Path):
         other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         with pytest.raises(subprocess.TimeoutExpired):
             other.wait(timeout=1.5)
-    assert other.communicate(timeout=30)[0] == "my turn\n"
+    assert other.communicate(timeout=60)[0] == "my turn\n"
     assert not somebody_runs()
 
 

@@ -80,7 +80,6 @@ def test_a_handful_of_texts_shows_no_model_to_be_better(texts: int) -> None:
     )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=60))
 def test_macro_f1_is_that_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     from sklearn.metrics import f1_score
@@ -155,7 +154,7 @@ def test_a_mapping_says_what_labels_mean() -> None:
         read_labels(["2"], {"2": "positiv"})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.text(max_size=12)))
 def test_labels_are_known_or_refused_in_one_line(spellings: list[str]) -> None:
     try:

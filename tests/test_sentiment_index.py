@@ -92,7 +92,6 @@ def texts_of(pairs: list[tuple[float, float]]) -> list[ScoredText]:
     return [scored(number, score, age_h) for number, (score, age_h) in enumerate(pairs)]
 
 
-@settings(deadline=None)
 @given(FRESH, st.floats(0, 30))
 def test_a_text_that_agrees_makes_it_surer(pairs: list[tuple[float, float]], age_h: float) -> None:
     before = sentiment_index(texts_of(pairs), NOON)
@@ -101,7 +100,6 @@ def test_a_text_that_agrees_makes_it_surer(pairs: list[tuple[float, float]], age
     assert after.composite == pytest.approx(before.composite, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(FRESH, st.floats(0, 1))
 def test_less_spread_makes_it_surer(pairs: list[tuple[float, float]], share: float) -> None:
     before = sentiment_index(texts_of(pairs), NOON)
@@ -110,7 +108,6 @@ def test_less_spread_makes_it_surer(pairs: list[tuple[float, float]], share: flo
     assert sentiment_index(texts_of(closer), NOON).confidence >= before.confidence - 1e-9
 
 
-@settings(deadline=None)
 @given(FRESH, st.floats(0, 30))
 def test_age_makes_it_less_sure(pairs: list[tuple[float, float]], later_h: float) -> None:
     before = sentiment_index(texts_of(pairs), NOON)
@@ -119,7 +116,6 @@ def test_age_makes_it_less_sure(pairs: list[tuple[float, float]], later_h: float
     assert after.composite == pytest.approx(before.composite, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(FRESH, FRESH)
 def test_everything_stays_in_its_range(pairs: list[tuple[float, float]], more: list[tuple[float, float]]) -> None:
     found = sentiment_index(texts_of(pairs + more), NOON)
@@ -173,7 +169,7 @@ SCRAMBLES: dict[str, Scramble] = {
 
 
 @pytest.mark.parametrize("scramble", SCRAMBLES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=histories(), place=st.integers(0, len(TIMES) - 1), options=OPTIONS)
 def test_what_is_published_or_known_later_changes_nothing_earlier(
     scramble: str, texts: list[ScoredText], place: int, options: IndexSettings
@@ -187,7 +183,7 @@ def test_what_is_published_or_known_later_changes_nothing_earlier(
     assert index_or_none(texts, now, options) == index_or_none(other, now, options)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=histories(), place=st.integers(1, len(TIMES)), options=OPTIONS)
 def test_a_series_begins_like_a_longer_one_and_has_the_index_at_each_instant(
     texts: list[ScoredText], place: int, options: IndexSettings

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embedder import embedder, needs_embedder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sentiment_checkpoint import tiny_classifier
 from sqlalchemy import Engine
@@ -95,7 +95,6 @@ def test_probabilities_must_be_some(values: tuple[float, float, float]) -> None:
         SentimentScore(*values, "m", "1")
 
 
-@settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(0, 0.9), st.floats(0.1, 50), st.floats(0, 0.99))
 def test_words_scale_keeps_its_threshold(value: float, threshold: float, steepness: float, doubt: float) -> None:
     (row,) = WordScale(threshold, steepness, doubt).probabilities(np.array([value]))
@@ -321,7 +320,6 @@ def test_a_long_body_is_read_by_sentences_and_its_first_ones_count() -> None:
     assert asked.asked == 1 + MOST_SENTENCES  # sentences that do not count are not scored
 
 
-@settings(deadline=None)
 @given(st.text(max_size=300))
 def test_sentences_lose_no_word(body: str) -> None:
     whole = f"{body} at the end."  # so that no mark of a cut body is the last of it

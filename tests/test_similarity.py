@@ -65,7 +65,7 @@ def classes(
 
 @pytest.mark.parametrize("embed", [None, letters])
 @given(texts=any_texts)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_values_are_symmetric_within_0_and_1_and_1_for_equal_texts(embed, texts: list[str]):
     texts = [*texts, texts[0]]
     found = compare(texts, embed)
@@ -78,7 +78,7 @@ def test_values_are_symmetric_within_0_and_1_and_1_for_equal_texts(embed, texts:
 
 
 @given(texts=any_texts)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_pair_is_as_alike_among_others_as_alone(texts: list[str]):
     together = compare(texts, letters)
     for a, b in combinations(range(len(texts)), 2):
@@ -274,7 +274,7 @@ ANSWERS = ["12", "x = 13", "It is 12.", "yes", "not so", "no", "a b c d", "a b c
 
 
 @given(st.lists(st.sampled_from(ANSWERS), min_size=1, max_size=6), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_neither_order_nor_repeats_change_who_is_with_whom(texts: list[str], random):
     thresholds = SimilarityThresholds(0.5, 0.5)
     shuffled = texts + texts[:1]
@@ -285,7 +285,7 @@ def test_neither_order_nor_repeats_change_who_is_with_whom(texts: list[str], ran
 
 
 @given(any_texts, st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_classes_hold_each_answer_once_and_nothing_that_is_held_apart(texts: list[str], least: float):
     similarities = compare(texts)
     found = bonds([final_answer(text) for text in texts], similarities, SimilarityThresholds(least, least))

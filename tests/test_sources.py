@@ -11,7 +11,7 @@ from urllib.parse import quote_plus
 
 import httpx2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 from virtual import run_virtually
@@ -284,7 +284,7 @@ def search(engine: Engine, news: News, coins: list[str]) -> list[Batch]:
 
 
 @given(count=st.integers(0, 450), seed=st.integers(0, 999), last=st.sampled_from([60, 3660]))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_a_search_finds_each_article_of_its_range_once(sqlite: Engine, count: int, seed: int, last: int) -> None:
     chance = random.Random(seed)  # lists that hypothesis draws itself are seldom long
     seconds = [chance.randint(-60, last) for _ in range(count)]

