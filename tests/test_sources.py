@@ -440,22 +440,17 @@ def test_what_is_no_feed_is_told(sqlite: Engine) -> None:
 def test_a_feed_that_holds_its_parser_is_given_up_and_the_next_one_is_read(
     sqlite: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = feeds.FeedReader()
-    monkeypatch.setattr(feeds, "_READER", reader)
-    try:
-        read = reader.read(RSS.encode(), FEED, {})
-        assert read == feeds.parse_feed(RSS.encode(), FEED)
-        assert reader.read(b"no feed", FEED, {}) is None
-        assert reader._worker is not None
-        reader._worker.process.send_signal(signal.SIGSTOP)
-        monkeypatch.setattr(feeds, "READ_SECONDS", 0.3)
-        opened = client(sqlite, lambda _: httpx2.Response(200, content=RSS.encode()), "blog")
-        with pytest.raises(SourceError, match=r"blog was not read within 0\.3 s"):
-            fetch(opened, lambda ready: feeds.fetch_feed(ready, FEED))
-        monkeypatch.setattr(feeds, "READ_SECONDS", 20.0)
-        assert reader.read(RSS.encode(), FEED, {}) == read
-    finally:
-        reader.end()
+    read = feeds.read_feed(RSS.encode(), FEED, {})
+    assert read == feeds.parse_feed(RSS.encode(), FEED)
+    assert feeds.read_feed(b"no feed", FEED, {}) is None
+    [worker] = feeds._READER._workers
+    worker.process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(feeds, "READ_SECONDS", 0.3)
+    opened = client(sqlite, lambda _: httpx2.Response(200, content=RSS.encode()), "blog")
+    with pytest.raises(SourceError, match=r"blog was not read: it took longer than 0\.3 s"):
+        fetch(opened, lambda ready: feeds.fetch_feed(ready, FEED))
+    monkeypatch.setattr(feeds, "READ_SECONDS", 20.0)
+    assert feeds.read_feed(RSS.encode(), FEED, {}) == read
 
 
 def test_a_feed_reaches_neither_files_nor_addresses(tmp_path: Path) -> None:

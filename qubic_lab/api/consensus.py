@@ -18,8 +18,6 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.consensus.certificate import DEFAULT_ERROR, Certificate
 from qubic_lab.errors import InputError
-from qubic_lab.evals.questions import Question
-from qubic_lab.evals.scoring import judge
 from qubic_lab.votes.history import MOST_PAGE, ModeMetrics
 from qubic_lab.votes.live import LiveEvent
 from qubic_lab.votes.service import VoteResult, VoteService
@@ -147,9 +145,10 @@ def _add_queries(routes: APIRouter, coordinator: Coordinator, votes: VoteService
         return await answer_query(coordinator, votes, query, request)
 
     @routes.post("/api/ai/analyze")
-    async def analyze(analysis: AnalysisRequest) -> dict[str, Any]:
+    async def analyze(analysis: AnalysisRequest, request: Request) -> dict[str, Any]:
         """Compare and count answers that the client already has; returns the trail."""
-        return await votes.analyze(analysis.question, analysis.answers, VotingConfig(analysis.rule, analysis.merge))
+        config = VotingConfig(analysis.rule, analysis.merge)
+        return await until_done(request, votes.analyze(analysis.question, analysis.answers, config))
 
     @routes.get("/api/consensus/status")
     async def status() -> dict[str, Any]:
@@ -215,9 +214,7 @@ def _add_history(routes: APIRouter, coordinator: Coordinator, votes: VoteService
     @routes.post("/api/consensus/history/{vote_id}/reference")
     async def grade(vote_id: str, reference: GradeRequest) -> GradeResponse:
         """Grade a vote by the right answer; the nodes' accuracies, and so their weights, follow from it."""
-        return GradeResponse(
-            vote_id=vote_id, right=await asyncio.to_thread(votes.grade, vote_id, reference.answer, _judge)
-        )
+        return GradeResponse(vote_id=vote_id, right=await votes.grade(vote_id, reference.answer))
 
 
 async def answer_query(
@@ -233,10 +230,6 @@ async def answer_query(
     result = await until_done(request, votes.hold(vote))
     count_answer(coordinator, "consensus", is_auto, result.seconds, result.tokens)
     return _response(result)
-
-
-def _judge(question: str, reference: str, text: str, cut: bool) -> bool | None:
-    return judge(Question("vote", question, reference), text, cut)
 
 
 async def _ended(vote_id: str) -> AsyncGenerator[LiveEvent, None]:

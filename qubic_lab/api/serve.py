@@ -159,7 +159,7 @@ def serve(
         logging.getLogger(name).addFilter(Seldom())
     SSLProtocol.max_size = TLS_BUFFER_BYTES  # of each connection, from its first byte on
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_serve(config, options, coordinator, oracle, listening))
+    asyncio.run(_serve(config, options, coordinator, votes, oracle, listening))
 
 
 def server_options(app: FastAPI, **more: Any) -> uvicorn.Config:
@@ -232,9 +232,12 @@ async def _serve(
     config: ServeConfig,
     options: uvicorn.Config,
     coordinator: Coordinator,
+    votes: VoteService | None,
     oracle: Oracle | None,
     listening: Callable[[str], None],
 ) -> None:
+    if votes is not None:
+        votes.start()
     server = _Server(options, lambda port: listening(with_port(config.url, port)))
     async with coordinator.running():
         reloading = asyncio.ensure_future(_reload(options.ssl, config.tls))
@@ -246,6 +249,8 @@ async def _serve(
             ) from None
         finally:
             reloading.cancel()
+            if votes is not None:
+                votes.end()
             if oracle is not None:
                 await oracle.close()
 

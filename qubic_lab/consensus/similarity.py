@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache, cached_property, lru_cache
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import PlainSerializer, PlainValidator
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
@@ -32,6 +33,8 @@ from qubic_lab.model.embeddings import MODEL, MOST_TOKENS, Embedded
 EMBEDDING_WEIGHT, WORDS_WEIGHT, STRUCTURE_WEIGHT = 0.5, 0.3, 0.2
 FOREIGN_SHARE = 0.2
 """Maximum share of non-Latin letters in a text that the embedder can read."""
+EDITED = 2_000
+"""Words; the time for an edit distance grows with the square of their number."""
 COSINE_DIGITS = 6
 """Further digits of a cosine depend on the batch in which its vectors were computed."""
 
@@ -42,7 +45,11 @@ STOPS = word_set(
 )
 """Words that carry no content; negations are not among them."""
 
-Matrix = npt.NDArray[np.float64]
+Matrix = Annotated[
+    npt.NDArray[np.float64],
+    PlainValidator(lambda rows: np.array(rows, float).reshape(len(rows), len(rows))),
+    PlainSerializer(lambda matrix_NN: matrix_NN.tolist()),
+]
 Mask = npt.NDArray[np.bool_]
 Embed = Callable[[Sequence[str]], Embedded]
 
@@ -78,8 +85,8 @@ class Similarities:
 
     @cached_property
     def edit_NN(self) -> Matrix:
-        """1 less the word edit distance as a share of the longer text; not part of the composite."""
-        said = [words_of(text) for text in self.texts]
+        """1 less the edit distance of the first EDITED words as a share of the longer text; not in the composite."""
+        said = [words_of(text)[:EDITED] for text in self.texts]
         return np.where(
             _equal(self.texts), 1.0, cdist(said, said, scorer=Levenshtein.normalized_similarity, dtype=np.float64)
         )

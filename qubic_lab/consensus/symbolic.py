@@ -6,21 +6,19 @@ is equal exactly for equal formulas. Math-Verify's own comparison is not used: i
 an equivalence.
 """
 
-import atexit
 import logging
-import queue
 import re
 import time
 from collections import deque
 from functools import lru_cache
 
 from qubic_lab.consensus.quantities import superscripts_lowered
-from qubic_lab.killable import KillableWorker
+from qubic_lab.killable import WorkerPool
 
 SECONDS = 5.0
 """Time limit; a formula that takes longer has no canonical form."""
 MOST_PROCESSES = 2
-LOST_SECONDS, WITHIN_SECONDS = 20.0, 60.0
+LOST_SECONDS, WITHIN_SECONDS = 8.0, 60.0
 """Once so much time went to formulas that were not read in time, within so much, no more are read for a while."""
 DIGITS = 20
 """Longer numbers are not compared with formulas."""
@@ -109,43 +107,18 @@ def canonical(formula: str) -> Forms | None:
 
 @lru_cache(4096)
 def _canonical(formula: str) -> Forms | None:
-    return _POOL.canonical(latex(formula))
+    started = time.monotonic()
+    if sum(lost for when, lost in tuple(_LOSSES) if started - when < WITHIN_SECONDS) > LOST_SECONDS:
+        raise _NoTimeLeft
+    try:
+        forms = _POOL.ask(latex(formula), SECONDS)
+    except OSError as error:
+        _LOSSES.append((time.monotonic(), time.monotonic() - started))
+        _LOG.warning("the formula %.80r was not read (%s)", formula, error)
+        return None
+    return None if forms is None else (forms[0], forms[1])
 
 
-class _Pool:
-    """Up to MOST_PROCESSES worker processes, started on demand; callers wait for a free one."""
-
-    def __init__(self) -> None:
-        self._places: queue.LifoQueue[KillableWorker | None] = queue.LifoQueue()
-        for _ in range(MOST_PROCESSES):
-            self._places.put(None)
-        self._losses: deque[tuple[float, float]] = deque(maxlen=100)  # when a formula was given up, after how long
-
-    def canonical(self, formula: str) -> Forms | None:
-        process = self._places.get()
-        started = time.monotonic()
-        try:
-            if sum(lost for when, lost in tuple(self._losses) if started - when < WITHIN_SECONDS) > LOST_SECONDS:
-                raise _NoTimeLeft
-            process = process or KillableWorker("qubic_lab.consensus.symbolic_worker")
-            forms = process.ask(formula, SECONDS)
-            return None if forms is None else (forms[0], forms[1])
-        except (OSError, TimeoutError) as error:
-            self._losses.append((time.monotonic(), time.monotonic() - started))
-            _LOG.warning("the formula %.80r was not read (%s)", formula, error or "no answer in time")
-            if process is not None:
-                process.end()
-                process = None
-            return None
-        finally:
-            self._places.put(process)
-
-    def end(self) -> None:
-        """End the processes that are free: at exit all are, because threads that read formulas end first."""
-        while not self._places.empty():
-            if process := self._places.get_nowait():
-                process.end()
-
-
-_POOL = _Pool()
-atexit.register(_POOL.end)
+_POOL = WorkerPool("qubic_lab.consensus.symbolic_worker", MOST_PROCESSES)
+_LOSSES: deque[tuple[float, float]] = deque(maxlen=100)
+"""When a formula was given up, and after how many seconds."""

@@ -27,6 +27,8 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 DIMENSIONS = 384
 MOST_TOKENS = 256
 """The model's length limit with [CLS] and [SEP]; longer texts are truncated."""
+MOST_CHARACTERS = 40 * MOST_TOKENS
+"""What comes after them is neither read nor remembered: a token has four on average."""
 BATCH = 32
 
 
@@ -72,13 +74,15 @@ class Embedder:
         Raises:
             ModelError: as for `load`.
         """
-        texts = [text.encode(errors="replace").decode() for text in texts]  # a lone surrogate is not valid text
+        long = [len(text) > MOST_CHARACTERS for text in texts]
+        # A lone surrogate is not valid text.
+        texts = [text[:MOST_CHARACTERS].encode(errors="replace").decode() for text in texts]
         with self._lock:
             found = {text: self._known[text] for text in texts if text in self._known}
             found |= self._computed([text for text in dict.fromkeys(texts) if text not in found])
             self._remember(found)
         vectors = np.array([found[text][0] for text in texts], np.float32).reshape(len(texts), DIMENSIONS)
-        return Embedded(vectors, tuple(found[text][1] for text in texts))
+        return Embedded(vectors, tuple(found[text][1] or more for text, more in zip(texts, long, strict=True)))
 
     def _remember(self, entries: dict[str, _Entry]) -> None:
         self._known |= entries

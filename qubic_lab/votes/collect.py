@@ -4,7 +4,7 @@ The caller supplies `ask`, which yields a voter's votes as they arrive. Voters w
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -56,7 +56,7 @@ class CollectedVotes:
 
 
 Ask = Callable[[Voter], AsyncGenerator[Vote, None]]
-Certain = Callable[[Sequence[Vote], Sequence[str], Sequence[str]], bool]
+Certain = Callable[[Sequence[Vote], Sequence[str], Sequence[str]], Awaitable[bool]]
 
 
 async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain: Certain) -> CollectedVotes:
@@ -95,7 +95,7 @@ async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain:
         async with asyncio.timeout(deadline_s):
             while missing() and not stopped:
                 await news.get()
-                stopped = bool(missing()) and certain(votes, list(failed), missing())
+                stopped = bool(missing()) and await certain(votes, list(failed), missing())
     except TimeoutError:
         pass
     finally:

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -15,9 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate
-from qubic_lab.consensus.answer_readers import PROSE
-from qubic_lab.consensus.answers import final_answer, same
+from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig
 from qubic_lab.consensus.bands import ConfidenceLevel
 from qubic_lab.consensus.certificate import Certificate
 from qubic_lab.consensus.confidence import VoteCalibration
@@ -31,6 +29,7 @@ from qubic_lab.errors import QubicLabError, RankError
 from qubic_lab.model.embeddings import Embedder
 from qubic_lab.votes.certify import certificate_of, certify
 from qubic_lab.votes.collect import CollectedVotes, Voter, collect
+from qubic_lab.votes.counting import Counting
 from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
 from qubic_lab.votes.live import LiveVote
 from qubic_lab.votes.trail import round_of, standings_of, trail_of
@@ -40,10 +39,9 @@ from qubic_lab.wire import pipeline_pb2
 CANCEL_S = 5.0
 COUNTING_SHARE, MOST_COUNTING_S = 0.1, 1.0
 """The part of a deadline that is reserved for comparing, counting and storing."""
-
-
-Judge = Callable[[str, str, str, bool], bool | None]
-"""Says whether a text, which may have been cut, answers a question as its reference does; None: no rule can."""
+# Apart from each other, so that votes need not wait for what clients want compared.
+_VOTES = Counting(workers=2)
+_ANALYSES = Counting(workers=1, most_waiting=4)
 
 
 @dataclass(frozen=True)
@@ -116,6 +114,16 @@ class VoteService:
         with self._opening:
             return self._open_history()
 
+    def start(self) -> None:
+        """Start what reads answers, before it is needed; returns at once."""
+        _VOTES.start()
+        _ANALYSES.start()
+
+    def end(self) -> None:
+        """End what reads answers, for good."""
+        _VOTES.end()
+        _ANALYSES.end()
+
     async def is_busy(self) -> bool:
         """Return whether the cluster is too busy for an optional vote."""
         return is_busy((await self._coordinator.counts()).pending, self._coordinator.nodes())
@@ -167,9 +175,7 @@ class VoteService:
             voters = choose_voters(self._coordinator.nodes(), vote, state.asked())
             await self._hold_round(vote, voters, state, context, left_s)
             context = replace(context, embed=await self.embed(max(0.0, left_s())))
-            result = await asyncio.to_thread(
-                deliberate, vote.request.prompt, state.votes, state.absences, context, vote.voting
-            )
+            result = await self._deliberate(vote, state, context)
             if vote.stop_rule == CERTIFIED:
                 result = _noted(result, certify(result, state.rows, vote).certificate)
             state.course.append(round_of(state.rounds, result))
@@ -179,7 +185,11 @@ class VoteService:
         return await self._keep(vote, state, result, time.perf_counter() - started_s)
 
     async def analyze(self, question: str, answers: Sequence[str], config: VotingConfig) -> dict[str, Any]:
-        """Count answers that the client already has, each as an independent vote, and return the trail."""
+        """Count answers that the client already has, each as an independent vote, and return the trail.
+
+        Raises:
+            QubicLabError: as `Counting.deliberate`.
+        """
         votes = [
             Vote(
                 voter=(name := f"answer {number + 1:02}"),
@@ -194,9 +204,9 @@ class VoteService:
             for number, text in enumerate(answers)
         ]
         context = VoteContext(embed=await self.embed())
-        return trail_of(await asyncio.to_thread(deliberate, question, votes, (), context, config))
+        return trail_of(await _ANALYSES.deliberate(question, votes, (), context, config))
 
-    def grade(self, vote_id: str, reference: str, judge: Judge) -> dict[str, bool | None]:
+    async def grade(self, vote_id: str, reference: str) -> dict[str, bool | None]:
         """Grade a stored vote by the right answer, store who was right, and return it by voter.
 
         An answer that can be read is right or wrong. None: it cannot be read, or no rule can compare it with the
@@ -204,15 +214,18 @@ class VoteService:
 
         Raises:
             NotFoundError: there is no such vote.
+            QubicLabError: as `Counting.grade`.
         """
-        trail = self.history.trail(vote_id)
-        right = {each["voter"]: _graded(each, trail["question"], reference, judge) for each in trail["voters"]}
+        trail = await asyncio.to_thread(lambda: self.history.trail(vote_id))
+        answers = [(each["text"], each["finish_reason"] == "length") for each in trail["voters"]]
+        graded = await _ANALYSES.grade(trail["question"], reference, answers)
+        right = {each["voter"]: verdict for each, verdict in zip(trail["voters"], graded, strict=True)}
         gradings = [
             Grading(each["voter"], each["node"], each["group"], verdict)
             for each, verdict in zip(trail["voters"], right.values(), strict=True)
             if verdict is not None
         ]
-        self.history.grade(vote_id, gradings, datetime.now(UTC))
+        await asyncio.to_thread(lambda: self.history.grade(vote_id, gradings, datetime.now(UTC)))
         return right
 
     def _context(self, vote: VoteRequest) -> VoteContext:
@@ -255,10 +268,11 @@ class VoteService:
         while taken < total and not stopped and (taken == 0 or left_s() > 0):
             wave = total
             if vote.stop_rule == CERTIFIED:
-                result = self._count(vote, state, context)
-                certifier = certify(result, state.rows, vote)
-                ballots = ballots_to_ask(result.ballots, (total - taken) * len(voters), certifier)
-                wave = ceil(ballots / len(voters))
+                with suppress(QubicLabError):
+                    result = await self._count(vote, state, context)
+                    certifier = certify(result, state.rows, vote)
+                    ballots = ballots_to_ask(result.ballots, (total - taken) * len(voters), certifier)
+                    wave = ceil(ballots / len(voters))
             wave = min(wave, total - taken)
             now = [each.part(taken, wave) for each in voters]
             taken += wave
@@ -281,8 +295,11 @@ class VoteService:
         later_names = [name for voter in later for name in voter.names()]
         state.rows += [tuple(voter.name(sample) for voter in voters) for sample in range(voters[0].samples)]
 
-        def enough(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
-            result = self._count(vote, state, context, votes, failed)
+        async def enough(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
+            try:
+                result = await self._count(vote, state, context, votes, failed)
+            except QubicLabError:
+                return False
             answered, left = len(result.voters), len(missing) + len(later_names)
             state.live.note("count", {"answered": answered, "missing": left, "standings": standings_of(result)})
             to_come = [Ballot(name, None, weights[name]) for name in (*missing, *later_names)]
@@ -292,9 +309,23 @@ class VoteService:
 
         collected = await collect(voters, lambda voter: self._ask(voter, vote.request), deadline_s, enough)
         state.add(collected)
-        return any(each.why is AbsenceReason.STOPPED for each in collected.absences) or enough((), (), ())
+        return any(each.why is AbsenceReason.STOPPED for each in collected.absences) or await enough((), (), ())
 
-    def _count(
+    async def _deliberate(self, vote: VoteRequest, state: _State, context: VoteContext) -> Consensus:
+        """Return the result of all votes; those that cannot be read in time count as failed.
+
+        Raises:
+            QubicLabError: the others cannot be counted, either.
+        """
+        question = vote.request.prompt
+        try:
+            return await _VOTES.deliberate(question, state.votes, state.absences, context, vote.voting)
+        except QubicLabError:
+            state.votes, unread = await _VOTES.readable(question, state.votes)
+            state.absences += unread
+            return await _VOTES.deliberate(question, state.votes, state.absences, context, vote.voting)
+
+    async def _count(
         self,
         vote: VoteRequest,
         state: _State,
@@ -302,10 +333,15 @@ class VoteService:
         votes: Sequence[Vote] = (),
         failed: Sequence[str] = (),
     ) -> Consensus:
-        """Return the result of the votes so far, without embeddings."""
+        """Return the result of the votes so far, without embeddings.
+
+        Raises:
+            QubicLabError: as `Counting.deliberate`.
+        """
         absences = [*state.absences, *(Absence(name, AbsenceReason.FAILED, "") for name in failed)]
-        quick = replace(context, embed=None)
-        return deliberate(vote.request.prompt, [*state.votes, *votes], absences, quick, vote.voting)
+        without = replace(context, embed=None)
+        cast = [*state.votes, *votes]
+        return await _VOTES.deliberate(vote.request.prompt, cast, absences, without, vote.voting, quick=True)
 
     async def _ask(self, voter: Voter, question: pipeline_pb2.GenerateRequest) -> AsyncGenerator[Vote, None]:
         """Yield a node's votes as they arrive; closing the generator cancels the node's task."""
@@ -381,7 +417,7 @@ class VoteService:
         ]
         if experts and left_s > 0:
             voter = Voter(min(experts), seed=vote.request.sampling.seed)
-            asked = await collect([voter], lambda each: self._ask(each, vote.request), left_s, lambda *_: False)
+            asked = await collect([voter], lambda each: self._ask(each, vote.request), left_s, _never)
             if asked.votes:
                 state.votes += asked.votes
                 return replace(result, text=asked.votes[0].text.strip(), how=f"expert node {voter.node}")
@@ -415,14 +451,9 @@ class VoteService:
         return VoteResult(summary.id, result, certificate, state.rounds, tokens, state.tokens_saved, seconds, trail)
 
 
-def _graded(voter: Mapping[str, Any], question: str, reference: str, judge: Judge) -> bool | None:
-    """Return whether a voter of a trail was right."""
-    found, wanted = (final_answer(text, question) for text in (voter["text"], f"The answer is {reference}"))
-    alike = same(found, wanted)
-    right = judge(question, reference, voter["text"], voter["finish_reason"] == "length")
-    if alike or right is None:
-        return alike
-    return right if right or found.kind != PROSE else None
+async def _never(*_: Sequence[object]) -> bool:
+    """Return that a vote goes on."""
+    return False
 
 
 def _noted(result: Consensus, certificate: Certificate) -> Consensus:

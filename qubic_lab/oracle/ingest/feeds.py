@@ -4,14 +4,12 @@ A collector reads them in a worker process (`feed_worker`), because some feeds h
 """
 
 import asyncio
-import atexit
 import io
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from qubic_lab.killable import KillableWorker
+from qubic_lab.killable import WorkerPool
 from qubic_lab.oracle.ingest.collector_config import Feed
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, SourceError, malformed
 from qubic_lab.oracle.ingest.validation import plain_text, read_date, short_id
@@ -20,46 +18,23 @@ from qubic_lab.oracle.model.records import Text
 
 LONGEST_TITLE, LONGEST_BODY = 1000, 100_000
 """In characters; the rest is cut off and, for bodies, counted."""
-
-
 READ_SECONDS = 20.0
 """Time limit for reading a feed."""
 
-
-class FeedReader:
-    """Reads feeds in a worker process, one after the other; threads may share it."""
-
-    def __init__(self) -> None:
-        self._worker: KillableWorker | None = None
-        self._lock = threading.Lock()
-
-    def read(self, content: bytes, feed: Feed, headers: Mapping[str, str]) -> tuple[Text, ...] | None:
-        """Return what `parse_feed` does; None also if the parser fails.
-
-        Raises:
-            TimeoutError: it takes too long.
-        """
-        question = {"content": content.decode("latin-1"), "feed": asdict(feed), "headers": dict(headers)}
-        with self._lock:
-            try:
-                self._worker = self._worker or KillableWorker("qubic_lab.oracle.ingest.feed_worker")
-                found = self._worker.ask(question, READ_SECONDS)
-            except TimeoutError:
-                self.end()
-                raise
-        if not isinstance(found, list):
-            return None
-        return tuple(Text(**fields | {"coins": tuple(fields["coins"])}) for fields in found)
-
-    def end(self) -> None:
-        """End the worker, if there is one."""
-        if self._worker is not None:
-            self._worker.end()
-            self._worker = None
+_READER = WorkerPool("qubic_lab.oracle.ingest.feed_worker", most=1)
 
 
-_READER = FeedReader()
-atexit.register(_READER.end)
+def read_feed(content: bytes, feed: Feed, headers: Mapping[str, str]) -> tuple[Text, ...] | None:
+    """Return what `parse_feed` does, from a worker process; None also if the parser fails.
+
+    Raises:
+        OSError: there is no worker process; a TimeoutError if it takes too long.
+    """
+    question = {"content": content.decode("latin-1"), "feed": asdict(feed), "headers": dict(headers)}
+    found = _READER.ask(question, READ_SECONDS)
+    if not isinstance(found, list):
+        return None
+    return tuple(Text(**fields | {"coins": tuple(fields["coins"])}) for fields in found)
 
 
 def parse_feed(content: bytes, feed: Feed, headers: Mapping[str, str] | None = None) -> tuple[Text, ...] | None:
@@ -93,9 +68,9 @@ async def fetch_feed(client: SourceClient, feed: Feed) -> Batch:
     if fetched.not_modified:
         return Batch(fetched)
     try:
-        texts = await asyncio.to_thread(_READER.read, fetched.body, feed, fetched.headers)
-    except TimeoutError:
-        raise SourceError(f"{feed.name} was not read within {READ_SECONDS:g} s", "malformed", fetched) from None
+        texts = await asyncio.to_thread(read_feed, fetched.body, feed, fetched.headers)
+    except OSError as error:
+        raise SourceError(f"{feed.name} was not read: {error}", "malformed", fetched) from None
     if texts is None:
         raise malformed(fetched)
     return Batch(fetched, texts=texts)
