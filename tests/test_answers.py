@@ -3,7 +3,6 @@
 from fractions import Fraction
 from itertools import permutations, product
 
-import psutil
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -376,10 +375,9 @@ def test_a_formula_whose_reader_is_lost_or_does_not_end_has_none_and_the_next_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert symbolic.canonical("7x + 1") is not None
-    for child in psutil.Process().children():
-        if any("symbolic_worker" in argument for argument in child.cmdline()):
-            child.kill()
-            child.wait()
+    for worker in symbolic._POOL._workers:
+        worker.process.kill()
+        worker.process.wait()
     assert symbolic.canonical("7x + 2") is not None
     with monkeypatch.context() as hurried:
         hurried.setattr(symbolic, "SECONDS", 0.5)
