@@ -157,7 +157,7 @@ def test_last_rows_alone_have_the_same_bits_and_leave_the_same_cache(tiny: Path,
 
     def outputs(ends_only: bool) -> tuple[torch.Tensor, list[torch.Tensor]]:
         decoder.reset(slots=3)
-        return decoder.forward(hidden, segments, prompt=True, ends_only=ends_only), run(decoder, steps)
+        return decoder.forward(hidden.clone(), segments, prompt=True, ends_only=ends_only), run(decoder, steps)
 
     (whole, after_whole), (cut, after_cut) = outputs(False), outputs(True)
     assert torch.equal(whole[ends], cut[ends])

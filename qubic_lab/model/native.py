@@ -165,7 +165,7 @@ class NativeDecoder:
     def forward(
         self, hidden_RH: torch.Tensor, segments: Sequence[Segment], *, prompt: bool, ends_only: bool = False
     ) -> torch.Tensor:
-        """Run the rows of segments, in their order, through the layers; return hidden states of the same shape (R, H).
+        """Run the rows of segments, in their order, through the layers, in place; return hidden states (R, H).
 
         `prompt` makes no difference. With `ends_only` the last row of each segment alone gets through all of the last
         layer, and the others return as that layer got them.
@@ -173,7 +173,7 @@ class NativeDecoder:
         array = (SegmentPages * len(segments))(
             *(SegmentPages(start, rows, self._reserve(slot, start + rows)) for slot, start, rows in segments)
         )
-        hidden_RH = hidden_RH.clone(memory_format=torch.contiguous_format)
+        hidden_RH = hidden_RH.contiguous()
         self._library.decoder_run(self._handle, hidden_RH.data_ptr(), array, len(segments), ends_only)
         return hidden_RH
 

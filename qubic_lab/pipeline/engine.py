@@ -69,6 +69,7 @@ class Engine:
         self._scheduler: Scheduler | None = None
         self._sinks: dict[int, Sink] = {}
         self._in_flight: deque[Message] = deque()
+        self._undelivered: list[tuple[Sink, Event]] = []
         self.progressed_at = time.monotonic()  # when the last micro-batch came back; other threads may read it
 
     def configure(self, settings: StageSettings, limits: Limits) -> Replies:
@@ -119,15 +120,16 @@ class Engine:
             self._step()
 
     def _step(self) -> None:
-        """Fill the ring with one micro-batch for each rank, then take the oldest one back and deliver its events.
+        """Fill the ring with one micro-batch for each rank, then take the oldest one back.
 
-        Events wake clients' threads, which need the GIL. So they are delivered before the next micro-batch is computed,
-        which does without it, and not before this thread waits for another rank, after which it needs it at once.
+        Events wake clients' threads, which need the GIL. So those of a micro-batch are delivered when all is ready to
+        compute the next one, which does without it; if there is none, at once.
         """
         if self._scheduler is None:
             return
         while len(self._in_flight) < self._member.ranks and (message := self._scheduler.next_micro_batch()):
             self._send(self._scheduler, message)
+        self._deliver()
         if self._in_flight:
             self._take_back(self._scheduler)
 
@@ -136,6 +138,7 @@ class Engine:
         assert stage is not None
         hidden = stage.embed(message, scheduler.input_tokens(message))
         next_tokens = torch.tensor(scheduler.next_tokens(message)) if message.kind is Kind.SCORE else None
+        self._deliver()
         returned, payloads = stage.run(message, hidden, next_tokens)
         self._member.transport.send(returned, *payloads)
         self._in_flight.append(message)
@@ -155,6 +158,11 @@ class Engine:
             sink = self._sinks[event.request]
             if event.finish or event.fault_rank is not None:
                 del self._sinks[event.request]
+            self._undelivered.append((sink, event))
+
+    def _deliver(self) -> None:
+        events, self._undelivered = self._undelivered, []
+        for sink, event in events:
             sink(event)
 
     def _receive_scores(self, message: Message) -> tuple[float, ...]:
@@ -180,6 +188,7 @@ class Engine:
         commands = []
         idle = not self._in_flight and (self._scheduler is None or self._scheduler.idle)
         if idle:
+            self._deliver()
             self._member.tracer.flush()
             try:
                 commands.append(self._commands.get(timeout=IDLE_BEAT_S))
@@ -221,6 +230,7 @@ class Engine:
     def _carry_out(self, order: _Order) -> None:
         while self._in_flight and self._scheduler is not None:
             self._take_back(self._scheduler)
+        self._deliver()
         if order.limits is not None and self._scheduler is not None and not self._scheduler.idle:
             order.replies.set_exception(
                 BusyError("the pipeline is answering requests: configure it when they are done")

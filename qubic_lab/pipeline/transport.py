@@ -1,5 +1,6 @@
 """Transport of messages between ranks: a ring over torch.distributed, or a queue for a single rank."""
 
+import math
 from collections import deque
 from dataclasses import replace
 from time import perf_counter_ns
@@ -13,6 +14,9 @@ from qubic_lab.pipeline.packing import pack, unpack
 from qubic_lab.trace import Tracer
 
 _MOST_UNFINISHED_SENDS = 16
+_HEADER_TAG = 0
+_MOST_ASKED = 32
+_MOST_ASKED_BYTES = 64 * 1024
 
 
 class Transport(Protocol):
@@ -52,36 +56,56 @@ class LoopTransport:
 class RingTransport:
     """Rank r sends to r + 1 and the last one to 0: headers on the CPU (gloo), hidden states on their device.
 
-    Sends overlap with compute; torch.distributed picks NCCL for CUDA tensors and gloo for others.
+    Sends overlap with compute; torch.distributed picks NCCL for CUDA tensors and gloo for others. gloo sends nothing
+    before the receiver has asked for it, and then its threads wait for cores that compute. So the next header, and the
+    next hidden states of the size of a decode step, are asked for ahead. A payload's tag is its size in bytes, so that
+    no other one answers; NCCL ignores tags and keeps the order.
     """
 
     def __init__(self, rank: int, ranks: int) -> None:
         self._next = (rank + 1) % ranks
         self._previous = (rank - 1) % ranks
         self._unfinished: deque[tuple[dist.Work, torch.Tensor]] = deque()
+        self._asked: dict[int, tuple[dist.Work, torch.Tensor]] = {}
 
     def send(self, message: Message, *payloads: torch.Tensor) -> None:
         """Start sending; tensors are kept until they are sent."""
-        self._start(torch.from_numpy(encode(message)))
+        self._start(torch.from_numpy(encode(message)), _HEADER_TAG)
         for payload in payloads:
-            self._start(payload.contiguous())
+            self._start(payload.contiguous(), payload.nbytes)
         while len(self._unfinished) > _MOST_UNFINISHED_SENDS:
             self._unfinished.popleft()[0].wait()
 
     def receive(self) -> Message:
         """Wait for a header."""
-        header = torch.empty(HEADER_WORDS, dtype=torch.int64)
-        dist.recv(header, src=self._previous)
-        return decode(header.numpy())
+        return decode(self._receive(8 * HEADER_WORDS, _HEADER_TAG, again=True).view(torch.int64).numpy())
 
     def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Wait for a payload of known shape."""
+        if device.type == "cpu":
+            size = math.prod(shape) * dtype.itemsize
+            again = dtype.is_floating_point and size <= _MOST_ASKED_BYTES
+            return self._receive(size, size, again).view(dtype).view(shape)
         payload = torch.empty(shape, dtype=dtype, device=device)
         dist.recv(payload, src=self._previous)
         return payload
 
-    def _start(self, tensor: torch.Tensor) -> None:
-        work = dist.isend(tensor, dst=self._next)
+    def _receive(self, size: int, tag: int, again: bool) -> torch.Tensor:
+        """Wait for a number of bytes with this tag, and if they may come again, ask for the next ones."""
+        work, received = self._asked.pop(tag) if tag in self._asked else self._ask(size, tag)
+        work.wait()
+        if again and len(self._asked) < _MOST_ASKED:
+            self._asked[tag] = self._ask(size, tag)
+        return received
+
+    def _ask(self, size: int, tag: int) -> "tuple[dist.Work, torch.Tensor]":
+        to_receive = torch.empty(size, dtype=torch.uint8)
+        work = dist.irecv(to_receive, src=self._previous, tag=tag)
+        assert work is not None, "this rank is not in the process group"
+        return work, to_receive
+
+    def _start(self, tensor: torch.Tensor, tag: int) -> None:
+        work = dist.isend(tensor, dst=self._next, tag=tag)
         assert work is not None, "this rank is not in the process group"
         self._unfinished.append((work, tensor))
 

@@ -121,7 +121,7 @@ def test_a_rank_that_diverges_is_named_and_its_group_ends(
     ranks: int, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(DIVERGE)  # what Python runs first
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with Pipeline.launch(model=str(tiny), ranks=ranks, threads=1) as pipeline:
         processes = [psutil.Process(rank.pid) for rank in pipeline.describe()]
         with pytest.raises(RankError, match=r"^rank 1 diverged: it answered micro-batch 7 instead of 6; its output"):
