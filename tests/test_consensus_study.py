@@ -11,6 +11,7 @@ from commands import Run
 from examples import example
 
 from qubic_lab.bench.evaluations import bench_recorded_votes
+from qubic_lab.consensus.bands import ConfidenceLevel
 from qubic_lab.consensus.confidence import load_calibration
 from qubic_lab.errors import InputError
 from qubic_lab.evals.consensus_eval import (
@@ -35,6 +36,7 @@ from qubic_lab.studies import consensus_evaluation as study
 ASKING = Asking(samples=3, max_new_tokens=4, factor=2)
 QUESTIONS = (*graded_questions(6, seed=1), Question("tale-1", "Tell a tale of a fox.", "", "creative"))
 KEPT = Path(__file__).parents[1] / "data" / "answers" / "smollm2.json.gz"
+EASY = KEPT.with_name("easy.json.gz")
 MODEL = "5" * 64
 ASK = "bench consensus --voters model --k 2 --new-tokens 4"
 
@@ -273,14 +275,24 @@ def test_what_recorded_votes_show_is_said_beside_what_is_wanted(tmp_path: Path):
 
 
 def test_the_kept_answers_differ_by_seed_and_keep_the_promises():
-    asked = load_answers(KEPT)
-    assert all(len(row.samples) == 32 and row.is_judged for row in asked.answers)
-    differ = [len({(each.text, each.signals) for each in row.samples}) > 1 for row in asked.answers]
+    rows = json.loads(gzip.decompress(KEPT.read_bytes()))["answers"]
+    texts = [[each["text"] for each in row["samples"]] for row in rows]
+    assert {len(row) for row in texts} == {32}
+    differ = [len(set(row)) > 1 for row in texts]
     assert sum(differ) > 0.9 * len(differ), "no samples are copies"
     found = bench_recorded_votes(KEPT)
     shown = {row[0]: row[-1] for row in next(found.report()).rows}  # type: ignore[union-attr]
     assert found.questions >= 500 and shown["certified, but not the most frequent of 32 samples"] == "yes"
     assert found.calibrated and "no" not in {verdict for name, verdict in shown.items() if "wrong at" in name}
+
+
+def test_the_best_level_keeps_its_promise_on_recorded_answers():
+    found = bench_recorded_votes(EASY)
+    assert (found.certified.other_winner.value, found.certified.certified.value > 0.5) == (0, True)
+    calibrated, *_ = found.calibrated
+    best = next(each for each in calibrated.levels if each.level == ConfidenceLevel.ANSWER)
+    assert (calibrated.development >= 200, best.votes > 100, best.wrong > 0) == (True, True, True)
+    assert share_estimate(best.wrong, best.votes).high < best.most_wrong
 
 
 @pytest.mark.usefixtures("shared_ranks")
