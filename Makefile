@@ -81,8 +81,8 @@ $(PEERS)/vllm/.stamp:
 	$(@D)/bin/pip uninstall -q -y torchaudio torchcodec
 	@touch $@
 
-proto: setup ## generate the protobuf and gRPC code again
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. qubic_lab/wire/*.proto
+proto: setup ## generate the protobuf code again
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. qubic_lab/wire/*.proto
 
 clean: ## remove .venv, caches, peers and runs, but no report
 	rm -rf .venv $(PEERS) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -24,10 +24,11 @@ from qubic_lab.cluster.identity import claimed_name
 from qubic_lab.cluster.node import Node, NodeConfig
 from qubic_lab.errors import InputError, QubicLabError, RefusedError
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
+from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.certificates import make_certificates
 from qubic_lab.wire.channel import CLIENT_OPTIONS, SERVER_OPTIONS, TlsFiles, listen, open_async_channel, open_channel
 from qubic_lab.wire.members import LEAST_CHARACTERS, open_member_channel
+from qubic_lab.wire.services import NODE_SERVICE, REGISTRY_SERVICE, add_service, stub_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried", "no_tls")]
 TOKEN = "a secret of all members, and of nobody else"
@@ -92,14 +93,14 @@ def stranger(address: str) -> grpc.aio.Channel:
 
 
 async def run_directly(channel: grpc.aio.Channel) -> list[pb.TaskResponse]:
-    call = cluster_pb2_grpc.NodeStub(channel).Run(pb.TaskRequest(task="t", coordinator="c", request=PROMPT))
+    call = stub_of(channel, NODE_SERVICE).Run(pb.TaskRequest(task="t", coordinator="c", request=PROMPT))
     return [response async for response in call]
 
 
 @pytest.mark.usefixtures("token")
 async def test_a_process_without_the_token_neither_registers_nor_asks(client: redis.Redis) -> None:
     async with members(client) as honest, stranger(honest.registry) as one, stranger(honest.address) as other:
-        registry, node = cluster_pb2_grpc.RegistryStub(one), cluster_pb2_grpc.NodeStub(other)
+        registry, node = stub_of(one, REGISTRY_SERVICE), stub_of(other, NODE_SERVICE)
         links = pb.LinksRequest(addresses={"b": honest.registry})
         for call in (
             registry.Register(registration("forged")),
@@ -116,7 +117,7 @@ async def test_a_process_without_the_token_neither_registers_nor_asks(client: re
 
 
 @dataclass
-class Impostor(cluster_pb2_grpc.RegistryServicer, cluster_pb2_grpc.NodeServicer):
+class Impostor:
     """Takes whatever comes, answers as if it were a member, and keeps what it was shown."""
 
     calls: list[tuple[Any, list[tuple[str, Any]]]] = field(default_factory=list)
@@ -135,7 +136,7 @@ class Impostor(cluster_pb2_grpc.RegistryServicer, cluster_pb2_grpc.NodeServicer)
     async def Echo(self, request: Any, context: Any) -> Any:
         self._keep(request, context)
         if self.relay is not None:
-            call = cluster_pb2_grpc.NodeStub(self.relay).Echo(request, metadata=self.calls[-1][1])
+            call = stub_of(self.relay, NODE_SERVICE).Echo(request, metadata=self.calls[-1][1])
             await context.send_initial_metadata(await call.initial_metadata())
             return await call
         return request
@@ -148,8 +149,8 @@ class Impostor(cluster_pb2_grpc.RegistryServicer, cluster_pb2_grpc.NodeServicer)
 @asynccontextmanager
 async def impostor(tls: TlsFiles | None = None) -> AsyncIterator[tuple[str, Impostor]]:
     server, service = grpc.aio.server(options=SERVER_OPTIONS), Impostor()
-    cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
-    cluster_pb2_grpc.add_NodeServicer_to_server(service, server)
+    add_service(server, REGISTRY_SERVICE, service)
+    add_service(server, NODE_SERVICE, service)
     address = f"{HOST}:{listen(server, f'{HOST}:0', tls)}"
     await server.start()
     yield address, service
@@ -164,7 +165,7 @@ async def test_a_process_at_the_port_of_a_coordinator_learns_nothing_that_it_can
         assert TOKEN not in str(shown)
         request.address = address  # else it is the registration of the honest node once more
         async with stranger(honest.registry) as channel:
-            registry = cluster_pb2_grpc.RegistryStub(channel)
+            registry = stub_of(channel, REGISTRY_SERVICE)
             assert await status(registry.Register(request, metadata=shown)) is DENIED
             leave = pb.LeaveRequest(node="a@localhost")
             assert await status(registry.Leave(leave, metadata=shown)) is DENIED
@@ -199,7 +200,7 @@ async def test_a_process_at_the_port_of_a_node_reads_no_prompt(relayed: bool, cl
 async def test_without_tokens_a_name_is_its_nodes_while_it_lives(client: redis.Redis) -> None:
     async with members(client) as honest:
         async with stranger(honest.registry) as channel:
-            registry = cluster_pb2_grpc.RegistryStub(channel)
+            registry = stub_of(channel, REGISTRY_SERVICE)
             for address in (honest.address, "127.0.0.1:7001"):
                 thief = registration("a@localhost", address=address, identity="another")
                 assert await status(registry.Register(thief)) is DENIED
@@ -223,7 +224,7 @@ async def test_no_socket_but_those_of_the_cluster_is_an_address(
     (tmp_path / "link.sock").symlink_to("/run/docker.sock")
     listening = f"unix:{tmp_path}/coordinator.sock"
     async with Coordinator(client, listening).running() as coordinator, stranger(listening) as channel:
-        registry = cluster_pb2_grpc.RegistryStub(channel)
+        registry = stub_of(channel, REGISTRY_SERVICE)
         wrong = registration(address=address.replace("FOLDER", str(tmp_path)))
         assert await status(registry.Register(wrong)) is INVALID
         assert await coordinator.call(coordinator.registry.nodes) == []
@@ -232,7 +233,7 @@ async def test_no_socket_but_those_of_the_cluster_is_an_address(
 
 async def test_a_coordinator_at_a_port_takes_ports_of_its_host_only(client: redis.Redis, tmp_path: Path) -> None:
     async with members(client) as honest, stranger(honest.registry) as channel:
-        registry = cluster_pb2_grpc.RegistryStub(channel)
+        registry = stub_of(channel, REGISTRY_SERVICE)
         for address, code in ((f"unix:{tmp_path}/node.sock", INVALID), ("10.0.0.9:80", DENIED)):
             assert await status(registry.Register(registration("b", address=address))) is code
         await honest.assert_unharmed()
@@ -267,7 +268,7 @@ async def test_a_certificate_without_the_role_neither_registers_nor_asks(
         open_async_channel(honest.registry, files[who]) as one,
         open_async_channel(honest.address, files[who]) as other,
     ):
-        registry = cluster_pb2_grpc.RegistryStub(one)
+        registry = stub_of(one, REGISTRY_SERVICE)
         wrong = registration(who, address="unix:/run/docker.sock")
         for call, role in ((registry.Register(wrong), "node"), (run_directly(other), "coordinator")):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -288,7 +289,7 @@ async def test_a_nodes_certificate_registers_its_own_addresses_and_asks_nothing(
         open_async_channel(honest.registry, files["node"]) as one,
         open_async_channel(honest.address, files["node"]) as other,
     ):
-        registry = cluster_pb2_grpc.RegistryStub(one)
+        registry = stub_of(one, REGISTRY_SERVICE)
         for address, code in (("unix:/run/docker.sock", INVALID), ("vm-9:7001", DENIED), ("10.0.0.9:7001", DENIED)):
             assert await status(registry.Register(registration("node", address=address))) is code
         assert await status(run_directly(other)) is DENIED

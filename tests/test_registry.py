@@ -26,10 +26,10 @@ from qubic_lab.cluster.registry import (
 )
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError, RefusedError
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import cluster_pb2_grpc
 from qubic_lab.wire.certificates import make_certificates
 from qubic_lab.wire.channel import SERVER_OPTIONS, TlsFiles, open_async_channel
 from qubic_lab.wire.members import MemberGuard, listen_as
+from qubic_lab.wire.services import REGISTRY_SERVICE, add_service, stub_of
 
 NAMES = count()
 REMOVED_MS = round(REMOVED_S * 1_000)
@@ -239,18 +239,18 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Hosts:
 
 
 @pytest.fixture
-async def stub_of(registry: Registry, hosts: Hosts, no_tls: None) -> AsyncIterator[MakeStub]:
+async def stub_as(registry: Registry, hosts: Hosts, no_tls: None) -> AsyncIterator[MakeStub]:
     """Serve the registry; yield a function that makes a stub of the service, with the files of a host."""
     server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[MemberGuard()])
     service = RegistryService(registry, asyncio.to_thread, lambda: None)
-    cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
+    add_service(server, REGISTRY_SERVICE, service)
     address = f"{LOOPBACK}:{listen_as('coordinator', server, f'{LOOPBACK}:0', hosts['vm-2'])}"
     await server.start()
     channels = []
 
     def stub(files: TlsFiles) -> Any:
         channels.append(open_async_channel(address, files))
-        return cluster_pb2_grpc.RegistryStub(channels[-1])
+        return stub_of(channels[-1], REGISTRY_SERVICE)
 
     yield stub
     for channel in channels:
@@ -265,8 +265,8 @@ async def status(call: Any) -> grpc.StatusCode:
 
 
 @pytest.mark.anyio
-async def test_hosts_speak_for_themselves_alone(registry: Registry, hosts: Hosts, stub_of: MakeStub) -> None:
-    one, two = stub_of(hosts["vm-1"]), stub_of(hosts["vm-2"])
+async def test_hosts_speak_for_themselves_alone(registry: Registry, hosts: Hosts, stub_as: MakeStub) -> None:
+    one, two = stub_as(hosts["vm-1"]), stub_as(hosts["vm-2"])
     registered = await one.Register(registration("gpu@vm-1"))
     assert registered.beat_every_s == 5.0
     session = registered.session
@@ -283,8 +283,8 @@ async def test_hosts_speak_for_themselves_alone(registry: Registry, hosts: Hosts
 
 
 @pytest.mark.anyio
-async def test_what_a_node_is_told(registry: Registry, hosts: Hosts, stub_of: MakeStub) -> None:
-    one = stub_of(hosts["vm-1"])
+async def test_what_a_node_is_told(registry: Registry, hosts: Hosts, stub_as: MakeStub) -> None:
+    one = stub_as(hosts["vm-1"])
     unknown = pb.Heartbeat(node="vm-1", session="none")
     assert await status(one.Beat(unknown)) is grpc.StatusCode.NOT_FOUND
     assert await status(one.Register(registration("vm-1", type="hole"))) is grpc.StatusCode.INVALID_ARGUMENT

@@ -38,7 +38,7 @@ from qubic_lab.cluster.tasks import TaskQueue
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, QubicLabError, check_range
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import cluster_pb2_grpc
+from qubic_lab.wire.services import REGISTRY_SERVICE, stub_of
 
 LEVELS = (10, 100, 300, 1_000)
 REAL = (3, 6, 12)
@@ -311,7 +311,7 @@ class _Names:
             ]
             beating = []
             for number, registration in enumerate(self._registrations):
-                stub: Any = cluster_pb2_grpc.RegistryStub(channels[number % CONNECTIONS])
+                stub = stub_of(channels[number % CONNECTIONS], REGISTRY_SERVICE)
                 registered = await stub.Register(registration)
                 heartbeat = pb.Heartbeat(node=registration.node, session=registered.session, state=STATE)
                 await stub.Beat(heartbeat)

@@ -11,8 +11,9 @@ import grpc.aio
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.wire import cluster_pb2, cluster_pb2_grpc, pipeline_pb2
+from qubic_lab.wire import cluster_pb2, pipeline_pb2
 from qubic_lab.wire.members import node_token, open_member_channel
+from qubic_lab.wire.services import NODE_SERVICE, stub_of
 
 CONNECT_S = 3.0
 CHARACTERS_A_TOKEN = 4
@@ -161,7 +162,7 @@ class Channels:
                         raise TimeoutError
                     await channel.wait_for_state_change(state)
                 if channel not in self._proved and node_token() is not None:
-                    await cluster_pb2_grpc.NodeStub(channel).Echo(cluster_pb2.Payload())
+                    await stub_of(channel, NODE_SERVICE).Echo(cluster_pb2.Payload())
                     self._proved.add(channel)
         except grpc.aio.AioRpcError as error:
             raise QubicLabError(str(error.details())) from None

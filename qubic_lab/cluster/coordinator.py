@@ -38,9 +38,10 @@ from qubic_lab.cluster.tasks import (
     TaskQueue,
 )
 from qubic_lab.errors import QubicLabError
-from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
+from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS
 from qubic_lab.wire.members import MemberGuard, listen_as
+from qubic_lab.wire.services import REGISTRY_SERVICE, add_service
 
 SERVICE = "qubic_lab.cluster.v1.Registry"
 MOST_THREADS = 16
@@ -193,7 +194,7 @@ class Coordinator:
         health = aio_health.HealthServicer()
         sockets = socket_folder(self._listen)
         service = RegistryService(self.registry, self.call, self._dispatcher.on_node_change, sockets)
-        cluster_pb2_grpc.add_RegistryServicer_to_server(service, server)
+        add_service(server, REGISTRY_SERVICE, service)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         self.port = listen_as("coordinator", server, self._listen)
         await health.set("", health_pb2.HealthCheckResponse.SERVING)

@@ -35,7 +35,8 @@ from qubic_lab.cluster.registry import NodeRecord, Registry
 from qubic_lab.cluster.tasks import BEAT_S, FINAL, TaskLease, TaskNotification, TaskQueue
 from qubic_lab.errors import BusyError, FencedError, InputError, NotFoundError, QubicLabError, RefusedError
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
+from qubic_lab.wire import pipeline_pb2
+from qubic_lab.wire.services import NODE_SERVICE, stub_of
 
 SILENT_S = 5.0
 """A node without a keep-alive for this time is lost; keep-alives come each second."""
@@ -200,7 +201,7 @@ class Dispatcher:
             channel = await self._channels.ready(node.registration.address)
             if returning:
                 request = pb.TaskRequest(coordinator=self.name, request=_PROBE)
-                async for _ in cluster_pb2_grpc.NodeStub(channel).Run(request, timeout=PROBE_S):
+                async for _ in stub_of(channel, NODE_SERVICE).Run(request, timeout=PROBE_S):
                     pass
                 ok = True
             else:
@@ -358,7 +359,7 @@ class Dispatcher:
             result["samples"] = 0
         begun, given = False, 0
         asked = pb.TaskRequest(task=task_id, coordinator=self.name, request=request)
-        call = cluster_pb2_grpc.NodeStub(channel).Run(asked)
+        call = stub_of(channel, NODE_SERVICE).Run(asked)
         try:
             async with aclosing(with_pauses(aiter(call), SILENT_S)) as responses:
                 async for response in responses:

@@ -18,8 +18,8 @@ from qubic_lab.cluster.http_health import time_health
 from qubic_lab.cluster.meter import PINGS, PlainLink, measure_plain, meter_host
 from qubic_lab.errors import QubicLabError
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import cluster_pb2_grpc
 from qubic_lab.wire.members import open_member_channel
+from qubic_lab.wire.services import NODE_SERVICE, stub_of
 
 CALL_S = 10.0
 MEASURE_S = 60.0
@@ -99,7 +99,7 @@ async def check_node(
         health_ms = (time.perf_counter() - started) * 1e3
         http_ms = await time_health(health_url) if health_url else 0.0
         request = pb.LinksRequest(addresses=others, health_urls=urls, iperf3=iperf3)
-        reply = await cluster_pb2_grpc.NodeStub(channel).MeasureLinks(request, timeout=MEASURE_S * max(1, len(others)))
+        reply = await stub_of(channel, NODE_SERVICE).MeasureLinks(request, timeout=MEASURE_S * max(1, len(others)))
         serving = state.status == health_pb2.HealthCheckResponse.SERVING
         return NodeLinkReport(node, serving, health_ms, http_ms, "", [_read(each) for each in reply.links])
     except grpc.aio.AioRpcError as error:
@@ -126,7 +126,7 @@ async def _measure(node: str, address: str, health_url: str, iperf3: bool) -> pb
     try:
         async with asyncio.timeout(MEASURE_S):
             health_ms = await time_health(health_url) if health_url else 0.0
-            meter = await cluster_pb2_grpc.NodeStub(channel).OpenMeter(pb.MeterRequest(iperf3=iperf3), timeout=CALL_S)
+            meter = await stub_of(channel, NODE_SERVICE).OpenMeter(pb.MeterRequest(iperf3=iperf3), timeout=CALL_S)
             plain = await asyncio.to_thread(measure_plain, meter_host(address), meter)
         return pb.Link(node=node, health_ms=health_ms, **asdict(plain))
     except QubicLabError as error:

@@ -28,9 +28,10 @@ from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.vitals import read_shares
 from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_range
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import cluster_pb2_grpc, pipeline_pb2
+from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, read_host, status_of
 from qubic_lab.wire.members import MemberGuard, listen_as, open_member_channel
+from qubic_lab.wire.services import NODE_SERVICE, REGISTRY_SERVICE, add_service, stub_of
 
 SERVICE = "qubic_lab.cluster.v1.Node"
 """The node's name in the health service: SERVING while its pipeline is up and it is not draining."""
@@ -75,7 +76,7 @@ class NodeConfig:
             raise InputError("no coordinator is given: a node needs the address of at least one")
 
 
-class Node(cluster_pb2_grpc.NodeServicer):
+class Node:
     """A node; `run` runs it until `end` is called."""
 
     def __init__(self, config: NodeConfig, replica: Replica) -> None:
@@ -105,7 +106,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.end)
         server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[guard := MemberGuard()])
-        cluster_pb2_grpc.add_NodeServicer_to_server(self, server)
+        add_service(server, NODE_SERVICE, self)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         port = listen_as("node", server, self._config.listen)
         self._registration.address = guard.address = reachable(self._config.listen, port)
@@ -234,7 +235,7 @@ class Node(cluster_pb2_grpc.NodeServicer):
         for address in cycle(self._config.coordinators):
             channel = open_member_channel(address)
             try:
-                await self._beat_at(cluster_pb2_grpc.RegistryStub(channel))
+                await self._beat_at(stub_of(channel, REGISTRY_SERVICE))
             except grpc.aio.AioRpcError as error:
                 if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.INVALID_ARGUMENT):
                     raise error_of(error) from None

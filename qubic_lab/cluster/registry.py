@@ -18,7 +18,6 @@ import redis
 from qubic_lab.cluster.redis_calls import Scripts
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError, RefusedError, check_choice
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import cluster_pb2_grpc
 from qubic_lab.wire.channel import is_loopback, peer_names, read_host, status_of
 
 HEARTBEAT_S = 5.0
@@ -183,7 +182,7 @@ def _check_size(what: str, message: pb.NodeRegistration | pb.NodeState) -> None:
         raise InputError(f"the {what} has {size:,} bytes: at most {MOST_BYTES:,} are allowed")
 
 
-class RegistryService(cluster_pb2_grpc.RegistryServicer):
+class RegistryService:
     """The gRPC service by which nodes register; with mutual TLS a node may only use the names of its certificate.
 
     `call` runs a blocking function in a thread; `on_change` is called after each call of a node. Nodes may listen at

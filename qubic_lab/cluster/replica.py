@@ -11,8 +11,9 @@ import grpc.aio
 
 from qubic_lab.errors import QubicLabError, RankError
 from qubic_lab.wire import cluster_pb2 as pb
-from qubic_lab.wire import pipeline_pb2, pipeline_pb2_grpc
+from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.channel import error_of, open_async_channel
+from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
 
 LOOK_S = 0.1
 SPEED_TOKENS = 16
@@ -79,7 +80,7 @@ class PipelineReplica:
         await self.stop()
         self._launched = await asyncio.wrap_future(_begin(self._launch))
         self._channel = open_async_channel(self._launched.address)
-        self._stub = pipeline_pb2_grpc.PipelineStub(self._channel)
+        self._stub = stub_of(self._channel, PIPELINE_SERVICE)
         capabilities = await asyncio.to_thread(self._launched.capabilities)
         capabilities.tokens_per_s = await self._speed()
         return capabilities

@@ -22,8 +22,8 @@ from qubic_lab.pipeline.calls import (
     token_of,
 )
 from qubic_lab.wire import pipeline_pb2 as pb
-from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import TlsFiles, error_of, open_async_channel
+from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
 
 CONNECT_TIMEOUT_S = 10.0
 
@@ -58,7 +58,7 @@ class AsyncPipeline:
     def __init__(self, channel: grpc.aio.Channel, name: str) -> None:
         self._channel = channel
         self._name = name
-        self._stub: Any = pipeline_pb2_grpc.PipelineStub(channel)
+        self._stub = stub_of(channel, PIPELINE_SERVICE)
 
     @classmethod
     async def connect(cls, address: str, tls: TlsFiles | None = None) -> "AsyncPipeline":

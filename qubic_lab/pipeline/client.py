@@ -30,8 +30,8 @@ from qubic_lab.pipeline.calls import (
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.local import LocalRanks
 from qubic_lab.wire import pipeline_pb2 as pb
-from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import TlsFiles, error_of, open_channel
+from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
 
 _log = logging.getLogger(__name__)
 _Replies: TypeAlias = "grpc._CallIterator[pb.GenerateReply]"
@@ -120,7 +120,7 @@ class Pipeline:
         self._channel = channel
         self._name = name
         self._ranks = ranks
-        self._stub = pipeline_pb2_grpc.PipelineStub(channel)
+        self._stub = stub_of(channel, PIPELINE_SERVICE)
         self._config: ResolvedConfig | None = None
 
     @classmethod

@@ -26,8 +26,8 @@ from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.pipeline.schedule import Event, Limits, Sibling
 from qubic_lab.pipeline.text import TextStream, Tokenizer
 from qubic_lab.wire import pipeline_pb2 as pb
-from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import SERVER_OPTIONS, RefuseMalformed, TlsFiles, listen, status_of
+from qubic_lab.wire.services import PIPELINE_SERVICE, add_service
 
 MOST_THREADS = 256
 """Threads for other calls, in addition to one thread for each streaming request."""
@@ -84,7 +84,7 @@ class _Live:
         self.batches.put(None)
 
 
-class PipelineService(pipeline_pb2_grpc.PipelineServicer):
+class PipelineService:
     """Turns calls into the engine's commands and its events into replies."""
 
     def __init__(self, engine: Engine) -> None:
@@ -371,7 +371,7 @@ def start_server(engine: Engine, address: str, tls: TlsFiles | None = None) -> t
     pool = futures.ThreadPoolExecutor(MOST_THREADS, "client")
     server = grpc.server(pool, interceptors=[RefuseMalformed()], options=SERVER_OPTIONS)
     service = PipelineService(engine)
-    pipeline_pb2_grpc.add_PipelineServicer_to_server(service, server)
+    add_service(server, PIPELINE_SERVICE, service)
     health_pb2_grpc.add_HealthServicer_to_server(service.health, server)
     listen(server, address, tls)
     server.start()

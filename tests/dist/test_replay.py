@@ -19,8 +19,8 @@ from qubic_lab.model.random_model import END_ID, START_ID
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.pipeline.calls import StreamedToken, score_message
 from qubic_lab.wire import pipeline_pb2 as pb
-from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import open_channel
+from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
 
 pytestmark = pytest.mark.dist
 
@@ -218,7 +218,7 @@ def test_any_forced_tokens_begin_the_answer_or_are_refused(
     )
     with open_channel(reciter.address) as channel:
         try:
-            replies = list(pipeline_pb2_grpc.PipelineStub(channel).Generate(request))
+            replies = list(stub_of(channel, PIPELINE_SERVICE).Generate(request))
         except grpc.RpcError as error:
             assert error.code() == grpc.StatusCode.INVALID_ARGUMENT, error
             assert "\n" not in str(error.details())

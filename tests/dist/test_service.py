@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import grpc
 import numpy as np
@@ -29,8 +29,8 @@ from qubic_lab.pipeline.config import MOST_WAITING
 from qubic_lab.pipeline.engine import Engine
 from qubic_lab.pipeline.server import start_server
 from qubic_lab.wire import pipeline_pb2 as pb
-from qubic_lab.wire import pipeline_pb2_grpc
 from qubic_lab.wire.channel import MOST_BYTES, open_channel
+from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
 
 pytestmark = pytest.mark.dist
 
@@ -45,10 +45,10 @@ def lab(two_ranks: Pipeline, tiny: Path) -> Iterator[Pipeline]:
     wait_until(lambda: two_ranks.stats().requests == 0)  # else a request was left behind
 
 
-def stub_of(lab: Pipeline) -> tuple[grpc.Channel, pipeline_pb2_grpc.PipelineStub]:
+def raw_client(lab: Pipeline) -> tuple[grpc.Channel, Any]:
     """A second, raw client of the same pipeline."""
     channel = open_channel(lab.address)
-    return channel, pipeline_pb2_grpc.PipelineStub(channel)
+    return channel, stub_of(channel, PIPELINE_SERVICE)
 
 
 @pytest.mark.parametrize("dtype", [pytest.param("fp32", marks=pytest.mark.slow), "bf16"])
@@ -84,7 +84,7 @@ def test_a_stream_is_its_completion(lab: Pipeline) -> None:
 
 def test_a_whole_answer_is_one_reply_with_what_the_stream_tells(lab: Pipeline) -> None:
     sampling = pb.Sampling(max_new_tokens=40, top_p=1, temperature=1, seed=3, ignore_eos=True, logprobs=True)
-    channel, stub = stub_of(lab)
+    channel, stub = raw_client(lab)
     with channel:
         for samples in (1, 2):
             asked = {"prompt": "Why?", "sampling": sampling, "samples": samples}
@@ -222,7 +222,7 @@ def test_cancelling_frees_the_slot_and_says_so(lab: Pipeline) -> None:
 
 
 def test_a_client_that_hangs_up_frees_its_slot(lab: Pipeline) -> None:
-    channel, stub = stub_of(lab)
+    channel, stub = raw_client(lab)
     replies = stub.Generate(pb.GenerateRequest(prompt="hi", sampling=pb.Sampling(top_p=1, **ENDLESS)))
     next(replies)
     channel.close()
@@ -251,7 +251,7 @@ def test_one_request_too_many_is_told_at_once(lab: Pipeline) -> None:
 
 
 def test_the_wrong_model_does_not_answer(lab: Pipeline) -> None:
-    channel, stub = stub_of(lab)
+    channel, stub = raw_client(lab)
     with channel, pytest.raises(grpc.RpcError) as caught:
         next(stub.Generate(pb.GenerateRequest(prompt="hi", model="gpt", sampling=pb.Sampling(top_p=1, **ENDLESS))))
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -259,7 +259,7 @@ def test_the_wrong_model_does_not_answer(lab: Pipeline) -> None:
 
 
 def test_health_says_serving_only_while_a_model_is_loaded(lab: Pipeline) -> None:
-    channel, stub = stub_of(lab)
+    channel, stub = raw_client(lab)
     with channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
@@ -364,7 +364,7 @@ def test_bytes_that_are_no_request_disturb_nobody(content: bytes, status: grpc.S
     options = {"max_new_tokens": 200, "ignore_eos": True}
     alone = lab.generate("other", **options).token_ids
     other = lab.stream("other", **options)
-    channel, _ = stub_of(lab)
+    channel, _ = raw_client(lab)
     with channel:
         for method in METHODS:
             name = f"/{SERVICE}/{method}"
@@ -465,7 +465,7 @@ wild_requests = st.builds(
 @settings(max_examples=150)
 @given(request=wild_requests)
 def test_wild_requests_end_in_an_answer_or_one_line(request: pb.GenerateRequest, lab: Pipeline) -> None:
-    channel, stub = stub_of(lab)
+    channel, stub = raw_client(lab)
     with channel:
         replies = stub.Generate(request)
         try:
