@@ -199,9 +199,28 @@ def test_a_signal_ends_a_benchmark_and_its_pool(number: signal.Signals, status: 
     with start("bench backtest --null 2000 --effect 0", **{RUN_MARK: mark}) as process:
         try:
             own = psutil.Process(process.pid)
-            wait_until(lambda: any("spawn_main" in " ".join(each.cmdline()) for each in own.children()))
+            # Until its processes compute; the other child tracks resources and needs no time.
+            wait_until(lambda: any(each.cpu_times().user > 3.0 for each in own.children()), 120.0)
             process.send_signal(number)
             assert process.wait(WITHIN_S) == status
+            assert process.stderr and process.stderr.read().count("\n") == 1
+        finally:
+            process.kill()
+    wait_until_gone(mark)
+
+
+def test_ctrl_c_ends_a_compiler_and_what_it_has_started(tmp_path: Path) -> None:
+    compiler = tmp_path / "slow-compiler"
+    compiler.write_text("#!/bin/sh\nsleep 300\nexit 1\n")
+    compiler.chmod(0o700)
+    model, mark = tiny_model(tmp_path / "tiny"), uuid.uuid4().hex
+    line = f"generate --model {model} --prompt hi"
+    with start(line, QUBIC_LAB_CACHE=str(tmp_path / "cache"), CXX=str(compiler), **{RUN_MARK: mark}) as process:
+        try:
+            own = psutil.Process(process.pid)
+            wait_until(lambda: any(each.name() == "sleep" for each in own.children(recursive=True)))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(WITHIN_S) == 130
         finally:
             process.kill()
     wait_until_gone(mark)

@@ -196,7 +196,7 @@ def test_kernels_are_compiled_once(compile_with: None, monkeypatch: pytest.Monke
     monkeypatch.setattr(build, "FLAGS", ("-std=c++20", "-O0", "-shared", "-fPIC", "-pthread"))
     assert isinstance(build.kernels(), ctypes.CDLL)
     build.kernels.cache_clear()
-    monkeypatch.setattr("subprocess.run", None)
+    monkeypatch.setattr("subprocess.Popen", None)
     assert build.failure() == ""
 
 

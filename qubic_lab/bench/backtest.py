@@ -274,11 +274,23 @@ def run_parts(parts: Mapping[str, tuple[Callable[[int], Any], int]], progress: P
         return result
 
     with _pool() as pool:
+        # Not by `map`, which cancels what is left when it is interrupted: a pool that ends then prints a traceback.
         running = {
-            part: pool.map(run, range(runs), chunksize=_A_TASK if runs > 2 * _A_TASK else 1)
+            part: [pool.submit(_run_some, run, numbers) for numbers in _tasks(runs)]
             for part, (run, runs) in parts.items()
         }
-        return {part: [noted(part, each) for each in results] for part, results in running.items()}
+        return {
+            part: [noted(part, each) for task in tasks for each in task.result()] for part, tasks in running.items()
+        }
+
+
+def _tasks(runs: int) -> list[range]:
+    size = _A_TASK if runs > 2 * _A_TASK else 1
+    return [range(first, min(first + size, runs)) for first in range(0, runs, size)]
+
+
+def _run_some(run: Callable[[int], Any], numbers: range) -> list[Any]:
+    return [run(number) for number in numbers]
 
 
 def _judge_best(returns: Floats, signals: Floats, number: int, parts: int | None) -> tuple[Verdict, bool, int]:

@@ -1,5 +1,6 @@
 """The entry point: registers the commands, configures output, and turns errors into one line and an exit status."""
 
+import gc
 import logging
 import os
 import signal
@@ -106,7 +107,9 @@ def _on_sigterm(*_: object) -> None:
 def main() -> None:
     """Run the command line of this process."""
     signal.signal(signal.SIGTERM, _on_sigterm)
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    gc.freeze()  # else the interpreter's end looks through all that torch holds, for a second or more
+    sys.exit(status)
 
 
 if __name__ == "__main__":

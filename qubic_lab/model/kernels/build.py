@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -125,19 +126,29 @@ def _built() -> Path:
     if _is_whole(library):
         return library
     partial = library.with_suffix(f".{os.getpid()}.partial")
-    try:
-        done = subprocess.run(
-            [*command, *FLAGS, str(SOURCE), "-o", str(partial)], capture_output=True, text=True, timeout=COMPILE_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"{command[0]} did not end in {COMPILE_S} s") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    status, said = _compile([*command, *FLAGS, str(SOURCE), "-o", str(partial)])
+    if status:
+        lines = said.strip().splitlines() or [f"exit status {status}"]
         raise OSError(f"{command[0]} failed: {next((line for line in lines if 'error' in line), lines[-1])}")
     with partial.open("ab") as file:
         file.write(hashlib.sha256(partial.read_bytes()).digest())
     partial.replace(library)
     return library
+
+
+def _compile(command: list[str]) -> tuple[int, str]:
+    """Return a compiler's exit status and messages; the processes that it starts end with it, also on Ctrl-C."""
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            said = process.communicate(timeout=COMPILE_S)[1]
+            return process.returncode, said
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise OSError(f"{command[0]} did not end in {COMPILE_S} s") from error
+            raise
 
 
 def _is_whole(library: Path) -> bool:

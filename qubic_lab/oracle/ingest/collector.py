@@ -52,7 +52,7 @@ from qubic_lab.oracle.store.transactions import Added
 
 _log = logging.getLogger(__name__)
 
-STOP_S = 5.0
+STOP_S = 3.0
 """How long requests in flight may take after `stop`."""
 LOOK_S = 1.0
 """How often a collector that waits for another one checks whether that has ended."""
