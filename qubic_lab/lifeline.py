@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LAUNCHER_PID = "QUBIC_LAB_LAUNCHER_PID"
 """Set by the launcher for its ranks."""
+CTRL_C_S = 3.0
+"""How long services that Ctrl-C ends wait for what is running; on SIGTERM they wait longer."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -201,7 +201,8 @@ def test_a_signal_ends_a_benchmark_and_its_pool(number: signal.Signals, status: 
             own = psutil.Process(process.pid)
             # Until its processes compute; the other child tracks resources and needs no time.
             wait_until(lambda: any(each.cpu_times().user > 3.0 for each in own.children()), 120.0)
-            process.send_signal(number)
+            for each in (*own.children(), own) if number == signal.SIGINT else (own,):  # as terminals do
+                each.send_signal(number)
             assert process.wait(WITHIN_S) == status
             assert process.stderr and process.stderr.read().count("\n") == 1
         finally:

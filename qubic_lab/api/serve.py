@@ -34,6 +34,7 @@ from qubic_lab.api.access import (
 from qubic_lab.api.bounded_http import MOST_CONNECTIONS, BoundedProtocol
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
+from qubic_lab.lifeline import CTRL_C_S
 from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.votes.service import VoteService
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host, with_port
@@ -221,11 +222,15 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and SIGINT."""
-        loop = asyncio.get_running_loop()
+        """Stop on SIGTERM and, hurried, on SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.handle_exit, number, None)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
         yield
+
+    def _stop(self, number: int) -> None:
+        if number == signal.SIGINT:
+            self.config.timeout_graceful_shutdown = int(CTRL_C_S)
+        self.handle_exit(number, None)
 
 
 async def _serve(

@@ -5,6 +5,7 @@ All data are simulated with a known truth and judged by the code that judges rea
 
 import math
 import os
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -275,10 +276,14 @@ def run_parts(parts: Mapping[str, tuple[Callable[[int], Any], int]], progress: P
 
     with _pool() as pool:
         # Not by `map`, which cancels what is left when it is interrupted: a pool that ends then prints a traceback.
-        running = {
-            part: [pool.submit(_run_some, run, numbers) for numbers in _tasks(runs)]
-            for part, (run, runs) in parts.items()
-        }
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # what starts here hears no Ctrl-C
+        try:
+            running = {
+                part: [pool.submit(_run_some, run, numbers) for numbers in _tasks(runs)]
+                for part, (run, runs) in parts.items()
+            }
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return {
             part: [noted(part, each) for task in tasks for each in task.result()] for part, tasks in running.items()
         }

@@ -6,6 +6,7 @@ credentials for Redis and knows only the addresses of coordinators.
 
 import asyncio
 import logging
+import math
 import signal
 import time
 from contextlib import aclosing, suppress
@@ -27,6 +28,7 @@ from qubic_lab.cluster.registry import HEARTBEAT_S, check_registration
 from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.vitals import read_shares
 from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_range
+from qubic_lab.lifeline import CTRL_C_S
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, read_host, status_of
@@ -88,23 +90,24 @@ class Node:
         self._state = pb.NodeState()
         self._running: dict[object, tuple[str, int]] = {}  # of each task: its coordinator and upper token estimate
         self._changed = asyncio.Event()  # the next heartbeat is due at once
-        self._ending = asyncio.Event()
+        self._ending, self._end_by_s = asyncio.Event(), math.inf
         self._health = aio_health.HealthServicer()
         self._page = HealthPage(self._tell_page)
 
-    def end(self) -> None:
-        """End `run`: take no new requests, finish the running ones, and leave."""
+    def end(self, within_s: float = DRAIN_S) -> None:
+        """End `run`: take no new requests, finish the running ones within this time, and leave."""
+        self._end_by_s = min(self._end_by_s, time.monotonic() + within_s)
         self._ending.set()
 
     async def run(self) -> None:
-        """Serve until `end`, SIGTERM or SIGINT; then finish the running requests, leave, and end the replica.
+        """Serve until `end`, SIGTERM or SIGINT (hurried); then finish the running requests, leave, end the replica.
 
         Raises:
             InputError: the address cannot be used, or the model cannot be loaded.
             QubicLabError: the replica's first start fails, or a coordinator refuses this node.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self.end)
+        for number, within_s in ((signal.SIGTERM, DRAIN_S), (signal.SIGINT, CTRL_C_S)):
+            asyncio.get_running_loop().add_signal_handler(number, self.end, within_s)
         server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[guard := MemberGuard()])
         add_service(server, NODE_SERVICE, self)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -201,8 +204,7 @@ class Node:
         self._state.draining = True
         self._changed.set()
         await self._tell_health()
-        deadline = time.monotonic() + DRAIN_S
-        while self._running and time.monotonic() < deadline:
+        while self._running and time.monotonic() < self._end_by_s:
             await asyncio.sleep(0.05)
 
     async def _keep_replica(self) -> None:

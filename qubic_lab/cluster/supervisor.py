@@ -5,6 +5,7 @@ All of them end with it, however it ends. It writes its state to a file, by whic
 """
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -27,6 +28,7 @@ from qubic_lab.cluster.node import DRAIN_S
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import Registry
 from qubic_lab.errors import QubicLabError
+from qubic_lab.lifeline import CTRL_C_S
 from qubic_lab.wire.channel import tls_from_settings
 
 STATE, LOGS = "state.json", "logs"
@@ -255,13 +257,13 @@ class Supervisor:
     def __init__(self, plan: ClusterPlan, when_up: Callable[[], None] = lambda: None) -> None:
         self._plan = plan
         self._when_up = when_up
-        self._ending, self._hurry = threading.Event(), threading.Event()
+        self._ending, self._end_by_s = threading.Event(), math.inf
         started_s = psutil.Process().create_time()
         self._state = ClusterState(os.getpid(), started_s, "starting", "", plan.urls, "", None, 0, ())
         self._members: list[_Member] = []
 
     def run(self) -> None:
-        """Keep all members running until SIGTERM, SIGINT or SIGHUP, then end them; a second signal ends them at once.
+        """Keep all members running until SIGTERM, SIGHUP or SIGINT (hurried), then end them; a second one kills them.
 
         Raises:
             QubicLabError: a member did not start; the others were ended.
@@ -284,8 +286,10 @@ class Supervisor:
             self._clear_sockets()
         (self._plan.folder / STATE).unlink(missing_ok=True)
 
-    def _on_signal(self, *_: Any) -> None:
-        (self._hurry if self._ending.is_set() else self._ending).set()
+    def _on_signal(self, number: int, _: Any) -> None:
+        hurried_s = 0.0 if self._ending.is_set() else CTRL_C_S if number == signal.SIGINT else math.inf
+        self._end_by_s = min(self._end_by_s, time.monotonic() + hurried_s)
+        self._ending.set()
 
     def _clear_sockets(self) -> None:
         """Remove the sockets of killed members."""
@@ -386,12 +390,12 @@ class Supervisor:
         self._write_state()
 
     def _end_members(self, members: Sequence[_Member], within_s: float) -> None:
-        deadline = time.monotonic() + within_s
+        deadline_s = time.monotonic() + within_s
         families = [process for member in members for process in member.family()]
         for member in members:
             member.ask_to_end()
         while not all(member.ended for member in members):
-            if time.monotonic() > deadline or self._hurry.is_set():
+            if time.monotonic() > min(deadline_s, self._end_by_s):
                 break
             time.sleep(LOOK_S)
         for member in members:

@@ -79,11 +79,17 @@ class ProjectProblem:
 
 @dataclass(frozen=True)
 class ProjectItem:
-    """A part of the project, and how much of it is done."""
+    """An item of the project's plan, by its parts: those that are built, and those that are open."""
 
     __pydantic_config__ = STRICT
     item: str
-    percent: Annotated[int, Field(ge=0, le=100)]
+    built: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+
+    @property
+    def percent(self) -> int:
+        """The share of its parts that are built, rounded down; whether they meet their targets is another question."""
+        return 100 * len(self.built) // max(1, len(self.built) + len(self.open))
 
 
 @dataclass(frozen=True)

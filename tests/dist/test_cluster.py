@@ -248,6 +248,42 @@ async def test_nodes_that_are_stopped_ended_and_killed(
         assert_each_once(client, [answer["task_id"] for answer in answers])
 
 
+@pytest.mark.slow
+async def test_ctrl_c_ends_a_coordinator_and_a_node_while_they_answer(start: Start, tmp_path: Path) -> None:
+    http, nodes = free_ports(2)
+    environment = {"QUBIC_LAB_CACHE": str(tmp_path / "cache")}
+    listen = ("--listen", f"127.0.0.1:{http}", "--nodes", f"127.0.0.1:{nodes}")
+    coordinator = start(tmp_path, "coordinator", COMMAND, "coordinator", *listen, **environment)
+    node = start(
+        tmp_path,
+        "node",
+        ECHO,
+        *("--coordinator", f"127.0.0.1:{nodes}", "--name", "a", "--seconds", "600"),
+        **environment,
+    )
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{http}", trust_env=False, timeout=None) as client:
+
+        async def outstanding() -> list[int]:
+            with suppress(httpx2.TransportError):
+                return [each["outstanding"]["requests"] for each in (await client.get("/api/cluster/nodes")).json()]
+            return []
+
+        async def under_way() -> bool:
+            return await outstanding() == [1]
+
+        async def joined() -> bool:
+            return await outstanding() == [0]
+
+        await until(joined, 60.0)
+        asking = asyncio.ensure_future(client.post(ASK, json=counting(1)[0]))
+        await until(under_way)
+        for each in (node, coordinator):
+            each.send(signal.SIGINT)
+            assert await each.status() == 0
+        with suppress(httpx2.TransportError):
+            await asking
+
+
 async def ask_until_answered(
     connections: list[httpx2.AsyncClient], question: dict[str, Any], key: str
 ) -> dict[str, Any]:
