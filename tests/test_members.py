@@ -27,7 +27,7 @@ from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.certificates import make_certificates
 from qubic_lab.wire.channel import CLIENT_OPTIONS, SERVER_OPTIONS, TlsFiles, listen, open_async_channel, open_channel
-from qubic_lab.wire.members import LEAST_CHARACTERS, open_member_channel
+from qubic_lab.wire.members import _CALLERS, LEAST_CHARACTERS, open_member_channel
 from qubic_lab.wire.services import NODE_SERVICE, REGISTRY_SERVICE, add_service, stub_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried", "no_tls")]
@@ -280,7 +280,7 @@ async def test_a_certificate_without_the_role_neither_registers_nor_asks(
         await honest.assert_unharmed()
 
 
-async def test_a_nodes_certificate_registers_its_own_addresses_and_asks_nothing(
+async def test_a_nodes_certificate_registers_its_own_addresses_and_asks_for_measurements_alone(
     client: redis.Redis, files: Files, set_settings: SetSettings
 ) -> None:
     use(files["coordinator-node"], set_settings)
@@ -293,8 +293,15 @@ async def test_a_nodes_certificate_registers_its_own_addresses_and_asks_nothing(
         for address, code in (("unix:/run/docker.sock", INVALID), ("vm-9:7001", DENIED), ("10.0.0.9:7001", DENIED)):
             assert await status(registry.Register(registration("node", address=address))) is code
         assert await status(run_directly(other)) is DENIED
+        assert (await stub_of(other, NODE_SERVICE).OpenMeter(pb.MeterRequest())).port
         await honest.assert_unharmed()
         await registry.Register(registration("node", address="localhost:7001"))
+
+
+def test_each_method_has_callers() -> None:
+    services = (REGISTRY_SERVICE, NODE_SERVICE)
+    methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
+    assert methods == _CALLERS.keys()
 
 
 async def test_a_certificate_of_a_client_serves_nobody(

@@ -42,6 +42,7 @@ _CALLERS: dict[str, tuple[Role, ...]] = {
     f"{_REGISTRY}Leave": ("node",),
     f"{_NODE}Run": ("coordinator",),
     f"{_NODE}MeasureLinks": ("coordinator",),
+    f"{_NODE}OpenMeter": ("node",),
     f"{_NODE}Echo": ("coordinator", "node"),
 }
 _FOR_ALL = "/grpc.health.v1.Health/"
