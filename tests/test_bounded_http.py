@@ -5,16 +5,19 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 import uvicorn
 from clusters import WITHIN_S, Cluster, Fragile, StartCluster, until
 from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+from uvicorn.server import ServerState
 
 from qubic_lab.api import bounded_http
 from qubic_lab.api.serve import Seldom, server_options
@@ -166,32 +169,126 @@ async def test_of_too_many_connections_the_one_that_waited_longest_ends(
         assert await status_of(third) == 200
 
 
+@asynccontextmanager
+async def serving(app: FastAPI, **options: Any) -> AsyncIterator[tuple[str, int]]:
+    """Serve an application on loopback; yield where. At the end no connection is known any more."""
+    server = uvicorn.Server(server_options(app, **options))
+    [listening] = bounded_http.listen_at("127.0.0.1", 0, server.server_state)
+    task = asyncio.ensure_future(server.serve([listening]))
+    await until(lambda: server.started)
+    yield listening.getsockname()
+    await until(lambda: not bounded_http._Connections.of(server.server_state).open)
+    server.should_exit = True
+    await task
+
+
+@pytest.mark.parametrize("limit", ["MOST_CONNECTIONS", "MOST_HANDSHAKES"])
 async def test_tls_handshakes_that_never_end_make_room_for_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 3)
+    monkeypatch.setattr(bounded_http, limit, 3)
     [certificate] = make_certificates(tmp_path, [["localhost", "127.0.0.1"]], datetime.now(UTC))
-    files = {"ssl_certfile": certificate, "ssl_keyfile": certificate.with_suffix(".key")}
     app = FastAPI()
     app.get("/health")(lambda: "well")
-    server = uvicorn.Server(server_options(app, **files))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        serving = asyncio.ensure_future(server.serve([listening]))
-        await until(lambda: server.started)
-        silent = [await asyncio.open_connection(*listening.getsockname()) for _ in range(5)]
+    async with serving(app, ssl_certfile=certificate, ssl_keyfile=certificate.with_suffix(".key")) as address:
+        silent = [await asyncio.open_connection(*address) for _ in range(5)]
         assert [await reader.read(1) for reader, _ in silent[:2]] == [b"", b""], "the first ones were ended"
         trusted = ssl.create_default_context(cafile=tmp_path / "authority.pem")
-        url = f"https://localhost:{listening.getsockname()[1]}"
+        url = f"https://localhost:{address[1]}"
         async with httpx2.AsyncClient(base_url=url, verify=trusted, timeout=WITHIN_S, trust_env=False) as http:
             assert (await http.get("/health")).status_code == 200
         monkeypatch.setattr(bounded_http, "HEAD_S", 0.2)
-        late, _ = await asyncio.open_connection(*listening.getsockname())
+        late, _ = await asyncio.open_connection(*address)
         assert await asyncio.wait_for(late.read(1), WITHIN_S) == b"", "handshakes have the time limit of headers"
         for _, writer in silent:
             writer.close()
-        server.should_exit = True
-        await serving
-    assert vars(server.server_state)["in_order"] == {}
+
+
+async def test_a_client_that_reads_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):
+        pytest.skip("the system has no such limit")
+    monkeypatch.setattr(bounded_http, "UNREAD_S", 0.5)
+    app = FastAPI()
+    app.get("/long")(lambda: PlainTextResponse("a" * 2**26))
+    with socket.socket() as deaf:
+        async with serving(app) as address:
+            deaf.connect(address)
+            deaf.sendall(b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(b"GET /long HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            whole = await asyncio.wait_for(reader.read(-1), WITHIN_S)
+            assert whole.count(b"a") > 2**26, "who reads gets all"
+            writer.close()
+
+
+@pytest.fixture
+def listener(monkeypatch: pytest.MonkeyPatch) -> Iterator[bounded_http.Listener]:
+    """A socket that nobody serves yet; all clients are elsewhere."""
+    monkeypatch.setattr(bounded_http, "_origin", lambda address: address)
+    [listening] = bounded_http.listen_at("127.0.0.1", 0, ServerState())
+    with listening:
+        listening.listen()
+        listening.setblocking(False)
+        yield listening
+
+
+def accepted(listener: bounded_http.Listener) -> dict[Any, socket.socket]:
+    """Return the connections that asyncio would accept in one turn, by address."""
+    found = {}
+    with suppress(BlockingIOError):
+        while True:
+            connection, address = listener.accept()
+            found[address] = connection
+    return found
+
+
+def ended(connection: socket.socket) -> bool:
+    connection.settimeout(WITHIN_S)
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+async def test_without_room_the_newest_are_taken_and_the_others_end_at_once(
+    listener: bounded_http.Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_http, "AT_ONCE", 2)
+    monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 3)
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(5)]
+    assert list(accepted(listener)) == [each.getsockname() for each in reversed(clients[2:])]
+    assert all(ended(each) for each in clients[:2])
+    monkeypatch.setattr(bounded_http, "MOST_CONNECTIONS", 0)
+    clients += [socket.create_connection(listener.getsockname()) for _ in range(5)]
+    taken = accepted(listener)
+    assert list(taken) == [clients[9].getsockname(), clients[8].getsockname()]
+    assert accepted(listener) == {}
+    for each in (*clients, *taken.values()):
+        each.close()
+
+
+async def test_an_address_elsewhere_may_hold_so_many_connections(
+    listener: bounded_http.Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_http, "MOST_FROM_ADDRESS", 2)
+    clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+    first = accepted(listener)
+    assert len(first) == 2 and ended(clients[2])
+    first[clients[0].getsockname()].close()
+    clients.append(socket.create_connection(listener.getsockname()))
+    second = accepted(listener)
+    assert list(second) == [clients[3].getsockname()]
+    for each in (*clients, *first.values(), *second.values()):
+        each.close()
+    assert not listener.held
+
+
+def test_where_connections_come_from() -> None:
+    assert bounded_http._origin("127.0.0.1") == bounded_http._origin("::1") == ""
+    assert bounded_http._origin("10.0.0.7") == "10.0.0.7"
+    assert (
+        bounded_http._origin("2001:db8::1") == bounded_http._origin("2001:db8::2:1") != bounded_http._origin("2001::1")
+    )
 
 
 async def test_the_same_message_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,14 +1,28 @@
 """HTTP connections with limits that hold before a request is known: their number, and the size and time of headers."""
 
 import asyncio
+import ipaddress
+import socket
 from asyncio.events import TimerHandle
+from collections import Counter
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 MOST_CONNECTIONS = 2_000
 """Of a server, with those whose TLS handshake has not ended; each holds a file handle and some 30 KB."""
+MOST_HANDSHAKES = 500
+"""Of TLS that have not ended; each holds some 130 KB."""
+MOST_FROM_ADDRESS = 256
+"""Connections from an address of another machine; a /64 network of IPv6 is one address."""
+UNREAD_S = 30.0
+"""Time limit for a client to take some of an answer, where the system knows such a limit (Linux)."""
+QUEUE = 1_024
+"""Connections that wait to be accepted."""
+AT_ONCE = 32
+"""Connections that are taken where there is no room, the newest of those that waited; the others end as they come."""
 MOST_HEAD_BYTES = 2**16
 """Limit of what is not body: request line, headers, framing of chunks, trailers. The last read comes on top."""
 MOST_HEADERS = 100
@@ -16,6 +30,117 @@ HEAD_S = 10.0
 """Time limit from a connection, or the first byte of a further request, to the end of the headers."""
 BODY_S = 60.0
 """Time limit from there to the end of the body."""
+
+
+class _Connections:
+    """The open connections of a server, in the order in which they came; `handshakes` are those that only begin."""
+
+    def __init__(self) -> None:
+        self.open: dict[BoundedProtocol, None] = {}
+        self.handshakes: dict[BoundedProtocol, None] = {}
+
+    @classmethod
+    def of(cls, state: ServerState) -> "_Connections":
+        """Return those beside uvicorn's own set, which has no order."""
+        found: _Connections = vars(state).setdefault("in_order", cls())
+        return found
+
+    @property
+    def room(self) -> int:
+        """How many more may come."""
+        return min(MOST_CONNECTIONS - len(self.open), MOST_HANDSHAKES - len(self.handshakes))
+
+
+class Listener(socket.socket):
+    """A listening socket of a server, for asyncio, which ends connections beyond limits as they come.
+
+    That costs a tenth of serving them for a moment. It empties the queue at once: nobody waits behind a flood.
+    """
+
+    def __init__(self, state: ServerState, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._connections = _Connections.of(state)
+        self.held: Counter[str] = Counter()
+        """Open connections by origin."""
+        self._arrived: list[tuple[_Accepted, Any]] | None = None
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return a connection, the newest first, and its address.
+
+        Raises:
+            BlockingIOError: those that waited at the first call after the last error have been returned.
+            OSError: no connection can be opened.
+        """
+        if self._arrived is None:
+            self._arrived = self._take()
+        if not self._arrived:
+            self._arrived = None
+            raise BlockingIOError
+        return self._arrived.pop()
+
+    def _take(self) -> "list[tuple[_Accepted, Any]]":
+        arrived: list[tuple[_Accepted, Any]] = []
+        while len(arrived) < QUEUE:
+            try:
+                number, address = self._accept()  # type: ignore[attr-defined]
+            except OSError:
+                if not arrived:
+                    raise
+                break
+            accepted = _Accepted(self, origin := _origin(address[0]), number)
+            if origin and self.held[origin] > MOST_FROM_ADDRESS:
+                accepted.close()
+            else:
+                arrived.append((accepted, address))
+        taken = max(AT_ONCE, self._connections.room)
+        for accepted, _ in arrived[:-taken]:
+            accepted.close()
+        return arrived[-taken:]
+
+
+class _Accepted(socket.socket):
+    """A connection that counts for its origin until it is closed."""
+
+    def __init__(self, listener: Listener, origin: str, number: int) -> None:
+        super().__init__(listener.family, listener.type, listener.proto, number)
+        self.origin, self._held = origin, listener.held
+        self._held[origin] += 1
+
+    def close(self) -> None:
+        """Close it."""
+        if self.fileno() >= 0:
+            self._held[self.origin] -= 1
+            if not self._held[self.origin]:
+                del self._held[self.origin]
+        super().close()
+
+
+def _origin(address: str) -> str:
+    """Return what counts as one address; "" on this machine."""
+    found = ipaddress.ip_address(address)
+    if found.is_loopback:
+        return ""
+    return address if found.version == 4 else found.exploded[:19]
+
+
+def listen_at(host: str, port: int, state: ServerState) -> list[Listener]:
+    """Return bound sockets of a server for all addresses of a host.
+
+    Raises:
+        OSError: there is no such host, or the port is in use.
+    """
+    listeners = []
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        listeners.append(listener := Listener(state, family, kind, protocol))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # its connections inherit it
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNREAD_S * 1_000))
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+    return listeners
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -35,15 +160,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._arriving is not None:
             self._arriving.add_done_callback(lambda _: self._arrived())
         self._start_timer(HEAD_S)
-        # With uvicorn's own set of connections, but in the order in which they came.
-        self._open: dict[BoundedProtocol, None] = vars(self.server_state).setdefault("in_order", {})
-        self._open[self] = None
-        if len(self._open) > MOST_CONNECTIONS:
+        self._connections = _Connections.of(self.server_state)
+        self._connections.open[self] = self._connections.handshakes[self] = None
+        if len(self._connections.open) > MOST_CONNECTIONS:
             self._make_room()
+        elif len(self._connections.handshakes) > MOST_HANDSHAKES:
+            next(iter(self._connections.handshakes))._turn_away()
 
     def _make_room(self) -> None:
         """End the connection that has waited longest for a request; this one, if all others are being answered."""
-        oldest = next(each for each in self._open if each._waits)
+        oldest = next(each for each in self._connections.open if each._waits)
         if oldest is self:
             self._turned_away = True
         else:
@@ -67,11 +193,13 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _forget(self) -> None:
         self._stop_timer()
-        self._open.pop(self, None)
+        self._connections.open.pop(self, None)
+        self._connections.handshakes.pop(self, None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to serve the connection."""
         super().connection_made(transport)
+        self._connections.handshakes.pop(self, None)
         if self._turned_away:
             self._turn_away()
 

@@ -31,7 +31,7 @@ from qubic_lab.api.access import (
     TokenFile,
     make_limiter,
 )
-from qubic_lab.api.bounded_http import MOST_CONNECTIONS, BoundedProtocol
+from qubic_lab.api.bounded_http import MOST_CONNECTIONS, QUEUE, BoundedProtocol, listen_at
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
 from qubic_lab.lifeline import CTRL_C_S
@@ -44,8 +44,6 @@ RELOAD_S = 10.0
 SWITCH_S = 0.0005
 """Longest wait of a thread with an answer from Redis for the busy event loop; Python's default is 5 ms."""
 STOP_S = 10
-BACKLOG = 512
-"""Connections that the event loop accepts at once, before any of them counts."""
 OTHER_FILES = 1_000
 """Open files of a coordinator apart from its clients: nodes, Redis, databases, worker processes."""
 TLS_BUFFER_BYTES = 2**14
@@ -152,10 +150,10 @@ def serve(
     accesses = TokenFile(config.tokens) if config.tokens else None
     app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle)
     certificate = {"ssl_certfile": config.tls.certificate, "ssl_keyfile": config.tls.key} if config.tls else {}
-    options = server_options(app, host=config.host, port=config.port, **certificate)
+    options = server_options(app, **certificate)
     options.load()
     # Those that are ended to make room are closed a moment later, when more may have been accepted.
-    allow_files(MOST_CONNECTIONS + 3 * BACKLOG + OTHER_FILES)
+    allow_files(MOST_CONNECTIONS + 2 * QUEUE + OTHER_FILES)
     for name in ("asyncio", "uvicorn.error"):
         logging.getLogger(name).addFilter(Seldom())
     SSLProtocol.max_size = TLS_BUFFER_BYTES  # of each connection, from its first byte on
@@ -173,7 +171,7 @@ def server_options(app: FastAPI, **more: Any) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=QUEUE,
         timeout_graceful_shutdown=STOP_S,
         **more,
     )
@@ -217,8 +215,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for server in self.servers[:1]:  # none if it cannot listen
-            self._listening(server.sockets[0].getsockname()[1])
+        self._listening(self.servers[0].sockets[0].getsockname()[1])
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -241,17 +238,19 @@ async def _serve(
     oracle: Oracle | None,
     listening: Callable[[str], None],
 ) -> None:
+    server = _Server(options, lambda port: listening(with_port(config.url, port)))
+    try:
+        sockets = listen_at(config.host, config.port, server.server_state)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {config.listen}: another process holds it, or it is not an address of this host"
+        ) from error
     if votes is not None:
         votes.start()
-    server = _Server(options, lambda port: listening(with_port(config.url, port)))
     async with coordinator.running():
         reloading = asyncio.ensure_future(_reload(options.ssl, config.tls))
         try:
-            await server.serve()
-        except SystemExit:  # uvicorn exits if it cannot listen
-            raise InputError(
-                f"cannot listen at {config.listen}: another process holds it, or it is not an address of this host"
-            ) from None
+            await server.serve([*sockets])
         finally:
             reloading.cancel()
             if votes is not None:
