@@ -210,21 +210,42 @@ def test_a_signal_ends_a_benchmark_and_its_pool(number: signal.Signals, status: 
     wait_until_gone(mark)
 
 
-def test_ctrl_c_ends_a_compiler_and_what_it_has_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("line", "status"), [("generate --prompt hi", 130), ("node --coordinator 127.0.0.1:1", 0)])
+def test_ctrl_c_ends_a_compiler_and_what_it_has_started(line: str, status: int, tmp_path: Path) -> None:
     compiler = tmp_path / "slow-compiler"
     compiler.write_text("#!/bin/sh\nsleep 300\nexit 1\n")
     compiler.chmod(0o700)
     model, mark = tiny_model(tmp_path / "tiny"), uuid.uuid4().hex
-    line = f"generate --model {model} --prompt hi"
-    with start(line, QUBIC_LAB_CACHE=str(tmp_path / "cache"), CXX=str(compiler), **{RUN_MARK: mark}) as process:
+    with start(
+        f"{line} --model {model}", QUBIC_LAB_CACHE=str(tmp_path / "cache"), CXX=str(compiler), **{RUN_MARK: mark}
+    ) as process:
         try:
             own = psutil.Process(process.pid)
             wait_until(lambda: any(each.name() == "sleep" for each in own.children(recursive=True)))
             process.send_signal(signal.SIGINT)
-            assert process.wait(WITHIN_S) == 130
+            assert process.wait(WITHIN_S) == status
         finally:
             process.kill()
     wait_until_gone(mark)
+
+
+def test_ctrl_c_says_nothing_while_modules_are_loaded(tmp_path: Path) -> None:
+    loading = tmp_path / "loading"
+    (tmp_path / "typer.py").write_text(f"import time\nopen({str(loading)!r}, 'w').close()\ntime.sleep(300)\n")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parent.parent}"}
+    command = [sys.executable, "-c", "from qubic_lab.cli import main; main()"]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # else a shell's background job hears none
+    ) as process:
+        try:
+            wait_until(loading.exists)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr and (process.wait(WITHIN_S), process.stderr.read()) == (-signal.SIGINT, b"")
+        finally:
+            process.kill()
 
 
 def test_a_reader_that_leaves_gets_no_traceback() -> None:

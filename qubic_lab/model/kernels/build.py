@@ -1,5 +1,6 @@
 """Compiles the kernels for this machine's processor, once; the library is kept in the cache folder."""
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,14 +143,21 @@ def _compile(command: list[str]) -> tuple[int, str]:
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
+
+        def kill() -> None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        atexit.register(kill)  # a node that ends while it starts does not wait for its thread here
         try:
             said = process.communicate(timeout=COMPILE_S)[1]
             return process.returncode, said
-        except BaseException as error:
-            os.killpg(process.pid, signal.SIGKILL)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise OSError(f"{command[0]} did not end in {COMPILE_S} s") from error
-            raise
+        except subprocess.TimeoutExpired as error:
+            raise OSError(f"{command[0]} did not end in {COMPILE_S} s") from error
+        finally:
+            atexit.unregister(kill)
+            if process.returncode is None:
+                kill()
 
 
 def _is_whole(library: Path) -> bool:
