@@ -41,11 +41,7 @@ class _Loader(yaml.SafeLoader):
     flow_level: int
 
     def fetch_flow_collection_start(self, TokenClass: type[Any]) -> None:
-        """Open a bracket.
-
-        Raises:
-            RecursionError: too many are open.
-        """
+        """Open a bracket; a RecursionError if too many are open."""
         if self.flow_level >= MOST_LEVELS:
             raise RecursionError
         super().fetch_flow_collection_start(TokenClass)

@@ -74,11 +74,7 @@ def find_token(token: str, known: Sequence[ApiToken]) -> ApiToken | None:
 
 
 def read_tokens(path: Path) -> list[ApiToken]:
-    """Read a token file.
-
-    Raises:
-        InputError: it cannot be read or is invalid.
-    """
+    """Read a token file; an InputError if it cannot be read or is invalid."""
     try:
         return check_content(list[ApiToken], read_yaml(path) or [], path)
     except InputError as error:

@@ -111,11 +111,7 @@ class RangeAsked(Asked):
     limit: Annotated[int, Field(ge=1, le=MOST_PRICES)] = 100
 
     def to_range(self) -> Range:
-        """Return the range.
-
-        Raises:
-            InputError: a text that is no instant.
-        """
+        """Return the range; an InputError if a text is no instant."""
         start, end = (None if each is None else read_iso(each) for each in (self.start, self.end))
         return Range(start, end, self.limit, self.cursor)
 

@@ -189,11 +189,7 @@ class SpeedGrid:
     def of(
         cls, model: str, ranks: Sequence[int], batches: Sequence[int], prompt_tokens: int, new_tokens: int, repeat: int
     ) -> "SpeedGrid":
-        """Return the grid of a model, with random prompts.
-
-        Raises:
-            InputError: a value is out of range.
-        """
+        """Return the grid of a model, with random prompts; an InputError if a value is out of range."""
         for number in ranks:
             check_at_least("ranks", number, 1)
         for batch in batches:

@@ -232,11 +232,7 @@ class _Reading:
 
 
 def bench_failover(plan: FailoverPlan | None = None, progress: Progress = no_progress) -> FailoverResult:
-    """Let clients read their streams while processes are killed.
-
-    Raises:
-        QubicLabError: a process does not start.
-    """
+    """Let clients read their streams while processes are killed; a QubicLabError if a process does not start."""
     plan = plan or FailoverPlan()
     names = [f"node-{number}" for number in range(1, plan.nodes + 1)]
     with local_cluster(2 if plan.kill_coordinator else 1) as cluster:

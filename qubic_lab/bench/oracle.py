@@ -360,11 +360,7 @@ async def _settled_counts(url: str, served: int) -> dict[str, Any]:
 
 
 async def _counts(url: str) -> dict[str, dict[str, Any]]:
-    """Return the cache's counts by kind.
-
-    Raises:
-        QubicLabError: the coordinator does not report them.
-    """
+    """Return the cache's counts by kind; a QubicLabError if the coordinator does not report them."""
     async with _connections([url], 1) as [connection]:
         status, body = await connection.get("/api/oracle/status")
     cache = json.loads(body)["cache"] if status == 200 else None

@@ -117,11 +117,7 @@ class PeerProcess:
             raise
 
     def measure(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> PeerSpeeds:
-        """Let the peer answer all prompts at once.
-
-        Raises:
-            PeerError: it failed.
-        """
+        """Let the peer answer all prompts at once; a PeerError if it failed."""
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
         try:

@@ -97,11 +97,7 @@ def require(*modules: str, extra: str = "lab") -> None:
 
 
 def split_list(what: str, text: str) -> tuple[str, ...]:
-    """Return the parts of a comma-separated option.
-
-    Raises:
-        InputError: a part is empty.
-    """
+    """Return the parts of a comma-separated option; an InputError if a part is empty."""
     parts = tuple(part.strip() for part in text.split(","))
     if not all(parts):
         raise InputError(f"{what} is {text!r}: give values separated by single commas")
@@ -109,11 +105,7 @@ def split_list(what: str, text: str) -> tuple[str, ...]:
 
 
 def split_numbers(what: str, text: str) -> tuple[int, ...]:
-    """Return the integers of a comma-separated option.
-
-    Raises:
-        InputError: a part is not an integer.
-    """
+    """Return the integers of a comma-separated option; an InputError if a part is not an integer."""
     try:
         return tuple(int(part) for part in split_list(what, text))
     except ValueError as error:
@@ -121,11 +113,7 @@ def split_numbers(what: str, text: str) -> tuple[int, ...]:
 
 
 def read_seconds(what: str, text: str) -> float:
-    """Return the seconds of an option such as 2s, 0.5s or 2.
-
-    Raises:
-        InputError: the value is not a number above 0.
-    """
+    """Return the seconds of an option such as 2s, 0.5s or 2; an InputError if the value is not a number above 0."""
     try:
         seconds = float(text.removesuffix("s"))
     except ValueError:

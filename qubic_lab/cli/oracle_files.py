@@ -50,11 +50,7 @@ _OPTION_NAMES = re.compile("`(date_order|decimal|duplicates|interval|stamp|taken
 
 
 def read_columns(pairs: Sequence[str] | None) -> dict[str, str]:
-    """Return the column names of `--map` options, ours to theirs.
-
-    Raises:
-        InputError: an option is not a pair.
-    """
+    """Return the column names of `--map` options, ours to theirs; an InputError if an option is not a pair."""
     columns: dict[str, str] = {}
     for pair in pairs or ():
         ours, equals, theirs = pair.partition("=")

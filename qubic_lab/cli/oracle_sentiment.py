@@ -154,11 +154,7 @@ def read_columns(
     where: Sequence[str] | None = None,
     group: str | None = None,
 ) -> "Columns":
-    """Return how to read labelled files, as options say it.
-
-    Raises:
-        InputError: an option is not a pair.
-    """
+    """Return how to read labelled files, as options say it; an InputError if an option is not a pair."""
     from qubic_lab.oracle.sentiment.labelled import Columns
 
     return Columns(text, label, _pairs("--map", mapping), _pairs("--where", where), group)

@@ -74,11 +74,7 @@ def start(plan: ClusterPlan, watch: Callable[[ClusterState], None] = lambda stat
 
 
 def check_none_runs(folder: Path) -> None:
-    """Check that no cluster runs in a folder.
-
-    Raises:
-        InputError: one does.
-    """
+    """Check that no cluster runs in a folder; an InputError if one does."""
     if (state := running(folder)) is not None:
         raise InputError(f"a cluster runs here already, at {state.urls[0]}: end it with qubic-lab cluster down")
 

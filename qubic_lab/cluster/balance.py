@@ -187,11 +187,7 @@ def make_balancer(name: str = DEFAULT_BALANCER) -> Balancer:
 
 
 def available(candidates: Iterable[BalancerCandidate]) -> list[BalancerCandidate]:
-    """Return the candidates that may be chosen, in order.
-
-    Raises:
-        BusyError: there are none.
-    """
+    """Return the candidates that may be chosen, in order; a BusyError if there are none."""
     known = list(candidates)
     assert len({each.id for each in known}) == len(known), "two candidates have the same id"
     found = [each for each in known if each.available]

@@ -150,11 +150,7 @@ class Coordinator:
         return await self.call(lambda: list(self.queue.dead_letters()))
 
     async def drain(self, node: str, draining: bool) -> None:
-        """Stop giving a node new tasks, or start again.
-
-        Raises:
-            NotFoundError: there is no such node.
-        """
+        """Stop giving a node new tasks, or start again; a NotFoundError if there is no such node."""
         await self.call(self.registry.drain, node, draining)
         await self._dispatcher.look_at_nodes()
 

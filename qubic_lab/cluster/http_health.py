@@ -29,11 +29,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @cache
 def read_networks(text: str) -> tuple[Network, ...]:
-    """Return networks separated by commas, such as 10.0.0.0/24.
-
-    Raises:
-        InputError: one of them is none.
-    """
+    """Return networks separated by commas, such as 10.0.0.0/24; an InputError if one of them is none."""
     try:
         return tuple(ipaddress.ip_network(each.strip()) for each in text.split(",") if each.strip())
     except ValueError as error:

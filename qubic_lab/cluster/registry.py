@@ -107,11 +107,7 @@ class Registry:
         self._check(node, self._run("leave", node, session))
 
     def drain(self, node: str, draining: bool = True) -> None:
-        """Mark a node as draining (it gets no new requests), or end that.
-
-        Raises:
-            NotFoundError: there is no such node.
-        """
+        """Mark a node as draining (it gets no new requests), or end that; a NotFoundError if there is no such node."""
         self._check(node, self._run("drain", node, "1" if draining else "0"))
 
     def nodes(self) -> list[NodeRecord]:

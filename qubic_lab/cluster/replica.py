@@ -25,11 +25,7 @@ class Replica(Protocol):
     """What a node runs."""
 
     async def start(self) -> pb.Capabilities:
-        """Start, or restart after a loss, and return the capabilities.
-
-        Raises:
-            QubicLabError: it does not start.
-        """
+        """Start, or restart after a loss, and return the capabilities; a QubicLabError if it does not start."""
 
     def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
         """Answer a request; closing the generator frees its slot.

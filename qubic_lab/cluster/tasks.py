@@ -275,11 +275,7 @@ class TaskQueue:
         return cast(bytes, state) == b"cancelled"
 
     def state(self, task_id: str) -> State:
-        """Return the state of a task.
-
-        Raises:
-            NotFoundError: there is no such task, or its outcome is no longer kept.
-        """
+        """Return the state of a task; a NotFoundError if there is no such task, or its outcome is no longer kept."""
         found = self._scripts.call(lambda: self._redis.hget(self._scripts.key("task", task_id), "state"))
         if found is None:
             raise self._unknown(task_id)

@@ -114,11 +114,7 @@ class SignalCurve:
             raise InputError(f"the curve takes {self.curve.signals} signals, not {len(self.signals)}: give as many")
 
     def __call__(self, signals: Sequence[Signals]) -> Floats:
-        """Return the probability that each winner is right.
-
-        Raises:
-            InputError: a required signal is unknown.
-        """
+        """Return the probability that each winner is right; an InputError if a required signal is unknown."""
         return self.curve(_matrix(signals, self.signals))
 
 
@@ -148,11 +144,7 @@ class VoteCalibration:
     format: Literal[2] = 2
 
     def levels(self, signals: Sequence[Signals]) -> list[ConfidenceLevel]:
-        """Return the level of each vote.
-
-        Raises:
-            InputError: a required signal is unknown.
-        """
+        """Return the level of each vote; an InputError if a required signal is unknown."""
         return [level_of(score, self.bands) for score in self.score(signals).tolist()]
 
 
@@ -256,11 +248,7 @@ def _digest(observation: Observation) -> bytes:
 
 
 def save_calibration(calibration: VoteCalibration, path: Path) -> None:
-    """Write a calibration as JSON.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a calibration as JSON; an InputError if the file cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(TypeAdapter(VoteCalibration).dump_json(calibration, indent=1))
@@ -269,11 +257,7 @@ def save_calibration(calibration: VoteCalibration, path: Path) -> None:
 
 
 def load_calibration(path: Path) -> VoteCalibration:
-    """Read and check a calibration.
-
-    Raises:
-        InputError: the file cannot be read, or holds no valid calibration.
-    """
+    """Read and check a calibration; an InputError if the file cannot be read, or holds no valid calibration."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -74,11 +74,7 @@ class Checkpoint:
                 part.copy_(values)
 
     def read(self, names: Sequence[str], dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
-        """Read tensors into a new one, stacked by rows.
-
-        Raises:
-            ModelError: the file ends early.
-        """
+        """Read tensors into a new one, stacked by rows; a ModelError if the file ends early."""
         import torch
 
         shapes = [self.tensors[name].shape for name in names]

@@ -65,11 +65,7 @@ class ModelConfig:
 
 
 def check_context(config: ModelConfig, prompt_tokens: int, new_tokens: int) -> None:
-    """Check that a prompt and its answer fit a model's context.
-
-    Raises:
-        InputError: they are longer than the context.
-    """
+    """Check that a prompt and its answer fit a model's context; an InputError if they are longer than the context."""
     if prompt_tokens + new_tokens > config.max_positions:
         raise InputError(
             f"{prompt_tokens} prompt tokens and {new_tokens} new ones exceed the model's context of "
@@ -146,11 +142,7 @@ def parse_config(raw: Mapping[str, Any], source: str = "config") -> ModelConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file with one JSON object.
-
-    Raises:
-        ModelError: it is missing, unreadable or has something else.
-    """
+    """Read a file with one JSON object; a ModelError if it is missing, unreadable or has something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -51,11 +51,7 @@ class Segment(NamedTuple):
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """Return torch's dtype for `fp32`, `bf16` or `fp16`.
-
-    Raises:
-        InputError: the name is unknown.
-    """
+    """Return torch's dtype for `fp32`, `bf16` or `fp16`; an InputError if the name is unknown."""
     return DTYPES[check_choice("dtype", name, DTYPES)]
 
 

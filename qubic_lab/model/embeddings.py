@@ -146,11 +146,7 @@ def installed_embedder() -> Embedder | None:
 
 
 def model_folder() -> Path:
-    """Return the folder of the installed model.
-
-    Raises:
-        ModelError: the model is not installed.
-    """
+    """Return the folder of the installed model; a ModelError if the model is not installed."""
     spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     folders = [Path(folder) / "model" for folder in (spec and spec.submodule_search_locations) or []]
     if not folders or not (folders[0] / "model.safetensors").is_file():

@@ -44,11 +44,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def check_new(out: Path) -> None:
-    """Check that a folder is new or empty.
-
-    Raises:
-        InputError: `out` is a file or a folder that is not empty.
-    """
+    """Check that a folder is new or empty; an InputError if `out` is a file or a folder that is not empty."""
     if out.is_dir():
         if any(out.iterdir()):
             raise InputError(f"{out} is not empty: give a new folder")
@@ -63,11 +59,7 @@ def write_manifest(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return a folder's manifest, or None if it has none.
-
-    Raises:
-        ModelError: the manifest was changed.
-    """
+    """Return a folder's manifest, or None if it has none; a ModelError if the manifest was changed."""
     path = folder / MANIFEST
     if not path.exists():
         return None
@@ -84,11 +76,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def file_hash(file: Path) -> str:
-    """Return the hex SHA-256 of a file.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
+    """Return the hex SHA-256 of a file; a ModelError if the file cannot be read."""
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -81,11 +81,7 @@ def read_split(folder: Path) -> SplitManifest | None:
 
 
 def rank_folder(folder: Path, rank: int) -> Path:
-    """Return the folder of one rank of a split.
-
-    Raises:
-        ModelError: the folder is not on this host.
-    """
+    """Return the folder of one rank of a split; a ModelError if the folder is not on this host."""
     path = folder / rank_name(rank)
     if not path.is_dir():
         raise ModelError(

@@ -95,11 +95,7 @@ class Stream:
 
     @property
     def completion(self) -> Completion:
-        """The whole answer.
-
-        Raises:
-            InputError: the stream has not been read to its end.
-        """
+        """The whole answer; an InputError if the stream has not been read to its end."""
         if self._answer is None:
             raise InputError("the answer is not complete: read the stream to its end first")
         return self._answer.completion

@@ -16,11 +16,7 @@ class Tokenizer:
     """The tokenizer of a model folder, loaded by transformers."""
 
     def __init__(self, folder: Path) -> None:
-        """Load the tokenizer.
-
-        Raises:
-            ModelError: the folder has no tokenizer that can be loaded.
-        """
+        """Load the tokenizer; a ModelError if the folder has no tokenizer that can be loaded."""
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
         # AutoTokenizer would rebuild the tokenizer with the class of the architecture, but the model was trained with

@@ -173,11 +173,7 @@ def hash_files(folder: Path) -> dict[str, str]:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Check that the files of a run are those that it wrote.
-
-    Raises:
-        InputError: one is missing or has changed.
-    """
+    """Check that the files of a run are those that it wrote; an InputError if one is missing or has changed."""
     found = hash_files(folder)
     for name, digest in manifest.files.items():
         if found.get(name) != digest:

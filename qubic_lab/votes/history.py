@@ -104,11 +104,7 @@ class VoteHistory:
             connection.execute(sa.insert(VOTES).values(**asdict(summary), trail=dict(trail)))
 
     def trail(self, id: str) -> dict[str, Any]:
-        """Return the whole trail of a vote.
-
-        Raises:
-            NotFoundError: there is no such vote.
-        """
+        """Return the whole trail of a vote; a NotFoundError if there is no such vote."""
         with self._engine.connect() as connection:
             found = connection.execute(sa.select(VOTES.c.trail).where(VOTES.c.id == id)).scalar()
         if found is None:

@@ -78,11 +78,7 @@ class CertificateInfo:
 
 
 def describe(pem: bytes) -> CertificateInfo:
-    """Parse the first certificate of a PEM text.
-
-    Raises:
-        InputError: there is no certificate, or it is malformed.
-    """
+    """Parse the first certificate of a PEM text; an InputError if there is no certificate, or it is malformed."""
     certificate = _load(pem)
     usage = _extension(certificate, x509.ExtendedKeyUsage)
     return CertificateInfo(
@@ -118,11 +114,7 @@ def check_pair(pair: Pair) -> None:
 
 
 def check_name(name: str) -> str:
-    """Return a host name unchanged, or an IP address in its canonical form.
-
-    Raises:
-        InputError: it is neither of them.
-    """
+    """Return a host name unchanged, or an IP address in its canonical form; an InputError if it is neither of them."""
     try:
         address = ipaddress.ip_address(name)
     except ValueError:

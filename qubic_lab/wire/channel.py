@@ -353,11 +353,7 @@ def required_tls(address: str, tls: TlsFiles | None) -> TlsFiles | None:
 
 
 def read_host(address: str) -> str:
-    """Return the host of `HOST:PORT`.
-
-    Raises:
-        InputError: the address is malformed.
-    """
+    """Return the host of `HOST:PORT`; an InputError if the address is malformed."""
     match = re.fullmatch(r"([\w.-]+|\[[\w:.%]+\]):(\d{1,5})", address)
     # Before a colon gRPC would take the name of a scheme for that scheme: `unix-abstract:80` is a socket.
     if match is None or int(match[2]) > 65535 or match[1] in _SCHEMES:

@@ -56,11 +56,7 @@ def new_node_token() -> str:
 
 
 def node_token() -> bytes | None:
-    """Return QUBIC_LAB_NODE_TOKEN, or None if it is not set.
-
-    Raises:
-        InputError: it is too short.
-    """
+    """Return QUBIC_LAB_NODE_TOKEN, or None if it is not set; an InputError if it is too short."""
     secret = settings().node_token
     token = secret.get_secret_value().encode() if secret is not None else None
     if token is not None and len(token) < LEAST_CHARACTERS:

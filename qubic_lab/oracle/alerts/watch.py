@@ -154,11 +154,7 @@ class AlertWatch:
         return found
 
     def deliver(self) -> Delivery:
-        """Send pending alerts.
-
-        Raises:
-            QubicLabError: the database cannot be read.
-        """
+        """Send pending alerts; a QubicLabError if the database cannot be read."""
         with reading():
             return self._deliverer.deliver()
 

@@ -405,11 +405,7 @@ def _unpacked(blob: bytes, kind: type) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as plain JSON.
-
-    Raises:
-        InputError: it has no such form.
-    """
+    """Return a value as plain JSON; an InputError if it has no such form."""
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in sorted(value.items(), key=lambda each: str(each[0]))}
     if isinstance(value, (list, tuple)):

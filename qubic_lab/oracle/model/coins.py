@@ -124,11 +124,7 @@ def find_coin(text: str) -> Coin:
 
 
 def coin_ids(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the ids of coins given by id or symbol, each once.
-
-    Raises:
-        NotFoundError: a coin is not known.
-    """
+    """Return the ids of coins given by id or symbol, each once; a NotFoundError if a coin is not known."""
     return tuple(dict.fromkeys(find_coin(name).id for name in names))
 
 

@@ -18,11 +18,7 @@ def now_us() -> int:
 
 
 def to_us(instant: datetime) -> int:
-    """Return a datetime in microseconds.
-
-    Raises:
-        InputError: it has no time zone.
-    """
+    """Return a datetime in microseconds; an InputError if it has no time zone."""
     if instant.tzinfo is None:
         raise InputError(f"time {instant.isoformat()} has no zone: end it with Z or an offset such as +01:00")
     return (instant - _EPOCH) // timedelta(microseconds=1)
@@ -39,11 +35,7 @@ def iso(us: int) -> str:
 
 
 def read_iso(text: str) -> int:
-    """Return the timestamp of a text in ISO 8601.
-
-    Raises:
-        InputError: the text is not in ISO 8601, or has no time zone.
-    """
+    """Return the timestamp of a text in ISO 8601; an InputError if the text is not in ISO 8601, or has no time zone."""
     try:
         found = to_us(datetime.fromisoformat(text.strip()))
         from_us(found)  # near the calendar's ends a zone's time may have none in UTC

@@ -215,11 +215,7 @@ class EmbeddingHead:
         return hashlib.sha256("\n".join(map(str, depends)).encode()).hexdigest()[:12]
 
     def score(self, texts: Sequence[str]) -> list[SentimentScore]:
-        """Return the score of each text.
-
-        Raises:
-            ModelError: the embedder's weights are not installed.
-        """
+        """Return the score of each text; a ModelError if the embedder's weights are not installed."""
         scores: list[SentimentScore] = []
         for start in range(0, len(texts), EMBEDDED_TOGETHER):
             features = head_features(texts[start : start + EMBEDDED_TOGETHER], self.embedder)
@@ -279,11 +275,7 @@ class FinBert:
         return digest.hexdigest()[:12]
 
     def load(self) -> None:
-        """Load the model now.
-
-        Raises:
-            ModelError: it is missing, is no sequence classifier, or has other labels.
-        """
+        """Load the model now; a ModelError if it is missing, is no sequence classifier, or has other labels."""
         _ = self._loaded
 
     def score(self, texts: Sequence[str]) -> list[SentimentScore]:

@@ -44,11 +44,7 @@ Labels = NDArray[np.intp]
 
 
 def read_tweets(path: Path) -> LabelledTexts:
-    """Return the published tweets.
-
-    Raises:
-        InputError: the file is missing, or another one.
-    """
+    """Return the published tweets; an InputError if the file is missing, or another one."""
     tweets = read_labelled(path, TWEETS_COLUMNS)
     if hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest() != TWEETS_SHA256:
         raise InputError(f"{path} is not the published file: fetch {TWEETS} from the Hugging Face Hub")
