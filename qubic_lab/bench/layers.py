@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qubic_lab.bench.result import MeasuredResult, Spread, Table
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import check_at_least, check_range
-from qubic_lab.model.config import ModelConfig, load_config, resolve_shape
+from qubic_lab.model.config import load_config, resolve_shape
 from qubic_lab.model.cost import PartCost, model_cost
 from qubic_lab.model.layout import StageRange, stage_ranges
 from qubic_lab.model.resolve import resolve_whole
@@ -88,36 +88,22 @@ def analyse_layers(
         ModelError: the model cannot be found, or its files are damaged.
     """
     check_at_least("repeat", repeat, 1)
-    if not timed:
-        config = resolve_shape(model)
-        check_range("context", context, 1, config.max_positions)
-        return _analysis(model, config, dtype, context, 0, [None] * (config.layers + 3))
-    folder = resolve_whole(model)
-    config = load_config(folder)
+    folder = resolve_whole(model) if timed else None
+    config = load_config(folder) if folder else resolve_shape(model)
     check_range("context", context, 1, config.max_positions)
-    used = resolve_config(PipelineConfig(str(folder), ranks=1, dtype=dtype, threads=threads))
-    times_ms = [Spread.of(steps) for steps in zip(*_time_steps(folder, used, context, repeat, progress), strict=True)]
-    return _analysis(model, config, dtype, context, repeat, times_ms, used.device, used.threads)
-
-
-def _analysis(
-    model: str,
-    config: ModelConfig,
-    dtype: str,
-    context: int,
-    repeat: int,
-    times_ms: "list[Spread] | list[None]",
-    device: str = "",
-    threads: int | None = None,
-) -> LayerAnalysis:
-    """Put the figures together; `times_ms` are those of each part in order, and of whole steps."""
     cost = model_cost(config, dtype, context)
     layers = [(f"layer {number}", cost.layer) for number in range(config.layers)]
     costs = [("embedding", cost.embedding), *layers, ("head", cost.head)]
-    total = PartCost(cost.parameters, cost.weight_bytes, 0, sum(part.flops for _, part in costs))
+    costs += [("whole model", PartCost(cost.parameters, cost.weight_bytes, 0, sum(part.flops for _, part in costs)))]
+    times_ms: list[Spread | None] = [None] * len(costs)
+    used = None
+    if folder:
+        used = resolve_config(PipelineConfig(str(folder), ranks=1, dtype=dtype, threads=threads))
+        steps = _time_steps(folder, used, context, repeat, progress)
+        times_ms = [Spread.of(times) for times in zip(*steps, strict=True)]
     parts = [
         LayerFigures(name, part.parameters, part.weight_bytes, part.flops, time_ms)
-        for (name, part), time_ms in zip([*costs, ("whole model", total)], times_ms, strict=True)
+        for (name, part), time_ms in zip(costs, times_ms, strict=True)
     ]
     return LayerAnalysis(
         parts=tuple(parts[:-1]),
@@ -126,9 +112,9 @@ def _analysis(
         meaningless=config.meaningless,
         dtype=dtype,
         context=context,
-        repeat=repeat,
-        device=device,
-        threads=threads,
+        repeat=repeat if timed else 0,
+        device=used.device if used else "",
+        threads=used.threads if used else None,
     )
 
 

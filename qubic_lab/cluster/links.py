@@ -7,7 +7,7 @@ matters most; weights and long prompts need bandwidth.
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import grpc
@@ -141,13 +141,5 @@ async def _measure(node: str, address: str, health_url: str, iperf3: bool) -> pb
 
 def _read(link: pb.Link) -> NodeLink:
     return NodeLink(
-        to=link.node,
-        rtt_min_ms=link.rtt_min_ms,
-        rtt_ms=link.rtt_ms,
-        rtt_p95_ms=link.rtt_p95_ms,
-        loss=link.loss,
-        gbps=link.gbps,
-        iperf3_gbps=link.iperf3_gbps,
-        health_ms=link.health_ms,
-        trouble=link.trouble,
+        to=link.node, **{each.name: getattr(link, each.name) for each in fields(NodeLink) if each.name != "to"}
     )
