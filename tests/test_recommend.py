@@ -59,7 +59,7 @@ def test_three_t4s_get_the_balanced_split_and_replicas_beside_it() -> None:
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_equal_devices_are_split_as_the_pipeline_splits(ranks: int) -> None:
-    plans, _ = candidates(setup_of(",".join(["t4"] * ranks), context=1))
+    plans, _ = candidates(setup_of(",".join(["t4"] * ranks), context=1, batch=8))
     assert [plan.layers for plan in plans if plan.strategy == "C"] == [plan_layers(DEEPSEEK, ranks, "C")]
 
 

@@ -14,8 +14,8 @@ from qubic_lab.model.safetensors_file import Shape
 class PartCost:
     """The cost of one part for one sequence: `decode_bytes` and `flops` are those of one decode step, one token.
 
-    `request_bytes` is the part of `decode_bytes` that each request of a batch reads separately: KV cache and row of
-    the embedding. The rest, the weights, is read once for all requests.
+    `request_bytes` is the part of `decode_bytes` that each request of a batch moves separately: KV cache, row of the
+    embedding, and logits. The rest, the weights, is read once for all requests.
     """
 
     parameters: int
@@ -25,7 +25,7 @@ class PartCost:
     request_bytes: int = 0
 
     def step_bytes(self, batch: int) -> int:
-        """Return the bytes that a decode step of `batch` requests reads."""
+        """Return the bytes that a decode step of `batch` requests moves."""
         return self.decode_bytes + (batch - 1) * self.request_bytes
 
 
@@ -86,6 +86,7 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
     kv_bytes = kv_cache_bytes(config, 1, dtype, context)
     layer_parameters = parameter_count(layer)
     layer_matrices = sum(math.prod(shape) for shape in layer.values() if len(shape) == 2)
+    logits_bytes = 2 * 4 * config.vocab  # written in fp32, and read to choose the token
     head_parameters = config.hidden + (0 if config.tied_head else matrix)
     return ModelCost(
         layers=config.layers,
@@ -106,8 +107,9 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
         head=PartCost(
             parameters=head_parameters,
             weight_bytes=head_parameters * width,
-            decode_bytes=(config.hidden + matrix) * width,
+            decode_bytes=(config.hidden + matrix) * width + logits_bytes,
             flops=2 * matrix,
+            request_bytes=logits_bytes,
         ),
     )
 

@@ -7,6 +7,8 @@ from qubic_lab.model.config import ModelConfig
 from qubic_lab.model.cost import PartTimes, model_cost
 
 STRATEGIES = ("A", "B", "C")
+LANE_REQUESTS = 8
+"""Requests of a lane for which strategy C is balanced."""
 
 
 def plan_layers(config: ModelConfig, ranks: int, strategy: str, cut: int | None = None) -> tuple[int, ...]:
@@ -14,7 +16,7 @@ def plan_layers(config: ModelConfig, ranks: int, strategy: str, cut: int | None 
 
     A: two ranks, the embedding and the layers before `cut` (default: half, rounded up) / the others and the head.
     B: equal counts, with one more on the first ranks if there is a remainder.
-    C: balanced by the bytes that a decode step reads.
+    C: balanced by the bytes that a decode step of LANE_REQUESTS moves.
 
     Raises:
         InputError: as for check_strategy; or there are more ranks than layers, or a rank has no layers.
@@ -31,7 +33,8 @@ def plan_layers(config: ModelConfig, ranks: int, strategy: str, cut: int | None 
     if strategy == "B":
         return equal_counts(config.layers, ranks)
     cost = model_cost(config, "bf16")
-    a_byte_a_second = PartTimes(cost.embedding.decode_bytes, cost.layer.decode_bytes, cost.head.decode_bytes)
+    embedding, layer, head = (part.step_bytes(LANE_REQUESTS) for part in (cost.embedding, cost.layer, cost.head))
+    a_byte_a_second = PartTimes(embedding, layer, head)
     return balanced_layers([a_byte_a_second] * ranks, config.layers)
 
 
