@@ -330,7 +330,7 @@ async def test_health_readiness_metrics_and_description(start_cluster: StartClus
         assert "swagger" in (await ask("/docs")).text.lower()
         described = (await ask("/openapi.json")).json()
         responses = described["paths"][ASK]["post"]["responses"]
-        assert set(responses) == {"200", "4XX"}
+        assert set(responses) == {"200", "4XX", "5XX"}
         assert "application/problem+json" in responses["4XX"]["content"]
 
 

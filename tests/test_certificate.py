@@ -7,7 +7,7 @@ from math import prod
 
 import pytest
 
-from qubic_lab.consensus.certificate import GAIN, Certificate, Certifier, points_needed
+from qubic_lab.consensus.certificate import GAIN, LEAST_ERROR, Certificate, Certifier, points_needed
 from qubic_lab.consensus.stopping import ballots_to_ask, reason_to_stop, replay
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.errors import InputError
@@ -96,9 +96,15 @@ def test_told_correlation_takes_more_points_and_a_lone_copy_none():
     for _ in range(16):
         certifier.add(["A"])
     assert certifier.certificate.winner is None, "sixteen equal answers may be one"
-    for error, correlation, problem in [(0.0, 0.0, "error"), (0.6, 0.0, "error"), (0.05, 1.5, "correlation is 1.5")]:
+    for error, correlation, problem in [
+        (0.0, 0.0, "error"),
+        (1e-17, 0.5, "error"),
+        (0.6, 0.0, "error"),
+        (0.05, 1.5, "correlation is 1.5"),
+    ]:
         with pytest.raises(InputError, match=problem):
             points_needed(error, correlation)
+    assert points_needed(LEAST_ERROR, 0.5, most=32) < 100, "with the least error the sum still ends"
 
 
 def test_no_certificate_comes_before_the_ballots_that_are_missing():

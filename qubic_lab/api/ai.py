@@ -8,7 +8,15 @@ from fastapi import APIRouter, Header, Request, Response
 
 from qubic_lab.api.consensus import ConsensusQuery, answer_query
 from qubic_lab.api.problems import problem
-from qubic_lab.api.responses import EventStream, as_lines, cancel_task, read_answer, read_events, until_done
+from qubic_lab.api.responses import (
+    STREAMED,
+    EventStream,
+    as_lines,
+    cancel_task,
+    read_answer,
+    read_events,
+    until_done,
+)
 from qubic_lab.api.schemas import ConsensusResponse, Query, QueryResponse
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
@@ -24,8 +32,8 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
     """Return the routes of a coordinator; without `votes` no vote can be asked for."""
     routes = APIRouter(prefix="/api/ai", tags=["ai"])
 
-    @routes.post("/query", response_model=QueryResponse | ConsensusResponse)
-    @routes.post("/single_query", response_model=QueryResponse)
+    @routes.post("/query", response_model=QueryResponse | ConsensusResponse, responses=STREAMED)
+    @routes.post("/single_query", response_model=QueryResponse, responses=STREAMED)
     async def answer(
         query: Query, request: Request, idempotency_key: Key = None, last_event_id: LastEvent = 0
     ) -> QueryResponse | ConsensusResponse | Response:

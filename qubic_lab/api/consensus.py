@@ -11,12 +11,12 @@ from fastapi import Query as Parameter
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from qubic_lab.api.responses import EventStream, as_lines, count_answer, read_answer, until_done
+from qubic_lab.api.responses import STREAMED, EventStream, as_lines, count_answer, read_answer, until_done
 from qubic_lab.api.schemas import MOST_DEADLINE_S, MOST_PROMPT_CHARACTERS, ConsensusResponse, Query
 from qubic_lab.api.vote_page import render_live, render_vote
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import VotingConfig
-from qubic_lab.consensus.certificate import DEFAULT_ERROR, Certificate
+from qubic_lab.consensus.certificate import DEFAULT_ERROR, LEAST_ERROR, Certificate
 from qubic_lab.errors import InputError
 from qubic_lab.votes.history import MOST_PAGE, ModeMetrics
 from qubic_lab.votes.live import LiveEvent
@@ -62,7 +62,7 @@ class ConsensusQuery(Query):
         Literal["certain", "certified"],
         Field(description="certified: ask in waves, until the most frequent answer is known, but for stop_error"),
     ] = "certain"
-    stop_error: Annotated[float, Field(gt=0.0, le=0.5, description="error of the certificate")] = DEFAULT_ERROR
+    stop_error: Annotated[float, Field(ge=LEAST_ERROR, le=0.5, description="error of the certificate")] = DEFAULT_ERROR
     stop_correlation: Annotated[
         float,
         Field(ge=0.0, le=1.0, description="of answers to one question, by causes that other voters would not share"),
@@ -203,7 +203,7 @@ def _add_history(routes: APIRouter, coordinator: Coordinator, votes: VoteService
             return HTMLResponse(render_live(live.id, live.question))
         return HTMLResponse(render_vote(vote_id, await trail(vote_id)))
 
-    @routes.get("/api/consensus/history/{vote_id}/events")
+    @routes.get("/api/consensus/history/{vote_id}/events", response_class=Response, responses=STREAMED)
     async def events(vote_id: str) -> Response:
         """Follow a vote while it is held, as server-sent events: count after each answer, round, and end."""
         if live := votes.running.get(vote_id):

@@ -16,8 +16,9 @@ from qubic_lab.errors import BusyError, QubicLabError
 MEDIA_TYPE = "application/problem+json"
 _TEXTS = {name: {"type": "string"} for name in ("type", "title", "detail")}
 _SCHEMA = {"type": "object", "properties": {**_TEXTS, "status": {"type": "integer"}}}
-DESCRIPTION: dict[str, Any] = {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
-"""The description of error responses in OpenAPI."""
+_DESCRIPTION = {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
+RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": _DESCRIPTION, "5XX": _DESCRIPTION}
+"""The description of errors in OpenAPI."""
 _STATUS: dict[type[QubicLabError], tuple[int, str]] = {
     errors.NotFoundError: (404, "Not found"),
     errors.InputError: (400, "Bad request"),

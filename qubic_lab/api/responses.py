@@ -114,6 +114,15 @@ def count_answer(coordinator: Coordinator, mode: str, is_auto: bool, seconds: fl
         coordinator.answers[f"{mode} {name}"] += value
 
 
+_EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("event", "id", "data")},
+    "required": ["event", "data"],
+}
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
+"""The description of an answer as server-sent events in OpenAPI."""
+
+
 class EventStream(StreamingResponse):
     """Server-sent events; `end` is awaited after the response, even if nobody has read it."""
 

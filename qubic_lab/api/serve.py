@@ -112,7 +112,7 @@ def create_app(
     `accesses` returns the known tokens and needs a limiter of their rates; without it everybody may call, only for
     loopback. Without `votes` or `oracle` their routes are missing.
     """
-    app = FastAPI(title="Qubic Lab", version=__version__, responses={"4XX": problems.DESCRIPTION})
+    app = FastAPI(title="Qubic Lab", version=__version__, responses=problems.RESPONSES)
     problems.install(app)
     metrics = health.ApiMetrics()
     app.include_router(ai.make_routes(coordinator, votes))

@@ -43,6 +43,8 @@ GAIN = 1.8392867552141612
 PAIR, LOSS, STAKE = 2, 3, 0.74
 """Points of two equal ballots, and of one against; with this stake five equal ballots suffice for an error of 5 %."""
 DEFAULT_ERROR = 0.05
+LEAST_ERROR = 1e-9
+"""Sums of doubles are exact enough for it."""
 MOST_BALLOTS = 16
 
 
@@ -56,18 +58,23 @@ def points_needed(error: float, correlation: float = 0.0, most: int = MOST_BALLO
     Raises:
         InputError: a value is out of range.
     """
-    if not 0 < error <= 0.5:
-        raise InputError(f"the error of a certificate is {error}: give one above 0, up to 0.5")
+    if not LEAST_ERROR <= error <= 0.5:
+        raise InputError(f"the error of a certificate is {error}: give one from {LEAST_ERROR:g} to 0.5")
     if not 0 <= correlation <= 1:
         raise InputError(f"correlation is {correlation}: it must lie between 0 and 1")
     if correlation == 0:
-        # Without a pair, the points are short by less than the stake is worth: GAIN ** −LOSS is less than 1 − STAKE.
-        return PAIR + math.ceil(math.log(1 / (error * (1 + 3 * STAKE))) / math.log(GAIN))
+        return _points(error)
     share, more, repeated = math.sqrt(correlation), 1.0, -1
     while more > error / 2:
         repeated += 1
         more -= math.comb(most, repeated) * share**repeated * (1 - share) ** (most - repeated)
-    return points_needed(error / 2) + repeated + 1  # of two equal first ballots one may be a repetition
+    return _points(error / 2) + repeated + 1  # of two equal first ballots one may be a repetition
+
+
+def _points(error: float) -> int:
+    """Return the points that exclude an answer if ballots are independent."""
+    # Without a pair, the points are short by less than the stake is worth: GAIN ** −LOSS is less than 1 − STAKE.
+    return PAIR + math.ceil(math.log(1 / (error * (1 + 3 * STAKE))) / math.log(GAIN))
 
 
 @dataclass(frozen=True)
