@@ -37,7 +37,7 @@ def test_a_decode_step_by_hand(tmp_path: Path) -> None:
     assert cost.layer.flops == 2 * matrices + 2 * (10 * 64) + 2 * (10 * 64)
     assert cost.layer.decode_bytes == 2 * (matrices + 2 * 64) + 2 * (10 * 2 * 32)
     assert (cost.embedding.flops, cost.embedding.decode_bytes) == (0, 2 * 64)
-    assert (cost.head.flops, cost.head.decode_bytes) == (2 * 320 * 64, 2 * (320 * 64 + 64))
+    assert (cost.head.flops, cost.head.decode_bytes) == (2 * 320 * 64, 2 * (320 * 64 + 64) + 2 * 4 * 320)
 
 
 def test_a_batch_reads_weights_once_and_each_request_its_own_keys_and_values() -> None:
@@ -47,7 +47,7 @@ def test_a_batch_reads_weights_once_and_each_request_its_own_keys_and_values() -
     assert kv_cache_bytes(config, 1, "fp16", 1000) == keys_and_values
     assert long.layer.step_bytes(1) == long.layer.decode_bytes == layer_weight_bytes(config, "fp16") + keys_and_values
     assert long.layer.step_bytes(8) - short.layer.step_bytes(8) == 8 * keys_and_values
-    assert long.head.step_bytes(8) == long.head.decode_bytes
+    assert long.head.step_bytes(8) - long.head.step_bytes(1) == 7 * 2 * 4 * config.vocab  # logits in fp32
     assert long.embedding.step_bytes(8) == 8 * 2 * 1536
 
 

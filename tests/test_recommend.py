@@ -58,9 +58,10 @@ def test_three_t4s_get_the_balanced_split_and_replicas_beside_it() -> None:
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_equal_devices_are_split_as_the_pipeline_splits(ranks: int) -> None:
+def test_equal_devices_are_split_as_the_pipeline_splits_within_a_layer(ranks: int) -> None:
     plans, _ = candidates(setup_of(",".join(["t4"] * ranks), context=1, batch=8))
-    assert [plan.layers for plan in plans if plan.strategy == "C"] == [plan_layers(DEEPSEEK, ranks, "C")]
+    [planned] = (plan.layers for plan in plans if plan.strategy == "C")
+    assert max(abs(a - b) for a, b in zip(planned, plan_layers(DEEPSEEK, ranks, "C"), strict=True)) <= 1
 
 
 def test_unequal_devices_get_unequal_layers() -> None:
