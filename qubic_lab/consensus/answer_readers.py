@@ -276,12 +276,19 @@ def _read_number(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | N
             return None
     elif not (form.kind == NUMBER or form.asks_output) or symbolic.SIGN.search(part) or REFUSED.search(text):
         return None
-    if limits := _range(found, text):
-        return several_numbers(limits, part)
-    chosen = _answering(found, text, form)
+    return quantity_answer(_answering(found, text, form), found, text, form, assigned[-1] if assigned else "", part)
+
+
+def quantity_answer(
+    chosen: Quantity, found: Sequence[Quantity], text: str, form: QuestionForm, assigned: str = "", part: str = ""
+) -> FinalAnswer | None:
+    """Return the chosen one of the numbers found in a plain text as its answer, or the range it is in; no bare limit."""
+    limits = _range(found, text)
+    if chosen in limits:
+        return several_numbers(limits, part or text)
     if _is_limit(text, chosen.start, chosen.end):
         return None
-    return _one_number(chosen, part, form, _of_what(assigned[-1] if assigned else "", part, form))
+    return _one_number(chosen, part or text, form, _of_what(assigned, part or text, form))
 
 
 def read_quantity(part: str, form: QuestionForm) -> FinalAnswer | None:
@@ -296,7 +303,7 @@ def _of_what(assigned: str, part: str, form: QuestionForm) -> str:
     return " ".join(sorted((polarities(part) - form.polarities) & _DOWN))
 
 
-def _range(found: list[Quantity], text: str) -> list[Quantity]:
+def _range(found: Sequence[Quantity], text: str) -> list[Quantity]:
     """Return the two limits of a range, such as 10-15 km or between 3 and 4, else nothing."""
     for first, second in pairwise(found):
         between = text[first.end : second.start]

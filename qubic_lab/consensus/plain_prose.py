@@ -33,6 +33,12 @@ _INTERJECTION = re.compile(
     r"|(?:好的|您好|你好|嗯|那么|毫无疑问|顾名思义)[，,！!]\s*|(?-i:[A-Z]\w+:\s+(?=[A-Z])))",
     re.IGNORECASE,
 )
+_NO_STATEMENT = re.compile(
+    r"[?？]\W*$|\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid|not\s+(?:\w+\s+)?(?:sure|certain|able))\b|\bi\s+(?:can't|cannot|don't\s+(?:have|know))\b"
+    r"|抱歉|对不起|對不起|[无無]法(?:得知|预测|預測|知道|回答|确定)|(?:不|没有|沒有)(?:知道|清楚|办法|辦法)",
+    re.IGNORECASE,
+)
+"""Questions, refusals and doubts."""
 _BRACKETS = re.compile(r"(?:(?<!\s)\s+)?(?:\([^()]*\)|（[^（）]*）)")
 _QUOTES = re.compile(r"[\"“”「」『』《》]|(?<!\w)['‘]|['’](?!\w)")
 _CLAUSE = re.compile(r"[,;:，；：。]\s*|(?<!\s)\s+[—–-]+\s+")
@@ -49,8 +55,8 @@ def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
     if form.asks_list:
         return _read_list(text, form)
     if form.kind in (CHOICE, NUMBER):
-        return _read_verdict(text, form) if form.kind == CHOICE else _read_number(text, form)
-    return _read_name(text, form) if form.asks_name and "=" not in text else None
+        return _read_verdict(_said(text), form) if form.kind == CHOICE else _read_number(_said(text), form)
+    return _read_name(_said(text), form) if form.asks_name and "=" not in text else None
 
 
 def may_be(kind: str, text: str, form: QuestionForm) -> bool:
@@ -66,9 +72,9 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
 
 
 def _said(text: str) -> list[str]:
-    """Return the sentences without chatter and interjections."""
+    """Return the sentences that may state the answer: no chatter, no questions, no refusals."""
     found = [_INTERJECTION.sub("", each) for each in sentences(text)]
-    return [each for each in found if each and not _CHATTER.match(each)]
+    return [each for each in found if each and not _CHATTER.match(each) and not _NO_STATEMENT.search(each)]
 
 
 def _length(text: str) -> float:
@@ -98,15 +104,14 @@ _UNSURE = re.compile(
 )
 
 
-def _read_verdict(text: str, form: QuestionForm) -> FinalAnswer | None:
-    said = [_QUOTES.sub("", simplified(each)) for each in _said(text)]
+def _read_verdict(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
+    said = [_QUOTES.sub("", simplified(each)) for each in said]
     told = {
         "no" if no["no"] or no["denied"] else "yes" for s in said for c in _CLAUSE.split(s) if (no := _TOLD.match(c))
     }
-    value = verdict(said[0]) if said else ""
-    if not value and len(told) < 2:
-        value = "".join(told) or next(filter(None, (_restated(each, form) for each in said[:MOST_SENTENCES])), "")
-    return FinalAnswer(CHOICE, value, said[0]) if value else None
+    told |= {verdict(each) for each in said[:1]} - {""}
+    told = told or {value for each in said[:MOST_SENTENCES] if (value := _restated(each, form))}
+    return FinalAnswer(CHOICE, told.pop(), said[0]) if len(told) == 1 else None
 
 
 def _restated(sentence: str, form: QuestionForm) -> str:
@@ -114,7 +119,7 @@ def _restated(sentence: str, form: QuestionForm) -> str:
     part = _TO_REASONS.sub("", sentence)
     asked = dict(map(_key, form.content))
     signs = {key: sign for word in words(part) for key, sign in [_key(word.removesuffix("'s"))]}
-    known = {*form.words, *_FRAME, *readers.HAN_FRAME}
+    known = {*form.words, *_TAGS, *readers.HAN_FRAME}
     added = _length(" ".join(word for word in words(_DENIED.sub(" ", part)) if not {word, stem(word)} & known))
     said = asked.keys() & signs.keys()
     is_reply = not added and (len(said) > 1 or re.match(r"(?:it|they|s?he)\b", part, re.I))
@@ -141,7 +146,7 @@ def _key(word: str) -> tuple[str, int]:
 
 _SAYS_SO = re.compile(r"\b(?:so|therefore|thus|hence|means\s+that)\b|所以|因此|于是|那么|一共|共有", re.IGNORECASE)
 _BESIDE = re.compile(
-    r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:not|but|because|since|which|while|whereas|as\s+each)\b|(?<=[,，；])(?:而|但|因为|不是)).*",
+    r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:not|but|because|since|while|whereas|as\s+each|which\s+(?!leaves|makes|gives|means))\b|(?<=[,，；])(?:而|但|因为|不是)).*",
     re.I | re.S,
 )
 _DEFINED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s*=(?!=)")
@@ -149,77 +154,73 @@ _UNKNOWN = re.compile(
     r"\b(?:not|n't)\s+(?:say|said|known?|given|mention\w*|tell|sure)\b|\bunknown\b|不知道", re.IGNORECASE
 )
 _COUNTS = re.compile(r"\b(?:is|are|was|were|has|have|equals?|costs?|makes?|gives?)\b|[=是为有剩等]", re.IGNORECASE)
+_LEAVES = re.compile(r"(?:\b(?:leav\w+|remain\w*|left\s+with|now\s+has)|剩下?|还有)\W*(?:\w+\W+){0,2}$", re.IGNORECASE)
+_LEFT = re.compile(r"\W*(?:\w+\s){0,3}(?:left|remain\w*)\b", re.IGNORECASE)
 
 
-def _read_number(text: str, form: QuestionForm) -> FinalAnswer | None:
-    """Return the last new number of a calculation, else the first one; one of the question's if there is no other."""
-    said = _said(text)
+def _read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
+    """Return the last number that a calculation comes to, else the first one; one of the question's if there is no other."""
     found = [(sentence, *picked) for sentence in said if (picked := _pick(sentence, form))]
     pool = [each for each in found if each[2]] or found
     concluded = [each for each in pool if each[0] in said[-2:] and SO.match(each[0])]
-    is_calculation = len(form.numbers) > 1 or "=" in text
+    is_calculation = len(form.numbers) > 1 or any("=" in each for each in said)
+    said_twice = [each[1] for each in (*pool[:1], *concluded[-1:])]
+    if len(form.numbers) < 2 and len({each.unit for each in said_twice}) < len({each.key for each in said_twice}):
+        return None  # nothing is to be calculated, and two things are said
     return (concluded or pool)[-1 if concluded or is_calculation else 0][1] if pool else None
 
 
 def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
-    """Return the number that a sentence gives, and whether the question does not have it."""
-    text, dropped, own = sentence, list[Quantity](), list[Quantity]()
-    is_defined = _DEFINED.search(sentence) is not None
-    if not is_defined:
-        whole = plain(main_part(sentence, form))
-        said = [each for each in re.split(r"[,，;；](?!\d{3})\s*", whole[whole.rfind("=") + 1 :]) if _new(each, form)]
-        in_units = [each for each in said if form.unit and any(number.unit for number in _new(each, form))]
-        is_last = "=" in whole or len(form.numbers) > 1
-        text = (in_units or said or [whole])[-1 if is_last else 0]
-        own = _fitting(_new(text, form), form)
-        if not own:
-            written = spelled_out(without_places(text, ((each.start, each.end) for each in numbers_of(text))))
-            own = _fitting([each for each in _new(written, form) if _is_asked(each, form)], form)
-            text = written if own else text if numbers_of(text) else spelled_out(text)
-        dropped = [each for each in numbers_of(text) if own and each not in own]
-        asked = [each for each in numbers_of(text) if (each.value, each.unit) in form.numbers]
-        says = own or (asked and (_COUNTS.search(text[: asked[-1].start]) or re.search(r"\b(?:left|remain)", text)))
-        if not says or _UNKNOWN.search(sentence) or readers.REFUSED.search(re.sub(r"[<>]", "", text)):
-            return None
-    text = without_places(text, ((each.start, each.end) for each in dropped)) if dropped else text
-    answer = readers.read_quantity(text, form)
-    if answer is None:
+    """Return the number that a sentence gives, and whether it is more than one of the question's numbers."""
+    if _UNKNOWN.search(sentence):
         return None
-    return (replace(answer, text=answer.value) if dropped else answer), is_defined or bool(own)
-
-
-def _fitting(numbers: list[Quantity], form: QuestionForm) -> list[Quantity]:
-    """Return the numbers in the requested unit, else in one of its dimension, else with any unit, else all."""
+    if _DEFINED.search(sentence):
+        answer = readers.read_quantity(sentence, form)
+        return answer and (answer, True)
+    part = main_part(sentence, form)
+    text = spelled_out(plain(part))
+    digits = {each.value for each in numbers_of(plain(part))}
+    found = [each for each in numbers_of(text) if each.value in digits or _is_asked(each, text, form, bool(digits))]
+    pool = [each for each in found if each.start > text.rfind("=")] or found
     dimension = Quantity(Fraction(1), form.unit).base[0]
-    exact = [each for each in numbers if each.unit == form.unit]
-    alike = [each for each in numbers if each.unit and each.base[0] == dimension]
-    return (exact or alike or [each for each in numbers if each.unit] or numbers) if form.unit else numbers
+    is_sure = False
+    for is_sign, fits in (
+        (True, lambda each: _LEAVES.search(text[: each.start]) or _LEFT.match(text[each.end :])),
+        (False, lambda each: form.unit and each.unit == form.unit),
+        (False, lambda each: form.unit and each.unit and each.base[0] == dimension),
+        (True, lambda each: (each.value, each.unit) not in form.numbers),
+        (False, lambda each: form.unit or form.noun or stem(each.word.casefold()) not in form.words),
+        (False, lambda each: form.noun and stem(each.word.casefold()) == form.noun),
+        (False, lambda each: each.unit),
+    ):
+        if fitting := [each for each in pool if fits(each)]:
+            pool, is_sure = fitting, is_sure or is_sign
+    is_said = pool and pool[-1].unit in ("", form.unit or pool[-1].unit) and _COUNTS.search(text[: pool[-1].start])
+    if not (is_sure or is_said):
+        return None
+    chosen = pool[-1 if len(form.numbers) > 1 or "=" in text else 0]
+    answer = readers.quantity_answer(chosen, found, text, form)
+    return answer and (answer, is_sure)
 
 
-def _new(text: str, form: QuestionForm) -> list[Quantity]:
-    return [each for each in numbers_of(text) if (each.value, each.unit) not in form.numbers]
-
-
-def _is_asked(number: Quantity, form: QuestionForm) -> bool:
-    """Return whether a number in words counts what the question asks for, if it counts anything."""
-    return bool(number.unit) or not number.word or stem(number.word.casefold()) in form.words
+def _is_asked(number: Quantity, text: str, form: QuestionForm, has_digits: bool) -> bool:
+    """Return whether a number in words, perhaps beside others in digits, is said of what the question asks for."""
+    if number.word:
+        return bool(number.unit) or stem(number.word.casefold()) in form.words
+    return not has_digits or not text[number.end :].strip(" .!") or re.search(r"[是为有剩下等于到共]\s*$", text[: number.start]) is not None
 
 
 def main_part(sentence: str, form: QuestionForm) -> str:
     """Return what a sentence says in the end: what follows "so", without what it adds or denies."""
-
-    def in_unit(text: str) -> list[Quantity]:
-        return [each for each in _quantities(text) if each.unit or not form.unit]
-
     part = re.sub(r"^to\s[^,:=]*(?:[,:]\s*|$)", "", _BRACKETS.sub("", sentence), flags=re.IGNORECASE)
-    if form.unit and form.unit in {each.unit for each in _quantities(sentence)} - {each.unit for each in in_unit(part)}:
+    if form.unit and form.unit in {each.unit for each in _quantities(sentence)} - {each.unit for each in _quantities(part)}:
         part = sentence  # the requested unit is in brackets
     if said := [each for each in _SAYS_SO.finditer(part) if _quantities(part[each.end() :])]:
         part = part[said[-1].end() :]
     head = re.split(r":(?!\d)|：", part, maxsplit=1)[0]
-    part = head if _new(plain(head), form) else part
+    part = head if any((each.value, each.unit) not in form.numbers for each in numbers_of(plain(head))) else part
     before = _BESIDE.sub("", part)
-    return before if in_unit(before) or not in_unit(part) else part
+    return before if any(each.unit or not form.unit for each in _quantities(before)) else part
 
 
 def _quantities(text: str) -> list[Quantity]:
@@ -236,21 +237,22 @@ _ITEM = re.compile(
 _HAN_AND = r"(?<=[\u4e00-\u9fff\d])(?:以及|和|与|與|及)(?=[\u4e00-\u9fff\d])"
 _SEPARATOR = re.compile(rf",\s*(?:and|or)\s+|[,，、;；&]\s*|(?<!\s)\s+(?:and|as\s+well\s+as)\s+|{_HAN_AND}")
 _LEADING = re.compile(
-    r"^.*(?:\b(?:are|is|were|includes?|of|by|from|names?|example)\b|[是为有由]|包括|例如|比如|分[别別])\s*", re.I | re.S
+    r"^.*(?:\b(?:are|is|were|includes?|of|by|from|names?|example|such\s+as|like|including)\b|[是为有由]|包括|例如|比如|分[别別])\s*", re.I | re.S
 )
 _LISTED_TO = re.compile(
-    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|who|both|because)\b.*", re.IGNORECASE | re.DOTALL
+    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because)\b.*", re.IGNORECASE | re.DOTALL
 )
+_FRONTED = re.compile(r"^(?:in|on|at|from|of|for|among)\s[^,]*,\s*(?=.*(?:,|\sand\s))", re.IGNORECASE)
 _COUNTED = re.compile(
     r"(?:这|這)?(?<![一二两兩三四五六七八九十\d])[一二两兩三四五六七八九十\d]+[个個种種大项項].*|等.*|的$"
 )
 
 
 def _read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
-    """Return the items in the order of the text if they are numbers, else sorted."""
-    lists = [_ITEM.findall(text), *(_inline_items(_INTERJECTION.sub("", each), form) for each in sentences(text))]
-    items = max(lists, key=len)
-    if len(items) < 2:
+    """Return the items in the order of the text if they are numbers, else sorted; best as many as requested."""
+    lists = [_ITEM.findall(text), *(_inline_items(each, form) for each in _said(text))]
+    items = max(lists, key=lambda each: ((len(each), "") in form.numbers, len(each)))
+    if len(items) < 2 or any(_length(item) > MOST_WORDS or not _FRAME.isdisjoint(words(item)) for item in items):
         return None
     if found := [each for item in items for each in numbers_of(plain(item))]:
         return readers.several_numbers(found, ", ".join(items)) if len(found) == len(items) else None
@@ -260,7 +262,7 @@ def _read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
 def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
     """Return the items of an enumeration such as "The colours are red, green and blue.", else nothing."""
     text = _LISTED_TO.sub("", _QUOTES.sub("", _BRACKETS.sub("", sentence))).strip(" .。!！").replace("：", ":")
-    text = text.rpartition(":")[2]
+    text = _FRONTED.sub("", text.rpartition(":")[2])
     if (sign := text.find("、")) > 0:  # only the clause with such a comma
         text = re.split(r"[，,;；]", text[:sign])[-1] + re.split(r"[，,;；]", text[sign:])[0]
     first, *others = _SEPARATOR.split(text)
@@ -271,140 +273,137 @@ def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
         items[-1] = re.sub(rf"(?<=.)[{own}]{{2,}}$", "", _COUNTED.sub("", items[-1]))
     else:
         last = items[-1].split()
-        known = (
-            n for n, word in enumerate(last) if n and {word.casefold(), stem(word.casefold())} & {*form.words, *_FRAME}
-        )
+        known = (n for n, word in enumerate(last) if n and _tag(word, form) not in "xXj")
         items[-1] = " ".join(last[: next(known, None)])
     return items if others and all(0 < _length(item) <= MOST_WORDS - 1 for item in items) else []
 
 
 # --- Names
 
-_FRAME = word_set(
-    """the a an is are was were be been being it its this that they he she i you we would will do does did has have had
-    of in on at to by as from for and or into author writer written write wrote penned by painter painted paint inventor
-    invented invention invent discovered discover discoverer founder creator created create work attributed
-    credited located lies stands situated find can called named known considered regarded referred often also
-    indeed usually typically generally actually really officially currently widely famously simply probably certainly
-    definitely mostly mainly believe think say guess answer name symbol first become became just most only own
-    commonly sometimes itself but so however therefore yes no here there then now today please sorry can tell may
-    might could would most newly one some many all your my should must shall"""
-)
+_TAGS = {
+    word: tag
+    for tag, listed in {
+        "b": "is are was were be been it's that's become becomes became remains",
+        "v": "has have had will would can could may might do does did",
+        "o": "of",
+        "p": "in at on from near for with to through into over under between around about during since after before",
+        "y": "by named called",
+        "n": "scientists researchers experts historians people someone everyone everybody nobody nothing others",
+        "f": """the a an it its this that they he she i we you your our his her there here and or as so but then now also
+        just indeed really still often most more one only known located situated considered regarded referred believed
+        thought said generally usually typically commonly widely officially currently probably actually simply mainly
+        certainly definitely think say guess believe answer yes no sure i'm we're they're here's found find listed written author writer painter
+        inventor discoverer founder creator composer""",
+    }.items()
+    for word in listed.split()
+}
+_FRAME = frozenset(_TAGS) - {"of"}
+"""What a word is beside a name: a form of to be (b), another verb (v), a preposition (p), by (y), nobody (n), a frame (f)."""
+_JOINING = word_set("de da van von der la le")
+_NAME = r"(x*X(?:[XxQ]|[jo]f?X)*+|x++)"
+_SUBJECT = re.compile(rf"f*{_NAME}(?=[bqQvpof])|[fb]*{_NAME}$")
+_AGENT = re.compile(rf"y[fqQ]*{_NAME}(?![qQ])")
+_STATED = re.compile(rf"b[fqQv]*{_NAME}(?![qQ])")
+_PLACED = re.compile(rf"[po][fqQ]*{_NAME}(?![qQ])")
+_OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
+_BARE = re.compile(rf"[fbv]*{_NAME}(?:[pyvo].*)?$")
+_BARE_PLACE = re.compile(rf"[fbvp]*{_NAME}(?:[pyvo].*)?$")
 _SUBORDINATE = re.compile(
     r"(?<![,\s])[,\s]+(?:who|which|that|because|since|although|though|while|whereas|when|where|before|after|followed|but"
     r"|if|until|however|through|using)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
-_TO_DO = re.compile(r"(?<!\s)\s+to\s+(?!(?:the|an?|our|your|my|its|their|his|her|this|that)\b)[a-z]+\s.*", re.DOTALL)
+_RESTRICTIVE = re.compile(r"the\s\w+\s(?:\w+\s)?(?:that|which|who)\b.*\s(?:is|was|are)\b", re.IGNORECASE)
+_APPOSITION = re.compile(r"^((?:[^\s,]+\s?){1,4}),\s(?:an?|the|who|whose|also|often|born)\s[^,]*,")
 _WHEN = re.compile(
     r"\b(?:in|around|on|since|about|during)\s+(?:the\s+)?(?:year\s+)?(?:\d{3,4}s?\b|\d{1,2}th\s+century)(?:\s*(?:BC|AD|CE))?"
 )
+_PART_OF = re.compile(r"\b(?:the\s)?(?:[\w-]*(?:north|south|east|west)[\w-]*\s|central\s)*(?:part|north|south|east|west|centre|heart)\sof\s(?:the\s)?", re.I)
 _LEADS_ON = re.compile(
-    r"\b(?:some|many|most|few|people|others)\b.{0,20}\b(?:say|think|believe|guess|assume|claim)|\bwhether\b|mistak"
-    r"|^(?:as|by|with|for|like)\s|^(?:(?:also|formerly|better|often|sometimes)\s+)?(?:known|called)\b",
+    r"^(?:as|with|for|like)\s|\b(?:some|many|most|few|people|others)\b.{0,20}\b(?:say|think|believe|guess|assume|claim)"
+    r"|\bwhether\b|mistak",
     re.IGNORECASE,
 )
-"""Opinions of others, and what only leads to the answer."""
-_HONOURS = re.compile(r"^(?:sir|dr|mr|mrs|ms|lord|lady)\.?\s+", re.IGNORECASE)
-_WHO = word_set("author writer painter inventor discoverer founder creator nation country")
-_ELSEWHERE = word_set("at in on from of near for like")
-_JOINING = word_set("of de da van von der the la le")
+"""Opinions of others."""
+_HONOURS = re.compile(r"^(?:sir|dr|mr|mrs|ms)\.?\s+", re.IGNORECASE)
 _MODIFIER = re.compile(r"\w+(?:an|ish|ese|ous|al|ic)$")
 
 
-def _read_name(text: str, form: QuestionForm) -> FinalAnswer | None:
-    said = _said(text)
+def _read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
+    is_short = _length(" ".join(said)) <= SHORTEST_SENTENCE
     for number, sentence in enumerate([*said[:MOST_SENTENCES], *said[MOST_SENTENCES:][-1:]]):
-        if not _DENIED.match(sentence) and not sentence.endswith(("?", "？")):
-            find = _han_name if is_chinese(sentence) else _english_name
-            may_be_bare = number == 0 and _length(text) > SHORTEST_SENTENCE
-            name = find(_QUOTES.sub("", _BRACKETS.sub("", sentence)).strip(" .。!！"), form, may_be_bare)
-            found = readers.read_conclusion(name, form, marked=True) if name else None
-            if found and found.kind in (SPAN, CHOICE):
-                return found
+        find = _han_name if is_chinese(sentence) else _english_name
+        text = _QUOTES.sub("", _BRACKETS.sub("", sentence)).strip(" .。!！")
+        name = find(text, form, not (number or _DENIED.match(sentence) or is_short))
+        found = readers.read_conclusion(name, form, marked=True) if name else None
+        if found and found.kind in (SPAN, CHOICE):
+            return found
     return None
 
 
 def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
-    """Return the name in the clause that shares most words with the question, else in one before it."""
-    clauses = [_WHEN.sub(" ", clause) for clause in _CLAUSE.split(sentence)]
-    mains = [_SUBORDINATE.sub("", clause) for clause in clauses]
-    said = [() if _LEADS_ON.search(main) else set(map(stem, words(main))) for main in mains]
-    hits = [sum(0.5 if word.isdecimal() else 1.0 for word in form.content if word in each) for each in said]
-    if not max(hits):
-        is_subject = any(re.match(r"(?:is|was|are|were|has|have|had|will|can)\b", each) for each in clauses[1:])
-        is_reply = may_be_bare and not is_subject and not _DENIED.search(mains[0]) and not _LEADS_ON.search(mains[0])
-        name = _bare(mains[0], len(clauses) > 1) if is_reply else ""
-        return name if name[:1].isupper() or "who" not in form.words else ""
-    for main, hit in zip(mains, hits, strict=True):
-        if hit == max(hits) and (name := _name_in(main, hit, form)):
-            return name
-    best = mains[hits.index(max(hits))]
-    opened = "" if hits[0] or list(_runs(best.split(), form)) else _bare(clauses[0], True)
-    return opened if opened[:1].isupper() and form.words.isdisjoint(map(stem, words(opened))) else ""
-
-
-def _name_in(main: str, hits: float, form: QuestionForm) -> str:
-    """Return the only words of a clause that can be the name, else nothing; `hits` are words of the question in it."""
-    found = list(_runs(_TO_DO.sub("", main).split(), form))
-    runs = [each for each in found if not (each[2] and _MODIFIER.match(each[1]))]
-    if len(found) > len(runs):
-        runs = [each for each in runs if each[1][0].isupper() and not form.asks_place]
-    named = [each for each in runs if each[0] in ("by", "named", "called") and each[1][0].isupper()]
-    if len(named) != 1:
-        runs = [each for each in runs if each[0] != "a" or not (each[1].islower() or _MODIFIER.fullmatch(each[1]))]
-        runs = [each for each in runs if form.asks_place or each[0] not in _ELSEWHERE]
-        many = len(runs) > 1 or "who" in form.words
-        named = [each for each in runs if each[1][0].isupper() or not many]
-    if _DENIED.search(main) or len(named) != 1:
-        return ""
-    _, name, is_modifier = named[0]
-    is_sure = name[0].isupper() or (not is_modifier and hits >= max(2, len(form.content) / 2))
-    return _HONOURS.sub("", name) if is_sure else ""
-
-
-def _runs(said: Sequence[str], form: QuestionForm) -> Iterator[tuple[str, str, bool]]:
-    """Yield each run of words that are not the question's: the word before it, the run, and whether a noun follows."""
-    run: list[str] = []
-    before = ""
-    for word in [*said, ""]:
-        bare = word.strip(".,!?\"'").casefold().removesuffix("'s").removesuffix("’s")
-        is_own = bool(bare) and bare not in _FRAME and stem(bare) not in form.words
-        if is_own or (run and run[-1][0].isupper() and bare in _JOINING):
-            run.append(word.strip(".,!?"))
+    """Return the only name at a place of the sentence where the answer stands, else nothing."""
+    sentence = re.sub(r"\b(?:attributed|credited)\s+to\b", "by", _PART_OF.sub("", _WHEN.sub(" ", sentence)))
+    clauses = _CLAUSE.split(_APPOSITION.sub(r"\1 ", sentence))
+    hits = [_hits(clause, form) for clause in clauses]
+    is_asked = sum(hits) >= min(2, len(form.content))
+    for place in sorted(range(len(clauses)), key=lambda place: -hits[place]):
+        clause = clauses[place]
+        main = clause if _RESTRICTIVE.match(clause) else _SUBORDINATE.sub("", clause)
+        if _DENIED.search(main) or _LEADS_ON.search(main):
             continue
-        while run and run[-1].casefold() in _JOINING:
-            run.pop()
-        if run:
-            yield before, _proper(run, before), word.islower() and (stem(bare) in form.content or bare in _WHO)
-        run, before = [], (before if bare == "the" else "a" if bare == "an" else bare)
+        patterns = [_AGENT], [_SUBJECT, _STATED, *([_PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
+        if not hits[place]:
+            is_bare = place == 0 and (may_be_bare or max(hits))
+            patterns = [], [_BARE_PLACE if form.asks_place and not max(hits) else _BARE] if is_bare else []
+        agents, found = ({name for each in them for name in _names(main, each, form, is_asked)} for them in patterns)
+        found = agents or found
+        if form.asks_place and place and not hits[0]:
+            found |= {*_names(clauses[0], _PLACED, form, False)}
+        if found:
+            return found.pop() if len(found) == 1 else ""
+    return ""
 
 
-def _proper(run: Sequence[str], before: str = "") -> str:
+def _hits(clause: str, form: QuestionForm) -> float:
+    said = {stem(word.removesuffix("'s")) for word in words(clause)}
+    return sum(0.5 if word.isdecimal() else 1.0 for word in form.content if word in said)
+
+
+def _names(clause: str, pattern: re.Pattern[str], form: QuestionForm, is_asked: bool) -> Iterator[str]:
+    """Yield what stands at the places of a pattern and can be a name."""
+    said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
+    tags = "".join(_tag(word, form) for word in said)
+    is_first = pattern in (_SUBJECT, _BARE, _BARE_PLACE)
+    for each in [pattern.match(tags)] if is_first else pattern.finditer(tags):
+        if each:
+            at = next(group for group in range(1, pattern.groups + 1) if each[group])
+            run = said[each.start(at) : each.end(at)]
+            name = _proper(run, is_first)
+            is_open = "b" not in tags or tags[each.end(at) : each.end(at) + 1] not in ("q", "Q")
+            is_open = is_open and "who" not in form.words and not form.asks_place and is_asked and len(run) < SHORTEST_SENTENCE
+            if run[0][0].isupper() or name[:1].isupper() or is_open:
+                yield _HONOURS.sub("", name)
+
+
+def _tag(word: str, form: QuestionForm) -> str:
+    bare = word.casefold().replace("’", "'")
+    if known := _TAGS.get(bare, "") or _TAGS.get(bare.partition("'")[0], "") * ("'" in bare):
+        return known
+    is_upper = not word[0].islower()
+    if stem(bare.removesuffix("'s")) in form.words:
+        return "Q" if is_upper else "q"
+    return "j" if bare in _JOINING else "X" if is_upper else "x"
+
+
+def _proper(run: Sequence[str], is_subject: bool) -> str:
     """Return the name after a description, such as "English playwright", or before a verb, else the whole run."""
     lower = [place for place, word in enumerate(run) if word[0].islower() and word not in _JOINING]
-    if lower and run[-1][0].isupper():
+    if not lower or len(lower) == len(run) or (is_subject and len(run) == len(lower) + 1 == 2):
+        return " ".join(run)
+    if not run[-1][0].islower():
         return " ".join(run[lower[-1] + 1 :])
-    is_before_verb = bool(lower) and run[0][0].isupper() and (before or len(lower) > 1)
-    return " ".join(run[: lower[0]] if is_before_verb else run)
-
-
-def _bare(clause: str, has_more: bool) -> str:
-    """Return the words of a short reply such as "It's Venus": all but those that every reply can have."""
-    said = re.sub(r"^(?:it|that|he|she)'s\s", "", clause.replace("’", "'").strip(" .!"), flags=re.IGNORECASE).split()
-    while said and said[0].casefold() in _FRAME:
-        said = said[1:]
-    while said and said[-1].casefold() in _FRAME:
-        said = said[:-1]
-    if len(said) > 1 and said[-1][0].isupper():
-        said = _proper(said).split()
-    is_short = len(said) <= MOST_WORDS - has_more and not {word.casefold() for word in said} & (_FRAME - _JOINING)
-    is_name = (
-        bool(said)
-        and (said[0][0].isupper() or not has_more)
-        and not re.search(r"^\w+ly\b|\b[a-z]+ing$", " ".join(said))
-    )
-    return " ".join(said) if is_short and is_name and not {"knows", "early", "late", "hard"} & set(said) else ""
+    return "" if _MODIFIER.fullmatch(run[lower[0] - 1]) or not is_subject else " ".join(run[: lower[0]])
 
 
 _HAN_LEAD = re.compile(r"^(?:我想|我认为|我觉得|[一通普][般常遍]认为|应该|(?:正确)?答案|其实|毫无疑问|这幅画|这本书)*")
@@ -429,6 +428,7 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
             name = by[1]
         elif copula := _HAN_IS.search(clause):
             left, right = clause[: copula.start()], clause[copula.end() :]
+            right = _HAN_TITLE.sub("", right) if len(right) > 4 else right
             right = _HAN_DID.sub("", right) if len(right) > 2 else right
             is_asked = set(right) <= own or set(form.content) <= set(right)
             name = right if set(left) <= own else left if is_asked else ""

@@ -244,7 +244,7 @@ _SMALL = {word: value for value, word in enumerate(_ONES + _TEENS)} | {
 _SCALE = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9}
 _PARTS = {"half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
 _BELOW_100 = f"(?:(?:{'|'.join(_TENS)})(?:[-\\s](?:{'|'.join(_ONES[1:])}))?|{'|'.join(_TEENS + _ONES)})\\b"
-_BELOW_1000 = rf"{_BELOW_100}(?:\shundred\b(?:\s(?:and\s)?{_BELOW_100})?)?"
+_BELOW_1000 = rf"{_BELOW_100}(?:[-\s]hundred\b(?:\s(?:and\s)?{_BELOW_100})?)?"
 _SPELLED = re.compile(
     rf"\b(?P<whole>{_BELOW_1000}(?:\s(?:thousand|million|billion)\b(?:,?\s(?:and\s)?{_BELOW_1000})?)*)"
     r"(?:(?P<and>\sand\sa\shalf\b)|[\s-](?P<part>half|halves|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s?)\b)?"
