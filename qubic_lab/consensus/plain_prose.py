@@ -5,7 +5,7 @@ repeats the question's words, and only its main clause. A denial is not a name, 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from qubic_lab.consensus.quantities import Quantity, plain, spelled_out
 from qubic_lab.consensus.question_form import QuestionForm
 from qubic_lab.consensus.words import is_chinese, polarity, simplified, stem, without_places, word_set, words
 
-MOST_WORDS, SHORTEST_SENTENCE, MOST_ADDED, MOST_SENTENCES = 4, 3, 5, 3
+MOST_WORDS, MOST_LOWER, SHORTEST_SENTENCE, MOST_ADDED, MOST_SENTENCES = 4, 2, 3, 5, 3
 """Words of a bare name; of a text that may be a reply as a whole; that may be added to the question's to say yes or no;
 and sentences that may repeat the question."""
 
@@ -98,7 +98,7 @@ _TO_REASONS = re.compile(
     re.I | re.S,
 )
 _UNSURE = re.compile(
-    r"\b(?:whether|if|believed?|think|some\s+say|may|might|claim\w*|question|until|used\s+to|formerly|once)\b|[以认]为|是否"
+    r"\b(?:whether|most|some|rarely|sometimes|if|believed?|think|some\s+say|may|might|claim\w*|question|until|used\s+to|formerly|once)\b|[以认]为|是否"
     r"|曾|[?？]$",
     re.IGNORECASE,
 )
@@ -178,6 +178,8 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
         answer = readers.read_quantity(sentence, form)
         return answer and (answer, True)
     part = main_part(sentence, form)
+    if len(form.numbers) < 2 and 0 < _hits(part, form) <= _hits(sentence.partition(part)[2], form):
+        return None  # as much is said beside it
     text = spelled_out(plain(part))
     digits = {each.value for each in numbers_of(plain(part))}
     found = [each for each in numbers_of(text) if each.value in digits or _is_asked(each, text, form, bool(digits))]
@@ -240,7 +242,7 @@ _LEADING = re.compile(
     r"^.*(?:\b(?:are|is|were|includes?|of|by|from|names?|example|such\s+as|like|including)\b|[是为有由]|包括|例如|比如|分[别別])\s*", re.I | re.S
 )
 _LISTED_TO = re.compile(
-    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because)\b.*", re.IGNORECASE | re.DOTALL
+    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because)\b.*|[都均][是为為属屬].*", re.IGNORECASE | re.DOTALL
 )
 _FRONTED = re.compile(r"^(?:in|on|at|from|of|for|among)\s[^,]*,\s*(?=.*(?:,|\sand\s))", re.IGNORECASE)
 _COUNTED = re.compile(
@@ -252,7 +254,8 @@ def _read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
     """Return the items in the order of the text if they are numbers, else sorted; best as many as requested."""
     lists = [_ITEM.findall(text), *(_inline_items(each, form) for each in _said(text))]
     items = max(lists, key=lambda each: ((len(each), "") in form.numbers, len(each)))
-    if len(items) < 2 or any(_length(item) > MOST_WORDS or not _FRAME.isdisjoint(words(item)) for item in items):
+    is_other = any((Fraction(n), "") in form.numbers for n in range(2, len(items)))
+    if len(items) < 2 or (is_other and not items[0].isdecimal()) or any(_length(item) > MOST_WORDS or not _FRAME.isdisjoint(words(item)) for item in items):
         return None
     if found := [each for item in items for each in numbers_of(plain(item))]:
         return readers.several_numbers(found, ", ".join(items)) if len(found) == len(items) else None
@@ -302,12 +305,12 @@ _FRAME = frozenset(_TAGS) - {"of"}
 _JOINING = word_set("de da van von der la le")
 _NAME = r"(x*X(?:[XxQ]|[jo]f?X)*+|x++)"
 _SUBJECT = re.compile(rf"f*{_NAME}(?=[bqQvpof])|[fb]*{_NAME}$")
-_AGENT = re.compile(rf"y[fqQ]*{_NAME}(?![qQ])")
+_AGENT = re.compile(rf"y(?!i)[fqQ]*{_NAME}(?![qQ])")
 _STATED = re.compile(rf"b[fqQv]*{_NAME}(?![qQ])")
 _PLACED = re.compile(rf"[po][fqQ]*{_NAME}(?![qQ])")
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
 _BARE = re.compile(rf"[fbv]*{_NAME}(?:[pyvo].*)?$")
-_BARE_PLACE = re.compile(rf"[fbvp]*{_NAME}(?:[pyvo].*)?$")
+_BARE_PLACE = re.compile(rf"(?:[fbv]*p[fp]*)?{_NAME}(?:[pyvo].*)?$")
 _SUBORDINATE = re.compile(
     r"(?<![,\s])[,\s]+(?:who|which|that|because|since|although|though|while|whereas|when|where|before|after|followed|but"
     r"|if|until|however|through|using)\b.*",
@@ -325,6 +328,8 @@ _LEADS_ON = re.compile(
     re.IGNORECASE,
 )
 """Opinions of others."""
+_ENDING = re.compile(r"[a-z]{3,}(ing|(?<![fi])ly)")
+_ALSO = re.compile(r"(?:and|or)\s(?:the\s)?[A-Z]")
 _HONOURS = re.compile(r"^(?:sir|dr|mr|mrs|ms)\.?\s+", re.IGNORECASE)
 _MODIFIER = re.compile(r"\w+(?:an|ish|ese|ous|al|ic)$")
 
@@ -347,22 +352,25 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     clauses = _CLAUSE.split(_APPOSITION.sub(r"\1 ", sentence))
     hits = [_hits(clause, form) for clause in clauses]
     is_asked = sum(hits) >= min(2, len(form.content))
-    for place in sorted(range(len(clauses)), key=lambda place: -hits[place]):
-        clause = clauses[place]
+    patterns = [_SUBJECT, _STATED, *([_PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
+    found: set[str] = set()
+    for clause, hit in zip(clauses, hits, strict=True):
         main = clause if _RESTRICTIVE.match(clause) else _SUBORDINATE.sub("", clause)
-        if _DENIED.search(main) or _LEADS_ON.search(main):
-            continue
-        patterns = [_AGENT], [_SUBJECT, _STATED, *([_PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
-        if not hits[place]:
-            is_bare = place == 0 and (may_be_bare or max(hits))
-            patterns = [], [_BARE_PLACE if form.asks_place and not max(hits) else _BARE] if is_bare else []
-        agents, found = ({name for each in them for name in _names(main, each, form, is_asked)} for them in patterns)
-        found = agents or found
-        if form.asks_place and place and not hits[0]:
-            found |= {*_names(clauses[0], _PLACED, form, False)}
-        if found:
-            return found.pop() if len(found) == 1 else ""
-    return ""
+        if hit and hit == max(hits) and not _is_beside(main):
+            agents = {*_names(main, [_AGENT], form, is_asked)}
+            found |= agents or {*_names(main, patterns, form, is_asked)}
+    opened = _SUBORDINATE.sub("", clauses[0])
+    if not hits[0] and not _is_beside(opened):
+        if found and form.asks_place:
+            found |= {*_names(opened, [_PLACED], form, False)}
+        elif not found and (may_be_bare or max(hits)):
+            found = {*_names(opened, [_BARE_PLACE if form.asks_place else _BARE], form, is_asked)}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _is_beside(main: str) -> bool:
+    """Return whether a clause denies something or tells of the opinions of others."""
+    return bool(_DENIED.search(main) or _LEADS_ON.search(main))
 
 
 def _hits(clause: str, form: QuestionForm) -> float:
@@ -370,19 +378,19 @@ def _hits(clause: str, form: QuestionForm) -> float:
     return sum(0.5 if word.isdecimal() else 1.0 for word in form.content if word in said)
 
 
-def _names(clause: str, pattern: re.Pattern[str], form: QuestionForm, is_asked: bool) -> Iterator[str]:
-    """Yield what stands at the places of a pattern and can be a name."""
+def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm, is_asked: bool) -> Iterator[str]:
+    """Yield what stands at the places of patterns and can be a name; "" for what only describes one."""
     said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
     tags = "".join(_tag(word, form) for word in said)
-    is_first = pattern in (_SUBJECT, _BARE, _BARE_PLACE)
-    for each in [pattern.match(tags)] if is_first else pattern.finditer(tags):
-        if each:
+    for pattern in patterns:
+        is_first = pattern in (_SUBJECT, _BARE, _BARE_PLACE)
+        for each in filter(None, [pattern.match(tags)] if is_first else pattern.finditer(tags)):
             at = next(group for group in range(1, pattern.groups + 1) if each[group])
             run = said[each.start(at) : each.end(at)]
-            name = _proper(run, is_first)
+            name = "" if _ALSO.match(" ".join([*said[each.end(at) :], ""])) else _proper(run, is_first)
             is_open = "b" not in tags or tags[each.end(at) : each.end(at) + 1] not in ("q", "Q")
-            is_open = is_open and "who" not in form.words and not form.asks_place and is_asked and len(run) < SHORTEST_SENTENCE
-            if run[0][0].isupper() or name[:1].isupper() or is_open:
+            is_open = is_open and "who" not in form.words and not form.asks_place and is_asked and len(run) <= MOST_LOWER
+            if not run[0][0].islower() or name[:1].isupper() or is_open:
                 yield _HONOURS.sub("", name)
 
 
@@ -393,6 +401,8 @@ def _tag(word: str, form: QuestionForm) -> str:
     is_upper = not word[0].islower()
     if stem(bare.removesuffix("'s")) in form.words:
         return "Q" if is_upper else "q"
+    if ending := _ENDING.fullmatch(word):
+        return "f" if ending[1] == "ly" else "i"
     return "j" if bare in _JOINING else "X" if is_upper else "x"
 
 
@@ -410,9 +420,10 @@ _HAN_LEAD = re.compile(r"^(?:我想|我认为|我觉得|[一通普][般常遍]�
 _HAN_IS = re.compile(r"(?:被称为|被认为是|叫做|名叫|就是|是|为|叫|即)")
 _HAN_DOES = r"(?:所?写|著|发明|创作|画|发现|设计|建立)"
 _HAN_BY = re.compile(rf"(?:由|出自)(.{{2,12}}?)(?:于|在|之手|{_HAN_DOES})")
+_HAN_AT = re.compile(r"(?:位于|坐落[于在]|在)(.{2,8}?)(?:的?[东南西北中境]+部?)?$")
 _HAN_DID = re.compile(rf"{_HAN_DOES}(?:了|出|的|过)?.*$")
 _HAN_TITLE = re.compile(r"^.*(?:作家|[说画作曲科学明治]家|诗人|皇帝|总统|导演)(?=.{2,4}$)")
-_HAN_NONE = re.compile(r"[不没有无取于个]|因为|[吗呢?？]")
+_HAN_NONE = re.compile(r"[不没有无取于个在位]|因为|[吗呢?？]")
 
 
 def _han_own(form: QuestionForm) -> set[str]:
@@ -426,8 +437,11 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
         clause, name = _HAN_LEAD.sub("", clause), ""
         if by := _HAN_BY.search(clause):
             name = by[1]
+        elif form.asks_place and (at := _HAN_AT.search(clause)) and set(clause[: at.start()]) <= own:
+            name = at[1]
         elif copula := _HAN_IS.search(clause):
             left, right = clause[: copula.start()], clause[copula.end() :]
+            right = re.sub("的(?:作品|画作|小说|著作)$", "", right)
             right = _HAN_TITLE.sub("", right) if len(right) > 4 else right
             right = _HAN_DID.sub("", right) if len(right) > 2 else right
             is_asked = set(right) <= own or set(form.content) <= set(right)

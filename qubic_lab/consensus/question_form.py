@@ -68,7 +68,7 @@ def read_question(question: str) -> QuestionForm:
         unit=unit,
         noun=noun,
         unknown=next((letter for found in _UNKNOWN.findall(question) for letter in found if letter), ""),
-        words=frozenset(stem(word) for word in words(stem_text)),
+        words=frozenset(stem(word.removesuffix("'s")) for word in words(stem_text)),
         asks_year=bool(_YEAR.search(question)),
         asks_output=asks_output,
         asks_what=asks_what,
@@ -262,7 +262,7 @@ def _kind(question: str, asks_output: bool) -> str:
 def _content(question: str) -> tuple[str, ...]:
     """Return the stems of the last question's words that say something, else of the whole text's, in order."""
     asked = [question, *_ASKED.findall(question)][-1]
-    return tuple(dict.fromkeys(stem(word) for word in words(asked) if word not in _EMPTY))
+    return tuple(dict.fromkeys(stem(word.removesuffix("'s")) for word in words(asked) if word not in _EMPTY))
 
 
 def _unit(question: str) -> tuple[str, str]:
