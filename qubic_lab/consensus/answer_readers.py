@@ -282,7 +282,7 @@ def _read_number(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | N
 def quantity_answer(
     chosen: Quantity, found: Sequence[Quantity], text: str, form: QuestionForm, assigned: str = "", part: str = ""
 ) -> FinalAnswer | None:
-    """Return the chosen one of the numbers found in a plain text as its answer, or the range it is in; no bare limit."""
+    """Return a chosen one of the numbers found in a plain text as its answer, or its range; nothing for a limit."""
     limits = _range(found, text)
     if chosen in limits:
         return several_numbers(limits, part or text)

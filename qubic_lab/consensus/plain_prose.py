@@ -1,12 +1,12 @@
-"""Reads what an answer in plain prose, without a mark, says to a question: yes or no, a number, a list or a name.
+"""Reads what an answer in plain prose, without a mark, states: yes or no, a number, a list or a name.
 
-The question decides what is searched for. The rules prefer to read nothing than something else: a sentence counts if it
-repeats the question's words, and only its main clause. A denial is not a name, and an opinion of others is no answer.
+The question decides which rule reads. The rules prefer to read nothing than something else: questions, refusals, denials
+and opinions of others state no answer; a sentence counts if it repeats the question's words; of two different
+statements none is read.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 from qubic_lab.consensus import answer_readers as readers
@@ -15,30 +15,27 @@ from qubic_lab.consensus.conclusions import SO, sentences
 from qubic_lab.consensus.contradictions import verdict
 from qubic_lab.consensus.quantities import Quantity, plain, spelled_out
 from qubic_lab.consensus.question_form import QuestionForm
-from qubic_lab.consensus.words import is_chinese, polarity, simplified, stem, without_places, word_set, words
+from qubic_lab.consensus.words import is_chinese, polarity, simplified, stem, word_set, words
 
 MOST_WORDS, MOST_LOWER, SHORTEST_SENTENCE, MOST_ADDED, MOST_SENTENCES = 4, 2, 3, 5, 3
-"""Words of a bare name; of a text that may be a reply as a whole; that may be added to the question's to say yes or no;
+"""Words of a bare name; of one in lower case; of a text that may be a reply as a whole; that may be added to the question's to say yes or no;
 and sentences that may repeat the question."""
+NEAR = 30
+"""Characters before a number that are searched."""
 
-_CHATTER = re.compile(
-    r"(?:sure|certainly|of course|okay|ok|great|good|well|hello|hi|alright|awesome)\b[^.,]{0,30}[!.:]$"
-    r"|(?:that|this|it)(?:'s|\s+is)\s+an?\s+(?:\w+\s+){0,3}(?:question|one|puzzle|riddle|problem|tale|conundrum)\b"
-    r"|this\s+(?:\w+\s+){1,2}(?:conundrum|puzzle|question)\.?$"
-    r"|i(?:'m|\s+am)\s+(?:happy|glad)\b|(?:好的|您好|你好|当然|让我)[^，。]{0,8}[!！。]$",
-    re.IGNORECASE,
-)
 _INTERJECTION = re.compile(
     r"^(?:(?:sure|certainly|well|okay|ok|alright|awesome|great|hello|hi|bien\s+sûr|oh)\b[^,.!]{0,12}[,!]\s*"
     r"|(?:好的|您好|你好|嗯|那么|毫无疑问|顾名思义)[，,！!]\s*|(?-i:[A-Z]\w+:\s+(?=[A-Z])))",
     re.IGNORECASE,
 )
 _NO_STATEMENT = re.compile(
-    r"[?？]\W*$|\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid|not\s+(?:\w+\s+)?(?:sure|certain|able))\b|\bi\s+(?:can't|cannot|don't\s+(?:have|know))\b"
-    r"|抱歉|对不起|對不起|[无無]法(?:得知|预测|預測|知道|回答|确定)|(?:不|没有|沒有)(?:知道|清楚|办法|辦法)",
+    r"[?？]\W*$|^(?:sure|certainly|of\s+course|ok|okay|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$|^(?:this|that|it)(?:'s|\s+is)\s+an?\s.{0,30}\b(?:question|one|puzzle|riddle|problem)\b"
+    r"|\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid|happy|glad|not\s+(?:\w+\s+)?(?:sure|certain|able))\b"
+    r"|\bi\s+(?:can't|cannot|don't\s+(?:have|know))\b|\b(?:not|n't)\s+(?:say|said|known?|given|tell)\b|\bunknown\b"
+    r"|抱歉|[对對]不起|[无無]法(?:得知|[预預][测測]|知道|回答|确定)|(?:不|[没沒]有)(?:知道|清楚|[办辦]法)",
     re.IGNORECASE,
 )
-"""Questions, refusals and doubts."""
+"""Questions, exclamations, refusals and doubts."""
 _BRACKETS = re.compile(r"(?:(?<!\s)\s+)?(?:\([^()]*\)|（[^（）]*）)")
 _QUOTES = re.compile(r"[\"“”「」『』《》]|(?<!\w)['‘]|['’](?!\w)")
 _CLAUSE = re.compile(r"[,;:，；：。]\s*|(?<!\s)\s+[—–-]+\s+")
@@ -54,8 +51,10 @@ def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
         return None
     if form.asks_list:
         return _read_list(text, form)
-    if form.kind in (CHOICE, NUMBER):
-        return _read_verdict(_said(text), form) if form.kind == CHOICE else _read_number(_said(text), form)
+    if form.kind == CHOICE:
+        return _read_verdict(_said(text), form)
+    if form.kind == NUMBER:
+        return _read_number(_said(text), form)
     return _read_name(_said(text), form) if form.asks_name and "=" not in text else None
 
 
@@ -72,9 +71,9 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
 
 
 def _said(text: str) -> list[str]:
-    """Return the sentences that may state the answer: no chatter, no questions, no refusals."""
+    """Return the sentences that may state the answer: no chatter, question or refusal."""
     found = [_INTERJECTION.sub("", each) for each in sentences(text)]
-    return [each for each in found if each and not _CHATTER.match(each) and not _NO_STATEMENT.search(each)]
+    return [each for each in found if each and not _NO_STATEMENT.search(each)]
 
 
 def _length(text: str) -> float:
@@ -98,8 +97,8 @@ _TO_REASONS = re.compile(
     re.I | re.S,
 )
 _UNSURE = re.compile(
-    r"\b(?:whether|most|some|rarely|sometimes|if|believed?|think|some\s+say|may|might|claim\w*|question|until|used\s+to|formerly|once)\b|[以认]为|是否"
-    r"|曾|[?？]$",
+    r"\b(?:whether|most|some|rarely|sometimes|if|believed?|think|may|might|claim\w*|question|until|used\s+to|formerly"
+    r"|once)\b|[以认]为|是否|曾",
     re.IGNORECASE,
 )
 
@@ -146,20 +145,19 @@ def _key(word: str) -> tuple[str, int]:
 
 _SAYS_SO = re.compile(r"\b(?:so|therefore|thus|hence|means\s+that)\b|所以|因此|于是|那么|一共|共有", re.IGNORECASE)
 _BESIDE = re.compile(
-    r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:not|but|because|since|while|whereas|as\s+each|which\s+(?!leaves|makes|gives|means))\b|(?<=[,，；])(?:而|但|因为|不是)).*",
+    r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:not|but|because|since|while|whereas|as\s+each)\b"
+    r"|\bwhich\s+(?!leaves|makes|gives|means)|(?<=[,，；])(?:而|但|因为|不是)).*",
     re.I | re.S,
 )
 _DEFINED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s*=(?!=)")
-_UNKNOWN = re.compile(
-    r"\b(?:not|n't)\s+(?:say|said|known?|given|mention\w*|tell|sure)\b|\bunknown\b|不知道", re.IGNORECASE
-)
 _COUNTS = re.compile(r"\b(?:is|are|was|were|has|have|equals?|costs?|makes?|gives?)\b|[=是为有剩等]", re.IGNORECASE)
+_HAN_COUNTS = {*"是为有剩下等于到共"}
 _LEAVES = re.compile(r"(?:\b(?:leav\w+|remain\w*|left\s+with|now\s+has)|剩下?|还有)\W*(?:\w+\W+){0,2}$", re.IGNORECASE)
 _LEFT = re.compile(r"\W*(?:\w+\s){0,3}(?:left|remain\w*)\b", re.IGNORECASE)
 
 
 def _read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
-    """Return the last number that a calculation comes to, else the first one; one of the question's if there is no other."""
+    """Return the number that a calculation comes to, else the first one; one of the question's if there is no other."""
     found = [(sentence, *picked) for sentence in said if (picked := _pick(sentence, form))]
     pool = [each for each in found if each[2]] or found
     concluded = [each for each in pool if each[0] in said[-2:] and SO.match(each[0])]
@@ -172,11 +170,9 @@ def _read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
 
 def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     """Return the number that a sentence gives, and whether it is more than one of the question's numbers."""
-    if _UNKNOWN.search(sentence):
-        return None
     if _DEFINED.search(sentence):
         answer = readers.read_quantity(sentence, form)
-        return answer and (answer, True)
+        return (answer, True) if answer else None
     part = main_part(sentence, form)
     if len(form.numbers) < 2 and 0 < _hits(part, form) <= _hits(sentence.partition(part)[2], form):
         return None  # as much is said beside it
@@ -187,7 +183,10 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     dimension = Quantity(Fraction(1), form.unit).base[0]
     is_sure = False
     for is_sign, fits in (
-        (True, lambda each: _LEAVES.search(text[: each.start]) or _LEFT.match(text[each.end :])),
+        (
+            True,
+            lambda each: _LEAVES.search(text[max(0, each.start - NEAR) : each.start]) or _LEFT.match(text, each.end),
+        ),
         (False, lambda each: form.unit and each.unit == form.unit),
         (False, lambda each: form.unit and each.unit and each.base[0] == dimension),
         (True, lambda each: (each.value, each.unit) not in form.numbers),
@@ -202,20 +201,21 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
         return None
     chosen = pool[-1 if len(form.numbers) > 1 or "=" in text else 0]
     answer = readers.quantity_answer(chosen, found, text, form)
-    return answer and (answer, is_sure)
+    return (answer, is_sure) if answer else None
 
 
 def _is_asked(number: Quantity, text: str, form: QuestionForm, has_digits: bool) -> bool:
     """Return whether a number in words, perhaps beside others in digits, is said of what the question asks for."""
     if number.word:
         return bool(number.unit) or stem(number.word.casefold()) in form.words
-    return not has_digits or not text[number.end :].strip(" .!") or re.search(r"[是为有剩下等于到共]\s*$", text[: number.start]) is not None
+    return not (has_digits and text[number.end :].strip(" .!") and text[: number.start].strip()[-1:] not in _HAN_COUNTS)
 
 
 def main_part(sentence: str, form: QuestionForm) -> str:
     """Return what a sentence says in the end: what follows "so", without what it adds or denies."""
     part = re.sub(r"^to\s[^,:=]*(?:[,:]\s*|$)", "", _BRACKETS.sub("", sentence), flags=re.IGNORECASE)
-    if form.unit and form.unit in {each.unit for each in _quantities(sentence)} - {each.unit for each in _quantities(part)}:
+    units, kept = ({each.unit for each in _quantities(text)} for text in (sentence, part))
+    if form.unit and form.unit in units - kept:
         part = sentence  # the requested unit is in brackets
     if said := [each for each in _SAYS_SO.finditer(part) if _quantities(part[each.end() :])]:
         part = part[said[-1].end() :]
@@ -239,10 +239,13 @@ _ITEM = re.compile(
 _HAN_AND = r"(?<=[\u4e00-\u9fff\d])(?:以及|和|与|與|及)(?=[\u4e00-\u9fff\d])"
 _SEPARATOR = re.compile(rf",\s*(?:and|or)\s+|[,，、;；&]\s*|(?<!\s)\s+(?:and|as\s+well\s+as)\s+|{_HAN_AND}")
 _LEADING = re.compile(
-    r"^.*(?:\b(?:are|is|were|includes?|of|by|from|names?|example|such\s+as|like|including)\b|[是为有由]|包括|例如|比如|分[别別])\s*", re.I | re.S
+    r"^.*(?:\b(?:are|is|were|include|includes|including|of|by|from|names?|example|such\s+as|like)\b"
+    r"|[是为有由]|包括|例如|比如|分[别別])\s*",
+    re.I | re.S,
 )
 _LISTED_TO = re.compile(
-    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because)\b.*|[都均][是为為属屬].*", re.IGNORECASE | re.DOTALL
+    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because)\b.*|[都均][是为為属屬].*",
+    re.IGNORECASE | re.DOTALL,
 )
 _FRONTED = re.compile(r"^(?:in|on|at|from|of|for|among)\s[^,]*,\s*(?=.*(?:,|\sand\s))", re.IGNORECASE)
 _COUNTED = re.compile(
@@ -253,9 +256,10 @@ _COUNTED = re.compile(
 def _read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
     """Return the items in the order of the text if they are numbers, else sorted; best as many as requested."""
     lists = [_ITEM.findall(text), *(_inline_items(each, form) for each in _said(text))]
-    items = max(lists, key=lambda each: ((len(each), "") in form.numbers, len(each)))
-    is_other = any((Fraction(n), "") in form.numbers for n in range(2, len(items)))
-    if len(items) < 2 or (is_other and not items[0].isdecimal()) or any(_length(item) > MOST_WORDS or not _FRAME.isdisjoint(words(item)) for item in items):
+    items = max(lists, key=lambda each: ((Fraction(len(each)), "") in form.numbers, len(each)))
+    are_more = any((Fraction(n), "") in form.numbers for n in range(2, len(items))) and not items[0].isdecimal()
+    are_items = all(_length(item) <= MOST_WORDS and _FRAME.isdisjoint(words(item)) for item in items)
+    if len(items) < 2 or are_more or not are_items:
         return None
     if found := [each for item in items for each in numbers_of(plain(item))]:
         return readers.several_numbers(found, ", ".join(items)) if len(found) == len(items) else None
@@ -292,16 +296,17 @@ _TAGS = {
         "p": "in at on from near for with to through into over under between around about during since after before",
         "y": "by named called",
         "n": "scientists researchers experts historians people someone everyone everybody nobody nothing others",
-        "f": """the a an it its this that they he she i we you your our his her there here and or as so but then now also
-        just indeed really still often most more one only known located situated considered regarded referred believed
-        thought said generally usually typically commonly widely officially currently probably actually simply mainly
-        certainly definitely think say guess believe answer yes no sure i'm we're they're here's found find listed written author writer painter
-        inventor discoverer founder creator composer""",
+        "f": """the a an it its this that they he she i we you your our his her there here and or as so but then now
+        also just indeed really still often most more one only known located situated considered regarded referred
+        believed thought said generally usually typically commonly widely officially currently probably actually simply
+        mainly certainly definitely think say guess believe answer yes no sure found find listed written author writer
+        painter inventor discoverer founder creator composer""",
     }.items()
     for word in listed.split()
 }
+"""What a word is if it is no name: to be (b), another verb (v), a preposition (p, o), by (y), nobody (n), a frame (f).
+Others are of the question (q), a name or the like (x), or join names (j); capitals begin with a capital."""
 _FRAME = frozenset(_TAGS) - {"of"}
-"""What a word is beside a name: a form of to be (b), another verb (v), a preposition (p), by (y), nobody (n), a frame (f)."""
 _JOINING = word_set("de da van von der la le")
 _NAME = r"(x*X(?:[XxQ]|[jo]f?X)*+|x++)"
 _SUBJECT = re.compile(rf"f*{_NAME}(?=[bqQvpof])|[fb]*{_NAME}$")
@@ -317,11 +322,7 @@ _SUBORDINATE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _RESTRICTIVE = re.compile(r"the\s\w+\s(?:\w+\s)?(?:that|which|who)\b.*\s(?:is|was|are)\b", re.IGNORECASE)
-_APPOSITION = re.compile(r"^((?:[^\s,]+\s?){1,4}),\s(?:an?|the|who|whose|also|often|born)\s[^,]*,")
-_WHEN = re.compile(
-    r"\b(?:in|around|on|since|about|during)\s+(?:the\s+)?(?:year\s+)?(?:\d{3,4}s?\b|\d{1,2}th\s+century)(?:\s*(?:BC|AD|CE))?"
-)
-_PART_OF = re.compile(r"\b(?:the\s)?(?:[\w-]*(?:north|south|east|west)[\w-]*\s|central\s)*(?:part|north|south|east|west|centre|heart)\sof\s(?:the\s)?", re.I)
+_APPOSITION = re.compile(r"^((?:[^\s,]+\s){0,3}[^\s,]+),\s(?:an?|the|who|whose|also|often|born)\s[^,]*,")
 _LEADS_ON = re.compile(
     r"^(?:as|with|for|like)\s|\b(?:some|many|most|few|people|others)\b.{0,20}\b(?:say|think|believe|guess|assume|claim)"
     r"|\bwhether\b|mistak",
@@ -348,23 +349,23 @@ def _read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
 
 def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     """Return the only name at a place of the sentence where the answer stands, else nothing."""
-    sentence = re.sub(r"\b(?:attributed|credited)\s+to\b", "by", _PART_OF.sub("", _WHEN.sub(" ", sentence)))
+    sentence = re.sub(r"\b(?:attributed|credited)\s+to\b", "by", sentence)
     clauses = _CLAUSE.split(_APPOSITION.sub(r"\1 ", sentence))
     hits = [_hits(clause, form) for clause in clauses]
-    is_asked = sum(hits) >= min(2, len(form.content))
+    is_lower = sum(hits) >= min(2, len(form.content)) and not ("who" in form.words or form.asks_place)
     patterns = [_SUBJECT, _STATED, *([_PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
     found: set[str] = set()
     for clause, hit in zip(clauses, hits, strict=True):
         main = clause if _RESTRICTIVE.match(clause) else _SUBORDINATE.sub("", clause)
         if hit and hit == max(hits) and not _is_beside(main):
-            agents = {*_names(main, [_AGENT], form, is_asked)}
-            found |= agents or {*_names(main, patterns, form, is_asked)}
+            agents = {*_names(main, [_AGENT], form, is_lower)}
+            found |= agents or {*_names(main, patterns, form, is_lower)}
     opened = _SUBORDINATE.sub("", clauses[0])
     if not hits[0] and not _is_beside(opened):
         if found and form.asks_place:
             found |= {*_names(opened, [_PLACED], form, False)}
         elif not found and (may_be_bare or max(hits)):
-            found = {*_names(opened, [_BARE_PLACE if form.asks_place else _BARE], form, is_asked)}
+            found = {*_names(opened, [_BARE_PLACE if form.asks_place else _BARE], form, is_lower)}
     return found.pop() if len(found) == 1 else ""
 
 
@@ -378,7 +379,7 @@ def _hits(clause: str, form: QuestionForm) -> float:
     return sum(0.5 if word.isdecimal() else 1.0 for word in form.content if word in said)
 
 
-def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm, is_asked: bool) -> Iterator[str]:
+def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm, may_be_lower: bool) -> Iterator[str]:
     """Yield what stands at the places of patterns and can be a name; "" for what only describes one."""
     said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
     tags = "".join(_tag(word, form) for word in said)
@@ -387,11 +388,16 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
         for each in filter(None, [pattern.match(tags)] if is_first else pattern.finditer(tags)):
             at = next(group for group in range(1, pattern.groups + 1) if each[group])
             run = said[each.start(at) : each.end(at)]
-            name = "" if _ALSO.match(" ".join([*said[each.end(at) :], ""])) else _proper(run, is_first)
-            is_open = "b" not in tags or tags[each.end(at) : each.end(at) + 1] not in ("q", "Q")
-            is_open = is_open and "who" not in form.words and not form.asks_place and is_asked and len(run) <= MOST_LOWER
-            if not run[0][0].islower() or name[:1].isupper() or is_open:
-                yield _HONOURS.sub("", name)
+            end = each.end(at)
+            name = "" if _ALSO.match(" ".join(said[end : end + 3])) else _proper(run, is_first)
+            is_adjective = "b" in tags and tags[end : end + 1] in ("q", "Q")
+            if (
+                run[0][0].islower()
+                and name[:1].islower()
+                and (is_adjective or len(run) > MOST_LOWER or not may_be_lower)
+            ):
+                continue
+            yield _HONOURS.sub("", name)
 
 
 def _tag(word: str, form: QuestionForm) -> str:
