@@ -253,7 +253,7 @@ _DOWN = word_set(
     -import -win -增加 -前进 -高 -多 -快 -早 -长 -重 -热 -东 -南 -赢"""
 )
 """Negative sides of opposites: 5 % less is not 5 %."""
-_RANGE = re.compile(r"\s*(?:-|~|～|to|至|到)\s*")
+_RANGE = re.compile(r"\s*(?:-|~|～|to(?:\s+(?:about|around))?|至|到)\s*")
 _RANGE_OPENED = re.compile(r"(?:between|from|在|从)\s*$", re.IGNORECASE)
 _RANGE_CONTINUED = re.compile(r"\s*(?:and|和|与)\s*")
 _OF_A_FORMULA = re.compile(r"[/^*+\\<>√π∞|_]|(?<!\w)-|=.*=")

@@ -74,7 +74,7 @@ def _marked(text: str, form: QuestionForm) -> FinalAnswer:
     found = read_plain(text, form) if form.asks_list or form.kind == CHOICE else None
     if form.kind != CHOICE or form.options:
         found = found or read_conclusion(text, form, marked=True)
-    return found or read_prose(text)
+    return read_prose(text) if found is None or (form.kind, found.kind) == (NUMBER, SPAN) else found
 
 
 def before_cut(text: str, question: str = "", exact: bool = False) -> str:

@@ -29,13 +29,15 @@ _INTERJECTION = re.compile(
     re.IGNORECASE,
 )
 _NO_STATEMENT = re.compile(
-    r"[?？]\W*$|^(?:sure|certainly|of\s+course|ok|okay|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$|^(?:this|that|it)(?:'s|\s+is)\s+an?\s.{0,30}\b(?:question|one|puzzle|riddle|problem)\b"
-    r"|\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid|happy|glad|not\s+(?:\w+\s+)?(?:sure|certain|able))\b"
+    r"[?？]\W*$|^(?:sure|certainly|of\s+course|ok|okay|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$"
+    r"|^(?:this|that|it)(?:'s|\s+is)\s+an?\s.{0,30}\b(?:question|one|puzzle|riddle|problem)\b|^i(?:'m|\s+am)\s+(?:happy|glad)\b"
+    r"|(?<!\bbut\s)\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid)\b|\bi(?:'m|\s+am)\s+not\s+(?:\w+\s+)?(?:sure|certain|able)\b"
     r"|\bi\s+(?:can't|cannot|don't\s+(?:have|know))\b|\b(?:not|n't)\s+(?:say|said|known?|given|tell)\b|\bunknown\b"
     r"|抱歉|[对對]不起|[无無]法(?:得知|[预預][测測]|知道|回答|确定)|(?:不|[没沒]有)(?:知道|清楚|[办辦]法)",
     re.IGNORECASE,
 )
 """Questions, exclamations, refusals and doubts."""
+_MARKER = re.compile(r"^[ \t]*\d{1,2}[.)、]\s+", re.MULTILINE)
 _BRACKETS = re.compile(r"(?:(?<!\s)\s+)?(?:\([^()]*\)|（[^（）]*）)")
 _QUOTES = re.compile(r"[\"“”「」『』《》]|(?<!\w)['‘]|['’](?!\w)")
 _CLAUSE = re.compile(r"[,;:，；：。]\s*|(?<!\s)\s+[—–-]+\s+")
@@ -72,7 +74,7 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
 
 def _said(text: str) -> list[str]:
     """Return the sentences that may state the answer: no chatter, question or refusal."""
-    found = [_INTERJECTION.sub("", each) for each in sentences(text)]
+    found = [_INTERJECTION.sub("", each) for each in sentences(_MARKER.sub("", text))]
     return [each for each in found if each and not _NO_STATEMENT.search(each)]
 
 
@@ -93,11 +95,11 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 _TO_REASONS = re.compile(
-    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|which|but|except)\b|,\s*with\b|[;:；：]|[，,]?(?:因为|而是|除非)).*",
+    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|which|who|but|except)\b|,\s*with\b|[;:；：]|[，,]?(?:因为|而是|除非)).*",
     re.I | re.S,
 )
 _UNSURE = re.compile(
-    r"\b(?:whether|most|some|rarely|sometimes|if|believed?|think|may|might|claim\w*|question|until|used\s+to|formerly"
+    r"^(?:most|some)\b|\b(?:whether|rarely|sometimes|if|believed?|think|may|might|claim\w*|question|until|used\s+to|formerly"
     r"|once)\b|[以认]为|是否|曾",
     re.IGNORECASE,
 )
@@ -109,21 +111,26 @@ def _read_verdict(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None
         "no" if no["no"] or no["denied"] else "yes" for s in said for c in _CLAUSE.split(s) if (no := _TOLD.match(c))
     }
     told |= {verdict(each) for each in said[:1]} - {""}
-    told = told or {value for each in said[:MOST_SENTENCES] if (value := _restated(each, form))}
+    told = told or {v for n, each in enumerate(said[:MOST_SENTENCES]) if (v := _restated(each, form, n == 0))}
     return FinalAnswer(CHOICE, told.pop(), said[0]) if len(told) == 1 else None
 
 
-def _restated(sentence: str, form: QuestionForm) -> str:
+def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     """Return yes or no if the main part has all content words of the question, or opposites, or only such words."""
+    sentence = re.sub(r"^(?:although|though|while|since|because)\b[^,]*,\s*", "", sentence, flags=re.IGNORECASE)
     part = _TO_REASONS.sub("", sentence)
     asked = dict(map(_key, form.content))
     signs = {key: sign for word in words(part) for key, sign in [_key(word.removesuffix("'s"))]}
     known = {*form.words, *_TAGS, *readers.HAN_FRAME}
     added = _length(" ".join(word for word in words(_DENIED.sub(" ", part)) if not {word, stem(word)} & known))
     said = asked.keys() & signs.keys()
-    is_reply = not added and (len(said) > 1 or re.match(r"(?:it|they|s?he)\b", part, re.I))
+    is_reply = may_reply and not added and (len(said) > 1 or re.match(r"(?:it|they|s?he)\b", part, re.I))
     is_whole = len(said) == len(asked) and added <= MOST_ADDED
+    is_turned = bool(added) and len(said) > 1 and [key for key in signs if key in asked][-1] == [*asked][0]
+    is_taken_back = re.match(r"\W*but\s(?:it|they|s?he|this|that)\b.*?(?:\bnot\b|n't)", sentence[len(part) :], re.I)
     if not asked or [*asked][-1] not in said or not (is_whole or is_reply) or _UNSURE.search(part):
+        return ""
+    if is_turned or is_taken_back:
         return ""
     if {"than", "比"} & form.words:  # gold is heavier than water, not water than gold
         compared = [key for key in asked if not key.startswith("#")][: -1 if is_chinese(part) else None]
@@ -131,6 +138,7 @@ def _restated(sentence: str, form: QuestionForm) -> str:
             return ""
     clauses = _CLAUSE.split(part) if is_chinese(part) else [part]
     last = [each for each in clauses if form.content[-1] in words(each)] or [part]
+    last = [each for each in last if _hits(each, form) == len(form.content)] or last
     denials = [len(_DENIED.findall(text)) for text in (last[-1], " ".join(form.content))]
     flips = abs(denials[0] - denials[1]) + sum(signs.get(key, sign) != sign for key, sign in asked.items())
     return ("yes", "no", "")[min(flips, 2)]
@@ -146,13 +154,18 @@ def _key(word: str) -> tuple[str, int]:
 _SAYS_SO = re.compile(r"\b(?:so|therefore|thus|hence|means\s+that)\b|所以|因此|于是|那么|一共|共有", re.IGNORECASE)
 _BESIDE = re.compile(
     r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:not|but|because|since|while|whereas|as\s+each)\b"
-    r"|\bwhich\s+(?!leaves|makes|gives|means)|(?<=[,，；])(?:而|但|因为|不是)).*",
+    r"|\bwhich\s+(?!leaves|left|makes|gives|means)|(?<=[,，；])(?:而|但|因为|不是)).*",
     re.I | re.S,
 )
 _DEFINED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s*=(?!=)")
-_COUNTS = re.compile(r"\b(?:is|are|was|were|has|have|equals?|costs?|makes?|gives?)\b|[=是为有剩等]", re.IGNORECASE)
+_COUNTS = re.compile(r"\b(?:is|are|was|were|has|have|equals?|costs?|makes?|gives?|takes?)\b\W*(?:\w+\W+)?$|[=是为有剩等]\s*$", re.IGNORECASE)
 _HAN_COUNTS = {*"是为有剩下等于到共"}
-_LEAVES = re.compile(r"(?:\b(?:leav\w+|remain\w*|left\s+with|now\s+has)|剩下?|还有)\W*(?:\w+\W+){0,2}$", re.IGNORECASE)
+_DIMENSIONS = {
+    "length": word_set("far tall high height distanc"),
+    "mass": word_set("heavi heavy weigh weight"),
+    "length/time": word_set("speed"),
+}
+_LEAVES = re.compile(r"(?:\b(?:leav\w+|remain\w*|left\s+(?:\w+\s+)?with|now\s+has)|剩下?|还有)\W*(?:\w+\W+){0,2}$", re.IGNORECASE)
 _LEFT = re.compile(r"\W*(?:\w+\s){0,3}(?:left|remain\w*)\b", re.IGNORECASE)
 
 
@@ -163,6 +176,8 @@ def _read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     concluded = [each for each in pool if each[0] in said[-2:] and SO.match(each[0])]
     is_calculation = len(form.numbers) > 1 or any("=" in each for each in said)
     said_twice = [each[1] for each in (*pool[:1], *concluded[-1:])]
+    if form.content and all(word.isdecimal() for word in form.content):  # what first restates a bare calculation
+        pool = [each for each in pool if _hits(each[0], form)][:1] or pool * (len(said) == 1)
     if len(form.numbers) < 2 and len({each.unit for each in said_twice}) < len({each.key for each in said_twice}):
         return None  # nothing is to be calculated, and two things are said
     return (concluded or pool)[-1 if concluded or is_calculation else 0][1] if pool else None
@@ -179,9 +194,10 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     text = spelled_out(plain(part))
     digits = {each.value for each in numbers_of(plain(part))}
     found = [each for each in numbers_of(text) if each.value in digits or _is_asked(each, text, form, bool(digits))]
+    found = [each for each in found if not each.unit or _dimension(form) in ("", each.base[0])]
     pool = [each for each in found if each.start > text.rfind("=")] or found
     dimension = Quantity(Fraction(1), form.unit).base[0]
-    is_sure = False
+    is_calculated, is_sure = len(form.numbers) > 1, False
     for is_sign, fits in (
         (
             True,
@@ -189,7 +205,7 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
         ),
         (False, lambda each: form.unit and each.unit == form.unit),
         (False, lambda each: form.unit and each.unit and each.base[0] == dimension),
-        (True, lambda each: (each.value, each.unit) not in form.numbers),
+        (True, lambda each: {(each.value, each.unit), (each.value, "") if is_calculated else ()}.isdisjoint(form.numbers)),
         (False, lambda each: form.unit or form.noun or stem(each.word.casefold()) not in form.words),
         (False, lambda each: form.noun and stem(each.word.casefold()) == form.noun),
         (False, lambda each: each.unit),
@@ -199,9 +215,14 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     is_said = pool and pool[-1].unit in ("", form.unit or pool[-1].unit) and _COUNTS.search(text[: pool[-1].start])
     if not (is_sure or is_said):
         return None
-    chosen = pool[-1 if len(form.numbers) > 1 or "=" in text else 0]
-    answer = readers.quantity_answer(chosen, found, text, form)
+    chosen = pool[-1 if is_calculated or "=" in text else 0]
+    answer = readers.quantity_answer(chosen, [] if is_calculated else found, text, form)
     return (answer, is_sure) if answer else None
+
+
+def _dimension(form: QuestionForm) -> str:
+    """Return what the question measures if a word of it tells, such as "far"."""
+    return next((name for name, told in _DIMENSIONS.items() if told & form.words), "")
 
 
 def _is_asked(number: Quantity, text: str, form: QuestionForm, has_digits: bool) -> bool:
@@ -244,7 +265,7 @@ _LEADING = re.compile(
     re.I | re.S,
 )
 _LISTED_TO = re.compile(
-    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because)\b.*|[都均][是为為属屬].*",
+    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because|but\s(?:they|these|it))\b.*|[都均][是为為属屬].*",
     re.IGNORECASE | re.DOTALL,
 )
 _FRONTED = re.compile(r"^(?:in|on|at|from|of|for|among)\s[^,]*,\s*(?=.*(?:,|\sand\s))", re.IGNORECASE)
@@ -268,7 +289,7 @@ def _read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
 
 def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
     """Return the items of an enumeration such as "The colours are red, green and blue.", else nothing."""
-    text = _LISTED_TO.sub("", _QUOTES.sub("", _BRACKETS.sub("", sentence))).strip(" .。!！").replace("：", ":")
+    text = _LISTED_TO.sub("", _QUOTES.sub("", _BRACKETS.sub("", sentence.replace("》《", "、")))).strip(" .。!！").replace("：", ":")
     text = _FRONTED.sub("", text.rpartition(":")[2])
     if (sign := text.find("、")) > 0:  # only the clause with such a comma
         text = re.split(r"[，,;；]", text[:sign])[-1] + re.split(r"[，,;；]", text[sign:])[0]
@@ -290,17 +311,17 @@ def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
 _TAGS = {
     word: tag
     for tag, listed in {
-        "b": "is are was were be been it's that's become becomes became remains",
+        "b": "is are was were be been it's that's become becomes became remains called",
         "v": "has have had will would can could may might do does did",
         "o": "of",
         "p": "in at on from near for with to through into over under between around about during since after before",
-        "y": "by named called",
+        "y": "by named",
+        "r": "author writer painter inventor discoverer founder creator composer artist",
         "n": "scientists researchers experts historians people someone everyone everybody nobody nothing others",
         "f": """the a an it its this that they he she i we you your our his her there here and or as so but then now
         also just indeed really still often most more one only known located situated considered regarded referred
         believed thought said generally usually typically commonly widely officially currently probably actually simply
-        mainly certainly definitely think say guess believe answer yes no sure found find listed written author writer
-        painter inventor discoverer founder creator composer""",
+        mainly certainly definitely think say guess believe answer yes no sure found find listed written""",
     }.items()
     for word in listed.split()
 }
@@ -308,14 +329,15 @@ _TAGS = {
 Others are of the question (q), a name or the like (x), or join names (j); capitals begin with a capital."""
 _FRAME = frozenset(_TAGS) - {"of"}
 _JOINING = word_set("de da van von der la le")
-_NAME = r"(x*X(?:[XxQ]|[jo]f?X)*+|x++)"
-_SUBJECT = re.compile(rf"f*{_NAME}(?=[bqQvpof])|[fb]*{_NAME}$")
-_AGENT = re.compile(rf"y(?!i)[fqQ]*{_NAME}(?![qQ])")
-_STATED = re.compile(rf"b[fqQv]*{_NAME}(?![qQ])")
-_PLACED = re.compile(rf"[po][fqQ]*{_NAME}(?![qQ])")
+_NAME = r"([xr]*X(?:[XxrQ]|[jo]f?X)*+|x++)"
+_CAPITAL = _NAME.replace("|x++", "")
+_SUBJECT = re.compile(rf"[fr]*{_NAME}(?=[bqQvpf])|[fbr]*{_CAPITAL}$")
+_AGENT = re.compile(rf"y(?!i)[fqQr]*{_CAPITAL}(?![qQ])")
+_STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQo])")
+_PLACED = re.compile(rf"[po][fqQ]*{_CAPITAL}(?![qQ])")
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
-_BARE = re.compile(rf"[fbv]*{_NAME}(?:[pyvo].*)?$")
-_BARE_PLACE = re.compile(rf"(?:[fbv]*p[fp]*)?{_NAME}(?:[pyvo].*)?$")
+_BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[pyo].*)?$|[fr]*{_NAME}v?$")
+_BARE_PLACE = re.compile(rf"[fbv]*p[fp]*{_NAME}(?:[pyvo].*)?$|f*{_NAME}$")
 _SUBORDINATE = re.compile(
     r"(?<![,\s])[,\s]+(?:who|which|that|because|since|although|though|while|whereas|when|where|before|after|followed|but"
     r"|if|until|however|through|using)\b.*",
@@ -357,8 +379,9 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     found: set[str] = set()
     for clause, hit in zip(clauses, hits, strict=True):
         main = clause if _RESTRICTIVE.match(clause) else _SUBORDINATE.sub("", clause)
-        if hit and hit == max(hits) and not _is_beside(main):
-            agents = {*_names(main, [_AGENT], form, is_lower)}
+        counts = hit == max(hits) or (clause.startswith("but ") and 2 * hit >= max(hits))
+        if hit and counts and not _is_beside(main):
+            agents = {*_names(main, [_AGENT], form, is_lower)} - {""}
             found |= agents or {*_names(main, patterns, form, is_lower)}
     opened = _SUBORDINATE.sub("", clauses[0])
     if not hits[0] and not _is_beside(opened):
@@ -366,6 +389,7 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
             found |= {*_names(opened, [_PLACED], form, False)}
         elif not found and (may_be_bare or max(hits)):
             found = {*_names(opened, [_BARE_PLACE if form.asks_place else _BARE], form, is_lower)}
+            found |= {name for each in clauses if "who" in form.words for name in _names(each, [_AGENT], form, False)}
     return found.pop() if len(found) == 1 else ""
 
 
@@ -390,14 +414,14 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
             run = said[each.start(at) : each.end(at)]
             end = each.end(at)
             name = "" if _ALSO.match(" ".join(said[end : end + 3])) else _proper(run, is_first)
-            is_adjective = "b" in tags and tags[end : end + 1] in ("q", "Q")
+            is_adjective = tags[end : end + 1] in ("q", "Q") and ("b" in tags or said[0].casefold() in ("a", "an"))
             if (
                 run[0][0].islower()
                 and name[:1].islower()
                 and (is_adjective or len(run) > MOST_LOWER or not may_be_lower)
             ):
                 continue
-            yield _HONOURS.sub("", name)
+            yield _HONOURS.sub("", name).removesuffix("'s")
 
 
 def _tag(word: str, form: QuestionForm) -> str:
@@ -422,9 +446,9 @@ def _proper(run: Sequence[str], is_subject: bool) -> str:
     return "" if _MODIFIER.fullmatch(run[lower[0] - 1]) or not is_subject else " ".join(run[: lower[0]])
 
 
-_HAN_LEAD = re.compile(r"^(?:我想|我认为|我觉得|[一通普][般常遍]认为|应该|(?:正确)?答案|其实|毫无疑问|这幅画|这本书)*")
-_HAN_IS = re.compile(r"(?:被称为|被认为是|叫做|名叫|就是|是|为|叫|即)")
-_HAN_DOES = r"(?:所?写|著|发明|创作|画|发现|设计|建立)"
+_HAN_LEAD = re.compile(r"^(?:但|其实|我想|我认为|我觉得|[一通普][般常遍]认为|应该|(?:正确)?答案|其实|毫无疑问|这幅画|这本书)*")
+_HAN_IS = re.compile(r"(?:其实)?(?:被称为|被认为是|叫做|名叫|就是|是|为|叫|即)")
+_HAN_DOES = r"(?:所?写|著|发明|创作|画|发现|设计|建立|提出|创立|创办)"
 _HAN_BY = re.compile(rf"(?:由|出自)(.{{2,12}}?)(?:于|在|之手|{_HAN_DOES})")
 _HAN_AT = re.compile(r"(?:位于|坐落[于在]|在)(.{2,8}?)(?:的?[东南西北中境]+部?)?$")
 _HAN_DID = re.compile(rf"{_HAN_DOES}(?:了|出|的|过)?.*$")
@@ -451,7 +475,8 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
             right = _HAN_TITLE.sub("", right) if len(right) > 4 else right
             right = _HAN_DID.sub("", right) if len(right) > 2 else right
             is_asked = set(right) <= own or set(form.content) <= set(right)
-            name = right if set(left) <= own else left if is_asked else ""
+            is_told = set(left) <= own or set(form.content) <= set(left)
+            name = right if is_told else left if is_asked else ""
         elif (did := _HAN_DID.search(clause)) and did.start() > 1:
             name = clause[: did.start()]
         elif may_be_bare and _length(clause) <= MOST_WORDS - 1 and not _HAN_NONE.search(clause):
@@ -459,6 +484,6 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
         elif set(form.content) <= set(clause):
             name = clause.lstrip("".join(own)).rstrip("".join(form.words))
         name = _HAN_TITLE.sub("", name).strip(" ·") if len(name) > 4 else name
-        if not _DENIED.search(clause) and 0 < _length(name) <= 2 * MOST_WORDS and not set(name) <= own:
+        if not _DENIED.search(clause) and 0 < _length(name) <= 2 * MOST_WORDS and not set(name) <= own and "由" not in name:
             return name
     return ""

@@ -147,7 +147,7 @@ def judge(
         FaultKind.TRUNCATED: _cut(text, said, finish_reason),
         FaultKind.REFUSING: _refusal(said, len(words)),
         FaultKind.REPEATING: _loop(words),
-        FaultKind.ECHO: _echo(words, words_of(question)),
+        FaultKind.ECHO: _echo(words, words_of(question)) if answer.kind in OPEN_KINDS else "",
         FaultKind.OFF_TOPIC: _off_topic(words, answer, cosine),
         FaultKind.SELF_CONTRADICTING: _self_contradiction(text, said, question, answer),
     }

@@ -183,7 +183,7 @@ _NUMBER = re.compile(
     r"|\bwhat (?:is|are|was) (?:the |its )?(?:\w+ ){0,3}(?:number|sum|product|quotient|difference|value|area|volume"
     r"|total|average|mean|median|speed|length|height|distance|mass|weight|temperature|price|cost|age|probability"
     r"|perimeter|percentage|remainder|depth|duration|root|point)\b"
-    r"|\bwhat(?: is|'s) \d|\bwhat (?:percentage|percent|time|number|temperature)\b"
+    r"|\bwhat(?: is|'s) (?:\d|half|twice|double|(?:an?|one|two|three) (?:third|quarter|fifth)s?\b|the (?:cube|square) of)|\bwhat (?:percentage|percent|time|number|temperature)\b"
     r"|\b(?:calculate|compute|evaluate|solve)\b|\d\s*[-+*/×÷^]\s*\d"
     r"|多少|多[长远大高重久快深宽]|几|计算|求|等于|占比|面积|体积|速度是",
     re.IGNORECASE,
@@ -218,7 +218,7 @@ _EMPTY = word_set(
     """is are was were do does did can could will would should has have had may must be been the a an it its there this
     that what which who whose whom where when how of in on at to by for from as and or you your i my we they them he she
     answer question yes no not please many much most any some
-    吗 么 呢 是 的 了 请 问 你 我 可 以 会 能 一 个 在 有 哪 谁 什 么 里 几 多 少 否 不 它 吧 这 那 比 等 于"""
+    吗 么 呢 是 的 了 请 问 你 我 可 以 会 能 一 个 在 有 哪 谁 什 么 里 几 多 少 否 不 它 吧 这 那 比 等 于 叫"""
 )
 _UNIT = re.compile(
     r"\bhow (?:many|much) ([a-zA-Z^23/]+)|\bin ([a-zA-Z°^23/]+)\s*[?,.)]"
@@ -261,7 +261,7 @@ def _kind(question: str, asks_output: bool) -> str:
 
 def _content(question: str) -> tuple[str, ...]:
     """Return the stems of the last question's words that say something, else of the whole text's, in order."""
-    asked = [question, *_ASKED.findall(question)][-1]
+    asked = re.sub(r"(?<=\w)\s(?:when|if)\b.*", "", [question, *_ASKED.findall(question)][-1])
     return tuple(dict.fromkeys(stem(word.removesuffix("'s")) for word in words(asked) if word not in _EMPTY))
 
 

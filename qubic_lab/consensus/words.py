@@ -29,7 +29,7 @@ _PAIRS = """
 績绩 編编 義义 習习 聖圣 聯联 職职 脫脱 臺台 舉举 舊旧 藝艺 藥药 處处 術术 衛卫 裡里 補补 規规 視视 覺觉 觀观 訂订 記记
 許许 設设 試试 詞词 詳详 誤误 調调 談谈 論论 證证 識识 議议 護护 豐丰 資资 費费 賽赛 贊赞 軍军 較较 轉转 農农 遊游 鄉乡
 釋释 針针 鎮镇 鏡镜 陸陆 隊队 際际 險险 隨随 雞鸡 靈灵 頓顿 顧顾 飯饭 館馆 驚惊 黃黄 黨党 齡龄 歸归 廣广 廠厂 頂顶 須须
-順顺 顏颜 餘余 闊阔 陳陈 島岛 帶带 幣币 強强 後后
+順顺 顏颜 餘余 闊阔 陳陈 島岛 帶带 幣币 強强 後后 實实
 """
 SIMPLIFIED = {ord(pair[0]): pair[1] for pair in _PAIRS.split()}
 """Traditional characters that occur in numbers, units, questions and verdicts, and their simplified forms."""
