@@ -38,6 +38,7 @@ _NO_STATEMENT = re.compile(
 )
 """Questions, exclamations, refusals and doubts."""
 _MARKER = re.compile(r"^[ \t]*\d{1,2}[.)、]\s+", re.MULTILINE)
+_CORRECTS = re.compile(r"(?:however|but|actually|in\s+fact|wait|sorry|no)\b|但|其实|不对", re.IGNORECASE)
 _BRACKETS = re.compile(r"(?:(?<!\s)\s+)?(?:\([^()]*\)|（[^（）]*）)")
 _QUOTES = re.compile(r"[\"“”「」『』《》]|(?<!\w)['‘]|['’](?!\w)")
 _CLAUSE = re.compile(r"[,;:，；：。]\s*|(?<!\s)\s+[—–-]+\s+")
@@ -69,7 +70,7 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
     if form.kind == CHOICE or form.asks_list:
         return False
     is_open = not (form.asks_name or (form.asks_what and kind == SPAN))
-    return is_open or kind == CHOICE or _length(text) <= SHORTEST_SENTENCE
+    return is_open or kind == CHOICE or (_length(text) <= SHORTEST_SENTENCE and not _DENIED.search(text))
 
 
 def _said(text: str) -> list[str]:
@@ -95,7 +96,7 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 _TO_REASONS = re.compile(
-    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|which|who|but|except)\b|,\s*with\b|[;:；：]|[，,]?(?:因为|而是|除非)).*",
+    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|while|whereas|which|who|but|except)\b|,\s*with\b|[;:；：]|[，,]?(?:因为|而是|除非)).*",
     re.I | re.S,
 )
 _UNSURE = re.compile(
@@ -153,34 +154,56 @@ def _key(word: str) -> tuple[str, int]:
 
 _SAYS_SO = re.compile(r"\b(?:so|therefore|thus|hence|means\s+that)\b|所以|因此|于是|那么|一共|共有", re.IGNORECASE)
 _BESIDE = re.compile(
-    r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:not|but|because|since|while|whereas|as\s+each)\b"
-    r"|\bwhich\s+(?!leaves|left|makes|gives|means)|(?<=[,，；])(?:而|但|因为|不是)).*",
+    r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:not|but|because|since|while|whereas|which|as\s+each)\b"
+    r"|(?<=[,，；])(?:而|但|因为|不是)).*",
     re.I | re.S,
 )
 _DEFINED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s*=(?!=)")
-_COUNTS = re.compile(r"\b(?:is|are|was|were|has|have|equals?|costs?|makes?|gives?|takes?)\b\W*(?:\w+\W+)?$|[=是为有剩等]\s*$", re.IGNORECASE)
+_COUNTS = re.compile(
+    r"\b(?:is|are|was|were|has|have|equals?|costs?|makes?|gives?|takes?|as)\b\W*(?:[a-z]+\W+)?$|'s\s*$|[=:：是为有剩等于得]\s*$",
+    re.IGNORECASE,
+)
+_COMES_TO = re.compile(r"\b(?:to|in|gets?|yields?)\s*$|^\W*$", re.IGNORECASE)
 _HAN_COUNTS = {*"是为有剩下等于到共"}
 _DIMENSIONS = {
     "length": word_set("far tall high height distanc"),
     "mass": word_set("heavi heavy weigh weight"),
     "length/time": word_set("speed"),
 }
-_LEAVES = re.compile(r"(?:\b(?:leav\w+|remain\w*|left\s+(?:\w+\s+)?with|now\s+has)|剩下?|还有)\W*(?:\w+\W+){0,2}$", re.IGNORECASE)
+_LEAVES = re.compile(
+    r"(?:\b(?:leav\w+|remain\w*|left\s+(?:\w+\s+)?with|now\s+has)|剩下?|还有)\W*(?:\w+\W+){0,2}$", re.IGNORECASE
+)
 _LEFT = re.compile(r"\W*(?:\w+\s){0,3}(?:left|remain\w*)\b", re.IGNORECASE)
 
 
 def _read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
-    """Return the number that a calculation comes to, else the first one; one of the question's if there is no other."""
+    """Return the number that a calculation comes to in the end, else the one that is stated."""
     found = [(sentence, *picked) for sentence in said if (picked := _pick(sentence, form))]
-    pool = [each for each in found if each[2]] or found
-    concluded = [each for each in pool if each[0] in said[-2:] and SO.match(each[0])]
-    is_calculation = len(form.numbers) > 1 or any("=" in each for each in said)
-    said_twice = [each[1] for each in (*pool[:1], *concluded[-1:])]
-    if form.content and all(word.isdecimal() for word in form.content):  # what first restates a bare calculation
-        pool = [each for each in pool if _hits(each[0], form)][:1] or pool * (len(said) == 1)
-    if len(form.numbers) < 2 and len({each.unit for each in said_twice}) < len({each.key for each in said_twice}):
-        return None  # nothing is to be calculated, and two things are said
-    return (concluded or pool)[-1 if concluded or is_calculation else 0][1] if pool else None
+    pool = [(sentence, answer) for sentence, answer, is_sure in found if is_sure or not any(each[2] for each in found)]
+    places = [place for place, each in enumerate(pool) if each[0] in said[-2:] and SO.match(each[0])]
+    if _is_bare(form):
+        pool = [each for each in pool if _hits(each[0], form)][:1] or pool
+    elif places:
+        told = pool[places[-1] :] + pool[:1] * (len(form.numbers) < 2 and pool[0][1].unit == pool[places[-1]][1].unit)
+        return told[0][1] if len({answer.key for _, answer in told}) == 1 else None
+    is_calculated = len(form.numbers) > 1 or any("=" in each for each in said)
+    return _agreed(pool[-1:] if is_calculated else pool, form)
+
+
+def _agreed(found: Sequence[tuple[str, FinalAnswer]], form: QuestionForm) -> FinalAnswer | None:
+    """Return the first answer, unless a sentence that repeats as much of the question as any gives another one."""
+    most = max((_hits(sentence, form) for sentence, _ in found), default=0)
+    said = {
+        answer.key
+        for sentence, answer in found
+        if sentence == found[0][0] or _hits(sentence, form) == most or _CORRECTS.match(sentence)
+    }
+    return found[0][1] if len(said) == 1 else None
+
+
+def _is_bare(form: QuestionForm) -> bool:
+    """Return whether a question is only a calculation, such as 2 + 2."""
+    return bool(form.content) and all(word.isdecimal() for word in form.content)
 
 
 def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
@@ -188,7 +211,8 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     if _DEFINED.search(sentence):
         answer = readers.read_quantity(sentence, form)
         return (answer, True) if answer else None
-    part = main_part(sentence, form)
+    is_calculated, is_sure = len(form.numbers) > 1, False
+    part = main_part(re.sub(r",\s+which\b", ", it", sentence) if is_calculated else sentence, form)
     if len(form.numbers) < 2 and 0 < _hits(part, form) <= _hits(sentence.partition(part)[2], form):
         return None  # as much is said beside it
     text = spelled_out(plain(part))
@@ -197,7 +221,11 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     found = [each for each in found if not each.unit or _dimension(form) in ("", each.base[0])]
     pool = [each for each in found if each.start > text.rfind("=")] or found
     dimension = Quantity(Fraction(1), form.unit).base[0]
-    is_calculated, is_sure = len(form.numbers) > 1, False
+    asked = [(each, unit) for value, unit in form.numbers if isinstance(value, Fraction) for each in (value, -value)]
+
+    def is_alike(unit: str, other: str) -> bool:
+        return unit == other or (is_calculated and "" in (unit, other))
+
     for is_sign, fits in (
         (
             True,
@@ -205,17 +233,21 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
         ),
         (False, lambda each: form.unit and each.unit == form.unit),
         (False, lambda each: form.unit and each.unit and each.base[0] == dimension),
-        (True, lambda each: {(each.value, each.unit), (each.value, "") if is_calculated else ()}.isdisjoint(form.numbers)),
+        (True, lambda each: not any(each.value == value and is_alike(each.unit, unit) for value, unit in asked)),
         (False, lambda each: form.unit or form.noun or stem(each.word.casefold()) not in form.words),
         (False, lambda each: form.noun and stem(each.word.casefold()) == form.noun),
         (False, lambda each: each.unit),
     ):
         if fitting := [each for each in pool if fits(each)]:
             pool, is_sure = fitting, is_sure or is_sign
-    is_said = pool and pool[-1].unit in ("", form.unit or pool[-1].unit) and _COUNTS.search(text[: pool[-1].start])
-    if not (is_sure or is_said):
+    if not pool:
         return None
     chosen = pool[-1 if is_calculated or "=" in text else 0]
+    before = text[max(0, chosen.start - NEAR) : chosen.start]
+    is_said = _COUNTS.search(before) or (is_sure and _COMES_TO.search(before))
+    is_fitting = chosen.unit in ("", form.unit or chosen.unit)
+    if not (is_said and is_fitting if _is_bare(form) or not is_sure else is_sure):
+        return None
     answer = readers.quantity_answer(chosen, [] if is_calculated else found, text, form)
     return (answer, is_sure) if answer else None
 
@@ -289,7 +321,11 @@ def _read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
 
 def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
     """Return the items of an enumeration such as "The colours are red, green and blue.", else nothing."""
-    text = _LISTED_TO.sub("", _QUOTES.sub("", _BRACKETS.sub("", sentence.replace("》《", "、")))).strip(" .。!！").replace("：", ":")
+    text = (
+        _LISTED_TO.sub("", _QUOTES.sub("", _BRACKETS.sub("", sentence.replace("》《", "、"))))
+        .strip(" .。!！")
+        .replace("：", ":")
+    )
     text = _FRONTED.sub("", text.rpartition(":")[2])
     if (sign := text.find("、")) > 0:  # only the clause with such a comma
         text = re.split(r"[，,;；]", text[:sign])[-1] + re.split(r"[，,;；]", text[sign:])[0]
@@ -321,7 +357,8 @@ _TAGS = {
         "f": """the a an it its this that they he she i we you your our his her there here and or as so but then now
         also just indeed really still often most more one only known located situated considered regarded referred
         believed thought said generally usually typically commonly widely officially currently probably actually simply
-        mainly certainly definitely think say guess believe answer yes no sure found find listed written""",
+        mainly certainly definitely think say guess believe answer yes no sure found find listed written
+        however therefore thus hence""",
     }.items()
     for word in listed.split()
 }
@@ -331,9 +368,9 @@ _FRAME = frozenset(_TAGS) - {"of"}
 _JOINING = word_set("de da van von der la le")
 _NAME = r"([xr]*X(?:[XxrQ]|[jo]f?X)*+|x++)"
 _CAPITAL = _NAME.replace("|x++", "")
-_SUBJECT = re.compile(rf"[fr]*{_NAME}(?=[bqQvpf])|[fbr]*{_CAPITAL}$")
+_SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvpf])|[fr]*(x++)(?=[bqQv])|[fbr]*{_CAPITAL}$")
 _AGENT = re.compile(rf"y(?!i)[fqQr]*{_CAPITAL}(?![qQ])")
-_STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQo])")
+_STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQoy])")
 _PLACED = re.compile(rf"[po][fqQ]*{_CAPITAL}(?![qQ])")
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
 _BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[pyo].*)?$|[fr]*{_NAME}v?$")
@@ -353,20 +390,22 @@ _LEADS_ON = re.compile(
 """Opinions of others."""
 _ENDING = re.compile(r"[a-z]{3,}(ing|(?<![fi])ly)")
 _ALSO = re.compile(r"(?:and|or)\s(?:the\s)?[A-Z]")
-_HONOURS = re.compile(r"^(?:sir|dr|mr|mrs|ms)\.?\s+", re.IGNORECASE)
+_HONOURS = re.compile(
+    r"^(?:(?i:sir|dr|mr|mrs|ms)\.?\s+|(?:American|British|English|French|German|Italian|Russian|Dutch)\s(?=\S+\s[A-Z]))"
+)
 _MODIFIER = re.compile(r"\w+(?:an|ish|ese|ous|al|ic)$")
 
 
 def _read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     is_short = _length(" ".join(said)) <= SHORTEST_SENTENCE
+    found: list[tuple[str, FinalAnswer]] = []
     for number, sentence in enumerate([*said[:MOST_SENTENCES], *said[MOST_SENTENCES:][-1:]]):
         find = _han_name if is_chinese(sentence) else _english_name
         text = _QUOTES.sub("", _BRACKETS.sub("", sentence)).strip(" .。!！")
         name = find(text, form, not (number or _DENIED.match(sentence) or is_short))
-        found = readers.read_conclusion(name, form, marked=True) if name else None
-        if found and found.kind in (SPAN, CHOICE):
-            return found
-    return None
+        answer = readers.read_conclusion(name, form, marked=True) if name else None
+        found += [(sentence, answer)] if answer and answer.kind in (SPAN, CHOICE) else []
+    return _agreed(found, form)
 
 
 def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
@@ -414,7 +453,8 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
             run = said[each.start(at) : each.end(at)]
             end = each.end(at)
             name = "" if _ALSO.match(" ".join(said[end : end + 3])) else _proper(run, is_first)
-            is_adjective = tags[end : end + 1] in ("q", "Q") and ("b" in tags or said[0].casefold() in ("a", "an"))
+            is_adjective = tags[end : end + 1] in ("q", "Q") and "b" in tags
+            is_adjective = is_adjective or said[each.start(at) - 1 : each.start(at)] in (["a"], ["an"])
             if (
                 run[0][0].islower()
                 and name[:1].islower()
@@ -446,7 +486,9 @@ def _proper(run: Sequence[str], is_subject: bool) -> str:
     return "" if _MODIFIER.fullmatch(run[lower[0] - 1]) or not is_subject else " ".join(run[: lower[0]])
 
 
-_HAN_LEAD = re.compile(r"^(?:但|其实|我想|我认为|我觉得|[一通普][般常遍]认为|应该|(?:正确)?答案|其实|毫无疑问|这幅画|这本书)*")
+_HAN_LEAD = re.compile(
+    r"^(?:但|其实|我想|我认为|我觉得|[一通普][般常遍]认为|应该|(?:正确)?答案|其实|毫无疑问|这幅画|这本书)*"
+)
 _HAN_IS = re.compile(r"(?:其实)?(?:被称为|被认为是|叫做|名叫|就是|是|为|叫|即)")
 _HAN_DOES = r"(?:所?写|著|发明|创作|画|发现|设计|建立|提出|创立|创办)"
 _HAN_BY = re.compile(rf"(?:由|出自)(.{{2,12}}?)(?:于|在|之手|{_HAN_DOES})")
@@ -484,6 +526,11 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
         elif set(form.content) <= set(clause):
             name = clause.lstrip("".join(own)).rstrip("".join(form.words))
         name = _HAN_TITLE.sub("", name).strip(" ·") if len(name) > 4 else name
-        if not _DENIED.search(clause) and 0 < _length(name) <= 2 * MOST_WORDS and not set(name) <= own and "由" not in name:
+        if (
+            not _DENIED.search(clause)
+            and 0 < _length(name) <= 2 * MOST_WORDS
+            and not set(name) <= own
+            and "由" not in name
+        ):
             return name
     return ""
