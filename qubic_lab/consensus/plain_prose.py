@@ -33,7 +33,7 @@ _NO_STATEMENT = re.compile(
     r"|^(?:this|that|it)(?:'s|\s+is)\s+an?\s.{0,30}\b(?:question|one|puzzle|riddle|problem)\b|^i(?:'m|\s+am)\s+(?:happy|glad)\b"
     r"|(?<!\bbut\s)\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid)\b|\bi(?:'m|\s+am)\s+not\s+(?:\w+\s+)?(?:sure|certain|able)\b"
     r"|\bi\s+(?:can't|cannot|don't\s+(?:have|know))\b|\b(?:not|n't)\s+(?:say|said|known?|given|tell)\b|\bunknown\b"
-    r"|抱歉|[对對]不起|[无無]法(?:得知|[预預][测測]|知道|回答|确定)|(?:不|[没沒]有)(?:知道|清楚|[办辦]法)",
+    r"|抱歉|[对對]不起|[无無]法.{0,4}(?:得知|[预預][测測]|知道|回答|确定)|(?:不|[没沒]有)(?:知道|清楚|[办辦]法)",
     re.IGNORECASE,
 )
 """Questions, exclamations, refusals and doubts."""
@@ -43,7 +43,7 @@ _BRACKETS = re.compile(r"(?:(?<!\s)\s+)?(?:\([^()]*\)|（[^（）]*）)")
 _QUOTES = re.compile(r"[\"“”「」『』《》]|(?<!\w)['‘]|['’](?!\w)")
 _CLAUSE = re.compile(r"[,;:，；：。]\s*|(?<!\s)\s+[—–-]+\s+")
 _DENIED = re.compile(
-    r"\b(?:not|never|nor|neither|cannot|unable|incapable|impossible|no)\b|n't\b|不(?![过但仅])|没(?!错)|[无無]法|并非|否",
+    r"\bnon-|\b(?:not|never|nor|neither|cannot|unable|incapable|impossible|no)\b|n't\b|不(?![过但仅])|没(?!错)|[无無]法|并非|否",
     re.IGNORECASE,
 )
 
@@ -70,7 +70,7 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
     if form.kind == CHOICE or form.asks_list:
         return False
     is_open = not (form.asks_name or (form.asks_what and kind == SPAN))
-    return is_open or kind == CHOICE or (_length(text) <= SHORTEST_SENTENCE and not _DENIED.search(text))
+    return is_open or kind == CHOICE or (_length(text) <= SHORTEST_SENTENCE and not _NO_NAME.search(text))
 
 
 def _said(text: str) -> list[str]:
@@ -100,7 +100,7 @@ _TO_REASONS = re.compile(
     re.I | re.S,
 )
 _UNSURE = re.compile(
-    r"^(?:most|some)\b|\b(?:whether|rarely|sometimes|if|believed?|think|may|might|claim\w*|question|until|used\s+to|formerly"
+    r"\b(?:whether|rarely|sometimes|if|believed?|think|may|might|claim\w*|question|until|used\s+to|formerly"
     r"|once)\b|[以认]为|是否|曾",
     re.IGNORECASE,
 )
@@ -123,7 +123,9 @@ def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     asked = dict(map(_key, form.content))
     signs = {key: sign for word in words(part) for key, sign in [_key(word.removesuffix("'s"))]}
     known = {*form.words, *_TAGS, *readers.HAN_FRAME}
-    added = _length(" ".join(word for word in words(_DENIED.sub(" ", part)) if not {word, stem(word)} & known))
+    spoken = words(_DENIED.sub(" ", part))
+    ends = [place for place, word in enumerate(spoken) if _key(word.removesuffix("'s"))[0] in asked]
+    added = _length(" ".join(w for w in spoken[: ends[-1] + 1 if ends else None] if not {w, stem(w)} & known))
     said = asked.keys() & signs.keys()
     is_reply = may_reply and not added and (len(said) > 1 or re.match(r"(?:it|they|s?he)\b", part, re.I))
     is_whole = len(said) == len(asked) and added <= MOST_ADDED
@@ -131,7 +133,7 @@ def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     is_taken_back = re.match(r"\W*but\s(?:it|they|s?he|this|that)\b.*?(?:\bnot\b|n't)", sentence[len(part) :], re.I)
     if not asked or [*asked][-1] not in said or not (is_whole or is_reply) or _UNSURE.search(part):
         return ""
-    if is_turned or is_taken_back:
+    if is_turned or is_taken_back or ("#all" in asked and "#all" not in said):
         return ""
     if {"than", "比"} & form.words:  # gold is heavier than water, not water than gold
         compared = [key for key in asked if not key.startswith("#")][: -1 if is_chinese(part) else None]
@@ -164,6 +166,7 @@ _COUNTS = re.compile(
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(r"\b(?:to|in|gets?|yields?)\s*$|^\W*$", re.IGNORECASE)
+_ARITHMETIC = word_set("tim divid plus minu multiply twic half doubl squar cube root sum product differenc percent %")
 _HAN_COUNTS = {*"是为有剩下等于到共"}
 _DIMENSIONS = {
     "length": word_set("far tall high height distanc"),
@@ -203,7 +206,8 @@ def _agreed(found: Sequence[tuple[str, FinalAnswer]], form: QuestionForm) -> Fin
 
 def _is_bare(form: QuestionForm) -> bool:
     """Return whether a question is only a calculation, such as 2 + 2."""
-    return bool(form.content) and all(word.isdecimal() for word in form.content)
+    others = [word for word in form.content if not word.isdecimal()]
+    return len(others) < len(form.content) and _ARITHMETIC.issuperset(others)
 
 
 def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
@@ -213,7 +217,8 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
         return (answer, True) if answer else None
     is_calculated, is_sure = len(form.numbers) > 1, False
     part = main_part(re.sub(r",\s+which\b", ", it", sentence) if is_calculated else sentence, form)
-    if len(form.numbers) < 2 and 0 < _hits(part, form) <= _hits(sentence.partition(part)[2], form):
+    beside = sentence.partition(part)[2]
+    if len(form.numbers) < 2 and numbers_of(plain(beside)) and 0 < _hits(part, form) <= _hits(beside, form):
         return None  # as much is said beside it
     text = spelled_out(plain(part))
     digits = {each.value for each in numbers_of(plain(part))}
@@ -272,8 +277,13 @@ def main_part(sentence: str, form: QuestionForm) -> str:
         part = sentence  # the requested unit is in brackets
     if said := [each for each in _SAYS_SO.finditer(part) if _quantities(part[each.end() :])]:
         part = part[said[-1].end() :]
-    head = re.split(r":(?!\d)|：", part, maxsplit=1)[0]
-    part = head if any((each.value, each.unit) not in form.numbers for each in numbers_of(plain(head))) else part
+    head, *tail = re.split(r":(?!\d)|：", part, maxsplit=1)
+    part = (
+        head
+        if "=" not in "".join(tail)
+        and any((each.value, each.unit) not in form.numbers for each in numbers_of(plain(head)))
+        else part
+    )
     before = _BESIDE.sub("", part)
     return before if any(each.unit or not form.unit for each in _quantities(before)) else part
 
@@ -327,6 +337,8 @@ def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
         .replace("：", ":")
     )
     text = _FRONTED.sub("", text.rpartition(":")[2])
+    if _SEPARATOR.search(said := re.sub(r"^.*\b(?:are|were)\s", "", text)):
+        text = said
     if (sign := text.find("、")) > 0:  # only the clause with such a comma
         text = re.split(r"[，,;；]", text[:sign])[-1] + re.split(r"[，,;；]", text[sign:])[0]
     first, *others = _SEPARATOR.split(text)
@@ -350,7 +362,8 @@ _TAGS = {
         "b": "is are was were be been it's that's become becomes became remains called",
         "v": "has have had will would can could may might do does did",
         "o": "of",
-        "p": "in at on from near for with to through into over under between around about during since after before",
+        "l": "in at on near within",
+        "p": "from for with to through into over under between around about during since after before",
         "y": "by named",
         "r": "author writer painter inventor discoverer founder creator composer artist",
         "n": "scientists researchers experts historians people someone everyone everybody nobody nothing others",
@@ -368,13 +381,14 @@ _FRAME = frozenset(_TAGS) - {"of"}
 _JOINING = word_set("de da van von der la le")
 _NAME = r"([xr]*X(?:[XxrQ]|[jo]f?X)*+|x++)"
 _CAPITAL = _NAME.replace("|x++", "")
-_SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvpf])|[fr]*(x++)(?=[bqQv])|[fbr]*{_CAPITAL}$")
-_AGENT = re.compile(rf"y(?!i)[fqQr]*{_CAPITAL}(?![qQ])")
+_SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvplf])|[frq]*{_CAPITAL}(?=[bv])|[fr]*(x++)(?=[bqQv])")
+_WHOLE = re.compile(rf"[fbr]*{_CAPITAL}$")
+_AGENT = re.compile(rf"y[fqQr]*{_CAPITAL}(?![qQ])")
 _STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQoy])")
-_PLACED = re.compile(rf"[po][fqQ]*{_CAPITAL}(?![qQ])")
+_PLACED = re.compile(rf"[lo][fqQ]*{_CAPITAL}(?![qQ])")
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
-_BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[pyo].*)?$|[fr]*{_NAME}v?$")
-_BARE_PLACE = re.compile(rf"[fbv]*p[fp]*{_NAME}(?:[pyvo].*)?$|f*{_NAME}$")
+_BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[plyo].*)?$|[fr]*{_NAME}v?$")
+_BARE_PLACE = re.compile(rf"[fbv]*l[fl]*{_NAME}(?:[plyvo].*)?$|f*{_NAME}$")
 _SUBORDINATE = re.compile(
     r"(?<![,\s])[,\s]+(?:who|which|that|because|since|although|though|while|whereas|when|where|before|after|followed|but"
     r"|if|until|however|through|using)\b.*",
@@ -382,17 +396,16 @@ _SUBORDINATE = re.compile(
 )
 _RESTRICTIVE = re.compile(r"the\s\w+\s(?:\w+\s)?(?:that|which|who)\b.*\s(?:is|was|are)\b", re.IGNORECASE)
 _APPOSITION = re.compile(r"^((?:[^\s,]+\s){0,3}[^\s,]+),\s(?:an?|the|who|whose|also|often|born)\s[^,]*,")
+_NO_NAME = re.compile(rf"{_DENIED.pattern}|\b(?:did|does)\W*$", re.IGNORECASE)
 _LEADS_ON = re.compile(
     r"^(?:as|with|for|like)\s|\b(?:some|many|most|few|people|others)\b.{0,20}\b(?:say|think|believe|guess|assume|claim)"
     r"|\bwhether\b|mistak",
     re.IGNORECASE,
 )
 """Opinions of others."""
-_ENDING = re.compile(r"[a-z]{3,}(ing|(?<![fi])ly)")
+_ADVERB = re.compile(r"[a-z]{3,}(?<![fi])ly")
 _ALSO = re.compile(r"(?:and|or)\s(?:the\s)?[A-Z]")
-_HONOURS = re.compile(
-    r"^(?:(?i:sir|dr|mr|mrs|ms)\.?\s+|(?:American|British|English|French|German|Italian|Russian|Dutch)\s(?=\S+\s[A-Z]))"
-)
+_HONOURS = re.compile(r"^(?:sir|dr|mr|mrs|ms)\.?\s+", re.IGNORECASE)
 _MODIFIER = re.compile(r"\w+(?:an|ish|ese|ous|al|ic)$")
 
 
@@ -416,12 +429,12 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     is_lower = sum(hits) >= min(2, len(form.content)) and not ("who" in form.words or form.asks_place)
     patterns = [_SUBJECT, _STATED, *([_PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
     found: set[str] = set()
-    for clause, hit in zip(clauses, hits, strict=True):
+    for place, (clause, hit) in enumerate(zip(clauses, hits, strict=True)):
         main = clause if _RESTRICTIVE.match(clause) else _SUBORDINATE.sub("", clause)
         counts = hit == max(hits) or (clause.startswith("but ") and 2 * hit >= max(hits))
         if hit and counts and not _is_beside(main):
             agents = {*_names(main, [_AGENT], form, is_lower)} - {""}
-            found |= agents or {*_names(main, patterns, form, is_lower)}
+            found |= agents or {*_names(main, [*patterns, *([_WHOLE] * (not place))], form, is_lower)}
     opened = _SUBORDINATE.sub("", clauses[0])
     if not hits[0] and not _is_beside(opened):
         if found and form.asks_place:
@@ -447,11 +460,13 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
     said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
     tags = "".join(_tag(word, form) for word in said)
     for pattern in patterns:
-        is_first = pattern in (_SUBJECT, _BARE, _BARE_PLACE)
+        is_first = pattern in (_SUBJECT, _WHOLE, _BARE, _BARE_PLACE)
         for each in filter(None, [pattern.match(tags)] if is_first else pattern.finditer(tags)):
             at = next(group for group in range(1, pattern.groups + 1) if each[group])
             run = said[each.start(at) : each.end(at)]
             end = each.end(at)
+            if pattern is _AGENT and run[0].endswith("ing"):
+                continue
             name = "" if _ALSO.match(" ".join(said[end : end + 3])) else _proper(run, is_first)
             is_adjective = tags[end : end + 1] in ("q", "Q") and "b" in tags
             is_adjective = is_adjective or said[each.start(at) - 1 : each.start(at)] in (["a"], ["an"])
@@ -471,8 +486,8 @@ def _tag(word: str, form: QuestionForm) -> str:
     is_upper = not word[0].islower()
     if stem(bare.removesuffix("'s")) in form.words:
         return "Q" if is_upper else "q"
-    if ending := _ENDING.fullmatch(word):
-        return "f" if ending[1] == "ly" else "i"
+    if _ADVERB.fullmatch(word):
+        return "f"
     return "j" if bare in _JOINING else "X" if is_upper else "x"
 
 
@@ -483,13 +498,15 @@ def _proper(run: Sequence[str], is_subject: bool) -> str:
         return " ".join(run)
     if not run[-1][0].islower():
         return " ".join(run[lower[-1] + 1 :])
-    return "" if _MODIFIER.fullmatch(run[lower[0] - 1]) or not is_subject else " ".join(run[: lower[0]])
+    if _MODIFIER.fullmatch(run[lower[0] - 1]):
+        return ""
+    return " ".join(run[: lower[0]] if is_subject else run if len(run) <= MOST_LOWER else [])
 
 
 _HAN_LEAD = re.compile(
     r"^(?:但|其实|我想|我认为|我觉得|[一通普][般常遍]认为|应该|(?:正确)?答案|其实|毫无疑问|这幅画|这本书)*"
 )
-_HAN_IS = re.compile(r"(?:其实)?(?:被称为|被认为是|叫做|名叫|就是|是|为|叫|即)")
+_HAN_IS = re.compile(r"(?:其实|才)?(?:被称为|被认为是|叫做|名叫|就是|是|为|叫|即)")
 _HAN_DOES = r"(?:所?写|著|发明|创作|画|发现|设计|建立|提出|创立|创办)"
 _HAN_BY = re.compile(rf"(?:由|出自)(.{{2,12}}?)(?:于|在|之手|{_HAN_DOES})")
 _HAN_AT = re.compile(r"(?:位于|坐落[于在]|在)(.{2,8}?)(?:的?[东南西北中境]+部?)?$")
@@ -508,7 +525,7 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     for clause in _CLAUSE.split(simplified(sentence))[:2]:
         clause, name = _HAN_LEAD.sub("", clause), ""
         if by := _HAN_BY.search(clause):
-            name = by[1]
+            name = by[1].rpartition("的")[2]
         elif form.asks_place and (at := _HAN_AT.search(clause)) and set(clause[: at.start()]) <= own:
             name = at[1]
         elif copula := _HAN_IS.search(clause):
@@ -521,7 +538,12 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
             name = right if is_told else left if is_asked else ""
         elif (did := _HAN_DID.search(clause)) and did.start() > 1:
             name = clause[: did.start()]
-        elif may_be_bare and _length(clause) <= MOST_WORDS - 1 and not _HAN_NONE.search(clause):
+        elif (
+            may_be_bare
+            and set(form.content).isdisjoint(simplified(sentence))
+            and _length(clause) <= MOST_WORDS - 1
+            and not _HAN_NONE.search(clause)
+        ):
             name = clause
         elif set(form.content) <= set(clause):
             name = clause.lstrip("".join(own)).rstrip("".join(form.words))

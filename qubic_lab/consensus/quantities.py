@@ -230,7 +230,7 @@ _CHINESE_CLOCK = re.compile(
 _NUMERALS = "[〇零一二两三四五六七八九十百千万亿]"
 _CHINESE_FRACTION = re.compile(f"({_NUMERALS}{{1,8}})分之({_NUMERALS}{{1,8}})")
 _SKIPPED = "(?<![第统万唯某每任同另初期周拜])(?!万一|千万[不别要记]|[三四五六八][角边])"
-_MEASURES = "个只条名位人次天年月岁元件本张台辆座种项颗棵倍层步页公千米厘毫升克吨斤小分秒点度块角周星世%％"
+_MEASURES = "面个只条名位人次天年月岁元件本张台辆座种项颗棵倍层步页公千米厘毫升克吨斤小分秒点度块角周星世%％"
 _CHINESE_NUMBER = re.compile(rf"{_SKIPPED}(?:{_NUMERALS}{{2,16}}|[一二两三四五六七八九十](?=[{_MEASURES}]|\W|$))")
 _HALF_HOURS = re.compile(r"(?:(\d{1,9}|[一二两三四五六七八九十])个)?半个?(?=小时|钟头|星期|礼拜)")
 _MIXED_NUMBER = re.compile(r"(?<![\d.,])(?:\d{1,12}(?:\.\d{1,9})?[亿万千百]零?)+(?:\d{1,4}(?![\d,]|\.\d))?")
