@@ -72,7 +72,7 @@ def _marked(text: str, form: QuestionForm) -> FinalAnswer:
     text = text.strip('"“”「」『』 ')
     text = main_part(text, form) if form.kind == NUMBER else text
     found = read_plain(text, form) if form.asks_list or form.kind == CHOICE else None
-    if form.kind != CHOICE or form.options:
+    if (form.kind != CHOICE or form.options) and not form.asks_list:
         found = found or read_conclusion(text, form, marked=True)
     return read_prose(text) if found is None or (form.kind, found.kind) == (NUMBER, SPAN) else found
 

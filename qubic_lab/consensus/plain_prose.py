@@ -6,7 +6,7 @@ statements none is read.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 
 from qubic_lab.consensus import answer_readers as readers
@@ -23,11 +23,6 @@ and sentences that may repeat the question."""
 NEAR = 30
 """Characters before a number that are searched."""
 
-_INTERJECTION = re.compile(
-    r"^(?:(?:sure|certainly|well|okay|ok|alright|awesome|great|hello|hi|bien\s+sûr|oh)\b[^,.!]{0,12}[,!]\s*"
-    r"|(?:好的|您好|你好|嗯|那么|毫无疑问|顾名思义)[，,！!]\s*|(?-i:[A-Z]\w+:\s+(?=[A-Z])))",
-    re.IGNORECASE,
-)
 _NO_STATEMENT = re.compile(
     r"[?？]\W*$|^(?:sure|certainly|of\s+course|ok|okay|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$"
     r"|^(?:this|that|it)(?:'s|\s+is)\s+an?\s.{0,30}\b(?:question|one|puzzle|riddle|problem)\b|^i(?:'m|\s+am)\s+(?:happy|glad)\b"
@@ -37,7 +32,6 @@ _NO_STATEMENT = re.compile(
     re.IGNORECASE,
 )
 """Questions, exclamations, refusals and doubts."""
-_MARKER = re.compile(r"^[ \t]*\d{1,2}[.)、]\s+", re.MULTILINE)
 _CORRECTS = re.compile(r"(?:however|but|actually|in\s+fact|wait|sorry|no)\b|但|其实|不对", re.IGNORECASE)
 _BRACKETS = re.compile(r"(?:(?<!\s)\s+)?(?:\([^()]*\)|（[^（）]*）)")
 _QUOTES = re.compile(r"[\"“”「」『』《》]|(?<!\w)['‘]|['’](?!\w)")
@@ -70,13 +64,26 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
     if form.kind == CHOICE or form.asks_list:
         return False
     is_open = not (form.asks_name or (form.asks_what and kind == SPAN))
-    return is_open or kind == CHOICE or (_length(text) <= SHORTEST_SENTENCE and not _NO_NAME.search(text))
+    return is_open or kind == CHOICE or (_length(text) <= SHORTEST_SENTENCE and not _DENIED.search(text))
 
 
 def _said(text: str) -> list[str]:
     """Return the sentences that may state the answer: no chatter, question or refusal."""
-    found = [_INTERJECTION.sub("", each) for each in sentences(_MARKER.sub("", text))]
-    return [each for each in found if each and not _NO_STATEMENT.search(each)]
+    return [each for each in sentences(text) if not _NO_STATEMENT.search(each)]
+
+
+def _agreed(found: Sequence[tuple[str, FinalAnswer]], form: QuestionForm) -> FinalAnswer | None:
+    """Return the first answer, unless a sentence that repeats as much of the question as any gives another one."""
+    hits = [_hits(sentence, form) for sentence, _ in found]
+    counts = [not n or hit == max(hits) or _CORRECTS.match(found[n][0]) for n, hit in enumerate(hits)]
+    said = {answer.key for is_counted, (_, answer) in zip(counts, found, strict=True) if is_counted}
+    return found[0][1] if len(said) == 1 else None
+
+
+def _hits(text: str, form: QuestionForm) -> float:
+    """Return how many of the question's words a text has; a number counts as half."""
+    said = {stem(word.removesuffix("'s")) for word in words(text)}
+    return sum(0.5 if word.isdecimal() else 1.0 for word in form.content if word in said)
 
 
 def _length(text: str) -> float:
@@ -168,11 +175,7 @@ _COUNTS = re.compile(
 _COMES_TO = re.compile(r"\b(?:to|in|gets?|yields?)\s*$|^\W*$", re.IGNORECASE)
 _ARITHMETIC = word_set("tim divid plus minu multiply twic half doubl squar cube root sum product differenc percent %")
 _HAN_COUNTS = {*"是为有剩下等于到共"}
-_DIMENSIONS = {
-    "length": word_set("far tall high height distanc"),
-    "mass": word_set("heavi heavy weigh weight"),
-    "length/time": word_set("speed"),
-}
+_DIMENSIONS = {"far": "length", "tall": "length", "high": "length", "weigh": "mass", "speed": "length/time"}
 _LEAVES = re.compile(
     r"(?:\b(?:leav\w+|remain\w*|left\s+(?:\w+\s+)?with|now\s+has)|剩下?|还有)\W*(?:\w+\W+){0,2}$", re.IGNORECASE
 )
@@ -193,17 +196,6 @@ def _read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     return _agreed(pool[-1:] if is_calculated else pool, form)
 
 
-def _agreed(found: Sequence[tuple[str, FinalAnswer]], form: QuestionForm) -> FinalAnswer | None:
-    """Return the first answer, unless a sentence that repeats as much of the question as any gives another one."""
-    most = max((_hits(sentence, form) for sentence, _ in found), default=0)
-    said = {
-        answer.key
-        for sentence, answer in found
-        if sentence == found[0][0] or _hits(sentence, form) == most or _CORRECTS.match(sentence)
-    }
-    return found[0][1] if len(said) == 1 else None
-
-
 def _is_bare(form: QuestionForm) -> bool:
     """Return whether a question is only a calculation, such as 2 + 2."""
     others = [word for word in form.content if not word.isdecimal()]
@@ -217,32 +209,24 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
         return (answer, True) if answer else None
     is_calculated, is_sure = len(form.numbers) > 1, False
     part = main_part(re.sub(r",\s+which\b", ", it", sentence) if is_calculated else sentence, form)
-    beside = sentence.partition(part)[2]
-    if len(form.numbers) < 2 and numbers_of(plain(beside)) and 0 < _hits(part, form) <= _hits(beside, form):
-        return None  # as much is said beside it
     text = spelled_out(plain(part))
     digits = {each.value for each in numbers_of(plain(part))}
-    found = [each for each in numbers_of(text) if each.value in digits or _is_asked(each, text, form, bool(digits))]
-    found = [each for each in found if not each.unit or _dimension(form) in ("", each.base[0])]
+    dimensions = {_DIMENSIONS[word] for word in form.words & _DIMENSIONS.keys()}
+    known = {sign * value for value, _ in form.numbers if not isinstance(value, str) for sign in (1, -1)}
+    found = [
+        each
+        for each in numbers_of(text)
+        if (each.value in digits or _is_asked(each, text, form, bool(digits)))
+        and (not (each.unit and dimensions) or each.base[0] in dimensions)
+    ]
     pool = [each for each in found if each.start > text.rfind("=")] or found
-    dimension = Quantity(Fraction(1), form.unit).base[0]
-    asked = [(each, unit) for value, unit in form.numbers if isinstance(value, Fraction) for each in (value, -value)]
-
-    def is_alike(unit: str, other: str) -> bool:
-        return unit == other or (is_calculated and "" in (unit, other))
-
-    for is_sign, fits in (
-        (
-            True,
-            lambda each: _LEAVES.search(text[max(0, each.start - NEAR) : each.start]) or _LEFT.match(text, each.end),
-        ),
+    tests: tuple[tuple[bool, Callable[[Quantity], object]], ...] = (
+        (True, lambda each: _LEAVES.search(text, max(0, each.start - NEAR), each.start) or _LEFT.match(text, each.end)),
         (False, lambda each: form.unit and each.unit == form.unit),
-        (False, lambda each: form.unit and each.unit and each.base[0] == dimension),
-        (True, lambda each: not any(each.value == value and is_alike(each.unit, unit) for value, unit in asked)),
-        (False, lambda each: form.unit or form.noun or stem(each.word.casefold()) not in form.words),
+        (True, lambda each: each.value not in known if is_calculated else (each.value, each.unit) not in form.numbers),
         (False, lambda each: form.noun and stem(each.word.casefold()) == form.noun),
-        (False, lambda each: each.unit),
-    ):
+    )
+    for is_sign, fits in tests:
         if fitting := [each for each in pool if fits(each)]:
             pool, is_sure = fitting, is_sure or is_sign
     if not pool:
@@ -250,16 +234,12 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     chosen = pool[-1 if is_calculated or "=" in text else 0]
     before = text[max(0, chosen.start - NEAR) : chosen.start]
     is_said = _COUNTS.search(before) or (is_sure and _COMES_TO.search(before))
-    is_fitting = chosen.unit in ("", form.unit or chosen.unit)
-    if not (is_said and is_fitting if _is_bare(form) or not is_sure else is_sure):
-        return None
+    if not is_sure or _is_bare(form):
+        is_sure = is_sure and is_said is not None
+        if not is_said or chosen.unit not in ("", form.unit or chosen.unit):
+            return None
     answer = readers.quantity_answer(chosen, [] if is_calculated else found, text, form)
     return (answer, is_sure) if answer else None
-
-
-def _dimension(form: QuestionForm) -> str:
-    """Return what the question measures if a word of it tells, such as "far"."""
-    return next((name for name, told in _DIMENSIONS.items() if told & form.words), "")
 
 
 def _is_asked(number: Quantity, text: str, form: QuestionForm, has_digits: bool) -> bool:
@@ -278,12 +258,8 @@ def main_part(sentence: str, form: QuestionForm) -> str:
     if said := [each for each in _SAYS_SO.finditer(part) if _quantities(part[each.end() :])]:
         part = part[said[-1].end() :]
     head, *tail = re.split(r":(?!\d)|：", part, maxsplit=1)
-    part = (
-        head
-        if "=" not in "".join(tail)
-        and any((each.value, each.unit) not in form.numbers for each in numbers_of(plain(head)))
-        else part
-    )
+    is_new = any((each.value, each.unit) not in form.numbers for each in numbers_of(plain(head)))
+    part = head if is_new and "=" not in "".join(tail) else part
     before = _BESIDE.sub("", part)
     return before if any(each.unit or not form.unit for each in _quantities(before)) else part
 
@@ -310,7 +286,6 @@ _LISTED_TO = re.compile(
     r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because|but\s(?:they|these|it))\b.*|[都均][是为為属屬].*",
     re.IGNORECASE | re.DOTALL,
 )
-_FRONTED = re.compile(r"^(?:in|on|at|from|of|for|among)\s[^,]*,\s*(?=.*(?:,|\sand\s))", re.IGNORECASE)
 _COUNTED = re.compile(
     r"(?:这|這)?(?<![一二两兩三四五六七八九十\d])[一二两兩三四五六七八九十\d]+[个個种種大项項].*|等.*|的$"
 )
@@ -336,7 +311,7 @@ def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
         .strip(" .。!！")
         .replace("：", ":")
     )
-    text = _FRONTED.sub("", text.rpartition(":")[2])
+    text = text.rpartition(":")[2]
     if _SEPARATOR.search(said := re.sub(r"^.*\b(?:are|were)\s", "", text)):
         text = said
     if (sign := text.find("、")) > 0:  # only the clause with such a comma
@@ -382,7 +357,6 @@ _JOINING = word_set("de da van von der la le")
 _NAME = r"([xr]*X(?:[XxrQ]|[jo]f?X)*+|x++)"
 _CAPITAL = _NAME.replace("|x++", "")
 _SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvplf])|[frq]*{_CAPITAL}(?=[bv])|[fr]*(x++)(?=[bqQv])")
-_WHOLE = re.compile(rf"[fbr]*{_CAPITAL}$")
 _AGENT = re.compile(rf"y[fqQr]*{_CAPITAL}(?![qQ])")
 _STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQoy])")
 _PLACED = re.compile(rf"[lo][fqQ]*{_CAPITAL}(?![qQ])")
@@ -395,14 +369,12 @@ _SUBORDINATE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _RESTRICTIVE = re.compile(r"the\s\w+\s(?:\w+\s)?(?:that|which|who)\b.*\s(?:is|was|are)\b", re.IGNORECASE)
-_APPOSITION = re.compile(r"^((?:[^\s,]+\s){0,3}[^\s,]+),\s(?:an?|the|who|whose|also|often|born)\s[^,]*,")
-_NO_NAME = re.compile(rf"{_DENIED.pattern}|\b(?:did|does)\W*$", re.IGNORECASE)
 _LEADS_ON = re.compile(
-    r"^(?:as|with|for|like)\s|\b(?:some|many|most|few|people|others)\b.{0,20}\b(?:say|think|believe|guess|assume|claim)"
-    r"|\bwhether\b|mistak",
+    rf"{_DENIED.pattern}|^(?:as|with|for|like)\s|\bwhether\b|mistak"
+    r"|\b(?:some|many|most|few|people|others)\b.{0,20}\b(?:say|think|believe|guess|assume|claim)",
     re.IGNORECASE,
 )
-"""Opinions of others."""
+"""Denials and opinions of others."""
 _ADVERB = re.compile(r"[a-z]{3,}(?<![fi])ly")
 _ALSO = re.compile(r"(?:and|or)\s(?:the\s)?[A-Z]")
 _HONOURS = re.compile(r"^(?:sir|dr|mr|mrs|ms)\.?\s+", re.IGNORECASE)
@@ -412,7 +384,7 @@ _MODIFIER = re.compile(r"\w+(?:an|ish|ese|ous|al|ic)$")
 def _read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     is_short = _length(" ".join(said)) <= SHORTEST_SENTENCE
     found: list[tuple[str, FinalAnswer]] = []
-    for number, sentence in enumerate([*said[:MOST_SENTENCES], *said[MOST_SENTENCES:][-1:]]):
+    for number, sentence in enumerate(said[:MOST_SENTENCES]):
         find = _han_name if is_chinese(sentence) else _english_name
         text = _QUOTES.sub("", _BRACKETS.sub("", sentence)).strip(" .。!！")
         name = find(text, form, not (number or _DENIED.match(sentence) or is_short))
@@ -424,35 +396,29 @@ def _read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
 def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     """Return the only name at a place of the sentence where the answer stands, else nothing."""
     sentence = re.sub(r"\b(?:attributed|credited)\s+to\b", "by", sentence)
-    clauses = _CLAUSE.split(_APPOSITION.sub(r"\1 ", sentence))
+    clauses = _CLAUSE.split(sentence)
     hits = [_hits(clause, form) for clause in clauses]
     is_lower = sum(hits) >= min(2, len(form.content)) and not ("who" in form.words or form.asks_place)
     patterns = [_SUBJECT, _STATED, *([_PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
     found: set[str] = set()
-    for place, (clause, hit) in enumerate(zip(clauses, hits, strict=True)):
+    for clause, hit in zip(clauses, hits, strict=True):
         main = clause if _RESTRICTIVE.match(clause) else _SUBORDINATE.sub("", clause)
         counts = hit == max(hits) or (clause.startswith("but ") and 2 * hit >= max(hits))
-        if hit and counts and not _is_beside(main):
+        if hit and counts and not _LEADS_ON.search(main):
             agents = {*_names(main, [_AGENT], form, is_lower)} - {""}
-            found |= agents or {*_names(main, [*patterns, *([_WHOLE] * (not place))], form, is_lower)}
+            found |= agents or {*_names(main, patterns, form, is_lower)}
     opened = _SUBORDINATE.sub("", clauses[0])
-    if not hits[0] and not _is_beside(opened):
+    if not hits[0] and not _LEADS_ON.search(opened):
         if found and form.asks_place:
             found |= {*_names(opened, [_PLACED], form, False)}
-        elif not found and (may_be_bare or max(hits)):
+        elif not found and (
+            may_be_bare
+            if not max(hits)
+            else all(hits[n] or _tag(c.split()[0], form) != "b" for n, c in enumerate(clauses) if c)
+        ):
             found = {*_names(opened, [_BARE_PLACE if form.asks_place else _BARE], form, is_lower)}
             found |= {name for each in clauses if "who" in form.words for name in _names(each, [_AGENT], form, False)}
     return found.pop() if len(found) == 1 else ""
-
-
-def _is_beside(main: str) -> bool:
-    """Return whether a clause denies something or tells of the opinions of others."""
-    return bool(_DENIED.search(main) or _LEADS_ON.search(main))
-
-
-def _hits(clause: str, form: QuestionForm) -> float:
-    said = {stem(word.removesuffix("'s")) for word in words(clause)}
-    return sum(0.5 if word.isdecimal() else 1.0 for word in form.content if word in said)
 
 
 def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm, may_be_lower: bool) -> Iterator[str]:
@@ -460,7 +426,7 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
     said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
     tags = "".join(_tag(word, form) for word in said)
     for pattern in patterns:
-        is_first = pattern in (_SUBJECT, _WHOLE, _BARE, _BARE_PLACE)
+        is_first = pattern in (_SUBJECT, _BARE, _BARE_PLACE)
         for each in filter(None, [pattern.match(tags)] if is_first else pattern.finditer(tags)):
             at = next(group for group in range(1, pattern.groups + 1) if each[group])
             run = said[each.start(at) : each.end(at)]
