@@ -1,8 +1,7 @@
 """Reads what an answer in plain prose, without a mark, states: yes or no, a number, a list or a name.
 
-The question decides which rule reads. The rules prefer to read nothing than something else: questions, refusals, denials
-and opinions of others state no answer; a sentence counts if it repeats the question's words; of two different
-statements none is read.
+The question decides which rule reads. The rules prefer to read nothing than something else: questions, refusals,
+denials and opinions of others state no answer, and two different statements neither.
 """
 
 import re
@@ -17,16 +16,14 @@ from qubic_lab.consensus.quantities import Quantity, plain, spelled_out
 from qubic_lab.consensus.question_form import QuestionForm
 from qubic_lab.consensus.words import is_chinese, polarity, simplified, stem, word_set, words
 
-MOST_WORDS, MOST_LOWER, SHORTEST_SENTENCE, MOST_ADDED, MOST_SENTENCES = 4, 2, 3, 5, 3
-"""Words of a bare name; of one in lower case; of a text that may be a reply as a whole; that may be added to the question's to say yes or no;
-and sentences that may repeat the question."""
-NEAR = 30
-"""Characters before a number that are searched."""
+MOST_WORDS, MOST_LOWER, SHORTEST_SENTENCE, MOST_ADDED, MOST_SENTENCES, NEAR = 4, 2, 3, 5, 3, 30
+"""Words of a bare name; of one in lower case; of a text that may be a reply as a whole; that may be added to the
+question's to say yes or no; sentences that may repeat the question; characters before a number that are searched."""
 
 _NO_STATEMENT = re.compile(
-    r"[?？]\W*$|^(?:sure|certainly|of\s+course|ok|okay|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$"
-    r"|^(?:this|that|it)(?:'s|\s+is)\s+an?\s.{0,30}\b(?:question|one|puzzle|riddle|problem)\b|^i(?:'m|\s+am)\s+(?:happy|glad)\b"
-    r"|(?<!\bbut\s)\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid)\b|\bi(?:'m|\s+am)\s+not\s+(?:\w+\s+)?(?:sure|certain|able)\b"
+    r"[?？]\W*$|^(?:sure|certainly|of\s+course|okay?|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$"
+    r"|^(?:this|that|it)(?:'s|\s+is)\s+an?\s.{0,30}\b(?:question|one|puzzle|riddle|problem)\b|^i(?:'m|\s+am)\s+(?:happy|glad)"
+    r"|(?<!\bbut\s)\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid)\b|\bi(?:'m|\s+am)\s+not\s+(?:\w+\s+)?(?:sure|able)\b"
     r"|\bi\s+(?:can't|cannot|don't\s+(?:have|know))\b|\b(?:not|n't)\s+(?:say|said|known?|given|tell)\b|\bunknown\b"
     r"|抱歉|[对對]不起|[无無]法.{0,4}(?:得知|[预預][测測]|知道|回答|确定)|(?:不|[没沒]有)(?:知道|清楚|[办辦]法)",
     re.IGNORECASE,
@@ -103,13 +100,12 @@ _TOLD = re.compile(
     re.IGNORECASE,
 )
 _TO_REASONS = re.compile(
-    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|while|whereas|which|who|but|except)\b|,\s*with\b|[;:；：]|[，,]?(?:因为|而是|除非)).*",
+    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|while|whereas|which|who|but|except)\b|,\s*with\b|[;:；：]"
+    r"|[，,]?(?:因为|而是|除非)).*",
     re.I | re.S,
 )
 _UNSURE = re.compile(
-    r"\b(?:whether|rarely|sometimes|if|believed?|think|may|might|claim\w*|question|until|used\s+to|formerly"
-    r"|once)\b|[以认]为|是否|曾",
-    re.IGNORECASE,
+    r"\b(?:whether|if|think|may|might|question|until|used\s+to|once)\b|[以认]为|是否|曾", re.IGNORECASE
 )
 
 
@@ -136,11 +132,10 @@ def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     said = asked.keys() & signs.keys()
     is_reply = may_reply and not added and (len(said) > 1 or re.match(r"(?:it|they|s?he)\b", part, re.I))
     is_whole = len(said) == len(asked) and added <= MOST_ADDED
-    is_turned = bool(added) and len(said) > 1 and [key for key in signs if key in asked][-1] == [*asked][0]
+    is_turned = bool(added) and len(said) > 1 and [key for key in signs if key in asked][-1] == next(iter(asked))
     is_taken_back = re.match(r"\W*but\s(?:it|they|s?he|this|that)\b.*?(?:\bnot\b|n't)", sentence[len(part) :], re.I)
-    if not asked or [*asked][-1] not in said or not (is_whole or is_reply) or _UNSURE.search(part):
-        return ""
-    if is_turned or is_taken_back or ("#all" in asked and "#all" not in said):
+    is_other = is_turned or is_taken_back or ("#all" in asked and "#all" not in said) or _UNSURE.search(part)
+    if not asked or [*asked][-1] not in said or not (is_whole or is_reply) or is_other:
         return ""
     if {"than", "比"} & form.words:  # gold is heavier than water, not water than gold
         compared = [key for key in asked if not key.startswith("#")][: -1 if is_chinese(part) else None]
@@ -169,7 +164,8 @@ _BESIDE = re.compile(
 )
 _DEFINED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s*=(?!=)")
 _COUNTS = re.compile(
-    r"\b(?:is|are|was|were|has|have|equals?|costs?|makes?|gives?|takes?|as)\b\W*(?:[a-z]+\W+)?$|'s\s*$|[=:：是为有剩等于得]\s*$",
+    r"\b(?:is|are|was|were|has|have|equals?|costs?|makes?|gives?|takes?|as)\b\W*(?:[a-z]+\W+)?$|'s\s*$"
+    r"|[=:：是为有剩等于得]\s*$",
     re.IGNORECASE,
 )
 _COMES_TO = re.compile(r"\b(?:to|in|gets?|yields?)\s*$|^\W*$", re.IGNORECASE)
@@ -283,8 +279,9 @@ _LEADING = re.compile(
     re.I | re.S,
 )
 _LISTED_TO = re.compile(
-    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because|but\s(?:they|these|it))\b.*|[都均][是为為属屬].*",
-    re.IGNORECASE | re.DOTALL,
+    r"(?:[,，]\s*|(?<![\s,，])\s+)?\b(?:which|each|with|where|while|who|both|because|but\s(?:they|it))\b.*"
+    r"|[都均][是为為属屬].*",
+    re.I | re.S,
 )
 _COUNTED = re.compile(
     r"(?:这|這)?(?<![一二两兩三四五六七八九十\d])[一二两兩三四五六七八九十\d]+[个個种種大项項].*|等.*|的$"
@@ -306,12 +303,8 @@ def _read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
 
 def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
     """Return the items of an enumeration such as "The colours are red, green and blue.", else nothing."""
-    text = (
-        _LISTED_TO.sub("", _QUOTES.sub("", _BRACKETS.sub("", sentence.replace("》《", "、"))))
-        .strip(" .。!！")
-        .replace("：", ":")
-    )
-    text = text.rpartition(":")[2]
+    text = _QUOTES.sub("", _BRACKETS.sub("", sentence.replace("》《", "、").replace("：", ":")))
+    text = _LISTED_TO.sub("", text).strip(" .。!！").rpartition(":")[2]
     if _SEPARATOR.search(said := re.sub(r"^.*\b(?:are|were)\s", "", text)):
         text = said
     if (sign := text.find("、")) > 0:  # only the clause with such a comma
@@ -411,11 +404,7 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     if not hits[0] and not _LEADS_ON.search(opened):
         if found and form.asks_place:
             found |= {*_names(opened, [_PLACED], form, False)}
-        elif not found and (
-            may_be_bare
-            if not max(hits)
-            else all(hits[n] or _tag(c.split()[0], form) != "b" for n, c in enumerate(clauses) if c)
-        ):
+        elif not found and (may_be_bare or max(hits)):
             found = {*_names(opened, [_BARE_PLACE if form.asks_place else _BARE], form, is_lower)}
             found |= {name for each in clauses if "who" in form.words for name in _names(each, [_AGENT], form, False)}
     return found.pop() if len(found) == 1 else ""
