@@ -19,6 +19,7 @@ from qubic_lab.evals.prose_eval import (
 
 PRIME = "Is 7 a prime number? Answer yes or no."
 HAMLET = "Who wrote Hamlet?"
+ROLLS = "A baker makes 5 trays of 12 rolls and sells 48 rolls. How many rolls are left?"
 
 
 def value_of(text: str, question: str) -> str | None:
@@ -43,6 +44,20 @@ def value_of(text: str, question: str) -> str | None:
         (HAMLET, "William Shakespeare wrote Hamlet, but the story is older.", "william shakespeare"),
         (HAMLET, "The author is William Shakespeare, often called the bard of Avon.", "william shakespeare"),
         (HAMLET, "It was written by hand.", None),
+        (HAMLET, "However, nobody knows.", None),
+        (HAMLET, "Hamlet was written by the English playwright William Shakespeare.", "william shakespeare"),
+        (HAMLET, "Hamlet was written by William Shakespeare and Christopher Marlowe.", None),
+        ("Which organ pumps blood?", "The heart pumps blood through the body.", "heart"),
+        (
+            "What is the largest desert?",
+            "The Sahara is the largest desert. However, the largest desert is Antarctica.",
+            None,
+        ),
+        ("Where do I live?", "I'm sorry for any confusion. Stay with your friends.", None),
+        ("Are all swans white?", "Most swans are white.", None),
+        ("Do bees make honey?", "Bees make honey, but they don't actually make it.", None),
+        ("孕妇可以喝酒吗？", "孕妇不可以喝酒，酒精会影响胎儿的发育。", "no"),
+        ("長城在哪個國家？", "長城位於中國。", "中 国"),
         ("What is the capital of France?", "Bien sûr, the capital of France is Paris.", "paris"),
         ("What is the capital of France?", "It is not Lyon.", None),
         ("谁写了《西游记》？", "《西游记》是吴承恩写的。", "吴 承 恩"),
@@ -50,6 +65,10 @@ def value_of(text: str, question: str) -> str | None:
         ("What is 2 + 2?", "The sum of 2 and 2 is 4.", "4"),
         ("What is 2 + 2?", "2 plus 2 is four.", "4"),
         ("What is 2 + 2?", "To add 2 and 2, you simply add them.", None),
+        ("What is 7 * 8?", "To find 7 * 8, you multiply 7 by 8, which is 56. In other words, 56 is 57 - 1.", "56"),
+        ("What is 17 + 28?", "It is 45. To check it, subtract 28 and you get 17.", "45"),
+        ("How far is the Moon?", "It takes 25 minutes.", None),
+        (ROLLS, "60 rolls were made and 48 were sold, which leaves 12 rolls.", "12"),
         ("How many grams are in 2.5 kilograms?", "There are 2,500 grams in 2.5 kilograms.", "2500 g"),
         ("How many legs does a spider have?", "A spider has eight legs, while an insect has six.", "8"),
         ("一辆汽车3小时行驶240公里，平均速度是多少？", "240÷3=80，平均速度是每小时80公里。", "80 km/h"),
@@ -122,6 +141,7 @@ def test_the_judged_answers_are_varied_and_apart() -> None:
     assert asked[0].isdisjoint(asked[1])
 
 
-def test_judged_answers_are_read_as_a_reader_would() -> None:
-    everything, *_ = evaluate_reading(committed_answers("development"))
-    assert everything.right.value >= 0.95 and everything.wrong.value <= 0.01
+@pytest.mark.parametrize(("part", "right", "wrong"), [("development", 0.95, 0.01), ("held-out", 0.87, 0.057)])
+def test_judged_answers_are_read_as_a_reader_would(part: str, right: float, wrong: float) -> None:
+    everything, *_ = evaluate_reading(committed_answers(part))
+    assert everything.right.value >= right and everything.wrong.value <= wrong

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from qubic_lab.consensus import answer_readers as readers
 from qubic_lab.consensus.answer_readers import CHOICE, NUMBER, SPAN, FinalAnswer, numbers_of
-from qubic_lab.consensus.conclusions import SO, sentences
+from qubic_lab.consensus.conclusions import LONGEST, SO, sentences
 from qubic_lab.consensus.contradictions import verdict
 from qubic_lab.consensus.quantities import Quantity, plain, spelled_out
 from qubic_lab.consensus.question_form import QuestionForm
@@ -65,8 +65,8 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
 
 
 def _said(text: str) -> list[str]:
-    """Return the sentences that may state the answer: no chatter, question or refusal."""
-    return [each for each in sentences(text) if not _NO_STATEMENT.search(each)]
+    """Return the sentences that may state the answer: no long one, no chatter, question or refusal."""
+    return [each for each in sentences(text) if len(each) <= LONGEST and not _NO_STATEMENT.search(each)]
 
 
 def _agreed(found: Sequence[tuple[str, FinalAnswer]], form: QuestionForm) -> FinalAnswer | None:
@@ -127,12 +127,18 @@ def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     signs = {key: sign for word in words(part) for key, sign in [_key(word.removesuffix("'s"))]}
     known = {*form.words, *_TAGS, *readers.HAN_FRAME}
     spoken = words(_DENIED.sub(" ", part))
-    ends = [place for place, word in enumerate(spoken) if _key(word.removesuffix("'s"))[0] in asked]
-    added = _length(" ".join(w for w in spoken[: ends[-1] + 1 if ends else None] if not {w, stem(w)} & known))
+    added = [(place, word) for place, word in enumerate(spoken) if not {word, stem(word)} & known]
+    end = max((n for n, word in enumerate(spoken) if _key(word.removesuffix("'s"))[0] in asked), default=len(spoken))
+    before = _length(" ".join(word for place, word in added if place < end))
     said = asked.keys() & signs.keys()
     is_reply = may_reply and not added and (len(said) > 1 or re.match(r"(?:it|they|s?he)\b", part, re.I))
-    is_whole = len(said) == len(asked) and added <= MOST_ADDED
-    is_turned = bool(added) and len(said) > 1 and [key for key in signs if key in asked][-1] == next(iter(asked))
+    is_whole = len(said) == len(asked) and before <= MOST_ADDED
+    is_turned = (
+        before
+        and len(said) > 1
+        and not is_chinese(part)
+        and [key for key in signs if key in asked][-1] == next(iter(asked))
+    )
     is_taken_back = re.match(r"\W*but\s(?:it|they|s?he|this|that)\b.*?(?:\bnot\b|n't)", sentence[len(part) :], re.I)
     is_other = is_turned or is_taken_back or ("#all" in asked and "#all" not in said) or _UNSURE.search(part)
     if not asked or [*asked][-1] not in said or not (is_whole or is_reply) or is_other:
@@ -467,7 +473,6 @@ _HAN_BY = re.compile(rf"(?:由|出自)(.{{2,12}}?)(?:于|在|之手|{_HAN_DOES})
 _HAN_AT = re.compile(r"(?:位于|坐落[于在]|在)(.{2,8}?)(?:的?[东南西北中境]+部?)?$")
 _HAN_DID = re.compile(rf"{_HAN_DOES}(?:了|出|的|过)?.*$")
 _HAN_TITLE = re.compile(r"^.*(?:作家|[说画作曲科学明治]家|诗人|皇帝|总统|导演)(?=.{2,4}$)")
-_HAN_NONE = re.compile(r"[不没有无取于个在位]|因为|[吗呢?？]")
 
 
 def _han_own(form: QuestionForm) -> set[str]:
@@ -493,12 +498,7 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
             name = right if is_told else left if is_asked else ""
         elif (did := _HAN_DID.search(clause)) and did.start() > 1:
             name = clause[: did.start()]
-        elif (
-            may_be_bare
-            and set(form.content).isdisjoint(simplified(sentence))
-            and _length(clause) <= MOST_WORDS - 1
-            and not _HAN_NONE.search(clause)
-        ):
+        elif may_be_bare and set(form.content).isdisjoint(simplified(sentence)) and _length(clause) <= MOST_WORDS - 1:
             name = clause
         elif set(form.content) <= set(clause):
             name = clause.lstrip("".join(own)).rstrip("".join(form.words))

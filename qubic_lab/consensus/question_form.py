@@ -183,7 +183,7 @@ _NUMBER = re.compile(
     r"|\bwhat (?:is|are|was) (?:the |its )?(?:\w+ ){0,3}(?:number|sum|product|quotient|difference|value|area|volume"
     r"|total|average|mean|median|speed|length|height|distance|mass|weight|temperature|price|cost|age|probability"
     r"|perimeter|percentage|remainder|depth|duration|root|point)\b"
-    r"|\bwhat(?: is|'s) (?:\d|half|twice|double|(?:an?|one|two|three) (?:third|quarter|fifth)s?\b|the (?:cube|square) of)"
+    r"|\bwhat(?: is|'s) (?:\d|half|twice|double|(?:an?|one|two|three) (?:third|quarter)s?\b|the (?:cube|square) of)"
     r"|\bwhat (?:percentage|percent|time|number|temperature)\b"
     r"|\b(?:calculate|compute|evaluate|solve)\b|\d\s*[-+*/×÷^]\s*\d"
     r"|多少|多[长远大高重久快深宽]|几|计算|求|等于|占比|面积|体积|速度是",
