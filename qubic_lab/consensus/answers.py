@@ -93,7 +93,7 @@ def before_cut(text: str, question: str = "", exact: bool = False) -> str:
     if not finished and read_question(question).options and (letter := _LETTER_SAID.match(said)):
         return letter[0]
     answer = final_answer(finished or said, question)
-    if exact or answer.kind in (NUMBER, SYMBOLIC):
+    if exact or answer.kind in (NUMBER, SYMBOLIC) or read_question(question).kind == NUMBER:
         opened = opening(finished)
         return opened if final_answer(opened, question).kind not in (PROSE, SPAN) else ""
     return finished or (said if answer.kind == PROSE else "")
