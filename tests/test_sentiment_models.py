@@ -198,6 +198,7 @@ def test_the_scale_of_vader_is_that_of_the_training_part() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3_600)
 @pytest.mark.skipif(not TWEETS_FILE.is_file(), reason="needs the tweets, see data/sentiment/README.md")
 @needs_embedder
 def test_training_again_gives_the_committed_head() -> None:
