@@ -48,6 +48,7 @@ def test_hard_signals_are_judged_right(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3_600)
 def test_error_rates_are_within_their_limits() -> None:
     found = bench_audit()
     assert found.within_limits, "\n".join(map(str, found.report()))
