@@ -45,6 +45,8 @@ def value_of(text: str, question: str) -> str | None:
         (HAMLET, "The author is William Shakespeare, often called the bard of Avon.", "william shakespeare"),
         (HAMLET, "It was written by hand.", None),
         (HAMLET, "However, nobody knows.", None),
+        (HAMLET, "However, it's old.", None),
+        (HAMLET, "But the bard?", None),
         (HAMLET, "Hamlet was written by the English playwright William Shakespeare.", "william shakespeare"),
         (HAMLET, "Hamlet was written by William Shakespeare and Christopher Marlowe.", None),
         ("Which organ pumps blood?", "The heart pumps blood through the body.", "heart"),

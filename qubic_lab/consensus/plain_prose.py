@@ -38,6 +38,8 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 
+_NO_REPLY = re.compile(rf"{_DENIED.pattern}|^(?:however|but)\b|\b(?:nobody|nothing)\b", re.IGNORECASE)
+
 
 def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
     """Return the answer of a text without emphasis to a question of one of these forms, without options; else None."""
@@ -61,7 +63,7 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
     if form.kind == CHOICE or form.asks_list:
         return False
     is_open = not (form.asks_name or (form.asks_what and kind == SPAN))
-    return is_open or kind == CHOICE or (_length(text) <= SHORTEST_SENTENCE and not _DENIED.search(text))
+    return is_open or kind == CHOICE or (_length(text) <= SHORTEST_SENTENCE and not _NO_REPLY.search(text))
 
 
 def _said(text: str) -> list[str]:
