@@ -21,8 +21,8 @@ from typing import Any
 LENGTH = 4_000
 """Characters of the shorter attack."""
 SAMPLES, MOST_PUMPS = 6, 40
-MOST_TIMES = 3.0
-"""For a text of twice the length."""
+NOTICED_S, MOST_TIMES = 0.01, 3.0
+"""An attack of twice the length may take the one or the other."""
 TAILS = ("", "\0", "é")
 SUSPECT_S = 0.0015
 """Patterns that take less for LENGTH characters grow slowly enough."""
@@ -162,21 +162,27 @@ def _of_set(members: Any, draw: random.Random) -> str:
 
 
 def slowest(pattern: str, flags: int, use: str) -> tuple[float, float, str]:
-    """Return the times of the attack that grows most, and how it begins."""
+    """Return the times of the attack that takes longest, or of the first that grows too fast, and how it begins."""
     compiled = re.compile(pattern, flags)
     apply = {"match": compiled.match, "fullmatch": compiled.fullmatch}.get(use, lambda text: compiled.sub("", text))
     worst = (0.0, 0.0, "")
     for attack in attacks(pattern, flags):
         short, long = attack(LENGTH), attack(2 * LENGTH)
         if _seconds(apply, short) > SUSPECT_S:
-            times = [0.0, 0.0]
             for _ in range(5):  # again, as caches of the processor have other users
                 times = [min(_seconds(apply, text) for _ in range(3)) for text in (short, long)]
-                if times[1] < MOST_TIMES * times[0]:
+                if not grows_too_fast(*times):
                     break
+            else:
+                return times[0], times[1], long[:40]
             if times[1] > worst[1]:
                 worst = (times[0], times[1], long[:40])
     return worst
+
+
+def grows_too_fast(short_s: float, long_s: float) -> bool:
+    """Return whether the times of two attacks, one twice as long as the other, show that a pattern is slow."""
+    return long_s > max(NOTICED_S, MOST_TIMES * short_s)
 
 
 def _seconds(apply: Callable[[str], Any], text: str) -> float:

@@ -152,9 +152,9 @@ def test_what_only_the_model_can_tell_is_one_line(line: str, said: str, here: Ru
     assert re.search(said, here(line).failed(2))
 
 
-def test_infinities_name_their_stage_and_leave_nothing(place: Path) -> None:
+def test_infinities_name_their_stage_and_leave_nothing(place: Path, here: Run, shared_ranks: None) -> None:
     files = everything_in(place)
-    ended = run_apart("generate --model infinite --ranks 2 --strategy B --prompt hi")
+    ended = here("generate --model infinite --ranks 2 --strategy B --prompt hi")
     assert "stage 1 (layers 2 to 3 + head) produced non-finite values in bf16" in ended.failed(1)
     assert everything_in(place).keys() == files.keys()
 

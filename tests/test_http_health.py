@@ -32,7 +32,7 @@ async def sent(port: int, request: bytes) -> bytes:
     writer.write(request)
     reply = b""
     with suppress(ConnectionResetError):  # where it did not read all
-        async with asyncio.timeout(10.0):
+        async with asyncio.timeout(60.0):
             reply = await reader.read()
     writer.close()
     return reply

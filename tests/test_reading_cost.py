@@ -10,9 +10,9 @@ from reading_worker import READERS
 
 from qubic_lab.killable import KillableWorker
 
-SHORT, LONG = 1_000, 4_000
+SHORT, LONG = 500, 2_000
 """Characters of the texts that show which attacks are worth longer ones."""
-LONGEST = 64_000
+LONGEST = 32_000
 WITHIN_S = 20.0
 NOTICED_S, NOTICED_BYTES = 0.05, 50 * 2**20
 MOST_TIMES = 3.0
