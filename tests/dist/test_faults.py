@@ -89,8 +89,6 @@ def test_a_killed_process_takes_its_group_along(victim: str, tiny: Path) -> None
         assert log.exists()
         log.unlink()
         wait_until(lambda: all_gone(processes))
-    with Pipeline.launch(model=str(tiny), ranks=2, threads=1) as fresh:
-        assert len(fresh.generate(Request(token_ids=(1,), sampling=GREEDY)).token_ids) == 6
 
 
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
