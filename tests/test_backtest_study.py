@@ -271,9 +271,9 @@ def test_bars_keep_their_own_times(tmp_path: Path, step_us: int, first_us: int, 
 
 
 def test_a_weeks_verdict_is_on_its_own_bars_and_corrected_for_what_was_tried_before(tmp_path: Path) -> None:
-    close, file = walk(520, seed=5), tmp_path / "week.csv"
-    weeks = [load_bars(write(file, close[:count]), "bitcoin", OPEN)[0] for count in (500, 507)]
-    moved = load_bars(write(file, close[20:514], first_us=19_020 * DAY_US), "bitcoin", OPEN)[0]
+    close, file = walk(340, seed=5), tmp_path / "week.csv"
+    weeks = [load_bars(write(file, close[:count]), "bitcoin", OPEN)[0] for count in (320, 327)]
+    moved = load_bars(write(file, close[20:334], first_us=19_020 * DAY_US), "bitcoin", OPEN)[0]
     with open_ledger("sqlite://") as opened:
         first = study.study_family(weeks[0], opened, Costs(5.0), **QUICK)
         dearer = study.study_family(weeks[0], opened, Costs(50.0), **QUICK)
@@ -281,14 +281,14 @@ def test_a_weeks_verdict_is_on_its_own_bars_and_corrected_for_what_was_tried_bef
         last = study.study_family(moved, opened, Costs(5.0), **QUICK)
         assert verify(opened.engine).entries == 4 * 16
     assert [each.recorded for each in (first, dearer, later, last)] == [16, 32, 32, 32]
-    assert later.verdict.years == pytest.approx(507 / 365) and last.verdict.years == pytest.approx(494 / 365)
+    assert later.verdict.years == pytest.approx(327 / 365) and last.verdict.years == pytest.approx(314 / 365)
     with open_ledger("sqlite://") as alone:
         assert study.study_family(weeks[1], alone, Costs(5.0), **QUICK).verdict.p <= later.verdict.p
 
 
 def test_the_best_signal_claims_the_next_bar_and_the_next_run_scores_it(tmp_path: Path) -> None:
-    close = walk(520, seed=5)
-    weeks = [load_bars(write(tmp_path / "bars.csv", close[:count]), "bitcoin", OPEN)[0] for count in (500, 507)]
+    close = walk(340, seed=5)
+    weeks = [load_bars(write(tmp_path / "bars.csv", close[:count]), "bitcoin", OPEN)[0] for count in (320, 327)]
     clock = StandingClock(int(weeks[0].bars.closed_us[-1]) + HOUR_US)
     engine = open_database(f"sqlite:///{tmp_path}/claims.db")
     opened = TrialLedger(engine, clock)
@@ -300,5 +300,5 @@ def test_the_best_signal_claims_the_next_bar_and_the_next_run_scores_it(tmp_path
     clock.us += 30 * DAY_US
     study.study_family(weeks[1], opened, Costs(5.0), **QUICK)
     (claim,) = ClaimLedger(engine, clock).claims()  # old bars claim nothing
-    assert claim.outcome == ClaimOutcome(bool(close[500] > close[499]), pytest.approx(close[500], abs=1e-6))
+    assert claim.outcome == ClaimOutcome(bool(close[320] > close[319]), pytest.approx(close[320], abs=1e-6))
     engine.dispose()

@@ -295,7 +295,7 @@ def test_while_others_come_up_what_is_killed_comes_back_and_down_ends_all(empty:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("up --model smolm2", "unknown model 'smolm2'.*did you mean 'smollm2'"),
+        ("up --model smolm2 --port 0", "unknown model 'smolm2'.*did you mean 'smollm2'"),
         ("up --model tiny --nodes 0", "--nodes is 0: it must be at least 1"),
         ("up --model tiny --coordinators 2 --port 65535", "--port is 65535: it must be at most 65534"),
         ("up --model tiny --balancer two-choises", "unknown balancer 'two-choises': did you mean 'two-choices'"),

@@ -295,7 +295,7 @@ def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
 
 
 @settings(
-    max_examples=30,
+    max_examples=15,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink what fails would take minutes
 )
 @given(data=st.data())

@@ -302,7 +302,7 @@ LONG = (pytest.mark.slow, pytest.mark.timeout(900))
 @pytest.mark.parametrize(
     ("machine", "server_name", "examples", "steps"),
     [
-        (QueueMachine, "", 60, 40),
+        (QueueMachine, "", 30, 40),
         pytest.param(QueueMachine, "", 800, 60, marks=LONG),
         pytest.param(QueueMachine, "redis-server", 200, 50, marks=LONG),
         pytest.param(QueueMachine, "valkey-server", 200, 50, marks=LONG),
