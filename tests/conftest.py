@@ -200,6 +200,16 @@ def sqlite(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture(scope="module")
+def quick_audits() -> Iterator[None]:
+    """Let backtests check signals at 32 bars, without the seconds for more; `test_lookahead.py` tests these."""
+    from qubic_lab.oracle.backtest import lookahead
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookahead, "check_lookahead", partial(lookahead.check_lookahead, extra_s=0.0))
+        yield
+
+
 @pytest.fixture
 def lab_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_settings: Callable[..., None]) -> Path:
     """A folder with runs and reports of its own; keys of runs do not change while somebody edits the package."""

@@ -33,6 +33,7 @@ from qubic_lab.oracle.inference.alignment import AvailableText, available_texts,
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 
+pytestmark = pytest.mark.usefixtures("quick_audits")
 NAN = float("nan")
 SEEDS, ASSETS, BPS = st.integers(0, 10_000), st.integers(1, 3), st.floats(0.0, 200.0)
 REBALANCED, VOLATILITY = st.sampled_from(REBALANCE), st.sampled_from([0.02, 0.4])

@@ -23,6 +23,7 @@ from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies.market_bars import StudyBars, load_bars
 from qubic_lab.studies.oracle_backtest import Family, ScoredTexts
 
+pytestmark = pytest.mark.usefixtures("quick_audits")
 OPEN = {"stamp": "open"}
 QUICK = {"draws": 3, "resamples": 200}
 

@@ -15,6 +15,7 @@ from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies.market_bars import load_bars
 from qubic_lab.studies.own_signals import own_signals
 
+pytestmark = pytest.mark.usefixtures("quick_audits")
 SIGNALS = """
 import numpy as np
 

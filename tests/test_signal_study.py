@@ -26,6 +26,7 @@ from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
 from qubic_lab.studies.market_bars import load_bars
 from qubic_lab.studies.signal_studies import SignalStudy
 
+pytestmark = pytest.mark.usefixtures("quick_audits")
 BARS = 640
 START_US = 19_500 * DAY_US
 COSTS = Costs(10.0, 2.0)
