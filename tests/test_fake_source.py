@@ -7,15 +7,17 @@ from typing import Any
 
 import httpx2
 import pytest
+import yaml
 from clusters import wait_until
 from fake_source import coingecko
 from fake_source.app import FakeConfig
 from fake_source.faults import ALL, TRANSPORT, FaultPlan
 from fake_source.ledger import Gate, read_ledger
 from fake_source.reply import KEYS, Ask, Desk, Reply
-from fake_source.server import running_source
+from fake_source.server import collector_settings, running_source
 from fake_source.world import World
 
+from qubic_lab.oracle.config import read_config
 from qubic_lab.oracle.model.timestamps import Clock
 
 NOW_S = 1_790_000_000
@@ -120,3 +122,10 @@ def test_a_client_that_leaves_is_not_given_what_it_did_not_wait_for() -> None:
         wait_until(lambda: source.ledger.entries)
     (entry,) = source.ledger.entries
     assert (entry.status, entry.complete, entry.given) == (0, False, ())
+
+
+@pytest.mark.parametrize("per_s", [2, 3, 6, 50])
+def test_a_collector_takes_the_settings_that_are_written_for_it(per_s: int, tmp_path: Path) -> None:
+    settings = tmp_path / "collector.yaml"
+    settings.write_text(yaml.safe_dump(collector_settings(FakeConfig(per_s=per_s), "http://127.0.0.1:1")))
+    assert {read_config(settings).sources[name].rate for name in ("coingecko", "hacker-news", "feeds")} == {per_s}

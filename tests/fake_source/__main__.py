@@ -20,7 +20,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="fake_source", description=sys.modules["fake_source"].__doc__)
     parser.add_argument("--faults", nargs="*", default=[], choices=("all", *ALL), help="which faults occur")
     parser.add_argument("--seed", type=int, default=0, help="of prices, texts and faults")
-    parser.add_argument("--limit", type=int, default=50, help="requests a second that each source allows")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        default=50,
+        choices=range(2, 10_001),
+        metavar="N",
+        help="requests a second that each source allows, 2 or more",
+    )
     parser.add_argument("--speed", type=float, default=1.0, help="how many times faster than real time its clock runs")
     parser.add_argument("--folder", type=Path, default=Path("runs/fake_source"), help="of settings, ledger, database")
     options = parser.parse_args()

@@ -103,6 +103,8 @@ def running_source(config: FakeConfig | None = None, file: Path | None = None) -
 def collector_settings(config: FakeConfig, url: str) -> dict[str, Any]:
     """Return the collector's settings file for the fake: addresses, limits, and a fast clock if any."""
     limits = {"rate": config.per_s, "window_s": 1.0, "timeout_s": TIMEOUT_S, "attempts": 6}
+    if config.per_s <= 5:
+        limits["burst"] = 1  # some sources allow five at once by default
     sources: dict[str, Any] = {name: {"base_url": f"{url}/{prefix}", **limits} for name, prefix in PREFIXES.items()}
     settings: dict[str, Any] = {
         "coins": list(WRITTEN_OF),
