@@ -94,7 +94,7 @@ def attacks(pattern: str, flags: int) -> Iterator[Callable[[int], str]]:
     tree = parser.parse(pattern, flags)
     draw = random.Random(pattern)
     pumps = {pump for body in _repeated(tree) for _ in range(SAMPLES) if (pump := _sample(body, draw))}
-    pumps |= {head + pump for pump in pumps if (head := _sample(tree, draw)[:8])}
+    pumps |= {head + pump for pump in sorted(pumps) if (head := _sample(tree, draw)[:8])}
     pumps |= {a + b for a in sorted(pumps)[:SAMPLES] for b in sorted(pumps)[:SAMPLES] if a != b}
     for pump in sorted(pumps)[:MOST_PUMPS]:
         for head in sorted({"", _sample(tree, draw)[:8]}):

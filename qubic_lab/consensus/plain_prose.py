@@ -21,7 +21,7 @@ MOST_WORDS, MOST_LOWER, SHORTEST_SENTENCE, MOST_ADDED, MOST_SENTENCES, NEAR = 4,
 question's to say yes or no; sentences that may repeat the question; characters before a number that are searched."""
 
 _NO_STATEMENT = re.compile(
-    r"[?？]\W*$|^(?:sure|certainly|of\s+course|okay?|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$"
+    r"[?？][^\w?？]*$|^(?:sure|certainly|of\s+course|okay?|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$"
     r"|^(?:this|that|it)(?:'s|\s+is)\s+an?\s.{0,30}\b(?:question|one|puzzle|riddle|problem)\b|^i(?:'m|\s+am)\s+(?:happy|glad)"
     r"|(?<!\bbut\s)\bi(?:'m|\s+am)\s+(?:\w+\s+)?(?:sorry|unable|afraid)\b|\bi(?:'m|\s+am)\s+not\s+(?:\w+\s+)?(?:sure|able)\b"
     r"|\bi\s+(?:can't|cannot|don't\s+(?:have|know))\b|\b(?:not|n't)\s+(?:say|said|known?|given|tell)\b|\bunknown\b"
@@ -181,7 +181,7 @@ _ARITHMETIC = word_set("tim divid plus minu multiply twic half doubl squar cube 
 _HAN_COUNTS = {*"是为有剩下等于到共"}
 _DIMENSIONS = {"far": "length", "tall": "length", "high": "length", "weigh": "mass", "speed": "length/time"}
 _LEAVES = re.compile(
-    r"(?:\b(?:leav\w+|remain\w*|left\s+(?:\w+\s+)?with|now\s+has)|剩下?|还有)\W*(?:\w+\W+){0,2}$", re.IGNORECASE
+    r"(?:\b(?:leav\w+|remain\w*|left\s+(?:\w+\s+)?with|now\s+has)|剩下?|还有)\W*(?:\w{1,30}\W+){0,2}$", re.IGNORECASE
 )
 _LEFT = re.compile(r"\W*(?:\w+\s){0,3}(?:left|remain\w*)\b", re.IGNORECASE)
 
