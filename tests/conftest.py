@@ -32,6 +32,13 @@ effort.register_profile(
 effort.load_profile("lab")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that use the shared ranks, so that these are started once, where nothing else runs."""
+    for item in items:
+        if not {"one_rank", "two_ranks", "three_ranks"}.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("dist")
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     """Run asynchronous tests (marked `anyio`) on asyncio only."""
