@@ -1,12 +1,14 @@
 """Every notebook runs from top to bottom with small parameters, in a kernel of its own, and leaves no rank behind."""
 
 import ast
+import os
 from pathlib import Path
 from typing import Any
 
 import papermill
 import psutil
 import pytest
+from clusters import wait_until
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.translators import translate_parameters
 
@@ -117,6 +119,12 @@ def test_an_unknown_name_of_papermill_ends_a_notebook(tmp_path: Path) -> None:
         )
 
 
+def started_by(mark: str) -> list[psutil.Process]:
+    """Return the processes that have a mark from the environment of a test."""
+    found = psutil.process_iter(["environ"])
+    return [p for p in found if mark in (p.info["environ"] or {}).values() and p.pid != os.getpid()]
+
+
 @pytest.mark.dist
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(
@@ -125,13 +133,12 @@ def test_a_notebook_runs_from_top_to_bottom(
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))  # none: the weekly notebook shows the kept week
     if notebook.stem in JUDGED:
         monkeypatch.setenv(RUN_DIR, str(tmp_path))
-    before = {p.pid for p in psutil.process_iter()}
+    monkeypatch.setenv("NOTEBOOK_OF_A_TEST", str(tmp_path))  # which all that it starts inherits
     parameters = SMALL[notebook.stem]
     if "model" in read_source(notebook).parameters:
         parameters = {"model": str(tiny), **parameters}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
-    new = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
-    assert not [p for p in new if "qubic_lab.pipeline.rank" in (p.info["cmdline"] or [])]
+    wait_until(lambda: not started_by(str(tmp_path)))
     if notebook.stem in JUDGED:
         (row,) = (row for row in judge({"run": read_records(tmp_path)}) if row.id == JUDGED[notebook.stem])
         assert (row.run, bool(row.measured)) == ("run", True)
