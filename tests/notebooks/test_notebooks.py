@@ -57,6 +57,11 @@ SMALL: dict[str, dict[str, Any]] = {
 JUDGED = {"oracle_backtest": "13.7", "oracle_overview": "13.7", "risk_warnings": "14"}
 """Notebooks that record here what they find, each with a row of the acceptance table that is read from it."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+START_NO_RANKS = {"balancing", "engine_speed", "oracle_backtest", "oracle_overview", "risk_warnings", "weekly"}
+RUNS = [
+    pytest.param(path, id=path.stem, marks=() if path.stem in START_NO_RANKS else pytest.mark.dist)
+    for path in NOTEBOOKS
+]
 
 
 def test_every_notebook_has_small_parameters() -> None:
@@ -125,8 +130,7 @@ def started_by(mark: str) -> list[psutil.Process]:
     return [p for p in found if mark in (p.info["environ"] or {}).values() and p.pid != os.getpid()]
 
 
-@pytest.mark.dist
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", RUNS)
 def test_a_notebook_runs_from_top_to_bottom(
     notebook: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
