@@ -20,6 +20,7 @@ from clusters import all_gone, family, wait_until
 from commands import Run
 
 from qubic_lab.api.client import CoordinatorClient
+from qubic_lab.api.schemas import QueryResponse
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.cli.cluster import make_plan
 from qubic_lab.cluster import background, supervisor
@@ -200,10 +201,12 @@ def test_down_lets_answers_end_and_leaves_nothing(empty: Path) -> None:
     processes = family(state.pid)
     assert len(processes) >= 4
     with CoordinatorClient(state.urls[0]) as client, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(client.ask, "hi", max_new_tokens=20)
-        wait_until(lambda: client.status().tasks.processing == 1)
-        ended = background.stop(empty, 30.0)
-        assert len(answer.result().token_ids) == 20
+        parts = client.stream("hi", max_new_tokens=20)
+        next(parts)  # the node has begun
+        stopping = pool.submit(background.stop, empty, 30.0)
+        *_, answer = parts
+        assert isinstance(answer, QueryResponse) and len(answer.token_ids) == 20
+        ended = stopping.result()
     assert ended is not None and ended.pid == state.pid
     assert all_gone(processes)
     assert background.running(empty) is None
