@@ -448,6 +448,14 @@ def test_a_plan_needs_a_config_and_no_weights(here: Run, tmp_path: Path) -> None
     assert [sum(plan["layers"]) for plan in content["plans"]] == [4, 4, 4, 4, 8]
 
 
+def test_the_printed_plan_is_that_of_the_docs(here: Run) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "planning.md").read_text()
+    line = re.search("^qubic-lab (plan .*--goal throughput)$", page, re.MULTILINE)
+    assert line is not None
+    shown = page.split("long lines are wrapped:\n\n```\n")[1].split("\n```")[0]
+    assert shown.split() == here(line[1]).out.partition("\nAssumptions\n")[0].split()
+
+
 def test_a_page_without_accelerate_or_plans_says_so(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_map, "find_spec", lambda name: None)
     page = here("plan --devices box=1GB@20GB/s@1TFLOPS").out

@@ -203,10 +203,9 @@ def bench_backtest(
     cells = {f"{each}, {count} bars": (each, count) for each in processes for count in bars} if null else {}
     started = time.perf_counter()
     parts: dict[str, tuple[Callable[[int], Any], int]] = {
-        **{
-            name: (partial(null_run, process=each, bars=count, seed=seed), null)
-            for name, (each, count) in cells.items()
-        },
+        name: (partial(null_run, process=each, bars=count, seed=seed), null) for name, (each, count) in cells.items()
+    }
+    parts |= {
         "effect": (partial(effect_run, seed=seed), effect),
         "var": (partial(tail_run, bars=var_bars, seed=seed), var),
         "prices": (partial(file_tails, files=tuple(prices)), len(prices)),

@@ -351,8 +351,9 @@ _TAGS = {
     }.items()
     for word in listed.split()
 }
-"""What a word is if it is no name: to be (b), another verb (v), a preposition (p, o), by (y), nobody (n), a frame (f).
-Others are of the question (q), a name or the like (x), or join names (j); capitals begin with a capital."""
+"""The tag of a word that is no name: a form of "be" (b), another verb (v), "of" (o), a preposition of place (l),
+another preposition (p), "by" (y), a role (r), people in general (n), a word that frames an answer (f). Other words are
+tagged q if the question has them, j if they join names ("van"), else x; Q and X begin with a capital letter."""
 _FRAME = frozenset(_TAGS) - {"of"}
 _JOINING = word_set("de da van von der la le")
 _NAME = r"([xr]*X(?:[XxrQ]|[jo]f?X)*+|x++)"
