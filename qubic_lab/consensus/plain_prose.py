@@ -16,9 +16,18 @@ from qubic_lab.consensus.quantities import Quantity, plain, spelled_out
 from qubic_lab.consensus.question_form import QuestionForm
 from qubic_lab.consensus.words import is_chinese, polarity, simplified, stem, word_set, words
 
-MOST_WORDS, MOST_LOWER, SHORTEST_SENTENCE, MOST_ADDED, MOST_SENTENCES, NEAR = 4, 2, 3, 5, 3, 30
-"""Words of a bare name; of one in lower case; of a text that may be a reply as a whole; that may be added to the
-question's to say yes or no; sentences that may repeat the question; characters before a number that are searched."""
+MOST_WORDS = 4
+"""Words of a name or an item."""
+MOST_LOWER = 2
+"""Words of a name in lower case."""
+SHORTEST_SENTENCE = 3
+"""Texts of so few words may be a reply as a whole."""
+MOST_ADDED = 5
+"""Words beside the question's in a sentence that says yes or no by repeating the question."""
+MOST_SENTENCES = 3
+"""Sentences from the beginning that are searched for a verdict or a name."""
+NEAR = 30
+"""Characters before a number that are searched for what it is."""
 
 _NO_STATEMENT = re.compile(
     r"[?？][^\w?？]*$|^(?:sure|certainly|of\s+course|okay?|great|good|hello|hi|what|好的|[您你]好|当然)(?![a-z])[^.,，。]{0,30}[!！.。:：]$"
