@@ -252,7 +252,7 @@ def week_values(week: WeekReport) -> Json:
             "title": run.title,
             "parameters": run.manifest.parameters if run.manifest else None,
             "error": run.error,
-            "findings": run.records.findings,
+            "findings": list(map(str, run.records.findings)),
             "pictures": {each.name: each.caption for each in run.records.pictures},
             "tables": [_shortened(asdict(each)) for each in run.records.tables],
             "measures": [asdict(each) for each in run.records.measures],

@@ -31,6 +31,7 @@ from qubic_lab.model.split import split_checkpoint
 from qubic_lab.runs.notebook import NotebookError, run_notebook
 from qubic_lab.runs.parameters import read_source
 from qubic_lab.studies import accuracy_comparison as study
+from qubic_lab.studies.finding import Finding
 
 
 def plant(model: Path, out: Path, name: str, choose: Callable[..., torch.Tensor] = torch.argmax) -> Path:
@@ -71,8 +72,8 @@ def test_one_weight_changed_by_one_percent_is_found(
     assert result.cases[0].kl_max > 0.0 or choose is torch.argmin
     assert result.candidate_hash != result.model_hash
     assert not study.is_identical(result.cases[0])
-    [first, *_] = study.findings(result)
-    assert str(candidate) in first and ("is not the whole" in first or "not equal bit for bit" in first)
+    first = str(study.findings(result)[0])
+    assert str(candidate) in first and ("is not " in first or "not bit-equal" in first)
     assert result.reference[0].token_identity == 1.0, "the reference is still compared with the model itself"
 
 
@@ -114,7 +115,7 @@ def test_the_same_model_is_found_to_be_the_same_in_every_respect(asked: dict[str
     ways = {each.system for each in result.accuracy}
     assert {"whole, batch 1", "whole, batch 4", "split, 2 ranks, C, batch 4"} < ways
     assert all(row.correct is None for row in result.answers if row.kind == "creative")
-    assert any("need no test" in sentence for sentence in study.findings(result))
+    assert any("need no test" in str(each) for each in study.findings(result))
 
 
 @pytest.mark.slow
@@ -129,7 +130,7 @@ def test_the_notebook_fails_on_a_planted_difference_and_records_what_it_found(ti
     with pytest.raises(NotebookError, match="AssertionError: The split candidate"):
         run_notebook(source, parameters, root=root, folder=folder, on_cell=lambda cell, cells: None)
     findings = json.loads((folder / "results" / "findings.json").read_text())
-    assert str(candidate) in findings["sentences"][0]
+    assert str(candidate) in str(Finding.read(findings["findings"][0]))
     assert (folder / "tables" / "cases.parquet").exists()
 
 
@@ -141,16 +142,16 @@ def test_findings_name_changes_accuracy_and_tests() -> None:
         accuracy=(make_accuracy(),),
         paired=(make_pair(), make_pair(other="transformers", identical=False, tests=tests, questions=100)),
     )
-    nothing, digits, answers = study.variant_sentences(result)
+    nothing, digits, answers = map(str, study.variant_findings(result))
     assert nothing.endswith("changed nothing: tokens and logits are equal bit for bit.")
     assert "changed no token; logits differ by up to 0.00001" in digits
     assert "changed 1 of 8 answers (the model's own margin is up to 0.02)" in answers
-    [right] = study.accuracy_sentences(result)
-    assert "3 of 6 checkable questions" in right and "33% of the answers were cut at 32 tokens" in right
-    same, tested = study.paired_sentences(result)
+    [right] = map(str, study.accuracy_findings(result))
+    assert "3 of 6 checkable questions" in right and "33.3 % of the answers were cut at 32 tokens" in right
+    same, tested = map(str, study.paired_findings(result))
     assert same.endswith("identical to the whole model's and need no test: 1 run of the split model.")
     assert "accuracy differs by −1.0 points" in tested
-    assert "McNemar p = 1, not shown to be equivalent within 3.0 points; with 100 questions a difference of " in tested
+    assert "McNemar p = 1, not shown to be equivalent within 3 points; with 100 questions a difference of " in tested
 
 
 def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_once() -> None:
@@ -172,18 +173,21 @@ def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, "The split smollm2 equals the whole model: the same tokens, and logits equal bit for bit."),
+        ({}, "The split smollm2 equals smollm2 bit for bit: 100 % of 8 questions have identical answers."),
         (
             {"cases": [*make_cases(), make_case(batch=8, logits_max_abs=0.00025)]},
-            "but its logits are not equal bit for bit. Logits differ by up to 0.00025 in 1 of 9 cases.",
+            "but not bit-equal logits. Logits differ by up to 0.00025 in 1 of 9 cases.",
         ),
-        ({"cases": [make_case(token_identity=0.5)]}, "The split smollm2 is not the whole model: 1 of 1 cases differ."),
+        (
+            {"cases": [make_case(token_identity=0.5)]},
+            "The split smollm2 is not smollm2: 100 % of 8 questions have identical answers; 1 of 1 cases differ.",
+        ),
         ({"cases": [make_case(token_identity=0.5)]}, f"batch 1), {study.percent(0.5)} of the tokens agree."),
-        ({"candidate": "parts"}, "The split candidate parts equals the whole smollm2"),
+        ({"candidate": "parts"}, "The split candidate parts equals smollm2"),
     ],
 )
 def test_identity_in_words(changes: dict[str, Any], expected: str) -> None:
-    assert expected in " ".join(study.identity_sentences(make_comparison(**changes)))
+    assert expected in " ".join(map(str, study.identity_findings(make_comparison(**changes))))
 
 
 @pytest.mark.parametrize(
@@ -196,8 +200,8 @@ def test_identity_in_words(changes: dict[str, Any], expected: str) -> None:
     ],
 )
 def test_the_reference_in_words(changes: dict[str, Any], expected: str) -> None:
-    [sentence] = study.reference_sentences(make_comparison(reference=(make_reference(**changes),)))
-    assert expected in sentence
+    [found] = study.reference_findings(make_comparison(reference=(make_reference(**changes),)))
+    assert expected in str(found)
 
 
 def test_only_wide_fp32_margins_are_unexplained() -> None:

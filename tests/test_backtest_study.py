@@ -19,6 +19,7 @@ from qubic_lab.oracle.inference.multiple_testing import beyond, judge
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
 from qubic_lab.oracle.store.claims import ClaimLedger, ClaimOutcome
 from qubic_lab.studies import backtest_figures as figures
+from qubic_lab.studies import backtest_findings
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies.market_bars import StudyBars, load_bars
 from qubic_lab.studies.oracle_backtest import Family, ScoredTexts
@@ -86,8 +87,8 @@ def test_what_is_planted_is_found_and_noise_is_not(families: list[Family]) -> No
 
 def test_simulated_sentiment_says_so_everywhere(families: list[Family]) -> None:
     price, nothing, planted = families
-    headline, *said = study.findings(families)
-    assert headline == "Of 1 family of real signals, none shows evidence of prediction after costs."
+    headline, *said = map(str, backtest_findings.findings(families))
+    assert headline.startswith("None of 1 set of real signals predicts after costs; the best Sharpe ratio is ")
     assert said[1].startswith("SIMULATION: ") and said[2].startswith("SIMULATION: ")
     assert "SIMULATION" not in said[0]
     assert said[3] == "The predictive value of real sentiment is not measured here: no collected texts."
@@ -158,8 +159,9 @@ def test_luck_that_holding_explains_is_no_prediction(families: list[Family]) -> 
     planted = families[2]
     swum = replace(planted, timing=replace(planted.timing, evidence=False, p=0.3))
     assert not swum.evidence
-    assert "but not beyond what holding explains (SPA p = 0.3)" in study.findings([swum])[1]
-    assert "beyond what holding explains SPA p" in study.findings([planted])[1]
+    swum_told, planted_told, _ = map(str, backtest_findings.findings([swum, planted]))
+    assert "but not beyond what holding explains (p = 0.3)" in swum_told
+    assert "is evidence" in planted_told and "beyond what holding explains, p " in planted_told
 
 
 def test_accounts_add_up_and_the_walk_forward_trades_only_where_it_was_tested(families: list[Family]) -> None:
@@ -199,7 +201,7 @@ def test_an_account_that_lost_all_is_named_and_pictures_say_where_they_end(
 def test_a_constant_price_makes_no_trades_and_a_report_that_says_so(tmp_path: Path, ledger: TrialLedger) -> None:
     flat = load_bars(write(tmp_path / "flat.csv", np.full(320, 100.0)), "bitcoin", OPEN)[0]
     family = study.study_family(flat, ledger, Costs(5.0), **QUICK)
-    said = " ".join(study.findings([family]) + study.notes([family]))
+    said = " ".join(map(str, [*backtest_findings.findings([family]), *study.notes([family])]))
     assert "no evidence: the chosen one of 16 trials never trades" in said
     assert "no trades" in said and "constant price of bitcoin" in said
     figures.equity(family)

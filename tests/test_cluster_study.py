@@ -101,19 +101,22 @@ def make_dispatch(added_ms: float, fault: str = "") -> DispatchResult:
 
 
 def found(failover: FailoverResult, dispatch: DispatchResult | None = None) -> str:
-    return " ".join(study.findings(bench_balance(), dispatch or make_dispatch(20.0), failover, make_paper(10, 1_000)))
+    return " ".join(
+        map(str, study.findings(bench_balance(), dispatch or make_dispatch(20.0), failover, make_paper(10, 1_000)))
+    )
 
 
 def test_findings_follow_the_numbers() -> None:
     said = found(make_failover())
     for expected in (
-        "node-1 was killed with 1 request in mid-answer: all 4 requests still got every token once and in order. "
-        "The interrupted requests paused for 0.9 s at most. Every coordinator noticed the failure after 0.2 s. "
-        "After its restart the node was available again after 2.0 s and got a request after 3.0 s.",
-        "With 50 clients the coordinator adds 20 ms at p95 (too few for an interval), within the 100 ms target. "
+        "All 4 requests got every token once though node-1 was killed; a coordinator adds 20 ms at p95. "
+        "node-1 was killed with 1 request in mid-answer. The interrupted requests paused for 0.9 s at most. Every "
+        "coordinator noticed the failure after 0.2 s. After its restart the node was available again after 2.0 s and "
+        "got a request after 3.0 s.",
+        "With 50 clients the coordinator adds 20 ms at p95, within the 100 ms target. "
         "When all clients ask at the same moment it adds 20 ms at p95. Every answer was right.",
-        "With round-robin and weighted-round-robin, each simulated node got its promised share of 50 requests",
-        "take 130% of a core at 1,000 nodes, most of it for choices.",
+        "With round-robin, weighted-round-robin, each simulated node got its promised share of 50 requests",
+        "take 130 % of a core at 1,000 nodes, most of it for choices.",
     ):
         assert expected in said
 
@@ -121,7 +124,11 @@ def test_findings_follow_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("failover", "dispatch", "expected"),
     [
-        ({"lost": 1, "duplicated": 2, "wrong": (0, 1)}, (20.0,), "1 were lost, 2 answered twice, 2 not right."),
+        (
+            {"lost": 1, "duplicated": 2, "wrong": (0, 1)},
+            (20.0,),
+            "2 of 4 requests were not answered whole and once when node-1 was killed (1 lost, 2 twice).",
+        ),
         ({"open_s": None}, (20.0,), "The node was not back when the last request ended."),
         ({"shut_s": None}, (20.0,), "No coordinator noticed during the run that node-1 was gone."),
         ({}, (120.0,), "over the 100 ms target"),
@@ -150,7 +157,7 @@ def test_whole_processes_have_a_table_and_a_sentence() -> None:
     costs = [example(ProcessCosts, nodes=each, names=each, beats_per_s=each / 5, **measured) for each in (10, 100)]
     result = example(ScaleResult, processes=tuple(costs), limit=find_limit(costs, 0.1))
     assert [row["heartbeats_per_s"] for row in scale.process_rows(result)] == [2.0, 20.0]
-    said = scale.process_sentence(result)
+    said = str(scale.process_finding(result))
     assert said.startswith("Measured by whole processes, one coordinator serves about 800 nodes (")
     assert said.endswith(", extrapolated); the coordinator is the bottleneck.")
 

@@ -32,6 +32,7 @@ from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, read_reco
 from qubic_lab.evals.recording import MOST_SAMPLES, Asking, read_answers, record_answers
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.studies import consensus_evaluation as study
+from qubic_lab.studies import consensus_findings
 
 ASKING = Asking(samples=3, max_new_tokens=4, factor=2)
 QUESTIONS = (*graded_questions(6, seed=1), Question("tale-1", "Tell a tale of a fox.", "", "creative"))
@@ -169,10 +170,10 @@ def test_votes_of_good_voters_are_better_and_of_bad_ones_worse(many: VoteEvaluat
     assert set(many.gains) == set(many.against_greedy) == {"all", "factual", "technical"}
     points = {(point.method, point.k): point.right.value for point in many.curve}
     assert many.greedy_gains["all"].difference.value == pytest.approx(points["majority", 5] - points["greedy", 1])
-    assert study.verdict(many.gains["all"].difference) == "better"
+    assert consensus_findings.verdict(many.gains["all"].difference) == "better"
     bad = evaluate_votes(rows_of(0.25, 40, spread=0.0, wrong="1"), 5)
     assert bad.gains["all"].difference.high < 0
-    assert study.verdict(bad.gains["all"].difference) == "worse"
+    assert consensus_findings.verdict(bad.gains["all"].difference) == "worse"
     assert bad.agreeing_wrong.examples
 
 
@@ -197,14 +198,16 @@ def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path
 def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation):
     result = example(ConsensusEvaluation, model="m", votes=many)
     json.dumps(asdict(result), allow_nan=False)
-    sentences = study.findings(result)
-    gain = study.gain_rows(result)[0]
-    assert sentences[:3] == [
-        f"A vote of 5 beats one sample: {gain['difference (points)']} points ({gain['95 % interval (points)']}), "
-        "420 questions.",
-        f"The vote of m is right on {gain['vote right']} of the questions, one sample on {gain['rival right']}.",
-        "The vote takes 5 times the 8 tokens of one sample.",
-    ]
+    headline, right, gained, *_ = consensus_findings.findings(result)
+    rows = {(row["vote"], row["against"], row["questions"]): row for row in study.gain_rows(result)}
+    gain, greedy = rows["majority", "one sample", "all"], rows["majority", "greedy", "all"]
+    assert str(headline).startswith("A vote of 5 beats one sample; it ")
+    assert headline.figure() == (
+        f"{greedy['difference (points)']} points over the greedy answer ({greedy['95 % interval (points)']})"
+    )
+    assert str(right).startswith(f"The vote of m is right on {gain['vote right']} of 420 questions, one sample on ")
+    told = f"{gain['difference (points)']} ({gain['95 % interval (points)']})"
+    assert str(gained) == f"The vote less one sample is {told} points."
     assert len(study.baseline_rows(result)) == 2
     assert [row["n"] for row in study.confidence_rows(result)] == [210, 210]
     assert {row["method"] for row in study.curve_rows(result)} >= {"greedy", "pass@1", "majority", "weighted", "oracle"}
@@ -219,7 +222,7 @@ def test_without_any_vote_there_is_no_confidence_and_no_crash():
     votes = evaluate_votes(silent, 2)
     assert (votes.held_out, votes.undecided, votes.vote_share) == (0, 4, None)
     result = example(ConsensusEvaluation, model="m", votes=votes)
-    assert "is not shown to beat one sample" in study.findings(result)[0]
+    assert "does not clearly beat one sample" in str(consensus_findings.findings(result)[0])
     study.reliability(result)
 
 

@@ -72,18 +72,25 @@ def test_models_are_tested_on_the_same_bars(risk: RiskStudy) -> None:
 
 def test_the_sentence_hides_no_rejection(risk: RiskStudy) -> None:
     """Each model and test below 5 % in the table is named at its level, and no other."""
-    said = study.findings([risk])
+    said = list(map(str, study.findings([risk])))
     by_level = {
-        level: " ".join(each for each in said if each.startswith(f"Value at risk, bars of 1 h, {level:g} %:"))
+        level: " ".join(
+            each for each in said if each.startswith(f"Value at risk, bars of 1 h, {level:g}\N{NO-BREAK SPACE}%:")
+        )
         for level in (1.0, 5.0)
     }
     columns = {"Kupiec": "kupiec_p", "independence": "independence_p", "Christoffersen": "christoffersen_p"}
     for row in study.tail_rows([risk]):
         part = by_level[row["level_pct"]]
         names = [test for test, column in (columns | {"shortfall": "shortfall_p"}).items() if row[column] < 0.05]
-        named = re.search(rf"(?:rejected are|,) {row['model']} by ([^(]*) \({row['beyond']} losses, ", part)
-        assert (named[1] if named else "").replace(" and ", ", ").split(", ") == (names or [""]), part
-    assert "constant normal by Kupiec" in by_level[1.0] and " 3 of 4 models passed every test" in by_level[1.0]
+        named = re.search(
+            rf"(?:rejected are|,) {row['model']} \({row['beyond']} losses, smallest p [^,]*, by: ([^)]*)\)", part
+        )
+        assert (named[1] if named else "").split(", ") == (names or [""]), part
+    assert (
+        re.search(r"constant normal .* by: Kupiec", by_level[1.0])
+        and " 3 of 4 models passed every test" in by_level[1.0]
+    )
 
 
 def test_calibration_is_of_the_tested_bars_at_every_level(risk: RiskStudy) -> None:
@@ -98,7 +105,7 @@ def test_calibration_is_of_the_tested_bars_at_every_level(risk: RiskStudy) -> No
     assert off["constant normal", 0.005]
     assert risk.evenness.bars == 4_000 - 1 - 250
     even = replace(risk, evenness=replace(risk.evenness, p=0.2))
-    assert "bars of 1 h, is not rejected (Kolmogorov-Smirnov p = 0.2)" in study.findings([even])[-1]
+    assert "bars of 1 h, is not rejected (Kolmogorov-Smirnov p = 0.2)" in str(study.findings([even])[-1])
     assert len(figures.calibration(risk).axes[1].patches) >= len(risk.evenness.counts)
 
 
@@ -108,17 +115,17 @@ def test_the_verdict_needs_more_than_luck(risk: RiskStudy) -> None:
 
     def said(only_ours: int, only_naive: int, p: float) -> str:
         given = replace(comparison, only_ours=only_ours, only_naive=only_naive, p=p)
-        return " ".join(study.findings([replace(risk, matched=replace(risk.matched, comparison=given))]))
+        return " ".join(map(str, study.findings([replace(risk, matched=replace(risk.matched, comparison=given))])))
 
-    assert "no evidence that they find more falls than a rule on volatility" in said(5, 2, 0.45)
-    assert ": evidence that they find more" in said(12, 1, 0.003)
-    assert ": evidence that they find fewer falls than" in said(1, 12, 0.003)
+    assert "more than by volatility alone is not shown" in said(5, 2, 0.45)
+    assert "; that is more than by volatility alone" in said(12, 1, 0.003)
+    assert "; that is fewer than by volatility alone" in said(1, 12, 0.003)
     assert "too few falls" not in said(5, 2, 0.45)
     few = replace(comparison, ours=replace(comparison.ours, falls=5))
-    text = study.findings([replace(risk, matched=replace(risk.matched, comparison=few))])[1]
+    text = str(study.findings([replace(risk, matched=replace(risk.matched, comparison=few))])[1])
     assert f"p = {comparison.p:.2g}, too few falls for evidence)" in text  # five of five against none: p = 0.06
     precision = comparison.ours.precision
-    assert precision.low is not None and f"% ({100 * precision.low:.0f} to" in said(5, 2, 0.45)
+    assert precision.low is not None and f"% ({100 * precision.low:.0f}\N{NO-BREAK SPACE}% to" in said(5, 2, 0.45)
 
 
 def test_tables_and_pictures_have_all(risk: RiskStudy) -> None:
@@ -156,7 +163,7 @@ def test_what_warnings_were_worth_is_recorded_with_intervals(risk: RiskStudy) ->
 
 def test_a_constant_price_has_no_risk_and_says_so() -> None:
     flat = study.study_risk(made(np.zeros(700)), horizon_us=DAY_US, drop=0.05)
-    said = " ".join(study.findings([flat]))
+    said = " ".join(map(str, study.findings([flat])))
     for part in ("no model could be tested (no fit converged: do returns vary?)", "could not be judged", "is unknown"):
         assert part in said
     assert study.shortfall_is_above(flat) and not study.looks_ahead(flat)
@@ -168,16 +175,18 @@ def test_a_constant_price_has_no_risk_and_says_so() -> None:
 
 def test_too_few_bars_to_judge_are_reported() -> None:
     short = study.study_risk(made(np.random.default_rng(0).normal(0, 0.01, 320)), horizon_us=DAY_US, drop=0.05)
-    assert "could not be judged (" in study.findings([short])[0]
+    assert "could not be judged (" in str(study.findings([short])[0])
     early = np.append(np.full(60, -0.01), np.random.default_rng(0).normal(0, 0.0005, 1_500))
     quiet = study.study_risk(made(early), horizon_us=DAY_US, drop=0.05)
     start = quiet.matched.start
-    said = f"could not be judged: no fall of 5 % within 24 h began after the first {start} bars."
-    assert said in study.findings([quiet])[0] and start > 60
+    told = " ".join(map(str, study.findings([quiet])))
+    said = "could not be judged: no fall of 5\N{NO-BREAK SPACE}% within 24 h began. They are judged after the first"
+    assert f"{said} {start} bars." in told and start > 60
     drop = -np.abs(np.random.default_rng(3).normal(0.0, 0.004, 1_200))
     sinking = study.study_risk(made(drop), horizon_us=DAY_US, drop=0.04, refit_bars=500)
-    assert "The price was already that low in 100 % of them." in study.findings([sinking])[0]
-    value_at_risk = next(each for each in study.findings([short]) if each.startswith("Value at risk"))
+    told = " ".join(map(str, study.findings([sinking])))
+    assert "The price was already that low in 100\N{NO-BREAK SPACE}% of the bars after them." in told
+    value_at_risk = next(each for each in map(str, study.findings([short])) if each.startswith("Value at risk"))
     assert "beyond a level of 0.01)" in value_at_risk  # not of one that only pictures show
     figures.timeline(short)
     figures.losses(short)
@@ -188,7 +197,7 @@ def test_days_have_their_own_windows_and_what_cannot_be_used_is_refused(tmp_path
     found = study.study_risk(days, horizon_us=7 * DAY_US, drop=0.1)
     assert (found.windows.bars, found.horizon_bars, found.name) == (7, 7, "1 day")
     assert found.matched.comparison is not None
-    assert "7 days" in study.findings([found])[1]
+    assert "7 days" in str(study.findings([found])[1])
     with pytest.raises(InputError, match="seed is -1"):
         study.looks_ahead(found, seed=-1)
     wrong: list[tuple[dict[str, Any], str]] = [

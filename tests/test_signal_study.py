@@ -19,7 +19,7 @@ from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import NEWS_DATA
 from qubic_lab.oracle.store.text_store import Score, TextStore
 from qubic_lab.studies import backtest_figures as figures
-from qubic_lab.studies import collected_signals
+from qubic_lab.studies import backtest_findings, collected_signals
 from qubic_lab.studies import oracle_backtest as study
 from qubic_lab.studies import signal_studies as signals
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
@@ -138,18 +138,18 @@ def test_a_collected_study_is_told_as_measured(found: Collected, studies: list[S
     first = record["studies"][0]
     assert (first["source"], first["model"], first["effect"], first["bars"]) == (ALL_SOURCES, "good@1", None, "1 h")
     assert first["evidence"] and first["best"]["horizon"] == 1 and first["lead"] == "sentiment leads"
-    said = signals.findings(studies, COSTS, found.notes())
+    said = list(map(str, signals.findings(studies, COSTS)))
     assert not any("SIMULATION" in each for each in said)
-    assert said[0].startswith("All sources, good, 1 h: scores predict returns (best IC +0.")
+    assert said[0].startswith("All sources, good, 1 h: scores predict returns (IC +0.")
     assert any(each.startswith("All sources, noise, 1 h: no evidence that scores predict") for each in said)
-    assert said[-1].startswith("640 of 640 collected texts were scored more than a day after they came")
+    assert found.notes()[-1].startswith("640 of 640 collected texts were scored more than a day after they came")
     assert signals.caption(studies, "x") == "x"
     with open_ledger("sqlite://") as ledger:
         (bars, texts), *others = signals.traded(signals.choose_scores((), found, ()), found)
         family = study.study_family(bars, ledger, COSTS, scored=texts, draws=2, resamples=100)
     assert not others and family.recorded == 8 and not family.simulated
     assert family.title == "collected sentiment, 1 h"
-    assert "not measured" not in " ".join(study.findings([family], collected=True))
+    assert "not measured" not in " ".join(map(str, backtest_findings.findings([family], collected=True)))
 
 
 def test_tables_and_figures_show_every_series(studies: list[SignalStudy]) -> None:
@@ -188,7 +188,7 @@ def test_models_are_chosen_by_name_and_score_where_nothing_is_stored(url: str, t
     found = collected_signals.load_collected(fresh, "bitcoin", ["crypto-lexicon"])
     assert found.models[0].startswith("crypto-lexicon@")
     flat = signals.study_signals(signals.choose_scores((), found, ()), resamples=50)
-    assert "scores cannot be compared with returns: every score is" in signals.findings(flat, COSTS)[0]
+    assert "scores cannot be compared with returns: every score is" in str(signals.findings(flat, COSTS)[0])
     assert signals.to_dict(flat)["studies"][0]["best"] is None
     for draw in DRAWINGS:
         draw(flat)
@@ -230,9 +230,9 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
     nothing, planted = found
     assert not nothing.evidence and planted.evidence and planted.coefficients[0].evidence
     assert [row.horizon for row in planted.coefficients] == [1, 2, 24]  # 200 days do not fit into 661
-    *said, left_out = signals.findings(found, COSTS)
+    *said, left_out = map(str, signals.findings(found, COSTS))
     assert all(each.startswith("SIMULATION: effect ") for each in said)
-    assert left_out == "1 day: 661 bars are too few for a horizon of 200 bars"
+    assert left_out == "Horizons of 200 bars were left out: 661 bars of 1 day are too few."
     record = signals.to_dict(found)
     assert (record["simulation"], record["measured"], record["reason"]) == (True, False, "no collected texts")
     assert [each["effect"] for each in record["studies"]] == [0.0, 0.4]
@@ -245,9 +245,9 @@ def test_simulations_say_so_everywhere_and_find_what_is_planted() -> None:
 def test_scores_that_predict_the_opposite_are_traded_against() -> None:
     (bars,) = (each for each in load_bars() if each.name == "1 day")
     groups = signals.choose_scores([bars], None, [-0.4])
-    said, worth = signals.findings(signals.study_signals(groups, horizons=[1], resamples=50), COSTS)
-    assert "scores predict returns of the opposite sign (best IC -0." in said and "1 test)" in said
-    assert "a trade against the scores gains " in worth and "bp over a bar, more than its cost of 24 bp" in worth
+    said, worth = map(str, signals.findings(signals.study_signals(groups, horizons=[1], resamples=50), COSTS))
+    assert "scores predict returns of the opposite sign (IC −0." in said and "1 test)" in said
+    assert "a trade against them gains " in worth and "bp over a bar, more than its cost of 24 bp" in worth
     with pytest.raises(InputError, match="seed is -1: it must be at least 0"):
         signals.choose_scores([bars], None, [0.0], -1)
     with pytest.raises(InputError, match="seed is -1: it must be at least 0"):

@@ -11,6 +11,7 @@ from qubic_lab.model.cost import ModelCost, PartCost
 from qubic_lab.model.device import parse_devices, parse_link
 from qubic_lab.model.recommend import plan
 from qubic_lab.studies import split_strategies as study
+from qubic_lab.studies.style import percent
 
 
 def cell(
@@ -46,16 +47,20 @@ PREDICTION = example(
 def test_findings_answer_the_question_and_own_the_worst_prediction() -> None:
     ranks = (example(RankMemory, weight_bytes=191_000_000), example(RankMemory, rank=1, weight_bytes=135_400_000))
     advice = plan(resolve_shape("deepseek"), parse_devices(["t4", "t4"]), parse_link("10Gbps:0.1ms"))
-    *found, planned = study.findings(PREDICTION, example(MemoryResult, ranks=ranks), advice)
+    *found, planned = map(str, study.findings(PREDICTION, example(MemoryResult, ranks=ranks), advice))
     assert found == [
         "small is fastest with one whole model: 90.0 tokens/s for 2 requests.",
         "Other ways with 2 requests gave, in tokens/s: 60.0 with 2 ranks, A = B (15/15), 70.0 with 2 ranks, C (18/12), "
         "80.0 with 2 replicas (D).",
-        "Predictions from single-layer costs have a median error of 2.0%; 5 of 6 are within 10%.",
-        "The worst is 2 ranks, C (18/12), batch 1, tokens/s, all lanes: -25% (-30% to -20% over 3 repeats).",
+        f"Predictions from single-layer costs have a median error of {percent(0.02)}; 5 of 6 are within "
+        f"{percent(0.1)}.",
+        "The worst is 2 ranks, C (18/12), batch 1, tokens/s, all lanes: −25\N{NO-BREAK SPACE}% (−30\N{NO-BREAK SPACE}% "
+        "to −20\N{NO-BREAK SPACE}% over 3 repeats).",
         "Each rank holds only its own part of the weights: 191 MB on rank 0, 135 MB on rank 1.",
     ]
-    assert planned == f"For t4, t4 and throughput, the prediction is: {advice.reason}"
+    assert planned.startswith(
+        f"For t4, t4 and throughput, {advice.recommendation} (layers: 28/28) is predicted to be best:"
+    )
     assert [row["recommended"] for row in study.plan_rows(advice)].count("yes") == 1
 
 

@@ -36,6 +36,11 @@ class PackedSize:
     unpack_us: float
     pays_below_gbps: float
 
+    @property
+    def saved(self) -> float:
+        """The share of the bytes that packing saves."""
+        return 1.0 - self.packed_bytes / self.plain_bytes
+
 
 @dataclass(frozen=True)
 class CompressionResult(ModelResult):
@@ -53,20 +58,10 @@ class CompressionResult(ModelResult):
     ranks: int
     new_tokens: int
 
-    def finding(self) -> str:
-        """Return what packing does, in a sentence."""
-        decode, prompt = self.sizes[0], self.sizes[-1]
-        return (
-            f"Lossless packing of hidden states saves {_saved(decode):.0%} of the bytes of a token and "
-            f"{_saved(prompt):.0%} of those of a prompt; it pays on links slower than {decode.pays_below_gbps:.2g} and "
-            f"{prompt.pays_below_gbps:.2g} Gbit/s. On this machine answers take {self.ratio:.3f} times as long, and "
-            f"{'no token changes' if self.equal_tokens else 'TOKENS CHANGE'}."
-        )
-
     def report(self) -> Iterator[Table | str]:
         rows = [
             (
-                *(f"{each.rows}", f"{each.plain_bytes:,}", f"{each.packed_bytes:,}", f"{_saved(each):.0%}"),
+                *(f"{each.rows}", f"{each.plain_bytes:,}", f"{each.packed_bytes:,}", f"{each.saved:.0%}"),
                 *(f"{each.pack_us:.0f}", f"{each.unpack_us:.0f}", f"{each.pays_below_gbps:.2g}"),
             )
             for each in self.sizes
@@ -74,11 +69,7 @@ class CompressionResult(ModelResult):
         yield Table(("rows", "bytes", "packed", "saved", "packing, us", "unpacking, us", "pays below, Gbit/s"), rows)
         ratio = interval_text(self.ratio, self.low, self.high, ".3f")
         yield f"time of answers with packing divided by time without, here: {ratio}, 95 % interval, {self.pairs} pairs"
-        yield self.finding()
-
-
-def _saved(size: PackedSize) -> float:
-    return 1.0 - size.packed_bytes / size.plain_bytes
+        yield "no token changes" if self.equal_tokens else "TOKENS CHANGE"
 
 
 def bench_compression(config: PipelineConfig, pairs: int = 10, new_tokens: int = 32) -> CompressionResult:

@@ -63,11 +63,17 @@ class VoteLoadResult(MeasuredResult):
 def capacities(loads: Mapping[str, Sequence[LoadResult]]) -> Iterator[str]:
     """Say for each kind of node how many votes/s it takes, and with how many concurrent votes that is reached."""
     for kind, found in loads.items():
-        most = max(load.requests_per_s for load in found)
-        at = min((load for load in found if load.requests_per_s >= NEARLY * most), key=lambda load: load.concurrency)
-        how = "still rising" if at.concurrency == max(load.concurrency for load in found) else "saturated"
+        at, rising = capacity(found)
+        how = "still rising" if rising else "saturated"
         rates = f"{at.requests_per_s:.2f} votes/s, {at.requests_per_s / at.nodes:.2f} a node"
         yield f"{kind} nodes: {rates}, {how} at {at.concurrency} concurrent votes"
+
+
+def capacity(loads: Sequence[LoadResult]) -> tuple[LoadResult, bool]:
+    """Return the load with the fewest concurrent votes of nearly the most votes/s, and whether it is the last one."""
+    most = max(load.requests_per_s for load in loads)
+    at = min((load for load in loads if load.requests_per_s >= NEARLY * most), key=lambda load: load.concurrency)
+    return at, at.concurrency == max(load.concurrency for load in loads)
 
 
 def bench_vote_load(

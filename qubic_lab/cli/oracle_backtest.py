@@ -71,7 +71,8 @@ def backtest(
 
 def _show_family(family: "Family") -> None:
     from qubic_lab.runs.cells import format_column, heading
-    from qubic_lab.studies.oracle_backtest import account_rows, findings, notes
+    from qubic_lab.studies.backtest_findings import findings
+    from qubic_lab.studies.oracle_backtest import account_rows, notes
 
     rows = account_rows(family)
     cells = [format_column(name, [row[name] for row in rows]) for name in rows[0]]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from qubic_lab.studies.finding import Finding
+
 T = TypeVar("T")
 
 EXECUTED = "executed.ipynb"
@@ -116,10 +118,15 @@ def record_table(name: str, frame: "DataFrame", caption: str) -> "DataFrame":
     return frame
 
 
-def record_findings(sentences: Sequence[str]) -> None:
-    """Print a study's findings and keep them with its run: the report's summary is made from them."""
-    record(FINDINGS, {"sentences": list(sentences)})
-    print(*sentences, sep="\n")
+def record_findings(findings: Sequence["Finding | str"]) -> None:
+    """Print a study's findings, the most important one first, and keep them with its run for the report.
+
+    A plain sentence is a finding without values, which is not translated.
+    """
+    from qubic_lab.studies.finding import Finding
+
+    record(FINDINGS, {"findings": [Finding.read(each) for each in findings]})
+    print(*findings, sep="\n")
 
 
 def record_measure(name: str, samples: Sequence[float], unit: str, better: Literal["higher", "lower"]) -> None:

@@ -6,12 +6,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from xml.etree import ElementTree
+
+from pydantic import BeforeValidator
 
 from qubic_lab.runs.change import Direction
 from qubic_lab.runs.notebook import CAPTION, FINDINGS
 from qubic_lab.runs.store import read_results
+from qubic_lab.studies.finding import Finding
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -54,9 +57,12 @@ class RecordedMeasure:
 
 @dataclass(frozen=True)
 class Records:
-    """All that one run recorded; `findings` are sentences, the most important one first."""
+    """All that one run recorded; `findings` have the most important one first.
 
-    findings: tuple[str, ...] = ()
+    Older weeks have plain sentences in their place, which are read as findings without values.
+    """
+
+    findings: tuple[Annotated[Finding, BeforeValidator(Finding.read)], ...] = ()
     pictures: tuple[RecordedPicture, ...] = ()
     tables: tuple[RecordedTable, ...] = ()
     measures: tuple[RecordedMeasure, ...] = ()
@@ -66,8 +72,9 @@ class Records:
 def read_records(folder: Path) -> Records:
     """Read what lies in a finished run's folder; pictures and tables in the order in which they were recorded."""
     results = read_results(folder)
+    found = results.pop(FINDINGS, {})
     return Records(
-        findings=tuple(results.pop(FINDINGS, {"sentences": ()})["sentences"]),
+        findings=tuple(map(Finding.read, found.get("findings") or found.get("sentences", ()))),
         pictures=tuple(map(_read_picture, _as_recorded(folder / "figures", "*.svg"))),
         tables=tuple(map(_read_table, _as_recorded(folder / "tables", "*.parquet"))),
         measures=read_measures(folder),

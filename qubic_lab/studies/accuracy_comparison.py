@@ -5,13 +5,15 @@ from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
+from qubic_lab.bench.compression import CompressionResult
 from qubic_lab.evals.comparison import Case, PairedAccuracy, RunLikeness, SplitComparison, TokenDifference
-from qubic_lab.evals.scoring import cut_text
 from qubic_lab.stats import wilson_interval
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note, too_few
-from qubic_lab.studies.style import DARK, INK, Dot, counted, dots, magnitude, percent, points, rows
+from qubic_lab.studies.finding import Finding, answering, say
+from qubic_lab.studies.style import DARK, INK, Dot, columns, dots, magnitude, percent, rows
 
 T = TypeVar("T")
+QUESTION = "sameness"
 # Where the reference's two best logits are closer than this, rounding in fp32 may turn the choice.
 ROUNDING_MARGIN = 1e-3
 # The logarithmic axis begins here; exact zeros stand apart to the left of it.
@@ -146,7 +148,7 @@ def paired_rows(comparison: SplitComparison) -> list[dict[str, Any]]:
             "against": pair.baseline,
             "only the first right": pair.only_other,
             "only the second right": pair.only_baseline,
-            "result": _pair_result(pair, comparison.equivalence_margin),
+            "result": str(_pair_result(pair, comparison.equivalence_margin)),
         }
         for pair in comparison.paired
     ]
@@ -175,123 +177,204 @@ def _firsts(found: Sequence[T], name: str) -> list[T]:
     return list(firsts.values())
 
 
-def findings(comparison: SplitComparison) -> list[str]:
+def findings(comparison: SplitComparison) -> list[Finding]:
     """Say all that a comparison found, the split first."""
-    return [
-        *identity_sentences(comparison),
-        *reference_sentences(comparison),
-        *variant_sentences(comparison),
-        *accuracy_sentences(comparison),
-        *paired_sentences(comparison),
+    found = [
+        *identity_findings(comparison),
+        *reference_findings(comparison),
+        *variant_findings(comparison),
+        *accuracy_findings(comparison),
+        *paired_findings(comparison),
     ]
+    return answering(QUESTION, found)
 
 
-def identity_sentences(comparison: SplitComparison) -> list[str]:
+def identity_findings(comparison: SplitComparison) -> list[Finding]:
     """Say whether the split model is the whole model, and what was compared."""
     cases = measured_cases(comparison)
     different = [case for case in cases if not is_identical(case)]
-    subject, whole = f"The split {comparison.model}", "the whole model"
+    questions, same = comparison.questions, _same_questions(comparison)
+    low, high = wilson_interval(same, questions, CONFIDENCE)
+    split = say("The split {model}", model=comparison.model)
     if comparison.candidate:
-        subject, whole = f"The split candidate {comparison.candidate}", f"the whole {comparison.model}"
-    dtypes = " and ".join(dict.fromkeys(case.dtype for case in cases))
-    compared = f"{tokens_compared(comparison):,} tokens were compared in {counted(len(cases), 'case')} ({dtypes})."
+        split = say("The split candidate {candidate}", candidate=comparison.candidate)
+    values = {"split": split, "whole": comparison.model, "questions": questions, "key": same / questions}
+    values |= {"low": low, "high": high, "unit": say("of the questions"), "cases": len(cases)}
+    compared = [
+        say(
+            "{tokens} tokens were compared in {cases:case} ({dtypes}).",
+            tokens=tokens_compared(comparison),
+            cases=len(cases),
+            dtypes=list(dict.fromkeys(case.dtype for case in cases)),
+        )
+    ]
     if not comparison.same_model:
-        compared = f"By the hash of its weights the candidate is another model: this is not about the split. {compared}"
+        compared.insert(
+            0, say("By the hash of its weights the candidate is another model: this is not about the split.")
+        )
     if not different:
-        return [f"{subject} equals {whole}: the same tokens, and logits equal bit for bit.", compared]
+        text = "{split} equals {whole} bit for bit: {key:percent} of {questions:question} have identical answers."
+        return [say(text, **values), *compared]
     worst = min(different, key=lambda case: (case.token_identity, -case.logits_max_abs))
-    extent = f"Logits differ by up to {difference(comparison.logits_max_abs)}"
+    extent = difference(comparison.logits_max_abs)
+    values |= {"different": len(different)}
     if worst.token_identity == 1.0:
-        return [
-            f"{subject} gave the same tokens as {whole}, but its logits are not equal bit for bit.",
-            f"{extent} in {len(different)} of {len(cases)} cases.",
-            compared,
-        ]
+        text = (
+            "{split} gives the same tokens as {whole} ({key:percent} of {questions:question}), but not bit-equal "
+            "logits."
+        )
+        logits = "Logits differ by up to {extent} in {different} of {cases} cases."
+        return [say(text, **values), say(logits, extent=extent, different=len(different), cases=len(cases)), *compared]
+    text = (
+        "{split} is not {whole}: {key:percent} of {questions:question} have identical answers; {different} of {cases} "
+        "cases differ."
+    )
     return [
-        f"{subject} is not {whole}: {len(different)} of {len(cases)} cases differ.",
-        f"In the worst case ({case_label(worst, comparison)}), {percent(worst.token_identity)} of the tokens agree.",
-        f"{extent}.",
-        compared,
+        say(text, **values),
+        say(
+            "In the worst case ({case}), {identity:percent} of the tokens agree.",
+            case=case_label(worst, comparison),
+            identity=worst.token_identity,
+        ),
+        say("Logits differ by up to {extent}.", extent=extent),
+        *compared,
     ]
 
 
-def reference_sentences(comparison: SplitComparison) -> list[str]:
+def reference_findings(comparison: SplitComparison) -> list[Finding]:
     """Say, for each dtype, how our engine on one rank compares with the reference library."""
     said = []
     for reference in comparison.reference:
-        subject = f"In {reference.dtype}, the engine on one rank and {reference.library}"
-        extent = f"logits differ by up to {difference(reference.logits_max_abs)}"
+        values = columns(reference, "dtype", "library", "tokens", "questions")
+        values |= {"extent": difference(reference.logits_max_abs), "parted": len(reference.differences)}
         if not reference.differences:
-            said.append(f"{subject} chose the same {reference.tokens:,} tokens; {extent}.")
+            said.append(
+                say(
+                    "In {dtype}, the engine on one rank and {library} chose the same {tokens} tokens; logits differ by "
+                    "up to {extent}.",
+                    **values,
+                )
+            )
             continue
         widest = max(each.margin for each in reference.differences)
-        margin = f"the reference's own margin there is up to {magnitude(widest)}"
-        if reference.dtype == "fp32":
-            explains = "explains" if widest < ROUNDING_MARGIN else "does not explain"
-            margin = f"rounding {explains} it (margin up to {magnitude(widest)})"
-        parted = f"{len(reference.differences)} of {reference.questions} answers"
-        said.append(f"{subject} differ in {parted}; {margin}; {extent}.")
+        values |= {"margin": magnitude(widest)}
+        if reference.dtype != "fp32":
+            text = (
+                "In {dtype}, the engine on one rank and {library} differ in {parted} of {questions} answers; the "
+                "reference's own margin there is up to {margin}; logits differ by up to {extent}."
+            )
+        elif widest < ROUNDING_MARGIN:
+            text = (
+                "In {dtype}, the engine on one rank and {library} differ in {parted} of {questions} answers; rounding "
+                "explains it (margin up to {margin}); logits differ by up to {extent}."
+            )
+        else:
+            text = (
+                "In {dtype}, the engine on one rank and {library} differ in {parted} of {questions} answers; rounding "
+                "does not explain it (margin up to {margin}); logits differ by up to {extent}."
+            )
+        said.append(say(text, **values))
     return said
 
 
-def variant_sentences(comparison: SplitComparison) -> list[str]:
+def variant_findings(comparison: SplitComparison) -> list[Finding]:
     """Say, for each change, what other threads or another batch do to the answers of one rank."""
     said = []
     for variant in comparison.variants:
-        change = f"In {variant.dtype}, {variant.what} {variant.other} instead of {variant.base}"
-        extent = f"logits differ by up to {difference(variant.logits_max_abs)}"
+        what = say("threads") if variant.what == "threads" else say("batch")
+        change = say(
+            "In {dtype}, {what} {other} instead of {base}", what=what, **columns(variant, "dtype", "other", "base")
+        )
+        values = {"change": change, "extent": difference(variant.logits_max_abs)}
         if is_identical(variant):
-            said.append(f"{change} changed nothing: tokens and logits are equal bit for bit.")
+            said.append(say("{change} changed nothing: tokens and logits are equal bit for bit.", change=change))
         elif not variant.divergences:
-            said.append(f"{change} changed no token; {extent}.")
+            said.append(say("{change} changed no token; logits differ by up to {extent}.", **values))
         else:
-            widest = max(each.margin for each in variant.divergences)
-            changed = f"changed {len(variant.divergences)} of {variant.questions} answers"
-            said.append(f"{change} {changed} (the model's own margin is up to {magnitude(widest)}); {extent}.")
+            said.append(
+                say(
+                    "{change} changed {changed} of {questions} answers (the model's own margin is up to {margin}); "
+                    "logits differ by up to {extent}.",
+                    changed=len(variant.divergences),
+                    questions=variant.questions,
+                    margin=magnitude(max(each.margin for each in variant.divergences)),
+                    **values,
+                )
+            )
     return said
 
 
-def accuracy_sentences(comparison: SplitComparison) -> list[str]:
+def accuracy_findings(comparison: SplitComparison) -> list[Finding]:
     """Say, for each dtype, how many questions the whole model answers correctly."""
     return [
-        f"In {each.dtype}, the whole model answered {each.correct} of {each.questions} checkable questions correctly "
-        f"({percent(each.correct / each.questions)}, 95\N{NO-BREAK SPACE}% interval {percent(each.low)} to "
-        f"{percent(each.high)}); {cut_text(each.cut_share, comparison.max_new_tokens, 'max_new_tokens')}."
+        say(
+            "In {dtype}, the whole model answered {correct} of {questions} checkable questions correctly "
+            "({share:percent}, 95 % interval {low:percent} to {high:percent}); {cut:percent} of the answers were cut "
+            "at {limit} tokens.",
+            share=each.correct / each.questions,
+            cut=each.cut_share,
+            limit=comparison.max_new_tokens,
+            **columns(each, "dtype", "correct", "questions", "low", "high"),
+        )
         for each in _firsts(comparison.accuracy, "dtype")
     ]
 
 
-def paired_sentences(comparison: SplitComparison) -> list[str]:
+def paired_findings(comparison: SplitComparison) -> list[Finding]:
     """Say whether the ways of running are equally often right; identical answers need no test."""
     same = [pair for pair in comparison.paired if pair.identical]
     splits = [pair for pair in same if pair.other.startswith("split")]
-    named = [f"{pair.other} in {pair.dtype}" for pair in same if pair not in splits]
+    named = [say("{way} in {dtype}", way=pair.other, dtype=pair.dtype) for pair in same if pair not in splits]
     if splits:
-        named.insert(0, f"{len(splits)} run{'s' * (len(splits) > 1)} of the split model")
-    return [
-        *([f"These answers are identical to the whole model's and need no test: {', '.join(named)}."] if same else []),
-        *(
-            f"In {pair.dtype}, {pair.other} against {pair.baseline}: "
-            f"{_pair_result(pair, comparison.equivalence_margin)}."
-            for pair in comparison.paired
-            if not pair.identical
-        ),
+        named.insert(0, say("{runs:run} of the split model", runs=len(splits)))
+    text = "These answers are identical to the whole model's and need no test: {named}."
+    said = [say(text, named=named)] if same else []
+    return said + [
+        say(
+            "In {dtype}, {other} against {baseline}: {result}.",
+            result=_pair_result(pair, comparison.equivalence_margin),
+            **columns(pair, "dtype", "other", "baseline"),
+        )
+        for pair in comparison.paired
+        if not pair.identical
     ]
 
 
-def _pair_result(pair: PairedAccuracy, margin: float) -> str:
+def _pair_result(pair: PairedAccuracy, margin: float) -> Finding:
     tests = pair.tests
     if pair.identical or tests is None:
-        return "identical, no test needed"
-    equivalent = "equivalent" if tests.equivalent else "not shown to be equivalent"
-    detectable = "no difference is detectable"
-    if tests.minimum_detectable is not None:
-        detectable = f"a difference of {points(tests.minimum_detectable)} points is detectable"
-    return (
-        f"accuracy differs by {points(tests.difference)} points (95\N{NO-BREAK SPACE}% interval "
-        f"{points(tests.low)} to {points(tests.high)}), McNemar p = {tests.mcnemar_p:.2g}, {equivalent} within "
-        f"{points(margin)} points; with {pair.questions} questions {detectable} (power 80\N{NO-BREAK SPACE}%)"
+        return say("identical, no test needed")
+    values = columns(tests, "difference", "low", "high") | {"p": tests.mcnemar_p, "margin": 100 * margin}
+    values |= {"equivalent": say("equivalent") if tests.equivalent else say("not shown to be equivalent")}
+    values |= {"questions": pair.questions, "detectable": 100 * (tests.minimum_detectable or 0.0)}
+    if tests.minimum_detectable is None:
+        return say(
+            "accuracy differs by {difference:points} points (95 % interval {low:points} to {high:points}), McNemar p "
+            "{p:p}, {equivalent} within {margin:g} points; with {questions} questions no difference is detectable "
+            "(power 80 %)",
+            **values,
+        )
+    return say(
+        "accuracy differs by {difference:points} points (95 % interval {low:points} to {high:points}), McNemar p "
+        "{p:p}, {equivalent} within {margin:g} points; with {questions} questions a difference of {detectable:.1f} "
+        "points is detectable (power 80 %)",
+        **values,
     )
+
+
+def packing_finding(packing: CompressionResult) -> Finding:
+    """Say what lossless packing of the hidden states between ranks does."""
+    decode, prompt = packing.sizes[0], packing.sizes[-1]
+    values = {"token": decode.saved, "prompt": prompt.saved, "ratio": packing.ratio}
+    values |= {"token_gbps": decode.pays_below_gbps, "prompt_gbps": prompt.pays_below_gbps}
+    if packing.equal_tokens:
+        return say(
+            "Lossless packing of hidden states saves {token:percent} of the bytes of a token and {prompt:percent} of "
+            "those of a prompt; it pays on links slower than {token_gbps:.2g} and {prompt_gbps:.2g} Gbit/s. On this "
+            "machine answers take {ratio:.3f} times as long, and no token changes.",
+            **values,
+        )
+    return say("PACKING CHANGES TOKENS; on this machine answers take {ratio:.3f} times as long.", ratio=packing.ratio)
 
 
 def _nats(kl: float) -> str:

@@ -25,8 +25,10 @@ from qubic_lab.studies.balancing_workload import (
     simulate,
     window_counts,
 )
-from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, counted, dots, log_axis, plot
+from qubic_lab.studies.finding import Finding, answering, estimate, say
+from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, dots, log_axis, plot
 
+QUESTION = "loss"
 CONFIDENCE = 0.95
 LEAST_SEEDS = 2
 HEADLINE = "slowdown_p99"
@@ -54,8 +56,9 @@ class RatioInterval:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.ratio:.2f} ({self.low:.2f} to {self.high:.2f})"
+    def finding(self) -> Finding:
+        """Return it as a part of a sentence."""
+        return estimate(self.ratio, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ class SweepCell:
             return ""
         return "better" if self.ratio.high < 1 else "worse" if self.ratio.low > 1 else "no difference shown"
 
-    def __str__(self) -> str:
-        return f"{self.balancer} {self.ratio}"
+    def finding(self) -> Finding:
+        """Return the balancer with its ratio as a part of a sentence."""
+        return say("{balancer} {ratio:.2f}", balancer=self.balancer, ratio=self.ratio.finding())
 
 
 @dataclass(frozen=True)
@@ -190,26 +194,33 @@ class Factor:
     """A field of `Setting` that is swept: how an axis names it, and how a sentence says a value of it."""
 
     axis: str
-    say: Callable[[Any], str]
+    say: Callable[[Any], Finding]
 
 
 def _ratio(speeds: Sequence[int]) -> str:
     return ":".join(map(str, speeds))
 
 
-def _speeds(speeds: Sequence[int]) -> str:
-    return f"speeds {_ratio(speeds)}" if len(set(speeds)) > 1 else "equal speeds"
+def _speeds(speeds: Sequence[int]) -> Finding:
+    return say("speeds {ratio}", ratio=_ratio(speeds)) if len(set(speeds)) > 1 else say("equal speeds")
 
+
+def _heartbeats(every_s: float) -> Finding:
+    return say("heartbeats every {every:g} s", every=every_s) if every_s else say("fresh loads")
+
+
+KNOWN = {"limit": "limit", "estimate": "estimate", "length": "length"}
+"""What may be known of an answer's length."""
 
 FACTORS = {
-    "staleness_s": Factor("time between heartbeats (s)", lambda s: f"heartbeats every {s:g} s" if s else "fresh loads"),
-    "load": Factor("load (tokens asked for ÷ possible)", lambda load: f"load {load:g}"),
-    "coordinators": Factor("coordinators (number)", lambda number: counted(number, "coordinator")),
+    "staleness_s": Factor("time between heartbeats (s)", _heartbeats),
+    "load": Factor("load (tokens asked for ÷ possible)", lambda load: say("load {load:g}", load=load)),
+    "coordinators": Factor("coordinators (number)", lambda number: say("{number:coordinator}", number=number)),
     "speeds": Factor("speeds of the nodes, in turn", _speeds),
-    "slots": Factor("slots of a node (number)", lambda number: f"{counted(number, 'slot')} a node"),
-    "knows": Factor("what is known of an answer's length", lambda name: f"the {name} known"),
-    "length_tail": Factor("tail of answers' lengths (exponent)", lambda tail: f"tail {tail:g}"),
-    "nodes": Factor("nodes (number)", lambda number: counted(number, "node")),
+    "slots": Factor("slots of a node (number)", lambda number: say("{number:slot} a node", number=number)),
+    "knows": Factor("what is known of an answer's length", lambda name: say("the {name} known", name=say(KNOWN[name]))),
+    "length_tail": Factor("tail of answers' lengths (exponent)", lambda tail: say("tail {tail:g}", tail=tail)),
+    "nodes": Factor("nodes (number)", lambda number: say("{number:node}", number=number)),
 }
 LOOKS = {
     "two-choices": ("-o", DARK),
@@ -244,61 +255,82 @@ def cell_rows(sweep: BalancingSweep) -> list[dict[str, Any]]:
     ]
 
 
-def findings(sweeps: Sequence[BalancingSweep]) -> list[str]:
+def findings(sweeps: Sequence[BalancingSweep]) -> list[Finding]:
     """Say where two choices are the best, where they are not, and where no difference was shown.
 
     The first sweep has all balancers, and among its values the one that the others share.
     """
     by_factor = {each.factor: each for each in sweeps}
-    return [
-        *_base_sentences(sweeps[0]),
-        _verdict_sentence(sweeps, "better", "These beat two-choices (p99 as a multiple of its p99)"),
-        _verdict_sentence(sweeps, "no difference shown", "No difference from two-choices was shown"),
-        *_by_speed_sentences(by_factor["speeds"]),
-        _knows_sentence(by_factor["knows"]),
-        _growth_sentence(by_factor["nodes"]),
+    found = [
+        *_base_findings(sweeps[0]),
+        say("These beat two-choices (p99 as a multiple of its p99): {cells}.", cells=_judged(sweeps, "better")),
+        say("No difference from two-choices was shown: {cells}.", cells=_judged(sweeps, "no difference shown")),
+        *_by_speed_findings(by_factor["speeds"]),
+        _knows_finding(by_factor["knows"]),
+        _growth_finding(by_factor["nodes"]),
     ]
+    return answering(QUESTION, found)
 
 
-def _base_sentences(sweep: BalancingSweep) -> list[str]:
+def _base_findings(sweep: BalancingSweep) -> list[Finding]:
     cells = [cell for cell in sweep.cells if cell.value == sweep.base]
     own = sweep.find(sweep.base, DEFAULT_BALANCER).headline
     others = sorted((cell for cell in cells if cell.balancer != DEFAULT_BALANCER), key=lambda cell: cell.ratio.ratio)
     herds = sorted(((cell.outcomes["herd_share"].mean, cell.balancer) for cell in cells), key=lambda herd: -herd[0])
     named = ("nodes", "speeds", "slots", "coordinators", "staleness_s", "load")
-    where = ", ".join(FACTORS[factor].say(getattr(sweep.setting, factor)) for factor in named)
     return [
-        f"With two-choices, the p99 of slowdown is {own.mean:.1f} ({own.low:.1f} to {own.high:.1f}, {sweep.seeds} "
-        "seeds).",
-        f"The simulation has {where}.",
-        f"As multiples of its p99, the others have: {', '.join(map(str, others))}.",
-        f"The busiest node gets this share of the requests of {HERD_WINDOW_S:g} s: "
-        f"{', '.join(f'{balancer} {share:.0%}' for share, balancer in herds)}.",
+        say(
+            "With two-choices, the p99 of slowdown is {key:.1f} ({seeds:seed}).",
+            key=own.mean,
+            low=own.low,
+            high=own.high,
+            unit=say("times the time alone"),
+            seeds=sweep.seeds,
+        ),
+        say(
+            "The simulation has {where}.",
+            where=[FACTORS[factor].say(getattr(sweep.setting, factor)) for factor in named],
+        ),
+        say("As multiples of its p99, the others have: {others}.", others=[cell.finding() for cell in others]),
+        say(
+            "The busiest node gets this share of the requests of {window:g} s: {herds}.",
+            window=HERD_WINDOW_S,
+            herds=[
+                say("{balancer} {share:percent}", balancer=balancer, share=round(share, 2)) for share, balancer in herds
+            ],
+        ),
     ]
 
 
-def _verdict_sentence(sweeps: Sequence[BalancingSweep], word: str, begin: str) -> str:
-    """Name the balancers of a verdict, by setting; drawing by speed has a sentence of its own."""
-    found: dict[str, list[str]] = {}
-    for sweep in sweeps:
-        for cell in sweep.cells:
-            is_named = cell.value == sweep.base and sweep is not sweeps[0]
-            if cell.verdict == word and cell.balancer != DRAWN_BY_SPEED and not is_named:
-                found.setdefault(FACTORS[sweep.factor].say(cell.value), []).append(str(cell))
-    said = "; ".join(f"with {place} {' and '.join(names)}" for place, names in found.items())
-    return f"{begin}: {said or 'none'}."
+def _judged(sweeps: Sequence[BalancingSweep], word: str) -> list[Finding]:
+    """Return the balancers of a verdict with their settings; drawing by speed has a finding of its own."""
+    found = [
+        say("{balancer} with {setting}", balancer=cell.finding(), setting=FACTORS[sweep.factor].say(cell.value))
+        for sweep in sweeps
+        for cell in sweep.cells
+        if cell.verdict == word and cell.balancer != DRAWN_BY_SPEED
+        if cell.value != sweep.base or sweep is sweeps[0]
+    ]
+    return found or [say("none")]
 
 
-def _by_speed_sentences(sweep: BalancingSweep) -> list[str]:
+def _by_speed_findings(sweep: BalancingSweep) -> list[Finding]:
     said = []
     for cell in sweep.cells:
         if cell.balancer == DRAWN_BY_SPEED:
-            most = most_load(replace(sweep.setting, speeds=cell.value).node_speeds)
-            bound = f"; drawn evenly, they cannot carry more than load {most:.2f}" if most < 1 else ""
+            values = {"speeds": _speeds(cell.value), "ratio": cell.ratio.finding()}
+            values |= {"mean": cell.against["time_mean_s"].finding()}
             said.append(
-                f"Drawn by speed, with {_speeds(cell.value)}, two choices have {cell.ratio} times the p99 and "
-                f"{cell.against['time_mean_s']} times the mean time{bound}."
+                say(
+                    "Drawn by speed, with {speeds}, two choices have {ratio:.2f} times the p99 and {mean:.2f} times "
+                    "the mean time.",
+                    **values,
+                )
             )
+            most = most_load(replace(sweep.setting, speeds=cell.value).node_speeds)
+            if most < 1:
+                text = "Drawn evenly, with {speeds}, two choices cannot carry more than load {most:.2f}."
+                said.append(say(text, speeds=_speeds(cell.value), most=most))
     return said
 
 
@@ -317,20 +349,28 @@ def most_load(speeds: Sequence[int]) -> float:
     return most
 
 
-def _knows_sentence(sweep: BalancingSweep) -> str:
+def _knows_finding(sweep: BalancingSweep) -> Finding:
     samples = {cell.value: cell.samples[HEADLINE] for cell in sweep.cells if cell.balancer == DEFAULT_BALANCER}
     limit = samples.pop("limit")
-    said = [f"{name} {ratio_interval(values, limit)}" for name, values in samples.items()]
-    return f"If two-choices knows more than an answer's limit, its p99 changes by this factor: {', '.join(said)}."
+    said = [
+        say("{known} {ratio:.2f}", known=say(KNOWN[name]), ratio=ratio_interval(values, limit).finding())
+        for name, values in samples.items()
+    ]
+    return say("If two-choices knows more than an answer's limit, its p99 changes by this factor: {said}.", said=said)
 
 
-def _growth_sentence(sweep: BalancingSweep) -> str:
+def _growth_finding(sweep: BalancingSweep) -> Finding:
     few, many = (extreme(cell.value for cell in sweep.cells) for extreme in (min, max))
     said = [
-        f"{balancer} {sweep.find(few, balancer).headline.mean:.1f} and {sweep.find(many, balancer).headline.mean:.1f}"
+        say(
+            "{balancer} {few:.1f} and {many:.1f}",
+            balancer=balancer,
+            few=sweep.find(few, balancer).headline.mean,
+            many=sweep.find(many, balancer).headline.mean,
+        )
         for balancer in dict.fromkeys(cell.balancer for cell in sweep.cells)
     ]
-    return f"The p99 of slowdown with {few:,} and with {counted(many, 'node')} is: {', '.join(said)}."
+    return say("The p99 of slowdown with {few} and with {many:node} is: {said}.", few=few, many=many, said=said)
 
 
 def curves(sweep: BalancingSweep) -> Figure:

@@ -18,7 +18,7 @@ from qubic_lab.bench.failover import FailoverResult
 from qubic_lab.bench.queue import QueueResult
 from qubic_lab.bench.result import LEAST_FOR_P95
 from qubic_lab.bench.scale import ScaleResult
-from qubic_lab.bench.vote_load import VoteLoadResult, capacities
+from qubic_lab.bench.vote_load import VoteLoadResult, capacity
 from qubic_lab.studies.acceptance import (
     CONFIDENCE,
     AcceptanceRow,
@@ -28,11 +28,13 @@ from qubic_lab.studies.acceptance import (
     least_favourable,
     too_few,
 )
-from qubic_lab.studies.cluster_scale import ScaleOnPaper, paper_sentences, process_sentence
-from qubic_lab.studies.style import DARK, INK, OUTAGE, PALE, WIDE, Dot, counted, dots, interval, percent, plot, rows
+from qubic_lab.studies.cluster_scale import ScaleOnPaper, paper_findings, process_finding
+from qubic_lab.studies.finding import Finding, answering, say
+from qubic_lab.studies.style import DARK, INK, OUTAGE, PALE, WIDE, Dot, dots, interval, percent, plot, rows
 
 Row = dict[str, Any]
 
+QUESTION = "loss"
 BALANCED = "round-robin"
 BALANCED_REQUESTS = 50
 CONCURRENCY_TARGET = 50
@@ -223,67 +225,135 @@ def findings(
     paper: ScaleOnPaper,
     scale: ScaleResult | None = None,
     votes: VoteLoadResult | None = None,
-) -> list[str]:
+) -> list[Finding]:
     """Say what was lost, added and shared, and how many nodes and votes a coordinator serves; `scale`: by processes."""
-    said = [*_failover_sentences(failover), *_return_sentences(failover), *_latency_sentences(dispatch)]
-    said += [*_balance_sentences(balance), *paper_sentences(paper)]
-    said += [] if scale is None else [process_sentence(scale)]
-    return said + ([] if votes is None else [f"Votes on {each}." for each in capacities(votes.loads)])
+    said = [_headline(failover, dispatch), *_failover_findings(failover), *_return_findings(failover)]
+    said += [*_latency_findings(dispatch), *_balance_findings(balance), *paper_findings(paper)]
+    said += [] if scale is None else [process_finding(scale)]
+    said += [] if votes is None else _vote_findings(votes)
+    return answering(QUESTION, said)
 
 
-def _failover_sentences(failover: FailoverResult) -> list[str]:
-    node, left, wrong = failover.failures.node, len(failover.left_node), len(failover.wrong)
-    asked = counted(failover.plan.requests, "request")
-    said = [f"{node} was killed with {counted(left, 'request')} in mid-answer."]
-    if failover.lost == failover.duplicated == wrong == 0:
-        said[0] = f"{said[0][:-1]}: all {asked} still got every token once and in order."
-    else:
-        said.append(f"Of {asked}, {failover.lost} were lost, {failover.duplicated} answered twice, {wrong} not right.")
+def _headline(failover: FailoverResult, dispatch: DispatchResult) -> Finding:
+    """Say what a killed node cost, and how long the coordinator keeps a request."""
+    added, wrong = dispatch.added_ms, len(failover.wrong)
+    values: Row = {"node": failover.failures.node, "requests": failover.plan.requests}
+    if failover.lost or failover.duplicated or wrong:
+        return say(
+            "{key} of {requests:request} were not answered whole and once when {node} was killed ({lost} lost, {twice} "
+            "twice).",
+            key=wrong,
+            unit=say("requests"),
+            lost=failover.lost,
+            twice=failover.duplicated,
+            **values,
+        )
+    if added is None:
+        return say(
+            "All {requests:request} got every token once though {node} was killed; without a failure, none was "
+            "answered rightly.",
+            **values,
+        )
+    return say(
+        "All {requests:request} got every token once though {node} was killed; a coordinator adds {key:.0f} ms at p95.",
+        key=added.p95,
+        low=added.p95_low,
+        high=added.p95_high,
+        unit=say("ms at p95"),
+        **values,
+    )
+
+
+def _failover_findings(failover: FailoverResult) -> list[Finding]:
+    left = len(failover.left_node)
+    said = [say("{node} was killed with {left:request} in mid-answer.", node=failover.failures.node, left=left)]
     if left:
-        said.append(f"The interrupted requests paused for {max(failover.node_gaps_s):.1f} s at most.")
+        said.append(say("The interrupted requests paused for {pause:.1f} s at most.", pause=max(failover.node_gaps_s)))
     return said
 
 
-def _return_sentences(failover: FailoverResult) -> list[str]:
+def _return_findings(failover: FailoverResult) -> list[Finding]:
     noticed_s, back_s = _after_failure_s(failover)
     if noticed_s is None:
-        return [f"No coordinator noticed during the run that {failover.failures.node} was gone."]
-    said = [f"Every coordinator noticed the failure after {noticed_s:.1f} s."]
+        return [say("No coordinator noticed during the run that {node} was gone.", node=failover.failures.node)]
+    said = [say("Every coordinator noticed the failure after {seconds:.1f} s.", seconds=noticed_s)]
     if back_s is None:
-        return [*said, "The node was not back when the last request ended."]
-    chosen = ", but got no further request."
-    if failover.chosen_s is not None:
-        chosen = f" and got a request after {failover.chosen_s - failover.failures.started_s:.1f} s."
-    return [*said, f"After its restart the node was available again after {back_s:.1f} s{chosen}"]
-
-
-def _latency_sentences(dispatch: DispatchResult) -> list[str]:
-    added, burst = dispatch.added_ms, dispatch.burst.added_ms
-    if added is None:
-        return [f"None of {counted(dispatch.requests, 'request')} got its right answer: {dispatch.first_error}."]
-    known = interval(added.p95_low, added.p95_high, ".0f", "ms") or "too few for an interval"
-    verdict = "within" if added.p95 < dispatch.limit_ms else "over"
-    errors = dispatch.errors + dispatch.burst.errors
+        return [*said, say("The node was not back when the last request ended.")]
+    if failover.chosen_s is None:
+        text = "After its restart the node was available again after {seconds:.1f} s, but got no further request."
+        return [*said, say(text, seconds=back_s)]
     return [
-        f"With {counted(dispatch.concurrency, 'client')} the coordinator adds {added.p95:.0f} ms at p95 ({known}), "
-        f"{verdict} the {dispatch.limit_ms:g} ms target.",
-        *([f"When all clients ask at the same moment it adds {burst.p95:.0f} ms at p95."] if burst else []),
-        f"{counted(errors, 'answer')} were missing or wrong." if errors else "Every answer was right.",
+        *said,
+        say(
+            "After its restart the node was available again after {seconds:.1f} s and got a request after {chosen:.1f} "
+            "s.",
+            seconds=back_s,
+            chosen=failover.chosen_s - failover.failures.started_s,
+        ),
     ]
 
 
-def _balance_sentences(balance: BalanceResult) -> list[str]:
-    kept = " and ".join(share.balancer for share in balance.shares if share.within_1)
-    broken = " and ".join(share.balancer for share in balance.shares if share.within_1 is False)
+def _latency_findings(dispatch: DispatchResult) -> list[Finding]:
+    added, burst = dispatch.added_ms, dispatch.burst.added_ms
+    if added is None:
+        text = "None of {requests:request} got its right answer: {error}."
+        return [say(text, requests=dispatch.requests, error=dispatch.first_error)]
+    values = {"clients": dispatch.concurrency, "limit": dispatch.limit_ms, "added": added.p95}
+    if added.p95 < dispatch.limit_ms:
+        text = "With {clients:client} the coordinator adds {added:.0f} ms at p95, within the {limit:g} ms target."
+    else:
+        text = "With {clients:client} the coordinator adds {added:.0f} ms at p95, over the {limit:g} ms target."
+    said = [say(text, **values)]
+    if burst:
+        text = "When all clients ask at the same moment it adds {added:.0f} ms at p95."
+        said.append(say(text, added=burst.p95))
+    errors = dispatch.errors + dispatch.burst.errors
+    right = say("{errors:answer} were missing or wrong.", errors=errors) if errors else say("Every answer was right.")
+    return [*said, right]
+
+
+def _balance_findings(balance: BalanceResult) -> list[Finding]:
+    kept = [share.balancer for share in balance.shares if share.within_1]
+    broken = [share.balancer for share in balance.shares if share.within_1 is False]
     late = [each for each in balance.failovers if not each.within_limit]
-    limit = f"{balance.limit_s:g} s"
-    said = f"With {kept}, each simulated node got its promised share of {balance.requests} requests within 1."
+    said = say(
+        "With {balancers}, each simulated node got its promised share of {requests:request} within 1.",
+        balancers=kept,
+        requests=balance.requests,
+    )
     if broken:
-        said = f"With {broken}, simulated nodes did not get their promised share within 1."
+        said = say("With {balancers}, simulated nodes did not get their promised share within 1.", balancers=broken)
     if late:
-        return [said, f"In {counted(len(late), 'case')} a failed node still got requests or was not back in {limit}."]
-    worst_s = max(each.gone_s for each in balance.failovers)
-    return [said, f"A failed node got its last request after {worst_s:.1f} s at most, and was back within {limit}."]
+        text = "In {late:case} a failed node still got requests or was not back in {limit:g} s."
+        return [said, say(text, late=len(late), limit=balance.limit_s)]
+    return [
+        said,
+        say(
+            "A failed node got its last request after {worst:.1f} s at most, and was back within {limit:g} s.",
+            worst=max(each.gone_s for each in balance.failovers),
+            limit=balance.limit_s,
+        ),
+    ]
+
+
+def _vote_findings(votes: VoteLoadResult) -> list[Finding]:
+    said = []
+    for kind, loads in votes.loads.items():
+        at, rising = capacity(loads)
+        values = {
+            "kind": kind,
+            "rate": at.requests_per_s,
+            "each": at.requests_per_s / at.nodes,
+            "votes": at.concurrency,
+        }
+        if rising:
+            text = (
+                "Votes on {kind} nodes: {rate:.2f} votes/s, {each:.2f} a node, still rising at {votes:concurrent vote}."
+            )
+        else:
+            text = "Votes on {kind} nodes: {rate:.2f} votes/s, {each:.2f} a node, saturated at {votes:concurrent vote}."
+        said.append(say(text, **values))
+    return said
 
 
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:

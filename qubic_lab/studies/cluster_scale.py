@@ -13,6 +13,7 @@ from qubic_lab.cluster.balance import DEFAULT_BALANCER
 from qubic_lab.cluster.dispatcher import LOOK_S
 from qubic_lab.cluster.registry import HEARTBEAT_S
 from qubic_lab.errors import InputError
+from qubic_lab.studies.finding import Finding, say
 from qubic_lab.studies.style import DARK, INK, OUTAGE, WIDTH_INCHES, plot
 
 Row = dict[str, Any]
@@ -38,6 +39,12 @@ class CoreShares:
 
 
 PARTS = tuple(field.name for field in fields(CoreShares))
+PART_NAMES = {
+    "look_at_nodes": "looks at the nodes",
+    "heartbeats": "heartbeats",
+    "choices": "choices",
+    "queue": "the queue",
+}
 
 
 @dataclass(frozen=True)
@@ -165,30 +172,51 @@ def costs(paper: ScaleOnPaper) -> Figure:
     return figure
 
 
-def paper_sentences(paper: ScaleOnPaper) -> list[str]:
+def paper_findings(paper: ScaleOnPaper) -> list[Finding]:
     """Say what the calls take of a core at the most nodes measured, and when they would fill it."""
     largest = [level for level in paper.levels if level.measured][-1]
-    most = max(PARTS, key=lambda part: float(getattr(largest, part))).replace("_", " ")
-    limit = f"They take less than a core even at {MOST_NODES:,} nodes."
-    if paper.full_at is not None:
-        beyond = " (extrapolated)" if paper.full_at > largest.nodes else ""
-        limit = f"They would fill a core at about {_rounded(paper.full_at)} nodes{beyond}."
+    most = max(PARTS, key=lambda part: float(getattr(largest, part)))
+    if paper.full_at is None:
+        limit = say("They take less than a core even at {most:node}.", most=MOST_NODES)
+    elif paper.full_at > largest.nodes:
+        limit = say("They would fill a core at about {nodes:,.0f} nodes (extrapolated).", nodes=_rounded(paper.full_at))
+    else:
+        limit = say("They would fill a core at about {nodes:,.0f} nodes.", nodes=_rounded(paper.full_at))
     return [
-        f"Calls of registry, balancer and queue take {largest.all:.0%} of a core at {largest.nodes:,} nodes, "
-        f"most of it for {most}.",
-        f"{limit} HTTP, gRPC and Python's work between the calls are not included.",
+        say(
+            "Calls of registry, balancer and queue take {share:percent} of a core at {nodes:node}, most of it for "
+            "{part}.",
+            share=round(largest.all, 2),
+            nodes=largest.nodes,
+            part=say(PART_NAMES[most]),
+        ),
+        limit,
+        say("HTTP, gRPC and Python's work between the calls are not included."),
     ]
 
 
-def process_sentence(scale: ScaleResult) -> str:
+def process_finding(scale: ScaleResult) -> Finding:
     """Say how many nodes one coordinator serves by what whole processes use."""
     limit = scale.limit
-    about = "" if limit.nodes is None else "about "
-    return (
-        f"Measured by whole processes, one coordinator serves {about}{limit.text(_rounded)}; the {limit.process} is "
-        "the bottleneck."
+    if limit.nodes is None:
+        text = "It is not known how many nodes one coordinator serves by whole processes; the {process} is full first."
+        return say(text, process=limit.process)
+    ends = say("no end is known")
+    if limit.low is not None and limit.high is not None:
+        ends = say("{low} to {high}", low=_rounded(limit.low), high=_rounded(limit.high))
+    elif limit.low is not None:
+        ends = say("{low} at least, the most is unknown", low=_rounded(limit.low))
+    text = (
+        "Measured by whole processes, one coordinator serves about {nodes:,.0f} nodes ({ends:,.0f}); the {process} "
+        "is the bottleneck."
     )
+    if limit.beyond:
+        text = (
+            "Measured by whole processes, one coordinator serves about {nodes:,.0f} nodes ({ends:,.0f}, extrapolated); "
+            "the {process} is the bottleneck."
+        )
+    return say(text, nodes=_rounded(limit.nodes), ends=ends, process=limit.process)
 
 
-def _rounded(nodes: float) -> str:
-    return f"{float(f'{nodes:.2g}'):,.0f}"
+def _rounded(nodes: float) -> float:
+    return float(f"{nodes:.2g}")

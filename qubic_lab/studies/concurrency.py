@@ -12,8 +12,10 @@ from qubic_lab.bench.memory import MemoryResult
 from qubic_lab.bench.prediction import PredictionResult
 from qubic_lab.bench.result import LEAST_FOR_P95
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note, too_few
-from qubic_lab.studies.style import DARK, INK, PALE, Dot, counted, dots, interval, percent, plot
+from qubic_lab.studies.finding import Finding, answering, extent, say
+from qubic_lab.studies.style import DARK, INK, PALE, Dot, dots, interval, percent, plot
 
+QUESTION = "speed"
 P95_TARGET_S = 10.0
 CLIENTS_TARGET = 10
 REPLICAS = "D"
@@ -43,42 +45,55 @@ def level_rows(result: ConcurrencyResult) -> list[dict[str, Any]]:
     ]
 
 
-def findings(result: ConcurrencyResult) -> list[str]:
+def findings(result: ConcurrencyResult) -> list[Finding]:
     """Say how concurrent clients change the answers, the waiting time and the speed."""
     few, many = _ends(result)
-    said = [_latency_sentence(result), _answers_sentence(result)]
-    if few is not many:
-        said.append(
-            f"{_clients(few.clients)} got {few.tokens_per_s:.1f} tokens/s, {_clients(many.clients)} together "
-            f"{many.tokens_per_s:.1f} ({many.tokens_per_s / few.tokens_per_s:.1f} times as many); the median answer "
-            f"took {many.p50_s / few.p50_s:.1f} times as long."
+    said = [_latency_finding(result), _answers_finding(result)]
+    shares = {each.clients: [round(share, 2) for share in each.compute_shares] for each in (few, many)}
+    if few is many:
+        text = "With {clients:client}, the ranks computed for {shares:percent} of a block's time."
+        said.append(say(text, clients=few.clients, shares=shares[few.clients]))
+        return answering(QUESTION, said)
+    ends = {"few": few.clients, "many": many.clients}
+    said.append(
+        say(
+            "{few:client} got {slow:.1f} tokens/s, {many:client} together {fast:.1f} ({speed:.1f} times as many); the "
+            "median answer took {time:.1f} times as long.",
+            slow=few.tokens_per_s,
+            fast=many.tokens_per_s,
+            speed=many.tokens_per_s / few.tokens_per_s,
+            time=many.p50_s / few.p50_s,
+            **ends,
         )
-    computed = [
-        f"{' and '.join(f'{share:.0%}' for share in level.compute_shares)} with {_clients(clients)}"
-        for clients, level in {few.clients: few, many.clients: many}.items()
-    ]
-    said.append(f"The ranks computed for this share of a block's time: {', '.join(computed)}.")
-    return said
+    )
+    said.append(
+        say(
+            "The ranks computed for this share of a block's time: {alone:percent} with {few:client}, "
+            "{together:percent} with {many:client}.",
+            alone=shares[few.clients],
+            together=shares[many.clients],
+            **ends,
+        )
+    )
+    return answering(QUESTION, said)
 
 
-def _answers_sentence(result: ConcurrencyResult) -> str:
+def _answers_finding(result: ConcurrencyResult) -> Finding:
     few, many = _ends(result)
     worst = max(result.levels, key=lambda level: len(level.changed))
     if all(level.answers_unchanged for level in result.levels):
-        total = sum(level.requests for level in result.levels)
-        fewest = "" if few is many else f"{few.clients} to "
-        return (
-            f"All {total:,} answers to {fewest}{_clients(many.clients)} equal, token for token, "
-            "the answers given to a single client."
+        return say(
+            "All {answers} answers to {clients} clients equal, token for token, the answers given to a single client.",
+            answers=sum(level.requests for level in result.levels),
+            clients=extent([few.clients, many.clients]),
         )
-    return (
-        f"Concurrency changes answers: with {_clients(worst.clients)}, {len(worst.changed)} of {result.requests} "
-        "questions got other tokens than alone."
+    return say(
+        "Concurrency changes answers: with {clients:client}, {changed} of {requests} questions got other tokens than "
+        "alone.",
+        clients=worst.clients,
+        changed=len(worst.changed),
+        requests=result.requests,
     )
-
-
-def _clients(count: int) -> str:
-    return counted(count, "client")
 
 
 def target_level(result: ConcurrencyResult) -> ConcurrencyLevel:
@@ -87,14 +102,13 @@ def target_level(result: ConcurrencyResult) -> ConcurrencyLevel:
     return min(enough, key=lambda level: level.clients, default=_ends(result)[1])
 
 
-def _latency_sentence(result: ConcurrencyResult) -> str:
+def _latency_finding(result: ConcurrencyResult) -> Finding:
     level = target_level(result)
-    known = interval(level.p95_low_s, level.p95_high_s, ".2f", "s") or "too few for an interval"
-    verdict = "within" if level.p95_s < P95_TARGET_S else "over"
-    return (
-        f"With {_clients(level.clients)}, p95 latency is {level.p95_s:.2f} s ({known}), {verdict} the "
-        f"{P95_TARGET_S:g} s target."
-    )
+    values = {"clients": level.clients, "key": level.p95_s, "low": level.p95_low_s, "high": level.p95_high_s}
+    values |= {"unit": say("s at p95"), "limit": P95_TARGET_S}
+    if level.p95_s < P95_TARGET_S:
+        return say("With {clients:client}, p95 latency is {key:.2f} s, within the {limit:g} s target.", **values)
+    return say("With {clients:client}, p95 latency is {key:.2f} s, over the {limit:g} s target.", **values)
 
 
 def _ends(result: ConcurrencyResult) -> tuple[ConcurrencyLevel, ConcurrencyLevel]:

@@ -6,16 +6,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qubic_lab.bench.evaluations import certified_text, levels_text
-from qubic_lab.consensus.confidence import FEWEST_QUESTIONS, ConfidenceReport
 from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation, VoteEvaluation
 from qubic_lab.evals.paired import MeanEstimate
-from qubic_lab.evals.scoring import cut_text
 from qubic_lab.evals.self_consistency import ALL, Gain
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, Verdict, WeekResults, too_few
+from qubic_lab.studies.consensus_findings import reports, verdict
 from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, dots, percent, plot, points, rows
 
-SMALL_P = 0.05
 VOTED_QUESTIONS_TARGET = 300
 CALIBRATED_VOTES_TARGET = 200
 """Votes to calibrate on, and as many others to judge that by: with fewer, chance alone explains most errors."""
@@ -121,7 +118,7 @@ def confidence_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
     """Return how good confidences are on held-out votes: the share of the vote as it is, and each calibration."""
     return [
         {
-            "confidence": name,
+            "confidence": str(name),
             "n": report.items,
             "right": percent(report.accuracy),
             "ECE": round(report.ece, 3),
@@ -131,7 +128,7 @@ def confidence_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
             "Brier, 95 % interval": _plain_interval(report.brier_interval),
             "area of risk": round(report.aurc, 3),
         }
-        for name, report in _reports(result)
+        for name, report in reports(result)
     ]
 
 
@@ -167,127 +164,8 @@ def diversity_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
     ]
 
 
-def findings(result: ConsensusEvaluation) -> list[str]:
-    """Say what voting gains, for which questions, at which cost, and what its confidence is worth."""
-    parts = (
-        _gain_sentences,
-        _asked_sentences,
-        _greedy_sentences,
-        _baseline_sentences,
-        _error_sentences,
-        _confidence_sentences,
-        _creative_sentences,
-    )
-    return [sentence for part in parts for sentence in part(result)]
-
-
-def verdict(difference: MeanEstimate) -> str:
-    """Say what the interval of a difference shows: better, worse, or neither."""
-    if difference.low > 0:
-        return "better"
-    return "worse" if difference.high < 0 else "no difference shown"
-
-
 def _difference_text(difference: MeanEstimate) -> str:
     return f"{_signed_points(difference.value)} points ({_point_interval(difference)})"
-
-
-def _gain_sentences(result: ConsensusEvaluation) -> list[str]:
-    votes, gain = result.votes, result.votes.gains[ALL]
-    shown = {"better": "beats", "worse": "is worse than"}.get(verdict(gain.difference), "is not shown to beat")
-    kinds = [
-        f"{kind} {_signed_points(each.difference.value)} ({_point_interval(each.difference)}, n = {each.difference.n})"
-        for kind, each in votes.gains.items()
-        if kind != ALL
-    ]
-    return [
-        f"A vote of {votes.k} {shown} one sample: {_difference_text(gain.difference)}, {votes.questions} questions.",
-        f"The vote of {result.model} is right on {percent(gain.method.value)} of the questions, one sample on "
-        f"{percent(gain.baseline.value)}.",
-        f"The vote takes {votes.k} times the {votes.tokens:.0f} tokens of one sample.",
-        *([f"By type of question, the difference in points is: {', '.join(kinds)}."] if kinds else []),
-    ]
-
-
-def _asked_sentences(result: ConsensusEvaluation) -> list[str]:
-    limit = result.plan.asking.max_new_tokens
-    return [
-        f"Questions: {result.votes.judged}; temperature {result.plan.asking.temperature:g}{_asked(result)}.",
-        f"Samples: {cut_text(result.votes.cut, limit, 'max_new_tokens')}.",
-        f"Of the greedy answers {percent(result.votes.greedy_cut)} were cut.",
-    ]
-
-
-def _greedy_sentences(result: ConsensusEvaluation) -> list[str]:
-    votes = result.votes
-    gain, tests = votes.greedy_gains[ALL], votes.against_greedy
-    shown = [kind for kind, test in tests.items() if kind != ALL and test.holm_p < SMALL_P]
-    return [
-        f"The greedy answer is right on {percent(gain.baseline.value)} for the tokens of one sample; the vote less "
-        f"greedy is {_difference_text(gain.difference)}, {verdict(gain.difference)}.",
-        f"For a single vote, the exact McNemar test gives p = {tests[ALL].p:.2g}; after Holm, a difference is shown "
-        f"for {', '.join(shown) or 'no type of question'}.",
-    ]
-
-
-def _baseline_sentences(result: ConsensusEvaluation) -> list[str]:
-    equal, signal = result.votes.equal_tokens, result.votes.rule_gain
-    certified = result.votes.certified
-    return [
-        *([] if certified is None else [certified_text(certified)]),
-        f"At equal tokens, the vote less a longer greedy answer is {_difference_text(equal.gain.difference)} "
-        f"(held out, n = {equal.gain.difference.n}).",
-        f"The vote less the best single signal ({result.votes.best_rule} of {result.votes.k}) is "
-        f"{_difference_text(signal.difference)} (held out, n = {signal.difference.n}).",
-    ]
-
-
-def _error_sentences(result: ConsensusEvaluation) -> list[str]:
-    votes, agreeing = result.votes, result.votes.agreeing_wrong
-    oracle = next(each for each in votes.curve if (each.method, each.k) == ("oracle", votes.k))
-    said = [
-        f"At least one of {votes.k} samples is right on {percent(oracle.right.value)} of the questions "
-        f"({_interval(oracle.right)}): a perfect choice would reach that.",
-        f"On {percent(agreeing.questions.value)} of the questions ({_interval(agreeing.questions)}), more than half of "
-        "the samples agree on a wrong answer, which no vote can notice.",
-    ]
-    if agreeing.pairs is not None:
-        said.append(f"Two wrong samples say the same {percent(agreeing.pairs.value)} of the time.")
-    if votes.effective_votes is not None:
-        said.append(f"{votes.k} samples are worth {votes.effective_votes:.1f} independent votes.")
-    return said
-
-
-def _confidence_sentences(result: ConsensusEvaluation) -> list[str]:
-    sentences = [
-        f"The confidence by {name} has an ECE of {report.ece:.3f} on {report.items} held-out votes (95 % interval "
-        f"{_plain_interval(report.ece_interval)}; {report.ece_if_calibrated:.3f} if perfect), Brier {report.brier:.3f}."
-        for name, report in _reports(result)
-    ]
-    sentences += [levels_text(each) for each in result.votes.calibrated]
-    if missing := result.votes.uncalibrated:
-        sentences.append(f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(missing)}.")
-    return sentences
-
-
-def _creative_sentences(result: ConsensusEvaluation) -> list[str]:
-    found = result.votes.diversity
-    if found is None:
-        return []
-    return [
-        "Creative questions have no right answer, so only the variety of answers is measured.",
-        f"In {found.samples} samples of {found.questions} creative questions, {percent(found.distinct_2.value)} of the "
-        "pairs of words are different.",
-    ]
-
-
-def _reports(result: ConsensusEvaluation) -> list[tuple[str, ConfidenceReport]]:
-    votes = result.votes
-    found = [] if votes.vote_share is None else [("the vote's share", votes.vote_share)]
-    for each in votes.calibrated:
-        signals = " and ".join(each.signals).replace("_", " ") or "no signal"
-        found.append((f"calibration for {each.question_type} ({each.method}, {signals})", each.report))
-    return found
 
 
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
@@ -361,7 +239,15 @@ def tokens_curve(result: ConsensusEvaluation) -> Figure:
         for method, look in (*looks, ("pass@1", "*")):
             points = [point for point in result.votes.curve if point.method == method]
             name = f"{method} of k" if look[0] in ":-" else method
-            dots(axes, [each.tokens for each in points], [each.right for each in points], look, PALE, name, scale=100)
+            dots(
+                axes,
+                [each.tokens for each in points],
+                [each.right for each in points],
+                look,
+                PALE,
+                str(name),
+                scale=100,
+            )
         axes.set_xscale("log")
         votes = [point.tokens for point in result.votes.curve if point.method == "majority"]
         axes.set_xticks(votes, [f"{tokens:.0f}" for tokens in votes])
@@ -394,7 +280,7 @@ def reliability(result: ConsensusEvaluation) -> Figure:
     """Draw how often held-out winners are right against their confidence."""
     with plot(size=_TALL) as (figure, axes):
         axes.plot([0, 100], [0, 100], ":", color=INK, linewidth=0.8)
-        for (name, report), look in zip(_reports(result)[:2], ("--s", "-o"), strict=False):
+        for (name, report), look in zip(reports(result)[:2], ("--s", "-o"), strict=False):
             shares = [Dot(each.share, each.share_low, each.share_high) for each in report.reliability]
             dots(axes, [100 * each.mean for each in report.reliability], shares, look, PALE, name, scale=100)
         _to_all(axes, "confidence (%)", "winners that are right (%)")
@@ -404,10 +290,10 @@ def reliability(result: ConsensusEvaluation) -> Figure:
 def risk_coverage(result: ConsensusEvaluation) -> Figure:
     """Draw how often answers are wrong when only those above a confidence are given, against how many that are."""
     with plot(size=_TALL) as (figure, axes):
-        for (name, report), look in zip(_reports(result)[:2], ("--s", "-o"), strict=False):
+        for (name, report), look in zip(reports(result)[:2], ("--s", "-o"), strict=False):
             covered = [100 * each.coverage for each in report.risk_coverage]
             risks = [100 * each.risk for each in report.risk_coverage]
-            axes.plot(covered, risks, look, color=DARK, markerfacecolor=PALE, label=name)
+            axes.plot(covered, risks, look, color=DARK, markerfacecolor=PALE, label=str(name))
         _to_all(axes, "questions that are answered (%)", "answers that are wrong (%)")
     return figure
 

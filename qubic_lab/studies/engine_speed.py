@@ -7,10 +7,12 @@ from typing import Any
 from qubic_lab.bench.engine import EngineResult, SpeedRatio
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note
 from qubic_lab.studies.engine_figures import COLUMNS
+from qubic_lab.studies.finding import Finding, answering, say
 from qubic_lab.studies.style import columns, counted
 
 Row = dict[str, Any]
 
+QUESTION = "speed"
 TOLERANCE = 0.97
 """The share of a target's value from which the target counts as met."""
 PAIRS = 7
@@ -23,8 +25,13 @@ SHARES = {
 }
 WHAT = {**COLUMNS, **SHARES}
 """What each ratio or share compares, by its name."""
-HEADLINES = ("vs_vllm", "vs_llamacpp", "vs_transformers", "pipeline_vs_whole")
-"""The first of these that was measured is the first finding."""
+HEADLINES = {
+    "vs_vllm": "vLLM",
+    "vs_llamacpp": "llama.cpp",
+    "vs_transformers": "transformers",
+    "pipeline_vs_whole": "one rank",
+}
+"""The first of these ratios that was measured is the first finding, with whom it compares."""
 SMOLLM2, DEEPSEEK = ("smollm2",), ("random-deepseek", "deepseek")
 
 
@@ -108,33 +115,55 @@ def missing(result: EngineResult) -> dict[str, str]:
     return {**unasked, **result.not_measured}
 
 
-def findings(result: EngineResult) -> list[str]:
+def findings(result: EngineResult) -> list[Finding]:
     """Say how fast ours is beside the strongest peer that was measured, what missed its target, and what is missing."""
     said = [_headline(result)]
-    missed = [f"{target.name} at {_batches(target, low)}" for target in TARGETS if (low := target.missed(result))]
+    if result.repeat < PAIRS:
+        said.append(
+            say("Only {pairs:pair} of measurements: a verdict takes {needed}.", pairs=result.repeat, needed=PAIRS)
+        )
     met = sum(bool(target.found(result)) and not target.missed(result) for target in TARGETS)
-    if missed or met:
-        said.append(f"{counted(met, 'ratio')} met each target measured; missed: {'; '.join(missed) or 'none'}.")
+    missed = [
+        say(
+            "{ratio} at B = {batch} ({median:.2f} of {least:g})",
+            ratio=target.name,
+            least=target.least[each.batch],
+            **columns(each, "batch", "median"),
+        )
+        for target in TARGETS
+        for each in target.missed(result)
+    ]
+    if met:
+        said.append(say("{met:ratio} met each target measured.", met=met))
+    if missed:
+        said.append(say("These missed their targets: {missed}.", missed=missed))
     said.append(
-        f"Measured {result.measured_utc} at commit {result.commit} on {result.machine}, "
-        f"{counted(result.repeat, 'pair')} of measurements."
+        say(
+            "Measured {at} at commit {commit} on {machine}, {pairs:pair} of measurements.",
+            at=result.measured_utc,
+            pairs=result.repeat,
+            **columns(result, "commit", "machine"),
+        )
     )
-    if absent := missing(result):
-        said.append(f"Not measured: {', '.join(absent)}.")
-    return said
+    if absent := list(missing(result)):
+        said.append(say("Not measured: {ratios}.", ratios=absent))
+    return answering(QUESTION, said)
 
 
-def _headline(result: EngineResult) -> str:
+def _headline(result: EngineResult) -> Finding:
     name = next((name for name in HEADLINES if name in result.ratios), None)
     day = result.measured_utc[:10]
-    if result.repeat < PAIRS:
-        day += f", {counted(result.repeat, 'pair')} only"
     if name is None:
-        return f"Nothing was compared with {result.model} on {day}."
+        return say("Nothing was compared with {model} on {day}.", model=result.model, day=day)
     found = result.ratios[name]
-    low, high = min(each.median for each in found), max(each.median for each in found)
-    speed = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
-    return f"{result.model} decodes at {speed} times the speed of {COLUMNS[name].removeprefix('decode, ')} ({day})."
+    worst = min(found, key=lambda each: each.median)
+    values = {"model": result.model, "peer": say(HEADLINES[name]), "day": day, "batches": len(found), "unit": "×"}
+    values |= {"key": worst.median, "low": worst.low, "high": worst.high}
+    if len(found) == 1:
+        return say("{model} decodes at {key:.2f} times the speed of {peer} ({day}).", **values)
+    return say(
+        "{model} decodes at {key:.2f} times the speed of {peer} or more ({batches:batch size}, {day}).", **values
+    )
 
 
 def _batches(target: SpeedTarget, ratios: list[SpeedRatio]) -> str:

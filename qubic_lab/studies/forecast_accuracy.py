@@ -38,10 +38,12 @@ from qubic_lab.oracle.inference.resampling import RESAMPLES
 from qubic_lab.oracle.model.bars import Bars, Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.stats import holm
+from qubic_lab.studies.finding import Finding, answering, extent, say
 from qubic_lab.studies.style import columns
 
 Row = dict[str, Any]
 Points = Callable[[Bars, int], Mapping[str, Floats]]
+QUESTION = "prediction"
 ALPHA = 0.05
 
 
@@ -60,11 +62,6 @@ class Horizon:
     coverage: tuple[Coverage, ...]
     calibration: Calibration
     p: float | None
-
-    @property
-    def name(self) -> str:
-        """The horizon and the length of bars in words."""
-        return f"{self.hours} h ahead on bars of {self.bars}"
 
     @property
     def stays(self) -> BaselineComparison:
@@ -226,7 +223,7 @@ def to_record(study: ForecastStudy) -> Row:
     for (bars, hours), why in study.absent.items():
         horizons.append({"bars": bars, "hours": hours, "measured": False, "reason": why})
     evidence = any(each.evidence for each in study.horizons)
-    return {"evidence": evidence, "verdict": accuracy_sentence(study), "horizons": horizons}
+    return {"evidence": evidence, "verdict": str(accuracy_finding(study)), "horizons": horizons}
 
 
 def _record_of(horizon: Horizon) -> Row:
@@ -264,114 +261,137 @@ def _plain(estimate: DailyEstimate) -> Row:
     return {name: value if math.isfinite(value) else None for name, value in asdict(estimate).items()}
 
 
-def findings(study: ForecastStudy) -> list[str]:
+def findings(study: ForecastStudy) -> list[Finding]:
     """Say what forecasts are worth, whether intervals and probabilities are right, and what was not measured."""
-    said = [accuracy_sentence(study)]
+    said = [accuracy_finding(study)]
     if study.horizons:
-        said += [*_error_sentences(study), _direction_sentence(study)]
-        said += [*_interval_sentences(study), *_rise_sentences(study)]
-    return said + _missing_sentences(study)
+        said += [*_error_findings(study), _direction_finding(study)]
+        said += [*_interval_findings(study), *_rise_findings(study)]
+    return answering(QUESTION, said + _missing_findings(study))
 
 
-def accuracy_sentence(study: ForecastStudy) -> str:
+def accuracy_finding(study: ForecastStudy) -> Finding:
     """Say in one sentence whether forecasts beat "the price stays"."""
     if not study.horizons:
-        return "Forecasts of the next hours were not measured: no bars are fit for it."
+        return say("Forecasts of the next hours were not measured: no bars are fit for it.")
     known = [each for each in study.horizons if each.evidence]
     better = [each for each in known if each.verdict == "better"]
     if better:
-        return f'Forecasts beat "the price stays" {_names(better)}.'
+        return say('Forecasts beat "the price stays" {where}.', where=_where(better))
     if known:
-        more = f'Forecasts know more than "the price stays" {_names(known)}'
-        return f"{more}, but their errors are not shown to be smaller."
-    return 'There is no evidence that forecasts know more than "the price stays".'
+        text = 'Forecasts know more than "the price stays" {where}, but their errors are not shown to be smaller.'
+        return say(text, where=_where(known))
+    return say('There is no evidence that forecasts know more than "the price stays".')
 
 
-def _error_sentences(study: ForecastStudy) -> list[str]:
-    ratios = [100 * (each.stays.error_ratio.value - 1.0) for each in study.horizons]
-    counts = _range([each.forecasts for each in study.horizons], ",")
+def _error_findings(study: ForecastStudy) -> list[Finding]:
     p_values = [each.p for each in study.horizons if each.p is not None]
-    least = f"the smallest p of Clark and West is {_p(min(p_values))} (Holm)" if p_values else "no test is possible"
     said = [
-        f"Errors differ from those of a constant price by {_range(ratios, '+.1f')} %; {least}; {counts} forecasts each."
+        say(
+            "Errors differ from those of a constant price by {ratios:+.1f} %; {forecasts} forecasts each.",
+            ratios=extent(100 * (each.stays.error_ratio.value - 1.0) for each in study.horizons),
+            forecasts=extent(each.forecasts for each in study.horizons),
+        )
     ]
+    if p_values:
+        said.append(say("The smallest p of Clark and West is {p:.2g} (Holm).", p=min(p_values)))
     if worse := sum(each.verdict == "worse" for each in study.horizons):
-        said.append(f"Forecasts are worse than a constant price at {worse} of {len(study.horizons)} horizons.")
+        text = "Forecasts are worse than a constant price at {worse} of {horizons:horizon}."
+        said.append(say(text, worse=worse, horizons=len(study.horizons)))
     return said
 
 
-def _interval_sentences(study: ForecastStudy) -> list[str]:
-    held = _range([100 * each.interval.held.value for each in study.horizons], ".1f")
+def _interval_findings(study: ForecastStudy) -> list[Finding]:
     levels = [(level, each) for each in study.horizons for level in each.coverage]
     off = [(level, each) for level, each in levels if level.off]
-    beyond = "none is off by more than chance"
+    beyond = say("Of all {levels} levels and horizons, none is off by more than chance.", levels=len(levels))
     if off:
         level, where = max(off, key=lambda found: abs(found[0].held.value - found[0].level))
-        beyond = (
-            f"{len(off)} are off by more than chance, most {100 * level.level:.0f} % {where.name}, which held "
-            f"{100 * level.held.value:.1f} %"
+        beyond = say(
+            "Of all {levels} levels and horizons, {off} are off by more than chance, most {level:percent} {where}, "
+            "which held {held:percent}.",
+            levels=len(levels),
+            off=len(off),
+            level=level.level,
+            where=_where([where]),
+            held=level.held.value,
         )
     uneven = [each for each in study.horizons if each.calibration.pit.p < ALPHA]
-    score = _range([each.interval.score_ratio.value for each in study.horizons], ".2f")
+    even = say("Prices fall evenly over the forecast distributions.")
+    if uneven:
+        even = say("Prices do not fall evenly over the forecast distributions {where}.", where=_where(uneven))
     return [
-        f"Intervals of {100 * RULE.coverage:.0f} % held {held} % of prices.",
-        f"Of all {len(levels)} levels and horizons, {beyond}.",
-        f"Prices {'do not fall' if uneven else 'fall'} evenly over the forecast distributions"
-        f"{f' {_names(uneven)}' if uneven else ''}.",
-        f"The intervals' score is {score} times that of a constant spread.",
+        say(
+            "Intervals of {level:percent} held {held:.1f} % of prices.",
+            level=RULE.coverage,
+            held=extent(100 * each.interval.held.value for each in study.horizons),
+        ),
+        beyond,
+        even,
+        say(
+            "The intervals' score is {score:.2f} times that of a constant spread.",
+            score=extent(each.interval.score_ratio.value for each in study.horizons),
+        ),
     ]
 
 
-def _rise_sentences(study: ForecastStudy) -> list[str]:
-    said = []
-    for of, name in (("raw", "Probabilities of a rise"), ("recalibrated", "Corrected by earlier outcomes, they")):
-        rises = [getattr(each.calibration, of) for each in study.horizons]
-        wrong = f"{sum(each.p < ALPHA for each in rises)} of {len(rises)} horizons"
-        error, most = (_range([getattr(each, part) for each in rises], ".3f") for part in ("error", "error_most"))
-        skill = _range([each.skill.value for each in rises], "+.3f")
-        said.append(
-            f"{name} are wrong by more than chance at {wrong} (calibration error {error}, by chance up to {most}; "
-            f"Brier skill {skill})."
-        )
-    return said
+def _rise_findings(study: ForecastStudy) -> list[Finding]:
+    def values(rises: Sequence[UpMoves]) -> Row:
+        return {
+            "wrong": sum(each.p < ALPHA for each in rises),
+            "horizons": len(rises),
+            "error": extent(each.error for each in rises),
+            "most": extent(each.error_most for each in rises),
+            "skill": extent(each.skill.value for each in rises),
+        }
+
+    return [
+        say(
+            "Probabilities of a rise are wrong by more than chance at {wrong} of {horizons:horizon} (calibration error "
+            "{error:.3f}, by chance up to {most:.3f}; Brier skill {skill:+.3f}).",
+            **values([each.calibration.raw for each in study.horizons]),
+        ),
+        say(
+            "Corrected by earlier outcomes, they are wrong by more than chance at {wrong} of {horizons:horizon} "
+            "(calibration error {error:.3f}, by chance up to {most:.3f}; Brier skill {skill:+.3f}).",
+            **values([each.calibration.recalibrated for each in study.horizons]),
+        ),
+    ]
 
 
-def _direction_sentence(study: ForecastStudy) -> str:
+def _direction_finding(study: ForecastStudy) -> Finding:
     found = [each.accuracy.direction for each in study.horizons]
-    right = _range([100 * each.correct.value for each in found], ".1f")
-    commoner = _range([100 * each.majority for each in found], ".1f")
     p_values = holm({number: each.result.p for number, each in enumerate(found) if each.result.p is not None})
-    least = "no test is possible"
-    if p_values:
-        least = f"the smallest p of Pesaran and Timmermann is {min(p_values.values()):.2g} (Holm)"
-    return f"The direction was right in {right} % of forecasts, the more common one in {commoner} %; {least}."
+    values: Row = {"right": extent(100 * each.correct.value for each in found)}
+    values["commoner"] = extent(100 * each.majority for each in found)
+    if not p_values:
+        text = (
+            "The direction was right in {right:.1f} % of forecasts, the more common one in {commoner:.1f} %; no test "
+            "is possible."
+        )
+        return say(text, **values)
+    return say(
+        "The direction was right in {right:.1f} % of forecasts, the more common one in {commoner:.1f} %; the smallest "
+        "p of Pesaran and Timmermann is {p:.2g} (Holm).",
+        p=min(p_values.values()),
+        **values,
+    )
 
 
-def _missing_sentences(study: ForecastStudy) -> list[str]:
+def _missing_findings(study: ForecastStudy) -> list[Finding]:
     """Say what was not measured, and why: once for bars on which nothing was."""
     found = []
     for bars in dict.fromkeys(bars for bars, _ in study.absent):
         why = {hours: reason for (length, hours), reason in study.absent.items() if length == bars}
         if not study.on(bars):
             why = {max(why): why[max(why)]}
-        found += [f"Forecasts on bars of {bars} were not measured: {reason}." for reason in dict.fromkeys(why.values())]
+        text = "Forecasts on bars of {bars} were not measured: {reason}."
+        found += [say(text, bars=bars, reason=reason) for reason in dict.fromkeys(why.values())]
     return found
 
 
-def _names(horizons: Sequence[Horizon]) -> str:
-    by_bars: dict[str, list[str]] = {}
+def _where(horizons: Sequence[Horizon]) -> list[Finding]:
+    by_bars: dict[str, list[int]] = {}
     for each in horizons:
-        by_bars.setdefault(each.bars, []).append(str(each.hours))
-    return " and ".join(f"{', '.join(hours)} h ahead on bars of {bars}" for bars, hours in by_bars.items())
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 1e-4 else "below 0.0001"
-
-
-def _range(values: Sequence[float], form: str) -> str:
-    known = [each for each in values if math.isfinite(each)]
-    if not known:
-        return "undefined"
-    low, high = (format(each, form) for each in (min(known), max(known)))
-    return low if low == high else f"{low} to {high}"
+        by_bars.setdefault(each.bars, []).append(each.hours)
+    return [say("{hours} h ahead on bars of {bars}", hours=hours, bars=bars) for bars, hours in by_bars.items()]

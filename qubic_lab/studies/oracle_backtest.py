@@ -32,15 +32,13 @@ from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.timestamps import SECOND_US
 from qubic_lab.oracle.store.claims import ClaimLedger
 from qubic_lab.studies.market_bars import StudyBars
-from qubic_lab.studies.own_signals import QUESTION, OwnSignal
+from qubic_lab.studies.own_signals import OWN_SIGNALS, OwnSignal
 from qubic_lab.studies.style import columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
-NOT_MEASURED = "not measured here: no collected texts"
-"""The predictive value of real sentiment: no texts were collected at the time of the packaged prices."""
 SENTIMENT = "simulated"
 FEES_BPS = (0.0, 2.0, 5.0, 10.0, 20.0, 40.0)
 
@@ -231,7 +229,7 @@ def study_family(
     Raises:
         InputError: a signal that looks ahead, or what the backtest refuses.
     """
-    market, texts, question = bars.bars, scored.texts, QUESTION if signals else scored.question
+    market, texts, question = bars.bars, scored.texts, OWN_SIGNALS if signals else scored.question
     name = f"{question}: {bars.coin} of {bars.source}, {bars.name}"
     known = sentiment_strategies(scored.models) if scored.models else price_strategies()
     lag = bars.lag
@@ -400,32 +398,6 @@ def to_dict(family: Family) -> Row:
         "walk_forward": {"folds": family.folds, **asdict(family.forward_verdict)},
         "fees": [{"fee_bps": fee, "sharpe": ratio} for fee, ratio in fee_sweep(family)],
     }
-
-
-def findings(families: Sequence[Family], collected: bool = False) -> list[str]:
-    """Say how many families predict anything, then each verdict, and whether real sentiment was measured."""
-    real = [family for family in families if not family.simulated]
-    evidence = sum(family.evidence for family in real)
-    show = "show" if evidence > 1 else "shows"
-    tried = "1 family" if len(real) == 1 else f"{len(real)} families"
-    said = [f"Of {tried} of real signals, {evidence or 'none'} {show} evidence of prediction after costs."]
-    said += map(_sentence, families)
-    if not collected:
-        said.append(f"The predictive value of real sentiment is {NOT_MEASURED}.")
-    return said
-
-
-def _sentence(family: Family) -> str:
-    verdict, timing = family.verdict, family.timing
-    title = f"{family.title[0].upper()}{family.title[1:]}"
-    if verdict.evidence and not timing.evidence:
-        return (
-            f"{title}: no evidence of prediction: a Sharpe ratio of {verdict.sharpe:.2f} is more than the luck of "
-            f"{verdict.trials} trials (SPA p = {verdict.p:.2g}), but not beyond what holding explains (SPA p = "
-            f"{timing.p:.2g})."
-        )
-    more = f"; beyond what holding explains SPA p = {timing.p:.2g}" if verdict.evidence else ""
-    return f"{title}: {verdict.sentence}{more}."
 
 
 def worst_gap(families: Sequence[Family]) -> float:

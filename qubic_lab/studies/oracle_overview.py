@@ -25,7 +25,8 @@ from qubic_lab.stats import (
     calibration_error_interval,
     reliability_table,
 )
-from qubic_lab.studies import forecast_accuracy
+from qubic_lab.studies.anomaly_trials import KINDS
+from qubic_lab.studies.finding import Finding, answering, estimate, extent, say
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.market_bars import MarketData
 from qubic_lab.studies.oracle_measures import IndexOverTime, News, PastRatings, SimulatedCoverage
@@ -34,7 +35,6 @@ from qubic_lab.studies.oracle_results import (
     ConfidenceError,
     ConfidenceRecord,
     RecordedEstimate,
-    estimate_text,
 )
 from qubic_lab.studies.style import (
     DARK,
@@ -53,6 +53,8 @@ from qubic_lab.studies.style import (
 
 Row = dict[str, Any]
 
+QUESTION = "prediction"
+ANOMALIES = {each: each for each in KINDS}
 GOOD_OR_BAD = 0.15
 """A text of this score or more is good news, of less than its opposite bad news."""
 
@@ -249,57 +251,81 @@ def rule_rows(rating: Rating) -> list[Row]:
 
 
 def findings(
-    market: MarketData,
     news: News,
     injected: Sequence[AnomalyCurve],
-    past: ForecastStudy,
     simulated: Sequence[SimulatedCoverage],
     ratings: PastRatings,
     sure: ConfidenceRecord,
-) -> list[str]:
-    """Say how forecasts, anomalies, ratings, texts and the confidence of their model did."""
-    held = [100 * each.held for each in simulated]
+) -> list[Finding]:
+    """Say how ratings, anomalies, texts, the confidence of their model and simulated intervals did.
+
+    Forecasts of past prices are those of the oracle's backtest, which judges more of them.
+    """
     size = min(each.size for each in injected)
-    areas = ", ".join(
-        f"{each.kind} {each.auc:.2f} ({each.low:.2f} to {each.high:.2f})" for each in injected if each.size == size
-    )
-    texts = "invented sample texts, so it is a simulation" if news.simulated else "collected texts"
-    first = market.quality[0]
-    return [
-        *forecast_accuracy.findings(past),
-        f"On simulated series, intervals of {100 * RULE.coverage:.0f} % held {min(held):.0f} to {max(held):.0f} % of "
-        "prices.",
-        f"For planted anomalies of {size:g} deviations, the area under the ROC curve is: {areas}.",
-        *_rating_sentences(ratings),
-        f"The sentiment index uses {len(news.texts)} {texts}, scored by {news.model}.",
-        f"Prices are {first['prices']:,} {first['source']} bars of {market.coin} ({first['bars of']}): "
-        f"{first['complete_pct']:.1f} % complete, {first['gaps']} gaps, {first['outliers']} outliers.",
-        *_confidence_sentences(sure),
+    areas = [
+        say("{kind} {area:.2f}", kind=say(ANOMALIES[each.kind]), area=estimate(each.auc, each.low, each.high))
+        for each in injected
+        if each.size == size
     ]
+    texts = "The sentiment index uses {texts} collected texts, scored by {model}."
+    if news.simulated:
+        texts = "The sentiment index uses {texts} invented sample texts, so it is a simulation, scored by {model}."
+    found = [
+        *_rating_findings(ratings),
+        say(
+            "For planted anomalies of {size:g} deviations, the area under the ROC curve is: {areas}.",
+            size=size,
+            areas=areas,
+        ),
+        say(texts, texts=len(news.texts), model=news.model),
+        *_confidence_findings(sure),
+        say(
+            "On simulated series, intervals of {level:percent} held {held:.0f} % of prices.",
+            level=RULE.coverage,
+            held=extent(100 * each.held for each in simulated),
+        ),
+    ]
+    return answering(QUESTION, found)
 
 
-def _rating_sentences(ratings: PastRatings) -> list[str]:
-    found, rated = ratings.correlation, f"{ratings.ratings:,} past ratings over {ratings.weeks} weeks"
+def _rating_findings(ratings: PastRatings) -> list[Finding]:
+    found = ratings.correlation
+    values: Row = {"ratings": ratings.ratings, "weeks": ratings.weeks, "ahead": ratings.ahead_h}
     if found.value is None:
-        return [f"All of {rated} were equal, so nothing can be said of their predictive value."]
+        text = (
+            "All of {ratings} past ratings over {weeks:week} were equal: nothing can be said of their predictive value."
+        )
+        return [say(text, **values)]
     if found.low is None or found.high is None:
-        return [f"{rated[0].upper()}{rated[1:]} are too few to say anything of their predictive value."]
-    shown = "no relation" if found.low <= 0.0 <= found.high else "a relation"
-    return [
-        f"{rated[0].upper()}{rated[1:]} show {shown} to the price {ratings.ahead_h} h later (correlation "
-        f"{found.value:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}).",
-        "The rating summarizes the present and is no advice.",
-    ]
+        text = "{ratings} past ratings over {weeks:week} are too few to say anything of their predictive value."
+        return [say(text, **values)]
+    values |= {"key": found.value, "low": found.low, "high": found.high, "unit": say("correlation")}
+    if found.low <= 0.0 <= found.high:
+        text = (
+            "{ratings} past ratings over {weeks:week} show no relation to the price {ahead} h later (correlation "
+            "{key:+.2f})."
+        )
+    else:
+        text = (
+            "{ratings} past ratings over {weeks:week} show a relation to the price {ahead} h later (correlation "
+            "{key:+.2f})."
+        )
+    return [say(text, **values), say("The rating summarizes the present and is no advice.")]
 
 
-def _confidence_sentences(found: ConfidenceRecord) -> list[str]:
+def _confidence_findings(found: ConfidenceRecord) -> list[Finding]:
     error, skill = found.ece, found.brier_skill
-    verdict = "no evidence against its probabilities" if error.value <= error.chance_95 else "more than chance"
-    worth = f"Its Brier skill is {estimate_text(skill, digits=2)}."
-    if skill.value is None:
-        worth = "Its confidence does not tell right labels from wrong ones."
-    return [
-        f"The confidence of {found.model} has a calibration error of {error.value:.3f} on {found.headlines} unseen "
-        f"headlines (by chance up to {error.chance_95:.3f}): {verdict}.",
-        worth,
-    ]
+    text = (
+        "The confidence of {model} has a calibration error of {error:.3f} on {headlines} unseen headlines (by chance "
+        "up to {chance:.3f}): more than chance."
+    )
+    if error.value <= error.chance_95:
+        text = (
+            "The confidence of {model} has a calibration error of {error:.3f} on {headlines} unseen headlines (by "
+            "chance up to {chance:.3f}): no evidence against its probabilities."
+        )
+    worth = say("Its confidence does not tell right labels from wrong ones.")
+    if skill.value is not None:
+        worth = say("Its Brier skill is {skill:.2f}.", skill=estimate(skill.value, skill.low, skill.high))
+    calibrated = say(text, model=found.model, error=error.value, headlines=found.headlines, chance=error.chance_95)
+    return [calibrated, worth]

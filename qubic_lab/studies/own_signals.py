@@ -10,7 +10,7 @@ from qubic_lab.oracle.backtest.lookahead import LookaheadReport, check_by_name, 
 from qubic_lab.oracle.inference.alignment import AvailableText, assumption
 from qubic_lab.studies.market_bars import StudyBars
 
-QUESTION = "own signals"
+OWN_SIGNALS = "own signals"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ falls with more time under warning.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,25 @@ from qubic_lab.oracle.risk.measures import LEVELS, MEASURES, RiskInputs, WindowL
 from qubic_lab.oracle.risk.models import LEAST_FIT, VolatilityForecast, garch_forecast, least_bars, recent_drawdown
 from qubic_lab.oracle.risk.rules import Assessment, RiskRule, assess, fit_rules, read_rules
 from qubic_lab.oracle.risk.warning_scores import MatchedWarnings, WarningScore, match_alarm_time, span
+from qubic_lab.studies.finding import Finding, answering, estimate, say
 from qubic_lab.studies.market_bars import StudyBars
-from qubic_lab.studies.oracle_results import WarningsRecord, estimate_text
+from qubic_lab.studies.oracle_results import WarningsRecord
 from qubic_lab.studies.style import columns
 
 Row = dict[str, Any]
+QUESTION = "warning"
 VAR_LEVELS = (0.01, 0.05)
 """The levels of tables and findings."""
 CALIBRATED_LEVELS = (0.005, 0.01, 0.025, 0.05, 0.1)
 """The levels in pictures of calibration."""
-AUTHORS = ("kupiec", "christoffersen")
-"""Tests that are named after their authors."""
+MODEL_NAMES = {each: each for each in MODELS}
+TEST_NAMES = {
+    "kupiec": "Kupiec",
+    "independence": "independence",
+    "christoffersen": "Christoffersen",
+    "shortfall": "shortfall",
+}
+LEVEL_NAMES = {each: each for each in LEVELS}
 LEAST_EXPECTED = 5.0
 """With fewer expected losses beyond value at risk, tests can hardly reject a model."""
 _WINDOWED = ("filtered historical", "historical")
@@ -271,98 +279,167 @@ def _warnings_record(score: WarningScore) -> WarningsRecord:
     return WarningsRecord(time_under_warning=score.recall_by_chance, **vars(score))
 
 
-def findings(risks: Sequence[RiskStudy]) -> list[str]:
-    """Say what warnings were worth, which level holds at the end, and how forecasts of losses did; then the caveats."""
+def findings(risks: Sequence[RiskStudy]) -> list[Finding]:
+    """Say what warnings were worth, which level holds at the end, and how forecasts of losses did."""
     said = []
     for risk in risks:
-        said += [*_warning_sentences(risk), _now_sentence(risk), *_tail_sentences(risk)]
-    return said + [line for risk in risks for line in risk.bars.caveats]
+        said += [*_warning_findings(risk), _now_finding(risk), *_tail_findings(risk)]
+    return answering(QUESTION, said)
 
 
-def _tail_sentences(risk: RiskStudy) -> list[str]:
-    title = f"Value at risk, bars of {risk.name}"
+def _tail_findings(risk: RiskStudy) -> list[Finding]:
     if all(tail.test.conditional is None for tail in risk.tails):
         why = next(tail.test.missing for tail in risk.tails if tail.test.level in VAR_LEVELS)
-        return [f"{title}: no model could be tested ({risk.volatility.missing or why})."]
-    said = [f"{title}, {100 * level:g} %: {part}." for level in VAR_LEVELS for part in _level_parts(risk, level)]
-    if risk.evenness.p is not None:
-        verdict = "is rejected" if risk.evenness.p < ALPHA else "is not rejected"
-        said.append(
-            f"GARCH-t's whole distribution, bars of {risk.name}, {verdict} (Kolmogorov-Smirnov p = "
-            f"{risk.evenness.p:.2g})."
-        )
+        text = "Value at risk, bars of {bars}: no model could be tested ({reason})."
+        return [say(text, bars=risk.name, reason=risk.volatility.missing or why)]
+    said = [each for level in VAR_LEVELS for each in _level_findings(risk, level)]
+    if (p := risk.evenness.p) is not None:
+        text = "GARCH-t's whole distribution, bars of {bars}, is not rejected (Kolmogorov-Smirnov p {p:p})."
+        if p < ALPHA:
+            text = "GARCH-t's whole distribution, bars of {bars}, is rejected (Kolmogorov-Smirnov p {p:p})."
+        said.append(say(text, bars=risk.name, p=p))
     return said
 
 
-def _level_parts(risk: RiskStudy, level: float) -> list[str]:
+def _level_findings(risk: RiskStudy, level: float) -> list[Finding]:
     """Say how many models passed at a level, and which were rejected by which test."""
     tails = [tail for tail in risk.tails if tail.test.level == level]
     tested = [tail for tail in tails if tail.test.conditional is not None]
+    values: Row = {"bars": risk.name, "level": level}
     if not tested:
-        return [f"no model could be tested ({tails[0].test.missing})"]
-    rejected = [f"{tail.model} by {_tests(by, tail.test.violations)}" for tail in tested if (by := tail.test.rejected)]
+        text = "Value at risk, bars of {bars}, {level:percent}: no model could be tested ({reason})."
+        return [say(text, reason=tails[0].test.missing, **values)]
+    rejected = [_rejection(tail) for tail in tested if tail.test.rejected]
     expected = tested[0].test.expected
-    few = ", too few to reject much" if expected < LEAST_EXPECTED else ""
-    missing = f"; {len(tails) - len(tested)} could not be tested" if len(tested) < len(tails) else ""
-    passed = (
-        f"{len(tested) - len(rejected)} of {len(tested)} models passed every test "
-        f"({expected:,.{0 if expected >= 10 else 1}f} losses beyond expected{few}){missing}"
+    values |= {"passed": len(tested) - len(rejected), "tested": len(tested)}
+    values |= {"expected": round(expected, 0 if expected >= 10 else 1)}
+    text = (
+        "Value at risk, bars of {bars}, {level:percent}: {passed} of {tested:model} passed every test ({expected:,g} "
+        "losses beyond expected)."
     )
-    return [passed, *([f"rejected are {', '.join(rejected)}"] if rejected else [])]
+    if expected < LEAST_EXPECTED:
+        text = (
+            "Value at risk, bars of {bars}, {level:percent}: {passed} of {tested:model} passed every test "
+            "({expected:,g} losses beyond expected, too few to reject much)."
+        )
+    said = [say(text, **values)]
+    if len(tested) < len(tails):
+        text = "Value at risk, bars of {bars}, {level:percent}: {missing:model} could not be tested."
+        said.append(say(text, missing=len(tails) - len(tested), **values))
+    if rejected:
+        text = "Value at risk, bars of {bars}, {level:percent}: rejected are {rejected}."
+        said.append(say(text, rejected=rejected, **values))
+    return said
 
 
-def _tests(rejecting: Mapping[str, float], beyond: int) -> str:
-    """Name the tests that reject a model, with the number of losses beyond it."""
-    names = [name.capitalize() if name in AUTHORS else name for name in rejecting]
-    least = "p" if len(names) == 1 else "smallest p"
-    joined = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{joined} ({beyond} losses, {least} = {min(rejecting.values()):.2g})"
+def _rejection(tail: EvaluatedModel) -> Finding:
+    """Name the tests that reject a model, with the number of losses beyond it and their smallest p."""
+    by = tail.test.rejected
+    return say(
+        "{model} ({losses} losses, smallest p {p:p}, by: {tests})",
+        model=say(MODEL_NAMES[tail.model]),
+        losses=tail.test.violations,
+        p=min(by.values()),
+        tests=[say(TEST_NAMES[name]) for name in by],
+    )
 
 
-def _warning_sentences(risk: RiskStudy) -> list[str]:
-    found, title = risk.matched, f"Warnings, bars of {risk.name}"
-    falls = f"of {100 * risk.drop:g} % within {span(_hours_ahead(risk))}"
+def _warning_findings(risk: RiskStudy) -> list[Finding]:
+    found = risk.matched
+    values: Row = {"bars": risk.name, "drop": risk.drop, "within": _span(_hours_ahead(risk))}
     if found.comparison is None:
-        return [f"{title}, could not be judged ({found.missing})."]
+        return [say("Warnings on bars of {bars} could not be judged ({reason}).", reason=found.missing, **values)]
     ours, naive = found.comparison.ours, found.comparison.naive
     if not ours.falls:
-        # An earlier fall may never have ended: the price stayed low.
-        low = float((recent_drawdown(risk.bars.bars.close, risk.horizon_bars) >= risk.drop)[found.start :].mean())
-        was_low = f" The price was already that low in {100 * low:.0f} % of them." if low > 0.0 else ""
-        return [f"{title}, could not be judged: no fall {falls} began after the first {found.start} bars.{was_low}"]
-    differs = found.comparison.p < ALPHA
-    fewer = differs and found.comparison.only_ours < found.comparison.only_naive
-    few = ", too few falls for evidence" if 2.0 * 0.5**ours.falls >= ALPHA else ""
-    said = [
-        f"{title}: {'' if differs else 'no '}evidence that they find {'fewer' if fewer else 'more'} falls than a rule "
-        "on volatility alone.",
-        f"They found {ours.found} of {ours.falls} falls {falls}, that rule {naive.found} (exact McNemar p = "
-        f"{found.comparison.p:.2g}{few}).",
-        f"They stood for {100 * ours.recall_by_chance:.0f} % of the time, that rule's for "
-        f"{100 * naive.recall_by_chance:.0f} %.",
-    ]
-    if not ours.warnings:
-        return [*said, "There were no warnings."]
-    theirs = "none" if naive.precision.value is None else f"{100 * naive.precision.value:.0f} %"
-    said.append(
-        f"{ours.right} of {ours.warnings} warnings were right, {estimate_text(ours.precision, ' %', 100, 0)}; that "
-        f"rule's: {theirs}; by chance: {100 * ours.precision_by_chance:.0f} %."
+        return _no_falls(risk, values)
+    p, falls = found.comparison.p, ours.falls
+    values |= {"key": ours.recall.value, "low": ours.recall.low, "high": ours.recall.high, "falls": falls}
+    values |= {"unit": say("of the falls found"), "found": ours.found, "naive": naive.found, "p": p}
+    text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; more than by volatility alone is not shown."
+    if p < ALPHA:
+        text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; that is more than by volatility alone."
+        if found.comparison.only_ours < found.comparison.only_naive:
+            text = (
+                "Warnings on bars of {bars} found {key:percent} of {falls:fall}; that is fewer than by volatility "
+                "alone."
+            )
+    compared = (
+        "They found {found} of {falls:fall} of {drop:percent} within {within}, that rule {naive} (exact McNemar p "
+        "{p:p})."
     )
-    if ours.lead_h.value is not None:
-        below = ""
-        if found.fallen is not None:
-            below = f", when the price was {100 * found.fallen:.1f} % below its recent high"
-        said.append(f"The median lead time was {ours.lead_h.value:.1f} h{below}.")
+    if 2.0 * 0.5**falls >= ALPHA:
+        compared = (
+            "They found {found} of {falls:fall} of {drop:percent} within {within}, that rule {naive} (exact McNemar p "
+            "{p:p}, too few falls for evidence)."
+        )
+    said = [
+        say(text, **values),
+        say(compared, **values),
+        say(
+            "They stood for {ours:percent} of the time, that rule's for {naive:percent}.",
+            ours=round(ours.recall_by_chance, 2),
+            naive=round(naive.recall_by_chance, 2),
+        ),
+    ]
+    return [*said, *_worth_findings(found)] if ours.warnings else [*said, say("There were no warnings.")]
+
+
+def _no_falls(risk: RiskStudy, values: Row) -> list[Finding]:
+    """Say that nothing fell; an earlier fall may never have ended: the price stayed low."""
+    start = risk.matched.start
+    said = [
+        say(
+            "Warnings on bars of {bars} could not be judged: no fall of {drop:percent} within {within} began.",
+            **values,
+        ),
+        say("They are judged after the first {start} bars.", start=start),
+    ]
+    low = float((recent_drawdown(risk.bars.bars.close, risk.horizon_bars) >= risk.drop)[start:].mean())
+    if low > 0.0:
+        said.append(say("The price was already that low in {low:percent} of the bars after them.", low=round(low, 2)))
     return said
+
+
+def _worth_findings(found: MatchedWarnings) -> list[Finding]:
+    """Say how many warnings were right, and how long before the fall they came."""
+    assert found.comparison is not None
+    ours, naive = found.comparison.ours, found.comparison.naive
+    said = [
+        say(
+            "{right} of {warnings:warning} were right, {share:percent}; that rule's: {naive:percent}; by chance: "
+            "{chance:percent}.",
+            right=ours.right,
+            warnings=ours.warnings,
+            share=estimate(*(_whole(each) for each in (ours.precision.value, ours.precision.low, ours.precision.high))),
+            naive=say("none") if naive.precision.value is None else _whole(naive.precision.value),
+            chance=_whole(ours.precision_by_chance),
+        )
+    ]
+    if (lead := ours.lead_h.value) is not None:
+        if found.fallen is None:
+            said.append(say("The median lead time was {lead:.1f} h.", lead=lead))
+        else:
+            text = "The median lead time was {lead:.1f} h, when the price was {fallen:percent} below its recent high."
+            said.append(say(text, lead=lead, fallen=found.fallen))
+    return said
+
+
+def _whole(share: float | None) -> float | None:
+    """Return a share in whole per cent: more digits say nothing of so few warnings."""
+    return None if share is None else round(share, 2)
+
+
+def _span(hours: float) -> Finding:
+    return say("{hours:g} h", hours=hours) if hours < 48 else say("{days:g} days", days=hours / 24)
 
 
 def _hours_ahead(risk: RiskStudy) -> float:
     return risk.horizon_bars * risk.bars.frame_us / HOUR_US
 
 
-def _now_sentence(risk: RiskStudy) -> str:
+def _now_finding(risk: RiskStudy) -> Finding:
     last = risk.assessment.at(-1)
-    because = f" ({'; '.join(each.text for each in last.evidence)})" if last.evidence else ""
     if risk.assessment.why_unknown:
-        return f"The level at {iso(last.at_us)} is unknown: no rule has a value."
-    return f"The level at {iso(last.at_us)}, by bars of {risk.name}, is {last.level}{because}."
+        return say("The level at {at} is unknown: no rule has a value.", at=iso(last.at_us))
+    text = "The level at {at}, by bars of {bars}, is {level}."
+    return say(text, at=iso(last.at_us), bars=risk.name, level=say(LEVEL_NAMES[last.level]))

@@ -30,13 +30,24 @@ from qubic_lab.oracle.inference.information import (
 )
 from qubic_lab.oracle.inference.lead_lag import LeadLag, correct_leads, lead_lag
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
+from qubic_lab.studies.finding import Finding, answering, estimate, say
 from qubic_lab.studies.market_bars import StudyBars
-from qubic_lab.studies.oracle_backtest import NOT_MEASURED, SENTIMENT, ScoredTexts
-from qubic_lab.studies.style import columns, counted
+from qubic_lab.studies.oracle_backtest import SENTIMENT, ScoredTexts
+from qubic_lab.studies.style import columns
 
 Row = dict[str, Any]
+QUESTION = "prediction"
+NO_TEXTS = "no collected texts"
+"""Why real sentiment is not measured: no texts were collected at the time of the packaged prices."""
 SPREAD_HORIZONS = (1, 4)
 SIGNED = "both, by sign"
+LEADS = {
+    "neither": "neither side leads",
+    "both": "each side leads the other",
+    "unknown": "the lead is unknown",
+    "price leads": "price leads",
+    "sentiment leads": "sentiment leads",
+}
 
 
 @dataclass(frozen=True)
@@ -220,7 +231,7 @@ def to_dict(studies: Sequence[SignalStudy]) -> Row:
     return {
         "simulation": simulation,
         "measured": not simulation,
-        "reason": NOT_MEASURED.partition(": ")[2] if simulation else None,
+        "reason": NO_TEXTS if simulation else None,
         "correction": "Westfall-Young: the largest of all coefficients looked at together, at each circular shift",
         "studies": [_study_dict(study) for study in studies],
     }
@@ -253,55 +264,78 @@ def _study_dict(study: SignalStudy) -> Row:
     }
 
 
-def findings(studies: Sequence[SignalStudy], costs: Costs, notes: Sequence[str] = ()) -> list[str]:
-    """Say for each series whether its scores predict returns, whether that pays, and which side leads.
-
-    The notes on the texts follow, then the horizons for which there were too few bars.
-    """
-    left_out = [
-        f"{study.scored.bars.name}: {len(study.aligned)} bars are too few for a horizon of "
-        f"{', '.join(map(str, study.left_out))} bars"
+def findings(studies: Sequence[SignalStudy], costs: Costs) -> list[Finding]:
+    """Say for each series whether its scores predict returns, whether that pays, and which side leads."""
+    left_out = {
+        study.scored.bars.name: say(
+            "Horizons of {horizons} bars were left out: {bars} bars of {name} are too few.",
+            horizons=study.left_out,
+            bars=len(study.aligned),
+            name=study.scored.bars.name,
+        )
         for study in studies
         if study.left_out
-    ]
-    return [*(each for study in studies for each in _sentences(study, costs)), *notes, *dict.fromkeys(left_out)]
+    }
+    return answering(QUESTION, [*(each for study in studies for each in _findings(study, costs)), *left_out.values()])
 
 
-def _sentences(study: SignalStudy, costs: Costs) -> list[str]:
-    best, title = study.best, f"{study.title[0].upper()}{study.title[1:]}"
+def _findings(study: SignalStudy, costs: Costs) -> list[Finding]:
+    best = study.best
+    values: Row = {"scores": _named(study.scored)}
     if best is None or best.found.ic is None:
-        return [f"{title}: scores cannot be compared with returns: {study.coefficients[0].found.absent}."]
+        text = "{scores}: scores cannot be compared with returns: {reason}."
+        return [say(text, reason=study.coefficients[0].found.absent, **values)]
     found, against = best.found, best.found.ic < 0.0
-    said = "no evidence that scores predict returns"
-    if study.evidence:
-        said = f"scores predict returns{' of the opposite sign' if against else ''}"
-    sentences = [
-        f"{title}: {said} (best IC {found.ic:+.3f}, {found.low:+.3f} to {found.high:+.3f}, over "
-        f"{counted(best.horizon, 'bar')}; corrected p = {best.p_corrected:.2g}, {counted(study.tests, 'test')}); "
-        f"{_lead_words(study.lead)}."
+    text = (
+        "{scores}: no evidence that scores predict returns (best IC {ic:+.3f}, corrected p {p:p}, {tests:test}); "
+        "{lead}."
+    )
+    if study.evidence and against:
+        text = (
+            "{scores}: scores predict returns of the opposite sign (IC {ic:+.3f} over {bars:bar}, corrected p {p:p}, "
+            "{tests:test}); {lead}."
+        )
+    elif study.evidence:
+        text = (
+            "{scores}: scores predict returns (IC {ic:+.3f} over {bars:bar}, corrected p {p:p}, {tests:test}); {lead}."
+        )
+    said = [
+        say(
+            text,
+            ic=estimate(found.ic, found.low, found.high),
+            bars=best.horizon,
+            p=best.p_corrected,
+            tests=study.tests,
+            lead=say(LEADS[study.lead.verdict]),
+            **values,
+        )
     ]
     edge = study.spreads[0].edge_bps
     if study.evidence and edge is not None:
-        way, gain = ("against", -edge) if against else ("by", edge)
-        less = "more" if gain > round_trip_bps(costs) else "less"
-        sentences.append(
-            f"{title}: a trade {way} the scores gains {gain:.0f} bp over a bar, {less} than its cost of "
-            f"{round_trip_bps(costs):.0f} bp."
-        )
-    return sentences
+        values |= {
+            "way": say("against") if against else say("by"),
+            "gain": -edge if against else edge,
+            "cost": round_trip_bps(costs),
+        }
+        if values["gain"] > values["cost"]:
+            text = "{scores}: a trade {way} them gains {gain:.0f} bp over a bar, more than its cost of {cost:.0f} bp."
+        else:
+            text = "{scores}: a trade {way} them gains {gain:.0f} bp over a bar, less than its cost of {cost:.0f} bp."
+        said.append(say(text, **values))
+    return said
+
+
+def _named(scored: ScoreSeries) -> Finding:
+    bars = scored.bars.name
+    if scored.effect is not None:
+        return say("SIMULATION: effect {effect:g}, {bars}", effect=scored.effect, bars=bars)
+    source = say("All sources") if scored.source == ALL_SOURCES else scored.source
+    return say("{source}, {model}, {bars}", source=source, model=scored.model.partition("@")[0], bars=bars)
 
 
 def round_trip_bps(costs: Costs) -> float:
     """Return the cost of opening and closing a position in basis points, without market impact."""
     return 2.0 * (costs.fee_bps + costs.half_spread_bps)
-
-
-def _lead_words(lead: LeadLag) -> str:
-    words = {"neither": "neither side leads", "both": "each side leads the other", "unknown": "the lead is unknown"}
-    said = words.get(lead.verdict, lead.verdict)
-    if lead.verdict in ("price leads", "both") and lead.before is not None:
-        said += f" (returns {counted(-lead.before.lag, 'bar')} earlier: {lead.before.correlation:+.3f})"
-    return said
 
 
 def shown(studies: Sequence[SignalStudy], most: int) -> list[SignalStudy]:

@@ -19,9 +19,12 @@ from qubic_lab.model.candidates import Plan
 from qubic_lab.model.cost import ModelCost
 from qubic_lab.model.recommend import Advice, Baseline
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note
+from qubic_lab.studies.finding import Finding, answering, say
 from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, Dot, columns, dots, percent, plot, rows
 
 Row = dict[str, Any]
+
+QUESTION = "speed"
 
 GOOD_ERROR = 0.10
 """The acceptance of row 11.2: predicted against measured."""
@@ -33,6 +36,7 @@ SHOWN_ERROR = 40
 QUANTITIES = {"tokens_per_s": "tokens/s, all lanes", "latency_ms": "ms a token, one lane alone"}
 PREDICTED = {"tokens_per_s": "throughput", "latency_ms": "latency"}
 """The quantities in the words of row 11.2."""
+GOAL_NAMES = {"throughput": "throughput", "latency": "latency", "memory": "memory"}
 TIMELINE = "timeline"
 """The name of the figure that shows a request's way through the ranks."""
 ARCHITECTURE = Criterion(
@@ -193,40 +197,82 @@ def measures(prediction: PredictionResult) -> list[tuple[str, Sequence[float], s
     ]
 
 
-def findings(prediction: PredictionResult, memory: MemoryResult, advice: Advice) -> list[str]:
+def findings(prediction: PredictionResult, memory: MemoryResult, advice: Advice) -> list[Finding]:
     """Say which way was fastest, how good the predictions were, and what is predicted for other devices."""
-    held = ", ".join(f"{rank.weight_bytes / 1e6:,.0f} MB on rank {rank.rank}" for rank in memory.ranks)
-    return [
-        *_best_way_sentences(prediction),
-        *_error_sentences(prediction),
-        f"Each rank holds only its own part of the weights: {held}.",
-        f"For {', '.join(device.name for device in advice.setup.devices)} and {advice.goal}, the prediction is: "
-        f"{advice.reason}",
+    held = [say("{mb:,.0f} MB on rank {rank}", mb=each.weight_bytes / 1e6, rank=each.rank) for each in memory.ranks]
+    found = [
+        *_best_way_findings(prediction),
+        *_error_findings(prediction),
+        say("Each rank holds only its own part of the weights: {held}.", held=held),
+        _advice_finding(advice),
     ]
+    return answering(QUESTION, found)
 
 
-def _best_way_sentences(prediction: PredictionResult) -> list[str]:
+def _best_way_findings(prediction: PredictionResult) -> list[Finding]:
     cells = _throughputs(prediction)
     best = max(cells, key=lambda cell: cell.measured)
     requests = _requests(best)
     others = [cell for cell in cells if _requests(cell) == requests and cell is not best]
-    said = [f"{prediction.model} is fastest with {_way(best)}: {best.measured:.1f} tokens/s for {requests} requests."]
+    said = [
+        say(
+            "{model} is fastest with {way}: {key:.1f} tokens/s for {requests:request}.",
+            model=prediction.model,
+            way=_way(best),
+            key=best.measured,
+            low=min(best.measurements),
+            high=max(best.measurements),
+            unit="tokens/s",
+            requests=requests,
+        )
+    ]
     if others:
-        slower = ", ".join(f"{cell.measured:.1f} with {_way(cell)}" for cell in others)
-        said.append(f"Other ways with {requests} requests gave, in tokens/s: {slower}.")
+        ways = [say("{speed:.1f} with {way}", speed=cell.measured, way=_way(cell)) for cell in others]
+        said.append(say("Other ways with {requests:request} gave, in tokens/s: {ways}.", requests=requests, ways=ways))
     return said
 
 
-def _error_sentences(prediction: PredictionResult) -> list[str]:
+def _error_findings(prediction: PredictionResult) -> list[Finding]:
     cells = prediction.cells
-    within = sum(abs(cell.error) < GOOD_ERROR for cell in cells)
     worst = max(cells, key=lambda cell: abs(cell.error))
     return [
-        f"Predictions from single-layer costs have a median error of {prediction.median_error:.1%}; {within} of "
-        f"{len(cells)} are within {GOOD_ERROR:.0%}.",
-        f"The worst is {_way(worst)}, batch {worst.batch}, {QUANTITIES[worst.quantity]}: {worst.error:+.0%} "
-        f"({worst.low:+.0%} to {worst.high:+.0%} over {len(worst.measurements)} repeats).",
+        say(
+            "Predictions from single-layer costs have a median error of {error:percent}; {within} of {cells} are "
+            "within {limit:percent}.",
+            error=prediction.median_error,
+            within=sum(abs(cell.error) < GOOD_ERROR for cell in cells),
+            cells=len(cells),
+            limit=GOOD_ERROR,
+        ),
+        say(
+            "The worst is {way}, batch {batch}, {quantity}: {error:signed percent} ({low:signed percent} to "
+            "{high:signed percent} over {repeats:repeat}).",
+            way=_way(worst),
+            quantity=say(QUANTITIES[worst.quantity]),
+            repeats=len(worst.measurements),
+            **columns(worst, "batch", "error", "low", "high"),
+        ),
     ]
+
+
+def _advice_finding(advice: Advice) -> Finding:
+    devices = [device.name for device in advice.setup.devices]
+    if advice.recommendation is None:
+        return say("For {devices}: {reason}", devices=devices, reason=advice.reason)
+    ways: dict[str, Plan | Baseline] = {plan.strategy: plan for plan in advice.plans}
+    ways |= {each.name: each for each in advice.baselines}
+    best = ways[advice.recommendation]
+    return say(
+        "For {devices} and {goal}, {name} (layers: {layers}) is predicted to be best: {speed:.1f} tokens/s, "
+        "{latency_ms:.1f} ms a token alone, {largest:.1f} GB on the largest rank.",
+        devices=devices,
+        goal=say(GOAL_NAMES[advice.goal]),
+        name=advice.recommendation,
+        layers="/".join(map(str, best.layers)),
+        speed=best.tokens_per_s,
+        latency_ms=best.latency_ms,
+        largest=max(best.memory_bytes) / 1e9,
+    )
 
 
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
@@ -318,7 +364,7 @@ def throughput(prediction: PredictionResult) -> Figure:
     """Draw measured tokens/s against the requests at once, one line a way."""
     lines: dict[str, list[PredictionCell]] = {}
     for cell in sorted(_throughputs(prediction), key=_requests):
-        lines.setdefault(_kind(cell), []).append(cell)
+        lines.setdefault(str(_kind(cell)), []).append(cell)
     with plot(size=(WIDTH_INCHES, 3.4), ncols=2) as (figure, axes):
         for number, (label, cells) in enumerate(lines.items()):
             look = LINES[number % len(LINES)] + "osD^v"[number % 5]
@@ -340,16 +386,19 @@ def _requests(cell: PredictionCell) -> int:
     return int(cell.ranks * cell.batch)
 
 
-def _kind(cell: PredictionCell) -> str:
+def _kind(cell: PredictionCell) -> Finding:
     if cell.ranks == 1:
-        return "one whole model"
-    return f"{cell.ranks} replicas (D)" if cell.strategy == "D" else f"{cell.ranks} ranks, {cell.strategy}"
+        return say("one whole model")
+    if cell.strategy == "D":
+        return say("{ranks} replicas (D)", ranks=cell.ranks)
+    return say("{ranks} ranks, {strategy}", **columns(cell, "ranks", "strategy"))
 
 
-def _way(cell: PredictionCell) -> str:
+def _way(cell: PredictionCell) -> Finding:
     if cell.ranks == 1 or cell.strategy == "D":
         return _kind(cell)
-    return f"{_kind(cell)} ({'/'.join(map(str, cell.layers))})"
+    layers = "/".join(map(str, cell.layers))
+    return say("{ranks} ranks, {strategy} ({layers})", layers=layers, **columns(cell, "ranks", "strategy"))
 
 
 def _smallest_costs(prediction: PredictionResult) -> LayerCosts:
