@@ -24,7 +24,7 @@ SIGNS: dict[Verdict, tuple[str, str]] = {
 
 def headlines(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun]]:
     """Return the first finding of each run, its most important one, with the run."""
-    return [(run.records.findings[0], run) for run in runs if run.records.findings]
+    return [(str(run.records.findings[0]), run) for run in runs if run.records.findings]
 
 
 def meaningless_models(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun]]:

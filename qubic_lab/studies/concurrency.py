@@ -104,8 +104,8 @@ def target_level(result: ConcurrencyResult) -> ConcurrencyLevel:
 
 def _latency_finding(result: ConcurrencyResult) -> Finding:
     level = target_level(result)
-    values = {"clients": level.clients, "key": level.p95_s, "low": level.p95_low_s, "high": level.p95_high_s}
-    values |= {"unit": say("s at p95"), "limit": P95_TARGET_S}
+    values: dict[str, Any] = {"key": level.p95_s, "low": level.p95_low_s, "high": level.p95_high_s}
+    values |= {"clients": level.clients, "unit": say("s at p95"), "limit": P95_TARGET_S}
     if level.p95_s < P95_TARGET_S:
         return say("With {clients:client}, p95 latency is {key:.2f} s, within the {limit:g} s target.", **values)
     return say("With {clients:client}, p95 latency is {key:.2f} s, over the {limit:g} s target.", **values)
