@@ -135,20 +135,20 @@ def write(value: Any, rule: str = "", translate: Translate = str) -> str:
 def estimate(value: float | None, low: float | None, high: float | None) -> Finding:
     """Return a value with its interval, as far as it is known."""
     if value is None:
-        return Finding("unknown")
+        return say("unknown")
     if low is None or high is None:
-        return Finding("{value} (too few for an interval)", {"value": value})
-    return Finding("{value} ({low} to {high})", {"value": value, "low": low, "high": high})
+        return say("{value} (too few for an interval)", value=value)
+    return say("{value} ({low} to {high})", value=value, low=low, high=high)
 
 
 def extent(values: Iterable[float]) -> Finding:
     """Return the least and the largest of some values, or the one that all are."""
     known = [each for each in values if math.isfinite(each)]
     if not known:
-        return Finding("undefined")
+        return say("undefined")
     if min(known) == max(known):
-        return Finding("{value}", {"value": known[0]})
-    return Finding("{low} to {high}", {"low": min(known), "high": max(known)})
+        return say("{value}", value=known[0])
+    return say("{low} to {high}", low=min(known), high=max(known))
 
 
 def answering(question: str, findings: Sequence[Finding]) -> list[Finding]:
