@@ -19,6 +19,7 @@ from comparisons import (
     make_reference,
     make_variant,
 )
+from headlines import told
 from models import tiny_model
 from safetensors.torch import load_file, save_file
 
@@ -187,7 +188,7 @@ def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_
     ],
 )
 def test_identity_in_words(changes: dict[str, Any], expected: str) -> None:
-    assert expected in " ".join(map(str, study.identity_findings(make_comparison(**changes))))
+    assert expected in " ".join(told(study.findings(make_comparison(**changes)), "sameness"))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clocks import StandingClock
+from headlines import told
 
 from qubic_lab.bench.processes import DEVIATION, draw
 from qubic_lab.database import open_database
@@ -87,7 +88,7 @@ def test_what_is_planted_is_found_and_noise_is_not(families: list[Family]) -> No
 
 def test_simulated_sentiment_says_so_everywhere(families: list[Family]) -> None:
     price, nothing, planted = families
-    headline, *said = map(str, backtest_findings.findings(families))
+    headline, *said = told(backtest_findings.findings(families), "prediction")
     assert headline.startswith("None of 1 set of real signals predicts after costs; the best Sharpe ratio is ")
     assert said[1].startswith("SIMULATION: ") and said[2].startswith("SIMULATION: ")
     assert "SIMULATION" not in said[0]

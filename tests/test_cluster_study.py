@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from examples import example
+from headlines import told
 
 from qubic_lab.bench.balance import bench_balance
 from qubic_lab.bench.dispatch import DispatchResult, Exchange, sum_up
@@ -102,7 +103,7 @@ def make_dispatch(added_ms: float, fault: str = "") -> DispatchResult:
 
 def found(failover: FailoverResult, dispatch: DispatchResult | None = None) -> str:
     return " ".join(
-        map(str, study.findings(bench_balance(), dispatch or make_dispatch(20.0), failover, make_paper(10, 1_000)))
+        told(study.findings(bench_balance(), dispatch or make_dispatch(20.0), failover, make_paper(10, 1_000)), "loss")
     )
 
 

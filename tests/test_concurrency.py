@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from commands import Run
 from examples import example
+from headlines import told
 
 from qubic_lab.bench.concurrency import (
     ClientBlock,
@@ -126,6 +127,8 @@ def test_the_command_measures_levels_and_prints_them(shared_ranks: None, tiny: P
 
 
 def test_findings_do_not_hide_what_is_wrong() -> None:
-    latency, answers, *_ = study.findings(result(p95_s=11.0, answers_unchanged=False, changed=(1,)))
+    found = study.findings(result(p95_s=11.0, answers_unchanged=False, changed=(1,)))
+    latency, answers, *_ = found
+    assert told(found, "speed")
     assert "over the 10 s target" in str(latency) and latency.figure() == "11.00 s at p95"
     assert str(answers) == "Concurrency changes answers: with 10 clients, 1 of 2 questions got other tokens than alone."

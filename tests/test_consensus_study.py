@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from commands import Run
 from examples import example
+from headlines import told
 
 from qubic_lab.bench.evaluations import bench_recorded_votes
 from qubic_lab.consensus.bands import ConfidenceLevel
@@ -198,7 +199,9 @@ def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path
 def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation):
     result = example(ConsensusEvaluation, model="m", votes=many)
     json.dumps(asdict(result), allow_nan=False)
-    headline, right, gained, *_ = consensus_findings.findings(result)
+    found = consensus_findings.findings(result)
+    headline, right, gained, *_ = found
+    assert told(found, "voting")
     rows = {(row["vote"], row["against"], row["questions"]): row for row in study.gain_rows(result)}
     gain, greedy = rows["majority", "one sample", "all"], rows["majority", "greedy", "all"]
     assert str(headline).startswith("A vote of 5 beats one sample; it ")
@@ -206,8 +209,8 @@ def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation
         f"{greedy['difference (points)']} points over the greedy answer ({greedy['95 % interval (points)']})"
     )
     assert str(right).startswith(f"The vote of m is right on {gain['vote right']} of 420 questions, one sample on ")
-    told = f"{gain['difference (points)']} ({gain['95 % interval (points)']})"
-    assert str(gained) == f"The vote less one sample is {told} points."
+    expected = f"{gain['difference (points)']} ({gain['95 % interval (points)']})"
+    assert str(gained) == f"The vote less one sample is {expected} points."
     assert len(study.baseline_rows(result)) == 2
     assert [row["n"] for row in study.confidence_rows(result)] == [210, 210]
     assert {row["method"] for row in study.curve_rows(result)} >= {"greedy", "pass@1", "majority", "weighted", "oracle"}
@@ -222,7 +225,7 @@ def test_without_any_vote_there_is_no_confidence_and_no_crash():
     votes = evaluate_votes(silent, 2)
     assert (votes.held_out, votes.undecided, votes.vote_share) == (0, 4, None)
     result = example(ConsensusEvaluation, model="m", votes=votes)
-    assert "does not clearly beat one sample" in str(consensus_findings.findings(result)[0])
+    assert "does not clearly beat one sample" in told(consensus_findings.findings(result), "voting")[0]
     study.reliability(result)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bar_series import bars_of, of_logs, walk
+from headlines import told
 from matplotlib.figure import Figure
 
 from qubic_lab.oracle.backtest.forecast_accuracy import baseline_points
@@ -54,7 +55,7 @@ def test_random_walks_are_no_evidence(found: ForecastStudy) -> None:
     told_worse = [each.verdict == "worse" for each in found.horizons]
     assert told_worse == [each.stays.error_ratio.low > 1.0 for each in found.horizons]
     assert {each.verdict for each in found.horizons} <= {"worse", "no evidence"}
-    said = list(map(str, study.findings(found)))
+    said = told(study.findings(found), "prediction")
     assert said[0] == 'There is no evidence that forecasts know more than "the price stays".'
     assert said[-1] == "Forecasts on bars of 1 day were not measured: bars of 1 day are longer than 4 h."
 
@@ -74,7 +75,7 @@ def test_verdicts(found: ForecastStudy, p: float | None, low: float, high: float
     beside = replace(horizon.stays, error_ratio=DailyEstimate(1.0, low, high))
     one = replace(horizon, p=p, accuracy=replace(horizon.accuracy, comparisons=(beside,)))
     assert one.verdict == verdict
-    said = " ".join(map(str, study.findings(ForecastStudy((one,), {}))))
+    said = " ".join(told(study.findings(ForecastStudy((one,), {})), "prediction"))
     assert said.startswith("There is no evidence") == (p != 0.01)
     assert ("worse than a constant price at 1 of 1" in said) == (verdict == "worse")
 
@@ -82,7 +83,7 @@ def test_verdicts(found: ForecastStudy, p: float | None, low: float, high: float
 def test_lasting_drifts_are_evidence(drifts: ForecastStudy) -> None:
     assert all(each.verdict == "better" for each in drifts.horizons)
     assert study.to_record(drifts)["evidence"] is True
-    said = list(map(str, study.findings(drifts)))
+    said = told(study.findings(drifts), "prediction")
     assert said[0] == 'Forecasts beat "the price stays" 1, 4 h ahead on bars of 1 h.'
     numbers = r"was right in ([\d.]+) to ([\d.]+) % of forecasts, the more common one in ([\d.]+) to ([\d.]+)"
     right = re.search(numbers, " ".join(said))
@@ -125,7 +126,7 @@ def test_nothing_looks_ahead_and_what_does_is_named(series: Mapping[str, Bars]) 
 def test_where_nothing_can_be_measured_the_study_says_so() -> None:
     nothing = study.study_forecasts({"1 h": bars_of([5.0] * 900), "15 min": walk(50, frame_us=15 * MINUTE_US)}, **QUICK)
     assert not nothing.horizons and not study.summary_rows(nothing)
-    assert list(map(str, study.findings(nothing))) == [
+    assert told(study.findings(nothing), "prediction") == [
         "Forecasts of the next hours were not measured: no bars are fit for it.",
         "Forecasts on bars of 1 h were not measured: the price did not move in 900 bars.",
         "Forecasts on bars of 15 min were not measured: 1280 bars of 15 min are needed, 50 are known.",

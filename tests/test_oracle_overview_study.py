@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from bar_series import joined
 from examples import example
+from headlines import told
 from matplotlib.figure import Figure
 
 from qubic_lab.database import open_database
@@ -116,9 +117,9 @@ def test_forecasts_win_on_a_steady_trend_and_not_on_a_random_walk(walk: MarketDa
     assert all(each.stays.error_ratio.high < 1.0 for each in trend.horizons)
     assert all(each.accuracy.direction.correct.low > 0.9 for each in trend.horizons)
     sure = example(ConfidenceRecord)
-    text = told(ratings(0.3, 0.1, 0.5), sure)
+    text = found_in(ratings(0.3, 0.1, 0.5), sure)
     assert text[0].startswith("9 past ratings over 3 weeks show a relation to the price 24 h later (correlation +0.30)")
-    rating, _, areas, texts, *_, coverages = told(ratings(0.1, -0.2, 0.4), sure)
+    rating, _, areas, texts, *_, coverages = found_in(ratings(0.1, -0.2, 0.4), sure)
     assert "79 to 81 % of prices" in coverages
     assert areas.endswith("the area under the ROC curve is: jump 0.80 (0.70 to 0.90).")
     assert "show no relation" in rating
@@ -210,7 +211,7 @@ def test_confidence_of_a_sentiment_model_is_judged_on_headlines_it_never_saw() -
     assert found.brier_skill.value == pytest.approx(1 - parts.score / parts.uncertainty)
     assert error.low <= error.value <= error.high and error.chance < error.chance_95
     assert sum(each.items for each in found.bins) == 375
-    *_, said, _, _ = told(ratings(0.1, 0.0, 0.2), found)
+    *_, said, _, _ = found_in(ratings(0.1, 0.0, 0.2), found)
     assert ("no evidence against" in said) == (error.value <= error.chance_95)
     check(study.reliability(found))
 
@@ -224,8 +225,8 @@ def check(figure: Figure) -> None:
     assert all(figure.bbox.fully_overlaps(text.get_window_extent()) for text in shown)
 
 
-def told(past: PastRatings, sure: ConfidenceRecord) -> list[str]:
-    return list(map(str, study.findings(NEWS, INJECTED, COVERAGE, past, sure)))
+def found_in(past: PastRatings, sure: ConfidenceRecord) -> list[str]:
+    return told(study.findings(NEWS, INJECTED, COVERAGE, past, sure), "prediction")
 
 
 def ratings(value: float, low: float, high: float) -> PastRatings:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bar_series import joined
+from headlines import told
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
@@ -72,7 +73,7 @@ def test_models_are_tested_on_the_same_bars(risk: RiskStudy) -> None:
 
 def test_the_sentence_hides_no_rejection(risk: RiskStudy) -> None:
     """Each model and test below 5 % in the table is named at its level, and no other."""
-    said = list(map(str, study.findings([risk])))
+    said = told(study.findings([risk]), "warning")
     by_level = {
         level: " ".join(
             each for each in said if each.startswith(f"Value at risk, bars of 1 h, {level:g}\N{NO-BREAK SPACE}%:")
@@ -115,7 +116,9 @@ def test_the_verdict_needs_more_than_luck(risk: RiskStudy) -> None:
 
     def said(only_ours: int, only_naive: int, p: float) -> str:
         given = replace(comparison, only_ours=only_ours, only_naive=only_naive, p=p)
-        return " ".join(map(str, study.findings([replace(risk, matched=replace(risk.matched, comparison=given))])))
+        return " ".join(
+            told(study.findings([replace(risk, matched=replace(risk.matched, comparison=given))]), "warning")
+        )
 
     assert "more than by volatility alone is not shown" in said(5, 2, 0.45)
     assert "; that is more than by volatility alone" in said(12, 1, 0.003)
@@ -163,7 +166,7 @@ def test_what_warnings_were_worth_is_recorded_with_intervals(risk: RiskStudy) ->
 
 def test_a_constant_price_has_no_risk_and_says_so() -> None:
     flat = study.study_risk(made(np.zeros(700)), horizon_us=DAY_US, drop=0.05)
-    said = " ".join(map(str, study.findings([flat])))
+    said = " ".join(told(study.findings([flat]), "warning"))
     for part in ("no model could be tested (no fit converged: do returns vary?)", "could not be judged", "is unknown"):
         assert part in said
     assert study.shortfall_is_above(flat) and not study.looks_ahead(flat)
@@ -179,14 +182,14 @@ def test_too_few_bars_to_judge_are_reported() -> None:
     early = np.append(np.full(60, -0.01), np.random.default_rng(0).normal(0, 0.0005, 1_500))
     quiet = study.study_risk(made(early), horizon_us=DAY_US, drop=0.05)
     start = quiet.matched.start
-    told = " ".join(map(str, study.findings([quiet])))
+    text = " ".join(told(study.findings([quiet]), "warning"))
     said = "could not be judged: no fall of 5\N{NO-BREAK SPACE}% within 24 h began. They are judged after the first"
-    assert f"{said} {start} bars." in told and start > 60
+    assert f"{said} {start} bars." in text and start > 60
     drop = -np.abs(np.random.default_rng(3).normal(0.0, 0.004, 1_200))
     sinking = study.study_risk(made(drop), horizon_us=DAY_US, drop=0.04, refit_bars=500)
-    told = " ".join(map(str, study.findings([sinking])))
-    assert "The price was already that low in 100\N{NO-BREAK SPACE}% of the bars after them." in told
-    value_at_risk = next(each for each in map(str, study.findings([short])) if each.startswith("Value at risk"))
+    text = " ".join(told(study.findings([sinking]), "warning"))
+    assert "The price was already that low in 100\N{NO-BREAK SPACE}% of the bars after them." in text
+    value_at_risk = next(each for each in told(study.findings([short]), "warning") if each.startswith("Value at risk"))
     assert "beyond a level of 0.01)" in value_at_risk  # not of one that only pictures show
     figures.timeline(short)
     figures.losses(short)

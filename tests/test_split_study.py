@@ -3,6 +3,7 @@
 from typing import Any
 
 from examples import example
+from headlines import told
 
 from qubic_lab.bench.memory import MemoryResult, RankMemory
 from qubic_lab.bench.prediction import LayerCosts, PredictionCell, PredictionResult
@@ -47,7 +48,7 @@ PREDICTION = example(
 def test_findings_answer_the_question_and_own_the_worst_prediction() -> None:
     ranks = (example(RankMemory, weight_bytes=191_000_000), example(RankMemory, rank=1, weight_bytes=135_400_000))
     advice = plan(resolve_shape("deepseek"), parse_devices(["t4", "t4"]), parse_link("10Gbps:0.1ms"))
-    *found, planned = map(str, study.findings(PREDICTION, example(MemoryResult, ranks=ranks), advice))
+    *found, planned = told(study.findings(PREDICTION, example(MemoryResult, ranks=ranks), advice), "speed")
     assert found == [
         "small is fastest with one whole model: 90.0 tokens/s for 2 requests.",
         "Other ways with 2 requests gave, in tokens/s: 60.0 with 2 ranks, A = B (15/15), 70.0 with 2 ranks, C (18/12), "
