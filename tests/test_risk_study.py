@@ -178,7 +178,7 @@ def test_a_constant_price_has_no_risk_and_says_so() -> None:
 
 def test_too_few_bars_to_judge_are_reported() -> None:
     short = study.study_risk(made(np.random.default_rng(0).normal(0, 0.01, 320)), horizon_us=DAY_US, drop=0.05)
-    assert "could not be judged (" in str(study.findings([short])[0])
+    assert "could not be judged because: " in str(study.findings([short])[1])
     early = np.append(np.full(60, -0.01), np.random.default_rng(0).normal(0, 0.0005, 1_500))
     quiet = study.study_risk(made(early), horizon_us=DAY_US, drop=0.05)
     start = quiet.matched.start

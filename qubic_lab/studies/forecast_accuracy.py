@@ -279,7 +279,7 @@ def accuracy_finding(study: ForecastStudy) -> Finding:
     if better:
         return say('Forecasts beat "the price stays" {where}.', where=_where(better))
     if known:
-        text = 'Forecasts know more than "the price stays" {where}, but their errors are not shown to be smaller.'
+        text = 'Forecasts know more than "the price stays" {where}; smaller errors are not shown.'
         return say(text, where=_where(known))
     return say('There is no evidence that forecasts know more than "the price stays".')
 

@@ -348,7 +348,8 @@ def _warning_findings(risk: RiskStudy) -> list[Finding]:
     found = risk.matched
     values: Row = {"bars": risk.name, "drop": risk.drop, "within": _span(_hours_ahead(risk))}
     if found.comparison is None:
-        return [say("Warnings on bars of {bars} could not be judged ({reason}).", reason=found.missing, **values)]
+        judged = say("Warnings on bars of {bars} could not be judged.", **values)
+        return [judged, say("They could not be judged because: {reason}.", reason=found.missing)]
     ours, naive = found.comparison.ours, found.comparison.naive
     if not ours.falls:
         return _no_falls(risk, values)
