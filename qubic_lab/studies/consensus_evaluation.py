@@ -282,7 +282,7 @@ def reliability(result: ConsensusEvaluation) -> Figure:
         axes.plot([0, 100], [0, 100], ":", color=INK, linewidth=0.8)
         for (name, report), look in zip(reports(result)[:2], ("--s", "-o"), strict=False):
             shares = [Dot(each.share, each.share_low, each.share_high) for each in report.reliability]
-            dots(axes, [100 * each.mean for each in report.reliability], shares, look, PALE, name, scale=100)
+            dots(axes, [100 * each.mean for each in report.reliability], shares, look, PALE, str(name), scale=100)
         _to_all(axes, "confidence (%)", "winners that are right (%)")
     return figure
 

@@ -54,7 +54,7 @@ from qubic_lab.studies.style import (
 Row = dict[str, Any]
 
 QUESTION = "prediction"
-ANOMALIES = {each: each for each in KINDS}
+ANOMALIES = {str(each): str(each) for each in KINDS}
 GOOD_OR_BAD = 0.15
 """A text of this score or more is good news, of less than its opposite bad news."""
 
