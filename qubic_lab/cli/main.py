@@ -17,7 +17,21 @@ from typer.main import get_command
 
 import qubic_lab.cli.bench_evaluations  # noqa: F401  (its commands are of the group bench)
 from qubic_lab import __version__
-from qubic_lab.cli import bench, certs, cluster, compare, coordinator, generate, models, net, node, oracle, runs, token
+from qubic_lab.cli import (
+    bench,
+    certs,
+    cluster,
+    compare,
+    coordinator,
+    generate,
+    models,
+    net,
+    node,
+    oracle,
+    runs,
+    token,
+    verify,
+)
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.settings import check_variables
 
@@ -29,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for group in (generate, compare, models, runs, bench, cluster, coordinator, node, net, token, certs, oracle):
+for group in (generate, compare, models, runs, verify, bench, cluster, coordinator, node, net, token, certs, oracle):
     group.register(app)
 
 

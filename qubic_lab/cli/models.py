@@ -1,4 +1,4 @@
-"""Commands about models: their files (model-path, split, verify, random-model), their layers, and plans."""
+"""Commands about models: their files (model-path, split, random-model), their layers, and plans."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -39,7 +39,6 @@ def register(app: typer.Typer) -> None:
     commands: Commands = {
         "model-path": (model_path, "smollm2"),
         "split": (split, "--model smollm2 --ranks 2 --out parts"),
-        "verify": (verify, "parts"),
         "random-model": (random_model, "--config deepseek --out random"),
         "plan": (plan, "--model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"),
     }
@@ -101,17 +100,6 @@ def split(
     with progress_bar() as progress:
         split_checkpoint(source, out, layers, strategy, lambda share: progress("splitting", round(100 * share), 100))
     typer.echo(f"{out}: " + "; ".join(f"rank {rank}: {stage}" for rank, stage in enumerate(stage_ranges(layers))))
-
-
-def verify(folder: Annotated[Path, Argument(metavar="DIR", help="A split, its rank, or a converted model.")]) -> None:
-    """Check the files of a split against its manifests."""
-    from qubic_lab.model.split import verify as find_problems
-
-    problems = find_problems(folder)
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise QubicLabError(f"{problems[0]}{more}: split the model again or copy the folder again")
-    typer.echo(f"{folder}: no file has changed")
 
 
 def random_model(

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from qubic_lab.core import Progress, no_progress
+from qubic_lab.core import Completion, Progress, no_progress
+from qubic_lab.errors import check_choice
 from qubic_lab.evals.comparison import (
     EQUIVALENCE_MARGIN,
     AnswerRow,
@@ -157,6 +158,24 @@ def _result(
     )
 
 
+def answer_again(config: ComparisonConfig, ids: Sequence[str]) -> Iterator[AnswerRow]:
+    """Yield the answers of `SplitComparison.answers` to questions of these ids once more.
+
+    Raises:
+        InputError: a file or value is wrong, or there is no such question.
+        RankError: the pipeline failed.
+    """
+    plan = plan_comparison(config)
+    requests, tokenizer = plan.requests, Tokenizer(plan.whole.folder)
+    opening = _opening(tokenizer, tokenizer.encode(requests[0]))
+    for id in ids:
+        check_choice("question", id, plan.ids)
+    shape = replace(plan.base, ranks=1, dtype=plan.dtypes[0], slots=plan.batches[0])
+    with Pipeline.launch(shape) as pipeline:
+        for place in map(plan.ids.index, ids):
+            yield _answer_row(plan.questions[place], _greedy(pipeline.generate(requests[place])), opening)
+
+
 def _answer_row(question: Question, answer: GreedyAnswer, opening: str) -> AnswerRow:
     return AnswerRow(
         id=question.id,
@@ -247,13 +266,14 @@ def _run(pipeline: Pipeline, config: PipelineConfig, plan: ComparisonPlan, folde
     found = list(pipeline.answer_all(plan.requests))
     seconds = time.perf_counter() - started
     return _Run(
-        answers=tuple(
-            GreedyAnswer(each.completion.token_ids, each.completion.text, each.completion.finish_reason == "length")
-            for each in found
-        ),
+        answers=tuple(_greedy(each.completion) for each in found),
         logits=tuple(folder / f"{each.number}.f32" for each in found),
         seconds=seconds,
     )
+
+
+def _greedy(answer: Completion) -> GreedyAnswer:
+    return GreedyAnswer(answer.token_ids, answer.text, answer.finish_reason == "length")
 
 
 def _case(plan: ComparisonPlan, split: ResolvedConfig, dtype: str, batch: int, run: _Run, one_rank: _Run) -> Case:

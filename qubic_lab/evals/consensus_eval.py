@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,14 +28,14 @@ from qubic_lab.consensus.confidence import (
 from qubic_lab.consensus.dependence import ErrorCorrelation, PastVote, effective_votes, error_correlation
 from qubic_lab.consensus.voting import Ballot, decide
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.errors import InputError, check_range
+from qubic_lab.errors import InputError, check_choice, check_range
 from qubic_lab.evals.diversity import Diversity, diversity
 from qubic_lab.evals.graded import MOST_GRADED, graded_questions
 from qubic_lab.evals.loaders import load_user_questions
 from qubic_lab.evals.paired import McNemar
 from qubic_lab.evals.questions import Question, committed_by_kind
 from qubic_lab.evals.recorded import RecordedQuestion, halves
-from qubic_lab.evals.recording import Asking, read_answers, record_answers
+from qubic_lab.evals.recording import Asking, ask_question, read_answers, record_answers
 from qubic_lab.evals.scoring import judged_text
 from qubic_lab.evals.self_consistency import (
     ALL,
@@ -222,8 +222,7 @@ def ask_model(plan: ConsensusPlan, progress: Progress = no_progress, *, keep: bo
         InputError: the model or the question file cannot be read.
         QubicLabError: whatever the pipeline raises.
     """
-    slots = max(SLOTS, 2 * plan.asking.samples)
-    config = PipelineConfig(plan.model, 1, dtype=plan.dtype, threads=plan.threads, slots=slots)
+    config = _pipeline(plan)
     resolved = resolve_config(config)
     questions = _questions(plan)
     hashed, commit = model_hash(resolved.folder), str(source_commit())
@@ -242,6 +241,28 @@ def ask_model(plan: ConsensusPlan, progress: Progress = no_progress, *, keep: bo
         asked_utc=f"{datetime.now(UTC):%Y-%m-%dT%H:%MZ}",
         answers=rows,
     )
+
+
+def ask_again(asked: ModelAnswers, ids: Sequence[str]) -> Iterator[RecordedQuestion]:
+    """Yield the answers to questions of these ids once more, with the seeds and threads that they were asked with.
+
+    Raises:
+        InputError: the model or the question file cannot be read, or the plan has no such question.
+        QubicLabError: whatever the pipeline raises.
+    """
+    plan = replace(asked.plan, threads=asked.threads)
+    questions = _questions(plan)
+    known = {question.id: place for place, question in enumerate(questions)}
+    for id in ids:
+        check_choice("question", id, known)
+    with Pipeline.launch(_pipeline(plan)) as pipeline:
+        for place in map(known.__getitem__, ids):
+            yield read_answers(questions[place], ask_question(pipeline, place, questions[place], plan.asking))
+
+
+def _pipeline(plan: ConsensusPlan) -> PipelineConfig:
+    slots = max(SLOTS, 2 * plan.asking.samples)
+    return PipelineConfig(plan.model, 1, dtype=plan.dtype, threads=plan.threads, slots=slots)
 
 
 def save_answers(asked: ModelAnswers, file: Path) -> None:
@@ -274,7 +295,11 @@ def load_answers(file: Path) -> ModelAnswers:
         content = json.loads(gzip.decompress(file.read_bytes()))
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{file} holds no recorded answers ({error}): give a file of `--save`") from error
-    asked = check_content(ModelAnswers, content, file)
+    return judge_again(check_content(ModelAnswers, content, file))
+
+
+def judge_again(asked: ModelAnswers) -> ModelAnswers:
+    """Judge and group recorded answers by the rules of now."""
     questions = [Question(row.id, row.question, row.reference, row.kind) for row in asked.answers]
     return replace(asked, answers=tuple(map(read_answers, questions, asked.answers)))
 

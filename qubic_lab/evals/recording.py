@@ -75,7 +75,7 @@ def record_answers(
     lock = threading.Lock()
 
     def ask(number: int, question: Question) -> None:
-        row = _ask(pipeline, number, question, asking)
+        row = ask_question(pipeline, number, question, asking)
         with lock:
             known[row.id] = row
             if file is not None:
@@ -121,7 +121,8 @@ def read_answers(question: Question, row: RecordedQuestion) -> RecordedQuestion:
     )
 
 
-def _ask(pipeline: Pipeline, number: int, question: Question, asking: Asking) -> RecordedQuestion:
+def ask_question(pipeline: Pipeline, number: int, question: Question, asking: Asking) -> RecordedQuestion:
+    """Ask one question, whose place in its plan decides the seeds; its answers are not judged yet."""
     limit, seed = asking.max_new_tokens, asking.seed + number * MOST_SAMPLES  # no two samples share a seed
     request = Request(prompt=question.question, sampling=SamplingParams(limit))
     greedy = longer = pipeline.generate(request)

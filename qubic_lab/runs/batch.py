@@ -14,6 +14,7 @@ from qubic_lab.model.folders import file_hash
 from qubic_lab.provenance import machine, source_commit, usable_cores, versions
 from qubic_lab.runs import fingerprint
 from qubic_lab.runs.experiment import ExperimentStudy, ExperimentWeek
+from qubic_lab.runs.fingerprint import CANDIDATE
 from qubic_lab.runs.notebook import NotebookError, run_notebook
 from qubic_lab.runs.store import (
     Manifest,
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 
 CIRCUMSTANCES = ("device", "dtype", "threads", "seed")
 """Fields of results that say how they were computed."""
-CANDIDATE = "candidate"
-"""A parameter that names a second model, which is compared with the first."""
 LEDGER = "database"
 """A parameter that names the ledger of a study that uses one."""
 OUTPUT = "calibrations"
@@ -53,6 +52,7 @@ class PlannedRun:
     key: str
     model_hash: str | None
     data_hashes: Mapping[str, str]
+    package_hash: str
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _plan(study: ExperimentStudy, parameters: dict[str, Any], package_hash: str,
     data_hashes = {name: file_hash(study.root / name) for name in study.data}
     data_hashes |= fingerprint.hash_named(named, study.root)
     if head := settings().sentiment_head:
-        data_hashes["sentiment head"] = file_hash(head)
+        data_hashes[fingerprint.HEAD] = file_hash(head)
     if candidate := parameters.get(CANDIDATE):
         data_hashes[CANDIDATE] = fingerprint.hash_weights(candidate)
     key = fingerprint.cache_key(
@@ -145,7 +145,7 @@ def _plan(study: ExperimentStudy, parameters: dict[str, Any], package_hash: str,
         data_hashes,
         {"machine": str(machine()), "cores": usable_cores(), "week": iso_week} if study.measures_time else None,
     )
-    return PlannedRun(study, parameters, key, model_hash, data_hashes)
+    return PlannedRun(study, parameters, key, model_hash, data_hashes, package_hash)
 
 
 def _now(run: PlannedRun) -> PlannedRun:
@@ -204,4 +204,6 @@ def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | Non
         circumstances={name: each[name] for each in results for name in CIRCUMSTANCES if name in each},
         error=error,
         files=hash_files(folder),
+        package_hash=run.package_hash,
+        notebook_hash=fingerprint.hash_code(run.study.source.code_cells),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.inference.track_record import ClaimRecord, track_record
-from qubic_lab.oracle.model.timestamps import now_us, to_us
+from qubic_lab.oracle.model.timestamps import to_us
 from qubic_lab.oracle.store.chain import START, has_head, ledger_database
 from qubic_lab.runs.history import PastRun, find_changes, find_repetitions
 from qubic_lab.runs.records import Records, read_measures, read_records
@@ -111,21 +111,21 @@ def open_week(week: str | None = None) -> WeekReport:
     return collect_week(choose_week(chosen))
 
 
-def collect_week(week: str) -> WeekReport:
-    """Collect a week from its runs, those of earlier weeks and the ledger.
+def collect_week(week: str, at: datetime | None = None) -> WeekReport:
+    """Collect a week from its runs, those of earlier weeks and the ledger; `at` another moment than now.
 
     Raises:
         InputError: a sample is not a positive number.
         QubicLabError: the database of the ledger cannot be read.
     """
-    index = read_index(week)
+    index, at = read_index(week), at or utc_now()
     entries = latest_of_each_study(index.runs)
-    runs = tuple(_read_run(entry) for of_study in entries.values() for entry in of_study)
+    runs = tuple(read_run(entry) for of_study in entries.values() for entry in of_study)
     now = [PastRun(week, run.name, run.manifest, run.records) for run in runs if run.manifest and run.error is None]
     earlier = [run for past in weeks_with_runs() if past < week for run in _read_past(past)]
     return WeekReport(
         week=week,
-        written_utc=utc_now().isoformat(),
+        written_utc=at.isoformat(),
         runs=runs,
         rows=tuple(beside_full_runs(judge({run.name: run.records for run in now}), last_full_runs(week))),
         changes=tuple(find_changes(now, earlier)),
@@ -136,14 +136,14 @@ def collect_week(week: str) -> WeekReport:
             for study, done in entries.items()
             if len(done) < done[0].of
         ),
-        ledger=_read_ledger(week),
+        ledger=_read_ledger(week, at),
     )
 
 
-def _read_ledger(week: str) -> LedgerOfWeek | None:
-    """Read the ledger as it stood at a week's end, or stands now; None: there was none yet."""
+def _read_ledger(week: str, at: datetime) -> LedgerOfWeek | None:
+    """Read the ledger as it stood at a week's end, or at a moment before it; None: there was none yet."""
     end = datetime.combine(days_of(week)[1] + timedelta(days=1), time(), UTC)
-    at_us, heads, kept = min(now_us(), to_us(end) - 1), _earlier_heads(week), set[str]()
+    at_us, heads, kept = min(to_us(at), to_us(end) - 1), _earlier_heads(week), set[str]()
     try:
         with ledger_database(make=False) as engine, engine.connect() as connection:
             record = track_record(engine, at_us)
@@ -164,7 +164,8 @@ def _earlier_heads(week: str) -> dict[str, str]:
     return found
 
 
-def _read_run(entry: WeekEntry) -> ReportedRun:
+def read_run(entry: WeekEntry) -> ReportedRun:
+    """Read a run of a week; a failed, lost or damaged one has an error in place of its records."""
     name = f"{entry.study}/{entry.key}"
     try:
         manifest = read_manifest(entry.folder)
@@ -218,7 +219,7 @@ def judge(runs: Mapping[str, Records]) -> list[AcceptanceRow]:
 
 def beside_full_runs(rows: Iterable[AcceptanceRow], entries: Iterable[WeekEntry]) -> Iterator[AcceptanceRow]:
     """Add to each row that other runs decide what the last full runs of the studies said of it."""
-    full = {run.name: run for run in map(_read_run, entries) if run.error is None}
+    full = {run.name: run for run in map(read_run, entries) if run.error is None}
     said = {row.id: row for row in judge({name: run.records for name, run in full.items()})}
     for row in rows:
         earlier = said[row.id]

@@ -9,10 +9,15 @@ from typing import Any
 
 from qubic_lab.database import BACKENDS, open_database
 from qubic_lab.model.folders import file_hash
+from qubic_lab.settings import settings
 
 PACKAGE = Path(__file__).parent.parent
 KEY_LENGTH = 16
 DECIDING_VERSIONS = ("python", "torch", "transformers", "numpy")
+CANDIDATE = "candidate"
+"""A parameter that names a second model, which is compared with the first."""
+HEAD = "sentiment head"
+"""The input that a setting names, and no parameter."""
 
 
 def cache_key(
@@ -51,6 +56,11 @@ def with_ledger(key: str, database: str) -> str:
 
     with open_ledger(database) as ledger:
         return hashlib.sha256(f"{key} {ledger.state()}".encode()).hexdigest()[:KEY_LENGTH]
+
+
+def hash_code(cells: Iterable[str]) -> str:
+    """Return one hash over the code cells of a notebook."""
+    return hashlib.sha256(json.dumps(list(cells)).encode()).hexdigest()
 
 
 def hash_package() -> str:
@@ -98,6 +108,19 @@ def hash_named(parameters: Mapping[str, Any], root: Path) -> dict[str, str]:
             for text in _texts(value)
         ]
     return {name: digest for name, digest in found if digest}
+
+
+def hash_input(name: str, parameters: Mapping[str, Any], root: Path) -> str | None:
+    """Return the hash that an input of a run has now, by its name in the run's manifest; None if it is gone.
+
+    Raises:
+        QubicLabError: a database or a model is not there, or cannot be read.
+    """
+    if name == HEAD:
+        return file_hash(head) if (head := settings().sentiment_head) else None
+    if name == CANDIDATE:
+        return hash_weights(parameters[CANDIDATE])
+    return hash_named({name: parameters.get(name, name)}, root).get(name)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -12,6 +12,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.runs import summary
 from qubic_lab.runs.cells import format_column, format_number, heading, in_words, is_numeric, is_prose
 from qubic_lab.runs.collect_week import collect_week, open_week
+from qubic_lab.runs.page_numbers import NUMBERS, describe_page, manifest_to_json
 from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.store import locked, reports_folder, write_atomically
 from qubic_lab.runs.week_index import choose_week, days_of
@@ -53,11 +54,16 @@ def build_page(week: str | None = None) -> Path:
         raise InputError(f"the sample week has its page already: open {reports_folder() / SAMPLE / PAGE}")
     report = open_week(week) if week else collect_week(choose_week(None))
     folder = reports_folder() / report.week
-    page = render(report)
+    files = week_files(report)
     with locked(folder):
-        write_atomically(folder / KEPT, week_to_json(report))
-        write_atomically(folder / PAGE, page)
+        for name, content in {**files, NUMBERS: manifest_to_json(describe_page(report, files, PAGE))}.items():
+            write_atomically(folder / name, content)
     return folder / PAGE
+
+
+def week_files(report: WeekReport) -> dict[str, str]:
+    """Return the page of a week and what lies beside it, by the names of the files; they depend on the week alone."""
+    return {KEPT: week_to_json(report), PAGE: render(report)}
 
 
 def render(report: WeekReport) -> str:

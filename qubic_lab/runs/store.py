@@ -130,7 +130,8 @@ def keep(unfinished: Path, study: str, key: str, *, failed: bool) -> Path:
 class Manifest:
     """One run: what was run, on what, when, and how it ended (`error` is None for a finished one).
 
-    `files` has the SHA-256 of each other file in its folder, by the path within it; older versions did not write it.
+    `files` has the SHA-256 of each other file in its folder, by the path within it; `package_hash` and `notebook_hash`
+    say which code made it. Older versions did not write these.
     """
 
     key: str
@@ -151,6 +152,8 @@ class Manifest:
     circumstances: Mapping[str, Any]
     error: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    package_hash: str = ""
+    notebook_hash: str = ""
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -162,6 +162,21 @@ class ScoredTexts:
 PRICES_ALONE = ScoredTexts("price signals", (), ())
 
 
+def strategies_of(scored: ScoredTexts) -> list[Strategy]:
+    """Return the signals that are tried: on the sentiment of texts, or on prices where there are none."""
+    return sentiment_strategies(scored.models) if scored.models else price_strategies()
+
+
+def quick_config(costs: Costs, lag: int) -> BacktestConfig:
+    """Return how every signal is tried."""
+    return BacktestConfig(costs, lag, lags=(lag,), draws=0)
+
+
+def full_config(quick: BacktestConfig, draws: int, seed: int) -> BacktestConfig:
+    """Return how the best signal is tried once more: with later fills, and random timing."""
+    return replace(quick, lags=tuple(each + quick.lag - 1 for each in BacktestConfig().lags), draws=draws, seed=seed)
+
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """All trials for one question, and the verdicts on the best of them.
@@ -231,16 +246,14 @@ def study_family(
     """
     market, texts, question = bars.bars, scored.texts, OWN_SIGNALS if signals else scored.question
     name = f"{question}: {bars.coin} of {bars.source}, {bars.name}"
-    known = sentiment_strategies(scored.models) if scored.models else price_strategies()
-    lag = bars.lag
-    quick = BacktestConfig(costs, lag, lags=(lag,), draws=0)
+    quick = quick_config(costs, lag := bars.lag)
     trial: dict[str, Any] = {"texts": texts, "ledger": ledger, "family": name}
     tried = tuple(backtest(market, each.strategy, quick, lookahead=each.report, **trial) for each in signals)
-    tried = tried or tuple(backtest(market, each, quick, **trial) for each in known)
+    tried = tried or tuple(backtest(market, each, quick, **trial) for each in strategies_of(scored))
     ratios = sharpe_ratios(np.stack([each.account.net_returns for each in tried], axis=1))
     lost = [each.account.ruin is not None for each in tried]
     promising = tried[int(np.where(np.isnan(ratios) | lost, -np.inf, ratios).argmax())]
-    full = replace(quick, lags=tuple(each + lag - 1 for each in BacktestConfig().lags), draws=draws, seed=seed)
+    full = full_config(quick, draws, seed)
     best = backtest(market, promising.strategy, full, lookahead=promising.lookahead, texts=texts)
     trials, recorded = ledger.trials(name, market.closed_us), promising.recorded
     assert recorded is not None
@@ -297,20 +310,22 @@ def _walk_forward(market: Bars, tried: Sequence[Backtest], costs: Costs, lag: in
 
 def trial_rows(families: Sequence[Family]) -> list[Row]:
     """Return each trial of this run."""
-    return [
-        {
-            "family": family.title,
-            "signal": signal_name(each),
-            "sharpe": _sharpe(each.account, each.account.net_returns),
-            "before costs": _sharpe(each.account, each.account.gross_returns),
-            "turnover a year": each.account.summary().turnover_per_year,
-            "break_even_bps": cost if math.isfinite(cost) else None,
-            "new": each.recorded.new if each.recorded else False,
-        }
-        for family in families
-        for each in family.tried
-        for cost in [break_even_bps(each.account.gross_returns, each.account.turnover)]
-    ]
+    return [trial_row(family.title, each) for family in families for each in family.tried]
+
+
+def trial_row(family: str, made: Backtest) -> Row:
+    """Return a trial of a family, named by its title."""
+    account = made.account
+    cost = break_even_bps(account.gross_returns, account.turnover)
+    return {
+        "family": family,
+        "signal": signal_name(made),
+        "sharpe": _sharpe(account, account.net_returns),
+        "before costs": _sharpe(account, account.gross_returns),
+        "turnover a year": account.summary().turnover_per_year,
+        "break_even_bps": cost if math.isfinite(cost) else None,
+        "new": made.recorded.new if made.recorded else False,
+    }
 
 
 def verdict_rows(families: Sequence[Family]) -> list[Row]:
@@ -424,9 +439,7 @@ def _gap(account: Account) -> float:
 
 def signal_name(made: Backtest) -> str:
     """Return a trial's signal with its parameters."""
-    values = made.strategy.parameters.values()
-    parameters = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in values)
-    return f"{made.strategy.title} ({parameters})" if parameters else made.strategy.title
+    return made.strategy.name
 
 
 def _sharpe(account: Account, returns: Floats) -> float | None:

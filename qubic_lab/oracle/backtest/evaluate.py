@@ -175,6 +175,12 @@ class Strategy:
         inner = getattr(self.function, "func", self.function)
         return str(getattr(inner, "__qualname__", type(inner).__name__))
 
+    @property
+    def name(self) -> str:
+        """The title with the parameters, such as momentum (20)."""
+        values = ", ".join(each if isinstance(each, str) else f"{each:g}" for each in self.parameters.values())
+        return f"{self.title} ({values})" if values else self.title
+
 
 @dataclass(frozen=True)
 class BacktestConfig:
