@@ -35,9 +35,7 @@ def verify(
     source, findings and verdicts, and a sample of answers, votes and backtests, which are executed again and must be
     equal bit for bit. Of a model's folder: each file against its manifest.
     """
-    from qubic_lab.runs.week_report import KEPT
-
-    if path.suffix == ".html" or (path / KEPT).is_file():
+    if path.suffix == ".html" or any(path.glob("*.html")) or (path / "week.json").is_file():
         _verify_page(path, None if every else sample, seed, json)
         return
     if every or seed is not None:
@@ -47,10 +45,10 @@ def verify(
 
 def _verify_page(path: Path, sample: int | None, seed: int | None, json: bool) -> None:
     require(*LAB_MODULES)
-    from qubic_lab.runs.verify import page_of, verify_page
+    from qubic_lab.runs.verify import verify_page
 
     with progress_bar() as progress:
-        found = verify_page(page_of(path), sample, seed, progress)
+        found = verify_page(path, sample, seed, progress)
     if json:
         print_json(asdict(found))
     else:

@@ -29,7 +29,7 @@ WEEK = "week"
 NUMBER = re.compile(r"(?<![\w.,−-])[−+-]?\d+(?:,\d{3})*(?:\.\d+)?(?: × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?(?!\w|[.,]\d)")
 SCALES = {1.0: "", 100.0: "in per cent, ", 1e3: "in thousandths, ", 1e-3: "in thousands, ", 1e-6: "in millions, "}
 """What a recorded number may have been multiplied by before it was rounded."""
-COMPUTED = "counted or computed from it"
+RECORDED, COMPUTED = "as it was recorded", "counted or computed from it"
 VOID = frozenset(["area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"])
 UNREAD = ("script", "style")
 
@@ -98,12 +98,12 @@ class TracedNumber:
 
     shown: str
     source: str
-    recorded: float | str | None
+    recorded: int | float | str | None
     rule: str
 
     def origin(self) -> str:
         """Say what was recorded and how it was rounded."""
-        return f"{self.recorded} {self.rule}" if self.recorded is not None else self.rule
+        return self.rule if self.rule in (RECORDED, COMPUTED) else f"{self.recorded} {self.rule}"
 
 
 class RecordedWeek:
@@ -169,15 +169,16 @@ class RecordedValue:
         self._texts = {found for each in leaves if isinstance(each, str) for found in NUMBER.findall(each)}
         self._known: dict[tuple[float, int, bool], dict[str, float]] = {}
 
-    def origin(self, shown: str) -> tuple[float | str | None, str]:
+    def origin(self, shown: str) -> tuple[int | float | str | None, str]:
         """Return the recorded number that is shown so, and the rule by which it was rounded."""
         if shown in self._texts:
-            return shown, "as it was recorded"
+            return shown, RECORDED
         bare = shown.lstrip("−+-").replace(",", "")
         decimals, power = len(bare.partition(" ")[0].partition(".")[2]), " × 10" in bare
         for scale, unit in SCALES.items():
             if (value := self._written(scale, decimals, power).get(bare)) is not None:
-                return value, "with a power of ten" if power else f"{unit}{decimals} decimals"
+                exact = scale == 1.0 and isinstance(value, int)
+                return value, RECORDED if exact else f"{unit}{_rounding(decimals, power)}"
         return None, COMPUTED
 
     def _written(self, scale: float, decimals: int, power: bool) -> dict[str, float]:
@@ -186,6 +187,11 @@ class RecordedValue:
         if key not in self._known:
             self._known[key] = {_write(abs(each) * scale, decimals, power): each for each in self._numbers}
         return self._known[key]
+
+
+def _rounding(decimals: int, power: bool) -> str:
+    places = f"{decimals} decimal{'s' * (decimals != 1)}" if decimals else "a whole number"
+    return f"rounded to {places}{' and a power of ten' * power}"
 
 
 def _write(value: float, decimals: int, power: bool) -> str:

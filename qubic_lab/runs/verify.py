@@ -80,19 +80,17 @@ class Verification:
         )
 
 
-def page_of(path: Path) -> Path:
-    """Return the page that a path names, by itself or by its folder."""
-    return path / PAGE if path.is_dir() else path
-
-
 def verify_page(
-    page: Path, sample: int | None = 20, seed: int | None = None, progress: Progress = no_progress
+    path: Path, sample: int | None = 20, seed: int | None = None, progress: Progress = no_progress
 ) -> Verification:
-    """Check a page, and execute a sample of its results again; None: all of them. Without a seed one is drawn.
+    """Check a page, or that of a folder, and execute a sample of its results again; None: all of them.
+
+    Without a seed one is drawn.
 
     Raises:
         QubicLabError: there is no such page, or what lies beside it cannot be read.
     """
+    page = path / PAGE if path.is_dir() else path
     if not page.is_file():
         raise NotFoundError(f"there is no page {page}: write it with 'qubic-lab report'")
     manifest, kept = read_page_manifest(page.with_name(NUMBERS)), _read_kept(page.with_name(KEPT))

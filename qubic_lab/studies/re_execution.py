@@ -21,6 +21,7 @@ from qubic_lab.bench.failover import FailoverResult
 from qubic_lab.bench.scale import ScaleResult
 from qubic_lab.bench.vote_load import VoteLoadResult
 from qubic_lab.checked_yaml import check_content
+from qubic_lab.errors import QubicLabError
 from qubic_lab.evals.compare import answer_again
 from qubic_lab.evals.comparison import SplitComparison
 from qubic_lab.evals.comparison_plan import ComparisonConfig
@@ -33,7 +34,7 @@ from qubic_lab.evals.consensus_eval import (
     load_answers,
 )
 from qubic_lab.oracle.backtest.costs import Costs
-from qubic_lab.oracle.backtest.evaluate import backtest
+from qubic_lab.oracle.backtest.evaluate import backtest, signal_name
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.studies import (
     accuracy_comparison,
@@ -81,9 +82,12 @@ def re_execute(run: Recorded, names: Sequence[str]) -> Iterator[Any]:
     Paths in parameters are seen from the working folder.
 
     Raises:
-        QubicLabError: a model, file or database is not there.
+        QubicLabError: a model, file or database is not there, or another version recorded the run.
     """
-    return map(plain, STUDIES[run.study].execute(run, names))
+    try:
+        yield from map(plain, STUDIES[run.study].execute(run, names))
+    except KeyError as error:
+        raise QubicLabError(f"another version of the study recorded it, without {error}") from None
 
 
 def findings_again(study: str, results: Mapping[str, Mapping[str, Any]]) -> list[Any] | None:
@@ -152,8 +156,11 @@ def _trials(run: Recorded) -> dict[str, Any]:
     rows = [row for name in TRIALS for row in run.tables.get(name, ()) if not row["family"].startswith(QUESTION)]
     made = [each for name in ("families", "sentiment") for each in run.results.get(name, {}).get("families", ())]
     return {f"{row['family']}: {row['signal']}": _without_ledger(row) for row in rows} | {
-        f"{BEST}{each['question']}": {name: each["best"][name] for name in ACCOUNTS}
+        f"{BEST}{each['question']}: {signal_name(best['strategy'], best['parameters'])}": {
+            name: best[name] for name in ACCOUNTS
+        }
         for each in made
+        for best in [each["best"]]
         if not each["question"].startswith(QUESTION)
     }
 
@@ -170,37 +177,21 @@ def _trade_again(run: Recorded, names: Sequence[str]) -> Iterator[Any]:
     )
     scores = signal_studies.choose_scores(markets, found, given["effects"], given["seed"])
     families = [(bars, oracle_backtest.PRICES_ALONE) for bars in markets] + signal_studies.traded(scores, found)
-    by_title = {f"{scored.question}, {bars.name}": (bars, scored) for bars, scored in families}
-    signals = {
-        f"{title}: {strategy.name}": (title, strategy)
-        for title, (_, scored) in by_title.items()
+    tried = {
+        (f"{scored.question}, {bars.name}", strategy.name): (bars, scored.texts, strategy)
+        for bars, scored in families
         for strategy in oracle_backtest.strategies_of(scored)
     }
-    best_of = {
-        each["question"]: (each["best"]["strategy"], each["best"]["parameters"])
-        for name in ("families", "sentiment")
-        for each in run.results[name]["families"]
-    }
     for name in names:
-        title = name.removeprefix(BEST)
-        if is_best := name.startswith(BEST):
-            bars, scored = by_title[title]
-            strategy = next(
-                each
-                for each in oracle_backtest.strategies_of(scored)
-                if (each.title, plain(dict(each.parameters))) == best_of[title]
-            )
-        else:
-            title, strategy = signals[name]
-            bars, scored = by_title[title]
+        title, _, signal = name.removeprefix(BEST).rpartition(": ")
+        bars, texts, strategy = tried[title, signal]
         config = oracle_backtest.quick_config(costs, bars.lag)
-        if is_best:
+        if name.startswith(BEST):
             config = oracle_backtest.full_config(config, given["draws"], given["seed"])
-        made = backtest(bars.bars, strategy, config, texts=scored.texts)
-        if is_best:
-            yield {part: made.to_dict()[part] for part in ACCOUNTS}
+            found_again = backtest(bars.bars, strategy, config, texts=texts).to_dict()
+            yield {part: found_again[part] for part in ACCOUNTS}
         else:
-            yield _without_ledger(oracle_backtest.trial_row(title, made))
+            yield _without_ledger(oracle_backtest.trial_row(title, backtest(bars.bars, strategy, config, texts=texts)))
 
 
 def _measures(run: Recorded) -> dict[str, Any]:
@@ -232,7 +223,7 @@ def _measure_again(run: Recorded, names: Sequence[str]) -> Iterator[Any]:
             yield measures[name]()
         else:
             kind, _, size = name.removeprefix("anomalies: ").rpartition(" of ")
-            yield next(each for each in oracle_measures.injected(market, [float(size)], seed) if each.kind == kind)
+            yield {each.kind: each for each in oracle_measures.injected(market, [float(size)], seed)}[kind]
 
 
 def _risks(run: Recorded) -> dict[str, Any]:
@@ -252,7 +243,7 @@ def _warn_again(run: Recorded, names: Sequence[str]) -> Iterator[Any]:
         bars_of, _, part = name.rpartition(": ")
         if bars_of not in known:
             bars = load_bars(given["file"], given["coin"], given["reading"], join=False)
-            study = _study_risk(next(each for each in bars if each.name == bars_of), given)
+            study = _study_risk({each.name: each for each in bars}[bars_of], given)
             known[bars_of] = plain(risk_warnings.record([study]))
         recorded = known[bars_of]
         yield recorded["worth"][0] if part == "worth" else recorded["risks"][0][part]

@@ -177,9 +177,14 @@ class Strategy:
 
     @property
     def name(self) -> str:
-        """The title with the parameters, such as momentum (20)."""
-        values = ", ".join(each if isinstance(each, str) else f"{each:g}" for each in self.parameters.values())
-        return f"{self.title} ({values})" if values else self.title
+        """The title with the parameters; see `signal_name`."""
+        return signal_name(self.title, self.parameters)
+
+
+def signal_name(title: str, parameters: Mapping[str, Any]) -> str:
+    """Return the name of a signal with its parameters, such as momentum (20)."""
+    values = ", ".join(each if isinstance(each, str) else f"{each:g}" for each in parameters.values())
+    return f"{title} ({values})" if values else title
 
 
 @dataclass(frozen=True)
