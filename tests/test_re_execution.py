@@ -41,7 +41,7 @@ def prices(file: Path, count: int, step_us: int) -> str:
 
 @pytest.mark.dist
 def test_answers_of_the_whole_model(tiny: Path, shared_ranks: None) -> None:
-    given = {"model": str(tiny), "batches": [4, 1], "dtypes": ["fp32"], "max_new_tokens": 6, "seed": 3}
+    given: dict[str, Any] = {"model": str(tiny), "batches": [4, 1], "dtypes": ["fp32"], "max_new_tokens": 6, "seed": 3}
     result = compare(ComparisonConfig(**given, limit=5, strategies=["C"]))
     run = Recorded("accuracy_comparison", {**given, "questions": 5}, {"comparison": plain(result)}, {})
     assert len(items_of(run)) == 5
@@ -100,7 +100,11 @@ def test_backtests_of_single_signals(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_measures_of_the_market(tmp_path: Path) -> None:
-    given = {"file": prices(tmp_path / "hours.csv", 900, HOUR_US), "coin": "bitcoin", "reading": {"stamp": "open"}}
+    given: dict[str, Any] = {
+        "file": prices(tmp_path / "hours.csv", 900, HOUR_US),
+        "coin": "bitcoin",
+        "reading": {"stamp": "open"},
+    }
     given |= {"database": "", "sentiment_model": "crypto-lexicon", "walks": 2, "seed": 1}
     market = load_market(given["file"], "bitcoin", given["reading"])
     news = oracle_measures.load_news("bitcoin", "crypto-lexicon")
@@ -115,7 +119,11 @@ def test_measures_of_the_market(tmp_path: Path) -> None:
 
 
 def test_measures_of_risk_by_their_bars(tmp_path: Path) -> None:
-    given = {"file": prices(tmp_path / "days.csv", 500, DAY_US), "coin": "bitcoin", "reading": {"stamp": "open"}}
+    given: dict[str, Any] = {
+        "file": prices(tmp_path / "days.csv", 500, DAY_US),
+        "coin": "bitcoin",
+        "reading": {"stamp": "open"},
+    }
     given |= {"level": "warning", "rules": "", "refit_bars": 500, "days_ahead": 7.0, "day_drop": 0.1}
     bars = load_bars(given["file"], "bitcoin", given["reading"], join=False)
     studied = risk_warnings.study_risk(bars[0], horizon_us=7 * DAY_US, drop=0.1, refit_bars=500)

@@ -120,7 +120,7 @@ def test_a_page_is_valid_self_contained_and_small(add_run, lab_root: Path):
     add_run(make_comparison(), pictures=True)
     page = build_page()
     assert page == lab_root / "reports" / "2026-W48" / "index.html"
-    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "week.json"]
+    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "numbers.json", "week.json"]
     assert page.stat().st_size < 1_000_000
     document = parse(page)
     addresses = [each for element in document.iter() for name, each in element.items() if name in ("src", "href")]
