@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -289,8 +290,9 @@ def _other_files(
 def _other_findings(run: ReportedRun) -> Iterator[str]:
     """Compare a run's findings with those that follow from its results."""
     found = findings_again(run.study, run.records.results)
-    for place, (recorded, right) in enumerate(zip(run.records.findings, found or (), strict=False)):
-        if recorded != right:
+    for place, (recorded, right) in enumerate(zip_longest(run.records.findings, found)) if found is not None else ():
+        # Older versions recorded sentences alone.
+        if str(recorded) != str(right) or (recorded.values and recorded != right):
             yield (
                 f"{run.name}#findings/{place}: recorded is {shorten(str(recorded))}, and from the results follows "
                 f"{shorten(str(right))}"

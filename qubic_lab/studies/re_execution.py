@@ -41,7 +41,7 @@ from qubic_lab.studies import (
     cluster,
     collected_signals,
     concurrency,
-    consensus_evaluation,
+    consensus_findings,
     engine_speed,
     forecast_accuracy,
     oracle_backtest,
@@ -51,8 +51,9 @@ from qubic_lab.studies import (
     signal_studies,
 )
 from qubic_lab.studies.cluster_scale import ScaleOnPaper
+from qubic_lab.studies.finding import Finding
 from qubic_lab.studies.market_bars import StudyBars, load_bars, load_market
-from qubic_lab.studies.own_signals import QUESTION
+from qubic_lab.studies.own_signals import OWN_SIGNALS
 
 T = TypeVar("T")
 ANSWER = ("text", "tokens", "correct", "cut")
@@ -90,7 +91,7 @@ def re_execute(run: Recorded, names: Sequence[str]) -> Iterator[Any]:
         raise QubicLabError(f"another version of the study recorded it, without {error}") from None
 
 
-def findings_again(study: str, results: Mapping[str, Mapping[str, Any]]) -> list[Any] | None:
+def findings_again(study: str, results: Mapping[str, Mapping[str, Any]]) -> list[Finding] | None:
     """Return the findings that follow from recorded results.
 
     None: they follow from more than was recorded, or another version recorded it.
@@ -153,7 +154,7 @@ def _ask_and_count_again(run: Recorded, names: Sequence[str]) -> Iterator[Any]:
 
 def _trials(run: Recorded) -> dict[str, Any]:
     """Return the trials but for own signals, and the accounts of the best ones; what the ledger decides is left out."""
-    rows = [row for name in TRIALS for row in run.tables.get(name, ()) if not row["family"].startswith(QUESTION)]
+    rows = [row for name in TRIALS for row in run.tables.get(name, ()) if not row["family"].startswith(OWN_SIGNALS)]
     made = [each for name in ("families", "sentiment") for each in run.results.get(name, {}).get("families", ())]
     return {f"{row['family']}: {row['signal']}": _without_ledger(row) for row in rows} | {
         f"{BEST}{each['question']}: {signal_name(best['strategy'], best['parameters'])}": {
@@ -161,7 +162,7 @@ def _trials(run: Recorded) -> dict[str, Any]:
         }
         for each in made
         for best in [each["best"]]
-        if not each["question"].startswith(QUESTION)
+        if not each["question"].startswith(OWN_SIGNALS)
     }
 
 
@@ -284,12 +285,13 @@ STUDIES = {
 }
 
 
-def _accuracy_findings(results: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+def _accuracy_findings(results: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     packing = _read(results, "compression", CompressionResult)
-    return [*accuracy_comparison.findings(_read(results, "comparison", SplitComparison)), packing.finding()]
+    comparison = _read(results, "comparison", SplitComparison)
+    return [*accuracy_comparison.findings(comparison), accuracy_comparison.packing_finding(packing)]
 
 
-def _cluster_findings(results: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+def _cluster_findings(results: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     return cluster.findings(
         _read(results, "balance", BalanceResult),
         _read(results, "dispatch", DispatchResult),
@@ -300,9 +302,9 @@ def _cluster_findings(results: Mapping[str, Mapping[str, Any]]) -> list[Any]:
     )
 
 
-FINDINGS: dict[str, Callable[[Mapping[str, Mapping[str, Any]]], list[Any]]] = {
+FINDINGS: dict[str, Callable[[Mapping[str, Mapping[str, Any]]], list[Finding]]] = {
     "accuracy_comparison": _accuracy_findings,
-    "consensus_evaluation": lambda found: consensus_evaluation.findings(_read(found, "consensus", ConsensusEvaluation)),
+    "consensus_evaluation": lambda found: consensus_findings.findings(_read(found, "consensus", ConsensusEvaluation)),
     "concurrency": lambda found: concurrency.findings(_read(found, "concurrency", ConcurrencyResult)),
     "engine_speed": lambda found: engine_speed.findings(_read(found, "engine_speed", EngineResult)),
     "cluster": _cluster_findings,
