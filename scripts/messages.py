@@ -1,0 +1,203 @@
+"""Collect the messages of the weekly page, and bring its catalogues up to date with them.
+
+Messages are the templates of findings, labels of the page's templates and code, captions of notebooks, headings of
+tables, questions, verdicts and acceptance criteria. `--check` names those that a catalogue lacks or no longer needs.
+"""
+
+import argparse
+import ast
+import importlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po, write_po
+
+from qubic_lab.runs.cells import heading
+from qubic_lab.runs.collect_week import NOT_MEASURABLE, STUDIES
+from qubic_lab.runs.language import ENGLISH, LANGUAGES, catalogue_file
+from qubic_lab.runs.week_report import SAMPLE, WeekReport, read_week
+from qubic_lab.studies import finding
+from qubic_lab.studies.acceptance import MEANINGS, Criterion
+
+ROOT = Path(__file__).parents[1]
+CALLS = ("say", "translated", "_")
+"""Functions whose first argument is a message."""
+RECORDING = ("record_figure", "record_table")
+"""Functions whose third argument is a caption."""
+HEADINGS = "headings of tables"
+WORD = re.compile(r"[A-Za-z]{2}")
+
+
+def collect() -> dict[str, str]:
+    """Return every message with the place where it is from."""
+    found: dict[str, str] = {}
+    for place, messages in _sources():
+        for each in messages:
+            found.setdefault(each, place)
+    return found
+
+
+def _sources() -> Iterator[tuple[str, Iterable[str]]]:
+    for file in sorted((ROOT / "qubic_lab").rglob("*.py")):
+        if text := file.read_text(encoding="utf-8"):
+            yield str(file.relative_to(ROOT)), _of_module(file, ast.parse(text))
+    for file in sorted((ROOT / "qubic_lab" / "runs" / "templates").glob("*.html")):
+        calls = re.finditer(r"\b_\(\s*(\"[^\"]*\"|'[^']*')", file.read_text(encoding="utf-8"))
+        yield str(file.relative_to(ROOT)), [ast.literal_eval(call[1]) for call in calls]
+    for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        yield str(file.relative_to(ROOT)), _captions(file)
+    yield "the six questions", finding.QUESTIONS.values()
+    yield "findings", (finding.LIST, finding.FIGURE, finding.FIGURE_WITH_INTERVAL)
+    yield "verdicts", (*MEANINGS, *MEANINGS.values())
+    criteria = [each for study in STUDIES for each in vars(study).values() if isinstance(each, Criterion)]
+    yield "acceptance", (text for each in criteria for text in (each.what, each.target))
+    yield "acceptance", (text for each in NOT_MEASURABLE for text in each[1:])
+    sample = read_week(ROOT / "reports" / SAMPLE / "week.json")
+    yield HEADINGS, headings(sample)
+
+
+def headings(week: WeekReport) -> Iterator[str]:
+    """Return the headings of a week's tables that have words in them."""
+    tables = [table for run in week.runs for table in run.records.tables]
+    shown = {heading(column) for table in tables for column in table.columns}
+    return (each for each in sorted(shown) if WORD.search(each))
+
+
+def _of_module(file: Path, tree: ast.Module) -> Iterator[str]:
+    """Return the messages of the calls in a module: literals, names of literals, or values of a table of the module."""
+    for scope in ast.walk(tree):
+        if isinstance(scope, ast.FunctionDef | ast.Module):
+            assigned = _assigned(scope)
+            for node in ast.walk(scope):
+                if (
+                    isinstance(node, ast.Call)
+                    and isinstance(node.func, ast.Name)
+                    and node.func.id in CALLS
+                    and node.args
+                ):
+                    yield from _messages(file, node.args[0], assigned, whole=isinstance(scope, ast.Module))
+
+
+def _assigned(scope: ast.AST) -> dict[str, list[ast.expr]]:
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(scope):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            found.setdefault(node.targets[0].id, []).append(node.value)
+    return found
+
+
+def _messages(file: Path, node: ast.expr, assigned: Mapping[str, list[ast.expr]], whole: bool) -> Iterator[str]:
+    match node:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.IfExp():
+            yield from _messages(file, node.body, assigned, whole)
+            yield from _messages(file, node.orelse, assigned, whole)
+        case ast.Subscript(value=ast.Name(id=name)):
+            yield from _named(file, name).values()
+        case ast.Name(id=name) if name in assigned and not whole:
+            for each in assigned[name]:
+                if isinstance(each, ast.Constant | ast.IfExp):
+                    yield from _messages(file, each, assigned, whole)
+        case ast.Name(id=name) if name.isupper():
+            yield _named(file, name)
+
+
+def _named(file: Path, name: str) -> Any:
+    module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    return getattr(importlib.import_module(module), name)
+
+
+def _captions(file: Path) -> Iterator[str]:
+    """Return the captions of a notebook's figures and tables; values in them are placeholders."""
+    cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    tree = ast.parse(code)
+    assigned = _assigned(tree)
+    given = list(assigned.get("caption", ()))
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    given += [call.args[2] for call in calls if isinstance(call.func, ast.Name) and call.func.id in RECORDING]
+    for value in given:
+        yield from _caption(value)
+        for part in ast.walk(value):  # words that are put into a caption
+            if isinstance(part, ast.Name):
+                for chosen in assigned.get(part.id, ()):
+                    if isinstance(chosen, ast.IfExp):
+                        yield from _messages(file, chosen, {}, whole=True)
+
+
+def _caption(value: ast.expr) -> Iterator[str]:
+    match value:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.JoinedStr():
+            number = iter("abcdefgh")
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else f"{{{next(number)}}}" for part in value.values
+            )
+        case ast.Call(args=[_, ast.Constant(value=str(text))]):  # of a caption that may be of a simulation
+            yield text
+            yield f"SIMULATION: {text}"
+
+
+def read(tag: str) -> Catalog:
+    """Return the catalogue of a language; an empty one if there is none."""
+    if not catalogue_file(tag).exists():
+        return Catalog(locale=tag.replace("-", "_"), project="Qubic Lab", charset="utf-8")
+    with catalogue_file(tag).open("rb") as file:
+        return read_po(file, locale=tag.replace("-", "_"))
+
+
+def update(tag: str, messages: Mapping[str, str]) -> Catalog:
+    """Return the catalogue of a language with exactly these messages, and the translations that it has of them."""
+    old, new = read(tag), Catalog(locale=tag.replace("-", "_"), project="Qubic Lab", charset="utf-8")
+    for message, place in {**_earlier_headings(old), **messages}.items():
+        known = old.get(message)
+        new.add(message, known.string if known else "", auto_comments=[place])
+    return new
+
+
+def _earlier_headings(catalogue: Catalog) -> dict[str, str]:
+    """Return the headings of a catalogue: tables that the sample week does not have may need them."""
+    return {str(each.id): HEADINGS for each in catalogue if each.id and HEADINGS in each.auto_comments}
+
+
+def write(tag: str, catalogue: Catalog) -> None:
+    """Write the catalogue of a language, without dates, so that it changes only where a message does."""
+    catalogue_file(tag).parent.mkdir(parents=True, exist_ok=True)
+    for each in catalogue:
+        each.flags.clear()  # guesses of a format from % and {
+    with catalogue_file(tag).open("wb") as file:
+        write_po(file, catalogue, width=120, omit_header=True, no_location=True)
+
+
+def faults(tag: str, messages: Mapping[str, str]) -> list[str]:
+    """Return a line for each message that a language does not translate, or translates without being asked."""
+    catalogue = read(tag)
+    known = {str(each.id): each.string for each in catalogue if each.id}
+    asked = messages.keys() | _earlier_headings(catalogue).keys()
+    lacking = [f"{tag} lacks {each!r} ({place})" for each, place in messages.items() if not known.get(each)]
+    return lacking + [f"{tag} has {each!r}, which nothing asks for" for each in known if each not in asked]
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="name what is missing, and change nothing")
+    check, messages = parser.parse_args().check, collect()
+    found = []
+    for tag in (each for each in LANGUAGES if each != ENGLISH):
+        if not check:
+            write(tag, update(tag, messages))
+        found += faults(tag, messages)
+    print(*found, f"{len(messages)} messages", sep="\n")
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()
