@@ -1,25 +1,22 @@
 """`qubic-lab run` killed at any moment, resumed, and run twice at once: the end is that of an undisturbed run."""
 
-import json
 import os
 import random
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import nbformat
 import psutil
 import pytest
-from studies import Silent, write_notebook, write_study, write_week
+from clusters import wait_until
+from studies import Silent, everything_but_times, write_project
 
 from qubic_lab.runs import batch
 from qubic_lab.runs.batch import run_batch
 from qubic_lab.runs.experiment import load
-from qubic_lab.runs.week_index import WeekEntry, add_entry, latest_of_each_study, read_index, weeks_with_runs
-from qubic_lab.settings import settings
+from qubic_lab.runs.week_index import WeekEntry, add_entry, read_index, weeks_with_runs
 
 # As the command, but its keys do not change while somebody edits the package.
 COMMAND = """from qubic_lab.runs import fingerprint
@@ -27,31 +24,16 @@ fingerprint.hash_package = lambda: "package"
 from qubic_lab.cli.main import main
 main()
 """
-CELLS = (
-    "import pandas as pd\nfrom qubic_lab.runs import notebook",
-    "notebook.record('square', {'value': number**2, 'seed': 0})",
-    "notebook.record_table('powers', pd.DataFrame({'power': [number**k for k in range(20)]}), 'Powers')",
-    "notebook.record_measure('steps', [1.0 * number] * 5, 'steps', 'lower')",
-    "notebook.record_findings([f'The square is {number**2}.'])\nnumber**3",
-)
-RUNS = 4
-TIMES = ("started_utc", "finished_utc", "seconds")
 
 
-def write_project(root: Path, runs: int = RUNS) -> Path:
-    write_notebook(root / "notebooks" / "tiny.ipynb", *CELLS)
-    write_study(root, quick={"grid": {"number": list(range(1, runs + 1))}})
-    return write_week(root, "study.yaml", progress={"done": ["something"]})
-
-
-def start(file: Path, runs: Path) -> subprocess.Popen[str]:
+def start(file: Path, runs: Path, jobs: int = 1) -> subprocess.Popen[str]:
     environment = os.environ | {"QUBIC_LAB_RUNS": str(runs)}
-    command = [sys.executable, "-c", COMMAND, "run", str(file)]
+    command = [sys.executable, "-c", COMMAND, "run", str(file), "--jobs", str(jobs)]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def finish(file: Path, runs: Path) -> None:
-    process = start(file, runs)
+def finish(file: Path, runs: Path, jobs: int = 1) -> None:
+    process = start(file, runs, jobs)
     _, errors = process.communicate(timeout=280)
     assert process.returncode == 0, errors
 
@@ -68,50 +50,41 @@ def kill(process: subprocess.Popen[str], whom: str) -> None:
     assert alive == []
 
 
-def outcome(root: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Return all that a folder of runs says, except times."""
-    monkeypatch.setenv("QUBIC_LAB_RUNS", str(root))
-    settings.cache_clear()
-    (week,) = weeks_with_runs()
-    latest = latest_of_each_study(read_index(week).runs)
-    entries = [asdict(entry) | {"batch": "", "reused": False} for of_study in latest.values() for entry in of_study]
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    names = [str(path.relative_to(root)) for path in files]
-    contents = {name: _without_times(path) for name, path in zip(names, files, strict=True) if "weeks" not in name}
-    return {"entries": entries, "status": read_index(week).status, "files": names, "contents": contents}
-
-
-def _without_times(path: Path) -> Any:
-    if path.name == "manifest.json":
-        return {name: value for name, value in json.loads(path.read_text()).items() if name not in TIMES}
-    if path.suffix == ".ipynb":
-        return [(cell.source, cell.get("outputs")) for cell in nbformat.read(path, as_version=4).cells]
-    return None if path.name == "notebook.log" else path.read_bytes()
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("whom", ["the command", "everything"])
+@pytest.mark.parametrize(("whom", "runs", "jobs"), [("the command", 40, 2), ("everything", 4, 1)])
 def test_a_run_killed_at_three_moments_ends_as_an_undisturbed_one(
-    whom: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whom: str, runs: int, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    file = write_project(tmp_path)
+    file = write_project(tmp_path, runs)
     began = time.monotonic()
-    finish(file, tmp_path / "undisturbed")
+    finish(file, tmp_path / "undisturbed", jobs)
     seconds = time.monotonic() - began
 
     moments, kills = random.Random(whom), 0
     for _ in range(3):
-        process = start(file, tmp_path / "killed")
+        process = start(file, tmp_path / "killed", jobs)
         time.sleep(seconds * moments.uniform(0.1, 0.28))  # hardly long enough for all that is left
         if process.poll() is None:
             kill(process, whom)
             kills += 1
     assert kills
-    finish(file, tmp_path / "killed")
+    finish(file, tmp_path / "killed", jobs)
 
-    undisturbed = outcome(tmp_path / "undisturbed", monkeypatch)
-    assert len(undisturbed["entries"]) == RUNS
-    assert outcome(tmp_path / "killed", monkeypatch) == undisturbed
+    undisturbed = everything_but_times(tmp_path / "undisturbed", monkeypatch)
+    assert len(undisturbed["entries"]) == runs
+    assert everything_but_times(tmp_path / "killed", monkeypatch) == undisturbed
+
+
+def test_two_at_once_killed_and_resumed_end_as_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, killed = write_project(tmp_path, runs=2), tmp_path / "killed"
+    process = start(file, killed, jobs=2)
+    wait_until(lambda: list(killed.glob("study/unfinished-*/results/square.json")) or process.poll() is not None)
+    kill(process, "the command")
+    finish(file, killed, jobs=2)
+    finish(file, tmp_path / "undisturbed")
+    undisturbed = everything_but_times(tmp_path / "undisturbed", monkeypatch)
+    assert [entry["number"] for entry in undisturbed["entries"]] == [1, 2]
+    assert everything_but_times(killed, monkeypatch) == undisturbed
 
 
 @pytest.mark.slow
@@ -131,7 +104,8 @@ def test_a_killed_worker_is_a_failed_run_and_the_next_batch_makes_it_again(
     assert "its process ended with status -9" in errors
     assert "1 of 2 runs failed" in errors
     finish(file, tmp_path / "killed")
-    assert outcome(tmp_path / "killed", monkeypatch) == outcome(tmp_path / "undisturbed", monkeypatch)
+    undisturbed = everything_but_times(tmp_path / "undisturbed", monkeypatch)
+    assert everything_but_times(tmp_path / "killed", monkeypatch) == undisturbed
 
 
 def test_two_at_once_make_each_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -140,7 +114,7 @@ def test_two_at_once_make_each_run_once(tmp_path: Path, monkeypatch: pytest.Monk
     processes = [start(file, runs) for _ in range(2)]
     errors = [process.communicate(timeout=280)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    found = outcome(runs, monkeypatch)
+    found = everything_but_times(runs, monkeypatch)
     (week,) = weeks_with_runs()
     assert sorted(entry.reused for entry in read_index(week).runs) == [False, True]
     assert len(found["entries"]) == 1

@@ -21,10 +21,11 @@ from qubic_lab.cli import runs as commands
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.store.transactions import writing
-from qubic_lab.runs import batch, fingerprint
-from qubic_lab.runs.batch import PlannedRun, RunOutcome, plan_runs, run_batch
+from qubic_lab.runs import fingerprint, one_run
+from qubic_lab.runs.batch import run_batch
 from qubic_lab.runs.experiment import load
 from qubic_lab.runs.notebook import record, record_figure
+from qubic_lab.runs.one_run import PlannedRun, RunOutcome, plan_runs
 from qubic_lab.runs.store import (
     keep,
     read_manifest,
@@ -177,7 +178,7 @@ def test_a_study_of_time_is_repeated_each_week_and_on_each_machine(lab_root: Pat
     here = keys(timed)
     assert len(set(here)) == 2
     assert len(set(keys(plain))) == 1
-    monkeypatch.setattr(batch, "machine", lambda: "another machine")
+    monkeypatch.setattr(one_run, "machine", lambda: "another machine")
     assert not set(keys(timed)) & set(here)
 
 

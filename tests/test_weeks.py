@@ -13,7 +13,7 @@ import pytest
 from studies import Silent, make_manifest, write_notebook, write_study, write_week
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs import batch
+from qubic_lab.runs import batch, one_run
 from qubic_lab.runs.change import FALSE_ALARMS, Direction, judge_change, log_shift, samples_needed
 from qubic_lab.runs.collect_week import collect_week
 from qubic_lab.runs.experiment import load
@@ -166,7 +166,8 @@ def test_a_planted_slowdown_is_found_by_the_page_of_its_week(lab_root: Path, mon
     for day, seconds in ((17, 0.02), (24, 0.06)):
         (lab_root / "seconds.txt").write_text(str(seconds))
         moment = datetime(2026, 11, day, 8, tzinfo=UTC)
-        monkeypatch.setattr(batch, "utc_now", lambda moment=moment: moment)
+        for module in (batch, one_run):
+            monkeypatch.setattr(module, "utc_now", lambda moment=moment: moment)
         (outcome,) = batch.run_batch(load(file), full=False, watcher=Silent())
         assert (outcome.reused, outcome.error) == (False, None)
 

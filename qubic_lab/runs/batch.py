@@ -1,209 +1,170 @@
-"""Run the studies of an experiment file one after another; runs whose input has not changed are reused."""
+"""Run the studies of an experiment file; runs whose input has not changed are reused.
 
-import logging
-import shutil
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from datetime import datetime
+Runs are made one after another, or several at once in processes here or on a Dask cluster. Those of studies that
+measure time or use the ledger are always made here, alone and in order, after the others.
+"""
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from qubic_lab.errors import InputError
-from qubic_lab.model.folders import file_hash
-from qubic_lab.provenance import machine, source_commit, usable_cores, versions
+from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.runs import fingerprint
-from qubic_lab.runs.experiment import ExperimentStudy, ExperimentWeek
-from qubic_lab.runs.fingerprint import CANDIDATE
-from qubic_lab.runs.notebook import NotebookError, run_notebook
-from qubic_lab.runs.store import (
-    Manifest,
-    check_files,
-    hash_files,
-    keep,
-    read_manifest,
-    read_results,
-    run_folder,
-    somebody_runs,
-    turn_to_run,
-    unfinished_folder,
-    utc_now,
-    write_manifest,
-)
+from qubic_lab.runs.experiment import ExperimentWeek, load
+from qubic_lab.runs.one_run import PlannedRun, RunOutcome, execute, plan_run, plan_runs, reuse
+from qubic_lab.runs.shared_store import SharedStore
+from qubic_lab.runs.store import PROJECT_MARK, Manifest, in_project, somebody_runs, turn_to_run, utc_now
 from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status, week_of
-from qubic_lab.settings import settings
-
-log = logging.getLogger(__name__)
-
-CIRCUMSTANCES = ("device", "dtype", "threads", "seed")
-"""Fields of results that say how they were computed."""
-LEDGER = "database"
-"""A parameter that names the ledger of a study that uses one."""
-OUTPUT = "calibrations"
-"""A parameter that names a folder that a run writes, which is no input."""
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One notebook with one set of parameters, and the hashes that make up its key."""
-
-    study: ExperimentStudy
-    parameters: Mapping[str, Any]
-    key: str
-    model_hash: str | None
-    data_hashes: Mapping[str, str]
-    package_hash: str
-
-
-@dataclass(frozen=True)
-class RunOutcome:
-    """How a planned run ended and where it lies; `error` is None unless it failed."""
-
-    run: PlannedRun
-    folder: Path
-    reused: bool
-    seconds: float = 0.0
-    error: str | None = None
 
 
 class Watcher(Protocol):
-    """An observer of a batch."""
+    """An observer of a batch; `begin` and `cell` may be called in several threads at once."""
+
+    def start(self, runs: Sequence[PlannedRun], jobs: int) -> None:
+        """The batch begins; up to `jobs` of its runs are made at once, apart from those that run alone."""
 
     def wait(self) -> None:
         """Another process runs a notebook; this one waits for its turn."""
 
-    def begin(self, run: PlannedRun, number: int, of: int) -> None:
-        """Run `number` of `of` begins."""
+    def begin(self, run: PlannedRun) -> None:
+        """A run begins."""
 
-    def cell(self, number: int, of: int) -> None:
-        """A cell of the present run begins."""
+    def cell(self, run: PlannedRun, number: int, of: int) -> None:
+        """A cell of a run begins."""
 
     def end(self, outcome: RunOutcome) -> None:
-        """The present run has ended."""
+        """A run has ended."""
 
 
-def run_batch(week: ExperimentWeek, *, full: bool, watcher: Watcher) -> list[RunOutcome]:
+def run_batch(
+    week: ExperimentWeek,
+    *,
+    full: bool,
+    watcher: Watcher,
+    jobs: int = 1,
+    store: SharedStore | None = None,
+    dask: str | None = None,
+) -> list[RunOutcome]:
     """Run every study in its quick or full form; a run that fails is kept, and the others go on.
 
+    Args:
+        week: what to run.
+        full: whether to run the full form.
+        watcher: told of the progress.
+        jobs: the most runs to make at once.
+        store: where finished runs are shared with other machines.
+        dask: the address of a Dask scheduler, whose workers make the runs; it needs a store.
+
     Raises:
-        InputError: a model or a data file cannot be read; nothing has run then.
+        InputError: a model or a data file cannot be read, or the scheduler not be reached; nothing has run then.
     """
+    check_at_least("jobs", jobs, 1)
+    if dask is not None and store is None:
+        raise InputError(f"Dask cluster {dask} needs a store that its machines reach: give a folder, s3://… or gs://…")
     batch = utc_now()
     planned = plan_runs(week, full=full, iso_week=week_of(batch))
     runs_of_study = Counter(run.study.name for run in planned)
     if week.status is not None:
         keep_status(week_of(batch), week.status)
-    outcomes = []
-    for number, run in enumerate(planned, start=1):
-        if somebody_runs():
-            watcher.wait()
-        with turn_to_run():
-            watcher.begin(run, number, len(planned))
-            outcome = _reuse(_now(run)) or _execute(run, watcher)
-        entry = WeekEntry(
-            run.study.name,
-            outcome.run.key,
-            batch=batch.isoformat(),
-            of=runs_of_study[run.study.name],
-            reused=outcome.reused,
-            failed=outcome.error is not None,
-            full=full,
-        )
-        add_entry(week_of(batch), entry)
-        watcher.end(outcome)
-        outcomes.append(outcome)
-    return outcomes
+    outcomes = {}
+    with closing(_run(planned, watcher, jobs, store, dask)) as ended:
+        for outcome in ended:
+            run = outcome.run
+            entry = WeekEntry(
+                run.study.name,
+                run.key,
+                batch=batch.isoformat(),
+                of=runs_of_study[run.study.name],
+                reused=outcome.reused,
+                failed=outcome.error is not None,
+                full=full,
+                number=run.number,
+            )
+            add_entry(week_of(batch), entry)
+            watcher.end(outcome)
+            outcomes[run.number] = outcome
+    return [outcomes[number] for number in sorted(outcomes)]
 
 
-def plan_runs(week: ExperimentWeek, *, full: bool, iso_week: str) -> list[PlannedRun]:
-    """Return the runs of a week with their keys: every combination of every study."""
-    package_hash = fingerprint.hash_package()
-    return [
-        _plan(study, study.source.complete(parameters), package_hash, iso_week)
-        for study in week.studies
-        for parameters in (study.full if full else study.quick).combinations()
-    ]
+def _run(
+    planned: Sequence[PlannedRun], watcher: Watcher, jobs: int, store: SharedStore | None, dask: str | None
+) -> Generator[RunOutcome, None, None]:
+    several = jobs > 1 or dask is not None
+    together = [run for run in planned if several and not run.study.runs_alone]
+    make = partial(_reuse_or_make, watcher=watcher, store=store)
+    if dask is not None:
+        from qubic_lab.runs.on_dask import DaskCluster
+
+        assert store is not None
+        with DaskCluster(dask, store) as cluster, _turn(watcher):
+            watcher.start(planned, cluster.places)
+            yield from cluster.run(together, watcher.begin, watcher.cell)
+    else:
+        watcher.start(planned, jobs)
+        if together:
+            with _turn(watcher):
+                yield from _in_pool(together, jobs, make)
+    for run in planned:
+        if not several or run.study.runs_alone:
+            with _turn(watcher):
+                outcome = make(run)
+            yield outcome
 
 
-def _plan(study: ExperimentStudy, parameters: dict[str, Any], package_hash: str, iso_week: str) -> PlannedRun:
-    model = parameters.get("model")
-    model_hash = fingerprint.hash_model(model) if model is not None else None
-    other = {CANDIDATE, OUTPUT, *([LEDGER] if study.uses_ledger else ())}
-    named = {name: value for name, value in parameters.items() if name not in other}
-    data_hashes = {name: file_hash(study.root / name) for name in study.data}
-    data_hashes |= fingerprint.hash_named(named, study.root)
-    if head := settings().sentiment_head:
-        data_hashes[fingerprint.HEAD] = file_hash(head)
-    if candidate := parameters.get(CANDIDATE):
-        data_hashes[CANDIDATE] = fingerprint.hash_weights(candidate)
-    key = fingerprint.cache_key(
-        study.source.code_cells,
-        parameters,
-        package_hash,
-        versions(),
-        model_hash,
-        data_hashes,
-        {"machine": str(machine()), "cores": usable_cores(), "week": iso_week} if study.measures_time else None,
-    )
-    return PlannedRun(study, parameters, key, model_hash, data_hashes, package_hash)
+@contextmanager
+def _turn(watcher: Watcher) -> Iterator[None]:
+    if somebody_runs():
+        watcher.wait()
+    with turn_to_run():
+        yield
 
 
-def _now(run: PlannedRun) -> PlannedRun:
-    """Return a run with the key that it has by now: trials may have come into the ledger."""
-    if not run.study.uses_ledger:
-        return run
-    return replace(run, key=fingerprint.with_ledger(run.key, str(run.parameters.get(LEDGER, ""))))
+def _reuse_or_make(
+    run: PlannedRun, watcher: Watcher, store: SharedStore | None, stop: threading.Event | None = None
+) -> RunOutcome:
+    watcher.begin(run)
+    return reuse(run, store) or execute(run, partial(watcher.cell, run), store, stop)
 
 
-def _reuse(run: PlannedRun) -> RunOutcome | None:
-    """Return the outcome of the same run if it lies here whole; delete one that is damaged."""
-    folder = run_folder(run.study.name, run.key)
-    if not folder.is_dir():
-        return None
+def _in_pool(runs: Sequence[PlannedRun], jobs: int, make: "partial[RunOutcome]") -> Iterator[RunOutcome]:
+    """Make up to `jobs` runs at once, each in a process of its own; runs that are the same are made once."""
+    equal, stop = defaultdict(list), threading.Event()
+    for run in runs:
+        equal[run.study.name, run.key].append(run)
+    pool = ThreadPoolExecutor(jobs, "run")
     try:
-        check_files(folder, read_manifest(folder))
-    except InputError as error:
-        log.warning("run %s/%s is made again: %s", run.study.name, run.key, error)
-        shutil.rmtree(folder)
-        return None
-    return RunOutcome(run, folder, reused=True)
+        for future in as_completed([pool.submit(make, each[0], stop=stop) for each in equal.values()]):
+            outcome = future.result()
+            yield outcome
+            for same in equal[outcome.run.study.name, outcome.run.key][1:]:
+                yield replace(outcome, run=same, reused=outcome.error is None)
+    finally:  # after an error too, or Ctrl-C
+        stop.set()
+        pool.shutdown(cancel_futures=True)
 
 
-def _execute(run: PlannedRun, watcher: Watcher) -> RunOutcome:
-    study, started, error = run.study, utc_now(), None
-    with unfinished_folder(study.name, run.key) as folder:
-        try:
-            run_notebook(study.source, run.parameters, root=study.root, folder=folder, on_cell=watcher.cell)
-        except NotebookError as failure:
-            error = str(failure)
-        run = _now(run)
-        manifest = _describe(run, folder, started, error)
-        write_manifest(folder, manifest)
-        final = keep(folder, study.name, run.key, failed=error is not None)
-    return RunOutcome(run, final, reused=False, seconds=manifest.seconds, error=error)
+def run_again(manifest: Manifest, watcher: Watcher) -> RunOutcome:
+    """Make a kept run again, by its study's file as it is now; it takes that run's place if its key is the same.
 
+    Otherwise it is kept beside it, under no week: a page shows the runs of batches.
 
-def _describe(run: PlannedRun, folder: Path, started: datetime, error: str | None) -> Manifest:
-    finished, source, results = utc_now(), source_commit(), read_results(folder).values()
-    return Manifest(
-        key=run.key,
-        study=run.study.name,
-        title=run.study.title,
-        notebook=run.study.source.path.name,
-        parameters=run.parameters,
-        started_utc=started.isoformat(),
-        finished_utc=finished.isoformat(),
-        seconds=round((finished - started).total_seconds(), 1),
-        commit=source.hash,
-        dirty=source.dirty,
-        versions=versions(),
-        machine=str(machine()),
-        model=run.parameters.get("model"),
-        model_hash=run.model_hash,
-        data_hashes=run.data_hashes,
-        circumstances={name: each[name] for each in results for name in CIRCUMSTANCES if name in each},
-        error=error,
-        files=hash_files(folder),
-        package_hash=run.package_hash,
-        notebook_hash=fingerprint.hash_code(run.study.source.code_cells),
-    )
+    Raises:
+        InputError: the study is gone, or takes one of the parameters no longer.
+    """
+    (study,) = load(in_project(Path(PROJECT_MARK, f"{manifest.study}.yaml"))).studies
+    for name, value in manifest.parameters.items():
+        study.source.check(name, value)
+    parameters = study.source.complete(manifest.parameters)
+    run = plan_run(study, parameters, fingerprint.hash_package(), week_of(utc_now()))
+    watcher.start([run], 1)
+    with _turn(watcher):
+        watcher.begin(run)
+        outcome = execute(run, partial(watcher.cell, run), replaces=True)
+    watcher.end(outcome)
+    return outcome

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from qubic_lab.checked_yaml import STRICT, check_content, read_yaml
 from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.runs.limits import Limits
 from qubic_lab.runs.parameters import NotebookSource, read_source
 
 
@@ -56,6 +57,12 @@ class StudyFile:
     data: tuple[str, ...] = ()
     measures_time: bool = False
     uses_ledger: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether no other run may be made meanwhile, for its times, or for its place among the ledger's trials."""
+        return self.measures_time or self.uses_ledger
 
 
 @dataclass(frozen=True)

@@ -71,10 +71,14 @@ def hash_package() -> str:
 def hash_folder(folder: Path) -> str:
     """Return one hash over every file in a folder, but none over compiled code."""
     digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(folder)}\0{file_hash(file)}\n".encode())
+    for file in files_in(folder):
+        digest.update(f"{file.relative_to(folder)}\0{file_hash(file)}\n".encode())
     return digest.hexdigest()
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Return every file in a folder and below it, without compiled code."""
+    return [file for file in sorted(folder.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
 
 
 def hash_weights(name: str) -> str:
@@ -92,22 +96,35 @@ def hash_model(name: str) -> str:
     return model_hash(resolve_model(name))
 
 
-def hash_named(parameters: Mapping[str, Any], root: Path) -> dict[str, str]:
-    """Return a hash of each file, folder and database that parameters name, by its path, or its parameter's name.
+def seen_from(root: Path, model: str) -> str:
+    """Return the path of a model in the project, where notebooks run, or its name if it is none."""
+    return str(root / model) if model and (root / model).exists() else model
 
-    Paths are seen from `root`. `FORM:PATH` names a file or folder too, and `MODULE:FUNCTION` that module's file. Of a
-    database the newest entry counts, as others may add to it; nothing in it is overwritten.
+
+def hash_named(parameters: Mapping[str, Any], root: Path) -> dict[str, str]:
+    """Return a hash of each file and folder that parameters name, by its text, and of each database by its parameter.
+
+    Of a database the newest entry counts, as others may add to it; nothing in it is overwritten.
 
     Raises:
         QubicLabError: a database is not there, or cannot be read.
     """
-    with contextlib.chdir(root):
-        found = [
-            (name if _is_database(text) else text, _hash_of(text))
-            for name, value in parameters.items()
-            for text in _texts(value)
-        ]
-    return {name: digest for name, digest in found if digest}
+    paths = named_paths(parameters, root).items()
+    found = {text: hash_folder(path) if path.is_dir() else file_hash(path) for text, path in paths}
+    for name, value in parameters.items():
+        for text in filter(_is_database, _texts(value)):
+            with contextlib.chdir(root):  # the path in it may be relative
+                found[name] = _hash_newest(text)
+    return found
+
+
+def named_paths(parameters: Mapping[str, Any], root: Path) -> dict[str, Path]:
+    """Return the files and folders that parameters name, seen from `root`, by the texts that name them.
+
+    `FORM:PATH` names a file or folder too, and `MODULE:FUNCTION` that module's file.
+    """
+    texts = {text for value in parameters.values() for text in _texts(value) if not _is_database(text)}
+    return {text: path for text in sorted(texts) if (path := _path_of(text, root))}
 
 
 def hash_input(name: str, parameters: Mapping[str, Any], root: Path) -> str | None:
@@ -119,7 +136,7 @@ def hash_input(name: str, parameters: Mapping[str, Any], root: Path) -> str | No
     if name == HEAD:
         return file_hash(head) if (head := settings().sentiment_head) else None
     if name == CANDIDATE:
-        return hash_weights(parameters[CANDIDATE])
+        return hash_weights(seen_from(root, parameters[CANDIDATE]))
     return hash_named({name: parameters.get(name, name)}, root).get(name)
 
 
@@ -135,20 +152,20 @@ def _is_database(text: str) -> bool:
     return text.partition(":")[0].partition("+")[0] in BACKENDS
 
 
-def _hash_of(text: str) -> str | None:
-    if _is_database(text):
-        from qubic_lab.oracle.store.transactions import read_stamp
+def _hash_newest(database: str) -> str:
+    from qubic_lab.oracle.store.transactions import read_stamp
 
-        engine = open_database(text, make=False)
-        try:
-            return hashlib.sha256(str(read_stamp(engine)).encode()).hexdigest()
-        finally:
-            engine.dispose()
+    engine = open_database(database, make=False)
+    try:
+        return hashlib.sha256(str(read_stamp(engine)).encode()).hexdigest()
+    finally:
+        engine.dispose()
+
+
+def _path_of(text: str, root: Path) -> Path | None:
     before, _, after = text.rpartition(":")
-    for path in (text, after, f"{before.replace('.', '/')}.py"):
+    for path in filter(None, (text, after, f"{before.replace('.', '/')}.py")):
         with contextlib.suppress(OSError):  # a long text is no path
-            if path and Path(path).is_file():
-                return file_hash(Path(path))
-            if path and Path(path).is_dir():
-                return hash_folder(Path(path))
+            if (root / path).is_file() or (root / path).is_dir():
+                return root / path
     return None

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from qubic_lab.runs.limits import Limits
     from qubic_lab.studies.finding import Finding
 
 T = TypeVar("T")
@@ -43,23 +45,32 @@ def run_notebook(
     *,
     root: Path,
     folder: Path,
+    limits: "Limits",
     on_cell: Callable[[int, int], None],
+    stop: threading.Event | None = None,
 ) -> None:
     """Execute a notebook in `root` and leave the executed notebook, its log and what it records in `folder`.
 
     `on_cell(n, of)` is called as each code cell begins.
 
     Raises:
-        NotebookError: a cell failed or the process was lost; `folder` holds the notebook as far as it got.
+        NotebookError: a cell failed, a limit was passed or the process was lost; `folder` holds the notebook as far as
+            it got.
+        KeyboardInterrupt: `stop` was set.
     """
+    from qubic_lab.runs.limits import guarded  # not in notebooks, which import this module too
+
     job = {"notebook": str(source.path), "parameters": dict(parameters), "root": str(root), "folder": str(folder)}
     command = [sys.executable, "-m", "qubic_lab.runs.worker", json.dumps(job)]
     cells = len(source.code_cells) + bool(parameters)  # papermill adds a cell with the parameters
     failure = None
     with (
         (folder / LOG).open("wb") as log,
-        # The worker reads its standard input only to notice that this process has ended.
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as worker,
+        # The worker reads its standard input only to notice that this process has ended. Ctrl-C is for us, not for it.
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        ) as worker,
+        guarded(worker, (RUN_DIR, str(folder)), limits, stop) as passed,
     ):
         assert worker.stdout is not None
         for line in worker.stdout:
@@ -69,7 +80,11 @@ def run_notebook(
                 failure = f"{where}: {message['error']}"
             else:
                 on_cell(message["cell"], cells)
-    if worker.returncode and failure is None:
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt
+    if worker.returncode and passed:
+        failure = passed[0]
+    elif worker.returncode and failure is None:
         failure = f"its process ended with status {worker.returncode}, see {LOG}"
     if failure is not None:
         raise NotebookError(f"{source.path.name}: {failure}")

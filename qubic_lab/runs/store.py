@@ -116,14 +116,22 @@ def unfinished_folder(study: str, key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def keep(unfinished: Path, study: str, key: str, *, failed: bool) -> Path:
+def keep(unfinished: Path, study: str, key: str, *, failed: bool, replaces: bool = False) -> Path:
     """Give a complete run its final name and return it; an earlier failure of the same run goes.
 
-    A run that is there already by this name is the same, and stays: its key is that of the trials after it.
+    A run that is there already by this name is the same, and stays unless this one `replaces` it: its key is that of
+    the trials after it.
     """
     final = run_folder(study, key, failed=failed)
+    if replaces and final.is_dir():
+        delete(final)
     shutil.rmtree(run_folder(study, key, failed=True), ignore_errors=True)
     return final if final.is_dir() else unfinished.rename(final)
+
+
+def delete(folder: Path) -> None:
+    """Delete a run; if this is broken off, the next turn does the rest."""
+    shutil.rmtree(folder.rename(folder.with_name(f"{UNFINISHED}{folder.name}")))
 
 
 @dataclass(frozen=True)

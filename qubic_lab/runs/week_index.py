@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 class WeekEntry:
     """One of the `of` runs of a study in a batch; `batch` is the moment that the batch began (ISO, UTC).
 
-    `full` is whether the batch was of the studies' full forms; indexes of earlier versions do not say so.
+    `full` is whether the batch was of the studies' full forms, `number` the place in it; indexes of earlier versions do
+    not say so.
     """
 
     study: str
@@ -31,6 +32,7 @@ class WeekEntry:
     reused: bool
     failed: bool
     full: bool = False
+    number: int = 0
 
     @property
     def folder(self) -> Path:
@@ -98,10 +100,11 @@ def _write(index: WeekIndex) -> None:
 
 
 def latest_of_each_study(entries: Sequence[WeekEntry]) -> dict[str, tuple[WeekEntry, ...]]:
-    """Return each study's runs of the last batch that it was part of: earlier ones are superseded."""
-    last_batch = {entry.study: entry.batch for entry in sorted(entries, key=lambda entry: entry.batch)}
+    """Return each study's runs of the last batch that it was part of, in its order: earlier ones are superseded."""
+    in_order = sorted(entries, key=lambda entry: (entry.batch, entry.number))
+    last_batch = {entry.study: entry.batch for entry in in_order}
     return {
-        study: tuple(entry for entry in entries if (entry.study, entry.batch) == (study, batch))
+        study: tuple(entry for entry in in_order if (entry.study, entry.batch) == (study, batch))
         for study, batch in last_batch.items()
     }
 
