@@ -12,6 +12,7 @@ from qubic_lab.bench.concurrency import ConcurrencyLevel, ConcurrencyResult
 from qubic_lab.bench.dispatch import DispatchResult, Percentiles
 from qubic_lab.bench.failover import ClientStream, FailoverPlan, FailoverResult, KilledProcesses
 from qubic_lab.bench.memory import MemoryResult, RankMemory
+from qubic_lab.bench.noise import MachineNoise
 from qubic_lab.bench.prediction import PredictionCell, PredictionResult
 from qubic_lab.bench.queue import QueueResult
 from qubic_lab.consensus.confidence import ConfidenceReport
@@ -147,10 +148,20 @@ def test_predictions_are_judged_by_their_median_and_their_bounds():
     assert found.measured.startswith(f"median error {percent(0.02)} (throughput), {percent(0.02)} (latency); 9 of 10 ")
     assert found.measured.endswith("for C, ranks: 2, batch 4, latency")
     # Good predictions of one quantity do not hide bad ones of the other, or that there are none.
-    hidden = predicted(*[make_cell()] * 19, make_cell(error=0.11, quantity="latency_ms"))
+    hidden = predicted(*[make_cell()] * 19, make_cell(error=0.11, low=0.1, high=0.13, quantity="latency_ms"))
     assert judge_results("11.2", prediction=hidden).verdict == "fail"
     found = judge_results("11.2", prediction=predicted(make_cell()))
     assert (found.verdict, found.reason) == ("not measured here", "missing: latency")
+
+
+def test_predictions_whose_repeats_differ_by_more_than_the_miss_are_not_called_wrong() -> None:
+    found = judge_results("11.2", prediction=predicted(make_cell(error=0.12, low=0.08, high=0.31), LATE_CELL))
+    assert found.verdict == "not measured here"
+    assert (
+        found.reason == "machine too noisy: the repeats of a prediction are up to 23.0 points apart, more than the miss"
+    )
+    told = judge_results("11.2", prediction=predicted(make_cell(left_out=3), LATE_CELL)).measured
+    assert "3 pairs that others disturbed left out" in told
 
 
 def make_memory(*weights_mib: int) -> MemoryResult:
@@ -260,6 +271,33 @@ def make_dispatch(p95_ms: float | None, **changes: Any) -> DispatchResult:
     return example(DispatchResult, **plain | changes)
 
 
+@pytest.mark.parametrize(
+    ("id", "name", "missed", "broken"),
+    [
+        ("10.6", "dispatch", make_dispatch(120.0), make_dispatch(20.0, errors=1)),
+        ("10.7", "failover", make_failover(open_s=13.1), make_failover(open_s=13.1, lost=1)),
+        ("11.2", "prediction", predicted(WORST_CELL, make_cell()), None),
+        (
+            "11.7",
+            "concurrency",
+            with_clients(make_level(10, 12.0)),
+            with_clients(make_level(10, answers_unchanged=False)),
+        ),
+    ],
+)
+def test_a_busy_machine_excuses_times_and_nothing_else(id: str, name: str, missed: Any, broken: Any) -> None:
+    busy, quiet = MachineNoise(before=0.98, during=0.47), MachineNoise(before=0.98, during=0.1)
+    assert judge_results(id, **{name: replace(missed, noise=quiet)}).verdict == "fail"
+    found = judge_results(id, **{name: replace(missed, noise=busy)})
+    assert found.verdict == "not measured here"
+    assert found.reason.startswith(
+        f"machine too noisy: other processes used {percent(0.47)} of its cores during the measurement, "
+        f"{percent(0.98)} in the moment before; a verdict takes {percent(0.1)} at most"
+    )
+    if broken is not None:
+        assert judge_results(id, **{name: replace(broken, noise=busy)}).verdict == "fail"
+
+
 def make_votes(
     low: float = 0.02,
     questions: int = 300,
@@ -317,7 +355,7 @@ VERDICTS: list[tuple[str, str, Any, str]] = [
     ("11.1", "architecture", make_architecture(None), NOT_MEASURED),
     ("11.2", "prediction", predicted(*CELLS), "pass"),
     ("11.2", "prediction", predicted(*CELLS[1:], WORST_CELL), "fail"),  # 8 of 9 within the bounds
-    ("11.2", "prediction", predicted(make_cell(error=0.10), LATE_CELL), "fail"),
+    ("11.2", "prediction", predicted(make_cell(error=0.10, low=0.10, high=0.12), LATE_CELL), "fail"),
     ("11.3", "memory", make_memory(100, 109), "pass"),
     ("11.3", "memory", make_memory(100, 200), "fail"),
     ("11.3", "memory", make_memory(100), NOT_MEASURED),  # a single rank holds all layers

@@ -24,7 +24,7 @@ from models import tiny_model
 from safetensors.torch import load_file, save_file
 
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.evals.compare import compare
+from qubic_lab.evals.compare import compare, reference_answers
 from qubic_lab.evals.comparison import Divergence, paired_tests
 from qubic_lab.evals.comparison_plan import ComparisonConfig
 from qubic_lab.model.checkpoint import WEIGHTS
@@ -96,6 +96,16 @@ def test_a_shipped_split_is_the_model_and_refused_once_a_weight_changes(
         compare(ComparisonConfig(**asked, candidate=str(moved)))
 
 
+def test_the_reference_answers_alike_alone_and_in_groups(tiny: Path) -> None:
+    prompts = [list(range(10, 10 + length)) for length in (3, 17, 9, 30, 5)]
+    alone = list(reference_answers(tiny, "fp32", prompts, 24, threads=1))
+    grouped = list(reference_answers(tiny, "fp32", prompts, 24, threads=1, batch=3))
+    assert len(alone) == len(grouped) == len(prompts)
+    for (tokens, logits_TV), (others, others_TV) in zip(alone, grouped, strict=True):
+        assert tokens == others and logits_TV.shape == others_TV.shape
+        assert abs(logits_TV - others_TV).max() < 1e-3
+
+
 @pytest.mark.dist
 def test_a_candidate_of_another_vocabulary_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
     other = tiny_model(tmp_path / "other", vocab_size=400)
@@ -165,9 +175,12 @@ def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_
     assert [row["question"] for row in study.answer_rows(make_comparison(answers=answers))] == ["0", "1"]
     assert study.paired_rows(result)[0]["result"] == "identical, no test needed"
     assert [row["tokens equal"] for row in study.variant_rows(result)] == [study.percent(1.0)]
-    ways = (make_accuracy(), make_accuracy(system="split, 2 ranks, C, batch 1"))
-    [axes] = study.accuracies(make_comparison(accuracy=ways)).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["fp32, whole, batch 1"]
+    systems = ("whole, batch 1", *(f"split, 2 ranks, {strategy}, batch 1" for strategy in "CB"), "transformers 5.24.0")
+    pairs = tuple(make_pair(other=other) for other in systems[1:])
+    found = make_comparison(accuracy=tuple(map(make_accuracy, systems)), paired=pairs)
+    [axes] = study.accuracies(found).axes
+    drawn = ["fp32, whole, batch 1", "fp32, split, 2 ranks, C, batch 1", "fp32, transformers 5.24.0"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == drawn
     assert "(%)" in axes.get_xlabel()
 
 

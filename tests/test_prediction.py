@@ -1,21 +1,14 @@
 """Costs read from a trace, and what is predicted from them."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from qubic_lab.bench.prediction import (
-    StepTimes,
-    Way,
-    bench_prediction,
-    calibrating_layers,
-    find_ways,
-    median_times,
-    predict,
-    scaled,
-    step_times,
-)
+from qubic_lab.bench.engine import SpeedGrid
+from qubic_lab.bench.prediction import Probe, Way, _measure, bench_prediction, calibrating_layers, find_ways, predict
+from qubic_lab.bench.step_times import StepTimes, median_times, scaled, step_times
 from qubic_lab.errors import InputError
 from qubic_lab.model.cost import PartTimes
 from qubic_lab.provenance import usable_cores
@@ -86,6 +79,48 @@ def test_a_probe_scales_what_reads_memory() -> None:
 def test_the_median_of_calibrations_is_taken_part_by_part() -> None:
     odd = StepTimes(tuple(PartTimes(0.0, 1.0, 0.0, 0.0) for _ in TIMES.ranks), 0.0, 0.0)
     assert median_times([TIMES, odd, TIMES]) == TIMES
+
+
+class FakeBench:
+    """One rank that always takes as long as its probes say; others disturb the probes of these numbers."""
+
+    ranks, replicas = 1, False
+
+    def __init__(self, disturbed: Callable[[int], bool]) -> None:
+        self.probes = 0
+        self._disturbed = disturbed
+
+    def costs(self, lanes: int, batch: int) -> StepTimes:
+        return StepTimes(TIMES.ranks[:1], 0.0, 0.0)
+
+    def probe(self, lanes: int, batch: int) -> Probe:
+        self.probes += 1
+        slow = self._disturbed(self.probes - 1)
+        return Probe(self.costs(lanes, batch), others=0.5 if slow else 0.01)
+
+    def measure(self, way: Way, batch: int, lanes: int) -> float:
+        speed = predict(way, self.costs(lanes, batch), 1, batch, lanes)
+        return speed / 3 if self._disturbed(self.probes) else speed
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "pairs", "left_out"),
+    [
+        (lambda number: False, 6, 0),
+        (lambda number: number in (2, 3), 6, 1),  # a pair has two probes
+        (lambda number: number < 8, 8, 4),  # two more, until four count
+        (lambda number: True, 6, 0),  # none counts, so all do, and more would be no better
+        (lambda number: number % 4 < 2, 8, 4),
+    ],
+)
+def test_pairs_that_others_disturbed_do_not_count_and_are_made_up_for(
+    disturbed: Callable[[int], bool], pairs: int, left_out: int, tiny: Path
+) -> None:
+    grid = SpeedGrid.of(str(tiny), [1], [2], 16, 12, repeat=6)
+    bench = FakeBench(disturbed)
+    [cell] = _measure(grid, bench, lambda what, share: None)  # type: ignore[arg-type]
+    assert (bench.probes, cell.left_out, len(cell.measurements)) == (2 * pairs, left_out, pairs - left_out)
+    assert cell.error == pytest.approx(2.0 if disturbed(0) and not left_out else 0.0)
 
 
 def test_equal_layers_are_one_way_and_replicas_come_last() -> None:

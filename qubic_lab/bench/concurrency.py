@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from qubic_lab.bench.noise import NoiseWatch
 from qubic_lab.bench.result import ModelResult, Percentiles, Spread, Table, interval_text, quantile, settings_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_range
@@ -148,11 +149,13 @@ def bench_concurrency(
     vocab = load_config(text_folder(resolved.folder)).vocab
     questions = make_questions(vocab, requests, most_prompt_tokens, most_new_tokens)
     blocks: list[ClientBlock] = []
+    watch = NoiseWatch()
     with tempfile.TemporaryDirectory() as folder, Pipeline.launch(replace(config, trace=Path(folder))) as pipeline:
         alone = ask(pipeline, questions, range(requests), clients=1)  # also warms the pipeline up
         for clients, order in plan_blocks(levels, requests, repeat):
             progress(f"{clients} at once", len(blocks), repeat * len(levels))
             blocks.append(ask(pipeline, questions, order, clients))
+        noise = watch.noise()
         pipeline.describe()  # makes the ranks flush their traces
         spans = read_trace(Path(folder))
     expected = {each.index: each.answer.completion.token_ids for each in alone.asked}
@@ -167,6 +170,7 @@ def bench_concurrency(
         repeat=repeat,
         most_prompt_tokens=most_prompt_tokens,
         most_new_tokens=most_new_tokens,
+        noise=noise,
         **settings_of(resolved, "ranks", "lanes", "slots"),
     )
 

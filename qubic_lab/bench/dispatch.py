@@ -18,6 +18,7 @@ import httpx2
 
 from qubic_lab.bench.echo_node import MODEL, echo_text, echo_tokens
 from qubic_lab.bench.local_cluster import closed_loops, local_cluster, run_apart
+from qubic_lab.bench.noise import MachineNoise, NoiseWatch
 from qubic_lab.bench.result import MeasuredResult, Percentiles, Table
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
 from qubic_lab.core import Progress, no_progress
@@ -159,7 +160,7 @@ def bench_dispatch(
     make_balancer(balancer)
     config = PipelineConfig(model, 1, dtype=REAL_DTYPE, threads=REAL_THREADS, slots=REAL_SLOTS)
     meaningless = resolve_config(config).meaningless if real_requests else False
-    echo, burst = _measure_echo(requests, concurrency, nodes, seconds, new_tokens, balancer, progress)
+    echo, burst, noise = _measure_echo(requests, concurrency, nodes, seconds, new_tokens, balancer, progress)
     return DispatchResult(
         **vars(echo),
         seconds=seconds,
@@ -172,6 +173,7 @@ def bench_dispatch(
         dtype=REAL_DTYPE,
         threads=REAL_THREADS,
         balancer=balancer,
+        noise=noise,
     )
 
 
@@ -250,7 +252,7 @@ async def ask_all(
 
 def _measure_echo(
     requests: int, concurrency: int, nodes: int, seconds: float, new_tokens: int, balancer: str, progress: Progress
-) -> tuple[LoadResult, LoadResult]:
+) -> tuple[LoadResult, LoadResult, MachineNoise]:
     names = [f"echo-{number}" for number in range(1, nodes + 1)]
     burst = echo_requests(concurrency, new_tokens)
 
@@ -263,11 +265,14 @@ def _measure_echo(
         cluster.wait_for_nodes(*names)
         [url] = cluster.urls.values()
         run_apart(ask_all(url, burst, concurrency))  # warm-up
+        watch = NoiseWatch()
         steady, steady_s = run_apart(ask_all(url, echo_requests(requests, new_tokens), concurrency, seconds, note))
         bursts = [run_apart(ask_all(url, burst, concurrency)) for _ in range(BURSTS)]
+        noise = watch.noise()
     setting = (concurrency, nodes, concurrency, new_tokens)
     at_once = [each for answered, _ in bursts for each in answered]
-    return sum_up(steady, steady_s, *setting), sum_up(at_once, sum(took_s for _, took_s in bursts), *setting)
+    burst_s = sum(took_s for _, took_s in bursts)
+    return sum_up(steady, steady_s, *setting), sum_up(at_once, burst_s, *setting), noise
 
 
 def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress: Progress) -> LoadResult:

@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
+from qubic_lab.bench.noise import NoiseWatch
 from qubic_lab.bench.peer_driver import decode_rate, prefill_rate
 from qubic_lab.bench.peers import PEER_NAMES, PEERS, Peer, PeerError, PeerModel, PeerProcess
 from qubic_lab.bench.result import ModelResult, Spread, Table, counted, seconds_of
@@ -141,7 +142,7 @@ class EngineResult(ModelResult):
             raise InputError(f"{file} is not JSON: give what `qubic-lab bench engine --json` printed") from None
         found = check_content(cls, content, file)
         # Commit and machine have defaults, which are those of this process and not of the measurement.
-        if missing := [each.name for each in fields(cls) if each.name not in content]:
+        if missing := [each.name for each in fields(cls) if each.name not in content and each.name != "noise"]:
             raise InputError(f"{file}: {missing[0]!r} is missing: add it")
         return found
 
@@ -243,6 +244,7 @@ def bench_engine(
         check_choice("peer", name, PEER_NAMES)
     check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
     grid = SpeedGrid.of(model, ranks, batches, prompt_tokens, new_tokens, repeat)
+    watch = NoiseWatch()
     configs = _configs(model, grid, dtype)
     asked = [peer for peer in PEERS if {peer.package, peer.name} & set(peers)]
     report = counted(progress, _sides(grid, configs, asked) * len(grid.batches) * repeat)
@@ -274,6 +276,7 @@ def bench_engine(
         new_tokens=new_tokens,
         repeat=repeat,
         measured_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        noise=watch.noise(),
     )
 
 

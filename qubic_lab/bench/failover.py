@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice, pairwise
 from typing import Any
 
@@ -20,6 +20,7 @@ import httpx2
 
 from qubic_lab.bench.echo_node import Begun, echo_tokens, read_begun
 from qubic_lab.bench.local_cluster import LocalCluster, local_cluster, run_apart
+from qubic_lab.bench.noise import NoiseWatch
 from qubic_lab.bench.result import MeasuredResult, Table, counted
 from qubic_lab.cluster.redis_server import connect
 from qubic_lab.cluster.tasks import LogEntry, TaskQueue, count_lost_and_duplicated
@@ -239,15 +240,17 @@ def bench_failover(plan: FailoverPlan | None = None, progress: Progress = no_pro
         for name in names:
             cluster.start_echo(name, token_s=plan.seconds / plan.new_tokens, slots=plan.requests)
         cluster.wait_for_nodes(*names)
+        watch = NoiseWatch()
         first_s = time.monotonic()
         # The restarted node ends with the thread that started it, when all is measured.
         readings, failures, gates = run_apart(_run(plan, cluster, lambda: time.monotonic() - first_s, progress))
+        noise = watch.noise()
         begun = [each for name in names for each in read_begun(cluster.log(name).read_text().splitlines())]
         with connect(cluster.redis.url) as client:
             log = list(TaskQueue(client).log())
     stays = read_stays(begun, first_s)
     streams = [reading.close(stays.get(reading.number, [])) for reading in readings]
-    return summarize(plan, streams, failures, gates, log)
+    return replace(summarize(plan, streams, failures, gates, log), noise=noise)
 
 
 def read_stays(begun: Iterable[Begun], first_s: float) -> dict[int, list[NodeStay]]:

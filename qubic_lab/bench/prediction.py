@@ -2,7 +2,8 @@
 
 The costs come from a calibrating pipeline with another split: as many ranks, as busy, each pinned to its own cores.
 Memory bandwidth drifts, so the calibrating pipeline runs a few steps (a probe) right before and after each measured
-run, and the costs are scaled by what a layer took then.
+run, and the costs are scaled by what a layer took then. Such a pair of prediction and measurement counts if others left
+the cores alone meanwhile (`noise`); where too few did, more are made.
 """
 
 import os
@@ -13,12 +14,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, TypeVar
 
 import psutil
 
 from qubic_lab.bench.engine import SpeedGrid, decode_tokens_per_s
+from qubic_lab.bench.noise import QUIET, NoiseWatch
 from qubic_lab.bench.result import ModelResult, Spread, Table, interval_text
+from qubic_lab.bench.step_times import StepTimes, median_times, scaled, step_times
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.model.cost import PartTimes, model_cost
@@ -29,18 +32,16 @@ from qubic_lab.pipeline.config import PipelineConfig
 from qubic_lab.provenance import usable_cores
 from qubic_lab.trace import read_trace
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Quantity = Literal["tokens_per_s", "latency_ms"]
+Watched = TypeVar("Watched", "Probe", "_Pair")
 
 CALIBRATIONS = 3
 PROBE_S = 1.0
 """Approximate time of a probe, which has at least FEWEST_NEW_TOKENS and at most as many tokens as a measured run."""
+FEWEST_QUIET = 4
+"""Pairs of a cell that others left alone: with fewer, all pairs count."""
 PROMPT_TOKENS = 16
 FEWEST_NEW_TOKENS = 12
-FEWEST_STEPS = 4
-"""Steps of each rank that a mean of calibrated costs needs."""
 GOOD_ERROR = 0.2
 """Prediction errors below this are within bounds."""
 ROOM = 1.3
@@ -64,17 +65,16 @@ class Way:
 
 
 @dataclass(frozen=True)
-class StepTimes:
-    """Times in seconds of one step of a lane: the parts on each rank, and a message between two ranks.
+class Probe:
+    """The costs of a step's parts that a probe found, and the share of the cores that others used since the last."""
 
-    A rank's `head_s` is 0 unless it has the head. The overhead is the rank's time in a step without layers, head and
-    waiting; it includes the embedding. `hop_s` can be measured only while one lane runs alone and is 0 otherwise,
-    because other lanes hide it. `prefill_layer_s` is the time of one layer for one prompt.
-    """
+    times: StepTimes
+    others: float
 
-    ranks: tuple[PartTimes, ...]
-    hop_s: float
-    prefill_layer_s: float
+    @property
+    def quiet(self) -> bool:
+        """Whether others left the cores alone."""
+        return self.others <= QUIET
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class PredictionCell:
     """One prediction and its measurements, as medians over the repeats; `error` is predicted / measured − 1.
 
     `tokens_per_s` is the total of all lanes; `latency_ms` is the time between two tokens while one lane runs alone.
-    `low` and `high` are the lowest and the highest of the repeats' errors.
+    `low` and `high` are the lowest and the highest of the repeats' errors. Of pairs that others disturbed, `left_out`
+    are not among them.
     """
 
     quantity: Quantity
@@ -96,6 +97,7 @@ class PredictionCell:
     error: float
     low: float
     high: float
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,7 @@ def bench_prediction(
     grid = SpeedGrid.of(model, ranks, batches, PROMPT_TOKENS, new_tokens, repeat)
     _check_memory(grid, model, dtype, replicas)
     base = PipelineConfig(model=model, device="cpu", dtype=dtype)
+    watch = NoiseWatch()
     cells: list[PredictionCell] = []
     costs: list[LayerCosts] = []
     for place, number in enumerate(grid.ranks):
@@ -181,11 +184,10 @@ def bench_prediction(
             progress(what, round(100 * (place + share)), 100 * len(grid.ranks))
 
         report(f"calibrating, ranks: {number}", 0.0)
-        with _Bench(grid, base, number, replicas) as bench:
-            shapes = [(lanes, batch) for lanes in dict.fromkeys((number, 1)) for batch in batches_on(grid, number)]
-            found = {shape: bench.calibrate(*shape) for shape in shapes}
-            costs += [_costs(bench, shape, times) for shape, times in found.items()]
-            cells += _measure(grid, bench, found, report)
+        with _Bench(grid, base, number, replicas, watch) as bench:
+            bench.calibrate()
+            cells += _measure(grid, bench, report)
+            costs += bench.layer_costs()
     errors = [abs(cell.error) for cell in cells]
     return PredictionResult(
         cells=tuple(cells),
@@ -200,6 +202,7 @@ def bench_prediction(
         prompt_tokens=PROMPT_TOKENS,
         new_tokens=new_tokens,
         repeat=repeat,
+        noise=watch.noise(),
     )
 
 
@@ -250,14 +253,27 @@ def _check_memory(grid: SpeedGrid, model: str, dtype: str, replicas: bool) -> No
 
 
 @dataclass(frozen=True)
+class _Pair:
+    """A measurement and the probes before and after it, from which its prediction is made."""
+
+    before: Probe
+    measured: float
+    after: Probe
+
+    @property
+    def quiet(self) -> bool:
+        """Whether others left the cores alone."""
+        return self.before.quiet and self.after.quiet
+
+
+@dataclass(frozen=True)
 class _Run:
     """One cell to measure: a way at a batch, with all lanes for throughput or one lane for latency."""
 
     way: Way
     batch: int
     lanes: int
-    predicted: list[float] = field(default_factory=list)
-    measured: list[float] = field(default_factory=list)
+    pairs: list[_Pair] = field(default_factory=list)
 
 
 class _Bench:
@@ -266,11 +282,12 @@ class _Bench:
     All of them stay up while the block runs; idle ones only wait.
     """
 
-    def __init__(self, grid: SpeedGrid, base: PipelineConfig, ranks: int, replicas: bool) -> None:
+    def __init__(self, grid: SpeedGrid, base: PipelineConfig, ranks: int, replicas: bool, watch: NoiseWatch) -> None:
         self.ranks = ranks
         self.replicas = replicas and ranks > 1
         self.calibrating_layers = calibrating_layers(grid.config.layers, ranks)
-        self._grid, self._base = grid, base
+        self._grid, self._base, self._watch = grid, base, watch
+        self._probes: dict[tuple[int, int], list[Probe]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "_Bench":
@@ -286,17 +303,36 @@ class _Bench:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def calibrate(self, lanes: int, batch: int) -> StepTimes:
-        """Return the costs of a batch in each of the lanes."""
-        return median_times([self.probe(lanes, batch, self._grid.new_tokens) for _ in range(CALIBRATIONS)])
+    def calibrate(self) -> None:
+        """Probe each number of lanes and batch."""
+        self._watch.lap()
+        for lanes in dict.fromkeys((self.ranks, 1)):
+            for batch in batches_on(self._grid, self.ranks):
+                for _ in range(CALIBRATIONS):
+                    self.probe(lanes, batch)
 
-    def probe(self, lanes: int, batch: int, new_tokens: int) -> StepTimes:
-        """Return the current costs of the parts of a step."""
+    def probe(self, lanes: int, batch: int) -> Probe:
+        """Return the current costs of the parts of a step, and keep them."""
+        known = self._probes.setdefault((lanes, batch), [])
+        new_tokens = self._grid.new_tokens
+        if len(known) >= CALIBRATIONS:
+            step_s = sum(stage_seconds(known[-1].times.ranks, self.calibrating_layers))
+            new_tokens = min(new_tokens, max(FEWEST_NEW_TOKENS, round(PROBE_S / step_s)))
         config = self._config(self.calibrating_layers, batch, lanes)
         self._calibrating.configure(replace(config, trace=self._trace))
         decode_tokens_per_s(self._calibrating, self._grid.prompts[: lanes * batch], new_tokens)
         self._calibrating.describe()  # makes the ranks flush their traces
-        return step_times(read_trace(self._trace), self.calibrating_layers)
+        times = step_times(read_trace(self._trace), self.calibrating_layers)
+        known.append(Probe(times, self._watch.lap()))
+        return known[-1]
+
+    def costs(self, lanes: int, batch: int) -> StepTimes:
+        """Return the costs of the parts by all probes so far."""
+        return median_times([probe.times for probe in undisturbed(self._probes[lanes, batch], CALIBRATIONS)])
+
+    def layer_costs(self) -> list[LayerCosts]:
+        """Return the costs of each number of lanes and batch."""
+        return [_costs(self, shape, self.costs(*shape)) for shape in self._probes]
 
     def measure(self, way: Way, batch: int, lanes: int) -> float:
         """Return the total tokens/s, or with one lane on several ranks the ms between two tokens."""
@@ -323,60 +359,65 @@ class _Bench:
         return replace(self._base, layers=layers, threads=threads, slots=batch, lanes=lanes)
 
 
-def _runs(grid: SpeedGrid, bench: _Bench, costs: Mapping[tuple[int, int], StepTimes]) -> list[_Run]:
+def _runs(grid: SpeedGrid, bench: _Bench) -> list[_Run]:
     """Return the cells of a number of ranks: each way with all lanes, and with one lane if there are several."""
     runs, ranks = [], bench.ranks
     for batch in batches_on(grid, ranks):
-        times = costs[ranks, batch].ranks
         given = {s: plan_layers(grid.config, ranks, s) for s in STRATEGIES if s in ("B", "C") or ranks <= 2}
-        given["C"] = balanced_layers(times, grid.config.layers)
+        given["C"] = balanced_layers(bench.costs(ranks, batch).ranks, grid.config.layers)
         for way in find_ways(grid.config.layers, given, bench.replicas):
             all_lanes = (ranks,) if way.replicas else dict.fromkeys((ranks, 1))
             runs += [_Run(way, batch, lanes) for lanes in all_lanes]
-    return runs
+    return sorted(runs, key=lambda run: (run.batch, run.lanes))
 
 
-def _measure(
-    grid: SpeedGrid, bench: _Bench, costs: Mapping[tuple[int, int], StepTimes], report: Callable[[str, float], None]
-) -> list[PredictionCell]:
-    """Measure every cell once per repeat between two probes; consecutive runs of one shape share a probe."""
-    runs = sorted(_runs(grid, bench, costs), key=lambda run: (run.batch, run.lanes))
-    for repeat in range(grid.repeat):
-        last: tuple[tuple[int, int], StepTimes] | None = None
-        for number, run in enumerate(runs):
+def _measure(grid: SpeedGrid, bench: _Bench, report: Callable[[str, float], None]) -> list[PredictionCell]:
+    """Measure every cell once per repeat between two probes; consecutive runs of one shape share a probe.
+
+    Cells with too few quiet pairs are measured again, at most as often once more, unless none was quiet at all.
+    """
+    runs = _runs(grid, bench)
+    needed = min(grid.repeat, FEWEST_QUIET)
+    for repeat in range(2 * grid.repeat):
+        lacking = runs
+        if repeat >= grid.repeat:
+            lacking = [run for run in runs if sum(pair.quiet for pair in run.pairs) < needed]
+            if not any(pair.quiet for run in lacking for pair in run.pairs):
+                break
+        last: tuple[tuple[int, int], Probe] | None = None
+        for run in lacking:
             shape = (run.lanes, run.batch)
-            tokens = _probe_tokens(grid, bench, costs[shape])
-            before = last[1] if last and last[0] == shape else bench.probe(*shape, tokens)
-            run.measured.append(bench.measure(run.way, run.batch, run.lanes))
-            after = bench.probe(*shape, tokens)
+            before = last[1] if last and last[0] == shape else bench.probe(*shape)
+            measured = bench.measure(run.way, run.batch, run.lanes)
+            after = bench.probe(*shape)
             last = (shape, after)
-            times = scaled(costs[shape], (before, after))
-            run.predicted.append(predict(run.way, times, bench.ranks, run.batch, run.lanes))
+            run.pairs.append(_Pair(before, measured, after))
             what = f"{run.way.strategies}, ranks: {bench.ranks}, lanes: {run.lanes}, batch {run.batch}"
-            report(what, (len(runs) * repeat + number + 1) / (len(runs) * grid.repeat))
-    return [_cell(run, bench.ranks) for run in runs]
+            done = sum(len(each.pairs) for each in runs) / (len(runs) * grid.repeat)
+            report(what, min(1.0, done))
+    return [_cell(run, bench, needed) for run in runs]
 
 
-def _probe_tokens(grid: SpeedGrid, bench: _Bench, times: StepTimes) -> int:
-    step_s = sum(stage_seconds(times.ranks, bench.calibrating_layers))
-    return min(grid.new_tokens, max(FEWEST_NEW_TOKENS, round(PROBE_S / step_s)))
-
-
-def _cell(run: _Run, ranks: int) -> PredictionCell:
-    pairs = zip(run.predicted, run.measured, strict=True)
-    error = Spread.of([predicted / measured - 1 for predicted, measured in pairs])
+def _cell(run: _Run, bench: _Bench, needed: int) -> PredictionCell:
+    pairs = undisturbed(run.pairs, needed)
+    costs = bench.costs(run.lanes, run.batch)
+    probed = [scaled(costs, (pair.before.times, pair.after.times)) for pair in pairs]
+    predicted = [predict(run.way, times, bench.ranks, run.batch, run.lanes) for times in probed]
+    measured = [pair.measured for pair in pairs]
+    error = Spread.of([each / real - 1 for each, real in zip(predicted, measured, strict=True)])
     return PredictionCell(
-        quantity="tokens_per_s" if run.lanes == ranks else "latency_ms",
-        ranks=ranks,
+        quantity="tokens_per_s" if run.lanes == bench.ranks else "latency_ms",
+        ranks=bench.ranks,
         batch=run.batch,
         strategy=run.way.strategies,
         layers=run.way.layers,
-        predicted=median(run.predicted),
-        measured=median(run.measured),
-        measurements=tuple(run.measured),
+        predicted=median(predicted),
+        measured=median(measured),
+        measurements=tuple(measured),
         error=error.median,
         low=error.low,
         high=error.high,
+        left_out=len(run.pairs) - len(pairs),
     )
 
 
@@ -400,49 +441,10 @@ def _costs(bench: _Bench, shape: tuple[int, int], times: StepTimes) -> LayerCost
     )
 
 
-def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
-    """Return the mean times of the steps in which every lane was decoding and no prompt was computed.
-
-    The trace (`trace.read_trace`) is of answers of equal length, one in each slot; `layers` are those of each rank.
-
-    Raises:
-        InputError: the trace has too few such steps.
-    """
-    begin_ms, end_ms = _steady(spans)
-    steady = spans[spans["start_ms"].between(begin_ms, end_ms)]
-    parts, periods_s = zip(*(_rank_parts(steady[steady["rank"] == r], n) for r, n in enumerate(layers)), strict=True)
-    busy_s = sum(part.layer_s * n + part.head_s + part.overhead_s for part, n in zip(parts, layers, strict=True))
-    alone = len(layers) > 1 and steady["lane"].nunique() == 1
-    prefill = spans[(spans["phase"] == "prefill") & (spans["kind"] == "compute")]
-    prefill_ms = (prefill["end_ms"] - prefill["start_ms"]).groupby(prefill["rank"]).median().sum()
-    return StepTimes(
-        ranks=parts,
-        hop_s=max(0.0, periods_s[0] - busy_s) / len(layers) if alone else 0.0,
-        prefill_layer_s=float(prefill_ms) / 1e3 / sum(layers),
-    )
-
-
-def scaled(times: StepTimes, probes: Sequence[StepTimes]) -> StepTimes:
-    """Scale the costs to the memory speed during the probes."""
-    reference = sum(part.layer_s for part in times.ranks)
-    factor = mean(sum(part.layer_s for part in probe.ranks) for probe in probes) / reference
-    ranks = [replace(part, layer_s=part.layer_s * factor, head_s=part.head_s * factor) for part in times.ranks]
-    return replace(times, ranks=tuple(ranks))
-
-
-def median_times(found: Sequence[StepTimes]) -> StepTimes:
-    """Return the medians of several calibrations, part by part."""
-    ranks = [
-        PartTimes(
-            embedding_s=0.0,
-            layer_s=median(part.layer_s for part in same_rank),
-            head_s=median(part.head_s for part in same_rank),
-            overhead_s=median(part.overhead_s for part in same_rank),
-        )
-        for same_rank in zip(*(times.ranks for times in found), strict=True)
-    ]
-    hop_s = median(times.hop_s for times in found)
-    return StepTimes(tuple(ranks), hop_s, median(times.prefill_layer_s for times in found))
+def undisturbed(found: Sequence[Watched], fewest: int) -> Sequence[Watched]:
+    """Return what others left alone; everything, where that are fewer than `fewest`."""
+    quiet = [each for each in found if each.quiet]
+    return quiet if len(quiet) >= fewest else found
 
 
 def calibrating_layers(layers: int, ranks: int) -> tuple[int, ...]:
@@ -458,26 +460,3 @@ def calibrating_layers(layers: int, ranks: int) -> tuple[int, ...]:
     if shifted[-1] < 1:
         raise InputError(f"ranks is {ranks}: a model of {layers} layers has too few layers to calibrate with")
     return shifted
-
-
-def _steady(spans: "pd.DataFrame") -> tuple[float, float]:
-    """Return start and end in ms of the time in which every lane decodes and no prompt is computed."""
-    compute = spans[spans["kind"] == "compute"]
-    steps = compute[compute["phase"] == "decode"].groupby("lane")
-    prompts_end_ms = compute.loc[compute["phase"] == "prefill", "end_ms"].max()
-    return max(prompts_end_ms, steps["start_ms"].min().max()), steps["end_ms"].max().min()
-
-
-def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
-    """Return the parts of a rank's step, and the time from one step to the next in seconds."""
-    starts_ms = spans.loc[spans["kind"] == "compute", "start_ms"]
-    steps = len(starts_ms) - 1
-    if steps < FEWEST_STEPS:
-        raise InputError(f"the trace has {max(0, steps)} steps of all lanes, of {FEWEST_STEPS}: ask for more tokens")
-    window = spans[spans["start_ms"].between(starts_ms.min(), starts_ms.max(), inclusive="left")]
-    sums_ms = (window["end_ms"] - window["start_ms"]).groupby(window["kind"]).sum()
-    spent_s = {kind: float(ms) / 1e3 / steps for kind, ms in sums_ms.items()}
-    compute_s, sample_s, wait_s = (spent_s.get(kind, 0.0) for kind in ("compute", "sample", "receive"))
-    period_s = float(starts_ms.max() - starts_ms.min()) / 1e3 / steps
-    overhead_s = max(0.0, period_s - compute_s - sample_s - wait_s)
-    return PartTimes(embedding_s=0.0, layer_s=compute_s / layers, head_s=sample_s, overhead_s=overhead_s), period_s

@@ -9,6 +9,7 @@ from itertools import accumulate, count
 from statistics import median
 from typing import Any
 
+from qubic_lab.bench.noise import MachineNoise
 from qubic_lab.core import Progress
 from qubic_lab.provenance import machine, source_commit
 from qubic_lab.stats import TAIL, wilson_interval
@@ -50,9 +51,10 @@ class BenchResult(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredResult(BenchResult):
-    """A result with speeds or sizes, which depend on the machine."""
+    """A result with speeds or sizes, which depend on the machine; `noise` is None where nobody watched it."""
 
     machine: str = field(default_factory=lambda: str(machine()))
+    noise: MachineNoise | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -303,7 +303,7 @@ def _run_reference(
 
     def answer_all() -> Iterator[WithLogits]:
         for tokens, logits_TV in reference_answers(
-            plan.whole.folder, dtype, prompts, plan.max_new_tokens, plan.whole.threads
+            plan.whole.folder, dtype, prompts, plan.max_new_tokens, plan.threads_in_all, plan.batches[0]
         ):
             answers.append(GreedyAnswer(tuple(tokens), tokenizer.decode(tokens), cut=tokens[-1] not in eos))
             yield answers[-1], logits_TV
@@ -331,11 +331,11 @@ def _run_reference(
 
 
 def reference_answers(
-    folder: Path, dtype: str, prompts: Sequence[Sequence[int]], max_new_tokens: int, threads: int
+    folder: Path, dtype: str, prompts: Sequence[Sequence[int]], max_new_tokens: int, threads: int, batch: int = 1
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float32]]]:
     """Yield tokens and fp32 logits (tokens, V) of greedy answers by transformers' own model and generate.
 
-    Prompts are given as token ids; they are answered one at a time.
+    Prompts are given as token ids; `batch` of them are answered at a time, shorter ones filled up on the left.
     """
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
@@ -348,20 +348,24 @@ def reference_answers(
     model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch_dtype(dtype), local_files_only=True)
     eos = list(load_config(folder).eos_token_ids) or None
     # A fresh config: the model's own may ask for sampling or penalties, and the comparison is of plain greedy decoding.
-    model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=eos[0] if eos else 0)
-    for prompt in prompts:
-        tokens = torch.tensor([list(prompt)])
+    filling = eos[0] if eos else 0
+    model.generation_config = GenerationConfig(eos_token_id=eos, pad_token_id=filling)
+    for first in range(0, len(prompts), batch):
+        group = [list(prompt) for prompt in prompts[first : first + batch]]
+        longest = max(map(len, group))
         with torch.inference_mode():
             output = model.generate(
-                tokens,
-                attention_mask=torch.ones_like(tokens),
+                torch.tensor([[filling] * (longest - len(prompt)) + prompt for prompt in group]),
+                attention_mask=torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in group]),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 output_logits=True,
                 return_dict_in_generate=True,
             )
-        logits_TV = np.stack([step[0].float().numpy() for step in output.logits])
-        yield output.sequences[0, len(prompt) :].tolist(), logits_TV
+        for row, tokens in enumerate(output.sequences[:, longest:].tolist()):
+            # An answer that ended before the others of its group is filled up behind its end token.
+            length = next((place for place, token in enumerate(tokens, start=1) if token in (eos or ())), len(tokens))
+            yield tokens[:length], np.stack([step[row].float().numpy() for step in output.logits[:length]])
 
 
 @contextmanager

@@ -83,7 +83,7 @@ class TokenDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceComparison(RunLikeness):
-    """One rank against the transformers implementation (the base), greedy, prompt by prompt."""
+    """One rank against the transformers implementation (the base), greedy, as many prompts at once."""
 
     dtype: str
     library: str

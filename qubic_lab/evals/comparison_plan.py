@@ -7,6 +7,7 @@ from pathlib import Path
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.evals.generated import questions_for
+from qubic_lab.evals.graded import MOST_GRADED, graded_questions
 from qubic_lab.evals.loaders import load_user_questions
 from qubic_lab.evals.questions import Question
 from qubic_lab.model.config import load_config
@@ -28,7 +29,7 @@ class ComparisonConfig:
     run instead; a split folder runs as it was split, and `ranks` and `strategies` must include that. `strategies` None
     means all that apply (A needs two ranks). `batches` are slots per lane. `questions` is a file as
     `load_user_questions` reads it, by its `columns` if given; None means the project's written and generated questions.
-    `seed` is that of generated questions and of the order of options. `threads` are per rank, on both sides; None means
+    `graded` questions follow, whose difficulty suits a small model (`graded_questions`). `seed` is that of generated questions and of the order of options. `threads` are per rank, on both sides; None means
     cores ÷ the largest number of ranks.
 
     Raises:
@@ -43,6 +44,7 @@ class ComparisonConfig:
     questions: Path | None = None
     columns: str = ""
     limit: int | None = None
+    graded: int = 0
     max_new_tokens: int = 32
     threads: int | None = None
     candidate: str = ""
@@ -55,6 +57,7 @@ class ComparisonConfig:
             check_range("batch", batch, 1, MAX_SLOTS)
         for dtype in self.dtypes:
             check_choice("dtype", dtype, DTYPE_BYTES)
+        check_range("graded", self.graded, 0, MOST_GRADED)
         for strategy in self.strategies or ():
             check_choice("strategy", strategy, STRATEGIES)
         SamplingParams(max_new_tokens=self.max_new_tokens)  # checks it
@@ -95,6 +98,11 @@ class ComparisonPlan:
         return 2 if self.whole.threads == 1 else 1
 
     @property
+    def threads_in_all(self) -> int:
+        """The threads of all ranks of the largest split."""
+        return self.whole.threads * max(split.ranks for split in self.splits)
+
+    @property
     def split_config(self) -> PipelineConfig:
         """The common configuration of the splits, without ranks, strategy, dtype and slots."""
         return replace(self.base, model=self.candidate or self.base.model)
@@ -118,6 +126,7 @@ def plan_comparison(config: ComparisonConfig) -> ComparisonPlan:
         if config.limit is not None:
             check_at_least("limit", config.limit, 1)
         questions = load_user_questions(config.questions, columns=config.columns, limit=config.limit, seed=config.seed)
+    questions = (*questions, *graded_questions(config.graded, config.seed))
     folder = resolve_whole(config.model)
     threads = max(1, usable_cores() // max(config.ranks)) if config.threads is None else config.threads
     base = PipelineConfig(model=config.model, threads=threads, slots=max(config.batches))

@@ -10,6 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from qubic_lab.bench.noise import QUIET, MachineNoise
+from qubic_lab.studies.style import percent
+
 Verdict = Literal["pass", "fail", "partial", "measured, no benefit", "not measured here"]
 T = TypeVar("T")
 
@@ -18,7 +21,7 @@ CONFIDENCE = 0.95
 MEANINGS: dict[Verdict, str] = {
     "fail": "the target is missed",
     "measured, no benefit": "measured in full, and no benefit is shown",
-    "not measured here": "nothing was measured, or not all that the row asks for: it says why",
+    "not measured here": "nothing was measured, not all that the row asks for, or on a machine too noisy: it says why",
     "partial": "no miss so far, but too little to judge: the row says how much a verdict takes",
     "pass": "the target is met, by as much as a verdict takes",
 }
@@ -67,15 +70,25 @@ class Criterion:
     study: str = ""
 
     def row(
-        self, measured: str, verdict: Verdict | bool, reason: str = "", run: str | None = None, *, few: str = ""
+        self,
+        measured: str,
+        verdict: Verdict | bool,
+        reason: str = "",
+        run: str | None = None,
+        *,
+        few: str = "",
+        noisy: str = "",
     ) -> AcceptanceRow:
         """Return the row of a run; a verdict of True is a pass, of False a failure.
 
-        `few` says what there is too little of (see `too_few`): then the verdict is partial in place of a pass.
+        `few` says what there is too little of (see `too_few`): then the verdict is partial in place of a pass. `noisy`
+        is for a target of times (see `too_noisy`): a miss is then not the program's, and nothing is measured.
         """
         if isinstance(verdict, bool):
             verdict = "pass" if verdict else "fail"
         verdict = "partial" if few and verdict == "pass" else verdict
+        if noisy and verdict == "fail":
+            verdict, few = "not measured here", _joined(noisy, few)
         return AcceptanceRow(self.id, self.what, self.target, measured, verdict, _joined(few, reason), run)
 
     def complete(self, measured: str, missing: list[str], run: str) -> AcceptanceRow:
@@ -91,6 +104,16 @@ class Criterion:
 def too_few(found: int, needed: int, what: str) -> str:
     """Return in words how many a verdict takes; empty where as many were found."""
     return f"{found:,} of the {needed:,} {what} that a verdict takes" if found < needed else ""
+
+
+def too_noisy(noise: MachineNoise | None) -> str:
+    """Return in words that others used too much of the machine to call a time too long; empty where they did not."""
+    if noise is None or noise.during <= QUIET:
+        return ""
+    return (
+        f"machine too noisy: other processes used {percent(noise.during)} of its cores during the measurement, "
+        f"{percent(noise.before)} in the moment before; a verdict takes {percent(QUIET)} at most"
+    )
 
 
 def _joined(*parts: str) -> str:

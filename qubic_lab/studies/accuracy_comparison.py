@@ -6,7 +6,14 @@ from typing import Any, TypeVar
 from matplotlib.figure import Figure
 
 from qubic_lab.bench.compression import CompressionResult
-from qubic_lab.evals.comparison import Case, PairedAccuracy, RunLikeness, SplitComparison, TokenDifference
+from qubic_lab.evals.comparison import (
+    Case,
+    PairedAccuracy,
+    RunLikeness,
+    SplitComparison,
+    SystemAccuracy,
+    TokenDifference,
+)
 from qubic_lab.stats import wilson_interval
 from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note, too_few
 from qubic_lab.studies.finding import Finding, answering, say
@@ -458,10 +465,24 @@ def logit_differences(comparison: SplitComparison) -> Figure:
     return figure
 
 
-def accuracies(comparison: SplitComparison) -> Figure:
-    """Draw the share of right answers with its 95 % Wilson interval; ways with identical answers are drawn once."""
+def main_ways(comparison: SplitComparison) -> list[SystemAccuracy]:
+    """Return the whole model, the split one and the reference library, once for each dtype, and what differs from them.
+
+    A split with the whole model's answers stands for all others of its dtype that have them.
+    """
     identical = {(pair.dtype, pair.other) for pair in comparison.paired if pair.identical}
-    ways = [each for each in comparison.accuracy if (each.dtype, each.system) not in identical]
+    kept, seen = [], set()
+    for each in comparison.accuracy:
+        kind = (each.dtype, each.system.partition(",")[0])
+        if kind not in seen or (each.dtype, each.system) not in identical:
+            kept.append(each)
+        seen.add(kind)
+    return kept
+
+
+def accuracies(comparison: SplitComparison) -> Figure:
+    """Draw the share of right answers of the `main_ways` with its 95 % Wilson interval."""
+    ways = main_ways(comparison)
     with rows([f"{each.dtype}, {each.system}" for each in ways]) as (figure, axes):
         shares = [Dot(each.correct / each.questions, each.low, each.high) for each in ways]
         dots(axes, range(len(ways)), shares, label="share, with 95 % interval", scale=100, across=True)

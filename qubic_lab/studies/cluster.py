@@ -27,6 +27,7 @@ from qubic_lab.studies.acceptance import (
     WeekResults,
     least_favourable,
     too_few,
+    too_noisy,
 )
 from qubic_lab.studies.cluster_scale import ScaleOnPaper, paper_findings, process_finding
 from qubic_lab.studies.finding import Finding, answering, say
@@ -44,6 +45,7 @@ INTERRUPTED_TARGET = 59
 NODE_LIMIT_S = 10.0
 """A failed node must get no more requests after this time, and may be chosen again this long after its return."""
 NOTHING_ON_IT = "no request was on the node that was killed"
+NOT_ONCE = "not every request was answered once"
 BALANCE = Criterion(
     "10.4",
     "Load balancing",
@@ -438,6 +440,7 @@ def _coordinator_row(week: WeekResults) -> AcceptanceRow:
         f"clients, coordinator and nodes, whose model is a wait of {worst.seconds:g} s, share one machine",
         run,
         few=", ".join(filter(None, few)),
+        noisy="" if worst.errors else too_noisy(worst.noise),
     )
 
 
@@ -454,12 +457,14 @@ def _row_of(run: str, failover: FailoverResult) -> AcceptanceRow:
         f"{_after('noticed', noticed_s)}, {_after('back', back_s)}"
     )
     verdict, reason = _judge_failover(failover)
-    return FAILOVER.row(measured, verdict, reason, run)
+    # Only of times is nothing said; what was lost is lost on any machine.
+    noisy = "" if reason == NOT_ONCE else too_noisy(failover.noise)
+    return FAILOVER.row(measured, verdict, reason, run, noisy=noisy)
 
 
 def _judge_failover(failover: FailoverResult) -> tuple[Verdict, str]:
     if failover.wrong or failover.lost or failover.duplicated:
-        return "fail", "not every request was answered once"
+        return "fail", NOT_ONCE
     times_s = _after_failure_s(failover)
     if any(each is not None and each > NODE_LIMIT_S for each in times_s):
         return "fail", ""

@@ -11,7 +11,15 @@ from qubic_lab.bench.concurrency import ConcurrencyLevel, ConcurrencyResult
 from qubic_lab.bench.memory import MemoryResult
 from qubic_lab.bench.prediction import PredictionResult
 from qubic_lab.bench.result import LEAST_FOR_P95
-from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note, too_few
+from qubic_lab.studies.acceptance import (
+    CONFIDENCE,
+    AcceptanceRow,
+    Criterion,
+    WeekResults,
+    meaningless_note,
+    too_few,
+    too_noisy,
+)
 from qubic_lab.studies.finding import Finding, answering, extent, say
 from qubic_lab.studies.style import DARK, INK, PALE, Dot, dots, interval, percent, plot
 
@@ -142,6 +150,7 @@ def _latency_row(week: WeekResults) -> AcceptanceRow:
         meaningless_note(results[run].meaningless),
         run,
         few=", ".join(filter(None, few)),
+        noisy=too_noisy(results[run].noise) if unchanged else "",
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qubic_lab.bench.engine import EngineResult, SpeedRatio
-from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note, too_noisy
 from qubic_lab.studies.engine_figures import COLUMNS
 from qubic_lab.studies.finding import Finding, answering, say
 from qubic_lab.studies.style import columns, counted
@@ -203,4 +203,5 @@ def _row(criterion: Criterion, target: SpeedTarget, run: str, result: EngineResu
     reason = "; ".join(filter(None, reasons))
     if result.repeat < PAIRS or (absent and not missed):
         return criterion.row(measured, "not measured here", reason, run)
-    return criterion.row(f"{measured} on {result.measured_utc[:10]}", not missed, reason, run)
+    measured = f"{measured} on {result.measured_utc[:10]}"
+    return criterion.row(measured, not missed, reason, run, noisy=too_noisy(result.noise))

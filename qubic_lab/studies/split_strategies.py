@@ -4,7 +4,7 @@ The measurements are those of `qubic_lab.bench.prediction`, `memory` and `link`,
 `qubic_lab.model.recommend`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -18,9 +18,22 @@ from qubic_lab.bench.prediction import LayerCosts, PredictionCell, PredictionRes
 from qubic_lab.model.candidates import Plan
 from qubic_lab.model.cost import ModelCost
 from qubic_lab.model.recommend import Advice, Baseline
-from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note, too_noisy
 from qubic_lab.studies.finding import Finding, answering, say
-from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDTH_INCHES, Dot, columns, dots, percent, plot, rows
+from qubic_lab.studies.style import (
+    DARK,
+    INK,
+    LINES,
+    PALE,
+    WIDTH_INCHES,
+    Dot,
+    columns,
+    dots,
+    percent,
+    plot,
+    points,
+    rows,
+)
 
 Row = dict[str, Any]
 
@@ -294,21 +307,42 @@ def _prediction_row(week: WeekResults) -> AcceptanceRow:
     if not cells:
         return PREDICTION.not_measured()
     run, worst = max(cells, key=lambda item: abs(item[1].error))
-    errors: dict[str, list[float]] = {}
-    for _, cell in cells:
-        errors.setdefault(PREDICTED[cell.quantity], []).append(abs(cell.error))
-    medians = {name: median(found) for name, found in errors.items()}
-    within = sum(abs(cell.error) < LARGE_ERROR for _, cell in cells)
+    medians, within = _error_medians([(cell, abs(cell.error)) for _, cell in cells])
+    left_out = sum(cell.left_out for _, cell in cells)
     measured = (
         f"median error {', '.join(f'{percent(error)} ({name})' for name, error in medians.items())}; "
         f"{within} of {len(cells)} predictions within {percent(LARGE_ERROR)}; "
+        f"{f'{left_out} pairs that others disturbed left out; ' if left_out else ''}"
         f"the worst is {_signed(worst.error)} (repeats {_signed(worst.low)} to {_signed(worst.high)}) for "
         f"{worst.strategy}, ranks: {worst.ranks}, batch {worst.batch}, {PREDICTED[worst.quantity]}"
     )
-    met = max(medians.values()) < GOOD_ERROR and within >= WITHIN_LARGE * len(cells)
+    met = _is_good(medians, within, len(cells))
     if met and (missing := [name for name in PREDICTED.values() if name not in medians]):
         return PREDICTION.complete(measured, missing, run)
-    return PREDICTION.row(measured, met, meaningless_note(results[run].meaningless), run)
+    noisy = [too_noisy(results[run].noise), _spread_text([cell for _, cell in cells])]
+    note = meaningless_note(results[run].meaningless)
+    return PREDICTION.row(measured, met, note, run, noisy=next(filter(None, noisy), ""))
+
+
+def _error_medians(errors: Sequence[tuple[PredictionCell, float]]) -> tuple[dict[str, float], int]:
+    """Return the median of the absolute errors of each quantity, and how many of all are below the large error."""
+    found: dict[str, list[float]] = {}
+    for cell, error in errors:
+        found.setdefault(PREDICTED[cell.quantity], []).append(error)
+    return {name: median(each) for name, each in found.items()}, sum(error < LARGE_ERROR for _, error in errors)
+
+
+def _is_good(medians: Mapping[str, float], within: int, cells: int) -> bool:
+    return max(medians.values()) < GOOD_ERROR and within >= WITHIN_LARGE * cells
+
+
+def _spread_text(cells: Sequence[PredictionCell]) -> str:
+    """Say that repeats are further apart than the target is missed by; empty where they are not."""
+    nearest = [(cell, max(0.0, cell.low, -cell.high)) for cell in cells]
+    if not _is_good(*_error_medians(nearest), len(cells)):
+        return ""
+    widest = max(cell.high - cell.low for cell in cells)
+    return f"machine too noisy: the repeats of a prediction are up to {points(widest)} points apart, more than the miss"
 
 
 def _signed(share: float) -> str:
