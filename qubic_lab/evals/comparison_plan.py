@@ -29,8 +29,9 @@ class ComparisonConfig:
     run instead; a split folder runs as it was split, and `ranks` and `strategies` must include that. `strategies` None
     means all that apply (A needs two ranks). `batches` are slots per lane. `questions` is a file as
     `load_user_questions` reads it, by its `columns` if given; None means the project's written and generated questions.
-    `graded` questions follow, whose difficulty suits a small model (`graded_questions`). `seed` is that of generated questions and of the order of options. `threads` are per rank, on both sides; None means
-    cores ÷ the largest number of ranks.
+    `graded` questions follow, whose difficulty suits a small model (`graded_questions`). `seed` is that of generated
+    questions and of the order of options. `threads` are per rank, on both sides; None means cores ÷ the
+    largest number of ranks.
 
     Raises:
         InputError: a value is out of its range.
