@@ -86,7 +86,8 @@ def test_a_result_is_one_json_object_or_a_report(capsys: pytest.CaptureFixture[s
     result = SmallResult((Spread.of([1.0, 3.0, 2.0]), Spread(20.0, 1.0, 30.0)), machine="this one", commit="abc")
     show(result, json=True)
     spreads = [{"median": 2.0, "low": 1.0, "high": 3.0}, {"median": 20.0, "low": 1.0, "high": 30.0}]
-    assert json.loads(capsys.readouterr().out) == {"times": spreads, "machine": "this one", "commit": "abc"}
+    source = {"machine": "this one", "commit": "abc"}
+    assert json.loads(capsys.readouterr().out) == source | {"times": spreads, "noise": None}
     show(result, json=False)
     assert capsys.readouterr().out.endswith("\n\nnot judged\ncommit: abc, machine: this one\n")
 
