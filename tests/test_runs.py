@@ -340,7 +340,7 @@ def test_a_figure_is_kept_in_both_forms_and_twice_the_same(lab_root: Path, monke
         monkeypatch.setenv("QUBIC_LAB_RUN_DIR", str(lab_root / name))
         figure, axes = pyplot.subplots()
         axes.bar(["a"], [1], hatch="/")
-        assert record_figure("bars", figure, "Bars & more") is figure
+        assert record_figure("bars", figure, "Bars & more").figure is figure
         assert sorted(path.name for path in (lab_root / name / "figures").iterdir()) == ["bars.png", "bars.svg"]
         contents.append((lab_root / name / "figures" / "bars.svg").read_text())
     assert contents[0] == contents[1]

@@ -28,6 +28,7 @@ from qubic_lab.cli import (
     net,
     node,
     oracle,
+    project,
     runs,
     token,
     verify,
@@ -43,7 +44,22 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-for group in (generate, compare, models, runs, verify, bench, cluster, coordinator, node, net, token, certs, oracle):
+for group in (
+    generate,
+    compare,
+    models,
+    runs,
+    verify,
+    project,
+    bench,
+    cluster,
+    coordinator,
+    node,
+    net,
+    token,
+    certs,
+    oracle,
+):
     group.register(app)
 
 
@@ -82,7 +98,7 @@ def run(arguments: Sequence[str]) -> int:
     except QubicLabError as error:
         return _fail(str(error), error.exit_status)
     except TyperException as error:
-        return _fail(_explain(error), InputError.exit_status)
+        return _fail(explain(error), InputError.exit_status)
     except _Terminated:
         return _fail("terminated", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
@@ -95,7 +111,7 @@ def run(arguments: Sequence[str]) -> int:
         return _fail(f"{error} ('qubic-lab --verbose …' shows where)", QubicLabError.exit_status)
 
 
-def _explain(error: TyperException) -> str:
+def explain(error: TyperException) -> str:
     """Return Typer's message with the value and the command whose help explains it."""
     message = error.format_message().rstrip(".")
     if isinstance(error.__cause__, ValidationError):

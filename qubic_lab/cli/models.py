@@ -147,18 +147,29 @@ def plan(
     The prediction uses only the model's shape; nothing is run and no weights are read. In the JSON, latency_ms is the
     time between two tokens of a single request, loaded_latency_ms the same while all requests run.
     """
-    from qubic_lab.model.config import resolve_shape
-    from qubic_lab.model.device import parse_devices, parse_link
-    from qubic_lab.model.recommend import plan as make_plan
-
-    places = parse_devices(split_list("--devices", devices))
-    advice = make_plan(resolve_shape(model), places, parse_link(link), goal, context, batch, dtype, answer_tokens)
+    advice = advise(model, devices, link, goal, context, batch, dtype, answer_tokens)
     accelerate, remark = _accelerate(advice)
     if json:
         baseline = vars(accelerate) if accelerate else None
         print_json({"model": model} | advice.to_dict() | {"accelerate": baseline, "accelerate_note": remark})
         return
     _show(model, advice, accelerate, remark)
+
+
+def advise(
+    model: str, devices: str, link: str, goal: str, context: int, batch: int, dtype: str, answer_tokens: int
+) -> "Advice":
+    """Return the prediction that the options of `plan` ask for.
+
+    Raises:
+        InputError: an option is wrong.
+    """
+    from qubic_lab.model.config import resolve_shape
+    from qubic_lab.model.device import parse_devices, parse_link
+    from qubic_lab.model.recommend import plan as make_plan
+
+    places = parse_devices(split_list("--devices", devices))
+    return make_plan(resolve_shape(model), places, parse_link(link), goal, context, batch, dtype, answer_tokens)
 
 
 def _accelerate(advice: "Advice") -> "tuple[Baseline | None, str]":

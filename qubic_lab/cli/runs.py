@@ -99,12 +99,34 @@ def _open_store(url: str | None) -> "SharedStore | None":
 
 def report(
     week: Annotated[str | None, Option(help="ISO week, such as 2026-W48.", show_default="the latest with runs")] = None,
+    publish: Annotated[
+        str | None, Option(metavar="URL", help="Copy the page to a folder or bucket, such as s3://pages/lab.")
+    ] = None,
+    announce: Annotated[
+        str | None,
+        Option(metavar="URL", help="Post the verdicts there.", show_default="QUBIC_LAB_ANNOUNCE_WEBHOOK"),
+    ] = None,
 ) -> None:
-    """Write the page of a week from its runs, and print its path."""
-    require(*LAB_MODULES)
-    from qubic_lab.runs.report import build_page
+    """Write the page of a week from its runs, and print its path.
 
-    typer.echo(build_page(week))
+    With --publish it prints the address of the copy, too. If that or the announcement fails, the page is written all
+    the same.
+    """
+    require(*LAB_MODULES)
+    from qubic_lab.runs import publish as sharing
+    from qubic_lab.runs.report import build_page
+    from qubic_lab.runs.week_report import KEPT, read_week
+
+    webhook = sharing.announcer(announce)
+    page = build_page(week)
+    typer.echo(page)
+    address = str(page)
+    if publish is not None:
+        require("fsspec")
+        address = sharing.publish(page, publish)
+        typer.echo(address)
+    if webhook is not None:
+        sharing.announce(read_week(page.parent / KEPT), address, webhook)
 
 
 def list_runs(study: Study = None, since: Since = None, json: options.Json = False) -> None:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs.parameters import NotebookSource
+from qubic_lab.runs.shown import PNG_DPI, CaptionedFigure, CaptionedTable
 from qubic_lab.runs.store import write_atomically
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ RUN_DIR = "QUBIC_LAB_RUN_DIR"
 FINDINGS = "findings"
 CAPTION = b"caption"
 """The key of a table's caption among its Parquet metadata."""
-PNG_DPI = 192  # twice the 96 dots per inch of a screen
 
 
 class NotebookError(QubicLabError):
@@ -104,8 +104,8 @@ def record(name: str, value: T) -> T:
     return value
 
 
-def record_figure(name: str, figure: "Figure", caption: str) -> "Figure":
-    """Keep a figure as `figures/<name>.svg` and `.png` of its run, its caption inside, and return it to be shown."""
+def record_figure(name: str, figure: "Figure", caption: str) -> CaptionedFigure:
+    """Keep a figure as `figures/<name>.svg` and `.png` of its run, its caption inside, and return both to be shown."""
     from matplotlib import pyplot
 
     if folder := _record_folder("figures", name):
@@ -116,11 +116,11 @@ def record_figure(name: str, figure: "Figure", caption: str) -> "Figure":
         figure.set_layout_engine("none")  # all is in its place; to place it again takes a third of drawing it
         figure.savefig(folder / f"{name}.png", metadata={"Title": caption}, dpi=PNG_DPI)
     pyplot.close(figure)  # else the notebook would show it twice: as pyplot's and as the cell's value
-    return figure
+    return CaptionedFigure(figure, caption)
 
 
-def record_table(name: str, frame: "DataFrame", caption: str) -> "DataFrame":
-    """Keep a table as `tables/<name>.parquet` of its run, its caption inside, and return it to be shown."""
+def record_table(name: str, frame: "DataFrame", caption: str) -> CaptionedTable:
+    """Keep a table as `tables/<name>.parquet` of its run, its caption inside, and return both to be shown."""
     if folder := _record_folder("tables", name):
         import pyarrow
         from pyarrow import parquet
@@ -130,7 +130,7 @@ def record_table(name: str, frame: "DataFrame", caption: str) -> "DataFrame":
         temporary = folder / f".{name}"
         parquet.write_table(table.replace_schema_metadata({**table.schema.metadata, CAPTION: caption}), temporary)
         temporary.replace(folder / f"{name}.parquet")
-    return frame
+    return CaptionedTable(frame, caption)
 
 
 def record_findings(findings: Sequence["Finding | str"]) -> None:
@@ -152,13 +152,32 @@ def record_measure(name: str, samples: Sequence[float], unit: str, better: Liter
 
 
 def show_progress() -> Callable[[str, int, int], None]:
-    """Show one line under the running cell and return a function that renews it, given text, done and total."""
+    """Show how far a cell is and return a function that renews it, given text, done and total.
+
+    In JupyterLab it is a bar with the time left; in a run it is one line, which stays in the executed notebook.
+    """
+    if not os.environ.get(RUN_DIR):
+        return _show_bar()
     from IPython.display import display
 
     line = display({"text/plain": "starting"}, raw=True, display_id=True)
 
     def update(text: str, done: int, total: int) -> None:
         line.update({"text/plain": f"{done} of {total} done: {text}"}, raw=True)
+
+    return update
+
+
+def _show_bar() -> Callable[[str, int, int], None]:
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=1.0, desc="starting", bar_format="{l_bar}{bar}| {elapsed}, {remaining} left")
+
+    def update(text: str, done: int, total: int) -> None:
+        bar.n = done / max(total, 1)
+        bar.set_description(text)  # which draws it
+        if done >= total:
+            bar.close()
 
     return update
 

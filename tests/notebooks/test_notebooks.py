@@ -74,7 +74,7 @@ def test_every_notebook_checks_what_papermill_passes(notebook: Path) -> None:
     _, first, *_others = source.code_cells
     used = ast.parse(first).body
     calls = [each for each in used if not isinstance(each, ast.Import | ast.ImportFrom)]
-    assert ast.unparse(calls[0]) == "read_injected(globals())"
+    assert ast.unparse(calls[0]) == "begin(globals())"
     assert all(isinstance(each, ast.AnnAssign) for each in ast.parse(source.code_cells[0]).body)
     assert ("file" in source.parameters) <= ("reading" in source.parameters)
 

@@ -47,12 +47,14 @@ class RetryableError(Exception):
 
 
 class RejectedError(Exception):
-    """The receiver rejects an alert for good."""
+    """The receiver rejects a message for good."""
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """Where alerts are posted: https, or http on this host. Without a `secret` they are not signed.
+    """Where messages are posted: https, or http on this host. Without a `secret` they are not signed.
+
+    `name` is what sets the address.
 
     Raises:
         InputError: an unusable address; it is not shown.
@@ -61,23 +63,24 @@ class Webhook:
     url: SecretStr
     secret: SecretStr | None = None
     timeout_s: float = 10.0
+    name: str = "QUBIC_LAB_ALERT_WEBHOOK"
 
     def __post_init__(self) -> None:
         url = self.url.get_secret_value()
         if not is_web_address(url):
-            raise InputError("QUBIC_LAB_ALERT_WEBHOOK is no address: give https://HOST/PATH, or http:// on this host")
+            raise InputError(f"{self.name} is no address: give https://HOST/PATH, or http:// on this host")
         if urlsplit(url).scheme == "http" and not is_loopback(url):
-            raise InputError("QUBIC_LAB_ALERT_WEBHOOK would send alerts in clear text: give https://…")
+            raise InputError(f"{self.name} would send in clear text: give https://…")
 
-    def send(self, alert: RiskAlert) -> None:
-        """Post an alert once.
+    def post(self, key: str, body: bytes) -> None:
+        """Post JSON once; equal messages have equal keys.
 
         Raises:
             RetryableError: a later attempt may succeed.
-            RejectedError: the receiver rejects the alert for good.
+            RejectedError: the receiver rejects the message for good.
         """
         with _silent_libraries():
-            asyncio.run(_post(self, alert.key, payload(alert)))
+            asyncio.run(_post(self, key, body))
 
 
 def webhook_from_settings() -> Webhook | None:
@@ -126,7 +129,7 @@ class Deliverer:
                 self._logged.add(alert.id)
             try:
                 if self._webhook is not None:
-                    self._webhook.send(alert)
+                    self._webhook.post(alert.key, payload(alert))
             except RejectedError as error:
                 self._give_up(alert, str(error))
                 failed += 1

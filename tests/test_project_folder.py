@@ -1,0 +1,91 @@
+"""`qubic-lab init` and `new-study`: a folder in which the week loads, and a study that is green at once."""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from commands import Run
+
+from qubic_lab.runs import project
+from qubic_lab.runs.experiment import load
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(params=["checkout", "installed"])
+def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let `init` copy from the checkout, or from the files that the wheel carries."""
+    if request.param == "installed":
+        targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+        for file, target in targets["force-include"].items():
+            if target.startswith(f"qubic_lab/{project.PACKAGED}/"):
+                copy = shutil.copytree if (ROOT / file).is_dir() else shutil.copyfile
+                (tmp_path / "site" / target).parent.mkdir(parents=True, exist_ok=True)
+                copy(ROOT / file, tmp_path / "site" / target)
+        monkeypatch.setattr(project, "PACKAGE", tmp_path / "site" / "qubic_lab")
+    return str(request.param)
+
+
+def test_a_new_folder_has_a_week_that_loads(source: str, tmp_path: Path, here: Run):
+    done = here(f"init {tmp_path / 'lab'}")
+    assert (done.status, done.out.startswith(f"{tmp_path / 'lab'}: ")) == (0, True)
+    week = load(tmp_path / "lab" / "experiments" / "weekly.yaml")
+    assert [study.name for study in week.studies] == [
+        study.name for study in load(ROOT / "experiments" / "weekly.yaml").studies
+    ]
+    made = {file.name for file in (tmp_path / "lab" / "notebooks").iterdir()}
+    assert made == {file.name for file in (ROOT / "notebooks").glob("*.ipynb")}
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, here: Run):
+    (tmp_path / "note.txt").touch()
+    assert f"{tmp_path} is not an empty folder" in here(f"init {tmp_path}").failed(2)
+    assert "is not an empty folder" in here(f"init {tmp_path / 'note.txt'}").failed(2)
+    assert [file.name for file in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_new_study_is_green_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run):
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.chdir(tmp_path)
+    made = [Path(line) for line in here("new-study coin_throws").out.splitlines()]
+    assert [str(file.relative_to(tmp_path)) for file in made] == [
+        "notebooks/coin_throws.ipynb",
+        "experiments/coin_throws.yaml",
+        "tests/test_coin_throws.py",
+    ]
+    assert load(made[1]).title == "Coin throws"
+    assert subprocess.run([sys.executable, "-m", "nbstripout", "--verify", "--keep-id", made[0]]).returncode == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{made[0]} exists: choose another name" in here("new-study coin_throws").failed(2)
+
+
+@pytest.mark.parametrize("name", ["My-Study", "1st", "../up", "class", "a b"])
+def test_a_name_that_python_does_not_take_is_refused(name: str, tmp_path: Path, monkeypatch, here: Run):
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert "cannot name a study: use lower-case letters" in here(f"new-study '{name}'").failed(2)
+    assert list((tmp_path / "experiments").iterdir()) == []
+
+
+def test_a_study_needs_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: Run):
+    monkeypatch.chdir(tmp_path)
+    assert f"{tmp_path} is in no project" in here("new-study coin_throws").failed(2)
+
+
+def test_the_weekly_service_runs_commands_that_exist(here: Run):
+    folder = ROOT / "launch" / "systemd"
+    service = (folder / "qubic-lab-week.service").read_text()
+    commands = [
+        line.split("qubic-lab/.venv/bin/qubic-lab ")[1].split() for line in service.splitlines() if "ExecStart" in line
+    ]
+    assert [command for command, *_ in commands] == ["run", "report"]
+    assert (ROOT / commands[0][1]).is_file()
+    for command, *_ in commands:
+        assert here(f"{command} --help").status == 0
+    assert "OnCalendar=Sun " in (folder / "qubic-lab-week.timer").read_text()
