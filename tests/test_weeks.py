@@ -1,8 +1,5 @@
-"""A week beside earlier ones: the statistics of a change, which runs are compared, and what a page says of it."""
+"""A week beside earlier ones: which runs are compared, and what a page says of it."""
 
-import itertools
-import math
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,83 +11,19 @@ from studies import Silent, make_manifest, write_notebook, write_study, write_we
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs import batch, one_run
-from qubic_lab.runs.change import FALSE_ALARMS, Direction, judge_change, log_shift, samples_needed
 from qubic_lab.runs.collect_week import collect_week
 from qubic_lab.runs.experiment import load
-from qubic_lab.runs.history import MeasureChange, PastRun, find_changes, find_repetitions
+from qubic_lab.runs.history import MeasureChange, PastRun, find_changes, find_repetitions, find_trends
 from qubic_lab.runs.records import RecordedMeasure, Records
 from qubic_lab.runs.report import build_page
 from qubic_lab.runs.summary import change_sentences
+from qubic_lab.studies.finding import Finding
 
 SAMPLES = (1.00, 1.04, 0.97, 1.01, 0.99, 1.02, 0.98, 1.03)
 
 
 def scaled(samples: Sequence[float], factor: float) -> tuple[float, ...]:
     return tuple(sample * factor for sample in samples)
-
-
-def test_the_interval_is_that_of_the_exact_rank_test():
-    """By brute force: shares of all orders of 4 + 5 distinct values in which the statistic is below k."""
-    n, m, tail = 4, 5, 0.05
-    orders = list(itertools.combinations(range(n + m), n))
-    statistics = [sum(place - rank for rank, place in enumerate(order)) for order in orders]
-    k = max(k for k in range(n * m) if sum(s < k for s in statistics) / len(orders) <= tail)
-    now, before = (1.1, 1.3, 0.9, 1.2), (1.0, 0.8, 1.05, 0.95, 1.15)
-    ratios = sorted(new / old for new in now for old in before)
-    shift = log_shift(now, before, 1 - 2 * tail)
-    assert shift is not None
-    assert (shift.low, shift.high) == pytest.approx((ratios[k - 1], ratios[-k]))
-    assert shift.ratio == pytest.approx(math.sqrt(ratios[9] * ratios[10]))
-
-
-@pytest.mark.parametrize(
-    ("now", "before", "better", "verdict", "reason"),
-    [
-        (scaled(SAMPLES, 0.8), SAMPLES, "higher", "worse", None),
-        (scaled(SAMPLES, 0.8), SAMPLES, "lower", "better", None),
-        (scaled(SAMPLES, 1.25), SAMPLES, "higher", "better", None),
-        (scaled(SAMPLES, 1.25), SAMPLES, "lower", "worse", None),
-        (scaled(SAMPLES, 1.02), SAMPLES, "lower", "no change beyond noise", None),
-        (SAMPLES, SAMPLES, "higher", "no change beyond noise", None),
-        ((1.03,) * 8, (1.0,) * 8, "lower", "no change beyond noise", "certain, but smaller than 5 %"),
-        ((1.5,) * 3, SAMPLES[:3], "lower", "too few samples", "3 against 3: 4 on each side could show a change"),
-    ],
-)
-def test_a_change_has_a_direction_a_size_and_enough_samples(
-    now: Sequence[float], before: Sequence[float], better: Direction, verdict: str, reason: str | None
-):
-    judgement = judge_change(now, before, better, compared=1)
-    assert judgement.verdict == verdict
-    assert reason is None or judgement.reason == reason
-
-
-def test_more_measures_need_more_samples():
-    # Two-sided, n against n samples: at best 2 of the binomial(2n, n) orders.
-    assert [samples_needed(FALSE_ALARMS / compared) for compared in (1, 6, 7, 20)] == [4, 5, 6, 6]
-
-
-@pytest.mark.parametrize("wrong", [(0.0,), (-1.0,), (math.nan,), (math.inf,), ()])
-def test_samples_without_a_ratio_are_refused(wrong: tuple[float, ...]):
-    with pytest.raises(InputError):
-        log_shift(wrong, SAMPLES, 0.95)
-
-
-@pytest.mark.parametrize(("measures", "samples"), [(1, 5), (8, 8)])
-def test_noise_alone_gives_no_more_false_alarms_than_promised(measures: int, samples: int):
-    """Heavy-tailed noise far above the practical size, so that only the statistics can hold the alarms back."""
-    source = random.Random(7)
-    weeks = 400
-
-    def noise() -> list[float]:
-        return [math.exp(source.gauss(0, 0.3) / (0.2 + source.random())) for _ in range(samples)]
-
-    def alarm() -> bool:
-        verdicts = [judge_change(noise(), noise(), "higher", measures).verdict for _ in range(measures)]
-        return any(verdict in ("better", "worse") for verdict in verdicts)
-
-    alarms = sum(alarm() for _ in range(weeks))
-    # Three standard deviations above the nominal share.
-    assert alarms <= weeks * FALSE_ALARMS + 3 * math.sqrt(weeks * FALSE_ALARMS * (1 - FALSE_ALARMS))
 
 
 def make_run(week: str, samples: Sequence[float] = SAMPLES, *, key: str = "", **changes: Any) -> PastRun:
@@ -106,9 +39,16 @@ def only_change(now: PastRun, *earlier: PastRun) -> MeasureChange:
 
 def test_the_latest_earlier_week_that_has_the_measure_is_compared():
     earlier = [make_run("2026-W46"), make_run("2026-W45"), make_run("2026-W47", samples=())]
-    change = only_change(make_run("2026-W48", scaled(SAMPLES, 0.7)), *earlier)
+    change = only_change(make_run("2026-W48", scaled(SAMPLES, 0.3)), *earlier)
     assert (change.earlier_week, change.judgement.verdict) == ("2026-W46", "worse")
-    assert change.median == pytest.approx(0.7 * 1.005)
+    assert change.median == pytest.approx(0.3 * 1.005)
+
+
+def test_another_week_than_the_latest_can_be_asked_for():
+    earlier = [make_run("2026-W46"), make_run("2026-W47", scaled(SAMPLES, 3.0))]
+    found = {week: find_changes([make_run("2026-W48")], earlier, week)[0] for week in (None, "2026-W46", "2026-W40")}
+    assert [each.earlier_week for each in found.values()] == ["2026-W47", "2026-W46", None]
+    assert found["2026-W46"].judgement.shift.ratio == 1.0
 
 
 @pytest.mark.parametrize(
@@ -132,6 +72,19 @@ def test_another_machine_is_said_and_the_own_one_preferred():
 def test_a_measure_without_a_ratio_is_named():
     with pytest.raises(InputError, match="measure speed of run study/2026-W48: sample 0"):
         find_changes([make_run("2026-W48", (0.0,) * 8)], [make_run("2026-W47")])
+
+
+def test_the_key_figure_of_a_run_is_followed_over_weeks_as_long_as_its_parameters_stay():
+    def run(week: str, key: float, **changes: Any) -> PastRun:
+        values = {"key": key, "low": key - 1, "high": key + 1, "unit": "tokens/s"}
+        return replace(make_run(week, **changes), records=Records(findings=(Finding("It makes {key}.", values),)))
+
+    earlier = [run("2026-W47", 30.0), run("2026-W45", 10.0), run("2026-W46", 20.0, parameters={"number": 3})]
+    (trend,) = find_trends([run("2026-W48", 40.0)], [*earlier, make_run("2026-W44")])
+    assert (trend.run, trend.unit) == ("study/2026-W48", "tokens/s")
+    assert dict(zip(trend.weeks, trend.figures, strict=True)) == {"2026-W45": 10.0, "2026-W47": 30.0, "2026-W48": 40.0}
+    assert trend.intervals[-1] == (39.0, 41.0)
+    assert find_trends([make_run("2026-W48")], earlier) == []
 
 
 def test_what_must_be_equal_is_compared_to_the_last_bit():
@@ -177,3 +130,5 @@ def test_a_planted_slowdown_is_found_by_the_page_of_its_week(lab_root: Path, mon
     assert "study, step: slower than in 2026-W47" in page
     assert "No change beyond noise in 1 of 2 measures" in page
     assert len(collect_week("2026-W48").measures()) == 16
+    with pytest.raises(InputError, match=r"week 2026-W46 cannot be compared.*earlier weeks with runs: 2026-W47"):
+        collect_week("2026-W48", "2026-W46")

@@ -132,7 +132,7 @@ def _time_steps(
 
     decoders = []
     for number, stage in enumerate(stage_ranges((1,) * used.layers[0])):
-        decoders.append(_decoder(folder, used, stage))
+        decoders.append(stage_decoder(folder, used, stage))
         progress("reading layers", number + 1, used.layers[0])
     first, last, token = decoders[0], decoders[-1], [Segment(0, context - 1, 1)]
     torch.set_num_threads(used.threads)
@@ -159,7 +159,8 @@ def _time_steps(
             yield (*times_ms, took_ms, sum(times_ms) + took_ms)
 
 
-def _decoder(folder: Path, used: ResolvedConfig, stage: StageRange) -> "Decoder | NativeDecoder":
+def stage_decoder(folder: Path, used: ResolvedConfig, stage: StageRange) -> "Decoder | NativeDecoder":
+    """Return a decoder of a stage, with the kernels that a rank would use."""
     import torch
 
     from qubic_lab.model.checkpoint import Checkpoint

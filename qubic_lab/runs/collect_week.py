@@ -11,9 +11,9 @@ from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.inference.track_record import ClaimRecord, track_record
 from qubic_lab.oracle.model.timestamps import to_us
 from qubic_lab.oracle.store.chain import START, has_head, ledger_database
-from qubic_lab.runs.history import PastRun, find_changes, find_repetitions
-from qubic_lab.runs.records import Records, read_measures, read_records
-from qubic_lab.runs.store import Manifest, check_files, read_manifest, read_results, reports_folder, utc_now
+from qubic_lab.runs.history import PastRun, find_changes, find_repetitions, find_trends
+from qubic_lab.runs.records import Records, read_records
+from qubic_lab.runs.store import Manifest, check_files, read_manifest, reports_folder, utc_now
 from qubic_lab.runs.week_index import (
     WeekEntry,
     choose_week,
@@ -94,10 +94,11 @@ NOT_MEASURABLE = (
 """Row id, what, target, and why no study measures it."""
 
 
-def open_week(week: str | None = None) -> WeekReport:
+def open_week(week: str | None = None, against: str | None = None) -> WeekReport:
     """Return a week (by default the latest) from its runs, or else as it is kept beside its page.
 
     Without either, it is the sample week that comes with the project; `sample` names that one.
+    Measures are compared with the week `against`, by default with the latest earlier one that has them.
 
     Raises:
         InputError: the week is malformed, or neither runs nor a page of it are here.
@@ -107,14 +108,17 @@ def open_week(week: str | None = None) -> WeekReport:
     known = weeks_with_runs()
     chosen = week or (kept[-1] if kept and not known else None)
     if chosen in kept and chosen not in known:
+        if against:
+            raise InputError(f"week {chosen} has its page alone, and no runs to compare with {against}")
         return read_week(reports_folder() / chosen / KEPT)
-    return collect_week(choose_week(chosen))
+    return collect_week(choose_week(chosen), against)
 
 
-def collect_week(week: str, at: datetime | None = None) -> WeekReport:
-    """Collect a week from its runs, those of earlier weeks and the ledger; `at` another moment than now.
+def collect_week(week: str, against: str | None = None, at: datetime | None = None) -> WeekReport:
+    """Collect a week from its runs, those of earlier weeks and the ledger, as of `at` or now; see `open_week`.
 
     Raises:
+        InputError: the week to compare with is not an earlier one with runs.
         InputError: a sample is not a positive number.
         QubicLabError: the database of the ledger cannot be read.
     """
@@ -122,13 +126,17 @@ def collect_week(week: str, at: datetime | None = None) -> WeekReport:
     entries = latest_of_each_study(index.runs)
     runs = tuple(read_run(entry) for of_study in entries.values() for entry in of_study)
     now = [PastRun(week, run.name, run.manifest, run.records) for run in runs if run.manifest and run.error is None]
-    earlier = [run for past in weeks_with_runs() if past < week for run in _read_past(past)]
+    weeks = [past for past in weeks_with_runs() if past < week]
+    known = ", ".join(weeks) or "none"
+    if against and against not in weeks:
+        raise InputError(f"week {against} cannot be compared with {week}; earlier weeks with runs: {known}")
+    earlier = [run for past in weeks for run in _read_past(past)]
     return WeekReport(
         week=week,
         written_utc=at.isoformat(),
         runs=runs,
         rows=tuple(beside_full_runs(judge({run.name: run.records for run in now}), last_full_runs(week))),
-        changes=tuple(find_changes(now, earlier)),
+        changes=tuple(find_changes(now, earlier, against)),
         repetitions=tuple(find_repetitions(now, earlier)),
         status=index.status,
         unfinished=tuple(
@@ -137,6 +145,8 @@ def collect_week(week: str, at: datetime | None = None) -> WeekReport:
             if len(done) < done[0].of
         ),
         ledger=_read_ledger(week, at),
+        trends=tuple(find_trends(now, earlier)),
+        against=against,
     )
 
 
@@ -195,9 +205,7 @@ def _read_whole(folder: Path, manifest: Manifest, past: bool = False) -> Records
     """
     check_files(folder, manifest)
     try:
-        if past:
-            return Records(measures=read_measures(folder), results=read_results(folder))
-        return read_records(folder)
+        return read_records(folder, shown=not past)
     except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:  # a run without hashes; SyntaxError: XML
         reason = " ".join(str(error).split())
         raise InputError(f"{folder} is damaged ({reason}): delete it and run the study again") from None

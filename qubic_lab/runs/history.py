@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs.change import Direction, Judgement, judge_change
+from qubic_lab.runs.change import Comparison, Direction, Judgement, Samples, judge_changes
 from qubic_lab.runs.records import RecordedMeasure, Records
 from qubic_lab.runs.store import Manifest
 
@@ -60,11 +60,64 @@ class Repetition:
         return self.value == self.earlier_value
 
 
-def find_changes(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list[MeasureChange]:
-    """Judge each measure of a week against the latest earlier one of its machine; a bad sample is an InputError."""
-    pairs = [(run, measure, _predecessor(run, measure, earlier)) for run in now for measure in run.records.measures]
-    compared = sum(past is not None and _is_comparable(run, past) for run, _, past in pairs)
-    return [_change(run, measure, past, compared) for run, measure, past in pairs]
+def find_changes(now: Sequence[PastRun], earlier: Sequence[PastRun], against: str | None = None) -> list[MeasureChange]:
+    """Judge each measure of a week by the latest earlier one of its machine, or by that of the week `against`.
+
+    Raises:
+        InputError: a sample is not a positive number.
+    """
+    found = [_find_earlier(run, measure, earlier, against) for run in now for measure in run.records.measures]
+    reasons = [each.reason() for each in found]
+    comparisons = [each.comparison() for each, reason in zip(found, reasons, strict=True) if reason is None]
+    judged = iter(judge_changes(comparisons))
+    return [each.change(reason or next(judged)) for each, reason in zip(found, reasons, strict=True)]
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The key figure of this week's `run` over the weeks that measured it, oldest first; this week is the last.
+
+    Only runs of the same study, parameters and machine are in a trend. `intervals` have the ends of each figure's
+    interval, or None.
+    """
+
+    run: str
+    unit: str
+    weeks: tuple[str, ...]
+    figures: tuple[float, ...]
+    intervals: tuple[tuple[float, float] | None, ...]
+
+
+def find_trends(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list[Trend]:
+    """Return how the key figure of each run's first finding moved over weeks."""
+    trends = []
+    for run in now:
+        this = _key_figure(run)
+        points = {
+            past.week: figure
+            for past in (*reversed(_latest_first(earlier)), run)
+            if _same_line(run, past) and (figure := _key_figure(past)) and this and figure[0] == this[0]
+        }
+        if this and points:
+            figures = tuple(figure for _, figure, _ in points.values())
+            intervals = tuple(interval for _, _, interval in points.values())
+            trends.append(Trend(run.name, this[0], tuple(points), figures, intervals))
+    return trends
+
+
+def _same_line(run: PastRun, past: PastRun) -> bool:
+    one, other = run.manifest, past.manifest
+    return all(getattr(one, name) == getattr(other, name) for name in ("study", "parameters", "machine"))
+
+
+def _key_figure(run: PastRun) -> tuple[str, float, tuple[float, float] | None] | None:
+    """Return unit, figure and interval of a run's first finding, if it has a figure."""
+    values = run.records.findings[0].values if run.records.findings else {}
+    key, low, high = (values.get(name) for name in ("key", "low", "high"))
+    if not isinstance(key, int | float):
+        return None
+    interval = (low, high) if isinstance(low, int | float) and isinstance(high, int | float) else None
+    return str(values.get("unit", "")), float(key), interval
 
 
 def find_repetitions(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list[Repetition]:
@@ -81,6 +134,73 @@ def find_repetitions(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list
     return found
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """A measure of this week's run, what earlier runs on its machine have of it, oldest first, and the one before.
+
+    The one before is of the same machine if there is one.
+    """
+
+    run: PastRun
+    measure: RecordedMeasure
+    earlier: tuple[RecordedMeasure, ...]
+    past: PastRun | None
+    before: RecordedMeasure | None
+
+    def reason(self) -> Judgement | None:
+        """Return why nothing can be compared, if so."""
+        run, past = self.run, self.past
+        if past is None:
+            return Judgement("first measured", None, "no earlier week has it with the same parameters, model and data")
+        if run.name == past.name:
+            used_again = f"the run of {past.week} was used again, as nothing had changed"
+            return Judgement("not measured again", None, used_again)
+        if run.manifest.machine != past.manifest.machine:
+            return Judgement("other machine", None, f"in {past.week} it was {past.manifest.machine}")
+        return None
+
+    def comparison(self) -> Comparison:
+        """Return what is to be judged.
+
+        Raises:
+            InputError: a sample is not a positive number.
+        """
+        assert self.before is not None
+        try:
+            now, before, *earlier = (Samples(m.samples, m.probe) for m in (self.measure, self.before, *self.earlier))
+        except InputError as error:
+            raise InputError(f"measure {self.measure.name} of run {self.run.name}: {error}") from None
+        return Comparison(now, before, tuple(earlier), self.measure.unit, self.measure.better)
+
+    def change(self, judgement: Judgement) -> MeasureChange:
+        """Return how the measure was judged."""
+        return MeasureChange(
+            study=self.run.manifest.study,
+            measure=self.measure.name,
+            unit=self.measure.unit,
+            better=self.measure.better,
+            run=self.run.name,
+            median=median(self.measure.samples),
+            samples=len(self.measure.samples),
+            earlier_week=self.past.week if self.past else None,
+            earlier_run=self.past.name if self.past else None,
+            earlier_median=median(self.before.samples) if self.before else None,
+            judgement=judgement,
+        )
+
+
+def _find_earlier(run: PastRun, measure: RecordedMeasure, earlier: Sequence[PastRun], against: str | None) -> _Measured:
+    same = {
+        past.name: (past, found)
+        for past in reversed(_latest_first(earlier))
+        if _same_input(run, past) and (found := _measure(past, measure.name))
+    }
+    own = {name: each for name, each in same.items() if each[0].manifest.machine == run.manifest.machine}
+    asked = [[each for each in some.values() if against in (None, each[0].week)] for some in (same, own)]
+    past, before = ([(None, None)] + asked[0] + asked[1])[-1]
+    return _Measured(run, measure, tuple(found for _, found in own.values()), past, before)
+
+
 def _latest_first(runs: Iterable[PastRun]) -> list[PastRun]:
     return sorted(runs, key=lambda run: run.week, reverse=True)
 
@@ -95,48 +215,8 @@ def _is_comparable(run: PastRun, past: PastRun) -> bool:
     return run.name != past.name and run.manifest.machine == past.manifest.machine
 
 
-def _predecessor(run: PastRun, measure: RecordedMeasure, earlier: Sequence[PastRun]) -> PastRun | None:
-    """Return the latest earlier run with this measure; one of the same machine goes before a later one of another."""
-    same = [past for past in _latest_first(earlier) if _same_input(run, past) and _measure(past, measure.name)]
-    own = [past for past in same if past.manifest.machine == run.manifest.machine]
-    return next(iter(own or same), None)
-
-
 def _measure(run: PastRun, name: str) -> RecordedMeasure | None:
     return next((measure for measure in run.records.measures if measure.name == name), None)
-
-
-def _change(run: PastRun, measure: RecordedMeasure, past: PastRun | None, compared: int) -> MeasureChange:
-    before = _measure(past, measure.name) if past is not None else None
-    try:
-        judgement = _judge(run, measure, past, before, compared)
-        return MeasureChange(
-            study=run.manifest.study,
-            measure=measure.name,
-            unit=measure.unit,
-            better=measure.better,
-            run=run.name,
-            median=median(measure.samples),
-            samples=len(measure.samples),
-            earlier_week=past.week if past else None,
-            earlier_run=past.name if past else None,
-            earlier_median=median(before.samples) if before else None,
-            judgement=judgement,
-        )
-    except (InputError, ValueError) as error:
-        raise InputError(f"measure {measure.name} of run {run.name}: {error}") from None
-
-
-def _judge(
-    run: PastRun, measure: RecordedMeasure, past: PastRun | None, before: RecordedMeasure | None, compared: int
-) -> Judgement:
-    if past is None or before is None:
-        return Judgement("first measured", None, "no earlier week has it with the same parameters, model and data")
-    if run.name == past.name:
-        return Judgement("not measured again", None, f"the run of {past.week} was used again, as nothing had changed")
-    if run.manifest.machine != past.manifest.machine:
-        return Judgement("other machine", None, f"in {past.week} it was {past.manifest.machine}")
-    return judge_change(measure.samples, before.samples, measure.better, compared)
 
 
 def _exact_values(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -144,10 +144,19 @@ def record_findings(findings: Sequence["Finding | str"]) -> None:
     print(*findings, sep="\n")
 
 
-def record_measure(name: str, samples: Sequence[float], unit: str, better: Literal["higher", "lower"]) -> None:
-    """Keep repeated measurements of one quantity as `measures/<name>.json`: a report compares them week by week."""
+def record_measure(
+    name: str,
+    samples: Sequence[float],
+    unit: str,
+    better: Literal["higher", "lower"],
+    probe: Sequence[float] = (),
+) -> None:
+    """Keep repeated measurements of one quantity as `measures/<name>.json`: a report compares them week by week.
+
+    `probe` is a speed of the machine, measured beside each sample: a change of the machine is then no change.
+    """
     if folder := _record_folder("measures", name):
-        measure = {"name": name, "samples": list(samples), "unit": unit, "better": better}
+        measure = {"name": name, "samples": list(samples), "unit": unit, "better": better, "probe": list(probe)}
         write_atomically(folder / f"{name}.json", json.dumps(measure, indent=2, allow_nan=False) + "\n")
 
 

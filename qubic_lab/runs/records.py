@@ -47,12 +47,13 @@ class RecordedTable:
 
 @dataclass(frozen=True)
 class RecordedMeasure:
-    """Repeated measurements of one quantity."""
+    """Repeated measurements of one quantity, and a speed of the machine probed beside each, if it was."""
 
     name: str
     samples: tuple[float, ...]
     unit: str
     better: Direction
+    probe: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ class Records:
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def read_records(folder: Path) -> Records:
-    """Read what lies in a finished run's folder; pictures and tables in the order in which they were recorded."""
+def read_records(folder: Path, shown: bool = True) -> Records:
+    """Read what lies in a finished run's folder; pictures and tables, if `shown`, in the order of their recording."""
     results = read_results(folder)
     found = results.pop(FINDINGS, {})
     return Records(
         findings=tuple(map(Finding.read, found.get("findings") or found.get("sentences", ()))),
-        pictures=tuple(map(_read_picture, _as_recorded(folder / "figures", "*.svg"))),
-        tables=tuple(map(_read_table, _as_recorded(folder / "tables", "*.parquet"))),
+        pictures=tuple(map(_read_picture, _as_recorded(folder / "figures", "*.svg"))) if shown else (),
+        tables=tuple(map(_read_table, _as_recorded(folder / "tables", "*.parquet"))) if shown else (),
         measures=read_measures(folder),
         results=results,
     )
@@ -86,7 +87,10 @@ def read_measures(folder: Path) -> tuple[RecordedMeasure, ...]:
     """Read the measures in a run's folder, by name."""
     files = sorted((folder / "measures").glob("*.json"), key=lambda file: _by_number(file.stem))
     contents = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-    return tuple(RecordedMeasure(**content | {"samples": tuple(content["samples"])}) for content in contents)
+    lists = ("samples", "probe")
+    return tuple(
+        RecordedMeasure(**content | {name: tuple(content.get(name, ())) for name in lists}) for content in contents
+    )
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:

@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Sequence
 
 from qubic_lab.runs.cells import format_number, in_words
-from qubic_lab.runs.change import FALSE_ALARMS, Shift
+from qubic_lab.runs.change import FALSE_ALARMS, Shift, is_time
 from qubic_lab.runs.history import MeasureChange, Repetition
 from qubic_lab.runs.week_report import ReportedRun, WeekReport
 from qubic_lab.studies.acceptance import AcceptanceRow, Verdict
 
 NAMED_CHANGES = 4
 """Changes of each kind that are named; the table has the others."""
-TIME_UNITS = ("s", "ms", "µs", "us")
 SIGNS: dict[Verdict, tuple[str, str]] = {
     "pass": ("✓", "pass"),
     "partial": ("◐", "partial"),
@@ -87,7 +86,7 @@ def _change_sentence(change: MeasureChange) -> str:
 def change_word(change: MeasureChange) -> str:
     """Return the verdict in the words of its unit: speeds and durations are faster or slower."""
     verdict = change.judgement.verdict
-    if change.unit.endswith("/s") or change.unit in TIME_UNITS:
+    if is_time(change.unit):
         return {"better": "faster", "worse": "slower"}.get(verdict, verdict)
     return verdict
 
@@ -101,13 +100,14 @@ def describe_shift(shift: Shift | None) -> str:
 
 def interval_sentence(changes: Sequence[MeasureChange]) -> str:
     """Say what the intervals of the changes mean."""
-    shift = next((change.judgement.shift for change in changes if change.judgement.shift), None)
-    if shift is None:
+    confidences = [change.judgement.shift.confidence for change in changes if change.judgement.shift]
+    if not confidences:
         return ""
     return (
-        f"Intervals are exact (Mann-Whitney) at {format_number(shift.confidence * 100)} % each. Over all measures, at "
-        f"most {FALSE_ALARMS * 100:g} % of the weeks have a false alarm. The intervals cover the scatter within a run, "
-        "but not other load on the machine."
+        "Each interval is at the confidence that a verdict takes (Holm, at least "
+        f"{format_number(100 * min(confidences))} %), of the scatter from run to run. Over all measures, at most "
+        f"{FALSE_ALARMS * 100:g} % of the weeks have a false alarm. Where the memory's speed was probed, weeks are "
+        "compared at equal speed."
     )
 
 

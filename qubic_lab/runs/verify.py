@@ -244,7 +244,7 @@ def _week_again(kept: WeekReport, damaged: set[str]) -> tuple[WeekReport, list[s
     }
     newer = latest != names or any(datetime.fromisoformat(entry.batch) > written for entry in index.runs)
     if not damaged and not newer:
-        return collect_week(kept.week, written), []
+        return collect_week(kept.week, kept.against, written), []
     runs = tuple(run if run.name in damaged else _read_again(run) for run in kept.runs)
     # What was compared with other weeks stays as it was; rows are judged by the runs that are whole.
     last_full = {row.id: row.last_full for row in kept.rows}

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.inference.track_record import HEADER, ClaimRecord
 from qubic_lab.runs.experiment import ProjectStatus
-from qubic_lab.runs.history import MeasureChange, Repetition
+from qubic_lab.runs.history import MeasureChange, Repetition, Trend
 from qubic_lab.runs.records import RecordedTable, Records
 from qubic_lab.runs.store import Manifest
 from qubic_lab.studies.acceptance import AcceptanceRow
@@ -89,11 +89,18 @@ class WeekReport:
     status: ProjectStatus | None
     unfinished: tuple[str, ...]
     ledger: LedgerOfWeek | None = None
+    trends: tuple[Trend, ...] = ()
+    against: str | None = None
+    """The week that was asked for to compare with; None: the latest that has a measure."""
 
     def studies(self) -> dict[str, list[ReportedRun]]:
         """Return the runs by study."""
         names = dict.fromkeys(run.study for run in self.runs)
         return {study: [run for run in self.runs if run.study == study] for study in names}
+
+    def trend(self, run: str) -> Trend | None:
+        """Return how the key figure of a run moved over weeks, if it has one."""
+        return next((trend for trend in self.trends if trend.run == run), None)
 
     def table(self, name: str) -> "DataFrame":
         """Return the tables of that name of all runs as one data frame, with the columns `study` and `run` before.

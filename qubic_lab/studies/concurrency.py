@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 
 from qubic_lab.bench.concurrency import ConcurrencyLevel, ConcurrencyResult
 from qubic_lab.bench.memory import MemoryResult
+from qubic_lab.bench.pace import Pace
 from qubic_lab.bench.prediction import PredictionResult
 from qubic_lab.bench.result import LEAST_FOR_P95
 from qubic_lab.studies.acceptance import (
@@ -24,6 +26,9 @@ from qubic_lab.studies.finding import Finding, answering, extent, say
 from qubic_lab.studies.style import DARK, INK, PALE, Dot, dots, interval, percent, plot
 
 QUESTION = "speed"
+Measure = tuple[str, Sequence[float], str, str, Sequence[float]]
+"""Name, samples, unit, which is better, and the machine's speed beside each sample, if it was probed."""
+
 P95_TARGET_S = 10.0
 CLIENTS_TARGET = 10
 REPLICAS = "D"
@@ -117,6 +122,31 @@ def _latency_finding(result: ConcurrencyResult) -> Finding:
     if level.p95_s < P95_TARGET_S:
         return say("With {clients:client}, p95 latency is {key:.2f} s, within the {limit:g} s target.", **values)
     return say("With {clients:client}, p95 latency is {key:.2f} s, over the {limit:g} s target.", **values)
+
+
+def measures(result: ConcurrencyResult, pace: Pace) -> list[Measure]:
+    """Return what is compared week by week: the speeds with fewest and with most clients, and the CPU times.
+
+    Few on purpose: the more a week compares, the larger a change must be to stand out.
+    """
+    speeds: list[Measure] = [
+        (f"tokens_per_s_{level.clients}_clients", level.tokens_per_s_samples, "tokens/s", "higher", ())
+        for level in dict.fromkeys(_ends(result))
+    ]
+    return speeds + [(f"cpu_ms_{part.name}", part.cpu_ms, "ms", "lower", part.fixed_per_s) for part in pace.parts]
+
+
+def pace_rows(pace: Pace) -> list[dict[str, Any]]:
+    """Return one row a kind of work: the CPU times of one thread."""
+    return [
+        {
+            "work": part.name.replace("_", " "),
+            "cpu_ms": median(part.cpu_ms),
+            "least_ms": min(part.cpu_ms),
+            "most_ms": max(part.cpu_ms),
+        }
+        for part in pace.parts
+    ]
 
 
 def _ends(result: ConcurrencyResult) -> tuple[ConcurrencyLevel, ConcurrencyLevel]:
