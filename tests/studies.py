@@ -100,7 +100,7 @@ def make_manifest(**changes: Any) -> Manifest:
 CELLS = (
     "import pandas as pd\nfrom qubic_lab.runs import notebook",
     "notebook.record('square', {'value': number**2, 'seed': 0})",
-    "notebook.record_table('powers', pd.DataFrame({'power': [number**k for k in range(20)]}), 'Powers')",
+    "notebook.record_table('powers', pd.DataFrame({'power': [float(number)**k for k in range(20)]}), 'Powers')",
     "notebook.record_measure('steps', [1.0 * number] * 5, 'steps', 'lower')",
     "notebook.record_findings([f'The square is {number**2}.'])\nnumber**3",
 )

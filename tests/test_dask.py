@@ -53,8 +53,9 @@ def workers(tmp_path: Path, lab_root: Path) -> Iterator[tuple[str, list["subproc
                 process.wait()
 
 
+@pytest.mark.parametrize("runs", [2, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_a_cluster_that_loses_a_worker_ends_as_an_undisturbed_pool(
-    workers: Any, lab_root: Path, set_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    runs: int, workers: Any, lab_root: Path, set_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ):
     address, processes = workers
 
@@ -63,13 +64,13 @@ def test_a_cluster_that_loses_a_worker_ends_as_an_undisturbed_pool(
             super().cell(run, number, of)
             processes[0].kill()
 
-    week = load(write_project(lab_root, runs=2))
+    week = load(write_project(lab_root, runs))
     set_settings(runs=lab_root / "pool")
     run_batch(week, full=False, watcher=Silent(), jobs=2)
     set_settings(runs=lab_root / "cluster")
     store, watcher = SharedStore(str(lab_root / "store")), Killing()
     outcomes = run_batch(week, full=False, watcher=watcher, store=store, dask=address)
-    assert [outcome.error for outcome in outcomes] == [None] * 2
+    assert [outcome.error for outcome in outcomes] == [None] * runs
     assert watcher.cells, "the workers tell which cell has begun"
     assert processes[0].poll() is not None and processes[1].poll() is None
     pool = everything_but_times(lab_root / "pool", monkeypatch)
@@ -78,7 +79,7 @@ def test_a_cluster_that_loses_a_worker_ends_as_an_undisturbed_pool(
     # Another machine has the runs from the store, and the cluster nothing to do.
     set_settings(runs=lab_root / "again")
     again = run_batch(week, full=False, watcher=Silent(), store=store, dask=address)
-    assert [outcome.reused for outcome in again] == [True] * 2
+    assert [outcome.reused for outcome in again] == [True] * runs
 
 
 class FakeWorker(SimpleNamespace):

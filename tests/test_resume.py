@@ -34,7 +34,7 @@ def start(file: Path, runs: Path, jobs: int = 1) -> subprocess.Popen[str]:
 
 def finish(file: Path, runs: Path, jobs: int = 1) -> None:
     process = start(file, runs, jobs)
-    _, errors = process.communicate(timeout=280)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
 
 
@@ -51,6 +51,7 @@ def kill(process: subprocess.Popen[str], whom: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("whom", "runs", "jobs"), [("the command", 40, 2), ("everything", 4, 1)])
 def test_a_run_killed_at_three_moments_ends_as_an_undisturbed_one(
     whom: str, runs: int, jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,7 +100,7 @@ def test_a_killed_worker_is_a_failed_run_and_the_next_batch_makes_it_again(
         assert process.poll() is None
     time.sleep(0.5)
     workers[0].kill()
-    _, errors = process.communicate(timeout=280)
+    _, errors = process.communicate(timeout=900)
     assert process.returncode == 1
     assert "its process ended with status -9" in errors
     assert "1 of 2 runs failed" in errors
@@ -111,7 +112,7 @@ def test_a_killed_worker_is_a_failed_run_and_the_next_batch_makes_it_again(
 def test_two_at_once_make_each_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = write_project(tmp_path, runs=1)
     runs = tmp_path / "runs"
-    processes = [start(file, runs) for _ in range(2)]
+    processes = [start(file, runs, jobs) for jobs in (1, 2)]
     errors = [process.communicate(timeout=280)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
     found = everything_but_times(runs, monkeypatch)

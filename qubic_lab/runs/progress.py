@@ -63,7 +63,7 @@ class BatchProgress:
         self._lock = threading.Lock()
         self._of = 0
         self._ended = set[int]()
-        self._left = TimeLeft({}, (), 1)
+        self._left = TimeLeft({0: None}, (), 1)  # until it starts
         self._running: dict[int, tuple[str, int, int]] = {}
 
     def start(self, runs: Sequence["PlannedRun"], jobs: int) -> None:
