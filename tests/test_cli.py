@@ -326,8 +326,8 @@ def test_the_seed_alone_decides_a_sampled_answer(dtype: str, here: Run, shared_r
 
 def test_a_split_folder_alone_answers_like_the_model(here: Run, shared_ranks: None, tmp_path: Path) -> None:
     parts = tmp_path / "parts"
-    split = here(f"split --model tiny --ranks 2 --strategy B --out {parts}")
-    assert (split.status, split.err) == (0, "")
+    split = here(f"split --model tiny --ranks 2 --strategy B --out {parts} --json").json
+    assert (split["folder"], split["strategy"], len(split["layers"])) == (str(parts), "B", 2)
     assert here(f"verify {parts}").status == 0
     asked = f"--prompts-file prompts.txt --seed 5 {SAMPLED}"
     deep = tmp_path / ("x" * 100)  # too deep for the path of a socket

@@ -22,6 +22,7 @@ from commands import Run
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.api.schemas import QueryResponse
 from qubic_lab.bench.local_cluster import free_ports
+from qubic_lab.cli import cluster as commands
 from qubic_lab.cli.cluster import make_plan
 from qubic_lab.cluster import background, supervisor
 from qubic_lab.cluster.supervisor import (
@@ -320,6 +321,18 @@ def test_what_is_asked_wrongly_is_one_line_and_starts_nothing(
         assert re.search(said, here(f"cluster {line}").failed(2))
     assert not (tmp_path / "cluster").exists()
     assert here("cluster down") == (0, "", "no cluster runs here\n")
+
+
+def test_up_says_where_the_cluster_is_as_json(
+    tiny: Path, tmp_path: Path, set_settings: SetSettings, here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_settings(cache=tmp_path, coordinator=None)
+    started: list[ClusterPlan] = []
+    monkeypatch.setattr(background, "start", lambda plan, show: started.append(plan))
+    monkeypatch.setattr(commands, "_wait_until_seen", lambda urls, nodes: None)
+    told = here(f"cluster up --nodes 2 --coordinators 2 --port 0 --model {tiny} --json").json
+    assert told == {"urls": list(started[0].urls), "nodes": 2, "folder": str(tmp_path / "cluster")}
+    assert len(told["urls"]) == 2
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def announced(server: Receiving, add: Callable[..., Any], secret: str | None = N
     add(make_comparison())
     pauses: list[float] = []
     hook = Webhook(SecretStr(server.url), SecretStr(secret) if secret else None, timeout_s=60.0)
-    announce(open_week("2026-W48"), "https://pages/2026-W48/index.html", hook, pauses.append)
+    announce(message(open_week("2026-W48"), "https://pages/2026-W48/index.html"), hook, pauses.append)
     return pauses
 
 
@@ -166,6 +166,8 @@ def test_the_command_publishes_then_announces_and_keeps_the_page_when_that_fails
         done = here(f"report --announce {server.url}")
     assert (done.status, done.out, done.err.count("\n")) == (1, f"{page}\n", 1)
     assert done.err.startswith(f"error: {page} is written, but not announced: the webhook refused it")
+    told = here(f"report --publish {lab_root / 'www'} --json").json
+    assert (told["page"], told["published"], told["week"]) == (str(page), published, "2026-W48")
     page.unlink()
     assert "--announce would send in clear text" in here("report --announce http://example.org/x").failed(2)
     assert not page.exists()

@@ -108,6 +108,8 @@ def test_a_failed_run_is_kept_and_the_others_go_on(lab_root: Path):
     assert result.exception.exit_status == 1
     assert str(result.exception) == f"A week: 1 of 2 runs failed: see executed.ipynb in {failed.folder}"
     assert result.stdout == f"{working.folder}\n"
+    again = json.loads(invoke("run", str(lab_root / "experiments" / "weekly.yaml"), "--json").stdout)
+    assert [(each["reused"], bool(each["error"])) for each in again["runs"]] == [(False, True), (True, False)]
     lines = result.stderr.splitlines()
     assert lines[0] == f"study (1 of 2): failed: tiny.ipynb: cell In [3]: KeyError: 1; kept in {failed.folder}"
     assert lines[1].startswith("study (2 of 2): done in ")

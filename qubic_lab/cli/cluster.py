@@ -57,6 +57,7 @@ def up(
     port: Annotated[int, Option(help="HTTP port of the first coordinator, then of the others; 0: free ones.")] = 5000,
     balancer: options.Balancer = "two-choices",
     foreground: Annotated[bool, Option("--foreground", help="Run until SIGTERM or Ctrl-C.")] = False,
+    json: options.Json = False,
 ) -> None:
     """Start Redis, coordinators and nodes on this machine.
 
@@ -84,11 +85,11 @@ def up(
         if not foreground:
             background.start(plan, _display(progress))
     if not foreground:
-        _announce(plan)
+        _announce(plan, json)
         return
     note(f"starting; the output of its processes goes to {folder / LOGS}")
     with background.claimed(folder):
-        Supervisor(plan, when_up=lambda: _announce(plan)).run()
+        Supervisor(plan, when_up=lambda: _announce(plan, json)).run()
 
 
 def status(
@@ -197,12 +198,15 @@ def _display(progress: Callable[[str, int, int], None]) -> "Callable[[ClusterSta
     return show
 
 
-def _announce(plan: "ClusterPlan") -> None:
-    """Print the URLs and an example request, once every coordinator has seen the nodes."""
+def _announce(plan: "ClusterPlan", json: bool) -> None:
+    """Print the URLs and an example request, or JSON, once every coordinator has seen the nodes."""
     from qubic_lab.settings import settings
 
     nodes = sum(member.kind == "node" for member in plan.members)
     _wait_until_seen(plan.urls, nodes)
+    if json:
+        print_json({"urls": list(plan.urls), "nodes": nodes, "folder": str(plan.folder)})
+        return
     typer.echo(f"{_count(nodes, 'node')}: {', '.join(plan.urls)} (described at {plan.urls[0]}/docs)")
     curl = ["curl", "-s"]
     if plan.urls[0].startswith("https:"):

@@ -81,6 +81,7 @@ def split(
     ranks: Annotated[int, Option(help="Number of parts.")] = 2,
     strategy: Annotated[str, Option(help=options.STRATEGIES)] = "C",
     cut: options.Cut = None,
+    json: options.Json = False,
 ) -> None:
     """Write one folder per rank with its part of the model.
 
@@ -99,6 +100,9 @@ def split(
     layers = plan_layers(load_config(source), ranks, strategy, cut)
     with progress_bar() as progress:
         split_checkpoint(source, out, layers, strategy, lambda share: progress("splitting", round(100 * share), 100))
+    if json:
+        print_json({"folder": str(out), "strategy": strategy, "layers": list(layers)})
+        return
     typer.echo(f"{out}: " + "; ".join(f"rank {rank}: {stage}" for rank, stage in enumerate(stage_ranges(layers))))
 
 

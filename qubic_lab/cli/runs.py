@@ -63,6 +63,7 @@ def run(
     store: Annotated[
         str | None, Option(metavar="URL", help="Share finished runs there: a folder, s3://… or gs://….")
     ] = None,
+    json: options.Json = False,
 ) -> None:
     """Run the notebooks of an experiment file.
 
@@ -78,14 +79,22 @@ def run(
     with _display() as watcher:
         outcomes = run_batch(week, full=full, watcher=watcher, jobs=jobs, store=shared, dask=dask)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
-    for outcome in outcomes:
-        if outcome not in failed:
-            typer.echo(outcome.folder)
+    if json:
+        rows = [{"study": each.run.study.name, "folder": str(each.folder)} | _ending(each) for each in outcomes]
+        print_json({"title": week.title, "runs": rows})
+    else:
+        for outcome in outcomes:
+            if outcome not in failed:
+                typer.echo(outcome.folder)
     if failed:
         raise QubicLabError(
             f"{week.title}: {len(failed)} of {len(outcomes)} runs failed: see executed.ipynb in {failed[0].folder}"
             f"{' and the others named above' if len(failed) > 1 else ''}"
         )
+
+
+def _ending(outcome: "RunOutcome") -> dict[str, Any]:
+    return {name: getattr(outcome, name) for name in ("reused", "seconds", "error")}
 
 
 def _open_store(url: str | None) -> "SharedStore | None":
@@ -106,6 +115,7 @@ def report(
         str | None,
         Option(metavar="URL", help="Post the verdicts there.", show_default="QUBIC_LAB_ANNOUNCE_WEBHOOK"),
     ] = None,
+    json: options.Json = False,
 ) -> None:
     """Write the page of a week from its runs, and print its path.
 
@@ -119,14 +129,20 @@ def report(
 
     webhook = sharing.announcer(announce)
     page = build_page(week)
-    typer.echo(page)
-    address = str(page)
+    written = {"page": str(page)}
+    if not json:
+        typer.echo(page)
     if publish is not None:
         require("fsspec")
-        address = sharing.publish(page, publish)
-        typer.echo(address)
+        written["published"] = sharing.publish(page, publish)
+        if not json:
+            typer.echo(written["published"])
+    kept = read_week(page.parent / KEPT)
+    told = sharing.message(kept, written.get("published", str(page)))
     if webhook is not None:
-        sharing.announce(read_week(page.parent / KEPT), address, webhook)
+        sharing.announce(told, webhook)
+    if json:
+        print_json({**told, **written})
 
 
 def list_runs(study: Study = None, since: Since = None, json: options.Json = False) -> None:

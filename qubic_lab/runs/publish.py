@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,13 @@ def announcer(url: str | None) -> Webhook | None:
     return Webhook(given.announce_webhook, secret, name="QUBIC_LAB_ANNOUNCE_WEBHOOK")
 
 
-def announce(report: WeekReport, page: str, webhook: Webhook, pause: Callable[[float], None] = time.sleep) -> None:
-    """Post a week's verdicts and the address of its page, a few times if the receiver fails.
+def announce(told: Mapping[str, Any], webhook: Webhook, pause: Callable[[float], None] = time.sleep) -> None:
+    """Post what `message` returned, a few times if the receiver fails.
 
     Raises:
         QubicLabError: it was refused, or failed each time.
     """
-    body = json.dumps(message(report, page), ensure_ascii=False).encode()
+    page, body = told["page"], json.dumps(told, ensure_ascii=False).encode()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             webhook.post(sha256(body).hexdigest(), body)
