@@ -113,7 +113,8 @@ def verify_page(
         *changed.problems,
         *_first(compared.differences),
         *_other_files(manifest, files, kept, again, recorded),
-        *(line for run in runs for line in (*_other_findings(run), *_missing_times(run))),
+        *(line for run in runs if run.name not in changed.other_code for line in _other_findings(run)),
+        *(line for run in runs for line in _missing_times(run)),
         *executed.problems,
     )
     return Verification(
@@ -165,20 +166,29 @@ class _ChangedInputs:
     unchecked: tuple[str, ...]
     other_inputs: frozenset[str]
     """The runs whose model or data are others now."""
+    other_code: frozenset[str]
+    """The runs that other code made, or code that is not known."""
 
 
 def _changed_inputs(made: Mapping[str, Manifest]) -> _ChangedInputs:
     """Compare code, model and data with those of the runs."""
     now, runs_of, unchecked = _Inputs(), dict[tuple[str, str], list[str]](), dict[str, list[str]]()
+    other: dict[str, list[str]] = {"code": [name for name, manifest in made.items() if not manifest.package_hash]}
     for name, manifest in made.items():
-        for found in now.differing(manifest):
-            runs_of.setdefault(found, []).append(name)
+        for kind, detail in now.differing(manifest):
+            runs_of.setdefault((kind, detail), []).append(name)
+            other.setdefault(kind, []).append(name)
         for what in _unknown(manifest):
             unchecked.setdefault(what, []).append(name)
+    inputs = [*other.get("model", ()), *other.get("data", ())]
+    for names, what in ((other["code"], "findings were not derived"), (inputs, "results were not executed")):
+        if names:
+            unchecked[f"{what} again, as what made them is another"] = list(dict.fromkeys(names))
     return _ChangedInputs(
         tuple(f"other {kind} than that of {_listed(names)}: {detail}" for (kind, detail), names in runs_of.items()),
         tuple(f"{_listed(names)}: {what}" for what, names in unchecked.items()),
-        frozenset(name for (kind, _), names in runs_of.items() if kind != "code" for name in names),
+        frozenset(inputs),
+        frozenset(other["code"]),
     )
 
 

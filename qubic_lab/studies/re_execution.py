@@ -134,7 +134,8 @@ def _answer_again(run: Recorded, names: Sequence[str]) -> Iterator[Any]:
 
 def _answers_and_votes(run: Recorded) -> dict[str, Any]:
     rows = run.results.get("answers", {}).get("answers", ())
-    votes = run.results.get("consensus", {}).get("votes", {})
+    known = rows or run.parameters.get("recorded")  # older versions kept no answers of their own
+    votes = run.results.get("consensus", {}).get("votes", {}) if known else {}
     saved = ["calibrated"] if run.parameters.get("calibrations") else []  # it names the files that were written
     return {f"{ANSWERS_TO}{row['id']}": row for row in rows} | {
         f"{VOTES}{name}": value for name, value in votes.items() if name not in saved
