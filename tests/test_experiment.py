@@ -49,6 +49,12 @@ def test_a_study_alone_is_a_week_of_one_with_every_combination_of_its_grid(root:
     assert study.full.combinations() == every
 
 
+def test_a_quick_run_says_in_what_the_full_form_has_more(root: Path):
+    full = {"number": 5, "share": 0.1, "names": ["a", "b"], "free": True}
+    (study,) = load(write_study(root, full={"parameters": full})).studies
+    assert study.left_out(study.source.complete({"number": 2})) == {"number": 5, "names": ["a", "b"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -83,9 +89,11 @@ def test_a_week_says_how_the_project_stands(root: Path):
     status = load(file).status
     assert status == ProjectStatus(("this",), ("that",), (), (ProjectProblem("slow", "wait"),), ("more",))
     overview = [{"item": "Week 9", "built": ["a", "b"]}, {"item": "Week 10", "built": ["c"], "open": ["d", "e"]}]
-    found = load(write_week(root, "study.yaml", overview=overview, tomorrow=["rest"])).status
+    found = load(
+        write_week(root, "study.yaml", overview=overview, tomorrow=["rest"], hero="a/b", usd_per_hour={"t4": 1})
+    ).status
     items = (ProjectItem("Week 9", ("a", "b")), ProjectItem("Week 10", ("c",), ("d", "e")))
-    assert found == ProjectStatus(overview=items, tomorrow=("rest",))
+    assert found == ProjectStatus(overview=items, tomorrow=("rest",), hero="a/b", usd_per_hour={"t4": 1})
     assert ([each.percent for each in items], found.items_done) == ([100, 33], 1)
     assert load(write_study(root)).status is None
 

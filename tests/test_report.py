@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
-from xml.etree.ElementTree import Element
 
-import html5lib
 import pandas as pd
 import pytest
 import typer
 from clocks import StandingClock
 from comparisons import make_comparison
-from studies import make_manifest
+from pages import one, parse, parse_file, table, text, visible
+from studies import make_manifest, write_notebook
 from typer.testing import CliRunner
 
 from qubic_lab.cli import runs as commands
@@ -28,9 +27,10 @@ from qubic_lab.oracle.store.claims import Claim, ClaimLedger, ClaimOutcome
 from qubic_lab.runs.cells import format_column, heading
 from qubic_lab.runs.collect_week import judge, open_week
 from qubic_lab.runs.experiment import ProjectItem, ProjectProblem, ProjectStatus
-from qubic_lab.runs.notebook import record, record_figure, record_findings, record_table
+from qubic_lab.runs.notebook import EXECUTED, record, record_figure, record_findings, record_table
 from qubic_lab.runs.report import build_page
 from qubic_lab.runs.store import hash_files, read_manifest, run_folder, write_manifest
+from qubic_lab.runs.study_page import without_scripts
 from qubic_lab.runs.summary import SIGNS
 from qubic_lab.runs.week_index import WeekEntry, add_entry, keep_status, read_index
 from qubic_lab.runs.week_report import read_week
@@ -57,6 +57,7 @@ def add_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
         full: bool = False,
         batch: str = "2026-11-24T08:00:00+00:00",
         pictures: bool = False,
+        notebook: bool = False,
         tables: dict[str, pd.DataFrame] | None = None,
         dtypes: Sequence[str] = ("fp32", "bf16"),
     ) -> Path:
@@ -70,6 +71,8 @@ def add_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
             record_table(name, frame, f"Caption of {name}")
         if comparison and pictures:
             record_figure("logit_differences", figures.logit_differences(comparison), "Differences <of> logits")
+        if notebook:
+            write_notebook(folder / EXECUTED, "1 + 1")
         manifest = make_manifest(
             key=key,
             study=study,
@@ -93,46 +96,61 @@ def add_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
     return add
 
 
-def parse(page: Path) -> Element:
-    """Parse a page, raising on anything that is not valid HTML."""
-    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page.read_text())
-
-
-def text(element: Element) -> str:
-    return " ".join("".join(element.itertext()).split())
-
-
 def built(week: str | None = None) -> str:
     """Build a page and return its text."""
-    return text(parse(build_page(week)))
+    return text(parse_file(build_page(week)))
 
 
-def rows(page: Path, heading: str) -> list[list[str]]:
-    """Return the cells of the table that has a column of that heading."""
-    for table in parse(page).iter("table"):
-        lines = [[text(cell).strip() for cell in row] for row in table.iter("tr")]
-        if heading in lines[0]:
-            return lines[1:]
-    raise AssertionError(f"no table with a column {heading!r}")
+def criteria(page: Path) -> dict[str, list[str]]:
+    """Return the cells of each acceptance row, by its id."""
+    return {row[0]: row for row in table(parse_file(page), "Acceptance table")}
 
 
 def test_a_page_is_valid_self_contained_and_small(add_run, lab_root: Path):
-    add_run(make_comparison(), pictures=True)
+    add_run(make_comparison(), pictures=True, notebook=True)
     page = build_page()
     assert page == lab_root / "reports" / "2026-W48" / "index.html"
-    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "numbers.json", "week.json"]
+    names = [f"{STUDY}.html", "index.html", "numbers.json", "week.json"]
+    assert sorted(path.name for path in page.parent.iterdir()) == names
     assert page.stat().st_size < 1_000_000
-    document = parse(page)
-    addresses = [each for element in document.iter() for name, each in element.items() if name in ("src", "href")]
-    assert addresses
-    assert all(each.startswith(("#", "data:")) for each in addresses)
+    document = parse_file(page)
+    addresses = {each for element in document.iter() for name, each in element.items() if name in ("src", "href")}
+    beside = {f"{STUDY}.html#{STUDY}/{KEY}"}
+    assert {each for each in addresses if not each.startswith(("#", "data:"))} == beside
     assert not re.search(r"url\((?!%23)|@import", page.read_text())  # but within a picture
     assert not list(document.iter("script"))
     # Every reference to a run leads to its provenance.
     ids = [element.get("id") for element in document.iter() if element.get("id")]
-    targets = {element.get("href", "")[1:] for element in document.iter("a")}
+    targets = {element.get("href", "")[1:] for element in document.iter("a")} - {each[1:] for each in beside}
     assert len(ids) == len(set(ids))
-    assert targets == {f"run-{STUDY}/{KEY}"} == set(ids)
+    assert f"run-{STUDY}/{KEY}" in targets <= set(ids)
+
+
+def test_a_studys_page_shows_the_executed_notebook_without_scripts(add_run):
+    add_run(make_comparison(), pictures=True, notebook=True)
+    beside = build_page().parent / f"{STUDY}.html"
+    document = parse_file(beside)
+    assert "1 + 1" in text(document) and "Title of accuracy_comparison" in text(document)
+    assert one(document, f"section[@id='{STUDY}/{KEY}']") is not None
+    assert not [each for each in document.iter() if each.tag in ("script", "iframe", "link") and not each.get("rel")]
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        ('<p id="a" onclick="x()">Text<script>x()</script></p>', "<p>Text</p>"),
+        ('<a href="javascript:x()">away</a><a href="https://a.b">on</a>', '<a>away</a><a href="https://a.b">on</a>'),
+        ('<table border="1"><tr><td style="x">1</td></tr></table>', "<table><tr><td>1</td></tr></table>"),
+        ('<img src="data:image/png;base64,aa"/>', '<img alt="A caption" src="data:image/png;base64,aa"/>'),
+        ('<img src="file:///a.png"/><img alt="b"/>', '<img/><img alt="b"/>'),
+    ],
+)
+def test_of_a_notebook_text_tables_and_pictures_stay(body: str, kept: str):
+    bodies = (kept, without_scripts(body, ["A caption"]))
+    expected, found = (parse(f"<!DOCTYPE html><title>t</title>{each}") for each in bodies)
+    assert [(each.tag, dict(each.items()), each.text) for each in found.iter()] == [
+        (each.tag, dict(each.items()), each.text) for each in expected.iter()
+    ]
 
 
 def test_any_table_is_shown_with_its_caption_units_and_run(add_run):
@@ -147,48 +165,53 @@ def test_any_table_is_shown_with_its_caption_units_and_run(add_run):
             "identical": [True, False],
         }
     )
-    long, short = (pd.DataFrame({"n": range(count)}) for count in (13, 12))
-    add_run(make_comparison(), tables={"cases": cases, "long": long, "short": short})
-    page = build_page()
-    folded = [text(each) for each in parse(page).iter("summary") if "Caption of" in text(each)]
-    assert folded == ["Caption of long 13 rows (run 3f2a9c01)"]
-    assert rows(page, "tokens/s") == [
+    add_run(make_comparison(), tables={"accuracy": pd.DataFrame({"n": range(11)}), "cases": cases})
+    document = parse_file(build_page())
+    section = one(document, "section[@id='sameness']")
+    (shown,) = (each for each in visible(section) if each.tag == "table")
+    assert text(one(shown, "caption")) == "Caption of accuracy More rows below: 3."
+    assert len(list(shown.iter("tr"))) == 9
+    assert table(document, "Caption of cases") == [
         ["A", "15 + 15", "123", "2,048", "1", "–", "yes"],
         ["C", "16 + 14", "10", "1", "–", "A", "no"],
     ]
-    assert "Caption of cases (run 3f2a9c01)" in text(parse(page))
+    sources = {each.get("data-from") for each in section.iter("table")}
+    assert sources == {f"{STUDY}/{KEY}#tables/{name}" for name in ("accuracy", "cases")}
 
 
-def test_findings_come_first_and_again_with_their_study(add_run):
+def test_the_answer_comes_first_and_again_with_its_question(add_run):
     add_run(make_comparison(meaningless=True), of=3)
     page = built()
-    assert page.index("The weights of smollm2 are random.") < page.index("is the whole model")
+    assert page.index("smollm2 (random weights)") < page.index("is the whole model")
+    assert "The weights of smollm2 are random: its answers mean nothing" in page
     assert f"{STUDY}: 1 of 3 runs are done" in page
     assert page.count("The split smollm2 is the whole model.") == 2
     assert page.count("The second finding.") == 1
-    assert page.index("The split smollm2") < page.index("Acceptance") < page.index("The second finding.")
+    assert page.index("The split smollm2") < page.index("In short") < page.index("The second finding.")
 
 
 def test_a_page_shows_the_verdicts_and_what_was_not_measured(add_run):
     add_run(make_comparison())
-    judged = {row[0]: row for row in rows(build_page(), "Verdict")}
+    judged = criteria(build_page())
     pipeline, consistency = judged["11.4"], judged["11.6"]
     assert pipeline[4].startswith("– not measured here")
     assert consistency[4].startswith("◐ partial 8 of the 50 questions that a verdict takes")
     assert consistency[4].endswith("No full run is recorded.")
-    assert "run 3f2a9c01" in consistency[3]
+    assert "(3f2a9c01)" in consistency[3]
 
 
 def test_each_verdict_has_its_look_and_is_explained_and_counted(add_run):
     add_run(make_comparison())
     page = build_page()
-    document, style = parse(page), page.read_text().partition("</style>")[0]
-    (legend,) = (each for each in document.iter("dl") if each.get("class") == "legend")
+    document, style = parse_file(page), page.read_text().partition("</style>")[0]
+    legend = one(document, "dl[@class='legend']")
     assert [text(each) for each in legend.iter("dt")] == [f"{sign} {name}:" for name, (sign, _) in SIGNS.items()]
     assert [text(each) for each in legend.iter("dd")] == [MEANINGS[name] for name in SIGNS]
     assert all(f".{look} {{ color: var(--" in style for _, look in SIGNS.values())
     assert set(SIGNS) == set(MEANINGS) == set(get_args(Verdict))
-    assert "acceptance criteria that studies can measure, 0 pass, 0 fail, 1 are partial, 0 were" in text(document)
+    tiles = [text(each) for each in one(document, "ul[@class='tiles']")]
+    count = sum(row.measurable for row in judge({})) - 1
+    assert tiles == ["1 ◐ partial", f"{count} – not measured here"]
 
 
 def test_the_last_full_run_stands_beside_a_quick_one_with_its_date(add_run):
@@ -198,7 +221,7 @@ def test_the_last_full_run_stands_beside_a_quick_one_with_its_date(add_run):
     stopped = make_comparison(token_identity=0.5)
     add_run(stopped, week="2026-W47", key="bbbb2222", batch=late, full=True, of=2)
     add_run(make_comparison(), week="2026-W48")
-    row = next(row for row in rows(build_page("2026-W48"), "Verdict") if row[0] == "11.6")
+    row = criteria(build_page("2026-W48"))["11.6"]
     assert "8 of 8 questions" in row[3] and "Last full run, 2026-11-24: 100" in row[3]
     assert "128 of 128 questions" in row[3] and row[3].endswith("run aaaa1111)")
     assert row[4].startswith("◐ partial") and row[4].endswith("Last full run, 2026-11-24: ✓ pass")
@@ -206,7 +229,7 @@ def test_the_last_full_run_stands_beside_a_quick_one_with_its_date(add_run):
     assert "Last full run" not in built("2026-W46")
     add_run(whole, week="2026-W48", key="cccc3333", batch="2026-11-25T08:00:00+00:00", full=True)
     add_run(make_comparison(), week="2026-W48", key="dddd4444", batch="2026-11-26T08:00:00+00:00")
-    assert "run cccc3333)" in built("2026-W48")  # of an earlier day of the week
+    assert "cccc3333)" in built("2026-W48")  # of an earlier day of the week
 
 
 def test_provenance_is_complete(add_run):
@@ -228,7 +251,7 @@ def test_provenance_is_complete(add_run):
 def test_text_from_models_and_questions_stays_text(add_run):
     examples = pd.DataFrame(list(make_comparison().answers))
     add_run(make_comparison(), tables={"examples": examples})
-    document = parse(build_page())
+    document = parse_file(build_page())
     assert "answer is <script>alert(1)</script>" in text(document)
     assert not list(document.iter("script"))
 
@@ -238,18 +261,15 @@ def test_a_failed_study_is_listed_with_its_error_and_without_numbers(add_run):
     error = "concurrency.ipynb: cell In [4]: ValueError: broken"
     add_run(make_comparison(model="other"), study="concurrency", key="77aa", error=error)
     page = built()
-    assert "Title of concurrency: a run failed and is not in the numbers." in page
-    assert page.count(error) == 3
+    assert "A run of concurrency failed and is not in the numbers." in page
+    assert page.count(error) == 2
     assert "The split other" not in page
 
 
 def test_a_week_in_which_everything_failed_or_was_deleted_still_has_a_page(add_run):
     folder = add_run(error="it broke")
     page = built()
-    assert "No study of this week has findings to report." in page
-    count = sum(row.measurable for row in judge({}))
-    counted = f"0 pass, 0 fail, 0 are partial, 0 were measured without a benefit, {count} were not measured here."
-    assert f"Of {count} acceptance criteria that studies can measure, {counted}" in page
+    assert "A run of accuracy_comparison failed" in page and "No run of it has findings." in page
     (folder / "manifest.json").unlink()
     assert "holds no readable manifest.json: delete it and run the study again" in built()
 
@@ -301,8 +321,9 @@ def test_the_latest_week_is_the_default_and_another_can_be_asked_for(add_run):
     assert build_page().parent.name == "2027-W01"
     old = build_page("2026-W53")
     assert old.parent.name == "2026-W53"
-    assert "Week 53 of 2026 28 December to 3 January 2027" in text(parse(old))
-    assert 'Run with dtypes=["fp32"] (run bb22)' in text(parse(old))
+    old_text = text(parse_file(old))
+    assert "Week 53 of 2026 28 December to 3 January 2027" in old_text
+    assert "Title of accuracy_comparison dtypes=fp32 bb22" in old_text
 
 
 def test_the_command_prints_the_page_and_nothing_else(add_run, lab_root: Path):
@@ -398,12 +419,15 @@ def test_a_page_says_what_was_said_and_what_came_and_binds_the_ledger(add_run, l
         claims.enter(replace(claim, family="next week", at_us=clock.us, due_us=clock.us + DAY_US))
         head = verify(engine).hash
     first = build_page("2026-W47")
-    assert rows(first, "e-value") == [
+    families = table(parse_file(first), "What we said and what came, by family of claims.")
+    assert families == [
         ["bitcoin in a day", "1", "0", "1", "0", "1", "100 % (21 to 100)", "100 %", "100 %", "–", "–", "0.5", "–"]
     ]
-    assert head not in first.read_text() and "Entries of the ledger: 2 (trials: 0, claims: 1)." in text(parse(first))
+    assert head not in first.read_text() and "Entries of the ledger: 2 (trials: 0, claims: 1)." in text(
+        parse_file(first)
+    )
     second = build_page("2026-W48")
-    assert head in second.read_text() and "The heads on all earlier pages are in it (1)." in text(parse(second))
+    assert head in second.read_text() and "The heads on all earlier pages are in it (1)." in text(parse_file(second))
     (lab_root / "ledger.db").unlink()
     assert "The ledger is not that of the pages of 2026-W47" in built("2026-W48")
     with ledger_database() as engine:

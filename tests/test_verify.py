@@ -19,16 +19,16 @@ from studies import make_manifest, write_notebook
 from qubic_lab.bench.compression import CompressionResult, PackedSize
 from qubic_lab.errors import QubicLabError
 from qubic_lab.provenance import machine
-from qubic_lab.runs import fingerprint, report
+from qubic_lab.runs import fingerprint
 from qubic_lab.runs.notebook import EXECUTED, record, record_figure, record_findings, record_measure, record_table
 from qubic_lab.runs.page_difference import compare_pages
 from qubic_lab.runs.page_numbers import NUMBERS, RecordedWeek, TracedNumber, read_pieces, without_source
 from qubic_lab.runs.parameters import read_source
-from qubic_lab.runs.report import build_page, data_uri, show_table
+from qubic_lab.runs.report import build_page
 from qubic_lab.runs.store import MANIFEST, hash_files, read_manifest, run_folder, write_manifest
 from qubic_lab.runs.verify import first_difference, verify_page
 from qubic_lab.runs.week_index import WeekEntry, add_entry
-from qubic_lab.runs.week_report import KEPT, WeekReport
+from qubic_lab.runs.week_report import KEPT
 from qubic_lab.studies import re_execution
 from qubic_lab.studies.re_execution import Recorded, findings_again
 
@@ -40,23 +40,6 @@ RESULTS = {
     "comparison": make_comparison(),
     "compression": example(CompressionResult, sizes=(example(PackedSize, plain_bytes=4),)),
 }
-
-
-def small_page(report: WeekReport) -> str:
-    """A page that shows all that tests edit."""
-    shown = [f'<h1 data-from="week#title">Week {report.week[6:]}</h1>']
-    shown += [
-        f'<p data-from="week#rows/{row.id}">{row.id} {row.measured} <b>{row.verdict}</b></p>' for row in report.rows
-    ]
-    for run in report.runs:
-        for place, finding in enumerate(run.records.findings):
-            shown.append(f'<p data-from="{run.name}#findings/{place}">{finding}</p>')
-        for picture in run.records.pictures:
-            shown.append(f'<img data-from="{run.name}#figures/{picture.name}" src="{data_uri(picture)}">')
-        for table in run.records.tables:
-            cells = "".join(f"<td>{cell}</td>" for row in show_table(table).rows for cell in row)
-            shown.append(f'<table data-from="{run.name}#tables/{table.name}">{cells}</table>')
-    return "\n".join(shown)
 
 
 def curve(height: float) -> Figure:
@@ -71,7 +54,6 @@ def week(lab_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(lab_root)
     (lab_root / "experiments").mkdir()
     monkeypatch.setattr(fingerprint, "hash_model", lambda _: MODEL_HASH)
-    monkeypatch.setattr(report, "render", small_page)
     (lab_root / "data.jsonl").write_text("a question")
     write_notebook(lab_root / "notebooks" / "tiny.ipynb", "1 + 1")
     plain = json.loads(json.dumps({name: re_execution.plain(value) for name, value in RESULTS.items()}))
@@ -204,9 +186,9 @@ def swapped_picture_of_the_run(page: Path) -> None:
 
 
 def verdict_in_the_page(page: Path) -> None:
-    row = re.search(r'data-from="week#rows/11\.6".*?</p>', page.read_text(), re.DOTALL)
+    row = re.search(r'<tr data-from="week#rows/11\.6".*?</tr>', page.read_text(), re.DOTALL)
     assert row
-    edit(page, row[0], row[0].replace("<b>partial</b>", "<b>passed with ease</b>"))
+    edit(page, row[0], row[0].replace("◐ partial<", "✓ passed with ease<"))
 
 
 def verdict_in_the_week(page: Path) -> None:
@@ -237,9 +219,9 @@ def added_file(page: Path) -> None:
         (other_notebook, f"other code than that of runs {ACCURACY}, timed/aa11: the cells of tiny.ipynb have changed"),
         (other_data, f"other data than that of run {ACCURACY}: data.jsonl has the hash "),
         (lost_data, f"other data than that of run {ACCURACY}: data.jsonl is gone, or cannot be read"),
-        (swapped_picture_in_the_page, f"{ACCURACY}#figures/logit_differences: the picture is not the recorded one"),
+        (swapped_picture_in_the_page, f"{ACCURACY}#figures/accuracies: the picture is not the recorded one"),
         (swapped_picture_of_the_run, f"run {ACCURACY}: figures/logit_differences.svg (a picture) has changed since"),
-        (verdict_in_the_page, "week#rows/11.6: the page says 'passed with ease', and its source gives 'partial'"),
+        (verdict_in_the_page, "week#rows/11.6: the page says '✓ passed with ease', and its source gives '◐ partial'"),
         (verdict_in_the_week, "week.json has another rows than the runs give"),
         (deleted_run, f"run {ACCURACY} is gone: its folder "),
         (added_file, f"run {ACCURACY}: results/more.json (a results file) was added since the page was written"),

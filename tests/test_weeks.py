@@ -99,7 +99,7 @@ def test_what_must_be_equal_is_compared_to_the_last_bit():
         ("token identity", "1", "0.999999999"),
         ("answers equal to the earlier ones", "1 of 2", "2 of 2"),
     ]
-    assert change_sentences([], changed)[0] == "study, token identity: 1 now, 0.999999999 in 2026-W47."
+    assert change_sentences([], changed)[0].text == "study, token identity: 1 now, 0.999999999 in 2026-W47."
 
 
 TIMED = """from pathlib import Path

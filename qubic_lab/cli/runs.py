@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qubic_lab.runs.one_run import RunOutcome
     from qubic_lab.runs.shared_store import SharedStore
 
-LAB_MODULES = ("ipykernel", "jinja2", "matplotlib", "pandas", "papermill", "pyarrow")
+LAB_MODULES = ("ipykernel", "jinja2", "matplotlib", "nbconvert", "pandas", "papermill", "pyarrow")
 """Packages that these commands need beyond the core install, by their import names."""
 
 Run = Annotated[str, Argument(help="Name of a run, such as concurrency/1a2b3c, or the beginning of its key.")]

@@ -85,6 +85,7 @@ def run_batch(
                 failed=outcome.error is not None,
                 full=full,
                 number=run.number,
+                left_out={} if full else run.study.left_out(run.parameters),
             )
             add_entry(week_of(batch), entry)
             watcher.end(outcome)

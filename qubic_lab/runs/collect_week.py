@@ -183,7 +183,9 @@ def read_run(entry: WeekEntry) -> ReportedRun:
     except InputError as error:
         return ReportedRun(name, entry.study, None, Records(), str(error), None)
     made_in = week_of(datetime.fromisoformat(manifest.started_utc))
-    return ReportedRun(name, entry.study, manifest, records, manifest.error, made_in)
+    return ReportedRun(
+        name, entry.study, manifest, records, manifest.error, made_in, full=entry.full, left_out=entry.left_out
+    )
 
 
 def _read_past(week: str) -> Iterator[PastRun]:

@@ -103,13 +103,16 @@ class ProjectItem:
 class ProjectStatus(Progress):
     """How the project stands in a week: progress, problems with solutions, and what comes next.
 
-    The overview has an item for each of the project's weeks; `tomorrow` is the plan of the next day.
+    The overview has an item for each of the project's weeks; `tomorrow` is the plan of the next day. `hero` is the
+    picture that opens the page, as `study/name`; `usd_per_hour` is what a device costs.
     """
 
     problems: tuple[ProjectProblem, ...] = ()
     next_focus: tuple[str, ...] = ()
     overview: tuple[ProjectItem, ...] = ()
     tomorrow: tuple[str, ...] = ()
+    hero: str = ""
+    usd_per_hour: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def items_done(self) -> int:
@@ -129,6 +132,8 @@ class WeekFile:
     next_focus: tuple[str, ...] = ()
     overview: tuple[ProjectItem, ...] = ()
     tomorrow: tuple[str, ...] = ()
+    hero: str = ""
+    usd_per_hour: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +143,17 @@ class ExperimentStudy(StudyFile):
     name: str
     root: Path
     source: NotebookSource
+
+    def left_out(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return in which parameters of a quick run the full form has a larger number, or a longer list."""
+        full = self.source.complete(dict(self.full.parameters))
+        return {
+            name: value
+            for name, value in full.items()
+            for given in [parameters.get(name)]
+            if (_is_number(value) and _is_number(given) and value > given)
+            or (isinstance(value, list) and isinstance(given, list) and len(value) > len(given))
+        }
 
 
 @dataclass(frozen=True)
@@ -164,7 +180,7 @@ def load(path: Path) -> ExperimentWeek:
     for number, file in enumerate(files):
         if file.stem in [other.stem for other in files[:number]]:
             raise InputError(f"{path}: studies names {file.name} twice: keep one of them")
-    parts = {name: getattr(week, name) for name in ("problems", "next_focus", "overview", "tomorrow")}
+    parts = {name: value for name, value in vars(week).items() if name not in ("title", "studies", "progress")}
     status = ProjectStatus(**vars(week.progress), **parts)
     return ExperimentWeek(week.title, tuple(_study(file, _read(file)) for file in files), status)
 
@@ -193,6 +209,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} is not an experiment file: it must hold 'title' and 'studies', or a study's keys")
     return content
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _similar(missing: Path) -> str:

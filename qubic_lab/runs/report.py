@@ -1,8 +1,6 @@
-"""Build a week's page from what its runs recorded: it reads and words, and computes no result again."""
+"""Write the page of a week as HTML, with a page beside it for each study: it computes no result again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -10,42 +8,23 @@ import jinja2
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs import summary
-from qubic_lab.runs.cells import format_column, format_number, heading, in_words, is_numeric, is_prose
+from qubic_lab.runs.cells import format_number, in_words
 from qubic_lab.runs.collect_week import collect_week, open_week
+from qubic_lab.runs.history import MeasureChange
+from qubic_lab.runs.language import translated
+from qubic_lab.runs.notebook import EXECUTED
+from qubic_lab.runs.page import WeekPage, make_page, show_table
 from qubic_lab.runs.page_numbers import NUMBERS, describe_page, manifest_to_json
-from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.store import locked, reports_folder, write_atomically
+from qubic_lab.runs.study_page import notebook_bodies
 from qubic_lab.runs.week_index import choose_week, days_of
-from qubic_lab.runs.week_report import KEPT, SAMPLE, WeekReport, differing_parameters, week_to_json
+from qubic_lab.runs.week_report import KEPT, SAMPLE, ReportedRun, WeekReport, week_to_json
 from qubic_lab.studies.acceptance import MEANINGS
 
 PAGE = "index.html"
-LONG_TABLE = 12
-"""Rows; a longer table is folded."""
-WIDE_TABLE = 6
-"""Columns; a wider table is scrolled on a phone."""
 PLAIN = " !$()*+,;=:@/?-._~[]{}|"
 """Characters that mean nothing in an address or in HTML, so that they can stand in a picture's address as they are."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as it stands in the page."""
-
-    heading: str
-    kind: str
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ShownTable:
-    """A table as it stands in the page."""
-
-    caption: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
-    wide: bool
-    folded: bool
+TREND_SIZE = (100, 30)
 
 
 def build_page(week: str | None = None) -> Path:
@@ -63,11 +42,60 @@ def build_page(week: str | None = None) -> Path:
 
 def week_files(report: WeekReport) -> dict[str, str]:
     """Return the page of a week and what lies beside it, by the names of the files; they depend on the week alone."""
-    return {KEPT: week_to_json(report), PAGE: render(report)}
+    return {KEPT: week_to_json(report), PAGE: render(make_page(report)), **study_pages(report)}
 
 
-def render(report: WeekReport) -> str:
+def render(page: WeekPage) -> str:
     """Return the page of a week as HTML."""
+    first_day, last_day = days_of(page.report.week)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            page=page,
+            title=translated("Week {number} of {year}", number=int(page.report.week[6:]), year=page.report.week[:4]),
+            days=translated(
+                "{first} to {last}", first=first_day.strftime("%-d %B"), last=last_day.strftime("%-d %B %Y")
+            ),
+            signs=summary.SIGNS,
+            words=summary,
+            meanings=MEANINGS,
+            show=show_table,
+            notebook=has_notebook,
+            split_changes=split_changes,
+        )
+    )
+
+
+def study_pages(report: WeekReport) -> dict[str, str]:
+    """Return a page for each study of a week whose executed notebooks are here, by the name of its file."""
+    template = _environment().get_template("study.html")
+    bodies = {
+        study: (runs[0].title, notebook_bodies([run for run in runs if has_notebook(run)]))
+        for study, runs in report.studies().items()
+    }
+    return {
+        f"{study}.html": template.render(title=title, notebooks=notebooks)
+        for study, (title, notebooks) in bodies.items()
+        if notebooks
+    }
+
+
+def has_notebook(run: ReportedRun) -> bool:
+    """Whether a run kept its executed notebook."""
+    return run.manifest is not None and EXECUTED in run.manifest.files
+
+
+def split_changes(
+    changes: Sequence[MeasureChange],
+) -> tuple[list[tuple[int, MeasureChange]], list[tuple[int, MeasureChange]]]:
+    """Return the changes that are shown to be better or worse, and the others, with their places."""
+    moved = [each.judgement.verdict in ("better", "worse") for each in changes]
+    numbered = list(enumerate(changes))
+    return [each for each in numbered if moved[each[0]]], [each for each in numbered if not moved[each[0]]]
+
+
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qubic_lab.runs"),
         autoescape=True,
@@ -75,40 +103,22 @@ def render(report: WeekReport) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    first_day, last_day = days_of(report.week)
-    return environment.get_template("report.html").render(
-        report=report,
-        studies=report.studies(),
-        first_day=first_day,
-        last_day=last_day,
-        written=datetime.fromisoformat(report.written_utc),
-        show=show_table,
-        data_uri=data_uri,
-        differing_parameters=differing_parameters,
-        words=summary,
-        meanings=MEANINGS,
-        number=format_number,
-        in_words=in_words,
-    )
+    environment.filters["number"] = format_number
+    environment.globals.update(_=translated, data_uri=data_uri, trend_points=trend_points, in_words=in_words)
+    return environment
 
 
-def show_table(table: RecordedTable) -> ShownTable:
-    """Return a recorded table as the page shows it."""
-    columns = tuple(_column(name, [row[place] for row in table.rows]) for place, name in enumerate(table.columns))
-    return ShownTable(
-        caption=table.caption,
-        columns=columns,
-        rows=tuple(zip(*(column.cells for column in columns), strict=True)),
-        wide=len(columns) > WIDE_TABLE or any(column.kind == "prose" for column in columns),
-        folded=len(table.rows) > LONG_TABLE,
-    )
+def trend_points(values: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the points of a line through values, in a box of TREND_SIZE with its origin at the upper left."""
+    width, height = TREND_SIZE
+    low, high = min(values), max(values)
+    span = high - low or 1.0
+    return [
+        (round(width * place / (len(values) - 1), 1), round(height * (high - value) / span, 1))
+        for place, value in enumerate(values)
+    ]
 
 
-def _column(name: str, values: Sequence[object]) -> Column:
-    kind = "number" if is_numeric(values) else "prose" if is_prose(values) else "short"
-    return Column(heading(name), kind, tuple(format_column(name, values)))
-
-
-def data_uri(picture: RecordedPicture) -> str:
+def data_uri(svg: str) -> str:
     """Return a picture's content as an address that needs no file beside the page."""
-    return f"data:image/svg+xml,{quote(picture.svg, safe=PLAIN)}"
+    return f"data:image/svg+xml,{quote(svg, safe=PLAIN)}"

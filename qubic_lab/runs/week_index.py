@@ -3,10 +3,11 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,8 +22,8 @@ log = logging.getLogger(__name__)
 class WeekEntry:
     """One of the `of` runs of a study in a batch; `batch` is the moment that the batch began (ISO, UTC).
 
-    `full` is whether the batch was of the studies' full forms, `number` the place in it; indexes of earlier versions do
-    not say so.
+    `full` is whether the batch was of the studies' full forms, `number` the place in it, and `left_out` what the full
+    form has more of, by parameter; indexes of earlier versions say none of these.
     """
 
     study: str
@@ -33,6 +34,7 @@ class WeekEntry:
     failed: bool
     full: bool = False
     number: int = 0
+    left_out: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:

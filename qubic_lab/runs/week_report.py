@@ -4,8 +4,8 @@ The page and `weekly.ipynb` are made from it. It is collected from the runs and 
 that both can be read without the runs.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,9 @@ class ReportedRun:
     error: str | None
     made_in: str | None
     """The week that it was made in."""
+    full: bool = False
+    left_out: Mapping[str, Any] = field(default_factory=dict)
+    """What the full form has more of, by parameter; of a run of the quick form."""
 
     @property
     def title(self) -> str:

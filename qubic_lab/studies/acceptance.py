@@ -58,6 +58,8 @@ class AcceptanceRow:
     measurable: bool = True
     """False where the criterion is about something that is not built, or that no study measures."""
     last_full: FullVerdict | None = None
+    certain: bool | None = None
+    """Of a miss: whether all of the measured interval misses the target; None: there is no interval."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,23 @@ class Criterion:
         *,
         few: str = "",
         noisy: str = "",
+        certain: bool | None = None,
     ) -> AcceptanceRow:
         """Return the row of a run; a verdict of True is a pass, of False a failure.
 
         `few` says what there is too little of (see `too_few`): then the verdict is partial in place of a pass. `noisy`
         is for a target of times (see `too_noisy`): a miss is then not the program's, and nothing is measured.
+        `certain` is of a miss, see `AcceptanceRow`.
         """
         if isinstance(verdict, bool):
             verdict = "pass" if verdict else "fail"
         verdict = "partial" if few and verdict == "pass" else verdict
         if noisy and verdict == "fail":
             verdict, few = "not measured here", _joined(noisy, few)
-        return AcceptanceRow(self.id, self.what, self.target, measured, verdict, _joined(few, reason), run)
+        certain = certain if verdict == "fail" else None
+        return AcceptanceRow(
+            self.id, self.what, self.target, measured, verdict, _joined(few, reason), run, certain=certain
+        )
 
     def complete(self, measured: str, missing: list[str], run: str) -> AcceptanceRow:
         """Return the row of a criterion that is met when nothing is missing."""

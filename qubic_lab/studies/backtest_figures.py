@@ -136,7 +136,7 @@ def _shown_ratios(study: ForecastStudy) -> dict[str, dict[Horizon, DailyEstimate
 
 def forecast_calibration(horizons: Sequence[Horizon]) -> Figure:
     """Draw a row for each horizon on bars of one length: intervals, positions, probabilities of a rise, and widths."""
-    size = (1.9 * WIDTH_INCHES, 1.0 + 1.75 * len(horizons))
+    size = (1.6 * WIDTH_INCHES, 1.0 + 1.75 * len(horizons))
     options: dict[str, Any] = {"ncols": 5, "fontsize": 9, "font_size": 9, "squeeze": False}
     with plot((len(horizons), 4), size, sharex="col", sharey="col", **options) as (figure, panels):
         for row, horizon in zip(panels, horizons, strict=True):

@@ -216,6 +216,7 @@ def _votes_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
         "; ".join(f"against {name}: {each}" for name, each in said.items()),
         run,
         few=few,
+        certain=True,  # worse is said only of a whole interval
     )
 
 
@@ -282,7 +283,8 @@ def reliability(result: ConsensusEvaluation) -> Figure:
         axes.plot([0, 100], [0, 100], ":", color=INK, linewidth=0.8)
         for (name, report), look in zip(reports(result)[:2], ("--s", "-o"), strict=False):
             shares = [Dot(each.share, each.share_low, each.share_high) for each in report.reliability]
-            dots(axes, [100 * each.mean for each in report.reliability], shares, look, PALE, str(name), scale=100)
+            at, short = [100 * each.mean for each in report.reliability], str(name).partition(" (")[0]
+            dots(axes, at, shares, look, PALE if look == "-o" else "white", short, scale=100)
         _to_all(axes, "confidence (%)", "winners that are right (%)")
     return figure
 
@@ -293,7 +295,7 @@ def risk_coverage(result: ConsensusEvaluation) -> Figure:
         for (name, report), look in zip(reports(result)[:2], ("--s", "-o"), strict=False):
             covered = [100 * each.coverage for each in report.risk_coverage]
             risks = [100 * each.risk for each in report.risk_coverage]
-            axes.plot(covered, risks, look, color=DARK, markerfacecolor=PALE, label=str(name))
+            axes.plot(covered, risks, look, color=DARK, markerfacecolor=PALE, label=str(name).partition(" (")[0])
         _to_all(axes, "questions that are answered (%)", "answers that are wrong (%)")
     return figure
 

@@ -204,4 +204,5 @@ def _row(criterion: Criterion, target: SpeedTarget, run: str, result: EngineResu
     if result.repeat < PAIRS or (absent and not missed):
         return criterion.row(measured, "not measured here", reason, run)
     measured = f"{measured} on {result.measured_utc[:10]}"
-    return criterion.row(measured, not missed, reason, run, noisy=too_noisy(result.noise))
+    certain = any(each.high < target.least[each.batch] for each in missed)
+    return criterion.row(measured, not missed, reason, run, noisy=too_noisy(result.noise), certain=certain)

@@ -144,7 +144,7 @@ def curves(injected: Sequence[AnomalyCurve]) -> Figure:
     kinds = list(dict.fromkeys(each.kind for each in injected))
     sizes = sorted({each.size for each in injected})
     options: dict[str, Any] = {"sharey": True, "squeeze": False, "ncols": len(sizes)}
-    with plot((1, len(kinds)), (1.9 * WIDTH_INCHES, 3.1), **options) as (figure, panels):
+    with plot((1, len(kinds)), (1.6 * WIDTH_INCHES, 3.1), **options) as (figure, panels):
         for axes, kind in zip(panels[0], kinds, strict=True):
             for each in (found for found in injected if found.kind == kind):
                 line = LINES[(len(sizes) - 1 - sizes.index(each.size)) % len(LINES)]

@@ -10,7 +10,6 @@ from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from qubic_lab.bench.link import LinkResult
 from qubic_lab.bench.memory import MemoryResult, RankMemory
@@ -20,20 +19,7 @@ from qubic_lab.model.cost import ModelCost
 from qubic_lab.model.recommend import Advice, Baseline
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note, too_noisy
 from qubic_lab.studies.finding import Finding, answering, say
-from qubic_lab.studies.style import (
-    DARK,
-    INK,
-    LINES,
-    PALE,
-    WIDTH_INCHES,
-    Dot,
-    columns,
-    dots,
-    percent,
-    plot,
-    points,
-    rows,
-)
+from qubic_lab.studies.style import DARK, INK, PALE, Dot, columns, dots, percent, points, rows
 
 Row = dict[str, Any]
 
@@ -395,20 +381,15 @@ def predicted_and_measured(prediction: PredictionResult) -> Figure:
 
 
 def throughput(prediction: PredictionResult) -> Figure:
-    """Draw measured tokens/s against the requests at once, one line a way."""
-    lines: dict[str, list[PredictionCell]] = {}
-    for cell in sorted(_throughputs(prediction), key=_requests):
-        lines.setdefault(str(_kind(cell)), []).append(cell)
-    with plot(size=(WIDTH_INCHES, 3.4), ncols=2) as (figure, axes):
-        for number, (label, cells) in enumerate(lines.items()):
-            look = LINES[number % len(LINES)] + "osD^v"[number % 5]
-            speeds = [Dot(cell.measured, min(cell.measurements), max(cell.measurements)) for cell in cells]
-            dots(axes, list(map(_requests, cells)), speeds, look, "white" if number % 2 else DARK, label)
-        axes.set_xlabel("requests at once")
-        axes.set_ylabel("speed of all requests (tokens/s)")
+    """Draw the measured speed of each way, the fewest requests at once first."""
+    cells = sorted(_throughputs(prediction), key=_requests)
+    with rows([f"{_way(cell)}, {_requests(cell)} at once" for cell in cells]) as (figure, axes):
+        for place, cell in enumerate(cells):
+            fill = DARK if _requests(cell) == _requests(cells[-1]) else "white"
+            speed = Dot(cell.measured, min(cell.measurements), max(cell.measurements))
+            dots(axes, [place], [speed], fill=fill, across=True)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
+        axes.set_xlabel("speed of all requests (tokens/s)")
     return figure
 
 

@@ -15,10 +15,12 @@ from numpy.typing import ArrayLike
 INK = "#1c2733"
 DARK = "#0f5f6b"
 PALE = "#a9cdd2"
+EDGES = {DARK: DARK, PALE: "#6b4fa0", "white": "#b45309"}
+"""The colour of a marker's edge and line by its fill; colour-blind eyes can tell them, and in grey they differ, too."""
 OUTAGE = "#e6ebee"
 """The background where nothing happened or was measured."""
-WIDTH_INCHES = 5.0
-WIDE = 1.5 * WIDTH_INCHES
+WIDTH_INCHES = 6.0
+WIDE = 1.25 * WIDTH_INCHES
 LINES = ("-", "--", ":", "-.")
 """Line styles that can be distinguished in grey."""
 STYLE: dict[Any, Any] = {
@@ -29,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "figure.constrained_layout.w_pad": 0.08,  # else the longest label touches the edge
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.grid.axis": "x",
@@ -107,7 +110,8 @@ def dots(
     )
     draw_lines = axes.hlines if across else axes.vlines
     draw_lines(at, low, high, color=INK, linewidth=1.2)
-    axes.plot(*((values, at) if across else (at, values)), look, color=DARK, markerfacecolor=fill, label=label)
+    colour = EDGES.get(fill, DARK)
+    axes.plot(*((values, at) if across else (at, values)), look, color=colour, markerfacecolor=fill, label=label)
 
 
 def percent(share: float) -> str:

@@ -1,0 +1,348 @@
+"""The weekly page as plain values: what is shown, in which order, and where each number is from.
+
+HTML and PDF are made from it. A source is `<run>#<path>` or `week#<path>`, such as `cluster/1a2b…#findings/0` for the
+first finding of a run and `week#rows/11.4` for an acceptance row.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from qubic_lab.errors import check_choice
+from qubic_lab.runs.cells import format_column, format_value, heading, is_numeric, is_prose
+from qubic_lab.runs.language import translated as _
+from qubic_lab.runs.records import RecordedPicture, RecordedTable
+from qubic_lab.runs.summary import (
+    MISSED,
+    SIGNS,
+    Answer,
+    Sentence,
+    deciding_row,
+    meaningless_models,
+    reader_answers,
+    rows_of,
+)
+from qubic_lab.runs.week_report import ReportedRun, WeekReport, differing_parameters
+from qubic_lab.studies.acceptance import AcceptanceRow, Verdict
+from qubic_lab.studies.questions import ASKED, Question
+
+PICTURES = 2
+"""Of each question, beside its text."""
+ROWS = 8
+"""Of each question's table; the others are folded."""
+WIDE_TABLE = 8
+"""Columns; a wider table is set in smaller type."""
+PARAGRAPH_WORDS = 80
+"""Findings beyond these are folded."""
+NAMED_ROWS = 3
+"""Failing criteria that the first screen names."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as it stands in the page; its kind is number, prose or short."""
+
+    heading: str
+    kind: str
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as it stands in the page; `more` is the number of rows that are left out."""
+
+    caption: str
+    source: str
+    columns: tuple[Column, ...]
+    more: int = 0
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """Its cells, row by row."""
+        return list(zip(*(column.cells for column in self.columns), strict=True))
+
+    @property
+    def wide(self) -> bool:
+        """Whether it takes smaller type."""
+        return len(self.columns) > WIDE_TABLE
+
+
+@dataclass(frozen=True)
+class ShownPicture:
+    """A picture with its caption, and what it shows to whom cannot see it."""
+
+    name: str
+    caption: str
+    alt: str
+    svg: str
+    source: str
+
+
+@dataclass(frozen=True)
+class QuestionRow:
+    """A question and its answer in one line; the verdict is that of its least favourable criterion.
+
+    `trend` has the key figure of earlier weeks and of this one, oldest first.
+    """
+
+    question: Question
+    verdict: Verdict
+    sentence: Sentence | None
+    figure: Sentence | None
+    trend: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How many criteria have a verdict; the first ones that miss their target are named."""
+
+    verdict: Verdict
+    count: int
+    named: tuple[AcceptanceRow, ...]
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """What a run recorded beyond what its section shows: the rest of its findings, and all of its tables."""
+
+    run: ReportedRun
+    heading: str
+    findings: tuple[Sentence, ...]
+    tables: tuple[ShownTable, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A question at length: a paragraph, at most PICTURES pictures, at most one table of ROWS rows; the rest folded."""
+
+    row: QuestionRow
+    criteria: Sentence | None
+    notes: tuple[Sentence, ...]
+    paragraph: tuple[Sentence, ...]
+    pictures: tuple[ShownPicture, ...]
+    table: ShownTable | None
+    details: tuple[RunDetails, ...]
+
+
+@dataclass(frozen=True)
+class WeekPage:
+    """The page; tables of changes, of the project and of the runs are those of `report`."""
+
+    report: WeekReport
+    rows: tuple[QuestionRow, ...]
+    hero: ShownPicture | None
+    tiles: tuple[Tile, ...]
+    notes: tuple[Sentence, ...]
+    answers: tuple[Answer, ...]
+    sections: tuple[Section, ...]
+    machines: tuple[str, ...]
+    models: tuple[str, ...]
+
+    @property
+    def missed(self) -> list[AcceptanceRow]:
+        """The criteria that miss their target, or show no benefit; failures first."""
+        found = [row for row in self.report.rows if row.measurable and row.verdict in MISSED]
+        return sorted(found, key=lambda row: MISSED.index(row.verdict))
+
+
+def make_page(report: WeekReport) -> WeekPage:
+    """Return the page of a week.
+
+    Raises:
+        InputError: the week's file names a picture to open the page with that its study did not record.
+    """
+    asked = asked_questions(report)
+    answering = {question.name: _answering_runs(question, report) for question in asked}
+    rows = {question.name: _row(question, report, answering[question.name]) for question in asked}
+    hero = _hero(report, [run for runs in answering.values() for run in runs], asked)
+    return WeekPage(
+        report=report,
+        rows=tuple(rows.values()),
+        hero=hero,
+        tiles=tuple(_tiles(report)),
+        notes=tuple(_notes(report)),
+        answers=reader_answers(report, asked),
+        sections=tuple(_section(rows[each.name], report, answering[each.name], hero) for each in asked),
+        machines=_names(short_machine(run.manifest.machine) for run in report.runs if run.manifest),
+        models=_names(_model(run) for run in report.runs if run.manifest and run.manifest.model),
+    )
+
+
+def _names(found: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(found))
+
+
+def _model(run: ReportedRun) -> str:
+    assert run.manifest is not None
+    model = str(run.manifest.model)
+    meaningless = model in dict(meaningless_models([run]))
+    return _("{model} (random weights)", model=model) if meaningless else model
+
+
+def short_machine(machine: str) -> str:
+    """Return a machine without the model of its processor and its system: 'AMD EPYC, 2 cores, 24 GiB'."""
+    return re.sub(r" \([^)]*\)", "", machine.partition(", Linux")[0])
+
+
+def asked_questions(report: WeekReport) -> list[Question]:
+    """Return the questions that studies of the week are about; a study without one asks its title."""
+    studies = report.studies()
+    known = {study for question in ASKED for study in question.studies}
+    others = [Question(study, runs[0].title, runs[0].title, (study,)) for study, runs in studies.items()]
+    return [each for each in ASKED if not studies.keys().isdisjoint(each.studies)] + [
+        each for each in others if each.name not in known
+    ]
+
+
+def _answering_runs(question: Question, report: WeekReport) -> list[ReportedRun]:
+    """Return one run of each study: that which decides a criterion, or else the first one with findings."""
+    decided = [row.run for row in rows_of(question, report.rows) if row.run]
+    found = []
+    for study in question.studies:
+        runs = [run for run in report.studies().get(study, ()) if run.records.findings]
+        found += sorted(runs, key=lambda run: decided.index(run.name) if run.name in decided else len(decided))[:1]
+    return found
+
+
+def _row(question: Question, report: WeekReport, runs: Sequence[ReportedRun]) -> QuestionRow:
+    decided = deciding_row(rows_of(question, report.rows))
+    verdict: Verdict = decided.verdict if decided else "not measured here"
+    if not runs:
+        return QuestionRow(question, verdict, None, None)
+    headline, source = runs[0].records.findings[0], f"{runs[0].name}#findings/0"
+    figure = headline.figure()
+    return QuestionRow(question, verdict, Sentence(str(headline), source), Sentence(figure, source) if figure else None)
+
+
+def _tiles(report: WeekReport) -> Iterator[Tile]:
+    for verdict in SIGNS:
+        rows = [row for row in report.rows if row.measurable and row.verdict == verdict]
+        if rows:
+            yield Tile(verdict, len(rows), tuple(rows[:NAMED_ROWS]) if verdict == "fail" else ())
+
+
+def _notes(report: WeekReport) -> Iterator[Sentence]:
+    """Say what a reader must know before any number: what failed, and what is not done."""
+    for run in report.runs:
+        if run.error:
+            text = _("A run of {study} failed and is not in the numbers.", study=run.study)
+            yield Sentence(text, f"{run.name}#manifest")
+    for place, sentence in enumerate(report.unfinished):
+        yield Sentence(_("Not all runs are done. {sentence}", sentence=sentence), f"week#unfinished/{place}")
+
+
+def _section(row: QuestionRow, report: WeekReport, runs: Sequence[ReportedRun], hero: ShownPicture | None) -> Section:
+    question = row.question
+    said = list(_paragraph(runs))
+    pictures = [each for each in _pictures(question, runs) if hero is None or each.source != hero.source]
+    of_question = [run for study in question.studies for run in report.studies().get(study, ())]
+    return Section(
+        row=row,
+        criteria=_criteria(rows_of(question, report.rows)),
+        notes=tuple(_meaningless(of_question)),
+        paragraph=tuple(said),
+        pictures=tuple(pictures[:PICTURES]),
+        table=_table(question, runs),
+        details=tuple(_details(of_question, {sentence.source for sentence in said})),
+    )
+
+
+def _meaningless(runs: Sequence[ReportedRun]) -> Iterator[Sentence]:
+    for model, run in meaningless_models(runs):
+        text = _("The weights of {model} are random: its answers mean nothing, its speed does.", model=model)
+        yield Sentence(text, f"{run.name}#manifest")
+
+
+def _paragraph(runs: Sequence[ReportedRun]) -> Iterator[Sentence]:
+    """Yield the first finding of each run, then the others of the first runs, while there is room."""
+    headlines = [sentence for run in runs for sentence in _findings(run)[:1]]
+    others = [sentence for run in runs for sentence in _findings(run)[1:]]
+    words, seen = 0, set[str]()
+    for place, sentence in enumerate(headlines + others):
+        words += len(sentence.text.split())
+        if place and words > PARAGRAPH_WORDS:
+            return
+        if sentence.text not in seen:
+            yield sentence
+        seen.add(sentence.text)
+
+
+def _findings(run: ReportedRun) -> list[Sentence]:
+    return [Sentence(str(each), f"{run.name}#findings/{place}") for place, each in enumerate(run.records.findings)]
+
+
+def _criteria(rows: Sequence[AcceptanceRow]) -> Sentence | None:
+    """Count the criteria of a question that pass, and name those that do not."""
+    if not rows:
+        return None
+    passed = sum(row.verdict == "pass" for row in rows)
+    others = ", ".join(f"{row.id} {SIGNS[row.verdict][0]}" for row in rows if row.verdict != "pass")
+    said = _("{passed} of {count} criteria pass", passed=passed, count=len(rows))
+    return Sentence(f"{said}{f'; {others}' if others else ''}", "week#rows")
+
+
+def _hero(report: WeekReport, runs: Sequence[ReportedRun], asked: Sequence[Question]) -> ShownPicture | None:
+    """Return the picture that opens the page: that which the week's file names, if its study ran, or the first one."""
+    name = report.status.hero if report.status else ""
+    study, _slash, picture = name.partition("/")
+    for run in report.studies().get(study, ()):
+        if run.records.pictures:
+            check_choice("picture to open the page", picture, [each.name for each in run.records.pictures])
+            return next(_shown(run, each) for each in run.records.pictures if each.name == picture)
+    return next((picture for question in asked for picture in _pictures(question, runs)), None)
+
+
+def _pictures(question: Question, runs: Sequence[ReportedRun]) -> list[ShownPicture]:
+    """Return the pictures that a question names, or else all that its runs recorded."""
+    recorded = {
+        f"{run.study}/{picture.name}": _shown(run, picture)
+        for run in runs
+        if run.study in question.studies
+        for picture in run.records.pictures
+    }
+    named = [recorded[name] for name in question.pictures if name in recorded]
+    return named or list(recorded.values())
+
+
+def _shown(run: ReportedRun, picture: RecordedPicture) -> ShownPicture:
+    said = f" {run.records.findings[0]}" if run.records.findings else ""
+    source = f"{run.name}#figures/{picture.name}"
+    return ShownPicture(picture.name, picture.caption, f"{picture.caption}{said}", picture.svg, source)
+
+
+def _table(question: Question, runs: Sequence[ReportedRun]) -> ShownTable | None:
+    """Return the table that a question names, or else the first one that was recorded."""
+    found = {f"{run.study}/{table.name}": (run, table) for run in runs for table in run.records.tables}
+    run, table = found.get(question.table) or next(iter(found.values()), (None, None))
+    if run is None or table is None:
+        return None
+    return show_table(table, f"{run.name}#tables/{table.name}", question.columns, ROWS)
+
+
+def show_table(
+    table: RecordedTable, source: str, names: Sequence[str] = (), most_rows: int | None = None
+) -> ShownTable:
+    """Return a recorded table as a page shows it: of its columns the named ones, if it has them all."""
+    shown = names if names and set(names) <= set(table.columns) else table.columns
+    rows = table.rows[:most_rows]
+    places = [table.columns.index(name) for name in shown]
+    columns = [_column(table.columns[place], [row[place] for row in rows]) for place in places]
+    return ShownTable(table.caption, source, tuple(columns), len(table.rows) - len(rows))
+
+
+def _column(name: str, values: Sequence[object]) -> Column:
+    kind = "number" if is_numeric(values) else "prose" if is_prose(values) else "short"
+    return Column(heading(name), kind, tuple(format_column(name, values)))
+
+
+def _details(runs: Sequence[ReportedRun], shown: set[str]) -> Iterator[RunDetails]:
+    differing = differing_parameters(runs)
+    for run in runs:
+        own = differing.get(run.name, {})
+        different = ", ".join(f"{name}={format_value(name, value)}" for name, value in own.items())
+        yield RunDetails(
+            run=run,
+            heading=f"{run.title} {different}".strip(),
+            findings=tuple(each for each in _findings(run) if each.source not in shown),
+            tables=tuple(show_table(table, f"{run.name}#tables/{table.name}") for table in run.records.tables),
+        )

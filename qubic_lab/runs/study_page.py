@@ -1,0 +1,52 @@
+"""Executed notebooks as HTML without scripts, for the pages that lie beside the page of a week."""
+
+from collections.abc import Sequence
+
+from qubic_lab.runs.notebook import EXECUTED
+from qubic_lab.runs.store import run_folder
+from qubic_lab.runs.week_report import ReportedRun
+
+KEPT_ATTRIBUTES = ("alt", "class", "colspan", "href", "rowspan", "scope", "src")
+"""Others could repeat an id, or hold a script."""
+ADDRESSES = ("#", "data:image/", "http://", "https://")
+
+
+def notebook_bodies(runs: Sequence[ReportedRun]) -> dict[str, str]:
+    """Return the executed notebooks of runs as parts of a page, by run; those that are gone are left out."""
+    found = {}
+    for run in runs:
+        assert run.manifest is not None
+        file = run_folder(run.study, run.manifest.key, failed=run.error is not None) / EXECUTED
+        if file.is_file():
+            captions = [picture.caption for picture in run.records.pictures]
+            found[run.name] = without_scripts(_convert(str(file)), captions)
+    return found
+
+
+def _convert(file: str) -> str:
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)  # type: ignore[no-untyped-call]
+    return str(exporter.from_filename(file)[0])
+
+
+def without_scripts(body: str, captions: Sequence[str] = ()) -> str:
+    """Return a part of a page with its text, tables and pictures alone.
+
+    Its pictures are described by their captions, if there are as many.
+    """
+    from bs4 import BeautifulSoup
+
+    document = BeautifulSoup(body, "html.parser")
+    for element in document(["base", "embed", "form", "iframe", "link", "meta", "object", "script", "style", "svg"]):
+        element.decompose()
+    for element in document(True):
+        element.attrs = {name: value for name, value in element.attrs.items() if name in KEPT_ATTRIBUTES}
+        for name in ("href", "src"):
+            if not str(element.get(name, "#")).startswith(ADDRESSES):
+                del element[name]
+    pictures = document("img")
+    if len(pictures) == len(captions):
+        for picture, caption in zip(pictures, captions, strict=True):
+            picture["alt"] = caption
+    return str(document)
