@@ -4,6 +4,7 @@ HTML and PDF are made from it. A source is `<run>#<path>` or `week#<path>`, such
 first finding of a run and `week#rows/11.4` for an acceptance row.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from qubic_lab.errors import check_choice
 from qubic_lab.runs.cells import format_column, format_value, heading, is_numeric, is_prose
 from qubic_lab.runs.language import translated as _
+from qubic_lab.runs.language import translated_finding, translated_text
 from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.summary import (
     MISSED,
@@ -211,7 +213,9 @@ def _row(question: Question, report: WeekReport, runs: Sequence[ReportedRun]) ->
         return QuestionRow(question, verdict, None, None)
     headline, source = runs[0].records.findings[0], f"{runs[0].name}#findings/0"
     figure = headline.figure()
-    return QuestionRow(question, verdict, Sentence(str(headline), source), Sentence(figure, source) if figure else None)
+    return QuestionRow(
+        question, verdict, Sentence(translated_finding(headline), source), Sentence(figure, source) if figure else None
+    )
 
 
 def _tiles(report: WeekReport) -> Iterator[Tile]:
@@ -268,7 +272,8 @@ def _paragraph(runs: Sequence[ReportedRun]) -> Iterator[Sentence]:
 
 
 def _findings(run: ReportedRun) -> list[Sentence]:
-    return [Sentence(str(each), f"{run.name}#findings/{place}") for place, each in enumerate(run.records.findings)]
+    sources = (f"{run.name}#findings/{place}" for place in itertools.count())
+    return list(map(Sentence, map(translated_finding, run.records.findings), sources))
 
 
 def _criteria(rows: Sequence[AcceptanceRow]) -> Sentence | None:
@@ -305,9 +310,10 @@ def _pictures(question: Question, runs: Sequence[ReportedRun]) -> list[ShownPict
 
 
 def _shown(run: ReportedRun, picture: RecordedPicture) -> ShownPicture:
-    said = f" {run.records.findings[0]}" if run.records.findings else ""
+    said = f" {translated_finding(run.records.findings[0])}" if run.records.findings else ""
     source = f"{run.name}#figures/{picture.name}"
-    return ShownPicture(picture.name, picture.caption, f"{picture.caption}{said}", picture.svg, source)
+    caption = translated_text(picture.caption)
+    return ShownPicture(picture.name, caption, f"{caption}{said}", picture.svg, source)
 
 
 def _table(question: Question, runs: Sequence[ReportedRun]) -> ShownTable | None:
@@ -327,12 +333,12 @@ def show_table(
     rows = table.rows[:most_rows]
     places = [table.columns.index(name) for name in shown]
     columns = [_column(table.columns[place], [row[place] for row in rows]) for place in places]
-    return ShownTable(table.caption, source, tuple(columns), len(table.rows) - len(rows))
+    return ShownTable(translated_text(table.caption), source, tuple(columns), len(table.rows) - len(rows))
 
 
 def _column(name: str, values: Sequence[object]) -> Column:
     kind = "number" if is_numeric(values) else "prose" if is_prose(values) else "short"
-    return Column(heading(name), kind, tuple(format_column(name, values)))
+    return Column(translated_text(heading(name)), kind, tuple(format_column(name, values)))
 
 
 def _details(runs: Sequence[ReportedRun], shown: set[str]) -> Iterator[RunDetails]:
