@@ -12,6 +12,7 @@ from studies import make_manifest
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs.experiment import ProjectStatus
+from qubic_lab.runs.history import Trend
 from qubic_lab.runs.page import PICTURES, ROWS, WeekPage, make_page
 from qubic_lab.runs.records import RecordedPicture, RecordedTable, Records
 from qubic_lab.runs.report import TREND_SIZE, render, trend_points
@@ -235,3 +236,12 @@ def test_a_trend_fills_its_box_from_left_to_right():
 
 def test_all_criteria_stand_in_one_table(sample: WeekPage, document: Element):
     assert [row[0] for row in table(document, "Acceptance table")] == [row.id for row in sample.report.rows]
+
+
+def test_the_key_figure_of_earlier_weeks_is_a_line_beside_it():
+    run = make_run("split_strategies", FAST)
+    trend = Trend(run.name, "tokens/s", ("2026-W47", "2026-W48"), (10.0, 12.34), (None, None))
+    page = make_page(make_week(run, trends=(trend,)))
+    assert page.rows[0].trend == (10.0, 12.34)
+    line = one(parse(render(page)), "{http://www.w3.org/2000/svg}svg[@class='trend']")
+    assert line.get("aria-label") == "Earlier weeks and this one: 10.0, 12.3"

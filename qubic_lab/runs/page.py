@@ -213,8 +213,13 @@ def _row(question: Question, report: WeekReport, runs: Sequence[ReportedRun]) ->
         return QuestionRow(question, verdict, None, None)
     headline, source = runs[0].records.findings[0], f"{runs[0].name}#findings/0"
     figure = headline.figure()
+    trend = report.trend(runs[0].name)
     return QuestionRow(
-        question, verdict, Sentence(translated_finding(headline), source), Sentence(figure, source) if figure else None
+        question,
+        verdict,
+        Sentence(translated_finding(headline), source),
+        Sentence(figure, source) if figure else None,
+        trend.figures if trend else (),
     )
 
 
