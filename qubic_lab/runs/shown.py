@@ -192,16 +192,18 @@ def show_family(family: "Family") -> View:
 
 
 def show_week(report: "WeekReport") -> View:
-    """Show a week: the first finding of each run, the verdicts, and the acceptance table."""
-    from qubic_lab.runs.summary import acceptance_sentence
+    """Show a week: the answer to each question, the verdicts, and the acceptance table."""
+    from qubic_lab.runs.page import make_page
 
-    first = [f"{run.records.findings[0]} [{run.name}]" for run in report.runs if run.records.findings]
+    page = make_page(report)
+    first = [f"{row.sentence.text} [{row.sentence.source.partition('#')[0]}]" for row in page.rows if row.sentence]
+    counts = f"Criteria: {', '.join(f'{tile.count} {tile.verdict}' for tile in page.tiles)}."
     failed = [f"{run.name} failed: {run.error}" for run in report.runs if run.error is not None]
     names = ("id", "what", "target", "measured", "verdict", "run")
     rows = [{name: getattr(row, name) for name in names} for row in report.rows if row.measurable]
     title = f"Week {report.week}, written {report.written_utc[:16].replace('T', ' ')} UTC."
     table = _table(rows, "Acceptance: the criteria that studies can measure.")
-    return View((title, *first, *failed, acceptance_sentence(report.rows)), (table,))
+    return View((title, *first, *failed, counts), (table,))
 
 
 VIEWS: dict[tuple[str, str], Callable[[Any], View]] = {
