@@ -12,17 +12,21 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import yaml
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
+from qubic_lab.runs import change
 from qubic_lab.runs.cells import heading
 from qubic_lab.runs.collect_week import NOT_MEASURABLE, STUDIES
 from qubic_lab.runs.language import ENGLISH, LANGUAGES, catalogue_file
 from qubic_lab.runs.week_report import SAMPLE, WeekReport, read_week
 from qubic_lab.studies import finding
 from qubic_lab.studies.acceptance import MEANINGS, Criterion
+from qubic_lab.studies.engine_speed import WHAT
+from qubic_lab.studies.questions import ASKED
 
 ROOT = Path(__file__).parents[1]
 CALLS = ("say", "translated", "_")
@@ -30,6 +34,18 @@ CALLS = ("say", "translated", "_")
 RECORDING = ("record_figure", "record_table")
 """Functions whose third argument is a caption."""
 HEADINGS = "headings of tables"
+RECORDED = (
+    "Speed of {model}: {what}",
+    "Speed of {model} at prompts of {tokens} tokens: {what}",
+    "no finished run of {study} this week",
+    "no earlier week has it with the same parameters, model and data",
+    "the run of {week} was used again, as nothing had changed",
+    "in {week} it was {machine}",
+    "random weights: this shows the split, not a model's answers",
+    "the coordinator's balancer, simulated nodes",
+    "resident memory includes the libraries of each process",
+)
+"""What criteria, verdicts and changes say most often, with their values as placeholders."""
 WORD = re.compile(r"[A-Za-z]{2}")
 
 
@@ -57,6 +73,13 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
     criteria = [each for study in STUDIES for each in vars(study).values() if isinstance(each, Criterion)]
     yield "acceptance", (text for each in criteria for text in (each.what, each.target))
     yield "acceptance", (text for each in NOT_MEASURABLE for text in each[1:])
+    yield "studies", (str(yaml.safe_load(file.read_bytes())["title"]) for file in (ROOT / "experiments").glob("*.yaml"))
+    yield (
+        "what a page asks and shows",
+        (text for each in ASKED for text in (each.label, each.met, each.missed, each.limits)),
+    )
+    yield "acceptance", (*RECORDED, *WHAT.values())
+    yield "changes", (*get_args(change.Verdict), "faster", "slower", "yes", "no")
     sample = read_week(ROOT / "reports" / SAMPLE / "week.json")
     yield HEADINGS, headings(sample)
 

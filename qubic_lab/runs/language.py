@@ -16,7 +16,7 @@ from qubic_lab.errors import check_choice
 from qubic_lab.studies.finding import PLACEHOLDER, Finding
 
 ENGLISH = "en"
-LEAST_TEXT = 12
+LEAST_TEXT = 10
 """Characters of a message beside its values; with fewer it would be found in any text."""
 CATALOGUES = Path(__file__).parent / "locale"
 LANGUAGES = {ENGLISH: "English", "zh-TW": "繁體中文"}
@@ -55,6 +55,11 @@ def translated_finding(finding: Finding) -> str:
     return finding.text(_translate)
 
 
+def translated_figure(finding: Finding) -> str:
+    """Return the key figure of a finding in the language used now; empty if it has none."""
+    return finding.figure(_translate)
+
+
 def translated_text(text: str) -> str:
     """Return a recorded English text, such as a caption, in the language used now.
 
@@ -82,6 +87,12 @@ def _catalogue(tag: str) -> Mapping[str, str]:
 
     with catalogue_file(tag).open("rb") as file:
         return {str(each.id): str(each.string) for each in read_po(file) if each.id and each.string}
+
+
+def language_of(page: str) -> str:
+    """Return the tag of the language that a page says it is in; English if it says none that is known."""
+    found = re.search(r'<html lang="([^"]*)"', page)
+    return found[1] if found and found[1] in LANGUAGES else ENGLISH
 
 
 def catalogue_file(tag: str) -> Path:

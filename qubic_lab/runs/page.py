@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from qubic_lab.errors import check_choice
 from qubic_lab.runs.cells import format_column, format_value, heading, is_numeric, is_prose
 from qubic_lab.runs.language import translated as _
-from qubic_lab.runs.language import translated_finding, translated_text
+from qubic_lab.runs.language import translated_figure, translated_finding, translated_text
 from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.summary import (
     MISSED,
@@ -212,7 +212,7 @@ def _row(question: Question, report: WeekReport, runs: Sequence[ReportedRun]) ->
     if not runs:
         return QuestionRow(question, verdict, None, None)
     headline, source = runs[0].records.findings[0], f"{runs[0].name}#findings/0"
-    figure = headline.figure()
+    figure = translated_figure(headline)
     trend = report.trend(runs[0].name)
     return QuestionRow(
         question,
@@ -264,16 +264,17 @@ def _meaningless(runs: Sequence[ReportedRun]) -> Iterator[Sentence]:
 
 def _paragraph(runs: Sequence[ReportedRun]) -> Iterator[Sentence]:
     """Yield the first finding of each run, then the others of the first runs, while there is room."""
-    headlines = [sentence for run in runs for sentence in _findings(run)[:1]]
-    others = [sentence for run in runs for sentence in _findings(run)[1:]]
+    said = [list(zip(map(str, run.records.findings), _findings(run), strict=True)) for run in runs]
+    headlines = [each for of_run in said for each in of_run[:1]]
+    others = [each for of_run in said for each in of_run[1:]]
     words, seen = 0, set[str]()
-    for place, sentence in enumerate(headlines + others):
-        words += len(sentence.text.split())
+    for place, (english, sentence) in enumerate(headlines + others):
+        words += len(english.split())  # of English, so that a page shows the same in each language
         if place and words > PARAGRAPH_WORDS:
             return
-        if sentence.text not in seen:
+        if english not in seen:
             yield sentence
-        seen.add(sentence.text)
+        seen.add(english)
 
 
 def _findings(run: ReportedRun) -> list[Sentence]:
@@ -343,7 +344,7 @@ def show_table(
 
 def _column(name: str, values: Sequence[object]) -> Column:
     kind = "number" if is_numeric(values) else "prose" if is_prose(values) else "short"
-    return Column(translated_text(heading(name)), kind, tuple(format_column(name, values)))
+    return Column(_(heading(name)), kind, tuple(map(_, format_column(name, values))))
 
 
 def _details(runs: Sequence[ReportedRun], shown: set[str]) -> Iterator[RunDetails]:
@@ -353,7 +354,7 @@ def _details(runs: Sequence[ReportedRun], shown: set[str]) -> Iterator[RunDetail
         different = ", ".join(f"{name}={format_value(name, value)}" for name, value in own.items())
         yield RunDetails(
             run=run,
-            heading=f"{run.title} {different}".strip(),
+            heading=f"{_(run.title)} {different}".strip(),
             findings=tuple(each for each in _findings(run) if each.source not in shown),
             tables=tuple(show_table(table, f"{run.name}#tables/{table.name}") for table in run.records.tables),
         )

@@ -11,7 +11,7 @@ from qubic_lab.runs import summary
 from qubic_lab.runs.cells import format_number, in_words
 from qubic_lab.runs.collect_week import collect_week, open_week
 from qubic_lab.runs.history import MeasureChange
-from qubic_lab.runs.language import translated
+from qubic_lab.runs.language import ENGLISH, current_language, language, translated, translated_text
 from qubic_lab.runs.notebook import EXECUTED
 from qubic_lab.runs.page import WeekPage, make_page, show_table
 from qubic_lab.runs.page_numbers import NUMBERS, describe_page, manifest_to_json
@@ -27,15 +27,20 @@ PLAIN = " !$()*+,;=:@/?-._~[]{}|"
 TREND_SIZE = (100, 30)
 
 
-def build_page(week: str | None = None) -> Path:
-    """Write the page of a week, by default the latest with runs, and return its absolute path; see `open_week`."""
+def build_page(week: str | None = None, tag: str = ENGLISH) -> Path:
+    """Write the page of a week, by default the latest with runs, and return its absolute path; see `open_week`.
+
+    `tag` is of its language: a page that is not English lies in a folder of this name beside the English one.
+    """
     if week == SAMPLE:
         raise InputError(f"the sample week has its page already: open {reports_folder() / SAMPLE / PAGE}")
     report = open_week(week) if week else collect_week(choose_week(None))
-    folder = reports_folder() / report.week
-    files = week_files(report)
+    folder = reports_folder() / report.week / ("" if tag == ENGLISH else tag)
+    with language(tag):
+        files = week_files(report)
+        files |= {NUMBERS: manifest_to_json(describe_page(report, files, PAGE))}
     with locked(folder):
-        for name, content in {**files, NUMBERS: manifest_to_json(describe_page(report, files, PAGE))}.items():
+        for name, content in files.items():
             write_atomically(folder / name, content)
     return folder / PAGE
 
@@ -104,7 +109,8 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = format_number
-    environment.globals.update(_=translated, data_uri=data_uri, trend_points=trend_points, in_words=in_words)
+    environment.globals.update(_=translated, text=translated_text, language=current_language)
+    environment.globals.update(data_uri=data_uri, trend_points=trend_points, in_words=in_words)
     return environment
 
 

@@ -9,6 +9,7 @@ from qubic_lab.runs.cells import format_number, format_value, in_words
 from qubic_lab.runs.change import FALSE_ALARMS, Shift, is_time
 from qubic_lab.runs.history import MeasureChange, Repetition
 from qubic_lab.runs.language import translated as _
+from qubic_lab.runs.language import translated_text
 from qubic_lab.runs.week_report import ReportedRun, WeekReport
 from qubic_lab.studies.acceptance import AcceptanceRow, Verdict, least_favourable
 from qubic_lab.studies.questions import Question
@@ -86,7 +87,7 @@ def _decisions(report: WeekReport, questions: Sequence[Question]) -> Iterator[Se
         elif row.verdict in MISSED:
             advice = _(question.missed)
         else:
-            advice = _("Nothing yet: {reason}.", reason=row.reason)
+            advice = _("Nothing yet: {reason}.", reason=translated_text(row.reason))
         yield Sentence(f"{_(question.label)}: {advice}", f"week#rows/{row.id}")
 
 
@@ -105,7 +106,7 @@ def _noise(row: AcceptanceRow) -> Sentence:
         said = _("there is no interval; the full form of {day} says: {verdict}", day=row.last_full.day, verdict=verdict)
     else:
         said = _("there is no interval, and no full form to compare")
-    return Sentence(f"{row.id} {row.what}: {said}.", f"week#rows/{row.id}")
+    return Sentence(f"{row.id} {translated_text(row.what)}: {said}.", f"week#rows/{row.id}")
 
 
 def _costs(report: WeekReport) -> Iterator[Sentence]:
@@ -144,7 +145,7 @@ def _left_out(runs: Sequence[ReportedRun]) -> Iterator[Sentence]:
                 _("{name} {quick} of {full}", name=in_words(name), quick=_value(given[name]), full=_value(value))
                 for name, value in run.left_out.items()
             ]
-            said.setdefault(run.study, Sentence(f"{run.title} {'; '.join(parts)}.", f"{run.name}#left_out"))
+            said.setdefault(run.study, Sentence(f"{_(run.title)} {'; '.join(parts)}.", f"{run.name}#left_out"))
     yield from said.values()
 
 
@@ -156,14 +157,14 @@ def _distances(report: WeekReport) -> Iterator[Sentence]:
     """Say which rows have too little for a verdict, and where the last full run says something else."""
     partial = [row for row in report.rows if row.verdict == "partial"]
     for row in partial[:NAMED]:
-        yield Sentence(f"{row.id} {row.what}: {row.reason}.", f"week#rows/{row.id}")
+        yield Sentence(f"{row.id} {translated_text(row.what)}: {translated_text(row.reason)}.", f"week#rows/{row.id}")
     if len(partial) > NAMED:
         yield Sentence(_("{count} more rows have too little.", count=len(partial) - NAMED), "week#rows")
     for row in report.rows:
         if (full := row.last_full) and full.verdict != row.verdict:
-            text = _("{id}: {now} now, {full} in the full form of {day}.")
-            said = text.format(id=row.id, now=_(row.verdict), full=_(full.verdict), day=full.day)
-            yield Sentence(said, f"week#rows/{row.id}")
+            said = {"id": row.id, "now": _(row.verdict), "full": _(full.verdict), "day": full.day}
+            text = _("{id}: {now} now, {full} in the full form of {day}.", **said)
+            yield Sentence(text, f"week#rows/{row.id}")
 
 
 def meaningless_models(runs: Sequence[ReportedRun]) -> list[tuple[str, ReportedRun]]:

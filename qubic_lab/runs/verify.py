@@ -23,6 +23,7 @@ from qubic_lab.model.folders import file_hash
 from qubic_lab.provenance import machine, versions
 from qubic_lab.runs import fingerprint
 from qubic_lab.runs.collect_week import collect_week, judge, read_run
+from qubic_lab.runs.language import language, language_of
 from qubic_lab.runs.notebook import EXECUTED
 from qubic_lab.runs.page_difference import compare_pages, shorten
 from qubic_lab.runs.page_numbers import (
@@ -101,8 +102,9 @@ def verify_page(
     made = {name: proof.manifest for name, proof in manifest.runs.items() if name not in damaged and proof.manifest}
     changed = _changed_inputs(made)
     again, unchecked = _week_again(kept, damaged)
-    files, recorded = week_files(again), RecordedWeek(again)
-    content = page.read_text(encoding="utf-8")
+    content, recorded = page.read_text(encoding="utf-8"), RecordedWeek(again)
+    with language(language_of(content)):
+        files = week_files(again)
     compared = compare_pages(content, files[PAGE], recorded, damaged)
     runs = [run for run in again.runs if run.name not in damaged and run.error is None]
     repeatable = [run for run in runs if run.name not in changed.other_inputs]
