@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import typer
 from clocks import StandingClock
+from commands import Run
 from comparisons import make_comparison
 from pages import one, parse, parse_file, table, text, visible
 from studies import make_manifest, write_notebook
@@ -433,3 +434,13 @@ def test_a_page_says_what_was_said_and_what_came_and_binds_the_ledger(add_run, l
     with ledger_database() as engine:
         ClaimLedger(engine, clock).enter(replace(claim, at_us=clock.us, due_us=clock.us + DAY_US))
     assert "The ledger is not that of the pages of 2026-W47: it was replaced, or rewritten." in built("2026-W48")
+
+
+def test_a_page_in_another_language_lies_in_a_folder_beside_the_english_one(add_run, here: Run):
+    add_run(make_comparison())
+    english = build_page()
+    chinese = Path(here("report --lang zh-TW").out.strip())
+    assert chinese == english.parent / "zh-TW" / "index.html"
+    assert "這是第一個有量測的週" in chinese.read_text()
+    assert "這是" not in english.read_text()
+    assert "zh-TW" in here("report --lang zh-tw").failed(2)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from qubic_lab.runs.one_run import RunOutcome
     from qubic_lab.runs.shared_store import SharedStore
 
-LAB_MODULES = ("ipykernel", "jinja2", "matplotlib", "nbconvert", "pandas", "papermill", "pyarrow")
+LAB_MODULES = ("babel", "ipykernel", "jinja2", "matplotlib", "nbconvert", "pandas", "papermill", "pyarrow")
 """Packages that these commands need beyond the core install, by their import names."""
 
 Run = Annotated[str, Argument(help="Name of a run, such as concurrency/1a2b3c, or the beginning of its key.")]
@@ -115,6 +115,7 @@ def report(
         str | None,
         Option(metavar="URL", help="Post the verdicts there.", show_default="QUBIC_LAB_ANNOUNCE_WEBHOOK"),
     ] = None,
+    lang: Annotated[str, Option(metavar="LANGUAGE", help="Of the page: en or zh-TW.")] = "en",
     json: options.Json = False,
 ) -> None:
     """Write the page of a week from its runs, and print its path.
@@ -128,7 +129,7 @@ def report(
     from qubic_lab.runs.week_report import KEPT, read_week
 
     webhook = sharing.announcer(announce)
-    page = build_page(week)
+    page = build_page(week, lang)
     written = {"page": str(page)}
     if not json:
         typer.echo(page)

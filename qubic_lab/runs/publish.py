@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from qubic_lab.errors import QubicLabError
 from qubic_lab.oracle.alerts.delivery import RejectedError, RetryableError, Webhook
+from qubic_lab.runs.language import LANGUAGES
 from qubic_lab.runs.week_report import WeekReport
 from qubic_lab.settings import settings
 
@@ -31,7 +32,7 @@ def publish(page: Path, url: str) -> str:
     """
     import fsspec
 
-    folder = page.parent
+    folder = page.parent.parent if page.parent.name in LANGUAGES else page.parent  # the week's
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     files.sort(key=lambda file: file == page)
     index = folder.parent / page.name
@@ -41,7 +42,7 @@ def publish(page: Path, url: str) -> str:
             target = f"{root.rstrip('/')}/{file.relative_to(folder.parent).as_posix()}"
             system.makedirs(target.rpartition("/")[0], exist_ok=True)
             _put(system, target, file.read_bytes())
-        return str(system.unstrip_protocol(f"{root.rstrip('/')}/{folder.name}/{page.name}"))
+        return str(system.unstrip_protocol(f"{root.rstrip('/')}/{page.relative_to(folder.parent).as_posix()}"))
     except Exception as error:  # each kind of storage raises errors of its own
         reason = " ".join(str(error).split()) or type(error).__name__
         raise QubicLabError(f"{page} is written, but not published to {url}: {reason}") from error
