@@ -1,8 +1,10 @@
 """Whether a week has changed: the verdicts, machines of several speeds, and how often a verdict is right or false."""
 
+import json
 import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -144,3 +146,37 @@ def test_noise_alone_gives_no_more_false_alarms_than_promised(measures: int):
     alarms = sum(alarm() for _ in range(weeks))
     # Three standard deviations above the nominal share.
     assert alarms <= weeks * FALSE_ALARMS + 3 * math.sqrt(weeks * FALSE_ALARMS * (1 - FALSE_ALARMS))
+
+
+PACES = json.loads((Path(__file__).parent / "recorded_paces.json").read_text())
+"""The engine's CPU times of runs of one program, one after the other, on two cores that others used for 85 %.
+
+Beside them are speeds of the service from runs of weekly pages, which are far noisier.
+"""
+WEEKS = 200
+
+
+def simulated_weeks(draw: random.Random, slower: float) -> list[Comparison]:
+    """Take two recorded runs of each kind for two weeks; in the later one the program takes so many times as long."""
+    before, now = draw.sample(PACES["engine"], 2)
+    old = Samples(tuple(before["cpu_ms"]), tuple(before["fixed_per_s"]))
+    new = Samples(scaled(now["cpu_ms"], slower), tuple(now["fixed_per_s"]))
+    found = [Comparison(new, old, (old,), "ms", "lower")]
+    for runs in PACES["speeds"].values():
+        before, now = draw.sample(runs, 2)
+        old, new = Samples(tuple(before)), Samples(scaled(now, 1 / slower))
+        found.append(Comparison(new, old, (old,), "tokens/s", "higher"))
+    return found
+
+
+def share_of_weeks(slower: float, verdicts: Sequence[str]) -> float:
+    """Return the share of pairs of weeks in which some measure has one of the verdicts."""
+    draw = random.Random(20)
+    judged = (judge_changes(simulated_weeks(draw, slower)) for _ in range(WEEKS))
+    return sum(any(each.verdict in verdicts for each in week) for week in judged) / WEEKS
+
+
+def test_a_regression_of_a_tenth_is_flagged_in_four_of_five_weeks_and_the_same_program_in_one_of_twenty():
+    """By recorded runs, two of which are two weeks; the machine was as busy as a shared one gets."""
+    flagged, false = share_of_weeks(1.1, ["worse"]), share_of_weeks(1.0, ["worse", "better"])
+    assert (flagged >= 0.8, false <= FALSE_ALARMS) == (True, True), f"{flagged:.1%} flagged, {false:.1%} false"

@@ -8,11 +8,10 @@ from qubic_lab.bench.pace import LOADS, bench_pace
 from qubic_lab.errors import InputError
 
 
-def test_each_work_has_a_time_and_a_probe_for_each_round(tiny: Path):
+def test_each_round_of_each_load_has_a_time_and_a_probe(tiny: Path):
     found = bench_pace(str(tiny), "fp32", rounds=2)
-    assert [part.name for part in found.parts] == ["decode_step_8_requests", "prompt_of_64"]
-    assert all(len(part.cpu_ms) == len(part.fixed_per_s) == 2 * LOADS for part in found.parts)
-    assert all(value > 0 for part in found.parts for value in (*part.cpu_ms, *part.fixed_per_s))
+    assert len(found.cpu_ms) == len(found.fixed_per_s) == 2 * LOADS
+    assert all(value > 0 for value in (*found.cpu_ms, *found.fixed_per_s))
 
 
 def test_a_round_is_needed():

@@ -7,7 +7,7 @@ weights stay in a cache: the speed of memory depends too much on others, and on 
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,50 +24,31 @@ if TYPE_CHECKING:
     from qubic_lab.model.native import NativeDecoder
 
 LAYERS = 2
-LOADS = 6
+LOADS = 10
 """Times that the weights are read anew: where they come to lie matters."""
-READ_FLOATS, READS = 2**21, 24
-"""Of the fixed computation: sums of as much memory as the layers have."""
+READ_FLOATS, READS, SQUARE, PRODUCTS = 2**21, 7, 256, 5
+"""Of the fixed computation: sums of as much memory as the layers have, and products of matrices that take twice as long."""
 PROMPT_TOKENS = 64
 SLOTS = 8
-
-
-@dataclass(frozen=True)
-class PacePart:
-    """A kind of work: its CPU times, and how many fixed computations a second of the CPU was worth beside each."""
-
-    name: str
-    cpu_ms: tuple[float, ...]
-    fixed_per_s: tuple[float, ...]
+STEPS = 5
 
 
 @dataclass(frozen=True)
 class Pace:
-    """All kinds of work; each of the rounds does all of them, and the fixed computation before and after each."""
+    """CPU times of the engine's work, and how many fixed computations a second of the CPU was worth beside each.
+
+    The work is STEPS decode steps of SLOTS requests and a prompt, about half of the time for each.
+    """
 
     model: str
     dtype: str
     layers: int
-    parts: tuple[PacePart, ...]
+    cpu_ms: tuple[float, ...]
+    fixed_per_s: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Work that takes some ms, done `times` times in it."""
-
-    times: int
-    do: Callable[[], object]
-
-    def cpu_s(self) -> float:
-        """Do it, and return the CPU time of one of the times."""
-        started = time.process_time()
-        for _ in range(self.times):
-            self.do()
-        return (time.process_time() - started) / self.times
-
-
-def bench_pace(model: str = "smollm2", dtype: str = "bf16", rounds: int = 10, progress: Progress = no_progress) -> Pace:
-    """Measure a decode step of SLOTS requests, and a prompt, in LAYERS layers on one thread of a CPU.
+def bench_pace(model: str = "smollm2", dtype: str = "bf16", rounds: int = 12, progress: Progress = no_progress) -> Pace:
+    """Measure the work in LAYERS layers on one thread of a CPU, in each of the rounds of LOADS loads.
 
     Raises:
         InputError: a value is out of range.
@@ -83,48 +64,61 @@ def bench_pace(model: str = "smollm2", dtype: str = "bf16", rounds: int = 10, pr
     layers = min(LAYERS, config.layers - 1)
     stage = stage_ranges((layers, config.layers - layers))[0]
     prompt = random.Random(0).choices(range(config.vocab), k=PROMPT_TOKENS)
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: list[tuple[float, float]] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             for number in range(LOADS):
                 progress("CPU time of the engine", number, LOADS)
-                works, fixed = (
-                    _works(stage_decoder(folder, used, stage), prompt),
-                    _Work(READS, torch.ones(READ_FLOATS).sum),
-                )
-                before_s = fixed.cpu_s()
+                work, fixed = _work(stage_decoder(folder, used, stage), prompt), _fixed()
+                before_s = _cpu_s(fixed)
                 for _ in range(rounds):
-                    for name, work in works.items():
-                        work_s, after_s = work.cpu_s(), fixed.cpu_s()
-                        found.setdefault(name, []).append((1e3 * work_s, 2 / (before_s + after_s)))
-                        before_s = after_s
+                    work_s, after_s = _cpu_s(work), _cpu_s(fixed)
+                    found.append((1e3 * work_s, 2 / (before_s + after_s)))
+                    before_s = after_s
     finally:
         torch.set_num_threads(threads)
-    parts = (PacePart(name, *zip(*pairs, strict=True)) for name, pairs in found.items())
-    return Pace(model, dtype, layers, tuple(parts))
+    return Pace(model, dtype, layers, *map(tuple, zip(*found, strict=True)))
 
 
-def _works(decoder: "Decoder | NativeDecoder", prompt: Sequence[int]) -> Mapping[str, _Work]:
+def _fixed() -> Callable[[], None]:
+    """Return a computation that no change of the project changes."""
+    import torch
+
+    memory, square = torch.ones(READ_FLOATS), torch.full((SQUARE, SQUARE), 1 / SQUARE)
+
+    def compute() -> None:
+        for _ in range(READS):
+            memory.sum()
+        for _ in range(PRODUCTS):
+            square @ square
+
+    return compute
+
+
+def _work(decoder: "Decoder | NativeDecoder", prompt: Sequence[int]) -> Callable[[], None]:
     """Return what is measured, done once."""
     from qubic_lab.model.decoder import Segment
 
     decoder.reset(SLOTS)
+    segments = [Segment(slot, PROMPT_TOKENS, 1) for slot in range(SLOTS)]
 
     def answer_prompt(slot: int = 0) -> None:
         decoder.forward(decoder.embed(prompt), [Segment(slot, 0, PROMPT_TOKENS)], prompt=True)
 
-    def decode() -> None:
-        segments = [Segment(slot, PROMPT_TOKENS, 1) for slot in range(SLOTS)]
-        decoder.forward(decoder.embed(prompt[:SLOTS]), segments, prompt=False)
+    def work() -> None:
+        for _ in range(STEPS):
+            decoder.forward(decoder.embed(prompt[:SLOTS]), segments, prompt=False)
+        answer_prompt()
 
     for slot in range(SLOTS):
         answer_prompt(slot)
-    works = {
-        f"decode_step_{SLOTS}_requests": _Work(8, decode),
-        f"prompt_of_{PROMPT_TOKENS}": _Work(3, answer_prompt),
-    }
-    for work in works.values():
-        work.cpu_s()
-    return works
+    work()
+    return work
+
+
+def _cpu_s(work: Callable[[], None]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started

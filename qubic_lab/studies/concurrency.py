@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -125,7 +124,7 @@ def _latency_finding(result: ConcurrencyResult) -> Finding:
 
 
 def measures(result: ConcurrencyResult, pace: Pace) -> list[Measure]:
-    """Return what is compared week by week: the speeds with fewest and with most clients, and the CPU times.
+    """Return what is compared week by week: the speeds with fewest and with most clients, and the CPU time.
 
     Few on purpose: the more a week compares, the larger a change must be to stand out.
     """
@@ -133,20 +132,7 @@ def measures(result: ConcurrencyResult, pace: Pace) -> list[Measure]:
         (f"tokens_per_s_{level.clients}_clients", level.tokens_per_s_samples, "tokens/s", "higher", ())
         for level in dict.fromkeys(_ends(result))
     ]
-    return speeds + [(f"cpu_ms_{part.name}", part.cpu_ms, "ms", "lower", part.fixed_per_s) for part in pace.parts]
-
-
-def pace_rows(pace: Pace) -> list[dict[str, Any]]:
-    """Return one row a kind of work: the CPU times of one thread."""
-    return [
-        {
-            "work": part.name.replace("_", " "),
-            "cpu_ms": median(part.cpu_ms),
-            "least_ms": min(part.cpu_ms),
-            "most_ms": max(part.cpu_ms),
-        }
-        for part in pace.parts
-    ]
+    return [*speeds, ("cpu_ms_of_the_engine", pace.cpu_ms, "ms", "lower", pace.fixed_per_s)]
 
 
 def _ends(result: ConcurrencyResult) -> tuple[ConcurrencyLevel, ConcurrencyLevel]:
