@@ -27,7 +27,7 @@ LAYERS = 2
 LOADS = 10
 """Times that the weights are read anew: where they come to lie matters."""
 READ_FLOATS, READS, SQUARE, PRODUCTS = 2**21, 7, 256, 5
-"""Of the fixed computation: sums of as much memory as the layers have, and products of matrices that take twice as long."""
+"""Of the fixed computation: sums of as much memory as the layers have, and products that take twice as long."""
 PROMPT_TOKENS = 64
 SLOTS = 8
 STEPS = 5
