@@ -303,7 +303,7 @@ def _run_reference(
 
     def answer_all() -> Iterator[WithLogits]:
         for tokens, logits_TV in reference_answers(
-            plan.whole.folder, dtype, prompts, plan.max_new_tokens, plan.threads_in_all, plan.batches[0]
+            plan.whole.folder, dtype, prompts, plan.max_new_tokens, plan.whole.threads, plan.batches[0]
         ):
             answers.append(GreedyAnswer(tuple(tokens), tokenizer.decode(tokens), cut=tokens[-1] not in eos))
             yield answers[-1], logits_TV

@@ -99,11 +99,6 @@ class ComparisonPlan:
         return 2 if self.whole.threads == 1 else 1
 
     @property
-    def threads_in_all(self) -> int:
-        """The threads of all ranks of the largest split."""
-        return self.whole.threads * max(split.ranks for split in self.splits)
-
-    @property
     def split_config(self) -> PipelineConfig:
         """The common configuration of the splits, without ranks, strategy, dtype and slots."""
         return replace(self.base, model=self.candidate or self.base.model)
