@@ -1,12 +1,13 @@
 """Series of bars that tests of the price analysis share: random ones, and some written out by hand."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qubic_lab.oracle.model.bars import Bars, Floats
-from qubic_lab.oracle.model.timestamps import HOUR_US, read_iso
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso, read_iso
 
 START = read_iso("2026-01-01T00:00:00Z")
 
@@ -53,3 +54,20 @@ def joined(
 def of_logs(logs: Floats, frame_us: int = HOUR_US) -> Bars:
     """Return bars that have closes alone, from their logarithms."""
     return bars_of(np.exp(logs), frame_us=frame_us)
+
+
+def write_closes(
+    path: Path,
+    close: Sequence[float] | Floats,
+    step_us: int = DAY_US,
+    header: str = "date,open,high,low,close",
+    first_us: int = 19_000 * DAY_US,
+) -> str:
+    """Write bars that begin where the last one ended, from an instant on."""
+    start = np.append(close[:1], close[:-1])
+    lines = [header]
+    for number, (first, last) in enumerate(zip(start, close, strict=True)):
+        high, low = max(first, last), min(first, last)
+        lines.append(f"{iso(first_us + number * step_us)},{first:.6f},{high:.6f},{low:.6f},{last:.6f}")
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bar_series import write_closes
 from clocks import StandingClock
 from headlines import told
 
@@ -17,7 +18,7 @@ from qubic_lab.oracle.backtest.engine import Ruin
 from qubic_lab.oracle.backtest.evaluate import Strategy
 from qubic_lab.oracle.backtest.ledger import TrialLedger, open_ledger, verify
 from qubic_lab.oracle.inference.multiple_testing import beyond, judge
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, iso
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.store.claims import ClaimLedger, ClaimOutcome
 from qubic_lab.studies import backtest_figures as figures
 from qubic_lab.studies import backtest_findings
@@ -28,23 +29,6 @@ from qubic_lab.studies.oracle_backtest import Family, ScoredTexts
 pytestmark = pytest.mark.usefixtures("quick_audits")
 OPEN = {"stamp": "open"}
 QUICK = {"draws": 3, "resamples": 200}
-
-
-def write(
-    path: Path,
-    close: np.ndarray,
-    step_us: int = DAY_US,
-    header: str = "date,open,high,low,close",
-    first_us: int = 19_000 * DAY_US,
-) -> str:
-    """Write bars that begin where the last one ended, from an instant on."""
-    start = np.append(close[:1], close[:-1])
-    lines = [header]
-    for number, (first, last) in enumerate(zip(start, close, strict=True)):
-        high, low = max(first, last), min(first, last)
-        lines.append(f"{iso(first_us + number * step_us)},{first:.6f},{high:.6f},{low:.6f},{last:.6f}")
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
 
 
 def walk(count: int, seed: int = 0) -> np.ndarray:
@@ -58,7 +42,7 @@ def planted(bars: StudyBars, effect: float | None) -> ScoredTexts:
 
 @pytest.fixture(scope="module")
 def bars(tmp_path_factory: pytest.TempPathFactory) -> StudyBars:
-    return load_bars(write(tmp_path_factory.mktemp("bars") / "walk.csv", walk(500)), "bitcoin", OPEN)[0]
+    return load_bars(write_closes(tmp_path_factory.mktemp("bars") / "walk.csv", walk(500)), "bitcoin", OPEN)[0]
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +184,7 @@ def test_an_account_that_lost_all_is_named_and_pictures_say_where_they_end(
 
 
 def test_a_constant_price_makes_no_trades_and_a_report_that_says_so(tmp_path: Path, ledger: TrialLedger) -> None:
-    flat = load_bars(write(tmp_path / "flat.csv", np.full(320, 100.0)), "bitcoin", OPEN)[0]
+    flat = load_bars(write_closes(tmp_path / "flat.csv", np.full(320, 100.0)), "bitcoin", OPEN)[0]
     family = study.study_family(flat, ledger, Costs(5.0), **QUICK)
     said = " ".join(map(str, [*backtest_findings.findings([family]), *study.notes([family])]))
     assert "no evidence: the chosen one of 16 trials never trades" in said
@@ -213,9 +197,9 @@ def test_a_constant_price_makes_no_trades_and_a_report_that_says_so(tmp_path: Pa
 
 
 def test_files_that_cannot_be_used_get_one_clear_line(tmp_path: Path) -> None:
-    few = write(tmp_path / "few.csv", walk(40))
-    wrong = write(tmp_path / "wrong.csv", walk(400), header="date,alpha,beta,gamma,delta")
-    hours = write(tmp_path / "hours.csv", walk(400), step_us=DAY_US // 24)
+    few = write_closes(tmp_path / "few.csv", walk(40))
+    wrong = write_closes(tmp_path / "wrong.csv", walk(400), header="date,alpha,beta,gamma,delta")
+    hours = write_closes(tmp_path / "hours.csv", walk(400), step_us=DAY_US // 24)
     for file, reading, said in (
         (few, OPEN, "has 40 bars of 1 day: this study needs at least 300; give a longer history"),
         (wrong, OPEN, "names no columns that are known"),
@@ -230,7 +214,7 @@ def test_files_that_cannot_be_used_get_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_gaps_stay_and_are_told(tmp_path: Path, ledger: TrialLedger) -> None:
-    path = Path(write(tmp_path / "gaps.csv", walk(420)))
+    path = Path(write_closes(tmp_path / "gaps.csv", walk(420)))
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:150], *lines[200:], *lines[170:200]]) + "\n")  # one block is out of order
     found = load_bars(str(path), "bitcoin", OPEN)[0]
@@ -240,7 +224,7 @@ def test_gaps_stay_and_are_told(tmp_path: Path, ledger: TrialLedger) -> None:
 
 
 def test_short_bars_become_hours_only_where_asked_and_missing_ones_are_told(tmp_path: Path) -> None:
-    path = Path(write(tmp_path / "quarters.csv", walk(1_300), step_us=DAY_US // 96))
+    path = Path(write_closes(tmp_path / "quarters.csv", walk(1_300), step_us=DAY_US // 96))
 
     def load() -> tuple[StudyBars, StudyBars]:
         hours, quarters = (load_bars(str(path), "bitcoin", OPEN, join=join)[0] for join in (True, False))
@@ -266,7 +250,7 @@ def test_short_bars_become_hours_only_where_asked_and_missing_ones_are_told(tmp_
 )
 def test_bars_keep_their_own_times(tmp_path: Path, step_us: int, first_us: int, name: str) -> None:
     count = 320
-    file = write(tmp_path / "bars.csv", walk(count), step_us, first_us=first_us)
+    file = write_closes(tmp_path / "bars.csv", walk(count), step_us, first_us=first_us)
     found = load_bars(file, "bitcoin", OPEN)[0]
     assert (found.name, len(found.bars), found.missing) == (name, count, 0)
     assert found.bars.opened_us.tolist() == [first_us + number * step_us for number in range(count)]
@@ -276,8 +260,8 @@ def test_bars_keep_their_own_times(tmp_path: Path, step_us: int, first_us: int, 
 
 def test_a_weeks_verdict_is_on_its_own_bars_and_corrected_for_what_was_tried_before(tmp_path: Path) -> None:
     close, file = walk(340, seed=5), tmp_path / "week.csv"
-    weeks = [load_bars(write(file, close[:count]), "bitcoin", OPEN)[0] for count in (320, 327)]
-    moved = load_bars(write(file, close[20:334], first_us=19_020 * DAY_US), "bitcoin", OPEN)[0]
+    weeks = [load_bars(write_closes(file, close[:count]), "bitcoin", OPEN)[0] for count in (320, 327)]
+    moved = load_bars(write_closes(file, close[20:334], first_us=19_020 * DAY_US), "bitcoin", OPEN)[0]
     with open_ledger("sqlite://") as opened:
         first = study.study_family(weeks[0], opened, Costs(5.0), **QUICK)
         dearer = study.study_family(weeks[0], opened, Costs(50.0), **QUICK)
@@ -292,7 +276,7 @@ def test_a_weeks_verdict_is_on_its_own_bars_and_corrected_for_what_was_tried_bef
 
 def test_the_best_signal_claims_the_next_bar_and_the_next_run_scores_it(tmp_path: Path) -> None:
     close = walk(340, seed=5)
-    weeks = [load_bars(write(tmp_path / "bars.csv", close[:count]), "bitcoin", OPEN)[0] for count in (320, 327)]
+    weeks = [load_bars(write_closes(tmp_path / "bars.csv", close[:count]), "bitcoin", OPEN)[0] for count in (320, 327)]
     clock = StandingClock(int(weeks[0].bars.closed_us[-1]) + HOUR_US)
     engine = open_database(f"sqlite:///{tmp_path}/claims.db")
     opened = TrialLedger(engine, clock)

@@ -8,11 +8,13 @@ from typing import Any
 import papermill
 import psutil
 import pytest
+from bar_series import walk, write_closes
 from clusters import wait_until
 from IPython.core.interactiveshell import InteractiveShell
 from papermill.translators import translate_parameters
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.model.timestamps import HOUR_US
 from qubic_lab.runs.collect_week import judge
 from qubic_lab.runs.notebook import RUN_DIR
 from qubic_lab.runs.parameters import read_injected, read_source
@@ -20,7 +22,13 @@ from qubic_lab.runs.records import read_records
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, dict[str, Any]] = {
-    "accuracy_comparison": {"questions": 2, "max_new_tokens": 6, "strategies": ["B", "C"], "batches": [1]},
+    "accuracy_comparison": {
+        "questions": 2,
+        "max_new_tokens": 6,
+        "strategies": ["B", "C"],
+        "batches": [1],
+        "dtypes": ["fp32"],
+    },
     "balancing": {
         "nodes": 12,
         "requests": 40,
@@ -141,6 +149,9 @@ def test_a_notebook_runs_from_top_to_bottom(
     parameters = SMALL[notebook.stem]
     if "model" in read_source(notebook).parameters:
         parameters = {"model": str(tiny), **parameters}
+    if notebook.stem == "oracle_backtest":  # to check signals for lookahead on the packaged bars takes half a minute
+        file = write_closes(tmp_path / "bars.csv", walk(400).close, HOUR_US)
+        parameters = {"file": file, "reading": {"stamp": "open"}, **parameters}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
     wait_until(lambda: not started_by(str(tmp_path)))
     if notebook.stem in JUDGED:
