@@ -142,7 +142,8 @@ def test_a_studys_page_shows_the_executed_notebook_without_scripts(add_run):
         ('<p id="a" onclick="x()">Text<script>x()</script></p>', "<p>Text</p>"),
         ('<a href="javascript:x()">away</a><a href="https://a.b">on</a>', '<a>away</a><a href="https://a.b">on</a>'),
         ('<table border="1"><tr><td style="x">1</td></tr></table>', "<table><tr><td>1</td></tr></table>"),
-        ('<img src="data:image/png;base64,aa"/>', '<img alt="A caption" src="data:image/png;base64,aa"/>'),
+        ('<img src="data:image/png;base64,aa" height="5"/>', '<img alt="A caption" src="data:image/png;base64,aa"/>'),
+        ('<p width="5"><img width="8"/></p>', '<p><img alt="A caption" width="8"/></p>'),
         ('<img src="file:///a.png"/><img alt="b"/>', '<img/><img alt="b"/>'),
     ],
 )

@@ -41,7 +41,8 @@ def without_scripts(body: str, captions: Sequence[str] = ()) -> str:
     for element in document(["base", "embed", "form", "iframe", "link", "meta", "object", "script", "style", "svg"]):
         element.decompose()
     for element in document(True):
-        element.attrs = {name: value for name, value in element.attrs.items() if name in KEPT_ATTRIBUTES}
+        kept = (*KEPT_ATTRIBUTES, "width") if element.name == "img" else KEPT_ATTRIBUTES
+        element.attrs = {name: value for name, value in element.attrs.items() if name in kept}
         for name in ("href", "src"):
             if not str(element.get(name, "#")).startswith(ADDRESSES):
                 del element[name]
