@@ -24,11 +24,11 @@ from qubic_lab.runs.notebook import EXECUTED, record, record_figure, record_find
 from qubic_lab.runs.page_difference import compare_pages
 from qubic_lab.runs.page_numbers import NUMBERS, RecordedWeek, TracedNumber, read_pieces, without_source
 from qubic_lab.runs.parameters import read_source
-from qubic_lab.runs.report import build_page
+from qubic_lab.runs.report import PAGE, build_page, week_files
 from qubic_lab.runs.store import MANIFEST, hash_files, read_manifest, run_folder, write_manifest
 from qubic_lab.runs.verify import first_difference, verify_page
 from qubic_lab.runs.week_index import WeekEntry, add_entry
-from qubic_lab.runs.week_report import KEPT
+from qubic_lab.runs.week_report import KEPT, read_week
 from qubic_lab.studies import re_execution
 from qubic_lab.studies.re_execution import Recorded, findings_again
 
@@ -308,14 +308,14 @@ def test_what_lies_beside_the_page_is_needed(week: Path, here: Run) -> None:
     assert "--all and --seed are of a page's sample" in here("verify parts --all").failed(2)
 
 
-PAGE = """<style>p { margin: 0 }</style>
+SMALL = """<style>p { margin: 0 }</style>
 <h1 data-from="week#title">Week 48</h1>
 <table data-from="a/b#tables/t"><tr><td>97.6&nbsp;%<td>2,048</table>
 <p>of 3</p><img src="x" data-from="a/b#figures/f">"""
 
 
 def test_a_page_is_read_as_texts_tags_and_sources() -> None:
-    pieces = read_pieces(PAGE)
+    pieces = read_pieces(SMALL)
     assert [(each.source, each.text) for each in pieces if not each.tag] == [
         ("week#title", "Week 48"),
         ("a/b#tables/t", "97.6 %"),
@@ -400,3 +400,11 @@ def test_each_difference_is_named_by_its_source(week: Path) -> None:
 )
 def test_the_first_bit_that_differs_is_named(recorded: Any, value: Any, said: str) -> None:
     assert first_difference(recorded, value) == said
+
+
+def test_every_number_of_the_sample_week_says_where_it_is_from() -> None:
+    week = read_week(Path(__file__).parents[1] / "reports" / "sample" / KEPT)
+    page = week_files(week)[PAGE]
+    found = compare_pages(page, page, RecordedWeek(week))
+    assert found.differences == ()
+    assert found.traced == found.numbers > 1_000
