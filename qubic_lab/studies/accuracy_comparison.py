@@ -312,18 +312,20 @@ def variant_findings(comparison: SplitComparison) -> list[Finding]:
 
 
 def accuracy_findings(comparison: SplitComparison) -> list[Finding]:
-    """Say, for each dtype, how many questions the whole model answers correctly."""
+    """Say, for each dtype, how many questions the `main_ways` answer correctly."""
+    ways = {"whole": say("the whole model"), "split": say("the split model")}
     return [
         say(
-            "In {dtype}, the whole model answered {correct} of {questions} checkable questions correctly "
+            "In {dtype}, {way} answered {correct} of {questions} checkable questions correctly "
             "({share:percent}, 95 % interval {low:percent} to {high:percent}); {cut:percent} of the answers were cut "
             "at {limit} tokens.",
+            way=ways.get(each.system.partition(",")[0], each.system),
             share=each.correct / each.questions,
             cut=each.cut_share,
             limit=comparison.max_new_tokens,
             **columns(each, "dtype", "correct", "questions", "low", "high"),
         )
-        for each in _firsts(comparison.accuracy, "dtype")
+        for each in main_ways(comparison)
     ]
 
 
