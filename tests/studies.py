@@ -104,7 +104,7 @@ CELLS = (
     "notebook.record_measure('steps', [1.0 * number] * 5, 'steps', 'lower')",
     "notebook.record_findings([f'The square is {number**2}.'])\nnumber**3",
 )
-TIMES = ("started_utc", "finished_utc", "seconds")
+TIMES = ("started_utc", "finished_utc", "seconds", "commit", "dirty")  # also what changes while somebody edits
 
 
 def write_project(root: Path, runs: int) -> Path:
