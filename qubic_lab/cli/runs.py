@@ -116,9 +116,15 @@ def report(
         Option(metavar="URL", help="Post the verdicts there.", show_default="QUBIC_LAB_ANNOUNCE_WEBHOOK"),
     ] = None,
     lang: Annotated[str, Option(metavar="LANGUAGE", help="Of the page: en or zh-TW.")] = "en",
+    compare: Annotated[str | None, Option(metavar="WEEK", help="Compare with this week, not the latest.")] = None,
+    pdf: Annotated[bool, Option("--pdf", help="Write the page as a PDF, too.")] = False,
+    serve: Annotated[bool, Option("--serve", help="Show all pages on this machine until Ctrl-C.")] = False,
+    port: Annotated[int, Option(help="Port of --serve; 0: any free one.")] = 8090,
     json: options.Json = False,
 ) -> None:
     """Write the page of a week from its runs, and print its path.
+
+    With --serve it is written again whenever a run has ended, and a browser that shows it loads it again.
 
     With --publish it prints the address of the copy, too. If that or the announcement fails, the page is written all
     the same.
@@ -129,10 +135,17 @@ def report(
     from qubic_lab.runs.week_report import KEPT, read_week
 
     webhook = sharing.announcer(announce)
-    page = build_page(week, lang)
+    page = build_page(week, lang, compare)
     written = {"page": str(page)}
     if not json:
         typer.echo(page)
+    if pdf:
+        require("typst")
+        from qubic_lab.runs.pdf import write_pdf
+
+        written["pdf"] = str(write_pdf(page.parent, lang))
+        if not json:
+            typer.echo(written["pdf"])
     if publish is not None:
         require("fsspec")
         written["published"] = sharing.publish(page, publish)
@@ -144,6 +157,10 @@ def report(
         sharing.announce(told, webhook)
     if json:
         print_json({**told, **written})
+    if serve:
+        from qubic_lab.runs.serve import serve_reports
+
+        serve_reports(port, lambda: build_page(week, lang, compare), note)
 
 
 def list_runs(study: Study = None, since: Since = None, json: options.Json = False) -> None:

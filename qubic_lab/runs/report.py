@@ -19,6 +19,7 @@ from qubic_lab.runs.store import locked, reports_folder, write_atomically
 from qubic_lab.runs.study_page import notebook_bodies
 from qubic_lab.runs.week_index import choose_week, days_of
 from qubic_lab.runs.week_report import KEPT, SAMPLE, ReportedRun, WeekReport, week_to_json
+from qubic_lab.runs.weeks_page import write_weeks_page
 from qubic_lab.studies.acceptance import MEANINGS
 
 PAGE = "index.html"
@@ -27,14 +28,15 @@ PLAIN = " !$()*+,;=:@/?-._~[]{}|"
 TREND_SIZE = (100, 30)
 
 
-def build_page(week: str | None = None, tag: str = ENGLISH) -> Path:
+def build_page(week: str | None = None, tag: str = ENGLISH, against: str | None = None) -> Path:
     """Write the page of a week, by default the latest with runs, and return its absolute path; see `open_week`.
 
     `tag` is of its language: a page that is not English lies in a folder of this name beside the English one.
+    The page over all weeks is written, too. Measures are compared with the week `against`.
     """
     if week == SAMPLE:
         raise InputError(f"the sample week has its page already: open {reports_folder() / SAMPLE / PAGE}")
-    report = open_week(week) if week else collect_week(choose_week(None))
+    report = open_week(week, against) if week else collect_week(choose_week(None), against)
     folder = reports_folder() / report.week / ("" if tag == ENGLISH else tag)
     with language(tag):
         files = week_files(report)
@@ -42,6 +44,7 @@ def build_page(week: str | None = None, tag: str = ENGLISH) -> Path:
     with locked(folder):
         for name, content in files.items():
             write_atomically(folder / name, content)
+    write_weeks_page()
     return folder / PAGE
 
 

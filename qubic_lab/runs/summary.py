@@ -245,8 +245,8 @@ def interval_sentence(changes: Sequence[MeasureChange]) -> str:
         return ""
     return _(
         "Each interval is at the confidence that a verdict takes (Holm, at least {confidence} %), of the scatter from "
-        "run to run. Over all measures, at most {share} % of the weeks have a false alarm. Where the memory's speed "
-        "was probed, weeks are compared at equal speed.",
+        "run to run. Over all measures, at most {share} % of the weeks have a false alarm. CPU times count in "
+        "units of a fixed computation.",
         confidence=format_number(100 * min(confidences)),
         share=f"{FALSE_ALARMS * 100:g}",
     )

@@ -1,0 +1,185 @@
+"""The weekly page as a PDF: the same values as in HTML, set by Typst on A4, for sending round and for paper."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from qubic_lab.errors import InputError
+from qubic_lab.runs.language import ENGLISH, current_language, language
+from qubic_lab.runs.language import translated as _
+from qubic_lab.runs.page import ShownPicture, ShownTable, WeekPage, make_page
+from qubic_lab.runs.summary import SIGNS, change_word, describe_shift, interval_sentence
+from qubic_lab.runs.week_index import days_of
+from qubic_lab.runs.week_report import KEPT, WeekReport, read_week
+from qubic_lab.studies.acceptance import Verdict
+
+TEMPLATE = "report.typ"
+LATIN = ("Libertinus Serif",)
+"""Comes with Typst."""
+CHINESE = (
+    "Noto Serif CJK TC",
+    "Noto Sans CJK TC",
+    "Noto Serif TC",
+    "Noto Sans TC",
+    "Source Han Serif TC",
+    "Source Han Sans TC",
+    "PingFang TC",
+    "Microsoft JhengHei",
+    "PMingLiU",
+    "AR PL UMing TW",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+)
+"""Families that hold Traditional Chinese, the best first."""
+
+Values = dict[str, Any]
+
+
+def write_pdf(folder: Path, tag: str = ENGLISH) -> Path:
+    """Write the PDF beside a page in a language, from the week that is kept there; return its path; see `build_pdf`."""
+    report = read_week(folder / KEPT)
+    file = folder / f"{report.week}.pdf"
+    with language(tag):
+        file.write_bytes(build_pdf(report))
+    return file
+
+
+def build_pdf(report: WeekReport) -> bytes:
+    """Return a week as PDF, in the current language.
+
+    Raises:
+        InputError: no font of this machine holds the language's characters.
+    """
+    return b"".join(typeset(report, "pdf"))
+
+
+def typeset(report: WeekReport, form: str) -> list[bytes]:
+    """Return a week as Typst sets it: one PDF, or each page as `png` or `svg`; raises as `build_pdf`."""
+    import typst
+
+    tag = current_language()
+    fonts = [*LATIN, *_chinese_fonts(tag)]
+    page = make_page(report)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        values = {**page_values(page, folder), "fonts": fonts, "locale": _locale(tag)}
+        (folder / "page.json").write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+        template = files("qubic_lab.runs").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
+        (folder / TEMPLATE).write_text(template, encoding="utf-8")
+        found = typst.compile(str(folder / TEMPLATE), root=name, format=form)
+    return [bytes(each) for each in found] if isinstance(found, list) else [bytes(found or b"")]
+
+
+def page_values(page: WeekPage, folder: Path) -> Values:
+    """Return what the template sets, and write its pictures into the folder."""
+    report = page.report
+    first_day, last_day = days_of(report.week)
+
+    def picture(shown: ShownPicture) -> Values:
+        file = f"{len(list(folder.iterdir()))}.svg"
+        (folder / file).write_text(shown.svg, encoding="utf-8")
+        return {"file": file, "caption": shown.caption, "alt": shown.alt}
+
+    return {
+        "title": _("Week {week}", week=report.week),
+        "subtitle": " · ".join((f"{first_day} – {last_day}", *page.machines, *page.models)),
+        "notes": [note.text for note in page.notes],
+        "rows": [
+            {
+                "verdict": _verdict(row.verdict),
+                "label": _(row.question.label),
+                "sentence": row.sentence.text if row.sentence else "",
+                "figure": row.figure.text if row.figure else "",
+                "trend": row.trend,
+            }
+            for row in page.rows
+        ],
+        "hero": picture(page.hero) if page.hero else None,
+        "tiles": [
+            {"verdict": _verdict(tile.verdict), "count": tile.count, "named": [f"{r.id} {r.what}" for r in tile.named]}
+            for tile in page.tiles
+        ],
+        "answers": [{"asked": answer.asked, "said": [each.text for each in answer.said]} for answer in page.answers],
+        "sections": [
+            {
+                "asks": _(section.row.question.asks),
+                "verdict": _verdict(section.row.verdict),
+                "criteria": section.criteria.text if section.criteria else "",
+                "paragraph": " ".join(sentence.text for sentence in section.paragraph),
+                "pictures": [picture(each) for each in section.pictures],
+                "table": _table(section.table) if section.table else None,
+                "limits": _(section.row.question.limits),
+            }
+            for section in page.sections
+        ],
+        "tables": list(_tables(report)),
+    }
+
+
+def _verdict(verdict: Verdict) -> Values:
+    sign, kind = SIGNS[verdict]
+    return {"sign": sign, "kind": kind, "name": _(verdict)}
+
+
+def _table(shown: ShownTable) -> Values:
+    columns = [{"heading": column.heading, "kind": column.kind} for column in shown.columns]
+    more = _("{count} more rows are on the page.", count=shown.more) if shown.more else ""
+    return {"columns": columns, "rows": shown.rows, "caption": f"{shown.caption} {more}".strip()}
+
+
+def _tables(report: WeekReport) -> Iterator[Values]:
+    """Yield the acceptance table, what has changed, and where the numbers are from."""
+    judged = [
+        (row.id, _(row.what), row.target, row.measured or "–", f"{SIGNS[row.verdict][0]} {_(row.verdict)}")
+        for row in report.rows
+        if row.measurable
+    ]
+    yield _plain(_("Acceptance"), ("", *map(_, ("criterion", "target", "measured", "verdict"))), judged, "npppt")
+    changed = [
+        (each.study, each.measure, each.earlier_week, describe_shift(each.judgement.shift), _(change_word(each)))
+        for each in report.changes
+        if each.judgement.shift
+    ]
+    if changed:
+        head = ("study", "measure", "compared with", "change", "verdict")
+        yield _plain(_("Change"), tuple(map(_, head)), changed, "ppttt", interval_sentence(report.changes))
+    runs = [
+        (
+            run.name,
+            run.manifest.started_utc[:16].replace("T", " "),
+            run.manifest.commit[:12],
+            f"{run.manifest.seconds:.0f} s",
+        )
+        for run in report.runs
+        if run.manifest
+    ]
+    head = ("run", "began (UTC)", "commit", "took")
+    yield _plain(_("Where the numbers come from"), tuple(map(_, head)), runs, "pttt")
+
+
+def _plain(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], kinds: str, note: str = "") -> Values:
+    names = {"n": "number", "p": "prose", "s": "short", "t": "tight"}
+    columns = [{"heading": text, "kind": names[kind]} for text, kind in zip(head, kinds, strict=True)]
+    return {"heading": title, "columns": columns, "rows": rows, "caption": "", "notes": [note] if note else []}
+
+
+def _locale(tag: str) -> Values:
+    name, _dash, region = tag.partition("-")
+    return {"lang": name} | ({"region": region} if region else {})
+
+
+def _chinese_fonts(tag: str) -> list[str]:
+    """Return the families of this machine that hold Traditional Chinese.
+
+    Raises:
+        InputError: the language takes them, and there is none.
+    """
+    import typst
+
+    found = [family for family in CHINESE if family in typst.Fonts().families()]
+    if not found and tag.startswith("zh"):
+        raise InputError(f"no font for {tag} is on this machine: install one, such as {CHINESE[0]}")
+    return found

@@ -1,0 +1,63 @@
+"""Make the sample that comes with the project: the studies of the week run as two weeks, so that a page has a past.
+
+The earlier week is of the same day: its clock is set back by seven days, and this is all that is not as it was.
+
+    qubic-lab run must not run meanwhile; about 20 minutes: python scripts/sample_weeks.py
+"""
+
+import shutil
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from unittest import mock
+
+from qubic_lab.runs import batch, collect_week, one_run, store
+from qubic_lab.runs.experiment import load
+from qubic_lab.runs.report import build_page
+from qubic_lab.runs.week_report import SAMPLE
+
+ROOT = Path(__file__).parents[1]
+EARLIER = "earlier"
+"""The folder in the sample's own that has the week before it."""
+
+
+class _Quiet:
+    """Shows nothing of a batch but the names of its runs."""
+
+    def wait(self) -> None: ...
+
+    def begin(self, run: batch.PlannedRun, number: int, of: int) -> None:
+        print(f"{number} of {of}: {run.study.name}", flush=True)
+
+    def cell(self, number: int, of: int) -> None: ...
+
+    def end(self, outcome: batch.RunOutcome) -> None:
+        if outcome.error is not None:
+            raise SystemExit(f"{outcome.folder}: {outcome.error}")
+
+
+def make_week(days_back: int) -> Path:
+    """Run the week's studies as so many days ago, and return the folder of its page."""
+
+    def then() -> object:
+        return store.utc_now() - timedelta(days=days_back)
+
+    with ExitStack() as stack:
+        for module in (batch, one_run, collect_week):
+            stack.enter_context(mock.patch.object(module, "utc_now", then))
+        batch.run_batch(load(ROOT / "experiments" / "weekly.yaml"), full=False, watcher=_Quiet())
+        return build_page().parent
+
+
+def main() -> None:
+    """Write reports/sample, and the week before it into a folder there."""
+    sample = store.reports_folder() / SAMPLE
+    earlier, latest = make_week(7), make_week(0)
+    shutil.rmtree(sample, ignore_errors=True)
+    shutil.copytree(latest, sample)
+    shutil.copytree(earlier, sample / EARLIER)
+    print(sample)
+
+
+if __name__ == "__main__":
+    main()
