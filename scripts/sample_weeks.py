@@ -9,6 +9,7 @@ import shutil
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from qubic_lab.runs import batch, collect_week, one_run, store
@@ -22,16 +23,17 @@ EARLIER = "earlier"
 
 
 class _Quiet:
-    """Shows nothing of a batch but the names of its runs."""
+    """Shows nothing of a batch but what failed."""
 
-    def wait(self) -> None: ...
+    def start(self, *_: Any) -> None: ...
 
-    def begin(self, run: batch.PlannedRun, number: int, of: int) -> None:
-        print(f"{number} of {of}: {run.study.name}", flush=True)
+    def wait(self, *_: Any) -> None: ...
 
-    def cell(self, number: int, of: int) -> None: ...
+    def begin(self, *_: Any) -> None: ...
 
-    def end(self, outcome: batch.RunOutcome) -> None:
+    def cell(self, *_: Any) -> None: ...
+
+    def end(self, outcome: Any) -> None:
         if outcome.error is not None:
             raise SystemExit(f"{outcome.folder}: {outcome.error}")
 

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs.language import ENGLISH, current_language, language
@@ -56,7 +56,7 @@ def build_pdf(report: WeekReport) -> bytes:
     return b"".join(typeset(report, "pdf"))
 
 
-def typeset(report: WeekReport, form: str) -> list[bytes]:
+def typeset(report: WeekReport, form: Literal["pdf", "png", "svg"]) -> list[bytes]:
     """Return a week as Typst sets it: one PDF, or each page as `png` or `svg`; raises as `build_pdf`."""
     import typst
 
@@ -139,7 +139,7 @@ def _tables(report: WeekReport) -> Iterator[Values]:
     ]
     yield _plain(_("Acceptance"), ("", *map(_, ("criterion", "target", "measured", "verdict"))), judged, "npppt")
     changed = [
-        (each.study, each.measure, each.earlier_week, describe_shift(each.judgement.shift), _(change_word(each)))
+        (each.study, each.measure, each.earlier_week or "–", describe_shift(each.judgement.shift), _(change_word(each)))
         for each in report.changes
         if each.judgement.shift
     ]
@@ -156,8 +156,8 @@ def _tables(report: WeekReport) -> Iterator[Values]:
         for run in report.runs
         if run.manifest
     ]
-    head = ("run", "began (UTC)", "commit", "took")
-    yield _plain(_("Where the numbers come from"), tuple(map(_, head)), runs, "pttt")
+    columns = ("run", "began (UTC)", "commit", "took")
+    yield _plain(_("Where the numbers come from"), tuple(map(_, columns)), runs, "pttt")
 
 
 def _plain(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], kinds: str, note: str = "") -> Values:
