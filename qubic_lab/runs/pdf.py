@@ -84,7 +84,7 @@ def page_values(page: WeekPage, folder: Path) -> Values:
         return {"file": file, "caption": shown.caption, "alt": shown.alt}
 
     return {
-        "title": _("Week {week}", week=report.week),
+        "title": _("Week {number} of {year}", number=int(report.week[6:]), year=report.week[:4]),
         "subtitle": " · ".join((f"{first_day} – {last_day}", *page.machines, *page.models)),
         "notes": [note.text for note in page.notes],
         "rows": [
