@@ -22,7 +22,7 @@ from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, _open, _values
 
 LLAMACPP = next(peer for peer in PEERS if peer.name == "llamacpp")
 PROMPTS = ((1, 2), (3, 4))
-ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 2 --json --peers llama.cpp"
+ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 1 --json --peers llama.cpp"
 
 
 @pytest.fixture
