@@ -3,9 +3,10 @@
 import subprocess
 import sys
 
+import psutil
 import pytest
 
-from qubic_lab.bench.noise import CpuReading, NoiseWatch, others_share, read_cpu_times
+from qubic_lab.bench.noise import CpuReading, NoiseWatch, OwnProcesses, others_share, read_cpu_times
 
 BURN_S = 0.3
 BURN = f"import time\nwhile time.process_time() < {BURN_S}: pass"
@@ -28,11 +29,35 @@ def test_what_is_not_ours_is_others(used_s: float, own_s: float, share: float) -
 
 
 def test_the_work_of_a_child_that_has_ended_is_ours() -> None:
-    before = read_cpu_times()
+    own = OwnProcesses()
+    before = read_cpu_times(own)
     subprocess.run([sys.executable, "-c", BURN], check=True)
-    after = read_cpu_times()
+    after = read_cpu_times(own)
     assert after.own_s - before.own_s >= BURN_S - 0.02
     assert after.used_s - before.used_s >= BURN_S - 0.1
+
+
+def test_the_work_of_a_child_whose_parent_did_not_wait_is_ours() -> None:
+    own = OwnProcesses()
+    before_s = own.cpu_s()
+    then = "print(flush=True); time.sleep(60)"
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BURN + chr(10) + then!r}])",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert parent.stdout is not None
+    with parent, parent.stdout:
+        parent.stdout.readline()  # the grandchild has done its work
+        assert own.cpu_s() - before_s >= BURN_S - 0.02
+        grandchildren = psutil.Process(parent.pid).children()
+        parent.kill()
+        for each in grandchildren:
+            each.kill()
+    assert own.cpu_s() - before_s >= BURN_S - 0.02
 
 
 def test_laps_begin_where_the_last_ended_and_the_noise_is_that_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +66,7 @@ def test_laps_begin_where_the_last_ended_and_the_noise_is_that_of_all(monkeypatc
     monkeypatch.setattr("qubic_lab.bench.noise.usable_cores", lambda: 2)
     times_s = iter([0.0, 1.0, 2.0, 4.0, 4.0])
     monkeypatch.setattr(
-        "qubic_lab.bench.noise.read_cpu_times", lambda: CpuReading(next(times_s), next(used_s), own_s=0.0)
+        "qubic_lab.bench.noise.read_cpu_times", lambda own: CpuReading(next(times_s), next(used_s), own_s=0.0)
     )
     watch = NoiseWatch()
     assert [watch.lap(), watch.lap()] == [0.5, 0.0]
