@@ -25,7 +25,7 @@ from qubic_lab.studies.style import DARK, INK, LINES, PALE, WIDE, WIDTH_INCHES, 
 LEAST_SHOWN = 0.05
 """Pictures of equity show no less of the start: an account may lose all."""
 FAR = 0.9
-"""Where our error is below this share of a rival's at every horizon, the picture leaves that rival out."""
+"""Where our error is below this share of a baseline's at every horizon, the picture leaves that baseline out."""
 MOST_PANELS = 6
 _COLUMNS = 3
 _PANEL_HEIGHT = 2.35
@@ -109,10 +109,10 @@ def forecast_errors(study: ForecastStudy) -> Figure:
     looks = (("o", DARK), ("s", "white"), ("^", PALE), ("D", "white"))
     with plot((1, len(lengths)), (WIDE, 3.2), **options) as (figure, panels):
         for axes, bars in zip(panels[0], lengths, strict=True):
-            for number, (rival, found) in enumerate(ratios.items()):
+            for number, (baseline, found) in enumerate(ratios.items()):
                 shown = {each.hours: ratio for each, ratio in found.items() if each.bars == bars}
                 at = np.array(list(shown)) + 0.16 * (number - (len(ratios) - 1) / 2)
-                dots(axes, at, list(shown.values()), *looks[number], f'beside "{rival}"', scale=100)
+                dots(axes, at, list(shown.values()), *looks[number], f'beside "{baseline}"', scale=100)
             axes.axhline(100, linestyle="--", color=INK, linewidth=1.0)
             axes.set_title(f"bars of {bars}", fontsize=10, loc="left")
             axes.set_xlabel("forecast ahead (h)")
@@ -122,15 +122,15 @@ def forecast_errors(study: ForecastStudy) -> Figure:
 
 
 def _shown_ratios(study: ForecastStudy) -> dict[str, dict[Horizon, DailyEstimate]]:
-    """Return our error over that of each rival which is drawn, by horizon."""
+    """Return our error over that of each baseline which is drawn, by horizon."""
     ratios: dict[str, dict[Horizon, DailyEstimate]] = {}
     for horizon in study.horizons:
-        for rival in horizon.accuracy.comparisons:
-            ratios.setdefault(rival.baseline, {})[horizon] = rival.error_ratio
+        for baseline in horizon.accuracy.comparisons:
+            ratios.setdefault(baseline.baseline, {})[horizon] = baseline.error_ratio
     return {
-        rival: found
-        for rival, found in ratios.items()
-        if rival == STAYS or max(each.value for each in found.values()) > FAR
+        baseline: found
+        for baseline, found in ratios.items()
+        if baseline == STAYS or max(each.value for each in found.values()) > FAR
     }
 
 

@@ -108,7 +108,7 @@ def baseline_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
 def _gain_cells(gain: Gain) -> dict[str, str]:
     return {
         "vote right": percent(gain.method.value),
-        "rival right": percent(gain.baseline.value),
+        "baseline right": percent(gain.baseline.value),
         "difference (points)": _signed_points(gain.difference.value),
         "95 % interval (points)": _point_interval(gain.difference),
     }

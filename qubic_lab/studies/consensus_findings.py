@@ -11,8 +11,8 @@ from qubic_lab.studies.finding import Finding, answering, estimate, say
 
 QUESTION = "voting"
 SMALL_P = 0.05
-SHOWN = {"better": "beats", "worse": "loses to", "no difference shown": "does not clearly beat"}
-"""Each verdict as a verb."""
+SHOWN = {"better": "ahead", "worse": "behind", "no difference shown": "unclear"}
+"""Each verdict in a word."""
 KINDS = {name: name for name in ("any", "factual", "analytical", "technical", "creative")}
 LEVELS = {each: each.value for each in ConfidenceLevel}
 
@@ -44,7 +44,7 @@ def _estimate(found: MeanEstimate) -> Finding:
 
 def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
     votes, gain = result.votes, result.votes.gains[ALL]
-    greedy = votes.greedy_gains[ALL].difference
+    greedy, longer = votes.greedy_gains[ALL].difference, votes.equal_tokens.gain.difference
     kinds = [
         say("{kind} {gain:points} (n = {n})", kind=_kind(kind), gain=_estimate(each.difference), n=each.difference.n)
         for kind, each in votes.gains.items()
@@ -52,14 +52,16 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
     ]
     said = [
         say(
-            "A vote of {k} {shown} one sample; it {beside} the greedy answer ({key:points} points).",
+            "A vote of {k} against one sample: {sample}; against greedy: {greedy}; against longer greedy at equal "
+            "tokens: {longer} ({key:points} points).",
             k=votes.k,
-            shown=say(SHOWN[verdict(gain.difference)]),
-            beside=say(SHOWN[verdict(greedy)]),
-            key=greedy.value,
-            low=greedy.low,
-            high=greedy.high,
-            unit=say("points over the greedy answer"),
+            sample=say(SHOWN[verdict(gain.difference)]),
+            greedy=say(SHOWN[verdict(greedy)]),
+            longer=say(SHOWN[verdict(longer)]),
+            key=longer.value,
+            low=longer.low,
+            high=longer.high,
+            unit=say("points over longer greedy"),
         ),
         say(
             "The vote of {model} is right on {vote:percent} of {questions:question}, one sample on {sample:percent}, "

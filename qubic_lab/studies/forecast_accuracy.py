@@ -203,12 +203,12 @@ def error_rows(study: ForecastStudy) -> list[Row]:
     """Return each way to forecast with its errors, and the ratio of ours."""
     found = []
     for each in study.horizons:
-        beside = {rival.baseline: rival for rival in each.accuracy.comparisons}
+        beside = {other.baseline: other for other in each.accuracy.comparisons}
         for way in each.accuracy.errors:
             row = _named(each) | columns(way, "forecast", "rms_pct", "mean_absolute_pct")
-            if rival := beside.get(way.forecast):
-                row |= _cells("ours over it", rival.error_ratio)
-                row |= {"test": rival.test} | columns(rival.result, "statistic", "p")
+            if other := beside.get(way.forecast):
+                row |= _cells("ours over it", other.error_ratio)
+                row |= {"test": other.test} | columns(other.result, "statistic", "p")
             found.append(row)
     return found
 
