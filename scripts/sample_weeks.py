@@ -14,8 +14,9 @@ from unittest import mock
 
 from qubic_lab.runs import batch, collect_week, one_run, store
 from qubic_lab.runs.experiment import load
+from qubic_lab.runs.page_numbers import NUMBERS
 from qubic_lab.runs.report import build_page
-from qubic_lab.runs.week_report import SAMPLE
+from qubic_lab.runs.week_report import KEPT, SAMPLE
 
 ROOT = Path(__file__).parents[1]
 EARLIER = "earlier"
@@ -57,7 +58,7 @@ def main() -> None:
     earlier, latest = make_week(7), make_week(0)
     shutil.rmtree(sample, ignore_errors=True)
     shutil.copytree(latest, sample)
-    shutil.copytree(earlier, sample / EARLIER)
+    shutil.copytree(earlier, sample / EARLIER, ignore=shutil.ignore_patterns(KEPT, NUMBERS))  # megabytes
     print(sample)
 
 

@@ -334,6 +334,7 @@ def test_a_page_is_read_as_texts_tags_and_sources() -> None:
         ("fp32 of smollm2, run 3f2a9c01, 5.24.0", []),
         ("−2.1 × 10⁻⁵", ["−2.1 × 10⁻⁵"]),
         ("97%, 16+14, 5–7", ["97", "16", "14", "5", "7"]),
+        ("最差的是2個", ["2"]),
     ],
 )
 def test_numbers_are_told_from_names(text: str, numbers: list[str]) -> None:

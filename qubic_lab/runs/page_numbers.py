@@ -26,7 +26,7 @@ NUMBERS = "numbers.json"
 """The file beside a page that holds its manifest."""
 SOURCE = "data-from"
 WEEK = "week"
-NUMBER = re.compile(r"(?<![\w.,−-])[−+-]?\d+(?:,\d{3})*(?:\.\d+)?(?: × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?(?!\w|[.,]\d)")
+NUMBER = re.compile(r"(?<![\w.,−-])[−+-]?\d+(?:,\d{3})*(?:\.\d+)?(?: × 10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?(?!\w|[.,]\d)", re.ASCII)
 SCALES = {1.0: "", 100.0: "in per cent, ", 1e3: "in thousandths, ", 1e-3: "in thousands, ", 1e-6: "in millions, "}
 """What a recorded number may have been multiplied by before it was rounded."""
 RECORDED, COMPUTED = "as it was recorded", "counted or computed from it"
