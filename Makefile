@@ -4,6 +4,8 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PEERS := .peers
 LLAMA := $(PEERS)/llama.cpp
 FAST := not slow and not gpu and not network
+# One more than cores, because many tests wait; 9 at most.
+WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 9)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup report test test-slow lint lab peers proto clean
@@ -37,7 +39,7 @@ report: .venv/.report ## run this week's studies and write the page
 
 # What starts ranks has the machine to itself: two groups of ranks on the same cores wait for each other all the time.
 test: lint ## check style, types, imports and notebooks, then run the fast tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "$(FAST) and not dist"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(FAST) and not dist"
 	$(BIN)/python -m pytest -m "$(FAST) and dist"
 
 test-slow: setup ## run the tests that take minutes

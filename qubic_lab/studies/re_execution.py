@@ -124,6 +124,7 @@ def _answer_again(run: Recorded, names: Sequence[str]) -> Iterator[Any]:
         batches=given["batches"],
         dtypes=given["dtypes"],
         limit=given["questions"],
+        graded=given.get("graded", 0),
         max_new_tokens=given["max_new_tokens"],
         threads=run.results["comparison"]["threads"],
         seed=given["seed"],
