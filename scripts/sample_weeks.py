@@ -7,6 +7,7 @@ The earlier week is of the same day: its clock is set back by seven days, and th
 
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from unittest import mock
 
 from qubic_lab.runs import batch, collect_week, one_run, store
 from qubic_lab.runs.experiment import load
+from qubic_lab.runs.page import make_page
 from qubic_lab.runs.page_numbers import NUMBERS
-from qubic_lab.runs.report import build_page
-from qubic_lab.runs.week_report import KEPT, SAMPLE
+from qubic_lab.runs.report import PAGE, build_page, render
+from qubic_lab.runs.week_report import KEPT, SAMPLE, WeekReport, read_week
 
 ROOT = Path(__file__).parents[1]
 EARLIER = "earlier"
@@ -52,13 +54,20 @@ def make_week(days_back: int) -> Path:
         return build_page().parent
 
 
+def without_notebooks(report: WeekReport) -> WeekReport:
+    """Return a week whose page links to no executed notebook."""
+    runs = (replace(run, manifest=run.manifest and replace(run.manifest, files={})) for run in report.runs)
+    return replace(report, runs=tuple(runs))
+
+
 def main() -> None:
     """Write reports/sample, and the week before it into a folder there."""
     sample = store.reports_folder() / SAMPLE
     earlier, latest = make_week(7), make_week(0)
     shutil.rmtree(sample, ignore_errors=True)
-    shutil.copytree(latest, sample)
-    shutil.copytree(earlier, sample / EARLIER, ignore=shutil.ignore_patterns(KEPT, NUMBERS))  # megabytes
+    # Numbers cannot be checked without the runs, and the notebooks of one week are megabytes enough.
+    shutil.copytree(latest, sample, ignore=shutil.ignore_patterns(NUMBERS))
+    store.write_atomically(sample / EARLIER / PAGE, render(make_page(without_notebooks(read_week(earlier / KEPT)))))
     print(sample)
 
 

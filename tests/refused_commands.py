@@ -51,7 +51,7 @@ REFUSED = [
     ("split --model tiny --out ''", "--out is .*current folder"),
     ("split --model tiny --out new --ranks 9", "ranks is 9"),
     ("split --model parts --out new", "split already"),
-    ("verify nowhere", "nowhere is not a folder"),
+    ("verify nowhere", "there is no nowhere: give a week's page"),
     ("verify tiny", r"no manifest\.json"),
     ("random-model --out new --config deepsek", "did you mean 'deepseek'"),
     ("random-model --out new --config tiny --layers 0", "layers is 0"),

@@ -241,7 +241,7 @@ def test_a_failure_is_reported_with_its_sample_and_its_times():
     assert short.reason == "the run ended 6.0 s after the node was started again"
     failures = replace(FAILURES, coordinator="coordinator-1", coordinator_killed_s=7.0)
     both = judge_results("10.5", failover=make_failover(failures=failures, left_coordinator=(4,)))
-    assert both.measured.endswith("node-2 was killed with 2 in mid-answer, coordinator-1 with 1")
+    assert both.measured.endswith("node-2 was killed while it answered 2, coordinator-1 while it answered 1")
 
 
 def test_of_several_failures_the_least_favourable_decides():

@@ -17,7 +17,7 @@ from matplotlib.pyplot import subplots
 from studies import make_manifest, write_notebook
 
 from qubic_lab.bench.compression import CompressionResult, PackedSize
-from qubic_lab.errors import QubicLabError
+from qubic_lab.errors import NotFoundError
 from qubic_lab.provenance import machine
 from qubic_lab.runs import fingerprint
 from qubic_lab.runs.notebook import EXECUTED, record, record_figure, record_findings, record_measure, record_table
@@ -222,7 +222,7 @@ def added_file(page: Path) -> None:
         (swapped_picture_in_the_page, f"{ACCURACY}#figures/accuracies: the picture is not the recorded one"),
         (swapped_picture_of_the_run, f"run {ACCURACY}: figures/logit_differences.svg (a picture) has changed since"),
         (verdict_in_the_page, "week#rows/11.6: the page says '✓ passed with ease', and its source gives '◐ partial'"),
-        (verdict_in_the_week, "week.json has another rows than the runs give"),
+        (verdict_in_the_week, "week.json does not agree with the runs: rows"),
         (deleted_run, f"run {ACCURACY} is gone: its folder "),
         (added_file, f"run {ACCURACY}: results/more.json (a results file) was added since the page was written"),
     ],
@@ -248,7 +248,7 @@ def test_other_code_and_another_model_are_named_as_such(
     assert answering == []  # another model would give other answers
     ended = here(f"verify {week}")
     assert ended.status == 1 and ended.out.startswith(f"{code}\n{model}\n")
-    assert ended.err.endswith(f"error: {week}: 2 things are not what they should be\n")
+    assert ended.err.endswith(f"error: {week}: 2 problems, named above\n")
 
 
 def test_whoever_changes_results_hashes_and_page_alike_is_found_by_executing_again(
@@ -300,11 +300,9 @@ def test_what_lies_beside_the_page_is_needed(week: Path, here: Run) -> None:
         for line in verify_page(week).problems
     )
     week.with_name(NUMBERS).unlink()
-    with pytest.raises(
-        QubicLabError, match="holds no readable manifest of its page: write the page with 'qubic-lab report'"
-    ):
+    with pytest.raises(NotFoundError, match="is missing, so its page cannot be checked"):
         verify_page(week)
-    assert "there is no page" in here("verify absent.html").failed(2)
+    assert "there is no absent.html" in here("verify absent.html").failed(2)
     assert "--all and --seed are of a page's sample" in here("verify parts --all").failed(2)
 
 

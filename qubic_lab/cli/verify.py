@@ -11,7 +11,7 @@ from qubic_lab.cli import options
 from qubic_lab.cli.console import add_commands, note, print_json, progress_bar, require
 from qubic_lab.cli.runs import LAB_MODULES
 from qubic_lab.core import MAX_COUNT
-from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 
 
 def register(app: typer.Typer) -> None:
@@ -35,6 +35,8 @@ def verify(
     source, findings and verdicts, and a sample of answers, votes and backtests, which are executed again and must be
     equal bit for bit. Of a model's folder: each file against its manifest.
     """
+    if not path.exists():
+        raise NotFoundError(f"there is no {path}: give a week's page, its folder, or the folder of a split model")
     if path.suffix == ".html" or any(path.glob("*.html")) or (path / "week.json").is_file():
         _verify_page(path, None if every else sample, seed, json)
         return
@@ -57,8 +59,8 @@ def _verify_page(path: Path, sample: int | None, seed: int | None, json: bool) -
         for line in found.problems:
             typer.echo(line)
         typer.echo(found.summary())
-    if found.problems:
-        raise QubicLabError(f"{found.page}: {len(found.problems)} things are not what they should be")
+    if count := len(found.problems):
+        raise QubicLabError(f"{found.page}: {count} problem{'s' if count > 1 else ''}, named above")
 
 
 def _verify_model(folder: Path, json: bool) -> None:

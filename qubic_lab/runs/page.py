@@ -71,7 +71,7 @@ class ShownTable:
 
 @dataclass(frozen=True)
 class ShownPicture:
-    """A picture with its caption, and what it shows to whom cannot see it."""
+    """A picture with its caption, and `alt`: the text for readers who cannot see it."""
 
     name: str
     caption: str

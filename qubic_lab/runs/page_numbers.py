@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from qubic_lab.errors import QubicLabError
+from qubic_lab.errors import NotFoundError, QubicLabError
 from qubic_lab.model.folders import file_hash
 from qubic_lab.runs.cells import SUPERSCRIPT
 from qubic_lab.runs.store import MANIFEST, Manifest, hash_files, run_folder
@@ -268,6 +268,8 @@ def read_page_manifest(file: Path) -> PageManifest:
     Raises:
         QubicLabError: it is missing or damaged.
     """
+    if not file.is_file():
+        raise NotFoundError(f"{file} is missing, so its page cannot be checked: write it with 'qubic-lab report'")
     try:
         return _codec().validate_json(file.read_bytes())
     except (OSError, ValidationError):

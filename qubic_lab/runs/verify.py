@@ -288,7 +288,7 @@ def _other_files(
         yield f"{NUMBERS} has other runs than {KEPT}"
     differing = [each.name for each in fields(WeekReport) if getattr(kept, each.name) != getattr(again, each.name)]
     if differing:
-        yield f"{KEPT} has another {' and '.join(differing)} than the runs give"
+        yield f"{KEPT} does not agree with the runs: {', '.join(differing)}"
     for name, content in files.items():
         right = sha256(content.encode()).hexdigest()
         if name not in (PAGE, KEPT, NUMBERS) and manifest.files.get(name) != right:

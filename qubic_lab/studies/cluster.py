@@ -253,7 +253,7 @@ def _headline(failover: FailoverResult, dispatch: DispatchResult) -> Finding:
     if added is None:
         return say(
             "All {requests:request} got every token once though {node} was killed; without a failure, none was "
-            "answered rightly.",
+            "answered correctly.",
             **values,
         )
     return say(
@@ -268,7 +268,7 @@ def _headline(failover: FailoverResult, dispatch: DispatchResult) -> Finding:
 
 def _failover_findings(failover: FailoverResult) -> list[Finding]:
     left = len(failover.left_node)
-    said = [say("{node} was killed with {left:request} in mid-answer.", node=failover.failures.node, left=left)]
+    said = [say("{node} was killed while it answered {left:request}.", node=failover.failures.node, left=left)]
     if left:
         said.append(say("The interrupted requests paused for {pause:.1f} s at most.", pause=max(failover.node_gaps_s)))
     return said
@@ -413,8 +413,8 @@ def _interrupted(result: FailoverResult | QueueResult) -> int:
 
 def _killed(failover: FailoverResult) -> str:
     failures = failover.failures
-    too = f", {failures.coordinator} with {len(failover.left_coordinator)}" if failures.coordinator else ""
-    return f"{failures.node} was killed with {len(failover.left_node)} in mid-answer{too}"
+    too = f", {failures.coordinator} while it answered {len(failover.left_coordinator)}" if failures.coordinator else ""
+    return f"{failures.node} was killed while it answered {len(failover.left_node)}{too}"
 
 
 def _coordinator_row(week: WeekResults) -> AcceptanceRow:

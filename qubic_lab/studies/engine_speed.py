@@ -31,7 +31,7 @@ HEADLINES = {
     "vs_transformers": "transformers",
     "pipeline_vs_whole": "one rank",
 }
-"""The first of these ratios that was measured is the first finding, with whom it compares."""
+"""Ratios with the name of the other engine; the first one that was measured is the headline."""
 SMOLLM2, DEEPSEEK = ("smollm2",), ("random-deepseek", "deepseek")
 
 
