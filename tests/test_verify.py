@@ -303,7 +303,8 @@ def test_what_lies_beside_the_page_is_needed(week: Path, here: Run) -> None:
     with pytest.raises(NotFoundError, match="is missing, so its page cannot be checked"):
         verify_page(week)
     assert "there is no absent.html" in here("verify absent.html").failed(2)
-    assert "--all and --seed are of a page's sample" in here("verify parts --all").failed(2)
+    (parts := week.with_name("parts")).mkdir()
+    assert "--all and --seed are of a page's sample" in here(f"verify {parts} --all").failed(2)
 
 
 SMALL = """<style>p { margin: 0 }</style>
