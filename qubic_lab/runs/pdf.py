@@ -99,7 +99,11 @@ def page_values(page: WeekPage, folder: Path) -> Values:
         ],
         "hero": picture(page.hero) if page.hero else None,
         "tiles": [
-            {"verdict": _verdict(tile.verdict), "count": tile.count, "named": [f"{r.id} {r.what}" for r in tile.named]}
+            {
+                "verdict": _verdict(tile.verdict),
+                "count": tile.count,
+                "named": [f"{r.id} {_(r.what)}" for r in tile.named],
+            }
             for tile in page.tiles
         ],
         "answers": [{"asked": answer.asked, "said": [each.text for each in answer.said]} for answer in page.answers],
