@@ -1,12 +1,14 @@
-"""Immutable values that all parts of the project share: requests, completions, and progress."""
+"""Immutable values that all parts of the project share: requests, tokens, completions, and progress."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from qubic_lab.errors import InputError, check_range
+from qubic_lab.errors import InputError, check_choice, check_range
 
 FinishReason = Literal["stop", "length"]
+ROLES = ("system", "user", "assistant")
+"""Roles of a chat's messages."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is in all."""
@@ -39,7 +41,7 @@ class SamplingParams:
     top_logprobs: int = 0
 
     def __post_init__(self) -> None:
-        check_range("max_new_tokens", self.max_new_tokens, 1, MAX_COUNT)
+        check_range("max_new_tokens", self.max_new_tokens, 0, MAX_COUNT)
         check_range("top_k", self.top_k, 0, MAX_COUNT)
         if not 0.0 <= self.temperature <= 100.0:
             raise InputError(f"temperature is {self.temperature}: it must be between 0 (greedy) and 100")
@@ -57,15 +59,33 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request to a pipeline: a text or token ids, and sampling parameters.
+class ChatMessage:
+    """A message of a chat; `role` is one of ROLES.
 
-    `raw` sends the text without the chat template; otherwise it becomes the user's turn of a chat.
+    Raises:
+        InputError: the role is unknown, or the content is not valid Unicode.
+    """
+
+    role: str
+    content: str
+
+    def __post_init__(self) -> None:
+        check_choice("role", self.role, ROLES)
+        _check_unicode("message", self.content)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to a pipeline: a text, token ids or a chat, and sampling parameters.
+
+    `raw` sends the text without the chat template; otherwise it becomes the user's turn of a chat. `messages` are a
+    chat of several turns. With `prompt_logprobs` the prompt is scored: the answer comes with the log-probability of
+    each of its tokens and those of so many of the likeliest; `max_new_tokens` may then be 0.
     `forced_token_ids` are first tokens of the answer that another replica has already given; the answer continues them.
 
     Raises:
-        InputError: neither or both of `prompt` and `token_ids` are given, or they are empty or not valid Unicode; more
-            tokens are forced than the answer may have; or a token id is invalid.
+        InputError: not exactly one of `prompt`, `token_ids` and `messages` is given, or it is empty or not valid
+            Unicode; nothing is asked for; more tokens are forced than the answer may have; or a value is out of range.
     """
 
     prompt: str = ""
@@ -73,17 +93,66 @@ class Request:
     raw: bool = False
     sampling: SamplingParams = SamplingParams()
     forced_token_ids: tuple[int, ...] = ()
+    messages: tuple[ChatMessage, ...] = ()
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        if self.prompt and self.token_ids:
-            raise InputError("a request has a prompt and token ids: give one of them")
-        if not self.token_ids and not self.prompt.strip():
+        given = {"a prompt": self.prompt, "token ids": self.token_ids, "messages": self.messages}
+        if len(names := [name for name, value in given.items() if value]) > 1:
+            raise InputError(f"a request has {' and '.join(names)}: give one of them")
+        if not (self.token_ids or self.messages or self.prompt.strip()):
             raise InputError("the prompt is empty: give at least one visible character")
+        if self.messages and self.raw:
+            raise InputError("raw is set with messages: only the chat template can make a text of them")
         _check_unicode("prompt", self.prompt)
         _check_ids("token id", self.token_ids)
         _check_ids("forced token id", self.forced_token_ids)
+        if self.prompt_logprobs is not None:
+            check_range("prompt_logprobs", self.prompt_logprobs, 0, MAX_TOP_LOGPROBS)
+        elif not self.sampling.max_new_tokens:
+            raise InputError("max_new_tokens is 0: it must be at least 1 unless the prompt is scored (prompt_logprobs)")
         if (forced := len(self.forced_token_ids)) > (most := self.sampling.max_new_tokens):
             raise InputError(f"{forced} tokens are forced, but max_new_tokens is {most}: force at most that many")
+
+
+@dataclass(frozen=True)
+class TopToken:
+    """One of the likeliest tokens of a place, its log-probability, and its bytes."""
+
+    id: int
+    logprob: float
+    raw: bytes
+
+
+@dataclass(frozen=True)
+class StreamedToken:
+    """A token of an answer and the text that it completes; printing it prints that text.
+
+    `logprob` and the likeliest tokens are set if they were requested. `raw` has the token's own bytes, which may be a
+    part of a character; of a special token, whose text is empty, they are its name.
+    """
+
+    id: int
+    text: str
+    logprob: float | None = None
+    top_logprobs: tuple[TopToken, ...] = ()
+    raw: bytes = b""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class ScoredToken:
+    """A token of a prompt, its bytes (as of StreamedToken), and its log-probability after the tokens before it.
+
+    The first token has none. `top_logprobs` are the likeliest tokens of its place.
+    """
+
+    id: int
+    raw: bytes
+    logprob: float | None = None
+    top_logprobs: tuple[TopToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,6 +161,7 @@ class Completion:
 
     `logprobs` has the log-probability of each token, if requested. `token_ids` starts with the request's
     forced tokens; log-probabilities and speed are of the tokens after them (speed 0 if there are none).
+    `prompt_scores` has the prompt's tokens if they were scored.
     """
 
     prompt: str
@@ -102,6 +172,7 @@ class Completion:
     ttft_ms: float
     tokens_per_s: float
     logprobs: tuple[float, ...] = ()
+    prompt_scores: tuple[ScoredToken, ...] = ()
 
 
 def no_progress(text: str, done: int, total: int) -> None:

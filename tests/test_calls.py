@@ -1,6 +1,7 @@
 """Requests survive the queue as they are, failures say what they mean, and pauses lose nothing."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -16,9 +17,13 @@ from qubic_lab.cluster.calls import (
     most_tokens,
     payload_of,
     request_of,
+    scored_tokens_of,
+    scores_of,
+    token_of,
     wait_at_most,
     with_pauses,
 )
+from qubic_lab.core import ScoredToken, StreamedToken, TopToken
 from qubic_lab.errors import InputError, RankError
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire.channel import status_of
@@ -29,6 +34,8 @@ REQUESTS = st.builds(
     pb.GenerateRequest,
     prompt=st.text(),
     raw=st.booleans(),
+    messages=st.lists(st.builds(pb.ChatMessage, role=st.text(), content=st.text()), max_size=3),
+    prompt_logprobs=st.none() | COUNTS,
     sampling=st.builds(
         pb.Sampling,
         max_new_tokens=COUNTS,
@@ -69,7 +76,32 @@ def test_payloads_that_hold_no_request(payload: dict[str, object]) -> None:
 def test_a_token_keeps_what_was_asked_for() -> None:
     assert item_of(pb.Token(id=3, text="é")) == {"id": 3, "text": "é"}
     told = pb.Token(id=3, text="é", logprob=0.0, top=[pb.TopToken(id=3, logprob=0.0)])
-    assert item_of(told) == {"id": 3, "text": "é", "logprob": 0.0, "top_logprobs": [[3, 0.0]]}
+    assert item_of(told) == {"id": 3, "text": "é", "logprob": 0.0, "top_logprobs": [[3, 0.0]], "top_raw": [""]}
+
+
+RAW = st.binary(max_size=4)
+TOPS = st.lists(st.builds(pb.TopToken, id=COUNTS, logprob=st.floats(-9, 0), raw=RAW), max_size=3)
+
+
+@given(st.builds(pb.Token, id=COUNTS, text=st.text(), logprob=st.none() | st.floats(-9, 0), raw=RAW), TOPS)
+def test_a_token_is_the_same_behind_the_queue(token: pb.Token, top: list[pb.TopToken]) -> None:
+    if token.HasField("logprob"):
+        token.top.extend(top)
+    found = token_of(json.loads(json.dumps(item_of(token))))
+    logprob = token.logprob if token.HasField("logprob") else None
+    tops = tuple(TopToken(top.id, top.logprob, top.raw) for top in token.top)
+    assert found == StreamedToken(token.id, token.text, logprob, tops, token.raw or token.text.encode())
+
+
+@given(st.lists(st.tuples(RAW, st.floats(-9, 0), TOPS), max_size=4))
+def test_a_scored_prompt_is_the_same_behind_the_queue(rows: list[tuple[bytes, float, list[pb.TopToken]]]) -> None:
+    prompt = [pb.ScoredToken(id=n, raw=raw, logprob=logprob, top=top) for n, (raw, logprob, top) in enumerate(rows)]
+    found = scored_tokens_of(json.loads(json.dumps(scores_of(pb.End(prompt=[pb.ScoredToken(raw=b"a"), *prompt])))))
+    assert found[0] == ScoredToken(0, b"a")
+    assert found[1:] == tuple(
+        ScoredToken(n, raw, logprob, tuple(TopToken(each.id, each.logprob, each.raw) for each in top))
+        for n, (raw, logprob, top) in enumerate(rows)
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,6 +109,7 @@ def test_a_token_keeps_what_was_asked_for() -> None:
     [
         ({"prompt": "x" * 40}, 15),
         ({"token_ids": [1, 2]}, 7),
+        ({"messages": [pb.ChatMessage(content="x" * 8), pb.ChatMessage(content="x" * 4)]}, 8),
         ({"token_ids": [1, 2], "samples": 3}, 17),
     ],
 )

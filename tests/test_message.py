@@ -21,6 +21,7 @@ works = st.builds(
     token=small,
     fault=small,
     logprobs=small,
+    prompt_logprobs=small,
 )
 messages = st.builds(
     Message,

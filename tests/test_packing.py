@@ -43,13 +43,13 @@ def test_a_transport_packs_hidden_states_alone(dtype: torch.dtype) -> None:
     inner = LoopTransport()
     transport = PackedTransport(inner)
     values, tokens, scores = hidden(4, dtype), torch.arange(4), torch.rand(4, dtype=torch.float64)
-    transport.send(Message(Kind.SCORE, 7, count=4), values, tokens)
-    transport.send(Message(Kind.SCORE, 8, count=4), scores)
+    transport.send(Message(Kind.PREFILL, 7, count=4), values, tokens)
+    transport.send(Message(Kind.PREFILL, 8, count=4), scores)
     assert inner._payloads[0].nbytes < values.nbytes and inner._payloads[1] is tokens and inner._payloads[2] is scores
-    assert transport.receive() == Message(Kind.SCORE, 7, count=4)
+    assert transport.receive() == Message(Kind.PREFILL, 7, count=4)
     assert bits(transport.receive_payload((4, 576), dtype, CPU)) == bits(values)
     assert torch.equal(transport.receive_payload((4,), torch.int64, CPU), tokens)
-    assert transport.receive() == Message(Kind.SCORE, 8, count=4)
+    assert transport.receive() == Message(Kind.PREFILL, 8, count=4)
     assert torch.equal(transport.receive_payload((4,), torch.float64, CPU), scores)
 
 

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubic_lab.core import SamplingParams
-from qubic_lab.pipeline.message import NO_SAMPLE, Kind, Message
+from qubic_lab.pipeline.message import NO_LOGPROBS, NO_SAMPLE, Kind, Message
 from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling
 
 LIMITS = Limits(lanes=2, slots_per_lane=2, chunk=4, max_positions=64, eos_token_ids=frozenset({9}))
+SCORING = SamplingParams(max_new_tokens=0)
 
 
 def answered(message: Message, token: int = 1) -> Message:
@@ -80,7 +81,7 @@ def test_every_request_is_answered_once_and_whole(
         assert not fixed or all(work.rows == min(4, length - work.position) for work in chunks)
         assert [work.sample for work in chunks] == [NO_SAMPLE] * (len(chunks) - 1) + [0]
     most = 16 if lanes == 1 and not fixed else 4
-    assert all(m.count == sum(work.rows for work in m.works) <= most for m in sent if m.is_prompt)
+    assert all(m.count == sum(work.rows for work in m.works) <= most for m in sent if m.kind is Kind.PREFILL)
 
 
 @pytest.mark.parametrize("fixed", [True, False])
@@ -137,7 +138,7 @@ def test_a_long_prompt_delays_every_lane_by_one_chunk_at_most(fixed: bool) -> No
 
 def test_prompts_share_a_micro_batch_in_order_of_arrival() -> None:
     scheduler = submitted(2, 9, 3, 1, 2, limits=replace(LIMITS, slots_per_lane=3), max_new_tokens=1)
-    scheduler.submit_score(5, range(2))
+    scheduler.submit(5, range(2), SCORING, prompt_logprobs=0)
     chunks = []
     while message := scheduler.next_micro_batch():
         chunks.append([(work.request, work.position, work.rows) for work in message.works])
@@ -167,9 +168,6 @@ def test_a_single_rank_takes_four_chunks_at_once_while_nothing_decodes() -> None
     assert take(scheduler).count == 4, "the others wait for one chunk only"
     fixed = submitted(19, limits=replace(limits, fixed_lanes=True))
     assert take(fixed).count == 4, "where a prompt is cut depends only on the prompt"
-    scored = Scheduler(limits)
-    scored.submit_score(0, range(19))
-    assert take(scored).count == 4, "each row has the logits of the whole vocabulary"
 
 
 def test_the_end_token_ends_an_answer_unless_it_is_ignored() -> None:
@@ -288,16 +286,31 @@ def test_a_cancelled_sibling_s_place_is_nobody_else_s_sibling() -> None:
     assert sum(event.request == 9 for event in events) == 1
 
 
-def test_a_prompt_to_score_goes_in_chunks_and_no_token_is_chosen() -> None:
+def test_prompts_to_score_share_micro_batches_and_no_token_is_chosen() -> None:
     scheduler = Scheduler(LIMITS)
-    scheduler.submit_score(0, range(10, 20))
+    scheduler.submit(0, range(10, 16), SCORING, prompt_logprobs=3)
     scheduler.submit(1, [1], SamplingParams(max_new_tokens=2))
+    scheduler.submit(2, [7], SCORING, prompt_logprobs=0)
     first = take(scheduler)
-    assert (first.kind, scheduler.input_tokens(first)) == (Kind.SCORE, [10, 11, 12, 13])
     assert scheduler.next_tokens(first) == [11, 12, 13, 14]
-    [event] = scheduler.complete(first)
+    second = take(scheduler)
+    assert [(work.request, work.prompt_logprobs) for work in second.works] == [(0, 3), (1, NO_LOGPROBS), (2, 0)]
+    assert scheduler.next_tokens(second) == [15, 0, 0] and second.score_shape == (3, 7)
+    events = [event for message in (first, second) for event in scheduler.complete(answered(message))]
+    assert events == [Event(0), Event(0, finish="length"), Event(1, 1), Event(2, finish="length")]
+    assert [event.request for event in drive(scheduler, depth=2)[1]] == [1]
+
+
+@pytest.mark.parametrize("forced", [[], [5]])
+def test_a_scored_prompt_is_answered_too(forced: list[int]) -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, range(6), SamplingParams(max_new_tokens=3), forced=forced, prompt_logprobs=0)
     sent, events = drive(scheduler, depth=2)
-    scored = [message for message in sent if message.kind is Kind.SCORE]
-    assert [message.count for message in scored] == [4, 2]
-    assert [e.finish for e in (event, *events) if e.request == 0] == [None, None, "length"]
-    assert sum(e.token is not None for e in events) == 2
+    assert [message.score_shape[0] for message in sent] == [4, 2, 0, 0]
+    assert events == [Event(0), *([Event(0)] if forced else [Event(0, 1)]), Event(0, 1), Event(0, 1, "length")]
+
+
+def test_a_prompt_to_score_may_fill_the_context() -> None:
+    scheduler = Scheduler(LIMITS)
+    scheduler.submit(0, range(64), SCORING, prompt_logprobs=0)
+    assert drive(scheduler, depth=1)[1][-1] == Event(0, finish="length")

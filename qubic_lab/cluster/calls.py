@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 
+from qubic_lab.core import ScoredToken, StreamedToken, TopToken
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.wire import cluster_pb2, pipeline_pb2
 from qubic_lab.wire.members import node_token, open_member_channel
@@ -84,17 +85,59 @@ def request_of(payload: dict[str, Any], items: Sequence[dict[str, Any]]) -> pipe
 
 
 def item_of(token: pipeline_pb2.Token) -> dict[str, Any]:
-    """Return a token in the form of progress: id, text and, if requested, log-probabilities."""
+    """Return a token in the form of progress: id, text and, if requested, log-probabilities.
+
+    Bytes have a character each (Latin-1); `raw` is left out if it is the text, or empty.
+    """
     item: dict[str, Any] = {"id": token.id, "text": token.text}
+    if token.raw not in (b"", token.text.encode()):
+        item["raw"] = token.raw.decode("latin-1")
     if token.HasField("logprob"):
-        item["logprob"] = token.logprob
-        item["top_logprobs"] = [[top.id, top.logprob] for top in token.top]
+        item |= _logprobs_of(token)
     return item
+
+
+def token_of(item: dict[str, Any]) -> StreamedToken:
+    """Return a token from its form of progress."""
+    raw = item["raw"].encode("latin-1") if "raw" in item else item["text"].encode()
+    return StreamedToken(item["id"], item["text"], item.get("logprob"), _top_of(item), raw)
+
+
+def scores_of(end: pipeline_pb2.End) -> list[dict[str, Any]]:
+    """Return the scored tokens of a prompt in the form of a result; `raw` as of items."""
+    return [
+        {"id": token.id, "raw": token.raw.decode("latin-1")}
+        | (_logprobs_of(token) if token.HasField("logprob") else {})
+        for token in end.prompt
+    ]
+
+
+def scored_tokens_of(scores: Sequence[dict[str, Any]]) -> tuple[ScoredToken, ...]:
+    """Return the scored tokens of a prompt from the form of a result."""
+    return tuple(
+        ScoredToken(token["id"], token["raw"].encode("latin-1"), token.get("logprob"), _top_of(token))
+        for token in scores
+    )
+
+
+def _logprobs_of(token: pipeline_pb2.Token | pipeline_pb2.ScoredToken) -> dict[str, Any]:
+    """Return log-probabilities: the token's, and ids with those of the likeliest; their bytes come beside them."""
+    return {
+        "logprob": token.logprob,
+        "top_logprobs": [[top.id, top.logprob] for top in token.top],
+        "top_raw": [top.raw.decode("latin-1") for top in token.top],
+    }
+
+
+def _top_of(item: dict[str, Any]) -> tuple[TopToken, ...]:
+    pairs = zip(item.get("top_logprobs", ()), item.get("top_raw", ()), strict=True)
+    return tuple(TopToken(id, logprob, raw.encode("latin-1")) for (id, logprob), raw in pairs)
 
 
 def most_tokens(request: pipeline_pb2.GenerateRequest) -> int:
     """Return an upper estimate of a request's tokens: all new tokens, and the prompt's by its length."""
-    prompt = len(request.token_ids) or len(request.prompt) // CHARACTERS_A_TOKEN
+    characters = len(request.prompt) + sum(len(message.content) for message in request.messages)
+    prompt = len(request.token_ids) or characters // CHARACTERS_A_TOKEN
     answers = max(1, request.samples) * request.sampling.max_new_tokens
     return prompt + answers
 

@@ -26,6 +26,7 @@ from qubic_lab.cluster.calls import (
     most_tokens,
     node_of,
     request_of,
+    scores_of,
     wait_at_most,
     with_pauses,
 )
@@ -427,4 +428,5 @@ def _sample(reply: pipeline_pb2.GenerateReply) -> dict[str, Any]:
 
 def _end(end: pipeline_pb2.End) -> dict[str, Any]:
     names = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s")
-    return {name: getattr(end, name) for name in names}
+    scores = {"prompt_scores": scores_of(end)} if end.prompt else {}
+    return {name: getattr(end, name) for name in names} | scores

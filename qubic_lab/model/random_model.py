@@ -77,7 +77,7 @@ def save_byte_tokenizer(folder: Path, max_positions: int) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    tokens = [*_byte_characters(), START, END]
+    tokens = [*byte_characters(), START, END]
     tokenizer = Tokenizer(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -93,7 +93,7 @@ def save_byte_tokenizer(folder: Path, max_positions: int) -> None:
     fast.save_pretrained(folder)
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """Return the printable characters that byte-level tokenizers use for the bytes, in order."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = iter(range(256, 512))

@@ -9,12 +9,11 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from qubic_lab.core import Completion, Request
+from qubic_lab.core import Completion, Request, StreamedToken
 from qubic_lab.errors import DeadlineError, QubicLabError, RankError
 from qubic_lab.pipeline.calls import (
     NO_PROGRESS_S,
     SERVICE,
-    StreamedToken,
     answer_of,
     as_request,
     generate_message,

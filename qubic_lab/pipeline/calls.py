@@ -1,9 +1,18 @@
 """Requests and replies of the pipeline's service, for all kinds of clients."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from qubic_lab.core import Completion, FinishReason, Request, SamplingParams
+from qubic_lab.core import (
+    Completion,
+    FinishReason,
+    Request,
+    SamplingParams,
+    ScoredToken,
+    StreamedToken,
+    TopToken,
+)
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire.channel import MOST_BYTES
@@ -15,22 +24,6 @@ NO_PROGRESS_S = 30.0
 
 _SAMPLING = frozenset(field.name for field in fields(SamplingParams))
 _REQUEST = frozenset(field.name for field in fields(Request)) - {"sampling"}
-
-
-@dataclass(frozen=True)
-class StreamedToken:
-    """A token of an answer and the text that it completes; printing it prints that text.
-
-    `logprob` and the likeliest tokens (id, log-probability) are set if they were requested.
-    """
-
-    id: int
-    text: str
-    logprob: float | None = None
-    top_logprobs: tuple[tuple[int, float], ...] = ()
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
     stop = options.get("stop", ())
     sampling = {name: value for name, value in options.items() if name in _SAMPLING}
     rest = {name: value for name, value in options.items() if name in _REQUEST}
-    for name in {"token_ids", "forced_token_ids"} & rest.keys():
+    for name in {"token_ids", "forced_token_ids", "messages"} & rest.keys():
         rest[name] = tuple(rest[name])
     sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     return Request(prompt=prompt, sampling=SamplingParams(**sampling), **rest)
@@ -88,29 +81,27 @@ def generate_message(
         samples=samples,
         forced_token_ids=request.forced_token_ids,
         whole=whole,
+        messages=[pb.ChatMessage(role=each.role, content=each.content) for each in request.messages],
+        prompt_logprobs=request.prompt_logprobs,
     )
-    _check_size(message)
-    return message
-
-
-def score_message(request: Request) -> pb.ScoreRequest:
-    """Return the message that asks for the scores of a text.
-
-    Raises:
-        InputError: the request is too large to be sent, or has forced tokens.
-    """
-    if request.forced_token_ids:
-        raise InputError("a text to score cannot have forced tokens: put them into the text")
-    message = pb.ScoreRequest(prompt=request.prompt, token_ids=request.token_ids, raw=request.raw)
-    _check_size(message)
-    return message
-
-
-def _check_size(message: pb.GenerateRequest | pb.ScoreRequest) -> None:
     if (size := message.ByteSize()) > MOST_BYTES:
         raise InputError(
             f"the request has {size} bytes: at most {MOST_BYTES // 2**20} MiB can be sent, give a shorter prompt"
         )
+    return message
+
+
+def score_request(text: str, token_ids: Iterable[int], raw: bool) -> Request:
+    """Return the request that scores a text, or tokens, and generates nothing."""
+    return Request(text, tuple(token_ids), raw, SamplingParams(max_new_tokens=0), prompt_logprobs=0)
+
+
+def scores_of(completion: Completion) -> Scores:
+    """Return the scores of an answer's prompt."""
+    tokens = completion.prompt_scores
+    return Scores(
+        tuple(token.id for token in tokens), tuple(token.logprob for token in tokens if token.logprob is not None)
+    )
 
 
 def no_model_text(name: str, seconds: float) -> str:
@@ -121,7 +112,16 @@ def no_model_text(name: str, seconds: float) -> str:
 def token_of(token: pb.Token) -> StreamedToken:
     """Convert a token message."""
     logprob = token.logprob if token.HasField("logprob") else None
-    return StreamedToken(token.id, token.text, logprob, tuple((top.id, top.logprob) for top in token.top))
+    return StreamedToken(token.id, token.text, logprob, _top_of(token), token.raw)
+
+
+def _scored_of(token: pb.ScoredToken) -> ScoredToken:
+    logprob = token.logprob if token.HasField("logprob") else None
+    return ScoredToken(token.id, token.raw, logprob, _top_of(token))
+
+
+def _top_of(token: pb.Token | pb.ScoredToken) -> tuple[TopToken, ...]:
+    return tuple(TopToken(top.id, top.logprob, top.raw) for top in token.top)
 
 
 def answer_of(request: Request, end: pb.End) -> PipelineAnswer:
@@ -136,5 +136,6 @@ def answer_of(request: Request, end: pb.End) -> PipelineAnswer:
         ttft_ms=end.ttft_ms,
         tokens_per_s=end.tokens_per_s,
         logprobs=tuple(end.logprobs),
+        prompt_scores=tuple(map(_scored_of, end.prompt)),
     )
     return PipelineAnswer(end.request, completion)

@@ -12,19 +12,19 @@ from typing import Any, Self, TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from qubic_lab.core import Completion, Request
+from qubic_lab.core import Completion, Request, StreamedToken
 from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, check_at_least, check_choice
 from qubic_lab.pipeline.calls import (
     NO_PROGRESS_S,
     SERVICE,
     PipelineAnswer,
     Scores,
-    StreamedToken,
     answer_of,
     as_request,
     generate_message,
     no_model_text,
-    score_message,
+    score_request,
+    scores_of,
     token_of,
 )
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
@@ -221,9 +221,10 @@ class Pipeline:
             prompt: a text, or a ready Request.
             id: a name by which other clients can cancel the request.
             deadline_s: time limit of the answer in seconds; 0: no limit while there is progress.
-            **options: `token_ids` instead of a text, `raw`, `max_new_tokens`, `temperature`, `top_p`, `top_k`, `seed`,
-                `ignore_eos`, `stop`, `logprobs`, `top_logprobs`, `forced_token_ids` (known first tokens of the answer,
-                which are not streamed again).
+            **options: `token_ids` or `messages` (a chat of ChatMessage) instead of a text, `raw`, `max_new_tokens`,
+                `temperature`, `top_p`, `top_k`, `seed`, `ignore_eos`, `stop`, `logprobs`, `top_logprobs`,
+                `prompt_logprobs` (score the prompt, with so many of the likeliest tokens), `forced_token_ids` (known
+                first tokens of the answer, which are not streamed again).
 
         Raises:
             InputError: an option is unknown or out of range, or the prompt does not fit.
@@ -246,9 +247,7 @@ class Pipeline:
         Raises:
             InputError, BusyError, DeadlineError, NonFiniteError, RankError: as for `generate`.
         """
-        request = Request(prompt=text, token_ids=tuple(token_ids), raw=raw)
-        reply = self._call(self._stub.Score, score_message(request))
-        return Scores(tuple(reply.token_ids), tuple(reply.logprobs))
+        return scores_of(self.generate(score_request(text, token_ids, raw)))
 
     def samples(
         self, prompt: str | Request, count: int, *, id: str = "", deadline_s: float = 0.0, **options: Any

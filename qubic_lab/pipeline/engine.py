@@ -41,9 +41,10 @@ Sink = Callable[[Event], None]
 class _Submit:
     request: int
     prompt: tuple[int, ...]
-    sampling: SamplingParams | None  # None: the prompt is scored
+    sampling: SamplingParams
     siblings: tuple[Sibling, ...]
     forced: tuple[int, ...]
+    prompt_logprobs: int
     sink: Sink
     time_ns: int
 
@@ -93,16 +94,16 @@ class Engine:
         sink: Sink,
         siblings: Sequence[Sibling] = (),
         forced: tuple[int, ...] = (),
+        prompt_logprobs: int | None = None,
     ) -> None:
         """Queue a request and siblings that share its prompt; `sink` gets all their events in the engine's thread.
 
-        `forced` as for Scheduler.submit.
+        `forced` as for Scheduler.submit, `prompt_logprobs` as of Request.
         """
-        self._commands.put(_Submit(request, prompt, sampling, tuple(siblings), forced, sink, time.perf_counter_ns()))
-
-    def submit_score(self, request: int, prompt: tuple[int, ...], sink: Sink) -> None:
-        """Queue a prompt whose tokens are scored; events as for `submit`."""
-        self._commands.put(_Submit(request, prompt, None, (), (), sink, time.perf_counter_ns()))
+        scored = NO_LOGPROBS if prompt_logprobs is None else prompt_logprobs
+        self._commands.put(
+            _Submit(request, prompt, sampling, tuple(siblings), forced, scored, sink, time.perf_counter_ns())
+        )
 
     def cancel(self, request: int) -> None:
         """Cancel a request; its slot is free at the next step."""
@@ -137,7 +138,7 @@ class Engine:
         stage = self._member.stage
         assert stage is not None
         hidden = stage.embed(message, scheduler.input_tokens(message))
-        next_tokens = torch.tensor(scheduler.next_tokens(message)) if message.kind is Kind.SCORE else None
+        next_tokens = torch.tensor(scheduler.next_tokens(message)) if message.scored else None
         self._deliver()
         returned, payloads = stage.run(message, hidden, next_tokens)
         self._member.transport.send(returned, *payloads)
@@ -153,8 +154,8 @@ class Engine:
         for event in scheduler.complete(message):
             if event.request in logprobs:
                 event = with_logprobs(event, logprobs[event.request])
-            if scores:
-                event = replace(event, scores=scores)
+            if event.request in scores:
+                event = replace(event, scores=scores[event.request])
             sink = self._sinks[event.request]
             if event.finish or event.fault_rank is not None:
                 del self._sinks[event.request]
@@ -165,11 +166,16 @@ class Engine:
         for sink, event in events:
             sink(event)
 
-    def _receive_scores(self, message: Message) -> tuple[float, ...]:
-        """Return the log-probabilities of the tokens after those of a SCORE."""
-        if message.kind is not Kind.SCORE:
-            return ()
-        return tuple(self._member.transport.receive_payload((message.count,), torch.float64, _CPU).tolist())
+    def _receive_scores(self, message: Message) -> dict[int, tuple[list[float], ...]]:
+        """Return the rows of each request with a scored chunk."""
+        if not (scored := message.scored):
+            return {}
+        scores = self._member.transport.receive_payload(message.score_shape, torch.float64, _CPU)
+        chunks = scores.split([work.rows for work in scored])
+        return {
+            work.request: tuple(rows[:, : 1 + 2 * work.prompt_logprobs].tolist())
+            for work, rows in zip(scored, chunks, strict=True)
+        }
 
     def _receive_logprobs(self, message: Message) -> dict[int, list[float]]:
         """Return each request's row of log-probabilities, if the message carries any."""
@@ -209,12 +215,14 @@ class Engine:
                 for request in (command.request, *(sibling.request for sibling in command.siblings)):
                     self._sinks[request] = command.sink
                     self._member.tracer.submitted(request, command.time_ns)
-                if command.sampling is None:
-                    self._scheduler.submit_score(command.request, command.prompt)
-                else:
-                    self._scheduler.submit(
-                        command.request, command.prompt, command.sampling, command.siblings, command.forced
-                    )
+                self._scheduler.submit(
+                    command.request,
+                    command.prompt,
+                    command.sampling,
+                    command.siblings,
+                    command.forced,
+                    command.prompt_logprobs,
+                )
             case _Cancel():
                 if self._scheduler is not None and command.request in self._sinks:
                     del self._sinks[command.request]

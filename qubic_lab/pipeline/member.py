@@ -197,8 +197,8 @@ def follow(member: Member) -> None:
         decoder = stage.decoder
         hidden = member.transport.receive_payload(stage.hidden_shape(message), decoder.dtype, decoder.device)
         next_tokens = None
-        if message.kind is Kind.SCORE:
-            next_tokens = member.transport.receive_payload((message.count,), torch.int64, _CPU)
+        if message.scored:
+            next_tokens = member.transport.receive_payload(message.score_shape[:1], torch.int64, _CPU)
         message, payloads = stage.run(message, hidden, next_tokens)
         member.transport.send(message, *payloads)
 

@@ -31,14 +31,12 @@ class Kind(IntEnum):
     """Kinds of messages."""
 
     PREFILL = 1
-    """Chunks of prompts; hidden states (count, H) follow between ranks."""
+    """Chunks of prompts; hidden states (count, H) follow between ranks, then the token ids that come next in scored
+    chunks, (scored rows,) int64."""
     DECODE = 2
     """One token for each slot of a lane that decodes; hidden states (rows of the lane, H) follow between ranks."""
     CONTROL = 3
     """A JSON text of `count` bytes follows."""
-    SCORE = 4
-    """A PREFILL of one prompt whose tokens are scored: the token ids that come next, (count,) int64, follow the hidden
-    states between ranks, and their log-probabilities, (count,) fp64, come back."""
 
 
 class Work(NamedTuple):
@@ -47,7 +45,8 @@ class Work(NamedTuple):
     `rows` tokens from `position` on are fed; a sibling feeds none: its slot gets a copy of the cache of the last work
     before it that does. `sample` is the index of the answer's token that this step chooses, or NO_SAMPLE within the
     prompt. `fault` is the first rank whose output was not finite. `logprobs` is how many of the likeliest tokens to
-    return in addition to the chosen one, or NO_LOGPROBS.
+    return in addition to the chosen one, or NO_LOGPROBS. A chunk is scored if `prompt_logprobs` is not NO_LOGPROBS:
+    each row returns the log-probability of the token that comes next, and those of so many of the likeliest.
     """
 
     slot: int
@@ -62,6 +61,7 @@ class Work(NamedTuple):
     token: int = NO_TOKEN
     fault: int = NO_FAULT
     logprobs: int = NO_LOGPROBS
+    prompt_logprobs: int = NO_LOGPROBS
 
 
 _PREFIX_WORDS = 6
@@ -96,9 +96,16 @@ class Message:
         return any(work.logprobs != NO_LOGPROBS and work.sample != NO_SAMPLE for work in self.works)
 
     @property
-    def is_prompt(self) -> bool:
-        """Whether it has chunks of prompts, to be answered or scored."""
-        return self.kind in (Kind.PREFILL, Kind.SCORE)
+    def scored(self) -> tuple[Work, ...]:
+        """The works whose rows are scored."""
+        return tuple(work for work in self.works if work.prompt_logprobs != NO_LOGPROBS)
+
+    @property
+    def score_shape(self) -> tuple[int, int]:
+        """Rows and columns of the scores, fp64, that come back last: as of log-probabilities, for the most tokens."""
+        scored = self.scored
+        most = max((work.prompt_logprobs for work in scored), default=0)
+        return sum(work.rows for work in scored), 1 + 2 * most
 
     def with_fault(self, rank: int, faulty: Collection[int]) -> "Message":
         """Mark the works at the indices `faulty`, unless an earlier rank already did."""

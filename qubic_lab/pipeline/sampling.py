@@ -51,14 +51,25 @@ def log_probabilities(logits_RV: torch.Tensor, works: Sequence[Work]) -> torch.T
     """
     found = torch.zeros(len(works), LOGPROB_COLUMNS, dtype=torch.float64)
     for row, work in enumerate(works):
-        if work.logprobs == NO_LOGPROBS or work.token == NO_TOKEN:
-            continue
-        logits_V = logits_RV[row].cpu()
-        logprobs_V = torch.log_softmax(logits_V, dim=0, dtype=torch.float64)
-        found[row, 0] = logprobs_V[work.token]
-        if work.logprobs:
-            tokens = torch.from_numpy(_largest(logits_V.numpy(), work.logprobs))
-            found[row, 1 : 1 + 2 * len(tokens)] = torch.stack((tokens.double(), logprobs_V[tokens]), dim=1).flatten()
+        if work.logprobs != NO_LOGPROBS and work.token != NO_TOKEN:
+            scores = score_rows(logits_RV[row : row + 1].cpu(), torch.tensor([work.token]), [work.logprobs])
+            found[row, : scores.shape[1]] = scores
+    return found
+
+
+def score_rows(logits_RV: torch.Tensor, tokens_R: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Return the log-probability of each row's token, then pairs (token, log-probability) of its `counts` likeliest.
+
+    They have the shape (R, 1 + 2 * the largest count), fp64, on the CPU, with zeros behind smaller counts.
+    """
+    logprobs_RV = torch.log_softmax(logits_RV, dim=-1, dtype=torch.float64)
+    found = torch.zeros(len(counts), 1 + 2 * max(counts), dtype=torch.float64)
+    found[:, 0] = logprobs_RV.gather(1, tokens_R.to(logprobs_RV.device)[:, None])[:, 0]
+    for row, count in enumerate(counts):
+        if count:
+            tokens = torch.from_numpy(_largest(logits_RV[row].cpu().numpy(), count))
+            pairs = torch.stack((tokens.double(), logprobs_RV[row].cpu()[tokens]), dim=1)
+            found[row, 1 : 1 + 2 * len(tokens)] = pairs.flatten()
     return found
 
 

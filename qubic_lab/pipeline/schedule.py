@@ -60,13 +60,18 @@ class Event:
     fault_rank: int | None = None
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
-    scores: tuple[float, ...] = ()
+    scores: tuple[Sequence[float], ...] = ()
+    """For each token of a scored chunk of its prompt: the log-probability of the next one, then pairs as of its top."""
 
 
 def with_logprobs(event: Event, row: Sequence[float]) -> Event:
     """Return a token's event with log-probabilities: the chosen token's, then pairs of token and log-probability."""
-    pairs = [(int(row[i]), row[i + 1]) for i in range(1, len(row), 2)]
-    return replace(event, logprob=row[0], top_logprobs=tuple(pairs))
+    return replace(event, logprob=row[0], top_logprobs=tuple(pairs_of(row)))
+
+
+def pairs_of(row: Sequence[float]) -> list[tuple[int, float]]:
+    """Return the likeliest tokens of a row of log-probabilities, each with its own."""
+    return [(int(row[i]), row[i + 1]) for i in range(1, len(row), 2)]
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class _Waiting:
     sampling: SamplingParams
     siblings: "tuple[Sibling, ...]" = ()
     forced: tuple[int, ...] = ()
-    score: bool = False
+    prompt_logprobs: int = NO_LOGPROBS
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class _Slot:
     last: int = 0  # the sequence number of the newest of them
     ended: bool = False  # finished, failed or cancelled: free once nothing is in flight
     siblings: "tuple[_Slot, ...]" = ()
-    score: bool = False  # the prompt's tokens are scored, and none are chosen
+    prompt_logprobs: int = NO_LOGPROBS
 
     @property
     def decoding(self) -> bool:
@@ -136,22 +141,21 @@ class Scheduler:
         sampling: SamplingParams,
         siblings: Sequence[Sibling] = (),
         forced: Sequence[int] = (),
+        prompt_logprobs: int = NO_LOGPROBS,
     ) -> None:
-        """Queue a request; its prompt must be shorter than `max_positions`, and all siblings must fit the slots.
+        """Queue a request; it must leave room for a token if it wants any, and all siblings must fit the slots.
 
-        The `forced` tokens go through the same steps that chose them before, whatever these choose now, and make no
-        events; the answer may not end with any of them.
+        With `prompt_logprobs` (as of Work) an event comes for each chunk of the prompt. The `forced` tokens go through
+        the same steps that chose them before, whatever these choose now, and make no events of their own; the answer
+        may not end with any of them.
         """
-        assert 0 < len(prompt) < self.limits.max_positions
+        assert 0 < len(prompt) <= self.limits.max_positions - bool(sampling.max_new_tokens)
         assert len(siblings) < len(self._slots)
         assert not (siblings and forced)
         assert not any(self.limits.finish_reason(len(prompt), sampling, *nth) for nth in enumerate(forced, 1))
-        self._waiting.append(_Waiting(request, tuple(prompt), sampling, tuple(siblings), tuple(forced)))
-
-    def submit_score(self, request: int, prompt: Sequence[int]) -> None:
-        """Queue a prompt whose tokens are scored; an event comes for each of its chunks."""
-        assert 0 < len(prompt) <= self.limits.max_positions
-        self._waiting.append(_Waiting(request, tuple(prompt), SamplingParams(), score=True))
+        self._waiting.append(
+            _Waiting(request, tuple(prompt), sampling, tuple(siblings), tuple(forced), prompt_logprobs)
+        )
 
     def cancel(self, request: int) -> None:
         """Cancel a request; its slot is freed when its pending micro-batch has come back."""
@@ -178,16 +182,18 @@ class Scheduler:
     def input_tokens(self, message: Message) -> list[int]:
         """Return the token ids that a micro-batch feeds: chunks of prompts, or the last token of each work."""
         slots = [self._slot(work.slot) for work in message.works]
-        if message.is_prompt:
+        if message.kind is Kind.PREFILL:
             fed = zip(message.works, slots, strict=True)
             return [token for work, slot in fed for token in slot.prompt[work.position : work.position + work.rows]]
         return [slot.tokens[-1] for slot in slots]
 
     def next_tokens(self, message: Message) -> list[int]:
-        """Return the next token id after each token of a prompt chunk; 0 after the prompt's last one."""
-        [work] = message.works
-        prompt = (*self._slot(work.slot).prompt, 0)
-        return list(prompt[work.position + 1 : work.position + 1 + message.count])
+        """Return the token id that comes next after each token of the scored chunks; 0 after a prompt's last one."""
+        return [
+            token
+            for work in message.scored
+            for token in (*self._slot(work.slot).prompt, 0)[work.position + 1 : work.position + 1 + work.rows]
+        ]
 
     def complete(self, message: Message) -> list[Event]:
         """Take a micro-batch back; return the events for the clients."""
@@ -223,7 +229,7 @@ class Scheduler:
         while self._waiting and 1 + len(self._waiting[0].siblings) <= self._slots.count(None):
             waiting = self._waiting.popleft()
             leader = self._place(waiting.request, waiting.prompt, waiting.sampling)
-            leader.forced, leader.score = waiting.forced, waiting.score
+            leader.forced, leader.prompt_logprobs = waiting.forced, waiting.prompt_logprobs
             leader.siblings = tuple(self._place(s.request, waiting.prompt, s.sampling) for s in waiting.siblings)
             self._prompts.append(leader)
 
@@ -240,23 +246,17 @@ class Scheduler:
         return self._slots[first : first + self.limits.slots_per_lane]
 
     def _next_prompts(self) -> list[_Slot]:
-        """Return the oldest requests with prompt tokens left to send whose next chunks fit into one micro-batch.
-
-        One that is scored goes alone.
-        """
+        """Return the oldest requests with prompt tokens left to send whose next chunks fit into one micro-batch."""
         chosen: list[_Slot] = []
         tokens = works = 0
         room = self._room()
         for slot in self._prompts:
-            tokens += self._next_chunk(slot, room)
+            tokens += min(room, len(slot.prompt) - slot.sent)
             works += 1 + len(slot.siblings)
-            if chosen and (tokens > room or works > MAX_SLOTS or slot.score or chosen[0].score):
+            if chosen and (tokens > room or works > MAX_SLOTS):
                 break
             chosen.append(slot)
         return chosen
-
-    def _next_chunk(self, slot: _Slot, room: int) -> int:
-        return min(self.limits.chunk if slot.score else room, len(slot.prompt) - slot.sent)
 
     def _room(self) -> int:
         """Return the most tokens of prompts in a micro-batch.
@@ -288,16 +288,15 @@ class Scheduler:
         works = []
         room = self._room()
         for slot in slots:
-            start, count = slot.sent, self._next_chunk(slot, room)
+            start, count = slot.sent, min(room, len(slot.prompt) - slot.sent)
             slot.sent += count
             last = slot.sent == len(slot.prompt)
-            sample = 0 if last and not slot.score else NO_SAMPLE
-            works.append(_work(slot, start, count, sample))
+            sample = 0 if last and slot.sampling.max_new_tokens else NO_SAMPLE
+            works.append(_work(slot, start, count, sample)._replace(prompt_logprobs=slot.prompt_logprobs))
             if last:
                 self._prompts.remove(slot)
                 works += [_work(sibling, slot.sent, 0, 0) for sibling in slot.siblings if not sibling.ended]
-        kind = Kind.SCORE if slots[0].score else Kind.PREFILL
-        return self._message(kind, slots[0].index // self.limits.slots_per_lane, works)
+        return self._message(Kind.PREFILL, slots[0].index // self.limits.slots_per_lane, works)
 
     def _decode(self, lane: int, slots: list[_Slot]) -> Message:
         self._lanes.remove(lane)
@@ -318,14 +317,13 @@ class Scheduler:
             if slot in self._prompts:
                 self._prompts.remove(slot)
             return Event(slot.request, fault_rank=work.fault)
-        if slot.score:
-            slot.ended = work.position + work.rows == len(slot.prompt)
-            return Event(slot.request, finish="length" if slot.ended else None)
+        without_token = Event(slot.request) if work.prompt_logprobs != NO_LOGPROBS else None
         if work.sample == NO_SAMPLE:
-            return None
+            slot.ended = work.position + work.rows == len(slot.prompt)
+            return Event(slot.request, finish="length") if slot.ended else without_token
         if work.sample < len(slot.forced):
             slot.tokens.append(slot.forced[work.sample])
-            return None
+            return without_token
         slot.tokens.append(work.token)
         finish = self.limits.finish_reason(len(slot.prompt), slot.sampling, len(slot.tokens), work.token)
         slot.ended = finish is not None

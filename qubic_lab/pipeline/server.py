@@ -12,7 +12,7 @@ from typing import TypeVar
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from qubic_lab.core import MAX_SEED, FinishReason, Request, SamplingParams
+from qubic_lab.core import MAX_SEED, ChatMessage, FinishReason, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, NonFiniteError, QubicLabError, RequestCancelled
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.layout import stage_ranges
@@ -23,7 +23,7 @@ from qubic_lab.pipeline.config import MOST_WAITING
 from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.member import StageSettings
 from qubic_lab.pipeline.message import MAX_SLOTS
-from qubic_lab.pipeline.schedule import Event, Limits, Sibling
+from qubic_lab.pipeline.schedule import Event, Limits, Sibling, pairs_of
 from qubic_lab.pipeline.text import TextStream, Tokenizer
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire.channel import SERVER_OPTIONS, RefuseMalformed, TlsFiles, listen, status_of
@@ -69,6 +69,9 @@ class _Live:
     batches: "queue.SimpleQueue[list[TimedEvent] | None]" = field(default_factory=queue.SimpleQueue)
     finished: bool = False
     tokens: int = 0
+    scores: list[Sequence[float]] = field(
+        default_factory=list
+    )  # of the prompt's tokens, the first one's successor first
     _batch: list[TimedEvent] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
@@ -116,10 +119,6 @@ class PipelineService:
             yield from self._generate(request, context)
         except QubicLabError as error:
             context.abort(status_of(error), str(error))
-
-    def Score(self, request: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
-        """Return the log-probabilities of a text's tokens."""
-        return _answer(context, lambda: self._score(request, context))
 
     def Cancel(self, request: pb.CancelRequest, context: grpc.ServicerContext) -> pb.CancelReply:
         """Cancel a request by its id."""
@@ -181,44 +180,37 @@ class PipelineService:
         with self._admitted(message.id, max(1, message.samples), gathered) as (live, loaded):
             _check_model(message.model, loaded)
             prompt = loaded.tokenizer.encode(request)
-            _check_prompt(prompt, loaded.config)
+            _check_prompt(prompt, request.sampling, loaded.config)
             _check_forced(request.forced_token_ids, len(prompt), loaded.config)
-            open_answers = {number: _Answer(loaded, request, len(prompt), live, number) for number in live.numbers}
+            open_answers = {number: _Answer(loaded, request, prompt, live, number) for number in live.numbers}
             first = open_answers[live.numbers.start]
             first.force(request.forced_token_ids)  # there are none if there are other samples
             if first.finish_reason is not None:  # the first replica was lost after its last token
-                live.finished = True
-                yield pb.GenerateReply(end=first.end())
-                return
+                if request.prompt_logprobs is None:
+                    live.finished = True
+                    yield pb.GenerateReply(end=first.end())
+                    return
+                request = replace(request, sampling=replace(request.sampling, max_new_tokens=0), forced_token_ids=())
             self._submit(live, prompt, request)
             context.add_callback(live.cancel)  # when the client disconnects
             deadline = live.started + message.deadline_s if message.deadline_s else float("inf")
             for event, time_s in self._events(live, deadline, loaded):
+                live.scores += event.scores
                 answer = open_answers.get(event.request)
                 if answer is None:  # a token after a stop text has ended its answer
                     continue
                 sample = event.request - live.numbers.start
-                piece = answer.add(event, time_s)
-                if not message.whole:
-                    yield pb.GenerateReply(sample=sample, token=_token(event, piece))
+                if event.token is None:  # its prompt was scored
+                    answer.finish_reason = answer.finish_reason or event.finish
+                else:
+                    token = answer.add(event, time_s)
+                    if not message.whole:
+                        yield pb.GenerateReply(sample=sample, token=token)
                 if answer.finish_reason is not None:
                     self._engine.cancel(event.request)
                     del open_answers[event.request]
                     live.finished = not open_answers  # the client may disconnect after the last reply
                     yield pb.GenerateReply(sample=sample, end=answer.end())
-
-    def _score(self, message: pb.ScoreRequest, context: grpc.ServicerContext) -> pb.ScoreReply:
-        request = Request(message.prompt, tuple(message.token_ids), message.raw)
-        with self._admitted("", 1, gathered=True) as (live, loaded):
-            prompt = loaded.tokenizer.encode(request)
-            _check_prompt(prompt, loaded.config)
-            self._engine.submit_score(live.numbers.start, prompt, live.take)
-            context.add_callback(live.cancel)
-            scores: list[float] = []
-            for event, _ in self._events(live, float("inf"), loaded):
-                scores += event.scores
-                live.finished = event.finish is not None
-            return pb.ScoreReply(token_ids=prompt, logprobs=scores[:-1])
 
     def _submit(self, live: _Live, prompt: tuple[int, ...], request: Request) -> None:
         first, *others = live.numbers
@@ -227,7 +219,9 @@ class PipelineService:
             Sibling(number, replace(sampling, seed=(sampling.seed + number - first) % (MAX_SEED + 1)))
             for number in others
         ]
-        self._engine.submit(first, prompt, sampling, live.take, siblings, request.forced_token_ids)
+        self._engine.submit(
+            first, prompt, sampling, live.take, siblings, request.forced_token_ids, request.prompt_logprobs
+        )
 
     @contextmanager
     def _admitted(self, request_id: str, samples: int, gathered: bool) -> "Iterator[tuple[_Live, _Loaded]]":
@@ -292,15 +286,16 @@ class PipelineService:
 class _Answer:
     """The tokens of one answer so far, their text, and the times of the tokens that were computed here."""
 
-    def __init__(self, loaded: _Loaded, request: Request, prompt_tokens: int, live: _Live, number: int) -> None:
+    def __init__(self, loaded: _Loaded, request: Request, prompt: tuple[int, ...], live: _Live, number: int) -> None:
         self._number = number
+        self._live = live
+        self._tokenizer = loaded.tokenizer
         self._limits = loaded.limits
         self._sampling = request.sampling
-        self._prompt_tokens = prompt_tokens
+        self._prompt = prompt
         self._text = TextStream(loaded.tokenizer.decode, request.sampling.stop)
         self._pieces: list[str] = []
         self._ends = frozenset() if request.sampling.ignore_eos else loaded.limits.eos_token_ids
-        self._started = live.started
         self._times: list[float] = []
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
@@ -317,15 +312,17 @@ class _Answer:
                 raise InputError(
                     f"{len(tokens)} tokens are forced, but the answer ends with number {count - 1}: force no others"
                 )
-            self._take(token, self._limits.finish_reason(self._prompt_tokens, self._sampling, count, token))
+            self._take(token, self._limits.finish_reason(len(self._prompt), self._sampling, count, token))
 
-    def add(self, event: Event, time_s: float) -> str:
-        """Add a token that came at a time, and return the text that it completes."""
+    def add(self, event: Event, time_s: float) -> pb.Token:
+        """Add a token that came at a time, and return it with the text that it completes."""
         assert event.token is not None
         self._times.append(time_s)
         if event.logprob is not None:
             self._logprobs.append(event.logprob)
-        return self._take(event.token, event.finish)
+        piece = self._take(event.token, event.finish)
+        raw, top = self._tokenizer.raw(event.token), self._top(event.top_logprobs)
+        return pb.Token(id=event.token, text=piece, logprob=event.logprob, top=top, raw=raw)
 
     def end(self) -> pb.End:
         """Return the whole answer, and the speed of what was computed here (0 if nothing was).
@@ -335,18 +332,32 @@ class _Answer:
         ttft_s = tokens_per_s = 0.0
         if count := len(self._times):
             first, last = self._times[0], self._times[-1]
-            ttft_s = first - self._started
+            ttft_s = first - self._live.started
             tokens_per_s = (count - 1) / (last - first) if count > 1 else 1 / ttft_s
         return pb.End(
             text="".join(self._pieces),
             finish_reason=self.finish_reason,
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=len(self._prompt),
             ttft_ms=ttft_s * 1000,
             tokens_per_s=tokens_per_s,
             request=self._number,
             token_ids=self._tokens,
             logprobs=self._logprobs,
+            prompt=self._scored_prompt(),
         )
+
+    def _scored_prompt(self) -> list[pb.ScoredToken]:
+        """Return the tokens of the prompt, if they were scored; the last row of scores is of what comes after them."""
+        if not self._live.scores:
+            return []
+        first, *others = [pb.ScoredToken(id=token, raw=self._tokenizer.raw(token)) for token in self._prompt]
+        for token, row in zip(others, self._live.scores, strict=False):
+            token.logprob = row[0]
+            token.top.extend(self._top(pairs_of(row)))
+        return [first, *others]
+
+    def _top(self, pairs: Sequence[tuple[int, float]]) -> list[pb.TopToken]:
+        return [pb.TopToken(id=token, logprob=logprob, raw=self._tokenizer.raw(token)) for token, logprob in pairs]
 
     def _take(self, token: int, finish: FinishReason | None) -> str:
         """Record a token and its finish reason; return the text that it completes."""
@@ -386,11 +397,6 @@ def _answer(context: grpc.ServicerContext, call: Callable[[], Reply]) -> Reply:
         raise  # never reached: abort raises
 
 
-def _token(event: Event, piece: str) -> pb.Token:
-    top = [pb.TopToken(id=token, logprob=logprob) for token, logprob in event.top_logprobs]
-    return pb.Token(id=event.token, text=piece, logprob=event.logprob, top=top)
-
-
 def _stage_settings(message: pb.Settings) -> StageSettings:
     values = {field.name: getattr(message, field.name) for field in fields(StageSettings)}
     return StageSettings(**values | {"layers": tuple(message.layers)})
@@ -415,7 +421,17 @@ def _request(message: pb.GenerateRequest) -> Request:
         raise InputError(
             f"tokens are forced and samples is {message.samples}: request each sample alone, with its own seed"
         )
-    return Request(message.prompt, tuple(message.token_ids), message.raw, sampling, tuple(message.forced_token_ids))
+    if message.samples > 1 and not s.max_new_tokens:
+        raise InputError(f"samples is {message.samples} and max_new_tokens is 0: score a prompt once")
+    return Request(
+        message.prompt,
+        tuple(message.token_ids),
+        message.raw,
+        sampling,
+        tuple(message.forced_token_ids),
+        tuple(ChatMessage(each.role, each.content) for each in message.messages),
+        message.prompt_logprobs if message.HasField("prompt_logprobs") else None,
+    )
 
 
 def _check_model(asked: str, loaded: _Loaded) -> None:
@@ -423,10 +439,10 @@ def _check_model(asked: str, loaded: _Loaded) -> None:
         raise InputError(f"model {asked!r} is not loaded: this pipeline runs {loaded.settings.model!r}")
 
 
-def _check_prompt(prompt: tuple[int, ...], config: ModelConfig) -> None:
+def _check_prompt(prompt: tuple[int, ...], sampling: SamplingParams, config: ModelConfig) -> None:
     if not prompt:
         raise InputError("the prompt has no tokens: give at least one")
-    if len(prompt) >= config.max_positions:
+    if len(prompt) + bool(sampling.max_new_tokens) > config.max_positions:
         raise InputError(
             f"the prompt has {len(prompt)} tokens, the model's context is {config.max_positions}: give a shorter one"
         )

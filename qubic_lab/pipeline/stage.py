@@ -1,16 +1,19 @@
 """The work of one rank on a micro-batch: its layers, the check for infinities and, on the last rank, sampling."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
 
 from qubic_lab.model.decoder import IDLE, Decoder, Segment, lane_rows
 from qubic_lab.model.native import NativeDecoder
-from qubic_lab.pipeline.message import NO_FAULT, NO_SAMPLE, Message, Work
-from qubic_lab.pipeline.sampling import choose_tokens, log_probabilities, non_finite_rows
+from qubic_lab.pipeline.message import NO_FAULT, NO_LOGPROBS, NO_SAMPLE, Kind, Message, Work
+from qubic_lab.pipeline.sampling import choose_tokens, log_probabilities, non_finite_rows, score_rows
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
+
+SCORED_ROWS = 32
+"""Rows that are scored at once, because each has the logits of the whole vocabulary."""
 
 
 class Stage:
@@ -52,10 +55,10 @@ class Stage:
     def run(
         self, message: Message, hidden_RH: torch.Tensor, next_tokens_R: torch.Tensor | None = None
     ) -> tuple[Message, tuple[torch.Tensor, ...]]:
-        """Run a micro-batch through the layers; a SCORE comes with the token id after each row of hidden states.
+        """Run a micro-batch through the layers; scored works come with the token id after each of their rows.
 
-        Return the message with faults marked, and the payloads for the next rank: hidden states, and next tokens of a
-        SCORE. On the last rank the message has its tokens, and log-probabilities follow if requested.
+        Return the message with faults marked, and the payloads for the next rank: hidden states, and next tokens of
+        scored works. On the last rank the message has its tokens, and log-probabilities and scores follow if requested.
         """
         with self._tracer.span("compute", message):  # complete, because the check for infinities waits for the GPU
             ends_only = self.decoder.stage.has_head and next_tokens_R is None
@@ -63,17 +66,19 @@ class Stage:
         if not self.decoder.stage.has_head:
             return message, (hidden_RH,) if next_tokens_R is None else (hidden_RH, next_tokens_R)
         with self._tracer.span("sample", message):
-            if next_tokens_R is not None:
-                return self._score(message, hidden_RH, next_tokens_R)
-            return self._sample(message, hidden_RH)
+            if next_tokens_R is None:
+                return self._sample(message, hidden_RH)
+            message, scores = self._score(message, hidden_RH, next_tokens_R)
+            message, logprobs = self._sample(message, hidden_RH)
+            return message, (*logprobs, scores)
 
     def _run_layers(self, message: Message, hidden_RH: torch.Tensor, ends_only: bool) -> tuple[Message, torch.Tensor]:
-        if message.is_prompt:
+        if message.kind is Kind.PREFILL:
             for work in message.works:
                 if work.position == 0 or not work.rows:
                     self._clean_slot(work.slot)
         hidden_RH = self.decoder.forward(
-            hidden_RH, self._segments(message), prompt=message.is_prompt, ends_only=ends_only
+            hidden_RH, self._segments(message), prompt=message.kind is Kind.PREFILL, ends_only=ends_only
         )
         leader = message.works[0]
         for work in message.works:
@@ -85,7 +90,7 @@ class Stage:
 
     def _is_lane(self, message: Message) -> bool:
         """Whether a micro-batch has a row for each slot of its lane, idle or not."""
-        return self.decoder.fixed_rows and not message.is_prompt
+        return self.decoder.fixed_rows and message.kind is not Kind.PREFILL
 
     def _segments(self, message: Message) -> list[Segment]:
         """Return whose rows the hidden states are."""
@@ -118,11 +123,33 @@ class Stage:
 
     def _score(
         self, message: Message, hidden_RH: torch.Tensor, next_tokens_R: torch.Tensor
-    ) -> tuple[Message, tuple[torch.Tensor, ...]]:
-        logprobs_RV = torch.log_softmax(self.decoder.logits(hidden_RH).float(), dim=-1)
-        message = self._mark(message, {0} if non_finite_rows(logprobs_RV) else set())
-        scores_R = logprobs_RV.gather(1, next_tokens_R.to(logprobs_RV.device)[:, None])[:, 0]
-        return message, (scores_R.cpu().double(),)
+    ) -> tuple[Message, torch.Tensor]:
+        """Return the scores (message.score_shape) of the scored works' rows."""
+        works = [  # the index of each, and its first and last row
+            (index, last + 1 - work.rows, last)
+            for index, (work, last) in enumerate(zip(message.works, self._last_rows(message), strict=True))
+            if work.prompt_logprobs != NO_LOGPROBS
+        ]
+        rows = [(index, row) for index, first, last in works for row in range(first, last + 1)]
+        cuts = (
+            [0, *accumulate(last + 1 - first for _, first, last in works)]
+            if self.decoder.fixed_rows
+            else [0, len(rows)]
+        )
+        blocks = [
+            range(start, min(start + SCORED_ROWS, end))
+            for begin, end in pairwise(cuts)
+            for start in range(begin, end, SCORED_ROWS)
+        ]
+        scores = torch.zeros(message.score_shape, dtype=torch.float64)
+        for block in blocks:
+            chosen = rows[block.start : block.stop]
+            logits_NV = self.decoder.logits(hidden_RH[[row for _, row in chosen]]).float()
+            message = self._mark(message, {chosen[row][0] for row in non_finite_rows(logits_NV)})
+            counts = [message.works[index].prompt_logprobs for index, _ in chosen]
+            found = score_rows(logits_NV, next_tokens_R[block.start : block.stop], counts)
+            scores[block.start : block.stop, : found.shape[1]] = found
+        return message, scores
 
     def _sample(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, tuple[torch.Tensor, ...]]:
         chosen = [index for index, work in enumerate(message.works) if work.sample != NO_SAMPLE]

@@ -1,5 +1,6 @@
 """Text to tokens and back, by the model's own tokenizer and chat template."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from jinja2 import TemplateError
 
 from qubic_lab.core import Request
 from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model.random_model import byte_characters
 
+_BYTES = {character: bytes([byte]) for byte, character in enumerate(byte_characters())}
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -27,12 +31,17 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises nothing more specific
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ModelError(f"{folder}: no tokenizer can be loaded ({reason}): add its tokenizer.json") from error
+        self._names = {id: str(token) for id, token in self._tokenizer.added_tokens_decoder.items()}
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        self._byte_level = "ByteLevel" in repr(getattr(backend, "decoder", None))
+        self._raw: dict[int, bytes] = {}
 
     def encode(self, request: Request) -> tuple[int, ...]:
-        """Return the tokens of a request's prompt: as they are, raw text, or as the user's turn of a chat.
+        """Return the tokens of a request's prompt: as they are, raw text, or as a chat.
 
         Raises:
-            InputError: the model has no chat template, or one that cannot be used.
+            InputError: the model has no chat template, or it refuses the messages.
+            ModelError: the template cannot be used.
         """
         if request.token_ids:
             return request.token_ids
@@ -40,10 +49,15 @@ class Tokenizer:
             return tuple(self._tokenizer.encode(request.prompt))
         if not self._tokenizer.chat_template:
             raise InputError("the model has no chat template: send raw prompts (`generate --raw`)")
-        chat = [{"role": "user", "content": request.prompt}]
+        turns = [(message.role, message.content) for message in request.messages] or [("user", request.prompt)]
+        chat = [{"role": role, "content": content} for role, content in turns]
         try:
             text = self._tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
+            if type(error) is TemplateError:  # raised by the template itself, about the messages
+                raise InputError(
+                    f"the model's chat template refuses the messages ({error}): give others, or other roles"
+                ) from error
             raise ModelError(
                 f"the model's chat template cannot be used ({error}): fetch its tokenizer again"
             ) from error
@@ -52,6 +66,22 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """Return the text of one token, special ones included."""
         return str(self._tokenizer.decode([token_id]))
+
+    def raw(self, token_id: int) -> bytes:
+        """Return the bytes of one token: a part of a text's UTF-8, a special token's name, or none of a free id."""
+        if (raw := self._raw.get(token_id)) is None:
+            raw = self._raw[token_id] = self._bytes_of(token_id)
+        return raw
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        if token_id in self._names:
+            return self._names[token_id].encode()
+        token = self._tokenizer.convert_ids_to_tokens(token_id) or ""
+        if self._byte_level:
+            return b"".join(_BYTES.get(character) or character.encode() for character in token)
+        if byte := _BYTE_TOKEN.fullmatch(token):
+            return bytes.fromhex(byte[1])
+        return str(token).replace("▁", " ").encode()
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of an answer's tokens, without special ones."""

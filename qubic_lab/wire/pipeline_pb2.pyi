@@ -90,8 +90,16 @@ class Sampling(_message.Message):
     top_logprobs: int
     def __init__(self, max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., seed: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., stop: _Optional[_Iterable[str]] = ..., logprobs: _Optional[bool] = ..., top_logprobs: _Optional[int] = ...) -> None: ...
 
+class ChatMessage(_message.Message):
+    __slots__ = ("role", "content")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "token_ids", "raw", "sampling", "id", "deadline_s", "model", "samples", "forced_token_ids", "whole")
+    __slots__ = ("prompt", "token_ids", "raw", "sampling", "id", "deadline_s", "model", "samples", "forced_token_ids", "whole", "messages", "prompt_logprobs")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +110,8 @@ class GenerateRequest(_message.Message):
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     FORCED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     WHOLE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     raw: bool
@@ -112,7 +122,9 @@ class GenerateRequest(_message.Message):
     samples: int
     forced_token_ids: _containers.RepeatedScalarFieldContainer[int]
     whole: bool
-    def __init__(self, prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., raw: _Optional[bool] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., id: _Optional[str] = ..., deadline_s: _Optional[float] = ..., model: _Optional[str] = ..., samples: _Optional[int] = ..., forced_token_ids: _Optional[_Iterable[int]] = ..., whole: _Optional[bool] = ...) -> None: ...
+    messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
+    prompt_logprobs: int
+    def __init__(self, prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., raw: _Optional[bool] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., id: _Optional[str] = ..., deadline_s: _Optional[float] = ..., model: _Optional[str] = ..., samples: _Optional[int] = ..., forced_token_ids: _Optional[_Iterable[int]] = ..., whole: _Optional[bool] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., prompt_logprobs: _Optional[int] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
     __slots__ = ("token", "end", "sample")
@@ -125,42 +137,40 @@ class GenerateReply(_message.Message):
     def __init__(self, token: _Optional[_Union[Token, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., sample: _Optional[int] = ...) -> None: ...
 
 class Token(_message.Message):
-    __slots__ = ("id", "text", "logprob", "top")
+    __slots__ = ("id", "text", "logprob", "top", "raw")
     ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
     TOP_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
     id: int
     text: str
     logprob: float
     top: _containers.RepeatedCompositeFieldContainer[TopToken]
-    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TopToken, _Mapping]]] = ...) -> None: ...
+    raw: bytes
+    def __init__(self, id: _Optional[int] = ..., text: _Optional[str] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TopToken, _Mapping]]] = ..., raw: _Optional[bytes] = ...) -> None: ...
 
 class TopToken(_message.Message):
-    __slots__ = ("id", "logprob")
+    __slots__ = ("id", "logprob", "raw")
     ID_FIELD_NUMBER: _ClassVar[int]
     LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
     id: int
     logprob: float
-    def __init__(self, id: _Optional[int] = ..., logprob: _Optional[float] = ...) -> None: ...
+    raw: bytes
+    def __init__(self, id: _Optional[int] = ..., logprob: _Optional[float] = ..., raw: _Optional[bytes] = ...) -> None: ...
 
-class ScoreRequest(_message.Message):
-    __slots__ = ("prompt", "token_ids", "raw")
-    PROMPT_FIELD_NUMBER: _ClassVar[int]
-    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+class ScoredToken(_message.Message):
+    __slots__ = ("id", "raw", "logprob", "top")
+    ID_FIELD_NUMBER: _ClassVar[int]
     RAW_FIELD_NUMBER: _ClassVar[int]
-    prompt: str
-    token_ids: _containers.RepeatedScalarFieldContainer[int]
-    raw: bool
-    def __init__(self, prompt: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., raw: _Optional[bool] = ...) -> None: ...
-
-class ScoreReply(_message.Message):
-    __slots__ = ("token_ids", "logprobs")
-    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
-    token_ids: _containers.RepeatedScalarFieldContainer[int]
-    logprobs: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    raw: bytes
+    logprob: float
+    top: _containers.RepeatedCompositeFieldContainer[TopToken]
+    def __init__(self, id: _Optional[int] = ..., raw: _Optional[bytes] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TopToken, _Mapping]]] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
     __slots__ = ("id",)
@@ -197,7 +207,7 @@ class StatsReply(_message.Message):
     def __init__(self, slots: _Optional[int] = ..., requests: _Optional[int] = ..., most_requests: _Optional[int] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., uptime_s: _Optional[float] = ...) -> None: ...
 
 class End(_message.Message):
-    __slots__ = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s", "request", "token_ids", "logprobs")
+    __slots__ = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s", "request", "token_ids", "logprobs", "prompt")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +216,7 @@ class End(_message.Message):
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
     text: str
     finish_reason: str
     prompt_tokens: int
@@ -214,4 +225,5 @@ class End(_message.Message):
     request: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     logprobs: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., ttft_ms: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., request: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
+    prompt: _containers.RepeatedCompositeFieldContainer[ScoredToken]
+    def __init__(self, text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., ttft_ms: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., request: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., prompt: _Optional[_Iterable[_Union[ScoredToken, _Mapping]]] = ...) -> None: ...

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from models import tiny_model
 from transformers import LlamaForCausalLM
 
-from qubic_lab.core import Completion, Request, SamplingParams
+from qubic_lab.core import Completion, Request, SamplingParams, StreamedToken
 from qubic_lab.errors import InputError
 from qubic_lab.model.random_model import END_ID, START_ID
 from qubic_lab.pipeline import Pipeline, PipelineConfig
-from qubic_lab.pipeline.calls import StreamedToken, score_message
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire.channel import open_channel
 from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
@@ -189,14 +188,12 @@ def test_an_end_token_that_is_ignored_ends_no_forced_answer(reciter: Pipeline) -
     assert answer.text == "xé"
 
 
-def test_tokens_are_not_forced_for_several_samples_nor_for_a_score(reciter: Pipeline) -> None:
+def test_tokens_are_not_forced_for_several_samples(reciter: Pipeline) -> None:
     request = replace(RECITE, forced_token_ids=tuple(b"x"))
     with pytest.raises(InputError, match="tokens are forced and samples is 2: request each sample alone"):
         reciter.samples(request, 2)
     [sample] = reciter.samples(request, 1)
     assert sample.text == TALE
-    with pytest.raises(InputError, match="a text to score cannot have forced tokens"):
-        score_message(request)
 
 
 byte_tokens = st.sampled_from(TALE.encode())

@@ -149,8 +149,9 @@ def test_logprobs_are_those_of_the_logits(
     expected = torch.log_softmax(torch.from_numpy(logits), dim=-1).numpy()
     for row, token in zip(expected, tokens, strict=True):
         assert token.logprob == pytest.approx(row[token.id])
-        assert [top for _, top in token.top_logprobs] == pytest.approx(sorted(row, reverse=True)[:4])
-        assert [row[top] for top, _ in token.top_logprobs] == pytest.approx([lp for _, lp in token.top_logprobs])
+        told = [top.logprob for top in token.top_logprobs]
+        assert told == pytest.approx(sorted(row, reverse=True)[:4])
+        assert [row[top.id] for top in token.top_logprobs] == pytest.approx(told)
     assert answer.completion.logprobs == tuple(token.logprob for token in tokens)
     assert all(s.answer().completion.logprobs == () for s in plain)
 
