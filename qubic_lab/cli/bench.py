@@ -2,16 +2,19 @@
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
 
-from qubic_lab.bench.result import BenchResult, Table
 from qubic_lab.cli import console, options
 from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
+
+if TYPE_CHECKING:
+    from qubic_lab.bench.result import BenchResult
 
 EchoNodes = Annotated[int, Option(help="Echo nodes: real nodes whose engine only waits.")]
 PromptTokens = Annotated[int, Option(help="Tokens of each prompt.")]
@@ -21,7 +24,7 @@ RankCount = Annotated[int, Option(help="Ranks to split the layers over.")]
 RankCounts = Annotated[str, Option(help="Numbers of ranks, such as 1,2.")]
 Batches = Annotated[str, Option(help="Requests that decode together in a lane.")]
 
-Bench = Callable[..., BenchResult]
+Bench = Callable[..., "BenchResult"]
 _COMMANDS: dict[str, tuple[Callable[..., None], str]] = {}
 
 
@@ -51,8 +54,10 @@ def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
     return register_bench
 
 
-def show(result: BenchResult, json: bool) -> None:
+def show(result: "BenchResult", json: bool) -> None:
     """Print a result as one JSON object, or its tables, sentences and single values."""
+    from qubic_lab.bench.result import Table
+
     if json:
         console.print_json(result.to_dict())
         return
@@ -64,10 +69,10 @@ def show(result: BenchResult, json: bool) -> None:
             typer.echo(part)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group with its commands in alphabetical order."""
-    text = "Measure pipelines, clusters, votes and the oracle."
-    console.add_group(app, "bench", text, "memory --model smollm2 --ranks 2", dict(sorted(_COMMANDS.items())))
+def commands() -> console.Commands:
+    """Return the commands of the group in alphabetical order."""
+    import_module("qubic_lab.cli.bench_evaluations")  # its commands are of this group
+    return dict(sorted(_COMMANDS.items()))
 
 
 @bench("--requests 50 --nodes 3")
@@ -76,7 +81,7 @@ def balance(
     requests: Annotated[int, Option(help="Requests while no node fails.")] = 50,
     nodes: Annotated[int, Option(help="Simulated nodes, of weights 3, 2, 1, 3, 2, 1 and so on.")] = 3,
     seed: options.Seed = 0,
-) -> BenchResult:
+) -> "BenchResult":
     """Show how balancers share requests and avoid failed nodes.
 
     Nodes and time are simulated.
@@ -93,7 +98,7 @@ def compression(
     ranks: RankCount = 2,
     dtype: options.Dtype = "bf16",
     pairs: Annotated[int, Option(help="Pairs of answers, one with packing and one without.")] = 10,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure what packing of hidden states costs and saves.
 
     Says on which links it pays.
@@ -117,7 +122,7 @@ def concurrency(
     repeat: Annotated[int, Option(help="Blocks of each number of clients.")] = 5,
     prompt_tokens: Annotated[int, Option(help="Most tokens of a prompt.")] = 64,
     new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 16,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure latency and throughput with concurrent clients.
 
     Also shows whether any answer changes.
@@ -141,7 +146,7 @@ def dispatch(
     real_requests: Annotated[int, Option(help="Requests to one or two real nodes; 0: none.")] = 100,
     model: options.Model = "smollm2",
     balancer: options.Balancer = "two-choices",
-) -> BenchResult:
+) -> "BenchResult":
     """Measure the latency that a coordinator adds."""
     from qubic_lab.bench.dispatch import bench_dispatch
 
@@ -161,7 +166,7 @@ def engine(
     new_tokens: NewTokens = 32,
     repeat: Annotated[int, Option(help="Pairs of measurements.")] = 7,
     picture: Annotated[Path | None, Option(metavar="FILE", help="Draw the ratios, as .png or .svg.")] = None,
-) -> BenchResult:
+) -> "BenchResult":
     """Compare the pipeline's speed with that of other engines.
 
     All get the same total number of threads; prefill and decode are measured separately.
@@ -192,7 +197,7 @@ def failover(
     new_tokens: NewTokens = 40,
     seconds: Annotated[float, Option(help="Time of an answer.")] = 4.0,
     kill_coordinator: Annotated[bool, Option("--kill-coordinator", help="Also kill one of two coordinators.")] = False,
-) -> BenchResult:
+) -> "BenchResult":
     """Kill and restart a node, and show what each client saw."""
     from qubic_lab.bench.failover import FailoverPlan, bench_failover
 
@@ -208,7 +213,7 @@ def gpu(
     prompt: Annotated[str, Option(help="The question.")] = "What is Qubic blockchain?",
     temperature: Annotated[float, Option(help="0 is greedy.")] = 0.7,
     seed: options.Seed = 0,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure time and memory of one answer in 16 bit on the GPU.
 
     Prints the answer. Without a GPU it runs on the CPU.
@@ -219,7 +224,7 @@ def gpu(
 
 
 @bench("--repeat 500")
-def link(progress: Progress, repeat: Annotated[int, Option(help="Messages of each size.")] = 200) -> BenchResult:
+def link(progress: Progress, repeat: Annotated[int, Option(help="Messages of each size.")] = 200) -> "BenchResult":
     """Measure latency and bandwidth between two ranks.
 
     Both run on this machine. The result has the form that `qubic-lab plan --link` takes.
@@ -238,7 +243,7 @@ def memory(
     dtype: options.Dtype = "bf16",
     new_tokens: Annotated[int, Option(help="Tokens to generate in each slot.")] = 32,
     threads: options.Threads = None,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure the weights and the peak memory of each rank."""
     from qubic_lab.bench.memory import bench_memory
     from qubic_lab.pipeline import PipelineConfig
@@ -256,7 +261,7 @@ def prediction(
     new_tokens: NewTokens = 32,
     repeat: Annotated[int, Option(help="Measurements of each prediction, each between two probes.")] = 5,
     replicas: Annotated[bool, Option(help="Also measure the whole model on each rank.")] = True,
-) -> BenchResult:
+) -> "BenchResult":
     """Compare the predicted with the measured speed of splits.
 
     Predictions come from the costs of single layers.
@@ -275,7 +280,7 @@ def queue(
     kill_every: Annotated[str, Option(help="Interval at which a worker is killed and replaced.")] = "2s",
     stop: Annotated[bool, Option("--stop", help="Stop it for 8 s (SIGSTOP) instead.")] = False,
     work_ms: Annotated[float, Option(min=0, help="Time of a task.")] = 2.0,
-) -> BenchResult:
+) -> "BenchResult":
     """Check the task queue while its workers are killed or stopped.
 
     No task may be lost, and none may be answered twice.
@@ -298,7 +303,7 @@ def samples(
     new_tokens: NewTokens = 64,
     repeat: Repeat = 5,
     threads: options.Threads = None,
-) -> BenchResult:
+) -> "BenchResult":
     """Compare the time of k samples with one sample and k requests."""
     from qubic_lab.bench.samples import bench_samples
     from qubic_lab.pipeline import PipelineConfig
@@ -315,7 +320,7 @@ def scale(
     real: Annotated[str, Option(help="Numbers of real nodes, as a check; empty: none.")] = "3,6,12",
     requests_per_node: Annotated[float, Option(help="Assumed load: requests per second of a node.")] = 0.1,
     window: Annotated[float, Option(help="Seconds of a measurement; there are three of each kind.")] = 5.0,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure the cost of many nodes for coordinator and Redis.
 
     Also computes how many nodes one coordinator can serve, and which process needs a whole core first.
@@ -333,7 +338,7 @@ def tracing(
     ranks: RankCount = 2,
     dtype: options.Dtype = "bf16",
     pairs: Annotated[int, Option(help="Pairs of runs, one with tracing and one without.")] = 20,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure the cost of tracing.
 
     Shows the time in trace calls, and runs with tracing against runs without.
@@ -349,7 +354,7 @@ def voting(
     progress: Progress,
     answers: Annotated[int, Option(help="Answers in a vote, of 100 to 200 tokens each.")] = 16,
     votes: Annotated[int, Option(help="Votes of each kind.")] = 15,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure the time of a vote without that of its answers."""
     from qubic_lab.bench.deliberation import bench_voting
     from qubic_lab.model.embeddings import installed_embedder
@@ -364,7 +369,7 @@ def votes(
     votes: Annotated[int, Option(help="Votes on three echo nodes with each number.")] = 100,
     real_votes: Annotated[int, Option(help="Votes on one or two real nodes; 0: none.")] = 12,
     model: options.Model = "smollm2",
-) -> BenchResult:
+) -> "BenchResult":
     """Measure concurrent votes, and where they saturate a cluster.
 
     On echo nodes the coordinator is the limit, on real ones the model.

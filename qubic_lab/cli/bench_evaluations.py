@@ -1,16 +1,18 @@
 """`qubic-lab bench …`, the part about answers: votes, signals, the oracle and sentiment."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from qubic_lab.bench.result import BenchResult
 from qubic_lab.cli import console, options
 from qubic_lab.cli.bench import bench
 from qubic_lab.cli.oracle_sentiment import PACKAGES, LabelColumn, LabelMap, TextColumn, read_columns
 from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_choice
+
+if TYPE_CHECKING:
+    from qubic_lab.bench.result import BenchResult
 
 
 @bench("--part development")
@@ -20,7 +22,7 @@ def audit(
     only: Annotated[str, Option(help="Names of signals, such as zigzag,next_return; empty: all.")] = "",
     cuts: Annotated[int | None, Option(help="Least number of cuts.", show_default="the check's own")] = None,
     seed: options.Seed = 0,
-) -> BenchResult:
+) -> "BenchResult":
     """Check the error rates of the look-ahead check.
 
     Audits planted leaks and clean signals that look suspicious.
@@ -48,7 +50,7 @@ def backtest(
     ] = None,
     speed: Annotated[bool, Option(help="Measure speed as well.")] = True,
     seed: options.Seed = 0,
-) -> BenchResult:
+) -> "BenchResult":
     """Check error rates and speed of the backtest.
 
     Data without any edge show how often noise is called evidence, data with one how often it is found.
@@ -118,7 +120,7 @@ def consensus(
     save: Save = None,
     calibrations: Calibrations = None,
     seed: options.Seed = 0,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure the gain of a vote, and check its confidence.
 
     Simulated voters, whose truth is known, check the method; a model's samples show what it is worth in practice.
@@ -160,7 +162,7 @@ def stopping(
     concentration: Concentration = None,
     error: Annotated[float, Option(help="Error of the certificates.")] = 0.05,
     seed: options.Seed = 0,
-) -> BenchResult:
+) -> "BenchResult":
     """Check certified votes: how often they err, what they save.
 
     Simulated voters, whose most frequent answer is known, vote until it is certified; or a model's recorded answers
@@ -191,7 +193,7 @@ def oracle(
     clients: Annotated[int, Option(help="Concurrent clients, each without pauses.")] = 50,
     requests: Annotated[int, Option(help="Cold requests of each route; a fifth of them for risk.")] = 500,
     cached_requests: Annotated[int, Option(help="Requests of each route whose answers are cached.")] = 5_000,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure the latency of the market oracle, cold and cached."""
     from qubic_lab.bench.oracle import bench_oracle
 
@@ -199,7 +201,7 @@ def oracle(
 
 
 @bench("")
-def pairs(progress: Progress) -> BenchResult:
+def pairs(progress: Progress) -> "BenchResult":
     """Measure how well answers are read, and equal ones recognized.
 
     Compares our method with embeddings and with word overlap alone, on labelled pairs. Reads answers in plain prose.
@@ -218,7 +220,7 @@ def sentiment(
     mapping: LabelMap = None,
     finbert: Annotated[Path | None, Option(metavar="FOLDER", help="FinBERT, or its like.", show_default=False)] = None,
     seed: options.Seed = 0,
-) -> BenchResult:
+) -> "BenchResult":
     """Measure how right sentiment models are on labelled texts.
 
     Shows accuracy, macro-F1 and calibration, with intervals, beside the majority and two lexicons.

@@ -8,7 +8,7 @@ import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import Commands, add_group, note, print_json, print_table, split_list
+from qubic_lab.cli.console import Commands, note, print_json, print_table, split_list
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
@@ -19,15 +19,13 @@ Role = Annotated[str, Option(metavar="ROLE,…", help="Role in a cluster: coordi
 Days = Annotated[int, Option(help="Days that hosts' certificates are valid; an authority's lasts 10 years.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group with its commands."""
-    commands: Commands = {
+def commands() -> Commands:
+    """Return the commands of the group."""
+    return {
         "make": (make, "~/qubic-lab-tls 10.0.0.2,vm-1,localhost --role node"),
         "show": (show, "~/qubic-lab-tls"),
         "renew": (renew, "~/qubic-lab-tls"),
     }
-    text = "Make, show and renew TLS certificates of hosts."
-    add_group(app, "certs", text, "make ~/qubic-lab-tls laptop", commands)
 
 
 def make(

@@ -19,7 +19,7 @@ from rich.text import Text
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import Commands, add_group, note, print_json, print_tables, progress_bar, read_seconds
+from qubic_lab.cli.console import Commands, note, print_json, print_tables, progress_bar, read_seconds
 from qubic_lab.errors import InputError, QubicLabError, check_range
 
 if TYPE_CHECKING:
@@ -38,10 +38,9 @@ Row = tuple[str, ...]
 TableRows = tuple[Row, list[Row]]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group with its commands."""
-    commands: Commands = {"up": (up, "--nodes 3"), "status": (status, "--json"), "down": (down, "--timeout 20s")}
-    add_group(app, "cluster", "Run a cluster on this machine, and show its state.", "up --nodes 3", commands)
+def commands() -> Commands:
+    """Return the commands of the group."""
+    return {"up": (up, "--nodes 3"), "status": (status, "--json"), "down": (down, "--timeout 20s")}
 
 
 def up(

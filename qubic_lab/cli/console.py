@@ -5,16 +5,19 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from qubic_lab.errors import InputError, QubicLabError
 
-stderr = Console(stderr=True, highlight=False)
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Commands = Mapping[str, tuple[Callable[..., None], str]]
 """Functions of commands by their names, each with the arguments of the example in its help text."""
@@ -27,12 +30,39 @@ def add_commands(app: typer.Typer, commands: Commands, group: str = "") -> None:
         app.command(name, epilog=f"Example: {example}")(function)
 
 
-def add_group(app: typer.Typer, name: str, text: str, example: str, commands: Commands) -> None:
-    """Add a group of commands with a help text and an example."""
-    group = typer.Typer(help=text, epilog=f"Example: qubic-lab {name} {example}", rich_markup_mode=None)
-    group.callback()(lambda: None)  # otherwise typer replaces a group of one command by that command
-    add_commands(group, commands, name)
+def add_group(app: typer.Typer, name: str, text: str, example: str, module: str = "") -> None:
+    """Add a group of commands with a help text and an example.
+
+    The commands are `commands()` of a module of this package, by default the one of the group's name. It is imported
+    when a command of the group, or the list of them, is asked for: the help of all groups needs none of them.
+    """
+
+    class Group(TyperGroup):
+        def load(self) -> None:
+            if not self.commands:
+                loaded = typer.Typer(rich_markup_mode=None)
+                loaded.callback()(lambda: None)  # otherwise typer replaces a group of one command by that command
+                add_commands(loaded, import_module(f"qubic_lab.cli.{module or name}").commands(), name)
+                self.commands.update(get_group(loaded).commands)
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            self.load()
+            return super().get_command(ctx, cmd_name)
+
+        def list_commands(self, ctx: Any) -> list[str]:
+            self.load()
+            return super().list_commands(ctx)
+
+    group = typer.Typer(cls=Group, help=text, epilog=f"Example: qubic-lab {name} {example}", rich_markup_mode=None)
     app.add_typer(group, name=name)
+
+
+@cache
+def stderr() -> "Console":
+    """Return the console for progress and notes; without colours where stderr is no terminal, or NO_COLOR is set."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
 
 
 def show_warnings() -> None:
@@ -63,7 +93,7 @@ def print_tables(tables: Iterable[tuple[Sequence[str], Sequence[Sequence[str]]]]
 
 def note(text: str) -> None:
     """Print a remark on stderr."""
-    stderr.print(text, style="dim", markup=False, soft_wrap=True)
+    stderr().print(text, style="dim", markup=False, soft_wrap=True)
 
 
 def note_meaningless(meaningless: bool) -> None:
@@ -75,8 +105,10 @@ def note_meaningless(meaningless: bool) -> None:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Show a progress bar on a terminal while the block runs; yield the function that updates it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=stderr, transient=True, disable=not stderr.is_terminal) as progress:
+    with Progress(*columns, console=stderr(), transient=True, disable=not stderr().is_terminal) as progress:
         task = progress.add_task("starting", total=None)
 
         def update(text: str, done: int, total: int) -> None:

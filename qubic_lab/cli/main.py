@@ -10,57 +10,32 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from typer import Option
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-import qubic_lab.cli.bench_evaluations  # noqa: F401  (its commands are of the group bench)
 from qubic_lab import __version__
-from qubic_lab.cli import (
-    bench,
-    certs,
-    cluster,
-    compare,
-    coordinator,
-    generate,
-    models,
-    net,
-    node,
-    oracle,
-    project,
-    runs,
-    token,
-    verify,
-)
+from qubic_lab.cli import compare, coordinator, generate, models, node, project, runs, verify
+from qubic_lab.cli.console import add_group
 from qubic_lab.errors import InputError, QubicLabError
-from qubic_lab.settings import check_variables
 
 app = typer.Typer(
     name="qubic-lab",
     help="Run, split and measure small language models on a few machines, and analyse markets with them.",
     epilog='Example: qubic-lab generate --ranks 2 --prompt "Why is the sky blue?"',
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
 )
-for group in (
-    generate,
-    compare,
-    models,
-    runs,
-    verify,
-    project,
-    bench,
-    cluster,
-    coordinator,
-    node,
-    net,
-    token,
-    certs,
-    oracle,
-):
-    group.register(app)
+for file in (generate, compare, models, runs, verify, project, coordinator, node):
+    file.register(app)
+add_group(app, "model", "Look into a model.", "analyse --model smollm2", "models")
+add_group(app, "runs", "Look at runs of all weeks, repeat one, delete old ones.", "list --since 2026-W48")
+add_group(app, "bench", "Measure pipelines, clusters, votes and the oracle.", "memory --model smollm2 --ranks 2")
+add_group(app, "cluster", "Run a cluster on this machine, and show its state.", "up --nodes 3")
+add_group(app, "net", "Check the network between a cluster's machines.", "check")
+add_group(app, "token", "Add and remove tokens of HTTP clients.", "add notebook")
+add_group(app, "certs", "Make, show and renew TLS certificates of hosts.", "make ~/qubic-lab-tls laptop")
+add_group(app, "oracle", "Collect and analyse market data and texts.", "demo")
 
 
 def _version(asked: bool) -> None:
@@ -79,6 +54,8 @@ def options(
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    from qubic_lab.settings import check_variables
+
     check_variables()
 
 
@@ -113,6 +90,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def explain(error: TyperException) -> str:
     """Return Typer's message with the value and the command whose help explains it."""
+    from pydantic import ValidationError
+
     message = error.format_message().rstrip(".")
     if isinstance(error.__cause__, ValidationError):
         message += f": {error.__cause__.errors()[0]['input']!r}"
@@ -136,6 +115,8 @@ def _on_sigterm(*_: object) -> None:
 
 def main() -> None:
     """Run the command line of this process."""
+    if "_QUBIC_LAB_COMPLETE" in os.environ:  # a shell asks what may come next
+        app(prog_name="qubic-lab")
     signal.signal(signal.SIGTERM, _on_sigterm)
     status = run(sys.argv[1:])
     gc.freeze()  # else the interpreter's end looks through all that torch holds, for a second or more

@@ -11,7 +11,6 @@ from qubic_lab.cli.bench import show
 from qubic_lab.cli.console import (
     Commands,
     add_commands,
-    add_group,
     note_meaningless,
     print_json,
     print_table,
@@ -36,15 +35,18 @@ Out = Annotated[Path, Option(help="A new folder.", show_default=False, callback=
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file to `app`."""
-    commands: Commands = {
+    those: Commands = {
         "model-path": (model_path, "smollm2"),
         "split": (split, "--model smollm2 --ranks 2 --out parts"),
         "random-model": (random_model, "--config deepseek --out random"),
         "plan": (plan, "--model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"),
     }
-    add_commands(app, commands)
-    look = {"analyse": (analyse, "--model smollm2 --context 1024")}
-    add_group(app, "model", "Look into a model.", "analyse --model smollm2", look)
+    add_commands(app, those)
+
+
+def commands() -> Commands:
+    """Return the commands of the group `model`."""
+    return {"analyse": (analyse, "--model smollm2 --context 1024")}
 
 
 def analyse(

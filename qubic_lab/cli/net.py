@@ -7,7 +7,7 @@ import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_group, print_json, print_table, progress_bar, split_list
+from qubic_lab.cli.console import Commands, print_json, print_table, progress_bar, split_list
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
@@ -28,10 +28,9 @@ class NetworkCheck:
     trouble: str
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group with its command."""
-    commands = {"check": (check, "--coordinator http://127.0.0.1:5000")}
-    add_group(app, "net", "Check the network between a cluster's machines.", "check", commands)
+def commands() -> Commands:
+    """Return the commands of the group."""
+    return {"check": (check, "--coordinator http://127.0.0.1:5000")}
 
 
 def check(

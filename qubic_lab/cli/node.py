@@ -1,6 +1,5 @@
 """`qubic-lab node`: a pipeline on this host as a node of a cluster."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +43,8 @@ def node(
 
     On SIGTERM it finishes the requests that it has started, and leaves the cluster.
     """
+    import asyncio
+
     from qubic_lab.cluster.identity import claimed_name
     from qubic_lab.cluster.node import Node, NodeConfig
     from qubic_lab.cluster.registry import NODE_TYPES

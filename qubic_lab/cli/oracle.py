@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 STATUS_CHARACTERS = 58
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group with its commands."""
-    commands: console.Commands = {
+def commands() -> console.Commands:
+    """Return the commands of the group."""
+    return {
         "demo": (demo, "--json"),
         "collect": (collect, "--sources coingecko,hacker-news --for 60s"),
         "status": (status, "--json"),
@@ -49,7 +49,6 @@ def register(app: typer.Typer) -> None:
         "backtest": (oracle_backtest.backtest, "my_signals:momentum --data btc.csv --stamp open"),
         "audit": (oracle_files.audit, "my_signals:momentum --data bars.csv --coin BTC --stamp open"),
     }
-    console.add_group(app, "oracle", "Collect and analyse market data and texts.", "demo", commands)
 
 
 def demo(json: options.Json = False) -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.live import Live
 from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import (
+    Commands,
     add_commands,
-    add_group,
     duration_text,
     note,
     print_json,
@@ -38,19 +37,17 @@ Since = Annotated[str | None, Option(help="Only runs since this week or day, suc
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     add_commands(app, {"run": (run, "experiments/weekly.yaml"), "report": (report, "--week 2026-W48")})
-    add_group(
-        app,
-        "runs",
-        "Look at runs of all weeks, repeat one, delete old ones.",
-        "list --since 2026-W48",
-        {
-            "list": (list_runs, "--study concurrency"),
-            "show": (show, "concurrency/1a2b3c"),
-            "diff": (diff, "1a2b3c 4d5e6f"),
-            "rerun": (rerun, "1a2b3c"),
-            "gc": (gc, "--weeks 8 --dry-run"),
-        },
-    )
+
+
+def commands() -> Commands:
+    """Return the commands of the group `runs`."""
+    return {
+        "list": (list_runs, "--study concurrency"),
+        "show": (show, "concurrency/1a2b3c"),
+        "diff": (diff, "1a2b3c 4d5e6f"),
+        "rerun": (rerun, "1a2b3c"),
+        "gc": (gc, "--weeks 8 --dry-run"),
+    }
 
 
 def run(
@@ -262,13 +259,15 @@ def _display() -> "Iterator[Watcher]":
 
         def end(self, outcome: "RunOutcome") -> None:
             super().end(outcome)
-            stderr.print(f"{self.label(outcome.run)}: {_in_words(outcome)}", markup=False, soft_wrap=True)
+            stderr().print(f"{self.label(outcome.run)}: {_in_words(outcome)}", markup=False, soft_wrap=True)
 
     display = Display()
-    if not stderr.is_terminal:
+    if not stderr().is_terminal:
         yield display
         return
-    with Live(display, console=stderr, transient=True, refresh_per_second=2):
+    from rich.live import Live
+
+    with Live(display, console=stderr(), transient=True, refresh_per_second=2):
         yield display
 
 

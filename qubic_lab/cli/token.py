@@ -7,22 +7,21 @@ import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import Commands, add_group, note, print_json, print_table
+from qubic_lab.cli.console import Commands, note, print_json, print_table
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 
 File = Annotated[Path | None, Option(help="File of tokens.", show_default="QUBIC_LAB_API_TOKENS")]
 Name = Annotated[str, Argument(metavar="NAME", help="Name of the client.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group with its commands."""
-    commands: Commands = {
+def commands() -> Commands:
+    """Return the commands of the group."""
+    return {
         "add": (add, "notebook --per-minute 60 --file ~/qubic-lab/tokens.yaml"),
         "list": (list_, "--json"),
         "remove": (remove, "notebook"),
         "new": (new, ""),
     }
-    add_group(app, "token", "Add and remove tokens of HTTP clients.", "add notebook", commands)
 
 
 def add(name: Name, per_minute: Annotated[int, Option(help="Requests a minute.")] = 120, file: File = None) -> None:

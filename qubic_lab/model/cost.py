@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qubic_lab.errors import check_choice
 from qubic_lab.model.config import ModelConfig
@@ -126,7 +126,9 @@ def layer_weight_bytes(config: ModelConfig, dtype: str) -> int:
 
 def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str) -> int:
     """Return the bytes of a stage's weights; a tied matrix counts on each rank that has it."""
-    return parameter_count(stage_tensors(config, stage)) * DTYPE_BYTES[dtype]
+    ends = stage_tensors(config, replace(stage, end=stage.first))
+    layers = (stage.end - stage.first) * parameter_count(layer_tensors(config, 0))
+    return (parameter_count(ends) + layers) * DTYPE_BYTES[dtype]
 
 
 def parameter_count(tensors: Mapping[str, Shape]) -> int:

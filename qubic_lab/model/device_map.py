@@ -1,24 +1,17 @@
-"""The device map that accelerate makes of the same model for the same devices, for comparison."""
+"""The device map that accelerate makes of the same model for the same devices, for comparison.
 
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+It is worked out here by accelerate's rule; that takes a millisecond, and to ask the library takes seconds.
+"""
+
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from qubic_lab.errors import QubicLabError
 from qubic_lab.model.candidates import Setup
-from qubic_lab.model.config import ModelConfig
 from qubic_lab.model.cost import kv_cache_bytes, model_cost
-from qubic_lab.model.layout import DTYPE_BYTES
+from qubic_lab.model.layout import DTYPE_BYTES, layer_tensors
 from qubic_lab.model.predict import WORKING_RESERVE_BYTES, hop_seconds, part_times
 from qubic_lab.model.recommend import Baseline
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -51,40 +44,42 @@ def accelerate_baseline(setup: Setup) -> Baseline:
 def infer_map(setup: Setup) -> DeviceMap:
     """Return accelerate's balanced map, `device_map="auto"`, for the usable memory minus the working reserve.
 
+    By its rule each device but the last may take an equal share of the weights and a quarter more than a layer (or than
+    the mean of the matrices, if that is more). Parts fill one device after the other, in their order, and the first
+    device also keeps room for the largest part that is still to come. A tied head is where the embedding is.
+
     Raises:
-        QubicLabError: accelerate is not installed, or would leave parts of the model on the disk.
+        QubicLabError: accelerate would leave parts of the model on the disk.
     """
-    if find_spec("accelerate") is None:
-        raise QubicLabError('accelerate is not installed; remedy: pip install "qubic-lab[lab]"')
-    from accelerate import infer_auto_device_map
-    from accelerate.utils import get_balanced_memory
-
-    from qubic_lab.model.decoder import torch_dtype
-
-    model, dtype = empty_model(setup.config), torch_dtype(setup.dtype)
-    no_split = list(model._no_split_modules or ())
-    room = {index: max(0, device.usable_bytes - WORKING_RESERVE_BYTES) for index, device in enumerate(setup.devices)}
-    with _no_word_of_absent_devices():
-        balanced = get_balanced_memory(model, max_memory=room, no_split_module_classes=no_split, dtype=dtype)
-        places = infer_auto_device_map(model, max_memory=balanced, no_split_module_classes=no_split, dtype=dtype)
-    if not all(isinstance(place, int) for place in places.values()):
-        raise QubicLabError("accelerate finds no room for all weights on these devices: it would leave some on disk")
-    return read_map(places, setup.config.layers)
-
-
-def read_map(places: Mapping[str, int], layers: int) -> DeviceMap:
-    """Return a DeviceMap from accelerate's names; modules without an entry are on their parent's device."""
-
-    def place_of(name: str) -> int:
-        while name and name not in places:
-            name = name.rpartition(".")[0]
-        return places[name]
-
-    return DeviceMap(
-        embedding=place_of("model.embed_tokens"),
-        layers=tuple(place_of(f"model.layers.{layer}") for layer in range(layers)),
-        head=place_of("lm_head"),
+    config, size = setup.config, DTYPE_BYTES[setup.dtype]
+    cost = model_cost(config, setup.dtype)
+    norm, matrix, angles = config.hidden * size, cost.embedding.weight_bytes, 2 * (config.head_dim // 2) * size
+    parts = [matrix, *[cost.layer.weight_bytes] * config.layers, norm, angles, *([] if config.tied_head else [matrix])]
+    modules = (
+        config.layers * len({name.rpartition(".")[0] for name in layer_tensors(config, 0)}) + len(parts) - config.layers
     )
+    rooms = [max(0, device.usable_bytes - WORKING_RESERVE_BYTES) for device in setup.devices]
+    usable = [index for index, room in enumerate(rooms) if room]
+    share = sum(parts) // max(1, len(usable)) + int(1.25 * max(cost.layer.weight_bytes, sum(parts) // modules))
+    for index in usable[:-1]:
+        rooms[index] = min(rooms[index], share)
+    places = _fill(parts, rooms)
+    return DeviceMap(places[0], tuple(places[1 : 1 + config.layers]), places[0] if config.tied_head else places[-1])
+
+
+def _fill(parts: list[int], rooms: list[int]) -> list[int]:
+    """Return the device of each part; an error if they do not all find room."""
+    places: list[int] = []
+    device = used = 0
+    for part, bytes in enumerate(parts):
+        kept = max(parts[part + 1 :], default=0)
+        while device < len(rooms) and used + bytes > rooms[device] - (kept if device == 0 else 0):
+            device, used = device + 1, 0
+        places.append(device)
+        used += bytes
+    if device == len(rooms):
+        raise QubicLabError("accelerate finds no room for all weights on these devices: it would leave some on disk")
+    return places
 
 
 def map_baseline(setup: Setup, device_map: DeviceMap) -> Baseline:
@@ -125,39 +120,3 @@ def _memory_bytes(setup: Setup, device_map: DeviceMap, counts: tuple[int, ...]) 
     if setup.config.tied_head and device_map.head != device_map.embedding:
         held[device_map.head] += setup.config.vocab * setup.config.hidden * DTYPE_BYTES[setup.dtype]
     return tuple(held)
-
-
-def empty_model(config: ModelConfig) -> "PreTrainedModel":
-    """Return transformers' model of this shape without memory for its weights."""
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    shape = AutoConfig.for_model(
-        config.family,
-        vocab_size=config.vocab,
-        hidden_size=config.hidden,
-        intermediate_size=config.intermediate,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        head_dim=config.head_dim,
-        tie_word_embeddings=config.tied_head,
-    )
-    with init_empty_weights():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(shape)
-    model.tie_weights()
-    return model
-
-
-@contextmanager
-def _no_word_of_absent_devices() -> Iterator[None]:
-    """Silence accelerate's warning that the planned devices are not in this machine."""
-    logger = logging.getLogger("accelerate.utils.modeling")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        logger.setLevel(level)
