@@ -19,7 +19,7 @@ import pytest
 import torch
 from clusters import WITHIN_S, wait_until
 from commands import Ended, Run
-from comparisons import make_comparison
+from comparisons import make_case, make_cases, make_comparison
 from models import SHAPE, tiny_model
 from refused_commands import REFUSED
 from safetensors.torch import load_file, save_file
@@ -391,6 +391,7 @@ def test_a_random_model_is_labelled_beside_the_json(here: Run, shared_ranks: Non
 def test_compare_proves_that_the_split_is_the_model(here: Run, shared_ranks: None, tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "big-head", vocab_size=1200)
     result = here(f"compare --model {model} --questions questions.jsonl --limit 2 --max-new-tokens 6 --json").json
+    assert (result["verdict"], result["same_model"]) == ("SAME", True)
     assert (result["token_identity"], result["logits_max_abs"], result["questions"]) == (1.0, 0.0, 2)
     cases = {(case["dtype"], case["batch"], case["strategy"]): case for case in result["cases"]}
     assert cases.keys() == {(d, b, s) for d in ("fp32", "bf16") for b in (1, 4) for s in "ABC"}
@@ -410,29 +411,43 @@ def test_compare_proves_that_the_split_is_the_model(here: Run, shared_ranks: Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "status", "said"),
+    ("changes", "candidate", "status", "said"),
     [
-        ({}, 0, "the split is the model: the same tokens, and logits equal bit for bit"),
-        ({"logits_max_abs": 0.25}, 0, "the split gives the model's tokens, but logits differ by up to 0.25"),
-        ({"token_identity": 0.5}, 1, "the split is not the model: 50.00% of the tokens are equal in the worst case"),
-        ({"token_identity": 0.5, "candidate": "parts", "candidate_hash": "a"}, 1, "the split is not the model: 50.00%"),
+        ({}, {}, 0, r"SAME: 2,048 tokens in 8 comparisons, all equal, and their logits equal bit for bit$"),
         (
-            {"token_identity": 0.0, "candidate": "other", "candidate_hash": "b"},
-            0,
-            "the models differ: other is not smollm2 (hashes b and a); 0.00% of the tokens are equal in the worst "
-            "case, which is no finding about the split",
+            {"logits_max_abs": 0.25},
+            {},
+            1,
+            r"DIFFERENT: .*; at worst \(3 ranks, strategy C, fp32, batch 1\) 100.00% of 256 tokens equal, "
+            r"logits differ by at most 0.25, KL at most [^;]* nats$",
         ),
+        ({"token_identity": 0.5}, {}, 1, r"DIFFERENT: .* 50.00% of 256 tokens equal, logits differ"),
+        (
+            {"token_identity": 0.5},
+            {"candidate": "other", "candidate_hash": "b"},
+            1,
+            r"DIFFERENT: .*; other has other weights than smollm2 \(hashes b and a\)$",
+        ),
+        ({"token_identity": 0.5}, {"candidate": "parts", "candidate_hash": "a"}, 1, r"DIFFERENT: .* nats$"),
     ],
 )
-def test_compare_ends_by_saying_whether_it_is_the_same_model(
-    changes: dict[str, Any], status: int, said: str, here: Run, monkeypatch: pytest.MonkeyPatch
+def test_compare_first_says_whether_all_is_the_same(
+    changes: dict[str, Any],
+    candidate: dict[str, str],
+    status: int,
+    said: str,
+    here: Run,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    comparison = make_comparison(model_hash="a", **changes)
+    cases = [*make_cases(), *([make_case(ranks=3, **changes)] if changes else [])]
+    comparison = make_comparison(model_hash="a", cases=cases, **candidate)
     monkeypatch.setattr("qubic_lab.evals.compare.compare", lambda config, progress: comparison)
     ended = here("compare --model tiny")
-    assert ended.status == status and ended.out.splitlines()[-1].startswith(said)
+    assert ended.status == status and re.match(said, ended.out.splitlines()[0]), ended.out
     ended = here("compare --model tiny --json")
-    assert ended.status == status and json.loads(ended.out)["same_model"] == (not said.startswith("the models differ"))
+    assert ended.status == status
+    found = json.loads(ended.out)
+    assert (found["verdict"], found["same_model"]) == (said.partition(":")[0], "other weights" not in said)
 
 
 def test_bench_memory_says_what_each_rank_holds(here: Run, shared_ranks: None) -> None:

@@ -39,8 +39,8 @@ def compare(
 ) -> None:
     """Compare N ranks with one rank and with transformers.
 
-    Answers are compared token by token and bit by bit. The exit status is 1 if a split of the same model gives other
-    answers; a candidate whose weights have another hash is another model, and the last line says so.
+    Answers are compared token by token and bit by bit. The first line says SAME or DIFFERENT, with the numbers behind
+    it; if something differs, the exit status is 1.
     """
     from qubic_lab.evals.compare import compare as run_comparison
     from qubic_lab.evals.comparison_plan import ComparisonConfig
@@ -63,11 +63,11 @@ def compare(
         comparison = run_comparison(config, progress)
     note_meaningless(comparison.meaningless)
     if json:
-        print_json(asdict(comparison) | {"same_model": comparison.same_model})
+        print_json({"verdict": comparison.verdict, "same_model": comparison.same_model, **asdict(comparison)})
     else:
-        for line in (*_lines(comparison), _conclusion(comparison)):
+        for line in (_conclusion(comparison), *_lines(comparison)):
             typer.echo(line)
-    if comparison.same_model and comparison.token_identity < 1.0:
+    if comparison.verdict != "SAME":
         raise typer.Exit(1)
 
 
@@ -103,19 +103,18 @@ def _lines(comparison: "SplitComparison") -> Iterator[str]:
 
 
 def _conclusion(comparison: "SplitComparison") -> str:
-    """Say in one line whether the split is the model, or that another model was compared."""
-    agree = f"{comparison.token_identity:.2%} of the tokens are equal in the worst case"
-    if not comparison.same_model:
-        return (
-            f"the models differ: {comparison.candidate} is not {comparison.model} (hashes "
-            f"{comparison.candidate_hash[:12]} and {comparison.model_hash[:12]}); {agree}, which is no finding about "
-            "the split"
-        )
-    if comparison.token_identity < 1.0:
-        return f"the split is not the model: {agree}"
-    if comparison.logits_max_abs > 0.0:
-        return f"the split gives the model's tokens, but logits differ by up to {comparison.logits_max_abs:.3g}"
-    return "the split is the model: the same tokens, and logits equal bit for bit"
+    """Say in one line whether all is the same, with the numbers behind it."""
+    measured = [case for case in comparison.cases if case.measured_as is None]
+    tokens = f"{sum(case.tokens for case in measured):,} tokens in {len(measured)} comparisons"
+    if comparison.verdict == "SAME":
+        return f"SAME: {tokens}, all equal, and their logits equal bit for bit"
+    worst = min(measured, key=lambda case: (case.token_identity, -case.logits_max_abs))
+    where = f"{worst.ranks} ranks, strategy {worst.strategy}, {worst.dtype}, batch {worst.batch}"
+    found = f"DIFFERENT: {tokens}; at worst ({where}) {_likeness(worst)}"
+    if comparison.same_model:
+        return found
+    hashes = f"{comparison.candidate_hash[:12]} and {comparison.model_hash[:12]}"
+    return f"{found}; {comparison.candidate} has other weights than {comparison.model} (hashes {hashes})"
 
 
 def _likeness(found: "RunLikeness") -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -192,6 +193,11 @@ class SplitComparison:
     paired: tuple[PairedAccuracy, ...]
     answers: tuple[AnswerRow, ...]
     judged: str = ""
+
+    @property
+    def verdict(self) -> Literal["SAME", "DIFFERENT"]:
+        """SAME if the ranks gave the model's tokens, with logits equal bit for bit, in every case."""
+        return "SAME" if self.token_identity == 1.0 and self.logits_max_abs == 0.0 else "DIFFERENT"
 
     @property
     def same_model(self) -> bool:
