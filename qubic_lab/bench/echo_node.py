@@ -59,10 +59,11 @@ class EchoReplica:
         for number in tokens[known:]:
             due_s += self._token_s
             await asyncio.sleep(due_s - time.monotonic())
-            token = pipeline_pb2.Token(id=number, text=echo_text([number]))
-            yield pipeline_pb2.GenerateReply(token=token)
+            yield pipeline_pb2.GenerateReply(token=_echo_token(number, request.sampling))
         reason = "stop" if self._says else "length"
         end = pipeline_pb2.End(text=self._says or echo_text(tokens), finish_reason=reason, prompt_tokens=1)
+        if request.HasField("prompt_logprobs"):
+            end.prompt.add(raw=request.prompt.encode())
         yield pipeline_pb2.GenerateReply(end=end)
 
     async def lost(self) -> QubicLabError:
@@ -75,6 +76,17 @@ class EchoReplica:
 def echo_tokens(seed: int, count: int) -> range:
     """Return the token ids of an answer; answers whose seeds are `count` apart share none."""
     return range(seed, seed + count)
+
+
+def _echo_token(number: int, sampling: pipeline_pb2.Sampling) -> pipeline_pb2.Token:
+    """Return a token, which is certain."""
+    text = echo_text([number])
+    token = pipeline_pb2.Token(id=number, text=text, raw=text.encode())
+    if sampling.logprobs:
+        token.logprob = 0.0
+    if sampling.top_logprobs:
+        token.top.add(id=number, raw=token.raw)
+    return token
 
 
 def echo_text(tokens: Sequence[int]) -> str:

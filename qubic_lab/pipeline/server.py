@@ -200,8 +200,10 @@ class PipelineService:
                 if answer is None:  # a token after a stop text has ended its answer
                     continue
                 sample = event.request - live.numbers.start
-                if event.token is None:  # its prompt was scored
-                    answer.finish_reason = answer.finish_reason or event.finish
+                if event.token is None:  # a chunk of its prompt was scored
+                    if event.finish is None:
+                        continue
+                    answer.finish_reason = answer.finish_reason or event.finish  # forced tokens may have ended it
                 else:
                     token = answer.add(event, time_s)
                     if not message.whole:

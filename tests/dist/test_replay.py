@@ -150,6 +150,8 @@ def test_text_goes_on_within_characters_and_stop_texts(
     [whole] = ask(reciter, [request])
     assert (whole.completion.text, whole.completion.finish_reason) == (text, finish)
     assert "".join(map(str, whole.tokens)) == text
+    raw = b"".join(token.raw for token in whole.tokens if token.id != END_ID)
+    assert raw.decode(errors="replace").startswith(text)
     assert comparable(replace(whole, completion=reciter.generate(request))) == comparable(whole)
     counts = range(len(whole.tokens) + 1)
     for count, replayed in zip(counts, ask(reciter, [cut(request, whole, count) for count in counts]), strict=True):
