@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from time import perf_counter_ns
@@ -31,6 +32,7 @@ SpanKind = Literal["compute", "sample", "send", "receive"]
 SPAN_KINDS = ("queue", "compute", "sample", "send", "receive")
 """All kinds; `queue`, a request's time from submission to its first micro-batch, is computed on reading."""
 
+_WORK = ("compute", "sample", "send")
 _NUMBERS = ["sequence", "lane", "tokens", "resident_bytes"]
 _COLUMNS = ["rank", "kind", "phase", "requests", *_NUMBERS, "start_ms", "end_ms", "trace_ms"]
 _INK = "#1c2733"
@@ -165,6 +167,34 @@ def read_trace(folder: Path) -> "pd.DataFrame":
         raise InputError(f"the trace in {folder} is damaged ({error!r}): trace again") from error
 
 
+@dataclass(frozen=True)
+class AnswerTimes:
+    """Where the time of the only answer in a trace went: its wait for the first micro-batch, and each rank's work."""
+
+    queue_ms: float
+    work_ms: tuple[float, ...]
+
+
+def read_answer_times(folder: Path) -> AnswerTimes:
+    """Read the times of one answer without a table, for which pandas would have to be loaded.
+
+    Raises:
+        InputError: as for `read_trace`, or there is no answer.
+    """
+    first = _records(folder, 0)
+    by_rank = [first, *(_records(folder, rank) for rank in range(1, first[0]["ranks"]))]
+    try:
+        submitted = next(record for record in first if record["kind"] == "submit")
+        begun = next(record for record in first if record["kind"] == "compute")
+    except StopIteration:
+        raise InputError(f"the trace in {folder} has no answer: send a request while tracing is on") from None
+    work_ns = [
+        sum(record["end_ns"] - record["start_ns"] for record in records if record["kind"] in _WORK)
+        for records in by_rank
+    ]
+    return AnswerTimes((begun["start_ns"] - submitted["start_ns"]) / 1e6, tuple(each / 1e6 for each in work_ns))
+
+
 def _spans(folder: Path) -> "pd.DataFrame":
     """Return the table of `read_trace`; a damaged record raises a KeyError or similar."""
     import pandas as pd
@@ -209,7 +239,7 @@ def trace_cost(spans: "pd.DataFrame") -> float:
 
     A step also has waits, so the share of a step is smaller still.
     """
-    work = spans[spans["kind"].isin(["compute", "sample", "send"])]
+    work = spans[spans["kind"].isin(_WORK)]
     work_ms = (work["end_ms"] - work["start_ms"]).groupby(work["rank"]).sum()
     trace_ms = spans.groupby("rank")["trace_ms"].sum()
     return float((trace_ms / work_ms).max())

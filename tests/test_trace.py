@@ -10,7 +10,16 @@ import pytest
 
 from qubic_lab.errors import InputError
 from qubic_lab.pipeline.message import Kind, Message, Work
-from qubic_lab.trace import SPAN_KINDS, Tracer, read_trace, request_times, timeline, trace_cost
+from qubic_lab.trace import (
+    SPAN_KINDS,
+    AnswerTimes,
+    Tracer,
+    read_answer_times,
+    read_trace,
+    request_times,
+    timeline,
+    trace_cost,
+)
 
 HOUR_NS = 3_600_000_000_000
 MS = 1_000_000
@@ -141,6 +150,14 @@ def test_each_request_has_its_sums(two_ranks_trace: Path) -> None:
         (8, 0): pytest.approx([2, 7, 0, 1, 9]),
         (8, 1): pytest.approx([0, 6, 2, 1, 9]),
     }
+
+
+def test_the_times_of_one_answer_need_no_table(tmp_path: Path) -> None:
+    first = [submit(7, 10), span("compute", 14, 20, 7), span("send", 20, 21, 7), span("receive", 21, 30, 7)]
+    second = [span("receive", 0, 21, 7), span("compute", 21, 23, 7), span("sample", 23, 23.5, 7)]
+    assert read_answer_times(write(tmp_path, first, second)) == AnswerTimes(queue_ms=4.0, work_ms=(7.0, 2.5))
+    with pytest.raises(InputError, match="has no answer"):
+        read_answer_times(write(tmp_path, first[:1], second))
 
 
 def test_cost_is_that_of_the_worst_rank(two_ranks_trace: Path) -> None:

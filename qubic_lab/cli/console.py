@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +19,8 @@ from qubic_lab.errors import InputError, QubicLabError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_CONTROLS = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 Commands = Mapping[str, tuple[Callable[..., None], str]]
 """Functions of commands by their names, each with the arguments of the example in its help text."""
@@ -100,6 +103,25 @@ def note_meaningless(meaningless: bool) -> None:
     """Print a note if the model has random weights."""
     if meaningless:
         note("note: this model has random weights: its answers are meaningless, its speed and memory are not")
+
+
+def print_pieces(pieces: Iterable[str]) -> str:
+    """Print the pieces of an answer as they come, and return the whole.
+
+    On a terminal control characters other than line breaks and tabs are replaced: they could move its cursor or set
+    its title.
+    """
+    text, shown = "", sys.stdout.isatty()
+    try:
+        for piece in pieces:
+            text += piece
+            typer.echo(piece.translate(_CONTROLS) if shown else piece, nl=False)
+    except BaseException:
+        if text:
+            typer.echo("")  # what comes next starts on a line of its own
+        raise
+    typer.echo("")
+    return text
 
 
 @contextmanager

@@ -1,23 +1,37 @@
 """`qubic-lab generate` and `ask`: answers to prompts by a model that is started, or by a running cluster."""
 
 import math
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_numbers
+from qubic_lab.cli.console import (
+    add_commands,
+    note,
+    note_meaningless,
+    print_json,
+    print_pieces,
+    progress_bar,
+    split_numbers,
+)
 from qubic_lab.core import Completion, Request, SamplingParams
 from qubic_lab.errors import InputError, check_choice, check_range
 
 if TYPE_CHECKING:
     from qubic_lab.pipeline import PipelineConfig
     from qubic_lab.pipeline.config import ResolvedConfig
+    from qubic_lab.trace import AnswerTimes
 
 MOST_SLOTS = 8
+MOST_TRACED = 4_096
+"""Tokens of an answer whose time is traced by rank; a longer one would leave large files."""
 MOST_SAMPLES = 32
 MODES = ("auto", "consensus", "single")
 ABOUT = ("market_overview", "sentiment", "price_analysis", "risk", "prices", "texts", "alerts", "status")
@@ -53,7 +67,10 @@ def generate(
     compression: options.Compression = None,
     json: options.Json = False,
 ) -> None:
-    """Answer prompts with a model split over local ranks."""
+    """Answer prompts with a model split over local ranks.
+
+    The answer to one prompt is printed as it comes, and then, on stderr, its speed and where the time went.
+    """
     from qubic_lab.pipeline import Pipeline, PipelineConfig
 
     sampling = SamplingParams(max_new_tokens, temperature, top_p, top_k, seed, ignore_eos, tuple(stop or ()))
@@ -69,6 +86,9 @@ def generate(
     )
     if vote is not None:
         _vote(config, requests[0], vote, json)
+        return
+    if len(requests) == 1 and not json:
+        _stream(config, requests[0])
         return
     with progress_bar() as progress, Pipeline.launch(config) as pipeline:
         completions = []
@@ -120,6 +140,48 @@ def ask(
         typer.echo(f"{each['node']}: {each['for_leader']} of {each['answers']} for it, own confidence {own}")
     if answer.page:
         typer.echo(f"{client.url}{answer.page}")
+
+
+def _stream(config: "PipelineConfig", request: Request) -> None:
+    """Print the answer to one prompt as it comes, and then its speed and where the time went."""
+    from qubic_lab.pipeline import Pipeline
+    from qubic_lab.trace import read_answer_times
+
+    with TemporaryDirectory(prefix="qubic-lab-") as folder:
+        traced = request.sampling.max_new_tokens <= MOST_TRACED
+        started_s = perf_counter()
+        with progress_bar():
+            launched = Pipeline.launch(replace(config, trace=Path(folder) if traced else None))
+        with launched as pipeline:
+            load_s = perf_counter() - started_s
+            note_meaningless(pipeline.config.meaningless)
+            stream = pipeline.stream(request)
+            print_pieces(token.text for token in stream)
+        times = None
+        with suppress(InputError):  # a full disk ends a trace, and no answer
+            times = read_answer_times(Path(folder)) if traced else None
+        note(speed_text(stream.completion, load_s, times))
+
+
+def speed_text(done: Completion, load_s: float | None = None, times: "AnswerTimes | None" = None) -> str:
+    """Return the speed of an answer in one line, and where its time went as far as that is known."""
+    count = len(done.token_ids)
+    decode_s = (count - 1) / done.tokens_per_s if done.tokens_per_s and count > 1 else 0.0
+    queue_s = times.queue_ms / 1e3 if times else 0.0
+    prefill_s = done.ttft_ms / 1e3 - queue_s
+    steps = {"load": load_s, "queue": queue_s if times else None, "prefill": prefill_s, "decode": decode_s}
+    parts = [f"{name} {_short_time(seconds)}" for name, seconds in steps.items() if seconds is not None]
+    text = (
+        f"{count} tokens, {done.tokens_per_s:.1f} tokens/s, the first after {done.ttft_ms:.0f} ms; {', '.join(parts)}"
+    )
+    if times is None:
+        return text
+    shares = [work_ms / 1e3 / (prefill_s + decode_s) for work_ms in times.work_ms]
+    return f"{text}; at work: " + ", ".join(f"rank {rank} {share:.0%}" for rank, share in enumerate(shares))
+
+
+def _short_time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1e3 * seconds:.0f} ms"
 
 
 def _settings(used: "ResolvedConfig") -> dict[str, Any]:
