@@ -42,6 +42,8 @@ class Settings(BaseSettings):
     """File with the tokens of HTTP clients, written by `qubic-lab token add`. Required beyond loopback."""
     api_token: str | None = None
     """Token that our own commands send to a coordinator."""
+    api_key: SecretStr | None = None
+    """Key that clients of `qubic-lab serve` must send. Required beyond loopback."""
     node_token: SecretStr | None = None
     """Secret that coordinators and nodes share, of 32 characters or more; `qubic-lab token new` prints one."""
     cluster_network: str = ""

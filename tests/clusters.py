@@ -25,9 +25,11 @@ import psutil
 import pytest
 import redis
 import uvicorn
+from fastapi import FastAPI
 
 from qubic_lab.api.access import ApiToken, make_limiter
-from qubic_lab.api.serve import create_app, server_options
+from qubic_lab.api.http_server import server_options
+from qubic_lab.api.serve import create_app
 from qubic_lab.cluster.calls import wait_at_most
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.fleet import NodeView
@@ -45,7 +47,13 @@ WITHIN_S = 60.0
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses of nodes and coordinators: heartbeats, polls and retries."""
-    for name in ("registry.HEARTBEAT_S", "dispatcher.BEAT_S", "dispatcher.LOOK_S", "node._FIRST_PAUSE_S"):
+    for name in (
+        "registry.HEARTBEAT_S",
+        "dispatcher.BEAT_S",
+        "dispatcher.LOOK_S",
+        "node._PAUSE_S",
+        "replica.FIRST_PAUSE_S",
+    ):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.1)
     for name in ("dispatcher.PAUSE_S", "dispatcher.TAKE_S", "tasks._NOTIFICATION_S"):
         monkeypatch.setattr(f"qubic_lab.cluster.{name}", 0.05)
@@ -232,7 +240,13 @@ async def http(
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """Serve a coordinator's interface at a port of loopback, and yield a client of it."""
     tokens = None if accesses is None else lambda: accesses
-    app = create_app(coordinator, tokens, make_limiter(client) if accesses else None)
+    async with serving(create_app(coordinator, tokens, make_limiter(client) if accesses else None)) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    """Serve an application at a port of loopback, and yield a client of it."""
     # The protocol is named, since asyncio sends without delay only where it knows that.
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind(("127.0.0.1", 0))
@@ -240,7 +254,7 @@ async def http(
         options = server_options(app)
         options.timeout_graceful_shutdown = 1
         server = uvicorn.Server(options)
-        serving = asyncio.ensure_future(server.serve([listening]))
+        running = asyncio.ensure_future(server.serve([listening]))
         try:
             await until(lambda: server.started)
             async with httpx2.AsyncClient(
@@ -249,7 +263,7 @@ async def http(
                 yield connection
         finally:
             server.should_exit = True
-            await serving
+            await running
 
 
 async def _end_nodes(running: Cluster) -> None:

@@ -12,7 +12,7 @@ from clusters import Fragile, StartCluster, cluster
 from commands import Run
 
 from qubic_lab.api.access import ApiToken, TokenFile, find_token, hash_token, new_token, read_tokens, write_tokens
-from qubic_lab.api.serve import ServeConfig
+from qubic_lab.api.http_server import ServeConfig
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.errors import InputError
 from qubic_lab.wire.certificates import make_certificates

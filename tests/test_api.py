@@ -343,7 +343,7 @@ async def test_readiness_without_redis(tmp_path: Path, monkeypatch: pytest.Monke
             assert (await running.client.get("/ready")).status_code == 200
             up.close()
             response = await running.client.get("/ready")
-            assert_problem(response, 503, "the coordinator cannot do this now: see its log")
+            assert_problem(response, 503, "the server cannot do this now: see its log")
             assert str(tmp_path) not in response.text
             assert_problem(await running.client.post(ASK, json=QUESTION), 503, "cannot do this now")
             assert (await running.client.get("/health")).status_code == 200

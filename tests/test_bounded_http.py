@@ -20,7 +20,7 @@ from fastapi.responses import PlainTextResponse
 from uvicorn.server import ServerState
 
 from qubic_lab.api import bounded_http
-from qubic_lab.api.serve import Seldom, server_options
+from qubic_lab.api.http_server import Seldom, server_options
 from qubic_lab.wire.certificates import make_certificates
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]

@@ -116,9 +116,11 @@ class TokenFile:
 
 
 class AuthMiddleware:
-    """Admits requests with a known token, up to its rate; rates count over all coordinators."""
+    """Admits requests with a known token, up to its rate; rates count over all coordinators; no limiter, no rate."""
 
-    def __init__(self, app: ASGIApp, accesses: Callable[[], list[ApiToken]], limiter: MovingWindowRateLimiter) -> None:
+    def __init__(
+        self, app: ASGIApp, accesses: Callable[[], list[ApiToken]], limiter: MovingWindowRateLimiter | None
+    ) -> None:
         self._app, self._accesses, self._limiter = app, accesses, limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,7 +136,7 @@ class AuthMiddleware:
             await problem(401, "No access", detail, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
         try:
-            wait_s = await run_in_threadpool(_take_turn, self._limiter, access)
+            wait_s = await run_in_threadpool(_take_turn, self._limiter, access) if self._limiter else None
         except StorageError:
             detail = "requests cannot be counted now: Redis does not answer"
             await problem(503, "Out of order", detail)(scope, receive, send)
@@ -169,7 +171,7 @@ class BrowserGuardMiddleware:
     def _objection(self, method: str, headers: Headers) -> str | None:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._any_host and not is_loopback(_name_of(host)):
-            return f"this coordinator has no tokens and is not called {host[:100]!r}: use localhost or 127.0.0.1"
+            return f"this server asks for no tokens and is not called {host[:100]!r}: use localhost or 127.0.0.1"
         if origin is not None and method not in READING and origin.partition("://")[2] != host:
             return f"a page of {origin[:100]!r} may not change anything here"
         return None

@@ -1,32 +1,22 @@
 """Routes for monitoring a coordinator (`/health`, `/ready`, `/metrics`) and its metrics."""
 
-import time
 from collections import Counter
 
 from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, Histogram, generate_latest
-from prometheus_client import Counter as Total
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 
+from qubic_lab.api.http_metrics import NAMESPACE, HttpMetrics
 from qubic_lab.api.problems import problem
 from qubic_lab.api.schemas import Readiness
 from qubic_lab.cluster.coordinator import Coordinator
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-NAMESPACE = "qubic_lab"
 
-
-class ApiMetrics:
+class ApiMetrics(HttpMetrics):
     """The values of `/metrics`: requests are counted as they come; tasks and nodes are read on demand."""
 
     def __init__(self) -> None:
-        self._all = all_ = CollectorRegistry()
-        self.requests = Total(
-            "http_requests", "Requests by route and status.", ["route", "status"], NAMESPACE, registry=all_
-        )
-        self.seconds = Histogram(
-            "http_seconds", "Time to a whole response.", ["route"], NAMESPACE, registry=all_, buckets=SECONDS
-        )
+        super().__init__()
+        all_ = self.registry
         self._tasks = Gauge("tasks", "Tasks by state.", ["state"], NAMESPACE, registry=all_)
         self._nodes = Gauge("nodes", "Nodes by gate.", ["gate"], NAMESPACE, registry=all_)
         self._score = Gauge("node_score", "Health of a node, 0 to 100.", ["node"], NAMESPACE, registry=all_)
@@ -51,34 +41,7 @@ class ApiMetrics:
             self._score.labels(view.record.id).set(view.score)
             self._requests_there.labels(view.record.id).set(view.outstanding_requests)
             self._tokens.labels(view.record.id).set(view.record.state.tokens)
-        return generate_latest(self._all)
-
-
-class MetricsMiddleware:
-    """Counts and times requests by route."""
-
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 500
-
-        async def seen(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, seen)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")  # not the path itself, which clients can make up
-            self._metrics.requests.labels(route, status).inc()
-            self._metrics.seconds.labels(route).observe(time.perf_counter() - started)
+        return generate_latest(self.registry)
 
 
 def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:

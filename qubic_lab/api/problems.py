@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): what is wrong and how to fix it, without internals."""
+"""Errors as problem details (RFC 9457), or in OpenAI's shape: what is wrong and how to fix it, without internals."""
 
 import logging
 import math
@@ -9,8 +9,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from qubic_lab import errors
+from qubic_lab.api.openai.errors import PATH, openai_error
 from qubic_lab.errors import BusyError, QubicLabError
 
 MEDIA_TYPE = "application/problem+json"
@@ -34,22 +36,48 @@ _TITLES = {401: "No access", 404: "Not found", 405: "Method not allowed", 413: "
 logger = logging.getLogger(__name__)
 
 
-def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+class Problem(JSONResponse):
+    """A problem as a response; a client of the OpenAI routes gets it in their shape."""
+
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+        super().__init__(content, status, dict(headers or {}), MEDIA_TYPE)
+        self._given = dict(headers or {})
+        self.openai = openai_error(status, detail, param, code)
+        """The body for clients of the OpenAI routes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        if scope["path"].startswith(PATH):
+            await JSONResponse(self.openai, self.status_code, self._given)(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
     """Return a problem as a response."""
-    content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return JSONResponse(content, status, dict(headers or {}), MEDIA_TYPE)
+    return Problem(status, title, detail, headers)
 
 
-def problem_of(error: QubicLabError) -> JSONResponse:
+def problem_of(error: QubicLabError) -> Problem:
     """Return the response to an error; an error that the client cannot fix is only logged in detail."""
     for kind, (status, title) in _STATUS.items():
         if isinstance(error, kind):
             headers = {}
             if isinstance(error, BusyError):
                 headers["Retry-After"] = str(math.ceil(max(1.0, error.retry_after_s or 1.0)))
-            return problem(status, title, str(error), headers)
+            param, code = getattr(error, "param", None), getattr(error, "code", None)
+            return Problem(status, title, str(error), headers, param, code)
     logger.error("%s", error)
-    return problem(503, "Out of order", "the coordinator cannot do this now: see its log")
+    return problem(503, "Out of order", "the server cannot do this now: see its log")
 
 
 def install(app: FastAPI) -> None:
@@ -61,7 +89,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return problem(400, "Bad request", "; ".join(_sentence(each) for each in error.errors()))
+        found = error.errors()
+        return Problem(400, "Bad request", "; ".join(_sentence(each) for each in found), param=_param(found[0]))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -71,7 +100,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
         logger.error("an unexpected error", exc_info=error)
-        return problem(500, "Fault", "an unexpected error occurred: see the coordinator's log")
+        return problem(500, "Fault", "an unexpected error occurred: see the server's log")
 
 
 def _sentence(error: dict[str, Any]) -> str:
@@ -86,3 +115,10 @@ def _sentence(error: dict[str, Any]) -> str:
         return message
     given = error["input"]
     return f"{field}: {message}" if isinstance(given, dict | bytes) else f"{field} is {str(given)[:100]!r}: {message}"
+
+
+def _param(error: dict[str, Any]) -> str | None:
+    """Return the name of the field that is wrong."""
+    if error["type"] == "json_invalid":  # its place is a character of the text
+        return None
+    return ".".join(map(str, error["loc"][1:])) or getattr(error.get("ctx", {}).get("error"), "param", None)

@@ -172,18 +172,23 @@ def _too_late(deadline_s: float) -> DeadlineError:
 
 
 def _answer_of(outcome: TaskOutcome, items: list[dict[str, Any]], started_s: float) -> QueryResponse:
+    logprobs = [item["logprob"] for item in items if "logprob" in item]
+    return QueryResponse(
+        task_id=outcome.task_id,
+        token_ids=[item["id"] for item in items],
+        logprobs=logprobs or None,
+        attempts=outcome.attempts,
+        total_ms=(time.perf_counter() - started_s) * 1_000,
+        **result_of(outcome),
+    )
+
+
+def result_of(outcome: TaskOutcome) -> dict[str, Any]:
+    """Return the result of a task; errors as for `read_answer`."""
     match outcome.state:
         case "completed":
             assert outcome.result is not None
-            logprobs = [item["logprob"] for item in items if "logprob" in item]
-            return QueryResponse(
-                task_id=outcome.task_id,
-                token_ids=[item["id"] for item in items],
-                logprobs=logprobs or None,
-                attempts=outcome.attempts,
-                total_ms=(time.perf_counter() - started_s) * 1_000,
-                **outcome.result,
-            )
+            return outcome.result
         case "failed":
             raise InputError(outcome.why)
         case "cancelled":

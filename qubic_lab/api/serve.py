@@ -1,108 +1,27 @@
-"""The server process: the application behind access control, where it listens, and what must be configured first."""
+"""The coordinator's server: all routes behind access control, with what must run beside them."""
 
-import asyncio
-import logging
-import resource
-import signal
-import socket
-import ssl
-import sys
-import time
-from asyncio.sslproto import SSLProtocol
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import redis
-import uvicorn
 from fastapi import FastAPI
 from limits.strategies import MovingWindowRateLimiter
 
 from qubic_lab import __version__
 from qubic_lab.api import ai, cluster, consensus, health, problems
 from qubic_lab.api import oracle as oracle_routes
-from qubic_lab.api.access import (
-    ApiToken,
-    AuthMiddleware,
-    BodyLimitMiddleware,
-    BrowserGuardMiddleware,
-    TokenFile,
-    make_limiter,
-)
-from qubic_lab.api.bounded_http import MOST_CONNECTIONS, QUEUE, BoundedProtocol, listen_at
+from qubic_lab.api.access import make_limiter
+from qubic_lab.api.http_server import Accesses, ServeConfig, guard, run_server
+from qubic_lab.api.openai import routes as openai_routes
+from qubic_lab.api.openai.coordinator import CoordinatorAnswerer
 from qubic_lab.cluster.coordinator import Coordinator
-from qubic_lab.errors import InputError
-from qubic_lab.lifeline import CTRL_C_S
 from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.votes.service import VoteService
-from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host, with_port
-
-RELOAD_S = 10.0
-"""Interval of the check for renewed certificate files."""
-SWITCH_S = 0.0005
-"""Longest wait of a thread with an answer from Redis for the busy event loop; Python's default is 5 ms."""
-STOP_S = 10
-OTHER_FILES = 1_000
-"""Open files of a coordinator apart from its clients: nodes, Redis, databases, worker processes."""
-TLS_BUFFER_BYTES = 2**14
-"""A record of TLS has no more; asyncio reserves 16 times as much for each connection."""
-SELDOM_S = 10.0
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """Where a coordinator listens, and who may call.
-
-    Attributes:
-        listen: HOST:PORT of the HTTP interface.
-        tokens: the token file; None: everybody may call, only on loopback.
-        tls: the host's certificate for HTTPS; None: plain HTTP, only on loopback.
-
-    Raises:
-        InputError: it listens beyond loopback without tokens or certificate; says what to set.
-    """
-
-    listen: str
-    tokens: Path | None = None
-    tls: TlsFiles | None = None
-
-    def __post_init__(self) -> None:
-        if is_loopback(self.host):
-            return
-        missing = []
-        if self.tokens is None:
-            missing.append("QUBIC_LAB_API_TOKENS (make the file with qubic-lab token add NAME)")
-        if self.tls is None:
-            missing.append(
-                "QUBIC_LAB_TLS_CERTIFICATE, QUBIC_LAB_TLS_KEY and QUBIC_LAB_TLS_AUTHORITY (make the files with "
-                "qubic-lab certs make … --role coordinator)"
-            )
-        if missing:
-            raise InputError(f"{self.listen} is not on this host: set {' and '.join(missing)}")
-
-    @property
-    def host(self) -> str:
-        """The host part of `listen`."""
-        return read_host(self.listen)
-
-    @property
-    def url(self) -> str:
-        """The URL for clients."""
-        return f"{'https' if self.tls else 'http'}://{self.listen}"
-
-    @property
-    def port(self) -> int:
-        """The port part of `listen`."""
-        return int(self.listen.rpartition(":")[2])
 
 
 def create_app(
     coordinator: Coordinator,
-    accesses: Callable[[], list[ApiToken]] | None = None,
+    accesses: Accesses | None = None,
     limiter: MovingWindowRateLimiter | None = None,
     votes: VoteService | None = None,
     oracle: Oracle | None = None,
@@ -120,15 +39,11 @@ def create_app(
         app.include_router(consensus.make_routes(coordinator, votes))
     if oracle is not None:
         app.include_router(oracle_routes.make_routes(oracle))
+    app.include_router(openai_routes.make_routes(CoordinatorAnswerer(coordinator)))
     app.include_router(cluster.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))
-    # The last one added is the outermost.
-    app.add_middleware(BodyLimitMiddleware)
-    if accesses is not None:
-        assert limiter is not None
-        app.add_middleware(AuthMiddleware, accesses=accesses, limiter=limiter)
-    app.add_middleware(BrowserGuardMiddleware, any_host=accesses is not None)
-    app.add_middleware(health.MetricsMiddleware, metrics=metrics)
+    assert accesses is None or limiter is not None
+    guard(app, metrics, accesses, limiter)
     return app
 
 
@@ -147,130 +62,20 @@ def serve(
     Raises:
         InputError: the address is in use, or the tokens cannot be read.
     """
-    accesses = TokenFile(config.tokens) if config.tokens else None
+    accesses = config.accesses()
     app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle)
-    certificate = {"ssl_certfile": config.tls.certificate, "ssl_keyfile": config.tls.key} if config.tls else {}
-    options = server_options(app, **certificate)
-    options.load()
-    # Those that are ended to make room are closed a moment later, when more may have been accepted.
-    allow_files(MOST_CONNECTIONS + 2 * QUEUE + OTHER_FILES)
-    for name in ("asyncio", "uvicorn.error"):
-        logging.getLogger(name).addFilter(Seldom())
-    SSLProtocol.max_size = TLS_BUFFER_BYTES  # of each connection, from its first byte on
-    sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_serve(config, options, coordinator, votes, oracle, listening))
+    run_server(config, app, _working(coordinator, votes, oracle), listening)
 
 
-def server_options(app: FastAPI, **more: Any) -> uvicorn.Config:
-    """Return the options of a server whose connections are bounded."""
-    return uvicorn.Config(
-        app,
-        http=BoundedProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=QUEUE,
-        timeout_graceful_shutdown=STOP_S,
-        **more,
-    )
-
-
-def allow_files(count: int) -> None:
-    """Let this process have so many open files, as far as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-class Seldom(logging.Filter):
-    """Lets a message through once in SELDOM_S: of some, clients decide how often they are due."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._due_s: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log this; messages are the same if they begin alike."""
-        what, now_s = str(record.msg)[:60], time.monotonic()
-        if now_s < self._due_s.get(what, 0.0):
-            return False
-        if len(self._due_s) > 1_000:
-            self._due_s.clear()
-        self._due_s[what] = now_s + SELDOM_S
-        return True
-
-
-class _Server(uvicorn.Server):
-    """Returns after a signal; uvicorn's own server would end the process before everything is shut down.
-
-    Calls `listening` with its port once clients can connect.
-    """
-
-    def __init__(self, config: uvicorn.Config, listening: Callable[[int], None]) -> None:
-        super().__init__(config)
-        self._listening = listening
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._listening(self.servers[0].sockets[0].getsockname()[1])
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop on SIGTERM and, hurried, on SIGINT."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._stop, number)
-        yield
-
-    def _stop(self, number: int) -> None:
-        if number == signal.SIGINT:
-            self.config.timeout_graceful_shutdown = int(CTRL_C_S)
-        self.handle_exit(number, None)
-
-
-async def _serve(
-    config: ServeConfig,
-    options: uvicorn.Config,
-    coordinator: Coordinator,
-    votes: VoteService | None,
-    oracle: Oracle | None,
-    listening: Callable[[str], None],
-) -> None:
-    server = _Server(options, lambda port: listening(with_port(config.url, port)))
-    try:
-        sockets = listen_at(config.host, config.port, server.server_state)
-    except OSError as error:
-        raise InputError(
-            f"cannot listen at {config.listen}: another process holds it, or it is not an address of this host"
-        ) from error
+@asynccontextmanager
+async def _working(coordinator: Coordinator, votes: VoteService | None, oracle: Oracle | None) -> AsyncIterator[None]:
     if votes is not None:
         votes.start()
     async with coordinator.running():
-        reloading = asyncio.ensure_future(_reload(options.ssl, config.tls))
         try:
-            await server.serve([*sockets])
+            yield
         finally:
-            reloading.cancel()
             if votes is not None:
                 votes.end()
             if oracle is not None:
                 await oracle.close()
-
-
-async def _reload(context: ssl.SSLContext | None, tls: TlsFiles | None) -> None:
-    """Use a renewed certificate for new connections."""
-    if context is None or tls is None:
-        return
-    stamp = tls.stamp()
-    while True:
-        await asyncio.sleep(RELOAD_S)
-        if tls.stamp() == stamp:
-            continue
-        try:
-            TlsFiles(tls.certificate, tls.key, tls.authority)  # checks that they match
-            context.load_cert_chain(tls.certificate, tls.key)
-            stamp = tls.stamp()
-        except (InputError, OSError) as error:  # from `ssl`: the files changed in between
-            logger.warning("the certificate is not renewed yet: %s", error)

@@ -136,7 +136,7 @@ def cluster_folder() -> Path:
 
 def make_plan(folder: Path, ports: Sequence[int], balancer: str, nodes: int, options: tuple[str, ...]) -> "ClusterPlan":
     """Return what to run; all connections except HTTP use unix sockets in the private folder."""
-    from qubic_lab.api.serve import ServeConfig
+    from qubic_lab.api.http_server import ServeConfig
     from qubic_lab.cluster.supervisor import ClusterPlan, MemberPlan
     from qubic_lab.settings import settings
     from qubic_lab.wire.channel import tls_from_settings

@@ -37,7 +37,8 @@ def coordinator(
 
     Runs until SIGTERM. Several coordinators may share one Redis. Beyond loopback it requires tokens and TLS.
     """
-    from qubic_lab.api.serve import ServeConfig, serve
+    from qubic_lab.api.http_server import ServeConfig
+    from qubic_lab.api.serve import serve
     from qubic_lab.cluster.coordinator import Coordinator
     from qubic_lab.cluster.redis_server import open_redis
     from qubic_lab.settings import settings

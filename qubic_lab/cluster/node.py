@@ -25,7 +25,7 @@ from qubic_lab.cluster.identity import new_identity
 from qubic_lab.cluster.links import measure_links
 from qubic_lab.cluster.meter import meter_host, open_meter
 from qubic_lab.cluster.registry import HEARTBEAT_S, check_registration
-from qubic_lab.cluster.replica import Replica
+from qubic_lab.cluster.replica import Replica, keep_running
 from qubic_lab.cluster.vitals import read_shares
 from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_range
 from qubic_lab.lifeline import CTRL_C_S
@@ -44,7 +44,8 @@ DRAIN_S = 60.0
 """Time limit for unfinished requests when the node ends."""
 STOP_S = 1.0
 """Time limit for sending the last answers."""
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_PAUSE_S = 1.0
+"""Before another coordinator is asked."""
 
 logger = logging.getLogger(__name__)
 
@@ -209,23 +210,13 @@ class Node:
 
     async def _keep_replica(self) -> None:
         """Restart the pipeline whenever it is lost."""
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            loss = await self._replica.lost()
-            logger.warning("%s: %s; restarting", self._config.name, loss)
-            await self._set_ready(False, str(loss))
-            while not self._state.ready:
-                try:
-                    await self._replica.start()
-                except QubicLabError as error:
-                    logger.warning("%s: %s; again in %g s", self._config.name, error, pause_s)
-                    self._state.trouble = str(error)
-                    await asyncio.sleep(pause_s)
-                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-                else:
-                    pause_s = _FIRST_PAUSE_S
-                    self._state.restarts += 1
-                    await self._set_ready(True)
+        async for trouble in keep_running(self._replica):
+            if trouble is None:
+                self._state.restarts += 1
+                await self._set_ready(True)
+            else:
+                logger.warning("%s: %s; restarting", self._config.name, trouble)
+                await self._set_ready(False, str(trouble))
 
     async def _stay_registered(self) -> None:
         """Stay registered at one coordinator as long as it answers, then at the next.
@@ -246,7 +237,7 @@ class Node:
                 logged[address] = error.details()
             finally:
                 await channel.close()
-            await asyncio.sleep(_FIRST_PAUSE_S)
+            await asyncio.sleep(_PAUSE_S)
 
     async def _beat_at(self, registry: Any) -> None:
         """Register, and send heartbeats until the coordinator no longer knows this node; leave when cancelled."""

@@ -16,6 +16,8 @@ from qubic_lab.wire.channel import error_of, open_async_channel
 from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
 
 LOOK_S = 0.1
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+"""Between two tries to restart."""
 SPEED_TOKENS = 16
 """New tokens of the answer that measures a pipeline's speed."""
 SPEED_PROMPT = "How fast are you?"
@@ -117,6 +119,22 @@ class PipelineReplica:
         async for reply in self.generate(request):
             speed = reply.end.tokens_per_s
         return speed
+
+
+async def keep_running(replica: Replica) -> AsyncGenerator[QubicLabError | None, None]:
+    """Restart a replica whenever it is lost; yield why it does not run, at each try, and None when it runs again."""
+    while True:
+        yield await replica.lost()
+        pause_s, running = FIRST_PAUSE_S, False
+        while not running:
+            try:
+                await replica.start()
+                running = True
+            except QubicLabError as error:
+                yield error
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        yield None
 
 
 def _begin(launch: Callable[[], Launched]) -> "Future[Launched]":

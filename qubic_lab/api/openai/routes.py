@@ -1,0 +1,297 @@
+"""The routes: what a request asks becomes answers of whoever answers, whole or as a stream."""
+
+import json
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from qubic_lab import core
+from qubic_lab.api.openai.answerer import Answerer, ClientInfo, ModelCard, Piece, together
+from qubic_lab.api.openai.errors import RESPONSES, FieldError, UnknownModelError
+from qubic_lab.api.openai.forms import Answer, ChatForm, Form, TextForm, usage_of
+from qubic_lab.api.openai.schemas import (
+    DEFAULT_CHAT_TOKENS,
+    DEFAULT_TEXT_TOKENS,
+    ChatCompletion,
+    ChatQuery,
+    Model,
+    ModelList,
+    TextCompletion,
+    TextQuery,
+)
+from qubic_lab.api.problems import problem_of
+from qubic_lab.api.responses import EventStream, until_done
+from qubic_lab.core import Completion, SamplingParams
+from qubic_lab.errors import QubicLabError
+
+DEFAULT = "default"
+MOST_ANSWERS = 2_048
+"""Of one request: prompts × samples."""
+RANDOM_SEEDS = 2**31
+_CHUNK = {"type": "string", "description": "data: a chunk of the answer as JSON; the last one is [DONE]"}
+STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _CHUNK}}}}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for.
+
+    Attributes:
+        requests: one for each prompt.
+        samples: answers that are made of each, of which the `kept` best are given.
+        seed: of the first sample of each prompt.
+        form: how the answers are shown.
+        echo: whether each answer begins with its prompt.
+        stream: as events; `with_usage` ends them with the numbers of tokens.
+    """
+
+    requests: list[core.Request]
+    samples: int
+    kept: int
+    seed: int
+    form: Form
+    echo: bool = False
+    stream: bool = False
+    with_usage: bool = False
+
+
+def make_routes(answerer: Answerer) -> APIRouter:
+    """Return the routes."""
+    routes = APIRouter(prefix="/v1", tags=["openai"], responses=RESPONSES)
+
+    @routes.get("/models", response_model=ModelList)
+    async def models() -> ModelList:
+        """Return the models that can be asked."""
+        cards = await answerer.models()
+        return ModelList(data=[_model(card.name, card) for card in cards] + [_model(DEFAULT, cards[0])])
+
+    @routes.get("/models/{name:path}", response_model=Model)
+    async def model(name: str) -> Model:
+        """Return one of the models that can be asked."""
+        return _model(name, find_model(await answerer.models(), name))
+
+    @routes.post("/chat/completions", response_model=ChatCompletion, responses=STREAMED)
+    async def chat(query: ChatQuery, request: Request) -> Response:
+        """Return the next message of a chat, by the model's own template."""
+        return await _respond(answerer, query.model, asked_of_chat(query), request)
+
+    @routes.post("/completions", response_model=TextCompletion, responses=STREAMED)
+    async def complete(query: TextQuery, request: Request) -> Response:
+        """Return what follows each of some texts, or token ids, without a template."""
+        return await _respond(answerer, query.model, asked_of_text(query), request)
+
+    return routes
+
+
+def find_model(cards: list[ModelCard], name: str) -> ModelCard:
+    """Return the model of a name.
+
+    Raises:
+        UnknownModelError: there is none; the message names all.
+    """
+    found = cards if name == DEFAULT else [card for card in cards if card.name == name]
+    if not found:
+        known = ", ".join([*(card.name for card in cards), DEFAULT])
+        raise UnknownModelError(f"there is no model {name[:100]!r} here: ask one of {known}")
+    return found[0]
+
+
+def asked_of_chat(query: ChatQuery) -> Asked:
+    """Return what a chat asks for; an InputError if its fields contradict each other."""
+    seed, samples = _seed_of(query), query.n or 1
+    most = query.max_completion_tokens or query.max_tokens or DEFAULT_CHAT_TOKENS
+    sampling = _sampling(query, seed, most, bool(query.logprobs), query.top_logprobs or 0)
+    roles = {"developer": "system"}
+    messages = tuple(core.ChatMessage(roles.get(each.role, each.role), each.text) for each in query.messages)
+    request = core.Request(messages=messages, sampling=sampling)
+    form = ChatForm(bool(query.logprobs))
+    return Asked([request], samples, samples, seed, form, stream=bool(query.stream), with_usage=query.with_usage)
+
+
+def asked_of_text(query: TextQuery) -> Asked:
+    """Return what a completion asks for.
+
+    Raises:
+        InputError: its fields contradict each other.
+    """
+    seed, kept, echo = _seed_of(query), query.n or 1, bool(query.echo)
+    samples = query.best_of or kept
+    prompts, most = query.prompts, DEFAULT_TEXT_TOKENS if query.max_tokens is None else query.max_tokens
+    if samples < kept:
+        raise FieldError(f"best_of is {samples}, less than n, which is {kept}: give at least n", "best_of")
+    if most == 0 and samples > 1:
+        raise FieldError("max_tokens is 0, so all answers are the same: leave out n and best_of", "n")
+    if query.stream and samples > kept:
+        raise FieldError(
+            "the best of several is known at their ends: ask without stream, or without best_of", "best_of"
+        )
+    if len(prompts) * samples > MOST_ANSWERS:
+        raise FieldError(
+            f"{len(prompts)} prompts of {samples} answers each are too many: at most {MOST_ANSWERS} in one request", "n"
+        )
+    scored = query.logprobs if echo and query.logprobs is not None else None
+    if scored is None and (most == 0 or (echo and not isinstance(prompts[0], str))):
+        scored = 0  # the texts of the ids come with their scores
+    if query.stream and echo and scored is not None:
+        raise FieldError("the prompt's tokens are known at the end: ask without stream, or without echo", "stream")
+    logprobs = query.logprobs is not None
+    sampling = _sampling(query, seed, most, logprobs or samples > kept, query.logprobs or 0)
+    requests = [
+        core.Request(prompt=prompt, raw=True, sampling=sampling, prompt_logprobs=scored)
+        if isinstance(prompt, str)
+        else core.Request(token_ids=prompt, sampling=sampling, prompt_logprobs=scored)
+        for prompt in prompts
+    ]
+    form = TextForm(logprobs, query.logprobs or 0)
+    return Asked(requests, samples, kept, seed, form, echo, bool(query.stream), query.with_usage)
+
+
+def _seed_of(query: ChatQuery | TextQuery) -> int:
+    return secrets.randbelow(RANDOM_SEEDS) if query.seed is None else query.seed
+
+
+def _sampling(query: ChatQuery | TextQuery, seed: int, most: int, logprobs: bool, top: int) -> SamplingParams:
+    return SamplingParams(
+        max_new_tokens=most,
+        temperature=1.0 if query.temperature is None else query.temperature,
+        top_p=1.0 if query.top_p is None else query.top_p,
+        top_k=query.top_k or 0,
+        seed=seed,
+        ignore_eos=bool(query.ignore_eos),
+        stop=query.stops,
+        logprobs=logprobs,
+        top_logprobs=top,
+    )
+
+
+async def _respond(answerer: Answerer, name: str, asked: Asked, request: Request) -> Response:
+    """Answer a request; one that fails before its first token gets its status, also if it is a stream."""
+    card = find_model(await answerer.models(), name)
+    client = ClientInfo(getattr(request.state, "client", ""))
+    whole = not asked.stream and not asked.requests[0].sampling.logprobs
+    pieces = together(
+        [answerer.answer(each, asked.samples, client=client, model=card.name, whole=whole) for each in asked.requests]
+    )
+    head = Head.of(asked, card)
+    if not asked.stream:
+        return JSONResponse(await until_done(request, _whole(pieces, asked, head)))
+    first = await until_done(request, _first(pieces))
+    return EventStream(_lines(first, pieces, asked, head))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What all parts of a response have in common."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str | None
+    qubic: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, asked: Asked, card: ModelCard) -> "Head":
+        """Return the head of a new response."""
+        fingerprint = f"fp_{card.hash[:12]}" if card.hash else None
+        number = f"{asked.form.prefix}-{uuid.uuid4().hex}"
+        return cls(number, int(time.time()), card.name, fingerprint, {"seed": asked.seed})
+
+    def show(self, object: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        """Return a response or a chunk of one."""
+        shown = {"id": self.id, "object": object, "created": self.created, "model": self.model}
+        return {**shown, "system_fingerprint": self.system_fingerprint, "choices": choices, **more}
+
+
+async def _first(pieces: AsyncGenerator[tuple[int, Piece], None]) -> tuple[int, Piece]:
+    """Return the first piece; if there is none, close them."""
+    try:
+        return await anext(pieces)
+    except BaseException:
+        await pieces.aclose()
+        raise
+
+
+async def _whole(pieces: AsyncGenerator[tuple[int, Piece], None], asked: Asked, head: Head) -> dict[str, Any]:
+    """Return the whole response."""
+    answers = [[Answer() for _ in range(asked.samples)] for _ in asked.requests]
+    async with aclosing(pieces):
+        async for prompt, (sample, item) in pieces:
+            answer = answers[prompt][sample]
+            if isinstance(item, Completion):
+                answer.completion = item
+                answer.echo = _prompt_text(asked.requests[prompt], item) if asked.echo else ""
+            else:
+                answer.tokens.append(item)
+    usage = usage_of((answer.whole for of_prompt in answers for answer in of_prompt), asked.samples)
+    shown = [answer for of_prompt in answers for answer in _best(of_prompt, asked.kept)]
+    choices = [asked.form.choice(index, answer) for index, answer in enumerate(shown)]
+    return head.show(asked.form.whole, choices, usage=usage, qubic=head.qubic)
+
+
+async def _lines(
+    first: tuple[int, Piece], pieces: AsyncGenerator[tuple[int, Piece], None], asked: Asked, head: Head
+) -> AsyncGenerator[str, None]:
+    """Yield the events of a stream; an error becomes the last one before the end."""
+    form, no_usage = asked.form, {"usage": None} if asked.with_usage else {}
+    begun: set[int] = set()
+    ended: dict[int, Completion] = {}
+
+    def line(choice: dict[str, Any], **more: Any) -> str:
+        return _event(head.show(form.chunk, [choice], **no_usage, **more))
+
+    try:
+        async with aclosing(_after(first, pieces)) as all_pieces:
+            async for prompt, (sample, item) in all_pieces:
+                index = prompt * asked.samples + sample
+                if index not in begun:
+                    begun.add(index)
+                    opening = form.first(index, asked.requests[prompt].prompt if asked.echo else "")
+                    if opening is not None:
+                        yield line(opening)
+                if isinstance(item, Completion):
+                    ended[index] = item
+                    yield line(form.last(index, item.finish_reason), qubic=head.qubic)
+                elif item.text or item.logprob is not None:
+                    yield line(form.next(index, item))
+        if asked.with_usage:
+            usage = usage_of([ended[index] for index in sorted(ended)], asked.samples)
+            yield _event(head.show(form.chunk, [], usage=usage))
+    except QubicLabError as error:
+        yield _event(problem_of(error).openai)
+    yield "data: [DONE]\n\n"
+
+
+async def _after(
+    first: tuple[int, Piece], rest: AsyncGenerator[tuple[int, Piece], None]
+) -> AsyncGenerator[tuple[int, Piece], None]:
+    async with aclosing(rest):
+        yield first
+        async for each in rest:
+            yield each
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _best(answers: list[Answer], kept: int) -> list[Answer]:
+    """Return so many answers, the likeliest ones if there are more."""
+    return answers if len(answers) == kept else sorted(answers, key=lambda each: -each.mean_logprob)[:kept]
+
+
+def _prompt_text(request: core.Request, completion: Completion) -> str:
+    """Return the text of a prompt, which may have been given as token ids."""
+    if request.prompt:
+        return request.prompt
+    return b"".join(token.raw for token in completion.prompt_scores).decode(errors="replace")
+
+
+def _model(name: str, card: ModelCard) -> Model:
+    return Model(id=name, created=card.since_s)

@@ -1,0 +1,359 @@
+"""Requests and responses of the OpenAI routes: what is accepted, what is refused by name, and the form of answers."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from qubic_lab.api.openai.errors import FieldError
+from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, MOST_STOPS
+from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS
+
+MOST_SAMPLES = 128
+MOST_PROMPTS = 1_024
+MOST_MESSAGES = 1_024
+MOST_TEMPERATURE = 2.0
+DEFAULT_TEXT_TOKENS = 16
+"""As OpenAI's."""
+DEFAULT_CHAT_TOKENS = 4_096
+"""OpenAI has no limit but the context; a small model that does not come to an end would take minutes to reach it."""
+
+
+class Refused(NamedTuple):
+    """A field that would change the answer and is not supported: values that change nothing, and what to do."""
+
+    harmless: tuple[Any, ...]
+    remedy: str
+
+
+REFUSED = {
+    "frequency_penalty": Refused((0,), "leave it out, or give 0"),
+    "presence_penalty": Refused((0,), "leave it out, or give 0"),
+    "repetition_penalty": Refused((1,), "leave it out, or give 1"),
+    "logit_bias": Refused(({},), "leave it out"),
+    "min_p": Refused((0,), "give top_p or top_k instead"),
+    "min_tokens": Refused((0,), "give ignore_eos and max_tokens for an answer of fixed length"),
+    "stop_token_ids": Refused(([],), "give their texts as stop"),
+}
+"""Of both routes; some are of other servers of this form."""
+TOOLS = "this server calls no tools: describe them in a message, and read the answer's text"
+CHAT_REFUSED = REFUSED | {
+    "tools": Refused(([],), TOOLS),
+    "tool_choice": Refused(("none", "auto"), TOOLS),
+    "functions": Refused(([],), TOOLS),
+    "function_call": Refused(("none", "auto"), TOOLS),
+    "response_format": Refused(({"type": "text"},), "ask for JSON in the prompt, and check the answer"),
+    "modalities": Refused((["text"],), "answers are text: leave it out"),
+    "audio": Refused((), "answers are text: leave it out"),
+    "web_search_options": Refused((), "put what is to be known into a message"),
+    "reasoning_effort": Refused(("none",), "leave it out; the model's template decides how it thinks"),
+    "verbosity": Refused(("medium",), "say in a message how long the answer shall be"),
+}
+TEXT_REFUSED = REFUSED | {"suffix": Refused(("",), "put what comes after the gap into the prompt")}
+MESSAGE_REFUSED = {
+    "tool_calls": Refused(([],), TOOLS),
+    "function_call": Refused((), TOOLS),
+    "audio": Refused((), "send the text of what was said"),
+}
+
+
+def _describe(refused: dict[str, Refused]) -> Callable[[dict[str, Any]], None]:
+    """Return what tells OpenAPI the values that refused fields may have."""
+
+    def describe(schema: dict[str, Any]) -> None:
+        for name, (harmless, remedy) in refused.items():
+            schema["properties"][name] = {"enum": [None, *harmless], "description": f"Not supported: {remedy}."}
+
+    return describe
+
+
+class _Refusing(BaseModel):
+    """Refuses fields that would change the answer and are not supported; ignores what it does not know, as OpenAI."""
+
+    refused: ClassVar[dict[str, Refused]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, given: Any) -> Any:
+        for name in given if isinstance(given, dict) else ():
+            refused = cls.refused.get(name)
+            if refused is not None and given[name] is not None and given[name] not in refused.harmless:
+                raise FieldError(f"{name} is not supported: {refused.remedy}", name)
+        return given
+
+
+class StreamOptions(BaseModel):
+    """What a stream has beside the answer."""
+
+    include_usage: Annotated[bool | None, Field(description="a last chunk has the numbers of tokens")] = None
+
+
+def _text_or_list(given: Any) -> str | None:
+    return "text" if isinstance(given, str) else "list" if isinstance(given, list) else None
+
+
+StopText: TypeAlias = Annotated[str, Field(min_length=1)]
+Stops: TypeAlias = Annotated[
+    Annotated[StopText, Tag("text")] | Annotated[list[StopText], Field(max_length=MOST_STOPS), Tag("list")],
+    Discriminator(_text_or_list, custom_error_type="stop", custom_error_message="give a text, or a list of texts"),
+]
+
+
+class _Sampled(_Refusing):
+    """What both kinds of requests have; null is as if a field was left out."""
+
+    model: Annotated[str, Field(description="a name of /v1/models", max_length=1_000)] = "default"
+    temperature: Annotated[
+        Annotated[float, Field(ge=0, le=MOST_TEMPERATURE)] | None, Field(description="0 is greedy; 1 if left out")
+    ] = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_COUNT)] | None,
+        Field(description="keep this many of the likeliest tokens; 0 keeps all (not of OpenAI)"),
+    ] = None
+    n: Annotated[Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None, Field(description="answers to each prompt")] = (
+        None
+    )
+    seed: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_SEED)] | None,
+        Field(description="sample i has seed + i; if left out, a random one, which the answer says"),
+    ] = None
+    stop: Annotated[Stops | None, Field(description="an answer ends before this text, or before one of these")] = None
+    ignore_eos: Annotated[bool | None, Field(description="go on after the model's end token (not of OpenAI)")] = None
+    stream: Annotated[bool | None, Field(description="answer with server-sent events, [DONE] at the end")] = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop texts."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with the numbers of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is understood."""
+
+    type: Literal["text"]
+    text: Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]
+
+
+Content: TypeAlias = Annotated[
+    Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS), Tag("text")]
+    | Annotated[list[TextPart], Field(max_length=MOST_MESSAGES), Tag("list")],
+    Discriminator(
+        _text_or_list,
+        custom_error_type="content",
+        custom_error_message="give a text, or a list of parts of type text",
+    ),
+]
+
+
+class ChatMessage(_Refusing):
+    """A message of a chat."""
+
+    model_config = ConfigDict(json_schema_extra=_describe(MESSAGE_REFUSED))
+    refused = MESSAGE_REFUSED
+
+    role: Annotated[
+        Literal["system", "developer", "user", "assistant"], Field(description="developer is the same as system")
+    ]
+    content: Content
+
+    @property
+    def text(self) -> str:
+        """The text of all parts."""
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+
+class ChatQuery(_Sampled):
+    """A request for the next message of a chat."""
+
+    model_config = ConfigDict(json_schema_extra=_describe(CHAT_REFUSED))
+    refused = CHAT_REFUSED
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_completion_tokens: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] | None,
+        Field(description=f"most tokens of an answer; {DEFAULT_CHAT_TOKENS} if left out"),
+    ] = None
+    max_tokens: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] | None,
+        Field(description="the older name of max_completion_tokens"),
+    ] = None
+    logprobs: Annotated[bool | None, Field(description="with the log-probability of each token")] = None
+    top_logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
+        Field(description="with those of so many of the likeliest tokens; needs logprobs"),
+    ] = None
+
+
+TokenIds: TypeAlias = Annotated[list[Annotated[int, Field(ge=0, le=MAX_COUNT)]], Field(min_length=1)]
+PromptText: TypeAlias = Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS, pattern=r"\S")]
+
+
+def _kind_of_prompt(given: Any) -> str | None:
+    if isinstance(given, str):
+        return "text"
+    first = given[0] if isinstance(given, list) and given else None
+    return {str: "texts", int: "ids", list: "lists_of_ids"}.get(type(first))
+
+
+Prompt: TypeAlias = Annotated[
+    Annotated[PromptText, Tag("text")]
+    | Annotated[list[PromptText], Field(min_length=1, max_length=MOST_PROMPTS), Tag("texts")]
+    | Annotated[TokenIds, Tag("ids")]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS), Tag("lists_of_ids")],
+    Discriminator(
+        _kind_of_prompt,
+        custom_error_type="prompt",
+        custom_error_message="give a text, a list of texts, a list of token ids, or a list of lists of token ids",
+    ),
+]
+
+
+class TextQuery(_Sampled):
+    """A request for what follows a text."""
+
+    model_config = ConfigDict(json_schema_extra=_describe(TEXT_REFUSED))
+    refused = TEXT_REFUSED
+
+    prompt: Prompt
+    max_tokens: Annotated[
+        Annotated[int, Field(ge=0, le=MOST_NEW_TOKENS)] | None,
+        Field(description=f"most tokens of an answer; {DEFAULT_TEXT_TOKENS} if left out"),
+    ] = None
+    best_of: Annotated[
+        Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None,
+        Field(description="so many are made, and the n of the highest log-probability per token are given"),
+    ] = None
+    echo: Annotated[bool | None, Field(description="the answer begins with the prompt")] = None
+    logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
+        Field(description="with the log-probability of each token and of so many of the likeliest"),
+    ] = None
+
+    @property
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """The prompts: each a text or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [tuple(self.prompt)]
+        return [each if isinstance(each, str) else tuple(each) for each in self.prompt]
+
+
+class Model(BaseModel):
+    """A model that can be asked."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "qubic-lab"
+
+
+class ModelList(BaseModel):
+    """The models that can be asked; `default` is another name of the first one."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Usage(BaseModel):
+    """Numbers of tokens; a prompt counts once, whatever n is."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Extra(BaseModel):
+    """What OpenAI's form has no place for: the seed of the first sample."""
+
+    model_config = ConfigDict(extra="allow")
+
+    seed: int
+
+
+class TopLogprob(BaseModel):
+    """A token that could have come, and its natural log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class TokenLogprob(TopLogprob):
+    """A token of an answer, and the likeliest ones in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """The tokens of a message."""
+
+    content: list[TokenLogprob] | None
+    refusal: None = None
+
+
+class AnswerMessage(BaseModel):
+    """The message that a model has given."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"]
+
+
+class _Response(BaseModel):
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str | None
+
+
+class ChatCompletion(_Response):
+    """The answers to a chat."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+    usage: Usage
+    qubic: Extra
+
+
+class TextLogprobs(BaseModel):
+    """Tokens, their log-probabilities, the likeliest ones, and where each begins in the text."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None] | None
+    text_offset: list[int]
+
+
+class TextChoice(BaseModel):
+    """One of the answers."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class TextCompletion(_Response):
+    """What follows the prompts; the answers of the first one come first."""
+
+    object: Literal["text_completion"]
+    choices: list[TextChoice]
+    usage: Usage
+    qubic: Extra

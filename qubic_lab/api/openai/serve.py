@@ -1,0 +1,57 @@
+"""The server of one pipeline on this host: the OpenAI routes, `/health` and `/metrics`."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from qubic_lab import __version__
+from qubic_lab.api import problems
+from qubic_lab.api.http_server import Accesses, ServeConfig, guard, run_server
+from qubic_lab.api.openai.metrics import PipelineMetrics
+from qubic_lab.api.openai.pipeline import PipelineAnswerer
+from qubic_lab.api.openai.routes import make_routes
+from qubic_lab.api.problems import problem
+from qubic_lab.cluster.replica import Replica
+
+
+def create_app(answerer: PipelineAnswerer, metrics: PipelineMetrics, accesses: Accesses | None = None) -> FastAPI:
+    """Return the application; the answerer must be running while it serves (`PipelineAnswerer.running`)."""
+    app = FastAPI(title="Qubic Lab", version=__version__, responses=problems.RESPONSES)
+    problems.install(app)
+    app.include_router(make_routes(answerer))
+    app.include_router(_monitoring(answerer, metrics))
+    guard(app, metrics, accesses)
+    return app
+
+
+def serve(config: ServeConfig, replica: Replica, listening: Callable[[str], None] = lambda url: None) -> None:
+    """Serve until SIGTERM or SIGINT; the replica is started first and ended last.
+
+    Calls `listening` with the URL for clients once they can connect.
+
+    Raises:
+        InputError: the address is in use.
+        QubicLabError: the replica does not start.
+    """
+    metrics = PipelineMetrics()
+    answerer = PipelineAnswerer(replica, metrics)
+    run_server(config, create_app(answerer, metrics, config.accesses()), answerer.running(), listening)
+
+
+def _monitoring(answerer: PipelineAnswerer, metrics: PipelineMetrics) -> APIRouter:
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/health", response_model=dict[str, str])
+    async def health() -> dict[str, str] | Response:
+        """Return that requests are answered; 503 while the pipeline restarts."""
+        if answerer.trouble:
+            return problem(503, "Not ready", answerer.trouble)
+        return {"status": "serving", "model": (await answerer.models())[0].name}
+
+    @routes.get("/metrics", response_class=Response)
+    async def tell() -> Response:
+        """Return the metrics in Prometheus's text format."""
+        return Response(metrics.read(), media_type=CONTENT_TYPE_LATEST)
+
+    return routes

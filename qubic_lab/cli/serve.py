@@ -1,0 +1,71 @@
+"""`qubic-lab serve`: a pipeline on this host behind an HTTP interface as OpenAI's."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import add_commands, note, note_meaningless, show_warnings, split_numbers
+
+if TYPE_CHECKING:
+    from qubic_lab.wire import cluster_pb2 as pb
+
+HTTP = "127.0.0.1:8000"
+SLOTS = 8
+EXAMPLE = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 64}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_commands(app, {"serve": (serve, "--model smollm2 --ranks 2")})
+
+
+def serve(
+    listen: Annotated[str, Option(metavar="HOST:PORT", help="Address for HTTP clients; port 0: a free one.")] = HTTP,
+    model: options.Model = "smollm2",
+    ranks: options.Ranks = None,
+    strategy: options.Strategy = None,
+    cut: options.Cut = None,
+    layers: options.Layers = None,
+    dtype: options.Dtype = "bf16",
+    slots: options.Slots = SLOTS,
+    threads: options.Threads = None,
+    compression: options.Compression = None,
+) -> None:
+    """Serve a model to any client of OpenAI's interface.
+
+    Runs until Ctrl-C or SIGTERM, and restarts the pipeline when a rank is lost. With QUBIC_LAB_API_KEY clients must
+    send that key. Beyond loopback it requires the key and TLS.
+    """
+    from qubic_lab.api.http_server import KEY, ServeConfig
+    from qubic_lab.api.openai.serve import serve as serve_pipeline
+    from qubic_lab.cli.node import capabilities_of
+    from qubic_lab.cluster.replica import PipelineReplica
+    from qubic_lab.pipeline import Pipeline, PipelineConfig
+    from qubic_lab.settings import settings
+    from qubic_lab.wire.channel import tls_from_settings
+
+    division = split_numbers("--layers", layers) if layers is not None else None
+    pipeline = PipelineConfig(
+        model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
+    )
+    secret = settings().api_key
+    config = ServeConfig(listen, tls=tls_from_settings(), key=secret.get_secret_value() if secret else "", guard=KEY)
+    show_warnings()
+
+    class ServedPipeline(Pipeline):
+        def capabilities(self) -> "pb.Capabilities":
+            note_meaningless(self.config.meaningless)
+            return capabilities_of(self.config)
+
+    def listening(url: str) -> None:
+        note(f"serves {model} at {url}/v1; try:")
+        access = ' -H "Authorization: Bearer $QUBIC_LAB_API_KEY"' if config.key else ""
+        note(
+            f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json'{access} -d '{json.dumps(EXAMPLE)}'"
+        )
+
+    note(f"starts {model}")
+    serve_pipeline(config, PipelineReplica(lambda: ServedPipeline.launch(pipeline)), listening)

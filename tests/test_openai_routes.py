@@ -1,0 +1,442 @@
+"""The OpenAI routes over a replica without a model: forms, streams, samples, scores, refusals, errors, hang-ups."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from clusters import serving, until
+from prometheus_client.parser import text_string_to_metric_families
+from words import MOST_TOKENS, Words, logprob, text_of
+
+from qubic_lab.api.access import ApiToken, hash_token
+from qubic_lab.api.openai.metrics import PipelineMetrics
+from qubic_lab.api.openai.pipeline import PipelineAnswerer
+from qubic_lab.api.openai.schemas import ChatCompletion, TextCompletion
+from qubic_lab.api.openai.serve import create_app
+from qubic_lab.errors import BusyError, DeadlineError, InputError, QubicLabError, RankError
+
+pytestmark = pytest.mark.anyio
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "seed": 7}
+KEY = "a key of the test"
+
+
+@asynccontextmanager
+async def served(replica: Words, key: str = "", real: bool = False) -> AsyncIterator[httpx2.AsyncClient]:
+    """Serve a replica, in this process or, if `real`, at a port."""
+    metrics = PipelineMetrics()
+    answerer = PipelineAnswerer(replica, metrics)
+    known = [ApiToken("key", hash_token(key))]
+    app = create_app(answerer, metrics, (lambda: known) if key else None)
+    async with answerer.running():
+        if real:
+            async with serving(app) as client:
+                yield client
+            return
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            yield client
+
+
+async def ask(path: str, body: dict[str, Any], replica: Words | None = None) -> httpx2.Response:
+    async with served(replica or Words()) as client:
+        return await client.post(path, json=body)
+
+
+async def answered(path: str, body: dict[str, Any], replica: Words | None = None) -> dict[str, Any]:
+    """Return a response that has the form which the OpenAPI document describes."""
+    response = await ask(path, body, replica)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    form = ChatCompletion if path == CHAT else TextCompletion
+    form.model_validate(found, strict=True)
+    return found
+
+
+def chunks_of(text: str) -> list[dict[str, Any]]:
+    """Return the chunks of a stream that ended as it should."""
+    *lines, done, empty = text.split("\n\n")
+    assert (done, empty) == ("data: [DONE]", "")
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+async def streamed(path: str, body: dict[str, Any], replica: Words | None = None) -> list[dict[str, Any]]:
+    response = await ask(path, body | {"stream": True}, replica)
+    assert response.headers["content-type"].startswith("text/event-stream"), response.text
+    return chunks_of(response.text)
+
+
+def assert_error(response: httpx2.Response, status: int, message: str, **fields: str | None) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert message in error["message"], error["message"]
+    assert {name: error[name] for name in fields} == fields
+
+
+async def test_a_chat_in_one_piece() -> None:
+    replica = Words()
+    found = await answered(CHAT, HELLO | {"max_tokens": 5}, replica)
+    [choice] = found["choices"]
+    assert choice["message"] == {"role": "assistant", "content": text_of(7, 5), "refusal": None}
+    assert (choice["finish_reason"], choice["logprobs"]) == ("length", None)
+    assert found["usage"] == {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16}
+    assert (found["model"], found["qubic"]["seed"]) == ("words", 7)
+    assert found["system_fingerprint"] == "fp_abababababab"
+    [asked] = replica.asked
+    assert asked.whole and asked.sampling.temperature == 1.0 and not asked.raw
+    assert [(each.role, each.content) for each in asked.messages] == [("user", "Hello")]
+
+
+async def test_a_stream_is_the_whole_answer_in_pieces() -> None:
+    for path, body in ((CHAT, HELLO), (TEXT, {"prompt": "Hello", "seed": 7, "max_tokens": 50})):
+        whole = await answered(path, body)
+        chunks = await streamed(path, body | {"stream_options": {"include_usage": True}})
+        *parts, usage = chunks
+        assert len({chunk["id"] for chunk in chunks}) == 1
+        assert usage["usage"] == whole["usage"] and usage["choices"] == []
+        assert all(chunk["usage"] is None for chunk in parts)
+        choices = [choice for chunk in parts for choice in chunk["choices"]]
+        assert [choice["finish_reason"] for choice in choices] == [None] * (len(choices) - 1) + ["stop"]
+        assert parts[-1]["qubic"] == whole["qubic"]
+        if path == CHAT:
+            assert choices[0]["delta"] == {"role": "assistant", "content": ""}
+            assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+            text = "".join(choice["delta"].get("content", "") for choice in choices)
+            assert text == whole["choices"][0]["message"]["content"] == text_of(7)
+        else:
+            assert "".join(choice["text"] for choice in choices) == whole["choices"][0]["text"] == text_of(7)
+
+
+async def test_without_a_seed_each_request_has_its_own_and_says_it() -> None:
+    body = {"messages": HELLO["messages"]}
+    found = [await answered(CHAT, body) for _ in range(3)]
+    seeds = [each["qubic"]["seed"] for each in found]
+    assert len(set(seeds)) == 3
+    assert [each["choices"][0]["message"]["content"] for each in found] == [text_of(seed) for seed in seeds]
+
+
+async def test_samples_have_seeds_in_a_row_also_if_there_are_more_than_slots() -> None:
+    replica = Words(slots=4)
+    found = await answered(CHAT, HELLO | {"n": 6}, replica)
+    assert [choice["message"]["content"] for choice in found["choices"]] == [text_of(7 + n) for n in range(6)]
+    assert [choice["index"] for choice in found["choices"]] == list(range(6))
+    assert found["usage"]["prompt_tokens"] == 11
+    assert found["usage"]["completion_tokens"] == 6 * MOST_TOKENS
+    assert [(each.samples, each.sampling.seed) for each in replica.asked] == [(4, 7), (2, 11)]
+    chunks = await streamed(CHAT, HELLO | {"n": 3})
+    texts = ["", "", ""]
+    for chunk in chunks:
+        [choice] = chunk["choices"]
+        texts[choice["index"]] += choice["delta"].get("content", "")
+    assert texts == [text_of(7 + n) for n in range(3)]
+
+
+async def test_the_best_of_several_are_given() -> None:
+    found = await answered(TEXT, {"prompt": "Hello", "n": 2, "best_of": 4, "seed": 0, "max_tokens": 3})
+    assert [choice["text"] for choice in found["choices"]] == [text_of(3, 3), text_of(2, 3)]  # the likeliest
+    assert [choice["logprobs"] for choice in found["choices"]] == [None, None]
+    assert found["usage"]["completion_tokens"] == 12
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("ab", [b"ab"]),
+        (["ab", "c"], [b"ab", b"c"]),
+        ([97, 98], [b"ab"]),
+        ([[97, 98], [99]], [b"ab", b"c"]),
+    ],
+    ids=["text", "texts", "ids", "lists of ids"],
+)
+async def test_forms_of_prompts(prompt: Any, prompts: list[bytes]) -> None:
+    replica = Words()
+    found = await answered(TEXT, {"prompt": prompt, "echo": True, "n": 2, "seed": 1, "max_tokens": 2}, replica)
+    expected = [text.decode() + text_of(seed, 2) for text in prompts for seed in (1, 2)]
+    assert [choice["text"] for choice in found["choices"]] == expected
+    assert found["usage"]["prompt_tokens"] == sum(map(len, prompts))
+    assert all(asked.raw == bool(asked.prompt) for asked in replica.asked)
+
+
+async def test_scores_of_a_prompt_come_with_its_echo() -> None:
+    body = {"prompt": "a€", "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0, "seed": 0}
+    [choice] = (await answered(TEXT, body))["choices"]
+    scores = choice["logprobs"]
+    assert choice["text"] == "a€seed"
+    assert scores["tokens"] == ["a", r"bytes:\xe2", r"bytes:\x82", r"bytes:\xac", "seed"]
+    assert scores["token_logprobs"] == [None, -1.0, -2.0, -3.0, logprob(0, 0)]
+    assert scores["top_logprobs"][0] is None
+    assert scores["top_logprobs"][1] == {r"bytes:\xe2": -1.0}
+    assert scores["top_logprobs"][-1] == {"seed": logprob(0, 0), r"bytes:\xe2\x82": -9.0}
+    only = {"prompt": [[97, 98], [99]], "echo": True, "logprobs": 0, "max_tokens": 0}
+    found = await answered(TEXT, only)
+    assert [choice["text"] for choice in found["choices"]] == ["ab", "c"]
+    assert [choice["logprobs"]["token_logprobs"] for choice in found["choices"]] == [[None, -1.0], [None]]
+    assert found["choices"][0]["logprobs"]["text_offset"] == [0, 1]
+    assert found["choices"][0]["logprobs"]["top_logprobs"] is None
+    assert found["usage"] == {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
+    [choice] = (await answered(TEXT, {"prompt": "ab", "max_tokens": 0}))["choices"]
+    assert (choice["text"], choice["logprobs"], choice["finish_reason"]) == ("", None, "length")
+
+
+async def test_numbers_that_json_does_not_have() -> None:
+    body = {"prompt": "a" * 1_001, "echo": True, "logprobs": 1, "max_tokens": 1}
+    [choice] = (await answered(TEXT, body))["choices"]
+    assert choice["logprobs"]["token_logprobs"][1_000] == -9999.0
+
+
+async def test_log_probabilities_of_a_chat() -> None:
+    body = HELLO | {"logprobs": True, "top_logprobs": 2, "max_completion_tokens": 2}
+    [choice] = (await answered(CHAT, body))["choices"]
+    first, second = choice["logprobs"]["content"]
+    assert (first["token"], first["bytes"], first["logprob"]) == ("seed", list(b"seed"), logprob(0, 0))
+    assert second["top_logprobs"][0] == {"token": " 7", "logprob": logprob(1, 0), "bytes": list(b" 7")}
+    assert second["top_logprobs"][1] == {"token": "�", "logprob": -9.0, "bytes": [0xE2, 0x82]}
+    chunks = await streamed(CHAT, body)
+    shown = [each["choices"][0]["logprobs"] for each in chunks]
+    assert [each["content"][0] for each in shown if each] == [first, second]
+
+
+async def test_texts_of_messages_and_stops_in_all_their_forms() -> None:
+    replica = Words()
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": parts, "name": "ignored"},
+        {"role": "assistant", "content": "Yes.", "tool_calls": None},
+        {"role": "user", "content": "Go on."},
+    ]
+    async with served(replica) as client:
+        for stop in (None, "x", ["x", "y"]):
+            body = {"messages": messages, "stop": stop, "top_p": 0.5, "top_k": 3, "ignore_eos": True, "temperature": 0}
+            assert (await client.post(CHAT, json=body)).status_code == 200
+    assert [list(asked.sampling.stop) for asked in replica.asked] == [[], ["x"], ["x", "y"]]
+    assert [(each.role, each.content) for each in replica.asked[0].messages] == [
+        ("system", "Be brief."),
+        ("user", "one\ntwo"),
+        ("assistant", "Yes."),
+        ("user", "Go on."),
+    ]
+    sampling = replica.asked[0].sampling
+    assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.ignore_eos) == (0.0, 0.5, 3, True)
+
+
+async def test_what_changes_nothing_is_accepted() -> None:
+    harmless = {
+        "frequency_penalty": 0.0,
+        "presence_penalty": 0,
+        "logit_bias": {},
+        "tools": [],
+        "tool_choice": "none",
+        "response_format": {"type": "text"},
+        "modalities": ["text"],
+        "user": "somebody",
+        "store": False,
+        "metadata": {"a": "b"},
+        "service_tier": "auto",
+        "parallel_tool_calls": True,
+        "prompt_cache_key": "x",
+        "max_tokens": None,
+        "stop": None,
+        "n": None,
+        "seed": 7,
+        "logprobs": None,
+        "stream": None,
+        "stream_options": None,
+    }
+    found = await answered(CHAT, HELLO | harmless)
+    assert found["choices"][0]["message"]["content"] == text_of(7)
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "param", "message"),
+    [
+        (CHAT, {"tools": [{"type": "function"}]}, "tools", "tools is not supported: this server calls no tools"),
+        (CHAT, {"tool_choice": "required"}, "tool_choice", "calls no tools"),
+        (CHAT, {"response_format": {"type": "json_object"}}, "response_format", "ask for JSON in the prompt"),
+        (CHAT, {"presence_penalty": 0.5}, "presence_penalty", "leave it out, or give 0"),
+        (CHAT, {"logit_bias": {"5": 1}}, "logit_bias", "is not supported"),
+        (CHAT, {"top_logprobs": 2}, None, "top_logprobs is 2 without logprobs"),
+        (CHAT, {"temperature": 2.5}, "temperature", "temperature is '2.5'"),
+        (CHAT, {"n": 0}, "n", "n is '0'"),
+        (CHAT, {"seed": -1}, "seed", "seed is '-1'"),
+        (CHAT, {"messages": []}, "messages", "at least 1 item"),
+        (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "'tool'"),
+        (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "give a text, or a list of parts"),
+        (
+            CHAT,
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content.list.0.type",
+            "image_url",
+        ),
+        (
+            CHAT,
+            {"messages": [{"role": "assistant", "content": "", "tool_calls": [1]}]},
+            "messages.0",
+            "tool_calls is not supported",
+        ),
+        (TEXT, {"suffix": "x"}, "suffix", "put what comes after the gap into the prompt"),
+        (TEXT, {"prompt": []}, "prompt", "give a text, a list of texts"),
+        (TEXT, {"prompt": [1, "a"]}, "prompt.ids.1", "'a'"),
+        (TEXT, {"best_of": 1, "n": 2}, "best_of", "give at least n"),
+        (TEXT, {"best_of": 2, "stream": True}, "best_of", "without stream"),
+        (TEXT, {"max_tokens": 0, "n": 2}, "n", "all answers are the same"),
+        (TEXT, {"prompt": ["a"] * 100, "n": 100}, "n", "at most 2048"),
+        (TEXT, {"echo": True, "logprobs": 1, "stream": True}, "stream", "without stream, or without echo"),
+        (TEXT, {"logprobs": 21}, "logprobs", "21"),
+        (TEXT, {"stop": ""}, "stop.text", "at least 1 character"),
+    ],
+)
+async def test_what_is_refused(path: str, change: dict[str, Any], param: str | None, message: str) -> None:
+    replica = Words()
+    body = (HELLO if path == CHAT else {"prompt": "Hello"}) | change
+    assert_error(await ask(path, body, replica), 400, message, param=param, type="invalid_request_error", code=None)
+    assert replica.asked == []
+
+
+async def test_models_and_names_that_are_none() -> None:
+    async with served(Words()) as client:
+        listed = (await client.get("/v1/models")).json()
+        assert [each["id"] for each in listed["data"]] == ["words", "default"]
+        assert {each["object"] for each in listed["data"]} == {"model"}
+        for name in ("words", "default"):
+            assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
+            response = await client.post(CHAT, json=HELLO | {"model": name})
+            assert response.json()["model"] == "words"
+        unknown = "there is no model 'org/other' here: ask one of words, default"
+        for response in (
+            await client.get("/v1/models/org/other"),
+            await client.post(CHAT, json=HELLO | {"model": "org/other"}),
+            await client.post(TEXT, json={"prompt": "x", "model": "org/other"}),
+        ):
+            assert_error(response, 404, unknown, param="model", code="model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind", "code"),
+    [
+        (InputError("the prompt is too long"), 400, "invalid_request_error", None),
+        (BusyError("4 requests run", 2.5), 429, "rate_limit_error", "rate_limit_exceeded"),
+        (RankError("rank 1 is gone"), 502, "server_error", None),
+        (DeadlineError("no progress for 30 s"), 504, "server_error", None),
+        (QubicLabError("a secret"), 503, "server_error", None),
+        (KeyError("a secret"), 500, "server_error", None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+async def test_errors(error: Exception, status: int, kind: str, code: str | None) -> None:
+    for stream in (False, True):  # before the first token a stream has no other status than a whole answer
+        response = await ask(CHAT, HELLO | {"stream": stream, "logprobs": True}, Words(error=error))
+        assert_error(response, status, "", type=kind, code=code)
+        assert "secret" not in response.text
+        assert response.headers.get("retry-after") == ("3" if status == 429 else None)
+
+
+async def test_an_error_after_the_first_token_ends_the_stream() -> None:
+    *tokens, error = await streamed(CHAT, HELLO, Words(error=RankError("rank 1 is gone"), after=2))
+    assert len(tokens) == 3
+    assert error["error"] == {"message": "rank 1 is gone", "type": "server_error", "param": None, "code": None}
+    response = await ask(TEXT, {"prompt": ["a", "b"], "logprobs": 0}, Words(error=BusyError("full"), after=1))
+    assert_error(response, 429, "full")
+
+
+async def test_one_who_has_no_key_gets_nothing() -> None:
+    async with served(Words(), KEY) as client:
+        for headers in ({}, {"Authorization": "Bearer other"}):
+            response = await client.post(CHAT, json=HELLO, headers=headers)
+            assert_error(response, 401, "Authorization: Bearer", code="invalid_api_key")
+        assert (await client.get("/health")).json()["title"] == "No access"
+        headers = {"Authorization": f"Bearer {KEY}"}
+        for _ in range(3):
+            assert (await client.post(CHAT, json=HELLO, headers=headers)).status_code == 200
+
+
+async def test_limits_speak_as_the_routes_do() -> None:
+    async with served(Words()) as client:
+        assert_error(await client.post(CHAT, content=b"x" * 2**21), 413, "more than 1,048,576 bytes")
+        assert_error(await client.get("/v1/other"), 404, "")
+        assert_error(await client.get(CHAT), 405, "")
+        json_header = {"Content-Type": "application/json"}
+        assert_error(await client.post(CHAT, content=b"{", headers=json_header), 400, "is not JSON", param=None)
+        foreign = {"Origin": "http://elsewhere.example"}
+        assert_error(await client.post(CHAT, json=HELLO, headers=foreign), 403, "may not change anything")
+
+
+@pytest.mark.parametrize("body", [{}, {"stream": True}, {"n": 3, "stream": True}], ids=["whole", "stream", "samples"])
+async def test_whoever_hangs_up_ends_the_work(body: dict[str, Any]) -> None:
+    replica = Words(held=True)
+    async with served(replica, real=True) as client:
+        for path, question in ((CHAT, HELLO), (TEXT, {"prompt": ["a", "b", "c"]})):
+            asking = asyncio.ensure_future(client.post(path, json=question | body))
+            await until(lambda: replica.running)
+            asking.cancel()
+            await until(lambda: not replica.running)
+        replica.held = False
+        assert (await client.post(CHAT, json=HELLO)).status_code == 200
+
+
+async def test_a_long_list_of_prompts_leaves_room_for_others() -> None:
+    replica = Words(held=True)
+    async with served(replica, real=True) as client:
+        asking = asyncio.ensure_future(client.post(TEXT, json={"prompt": ["x"] * 100, "max_tokens": 2}))
+        await until(lambda: replica.running == 16)
+        replica.held = False
+        assert len((await asking).json()["choices"]) == 100
+
+
+async def test_a_lost_pipeline_is_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qubic_lab.cluster.replica.FIRST_PAUSE_S", 0.3)
+    replica = Words(held=True)
+    async with served(replica, real=True) as client:
+        assert (await client.get("/health")).json() == {"status": "serving", "model": "words"}
+        asking = asyncio.ensure_future(client.post(CHAT, json=HELLO))
+        await until(lambda: replica.running)
+        replica.fails_to_start = 1
+        replica.lose()
+        assert_error(await asking, 502, "rank 1 is gone")
+
+        async def health() -> int:
+            return (await client.get("/health")).status_code
+
+        async def is_out() -> bool:
+            return await health() == 503
+
+        await until(is_out)
+        response = await client.post(CHAT, json=HELLO)
+        assert_error(response, 503, "the pipeline is restarting (rank")
+        assert int(response.headers["retry-after"]) > 0
+        replica.held = False
+
+        async def is_back() -> bool:
+            return await health() == 200
+
+        await until(is_back)
+        assert (await client.post(CHAT, json=HELLO)).status_code == 200
+
+
+async def test_metrics_count_what_was_answered() -> None:
+    replica = Words(held=True)
+    async with served(replica, real=True) as client:
+
+        async def read() -> dict[str, float]:
+            text = (await client.get("/metrics")).text
+            families = text_string_to_metric_families(text)
+            return {sample.name: sample.value for family in families for sample in family.samples}
+
+        asking = asyncio.ensure_future(client.post(CHAT, json=HELLO | {"n": 4}))
+        more = asyncio.ensure_future(client.post(CHAT, json=HELLO | {"stream": True, "max_tokens": 5}))
+        await until(lambda: replica.running == 2)
+        now = await read()
+        assert (now["qubic_lab_answers_running"], now["qubic_lab_answers_waiting"]) == (4, 1)
+        replica.held = False
+        await asyncio.gather(asking, more)
+        now = await read()
+        assert now["qubic_lab_tokens_total"] == 4 * MOST_TOKENS + 5
+        assert now["qubic_lab_prompt_tokens_total"] == 2 * 11
+        assert now["qubic_lab_first_token_seconds_count"] == 5
+        assert (now["qubic_lab_answers_running"], now["qubic_lab_answers_waiting"]) == (0, 0)
