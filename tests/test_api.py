@@ -269,7 +269,7 @@ async def test_nothing_of_the_inside_is_told(start_cluster: StartCluster, monkey
         for error, status in ((QubicLabError("Redis at /secret"), 503), (KeyError("/secret"), 500)):
             monkeypatch.setattr(running.coordinator, "counts", AsyncMock(side_effect=error))
             response = await running.client.get("/api/cluster/status")
-            assert_problem(response, status, "the coordinator")
+            assert_problem(response, status, "the server")
             assert "secret" not in response.text and "Traceback" not in response.text
 
 

@@ -1,0 +1,103 @@
+"""The OpenAI routes over a cluster: nodes answer, a lost one is not seen, who hangs up leaves no task behind."""
+
+import asyncio
+from typing import Any
+
+import httpx2
+import pytest
+from clusters import Fragile, StartCluster, text_of, until
+from test_openai_routes import CHAT, HELLO, TEXT, assert_error, chunks_of
+from words import Words
+from words import text_of as words_of
+
+from qubic_lab.api.openai.schemas import ChatCompletion
+from qubic_lab.errors import InputError, RankError
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
+
+
+async def test_nodes_answer_whole_and_as_a_stream(start_cluster: StartCluster) -> None:
+    async with start_cluster(nodes={"a": Fragile(), "b": Fragile()}, served=True) as running:
+        listed = (await running.client.get("/v1/models")).json()
+        assert [each["id"] for each in listed["data"]] == ["counting", "default"]
+        body = HELLO | {"n": 3, "max_tokens": 4}
+        found = (await running.client.post(CHAT, json=body)).json()
+        ChatCompletion.model_validate(found, strict=True)
+        expected = [text_of(list(range(seed, seed + 4))) for seed in (7, 8, 9)]
+        assert [choice["message"]["content"] for choice in found["choices"]] == expected
+        assert found["usage"] == {"prompt_tokens": 1, "completion_tokens": 12, "total_tokens": 13}
+        texts = ["", "", ""]
+        for chunk in chunks_of((await running.client.post(CHAT, json=body | {"stream": True})).text):
+            for choice in chunk["choices"]:
+                texts[choice["index"]] += choice["delta"].get("content", "")
+        assert texts == expected
+
+
+async def test_scores_and_log_probabilities_pass_the_queue(start_cluster: StartCluster) -> None:
+    async with start_cluster(nodes={"a": Words()}, served=True) as running:
+        body = {"prompt": [[97, 0xE2], [99]], "echo": True, "logprobs": 1, "max_tokens": 1, "seed": 3}
+        found = (await running.client.post(TEXT, json=body)).json()
+        first, second = (choice["logprobs"] for choice in found["choices"])
+        assert first["tokens"] == ["a", r"bytes:\xe2", "seed"]
+        assert first["token_logprobs"] == [None, -1.0, -1.0]
+        assert first["top_logprobs"][2] == {"seed": -1.0, r"bytes:\xe2\x82": -9.0}
+        assert second["tokens"] == ["c", "seed"]
+        chat = HELLO | {"messages": [{"role": "system", "content": "Be brief."}, *HELLO["messages"]]}
+        answer = (await running.client.post(CHAT, json=chat)).json()
+        assert answer["choices"][0]["message"]["content"] == words_of(7)
+        assert answer["usage"]["prompt_tokens"] == len("<system>Be brief.<user>Hello")
+
+
+async def test_a_lost_node_is_not_seen(start_cluster: StartCluster) -> None:
+    lost = Fragile(error=RankError("gone"), tokens=3)
+    async with start_cluster(nodes={"a": lost}, served=True) as running:
+        body = HELLO | {"max_tokens": 8, "stream": True}
+        asking = asyncio.ensure_future(running.client.post(CHAT, json=body))
+        await until(lambda: lost.asked)
+        await running.start_node("b", Fragile())
+        chunks = chunks_of((await asking).text)
+        text = "".join(choice["delta"].get("content", "") for chunk in chunks for choice in chunk["choices"])
+        assert text == text_of(list(range(7, 15)))
+
+
+async def test_without_nodes_clients_are_told_to_come_back(start_cluster: StartCluster) -> None:
+    async with start_cluster(served=True) as running:
+        for response in (await running.client.get("/v1/models"), await running.client.post(CHAT, json=HELLO)):
+            assert_error(response, 503, "no node is registered", type="server_error")
+            assert response.headers["retry-after"] == "5"
+
+
+async def test_what_a_node_refuses_is_the_clients_error(start_cluster: StartCluster) -> None:
+    node = Fragile(error=InputError("the prompt has 9 tokens, the model's context is 8: give a shorter one"))
+    async with start_cluster(nodes={"a": node}, served=True) as running:
+        for stream in (False, True):
+            assert_error(await running.client.post(CHAT, json=HELLO | {"stream": stream}), 400, "context is 8")
+
+
+@pytest.mark.parametrize("body", [{}, {"stream": True}, {"n": 3}], ids=["whole", "stream", "samples"])
+async def test_whoever_hangs_up_leaves_no_task_behind(start_cluster: StartCluster, body: dict[str, Any]) -> None:
+    node = Fragile(seconds=600.0, slots=8)
+    async with start_cluster(nodes={"a": node}, served=True) as running:
+        asking = asyncio.ensure_future(running.client.post(CHAT, json=HELLO | body))
+        await until(lambda: node.running == body.get("n", 1))
+        asking.cancel()
+        await until(lambda: not node.running)
+
+        async def is_over() -> bool:
+            counts = await running.coordinator.counts()
+            return (counts.cancelled, counts.processing, counts.pending) == (body.get("n", 1), 0, 0)
+
+        await until(is_over)
+
+
+async def test_whoever_hangs_up_at_once_leaves_no_task_behind(start_cluster: StartCluster) -> None:
+    async with start_cluster(nodes={"a": Fragile(seconds=600.0, slots=1)}, served=True) as running:
+        for delay_s in (0.0, 0.001, 0.003, 0.01):
+            with pytest.raises(httpx2.TimeoutException):
+                await running.client.post(CHAT, json=HELLO | {"n": 2}, timeout=0.01 + delay_s)
+
+        async def is_over() -> bool:
+            counts = await running.coordinator.counts()
+            return counts.processing == counts.pending == 0
+
+        await until(is_over)
