@@ -27,6 +27,7 @@ from urllib.parse import urlencode
 import httpx2
 import redis
 
+from qubic_lab.api.openai.embeddings import Embeddings
 from qubic_lab.api.serve import create_app
 from qubic_lab.cli.coordinator import make_votes
 from qubic_lab.cluster.coordinator import Coordinator
@@ -103,7 +104,9 @@ def openapi() -> Json:
     """Return the OpenAPI document of a coordinator with votes and the oracle."""
     client = redis.Redis()
     coordinator = Coordinator(client, "unix:/nowhere")
-    app = create_app(coordinator, votes=make_votes(coordinator), oracle=Oracle(open_database, client))
+    app = create_app(
+        coordinator, votes=make_votes(coordinator), oracle=Oracle(open_database, client), embeddings=Embeddings()
+    )
     document = app.openapi()
     schemas = document.pop("components")["schemas"]
     return _without_names(document, schemas)

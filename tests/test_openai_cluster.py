@@ -101,3 +101,42 @@ async def test_whoever_hangs_up_at_once_leaves_no_task_behind(start_cluster: Sta
             return counts.processing == counts.pending == 0
 
         await until(is_over)
+
+
+async def test_a_repeated_request_with_its_key_gets_the_first_answer(start_cluster: StartCluster) -> None:
+    node = Words()
+    body = {"messages": HELLO["messages"], "n": 2, "max_tokens": 5}
+    async with start_cluster(nodes={"a": node}, served=True) as running:
+
+        async def ask(path: str, body: dict[str, Any], key: str = "k") -> httpx2.Response:
+            return await running.client.post(path, json=body, headers={"Idempotency-Key": key})
+
+        first, again = (await ask(CHAT, body)).json(), (await ask(CHAT, body)).json()
+        assert (first["id"], first["choices"], first["usage"]) == (again["id"], again["choices"], again["usage"])
+        assert len(node.asked) == 2, "a task for each sample, and none for the repetition"
+        for other in (body | {"n": 1}, body | {"temperature": 0.5}, body | {"stream": True}):
+            assert_error(await ask(CHAT, other), 400, "was used with another payload: give a new key")
+        texts = {"prompt": ["one", "two"], "max_tokens": 3}
+        found = [(await ask(TEXT, texts, "t")).json()["choices"] for _ in range(2)]
+        assert found[0] == found[1] and len(found[0]) == 2
+        response = [(await ask("/v1/responses", {"input": "one"}, "r")).json() for _ in range(2)]
+        assert response[0]["output"][0]["content"] == response[1]["output"][0]["content"]
+        assert len(node.asked) == 5
+
+
+async def test_with_a_key_the_work_goes_on_when_the_client_hangs_up(start_cluster: StartCluster) -> None:
+    node = Fragile(held=True)
+    async with start_cluster(nodes={"a": node}, served=True) as running:
+
+        async def ask() -> httpx2.Response:
+            return await running.client.post(CHAT, json=HELLO | {"max_tokens": 3}, headers={"Idempotency-Key": "k"})
+
+        asking = asyncio.ensure_future(ask())
+        await until(lambda: node.running)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        repeated = asyncio.ensure_future(ask())
+        await asyncio.sleep(0.05)
+        node.held = False
+        assert (await repeated).json()["choices"][0]["message"]["content"] == text_of([7, 8, 9])
+        assert node.asked == 1

@@ -440,3 +440,29 @@ async def test_metrics_count_what_was_answered() -> None:
         assert now["qubic_lab_prompt_tokens_total"] == 2 * 11
         assert now["qubic_lab_first_token_seconds_count"] == 5
         assert (now["qubic_lab_answers_running"], now["qubic_lab_answers_waiting"]) == (0, 0)
+
+
+async def test_each_answer_names_its_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "qubic_lab.api.request_id")
+    async with served(Words(error=ValueError("a fault"))) as client:
+        given = await client.get("/v1/models", headers={"X-Request-Id": "mine-1"})
+        made = [await client.get("/health") for _ in range(2)]
+        odd = await client.get("/nowhere", headers={"X-Request-Id": "two words"})
+        fault = await client.post(CHAT, json=HELLO, headers={"X-Request-Id": "mine-2"})
+    names = [each.headers["x-request-id"] for each in (given, *made, odd, fault)]
+    assert (names[0], names[4], fault.status_code) == ("mine-1", "mine-2", 500)
+    assert len(set(names)) == 5 and all(name.startswith("req_") for name in names[1:4])
+    said = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("mine-1: GET '/v1/models': 200 after ") for line in said)
+    assert any(line.startswith("request mine-2: an unexpected error") for line in said)
+
+
+async def test_a_key_decides_on_the_seed() -> None:
+    body = {"messages": HELLO["messages"]}
+    async with served(Words()) as client:
+        asked = [await client.post(CHAT, json=body, headers={"Idempotency-Key": key}) for key in ("a", "a", "b")]
+        empty = await client.post(CHAT, json=body, headers={"Idempotency-Key": ""})
+    first, again, other = (each.json() for each in asked)
+    assert (first["id"], first["choices"]) == (again["id"], again["choices"])
+    assert first["id"] != other["id"] and first["qubic"] != other["qubic"]
+    assert_error(empty, 400, "at least 1 character")

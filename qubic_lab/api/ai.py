@@ -13,6 +13,7 @@ from qubic_lab.api.responses import (
     EventStream,
     as_lines,
     cancel_task,
+    key_of,
     read_answer,
     read_events,
     until_done,
@@ -22,7 +23,6 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.errors import InputError
 from qubic_lab.votes.service import VoteService
 
-MOST_KEY_CHARACTERS = 200
 NO_NODE_HEADERS = {"Retry-After": "5"}
 Key = Annotated[str | None, Header(description="a repeated request with the same key gets the first answer")]
 LastEvent = Annotated[int, Header(description="number of the last event received; needs the same key", ge=0)]
@@ -56,7 +56,7 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
                     f"mode is {query.mode!r}: votes are as plain requests only ({why}); ask with mode single"
                 )
             return await answer_query(coordinator, votes, ConsensusQuery.of(query), request)
-        key = _key_of(idempotency_key, getattr(request.state, "client", ""))
+        key = key_of(idempotency_key, getattr(request.state, "client", ""))
         if last_event_id and key is None:
             raise InputError("Last-Event-ID continues an earlier request: send the Idempotency-Key that it had")
         if not len(coordinator.fleet):
@@ -70,12 +70,3 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
         return await until_done(request, whole)
 
     return routes
-
-
-def _key_of(key: str | None, client: str) -> str | None:
-    """Return a client's key for the queue; different clients may use the same key."""
-    if key is None:
-        return None
-    if not 0 < len(key) <= MOST_KEY_CHARACTERS:
-        raise InputError(f"Idempotency-Key has {len(key)} characters: give 1 to {MOST_KEY_CHARACTERS}")
-    return f"{client}:{key}" if client else key

@@ -29,6 +29,7 @@ from qubic_lab.api.access import (
 )
 from qubic_lab.api.bounded_http import MOST_CONNECTIONS, QUEUE, BoundedProtocol, listen_at
 from qubic_lab.api.http_metrics import HttpMetrics, MetricsMiddleware
+from qubic_lab.api.request_id import RequestIdMiddleware
 from qubic_lab.errors import InputError
 from qubic_lab.lifeline import CTRL_C_S
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host, with_port
@@ -125,7 +126,7 @@ class ServeConfig:
 def guard(
     app: FastAPI, metrics: HttpMetrics, accesses: Accesses | None, limiter: MovingWindowRateLimiter | None = None
 ) -> None:
-    """Put an application behind its limits: bodies, who may call and how often, foreign pages; count requests.
+    """Put an application behind its limits: bodies, who may call and how often, foreign pages; count and name requests.
 
     Without `accesses` everybody may call, only for loopback; without a limiter, as often as they like.
     """
@@ -135,6 +136,7 @@ def guard(
         app.add_middleware(AuthMiddleware, accesses=accesses, limiter=limiter)
     app.add_middleware(BrowserGuardMiddleware, any_host=accesses is not None)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(RequestIdMiddleware)
 
 
 def run_server(

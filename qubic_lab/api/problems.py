@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from qubic_lab import errors
 from qubic_lab.api.openai.errors import PATH, openai_error
+from qubic_lab.api.request_id import HEADER, request_id
 from qubic_lab.errors import BusyError, QubicLabError
 
 MEDIA_TYPE = "application/problem+json"
@@ -76,7 +77,7 @@ def problem_of(error: QubicLabError) -> Problem:
                 headers["Retry-After"] = str(math.ceil(max(1.0, error.retry_after_s or 1.0)))
             param, code = getattr(error, "param", None), getattr(error, "code", None)
             return Problem(status, title, str(error), headers, param, code)
-    logger.error("%s", error)
+    logger.error("request %s: %s", request_id(), error)
     return problem(503, "Out of order", "the server cannot do this now: see its log")
 
 
@@ -99,8 +100,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
-        logger.error("an unexpected error", exc_info=error)
-        return problem(500, "Fault", "an unexpected error occurred: see the server's log")
+        # This handler is outside of all middleware, which has named the request before.
+        name = getattr(request.state, "request_id", "")
+        logger.error("request %s: an unexpected error", name, exc_info=error)
+        return problem(500, "Fault", "an unexpected error occurred: see the server's log", {HEADER: name})
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -18,11 +18,25 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.tasks import TaskOutcome
 from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, RequestCancelled
 
+MOST_KEY_CHARACTERS = 200
 T = TypeVar("T")
 Event = tuple[str, int, dict[str, Any]]
 """Name (token or end), number and data."""
 
 logger = logging.getLogger(__name__)
+
+
+def key_of(key: str | None, client: str) -> str | None:
+    """Return a client's key for the queue; different clients may use the same key.
+
+    Raises:
+        InputError: it is empty or too long.
+    """
+    if key is None:
+        return None
+    if not 0 < len(key) <= MOST_KEY_CHARACTERS:
+        raise InputError(f"Idempotency-Key has {len(key)} characters: give 1 to {MOST_KEY_CHARACTERS}")
+    return f"{client}:{key}" if client else key
 
 
 async def until_done(request: Request, work: Coroutine[Any, Any, T]) -> T:

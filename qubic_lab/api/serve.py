@@ -12,8 +12,12 @@ from qubic_lab.api import ai, cluster, consensus, health, problems
 from qubic_lab.api import oracle as oracle_routes
 from qubic_lab.api.access import make_limiter
 from qubic_lab.api.http_server import Accesses, ServeConfig, guard, run_server
+from qubic_lab.api.openai import embeddings as embedding_routes
+from qubic_lab.api.openai import responses as response_routes
 from qubic_lab.api.openai import routes as openai_routes
+from qubic_lab.api.openai.consensus import ClusterElector
 from qubic_lab.api.openai.coordinator import CoordinatorAnswerer
+from qubic_lab.api.openai.embeddings import Embeddings
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.votes.service import VoteService
@@ -25,11 +29,12 @@ def create_app(
     limiter: MovingWindowRateLimiter | None = None,
     votes: VoteService | None = None,
     oracle: Oracle | None = None,
+    embeddings: Embeddings | None = None,
 ) -> FastAPI:
     """Return the application; the coordinator must be running while it serves (`Coordinator.running`).
 
     `accesses` returns the known tokens and needs a limiter of their rates; without it everybody may call, only for
-    loopback. Without `votes` or `oracle` their routes are missing.
+    loopback. Without `votes`, `oracle` or `embeddings` their routes are missing.
     """
     app = FastAPI(title="Qubic Lab", version=__version__, responses=problems.RESPONSES)
     problems.install(app)
@@ -39,7 +44,11 @@ def create_app(
         app.include_router(consensus.make_routes(coordinator, votes))
     if oracle is not None:
         app.include_router(oracle_routes.make_routes(oracle))
-    app.include_router(openai_routes.make_routes(CoordinatorAnswerer(coordinator)))
+    answerer, elector = CoordinatorAnswerer(coordinator), ClusterElector(coordinator, votes) if votes else None
+    app.include_router(openai_routes.make_routes(answerer, elector))
+    app.include_router(response_routes.make_routes(answerer, elector))
+    if embeddings is not None:
+        app.include_router(embedding_routes.make_routes(embeddings))
     app.include_router(cluster.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))
     assert accesses is None or limiter is not None
@@ -63,18 +72,22 @@ def serve(
         InputError: the address is in use, or the tokens cannot be read.
     """
     accesses = config.accesses()
-    app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle)
-    run_server(config, app, _working(coordinator, votes, oracle), listening)
+    embeddings = Embeddings()
+    app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle, embeddings)
+    run_server(config, app, _working(coordinator, votes, oracle, embeddings), listening)
 
 
 @asynccontextmanager
-async def _working(coordinator: Coordinator, votes: VoteService | None, oracle: Oracle | None) -> AsyncIterator[None]:
+async def _working(
+    coordinator: Coordinator, votes: VoteService | None, oracle: Oracle | None, embeddings: Embeddings
+) -> AsyncIterator[None]:
     if votes is not None:
         votes.start()
     async with coordinator.running():
         try:
             yield
         finally:
+            embeddings.end()
             if votes is not None:
                 votes.end()
             if oracle is not None:

@@ -21,6 +21,8 @@ CHARACTERS_A_TOKEN = 4
 """Rough value for English text, to estimate the tokens of a prompt without a tokenizer."""
 NODE = "node"
 """Key of a task's payload for the only node that may answer it."""
+BODY = "body"
+"""Key of a task's payload for the digest of what the request was made of."""
 Item = TypeVar("Item")
 
 
@@ -54,10 +56,10 @@ def failure_of(code: grpc.StatusCode) -> Failure:
     return _FAILURES.get(code, Failure.TRY)
 
 
-def payload_of(request: pipeline_pb2.GenerateRequest, node: str = "") -> dict[str, Any]:
-    """Return a request in the queue's form; with `node` only that node may answer it."""
+def payload_of(request: pipeline_pb2.GenerateRequest, node: str = "", body: str = "") -> dict[str, Any]:
+    """Return a request in the queue's form; with `node` only that node may answer it; `body` as BODY."""
     content: dict[str, Any] = MessageToDict(request, preserving_proto_field_name=True)
-    return content | {NODE: node} if node else content
+    return content | {name: value for name, value in ((NODE, node), (BODY, body)) if value}
 
 
 def node_of(payload: dict[str, Any]) -> str:
@@ -74,7 +76,7 @@ def request_of(payload: dict[str, Any], items: Sequence[dict[str, Any]]) -> pipe
         InputError: the payload was not made by `payload_of`.
     """
     try:
-        content = {name: value for name, value in payload.items() if name != NODE}
+        content = {name: value for name, value in payload.items() if name not in (NODE, BODY)}
         request = ParseDict(content, pipeline_pb2.GenerateRequest())
     except ParseError as error:
         raise InputError(f"the task has no valid request ({error})") from error

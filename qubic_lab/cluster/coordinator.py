@@ -104,12 +104,14 @@ class Coordinator:
         priority: Priority = "normal",
         idempotency_key: str | None = None,
         node: str = "",
+        body: str = "",
     ) -> str:
         """Submit a request as a task and return its id; errors as for `TaskQueue.submit`.
 
-        With `node` only that node may answer: the task fails if the node is not registered, or is lost.
+        With `node` only that node may answer: the task fails if the node is not registered, or is lost. A key that was
+        used with another request is refused, also if it was only made of another `body`, given by its digest.
         """
-        return await self.call(self.queue.submit, payload_of(request, node), priority, idempotency_key)
+        return await self.call(self.queue.submit, payload_of(request, node, body), priority, idempotency_key)
 
     async def follow(self, task_id: str, whole: bool = False) -> AsyncGenerator[TaskProgress, None]:
         """Yield a task's progress from its first token on as it comes; the last one has the outcome.

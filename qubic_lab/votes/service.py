@@ -33,7 +33,7 @@ from qubic_lab.votes.counting import Counting
 from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
 from qubic_lab.votes.live import LiveVote
 from qubic_lab.votes.trail import round_of, standings_of, trail_of
-from qubic_lab.votes.voters import CERTIFIED, EXPERT, VoteRequest, choose_voters, is_busy
+from qubic_lab.votes.voters import CERTIFIED, EXPERT, VoteRequest, choose_voters, is_busy, question_of
 from qubic_lab.wire import pipeline_pb2
 
 CANCEL_S = 5.0
@@ -151,7 +151,7 @@ class VoteService:
             BusyError: no node can be asked.
             ModelError: as `embed`.
         """
-        live = LiveVote(uuid.uuid4().hex, vote.request.prompt)
+        live = LiveVote(uuid.uuid4().hex, vote.question)
         self.running[live.id] = live
         try:
             return await self._hold(vote, _State(live))
@@ -317,7 +317,7 @@ class VoteService:
         Raises:
             QubicLabError: the others cannot be counted, either.
         """
-        question = vote.request.prompt
+        question = vote.question
         try:
             return await _VOTES.deliberate(question, state.votes, state.absences, context, vote.voting)
         except QubicLabError:
@@ -341,7 +341,7 @@ class VoteService:
         absences = [*state.absences, *(Absence(name, AbsenceReason.FAILED, "") for name in failed)]
         without = replace(context, embed=None)
         cast = [*state.votes, *votes]
-        return await _VOTES.deliberate(vote.request.prompt, cast, absences, without, vote.voting, quick=True)
+        return await _VOTES.deliberate(vote.question, cast, absences, without, vote.voting, quick=True)
 
     async def _ask(self, voter: Voter, question: pipeline_pb2.GenerateRequest) -> AsyncGenerator[Vote, None]:
         """Yield a node's votes as they arrive; closing the generator cancels the node's task."""
@@ -400,12 +400,13 @@ class VoteService:
             voter=voter.name(sample),
             node=voter.node,
             model=capabilities.model if capabilities else "",
-            source=AnswerSource(capabilities.model_hash if capabilities else "", request.prompt, sampling),
+            source=AnswerSource(capabilities.model_hash if capabilities else "", question_of(request), sampling),
             text=str(item["text"]),
             finish_reason=str(item["finish_reason"]),
             new_tokens=count,
             seconds=seconds,
             mean_logprob=item["logprob"] / count if count else None,
+            prompt_tokens=int(item["prompt_tokens"]),
         )
 
     async def _ask_expert(self, vote: VoteRequest, state: _State, result: Consensus, left_s: float) -> Consensus:
@@ -439,7 +440,7 @@ class VoteService:
             id=state.live.id,
             created_utc=datetime.now(UTC),
             mode="consensus",
-            question=vote.request.prompt,
+            question=vote.question,
             level=str(result.level),
             confidence=result.confidence.probability,
             conflict=result.conflict,

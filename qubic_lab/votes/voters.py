@@ -7,7 +7,7 @@ from math import ceil
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.consensus.certificate import DEFAULT_ERROR
-from qubic_lab.core import MAX_SEED
+from qubic_lab.core import MAX_SEED, Request
 from qubic_lab.errors import BusyError
 from qubic_lab.votes.collect import Voter
 from qubic_lab.wire import pipeline_pb2
@@ -47,9 +47,20 @@ class VoteRequest:
     stop_correlation: float = 0.0
 
     @property
+    def question(self) -> str:
+        """What the vote is about."""
+        return question_of(self.request)
+
+    @property
     def most_ballots(self) -> int:
         """The ballots of all rounds."""
         return self.nodes * self.samples * self.rounds
+
+
+def question_of(request: Request | pipeline_pb2.GenerateRequest) -> str:
+    """Return what is asked: the prompt, or of a chat the last turn of the user, by which answers are read."""
+    turns = [each.content for each in request.messages if each.role == "user"]
+    return turns[-1] if turns else request.prompt
 
 
 def is_busy(pending: int, views: Sequence[NodeView]) -> bool:

@@ -28,9 +28,18 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class ClientInfo:
-    """Who asks: the name of the client's token, empty without tokens."""
+    """Who asks: the name of the client's token, empty without tokens.
+
+    What was asked before with the same `key` gets the same answer, if the `body` that came with it has the same digest.
+    """
 
     name: str = ""
+    key: str = ""
+    body: str = ""
+
+    def part(self, number: int) -> "ClientInfo":
+        """Return it for one of several parts of a request."""
+        return replace(self, key=f"{self.key}:{number}") if self.key else self
 
 
 class Answerer(Protocol):

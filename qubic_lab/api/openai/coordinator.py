@@ -43,15 +43,17 @@ class CoordinatorAnswerer:
         self, request: Request, samples: int, *, client: ClientInfo, model: str = "", whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
         """Answer a request by any nodes."""
-        works = [self._one(with_seed(request, sample), whole) for sample in range(samples)]
+        works = [self._one(with_seed(request, sample), client.part(sample), whole) for sample in range(samples)]
         async with aclosing(together(works)) as pieces:
             async for sample, (_, piece) in pieces:
                 yield sample, piece
 
-    async def _one(self, request: Request, whole: bool) -> AsyncGenerator[Piece, None]:
+    async def _one(self, request: Request, client: ClientInfo, whole: bool) -> AsyncGenerator[Piece, None]:
         started_s, ended = time.perf_counter(), False
         message = generate_message(request, "", 0.0, whole=False)
-        submitting = asyncio.ensure_future(self._coordinator.submit(message))
+        submitting = asyncio.ensure_future(
+            self._coordinator.submit(message, idempotency_key=client.key or None, body=client.body)
+        )
         items: list[dict[str, Any]] = []
         try:
             task_id = await asyncio.shield(submitting)
@@ -68,12 +70,12 @@ class CoordinatorAnswerer:
                         yield 0, completion
         finally:
             if not ended:
-                await asyncio.shield(self._cancel(submitting))
+                await asyncio.shield(self._leave(submitting, keep=bool(client.key)))
 
-    async def _cancel(self, submitting: "asyncio.Future[str]") -> None:
-        """Cancel a task, also one that is just being submitted."""
+    async def _leave(self, submitting: "asyncio.Future[str]", *, keep: bool) -> None:
+        """Cancel a task, also one that is just being submitted; but `keep` one that a client may ask for again."""
         await asyncio.wait({submitting})
-        if not submitting.cancelled() and submitting.exception() is None:
+        if not submitting.cancelled() and submitting.exception() is None and not keep:
             await cancel_task(self._coordinator, submitting.result())
 
 

@@ -1,5 +1,6 @@
 """The two forms of answers: chats and texts, whole or as the chunks of a stream. Plain values in, plain values out."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -182,6 +183,11 @@ def usage_of(answers: Iterable[Completion], samples: int) -> dict[str, int]:
     prompt = sum(each.prompt_tokens for each in whole[::samples])
     made = sum(len(each.token_ids) for each in whole)
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+
+
+def event_of(content: dict[str, Any]) -> str:
+    """Return an object as a server-sent event."""
+    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 def _shown(raw: bytes, logprob: float | None) -> dict[str, Any]:

@@ -1,21 +1,22 @@
 """The routes: what a request asks becomes answers of whoever answers, whole or as a stream."""
 
-import json
+import hashlib
 import secrets
 import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 
 from qubic_lab import core
 from qubic_lab.api.openai.answerer import Answerer, ClientInfo, ModelCard, Piece, together
+from qubic_lab.api.openai.consensus import CONSENSUS, Elector, respond_by_vote, voters_of
 from qubic_lab.api.openai.errors import RESPONSES, FieldError, UnknownModelError
-from qubic_lab.api.openai.forms import Answer, ChatForm, Form, TextForm, usage_of
+from qubic_lab.api.openai.forms import Answer, ChatForm, Form, TextForm, event_of, usage_of
 from qubic_lab.api.openai.schemas import (
     DEFAULT_CHAT_TOKENS,
     DEFAULT_TEXT_TOKENS,
@@ -27,7 +28,7 @@ from qubic_lab.api.openai.schemas import (
     TextQuery,
 )
 from qubic_lab.api.problems import problem_of
-from qubic_lab.api.responses import EventStream, until_done
+from qubic_lab.api.responses import MOST_KEY_CHARACTERS, EventStream, key_of, until_done
 from qubic_lab.core import Completion, SamplingParams
 from qubic_lab.errors import QubicLabError
 
@@ -35,6 +36,14 @@ DEFAULT = "default"
 MOST_ANSWERS = 2_048
 """Of one request: prompts × samples."""
 RANDOM_SEEDS = 2**31
+Key = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=MOST_KEY_CHARACTERS,
+        description="on a coordinator the same request with the same key gets the first one's answer",
+    ),
+]
 _CHUNK = {"type": "string", "description": "data: a chunk of the answer as JSON; the last one is [DONE]"}
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _CHUNK}}}}
 
@@ -62,30 +71,34 @@ class Asked:
     with_usage: bool = False
 
 
-def make_routes(answerer: Answerer) -> APIRouter:
-    """Return the routes."""
+def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter:
+    """Return the routes; without an elector there is no consensus."""
     routes = APIRouter(prefix="/v1", tags=["openai"], responses=RESPONSES)
 
     @routes.get("/models", response_model=ModelList)
     async def models() -> ModelList:
         """Return the models that can be asked."""
         cards = await answerer.models()
-        return ModelList(data=[_model(card.name, card) for card in cards] + [_model(DEFAULT, cards[0])])
+        others = [DEFAULT] if elector is None else [DEFAULT, CONSENSUS]
+        return ModelList(data=[_model(card.name, card) for card in cards] + [_model(name, cards[0]) for name in others])
 
     @routes.get("/models/{name:path}", response_model=Model)
     async def model(name: str) -> Model:
         """Return one of the models that can be asked."""
-        return _model(name, find_model(await answerer.models(), name))
+        is_vote = elector is not None and voters_of(name) is not None
+        return _model(name, find_model(await answerer.models(), DEFAULT if is_vote else name))
 
     @routes.post("/chat/completions", response_model=ChatCompletion, responses=STREAMED)
-    async def chat(query: ChatQuery, request: Request) -> Response:
+    async def chat(query: ChatQuery, request: Request, idempotency_key: Key = None) -> Response:
         """Return the next message of a chat, by the model's own template."""
-        return await _respond(answerer, query.model, asked_of_chat(query), request)
+        client = await client_of(request, idempotency_key)
+        return await _respond(answerer, elector, query.model, asked_of_chat(query, client.key), request, client)
 
     @routes.post("/completions", response_model=TextCompletion, responses=STREAMED)
-    async def complete(query: TextQuery, request: Request) -> Response:
+    async def complete(query: TextQuery, request: Request, idempotency_key: Key = None) -> Response:
         """Return what follows each of some texts, or token ids, without a template."""
-        return await _respond(answerer, query.model, asked_of_text(query), request)
+        client = await client_of(request, idempotency_key)
+        return await _respond(answerer, elector, query.model, asked_of_text(query, client.key), request, client)
 
     return routes
 
@@ -103,9 +116,9 @@ def find_model(cards: list[ModelCard], name: str) -> ModelCard:
     return found[0]
 
 
-def asked_of_chat(query: ChatQuery) -> Asked:
+def asked_of_chat(query: ChatQuery, key: str = "") -> Asked:
     """Return what a chat asks for; an InputError if its fields contradict each other."""
-    seed, samples = _seed_of(query), query.n or 1
+    seed, samples = seed_of(query.seed, key), query.n or 1
     most = query.max_completion_tokens or query.max_tokens or DEFAULT_CHAT_TOKENS
     sampling = _sampling(query, seed, most, bool(query.logprobs), query.top_logprobs or 0)
     roles = {"developer": "system"}
@@ -115,13 +128,13 @@ def asked_of_chat(query: ChatQuery) -> Asked:
     return Asked([request], samples, samples, seed, form, stream=bool(query.stream), with_usage=query.with_usage)
 
 
-def asked_of_text(query: TextQuery) -> Asked:
+def asked_of_text(query: TextQuery, key: str = "") -> Asked:
     """Return what a completion asks for.
 
     Raises:
         InputError: its fields contradict each other.
     """
-    seed, kept, echo = _seed_of(query), query.n or 1, bool(query.echo)
+    seed, kept, echo = seed_of(query.seed, key), query.n or 1, bool(query.echo)
     samples = query.best_of or kept
     prompts, most = query.prompts, DEFAULT_TEXT_TOKENS if query.max_tokens is None else query.max_tokens
     if samples < kept:
@@ -153,8 +166,26 @@ def asked_of_text(query: TextQuery) -> Asked:
     return Asked(requests, samples, kept, seed, form, echo, bool(query.stream), query.with_usage)
 
 
-def _seed_of(query: ChatQuery | TextQuery) -> int:
-    return secrets.randbelow(RANDOM_SEEDS) if query.seed is None else query.seed
+def seed_of(given: int | None, key: str) -> int:
+    """Return the seed of a request: the given one, else one that an idempotency key decides, else a random one."""
+    if given is not None:
+        return given
+    return int(_hash(key)[:8], 16) % RANDOM_SEEDS if key else secrets.randbelow(RANDOM_SEEDS)
+
+
+async def client_of(request: Request, idempotency_key: str | None) -> ClientInfo:
+    """Return who sent a request.
+
+    Raises:
+        InputError: the key is empty or too long.
+    """
+    name = getattr(request.state, "client", "")
+    key = key_of(idempotency_key, name)
+    return ClientInfo(name) if key is None else ClientInfo(name, key, hashlib.sha256(await request.body()).hexdigest())
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 def _sampling(query: ChatQuery | TextQuery, seed: int, most: int, logprobs: bool, top: int) -> SamplingParams:
@@ -171,15 +202,22 @@ def _sampling(query: ChatQuery | TextQuery, seed: int, most: int, logprobs: bool
     )
 
 
-async def _respond(answerer: Answerer, name: str, asked: Asked, request: Request) -> Response:
+async def _respond(
+    answerer: Answerer, elector: Elector | None, name: str, asked: Asked, request: Request, client: ClientInfo
+) -> Response:
     """Answer a request; one that fails before its first token gets its status, also if it is a stream."""
+    voters = voters_of(name) if elector else None
+    if elector is not None and voters is not None:
+        return await respond_by_vote(elector, voters, asked, Head.of(asked, ModelCard(name), client), request, client)
     card = find_model(await answerer.models(), name)
-    client = ClientInfo(getattr(request.state, "client", ""))
     whole = not asked.stream and not asked.requests[0].sampling.logprobs
     pieces = together(
-        [answerer.answer(each, asked.samples, client=client, model=card.name, whole=whole) for each in asked.requests]
+        [
+            answerer.answer(each, asked.samples, client=client.part(number), model=card.name, whole=whole)
+            for number, each in enumerate(asked.requests)
+        ]
     )
-    head = Head.of(asked, card)
+    head = Head.of(asked, card, client)
     if not asked.stream:
         return JSONResponse(await until_done(request, _whole(pieces, asked, head)))
     first = await until_done(request, _first(pieces))
@@ -197,10 +235,10 @@ class Head:
     qubic: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, asked: Asked, card: ModelCard) -> "Head":
-        """Return the head of a new response."""
+    def of(cls, asked: Asked, card: ModelCard, client: ClientInfo) -> "Head":
+        """Return the head of a response: a new one, or that of an earlier request with the same key."""
         fingerprint = f"fp_{card.hash[:12]}" if card.hash else None
-        number = f"{asked.form.prefix}-{uuid.uuid4().hex}"
+        number = f"{asked.form.prefix}-{_hash(client.key)[:32] if client.key else uuid.uuid4().hex}"
         return cls(number, int(time.time()), card.name, fingerprint, {"seed": asked.seed})
 
     def show(self, object: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
@@ -244,7 +282,7 @@ async def _lines(
     ended: dict[int, Completion] = {}
 
     def line(choice: dict[str, Any], **more: Any) -> str:
-        return _event(head.show(form.chunk, [choice], **no_usage, **more))
+        return event_of(head.show(form.chunk, [choice], **no_usage, **more))
 
     try:
         async with aclosing(_after(first, pieces)) as all_pieces:
@@ -262,9 +300,9 @@ async def _lines(
                     yield line(form.next(index, item))
         if asked.with_usage:
             usage = usage_of([ended[index] for index in sorted(ended)], asked.samples)
-            yield _event(head.show(form.chunk, [], usage=usage))
+            yield event_of(head.show(form.chunk, [], usage=usage))
     except QubicLabError as error:
-        yield _event(problem_of(error).openai)
+        yield event_of(problem_of(error).openai)
     yield "data: [DONE]\n\n"
 
 
@@ -275,10 +313,6 @@ async def _after(
         yield first
         async for each in rest:
             yield each
-
-
-def _event(content: dict[str, Any]) -> str:
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
 
 
 def _best(answers: list[Answer], kept: int) -> list[Answer]:

@@ -57,7 +57,7 @@ MESSAGE_REFUSED = {
 }
 
 
-def _describe(refused: dict[str, Refused]) -> Callable[[dict[str, Any]], None]:
+def describe_refused(refused: dict[str, Refused]) -> Callable[[dict[str, Any]], None]:
     """Return what tells OpenAPI the values that refused fields may have."""
 
     def describe(schema: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def _describe(refused: dict[str, Refused]) -> Callable[[dict[str, Any]], None]:
     return describe
 
 
-class _Refusing(BaseModel):
+class Refusing(BaseModel):
     """Refuses fields that would change the answer and are not supported; ignores what it does not know, as OpenAI."""
 
     refused: ClassVar[dict[str, Refused]] = {}
@@ -99,7 +99,7 @@ Stops: TypeAlias = Annotated[
 ]
 
 
-class _Sampled(_Refusing):
+class _Sampled(Refusing):
     """What both kinds of requests have; null is as if a field was left out."""
 
     model: Annotated[str, Field(description="a name of /v1/models", max_length=1_000)] = "default"
@@ -152,10 +152,10 @@ Content: TypeAlias = Annotated[
 ]
 
 
-class ChatMessage(_Refusing):
+class ChatMessage(Refusing):
     """A message of a chat."""
 
-    model_config = ConfigDict(json_schema_extra=_describe(MESSAGE_REFUSED))
+    model_config = ConfigDict(json_schema_extra=describe_refused(MESSAGE_REFUSED))
     refused = MESSAGE_REFUSED
 
     role: Annotated[
@@ -172,7 +172,7 @@ class ChatMessage(_Refusing):
 class ChatQuery(_Sampled):
     """A request for the next message of a chat."""
 
-    model_config = ConfigDict(json_schema_extra=_describe(CHAT_REFUSED))
+    model_config = ConfigDict(json_schema_extra=describe_refused(CHAT_REFUSED))
     refused = CHAT_REFUSED
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
@@ -218,7 +218,7 @@ Prompt: TypeAlias = Annotated[
 class TextQuery(_Sampled):
     """A request for what follows a text."""
 
-    model_config = ConfigDict(json_schema_extra=_describe(TEXT_REFUSED))
+    model_config = ConfigDict(json_schema_extra=describe_refused(TEXT_REFUSED))
     refused = TEXT_REFUSED
 
     prompt: Prompt

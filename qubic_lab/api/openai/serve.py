@@ -1,6 +1,7 @@
 """The server of one pipeline on this host: the OpenAI routes, `/health` and `/metrics`."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -8,6 +9,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from qubic_lab import __version__
 from qubic_lab.api import problems
 from qubic_lab.api.http_server import Accesses, ServeConfig, guard, run_server
+from qubic_lab.api.openai import embeddings as embedding_routes
+from qubic_lab.api.openai import responses as response_routes
+from qubic_lab.api.openai.consensus import SampleElector
+from qubic_lab.api.openai.embeddings import Embeddings
 from qubic_lab.api.openai.metrics import PipelineMetrics
 from qubic_lab.api.openai.pipeline import PipelineAnswerer
 from qubic_lab.api.openai.routes import make_routes
@@ -15,11 +20,23 @@ from qubic_lab.api.problems import problem
 from qubic_lab.cluster.replica import Replica
 
 
-def create_app(answerer: PipelineAnswerer, metrics: PipelineMetrics, accesses: Accesses | None = None) -> FastAPI:
-    """Return the application; the answerer must be running while it serves (`PipelineAnswerer.running`)."""
+def create_app(
+    answerer: PipelineAnswerer,
+    metrics: PipelineMetrics,
+    accesses: Accesses | None = None,
+    elector: SampleElector | None = None,
+    embeddings: Embeddings | None = None,
+) -> FastAPI:
+    """Return the application; the answerer must be running while it serves (`PipelineAnswerer.running`).
+
+    Without `elector` there is no consensus, without `embeddings` their route is missing.
+    """
     app = FastAPI(title="Qubic Lab", version=__version__, responses=problems.RESPONSES)
     problems.install(app)
-    app.include_router(make_routes(answerer))
+    app.include_router(make_routes(answerer, elector))
+    app.include_router(response_routes.make_routes(answerer, elector))
+    if embeddings is not None:
+        app.include_router(embedding_routes.make_routes(embeddings))
     app.include_router(_monitoring(answerer, metrics))
     guard(app, metrics, accesses)
     return app
@@ -36,7 +53,19 @@ def serve(config: ServeConfig, replica: Replica, listening: Callable[[str], None
     """
     metrics = PipelineMetrics()
     answerer = PipelineAnswerer(replica, metrics)
-    run_server(config, create_app(answerer, metrics, config.accesses()), answerer.running(), listening)
+    elector, embeddings = SampleElector(answerer), Embeddings()
+    app = create_app(answerer, metrics, config.accesses(), elector, embeddings)
+    run_server(config, app, _working(answerer, elector, embeddings), listening)
+
+
+@asynccontextmanager
+async def _working(answerer: PipelineAnswerer, elector: SampleElector, embeddings: Embeddings) -> AsyncIterator[None]:
+    async with answerer.running():
+        try:
+            yield
+        finally:
+            elector.end()
+            embeddings.end()
 
 
 def _monitoring(answerer: PipelineAnswerer, metrics: PipelineMetrics) -> APIRouter:
