@@ -1,7 +1,7 @@
 """Client of a coordinator for notebooks and commands; problems are raised as the project's errors."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -10,6 +10,7 @@ import httpx2
 
 from qubic_lab import errors
 from qubic_lab.api.schemas import ClusterStatus, ConsensusResponse, NodeStatus, QueryResponse, Token
+from qubic_lab.core import ChatMessage
 from qubic_lab.errors import BusyError, InputError, QubicLabError
 from qubic_lab.settings import settings
 from qubic_lab.wire.channel import is_loopback
@@ -70,23 +71,27 @@ class CoordinatorClient:
 
     def stream(self, prompt: str, *, key: str | None = None, **options: Any) -> Iterator[Token | QueryResponse]:
         """Yield the tokens of an answer as they arrive, then the whole answer; arguments as in `ask`."""
-        body = {"prompt": prompt, "stream": True, **options}
-        try:
-            with self._http.stream("POST", "/api/ai/query", json=body, headers=_key(key)) as response:
-                if response.is_error:
-                    response.read()
-                    raise _error_of(response.status_code, response.text, response.headers.get("Retry-After"))
-                name = ""
-                for line in response.iter_lines():
-                    field, _, value = line.partition(": ")
-                    if field == "event":
-                        name = value
-                    elif field == "data" and name == "error":
-                        raise _error_of(json.loads(value)["status"], value, None)
-                    elif field == "data":
-                        yield Token(**json.loads(value)) if name == "token" else QueryResponse(**json.loads(value))
-        except httpx2.TransportError as error:
-            raise self._unreachable(error) from error
+        for name, value in self._events("/api/ai/query", {"prompt": prompt, "stream": True, **options}, key):
+            content = json.loads(value)
+            if name == "error":
+                raise _error_of(content["status"], value, None)
+            yield Token(**content) if name == "token" else QueryResponse(**content)
+
+    def chat(self, messages: Sequence[ChatMessage], **options: Any) -> Generator[dict[str, Any], None, None]:
+        """Yield the chunks of the next message of a chat, as OpenAI's interface has them; closing it ends the answer.
+
+        Args:
+            messages: the chat so far.
+            **options: other fields of the request, such as `model` and `seed`.
+        """
+        said = [{"role": each.role, "content": each.content} for each in messages]
+        body = {"messages": said, "stream": True, "stream_options": {"include_usage": True}, **options}
+        for _, value in self._events("/v1/chat/completions", body):
+            if value != "[DONE]":
+                chunk: dict[str, Any] = json.loads(value)
+                if "error" in chunk:
+                    raise QubicLabError(chunk["error"]["message"])
+                yield chunk
 
     def vote(self, prompt: str, **options: Any) -> ConsensusResponse:
         """Return the result of a vote on one question.
@@ -126,6 +131,23 @@ class CoordinatorClient:
             raise _error_of(response.status_code, response.text, response.headers.get("Retry-After"))
         return response.json() if response.content else None
 
+    def _events(self, path: str, body: Any, key: str | None = None) -> Generator[tuple[str, str], None, None]:
+        """Yield the names (empty: none) and the data of a response's events."""
+        try:
+            with self._http.stream("POST", path, json=body, headers=_key(key)) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error_of(response.status_code, response.text, response.headers.get("Retry-After"))
+                name = ""
+                for line in response.iter_lines():
+                    field, _, value = line.partition(": ")
+                    if field == "event":
+                        name = value
+                    elif field == "data":
+                        yield name, value
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
@@ -152,7 +174,8 @@ def _key(key: str | None) -> dict[str, str]:
 def _error_of(status: int, text: str, retry_after: str | None) -> QubicLabError:
     """Return the error that a problem describes."""
     try:
-        detail = str(json.loads(text)["detail"])
+        content = json.loads(text)
+        detail = str(content["error"]["message"] if "error" in content else content["detail"])
     except (ValueError, KeyError, TypeError):
         detail = f"status {status}: {text[:200]}"
     if status == 429 or (status == 503 and retry_after):
