@@ -1,5 +1,6 @@
 """A talk with a model: its commands, its file, a terminal and a pipe."""
 
+import asyncio
 import fcntl
 import io
 import json
@@ -8,15 +9,20 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from clusters import WITHIN_S
+from clusters import WITHIN_S, serving
 from commands import Run
 from models import tiny_model
+from words import Words, text_of
 
+from qubic_lab.api.access import ApiToken, hash_token
+from qubic_lab.api.openai.metrics import PipelineMetrics
+from qubic_lab.api.openai.pipeline import PipelineAnswerer
+from qubic_lab.api.openai.serve import create_app
 from qubic_lab.cli import chat
 from qubic_lab.cli.console import print_pieces
 from qubic_lab.cli.talk import COMMANDS, Answered, Talk
@@ -174,6 +180,34 @@ def terminal(*command: str, **environment: str) -> Iterator[Terminal]:
             os.close(master)
 
 
+@pytest.mark.anyio
+async def test_a_talk_with_a_server(
+    here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_settings: Callable[..., None]
+) -> None:
+    replica, metrics, key = Words(), PipelineMetrics(), "a key of the test"
+    answerer = PipelineAnswerer(replica, metrics)
+    app = create_app(answerer, metrics, lambda: [ApiToken("key", hash_token(key))])
+    lines = ["Who?", "/stats", "/seed 8", "Why?", "/temperature 3", "Why?", f"/save {tmp_path}/talk.json", "/exit"]
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", typed := io.StringIO("\n".join(lines)))
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    async with answerer.running(), serving(app) as server:
+        url = f"{server.base_url}/v1"
+        refused = (await asyncio.to_thread(here, f"chat --url {url}")).failed(1)
+        set_settings(api_key=key)
+        unknown = (await asyncio.to_thread(here, f"chat --url {url} --model wrds")).failed(2)
+        ended = await asyncio.to_thread(here, f"chat --url {url} --system 'Be brief.' --seed 7")
+    assert "token" in refused or "key" in refused
+    assert "unknown model 'wrds': did you mean 'words'?" in unknown
+    assert (ended.status, ended.out) == (0, f"{text_of(7)}\n{text_of(8)}\n")
+    assert ended.err.startswith(f"words at {server.base_url}; /help")
+    assert "20 tokens, " in ended.err and "the talk before it has" in ended.err
+    assert "error: temperature" in ended.err, "what the server refuses is told, and the talk goes on"
+    roles = [[message.role for message in asked.messages] for asked in replica.asked]
+    assert roles == [["system", "user"], ["system", "user", "assistant", "user"]]
+    assert len(json.loads((tmp_path / "talk.json").read_text())["messages"]) == 5
+
+
 @pytest.mark.dist
 def test_a_talk_in_a_terminal(tmp_path: Path) -> None:
     model = tiny_model(tmp_path / "long", max_position_embeddings=50_000)
@@ -213,6 +247,15 @@ def test_a_terminal_gets_no_control_characters(tmp_path: Path) -> None:
         assert screen.await_("c\N{REPLACEMENT CHARACTER}") == (
             "a\N{REPLACEMENT CHARACTER}]0;title\N{REPLACEMENT CHARACTER}\tb\r\nc\N{REPLACEMENT CHARACTER}"
         )
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color_turns_styles_and_progress_off(no_color: str) -> None:
+    code = "from qubic_lab.cli.console import *\nwith progress_bar() as show: show('done', 1, 2)\nnote('said')"
+    with terminal("-c", code, TERM="xterm", NO_COLOR=no_color) as screen:
+        shown = screen.await_("said")
+        assert (shown == "said") == bool(no_color)
+        assert ("\x1b" in shown) != bool(no_color)
 
 
 def test_a_pipe_gets_the_text_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -162,8 +162,8 @@ class CoordinatorClient:
 
     def _unreachable(self, error: Exception) -> QubicLabError:
         return QubicLabError(
-            f"no coordinator answers at {self.url} ({error}): start one with qubic-lab cluster up, or set "
-            "QUBIC_LAB_COORDINATOR"
+            f"no coordinator answers at {self.url} ({error}): start one with qubic-lab cluster up (or, for chats, "
+            "qubic-lab serve), or set QUBIC_LAB_COORDINATOR"
         )
 
 

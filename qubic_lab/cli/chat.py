@@ -96,8 +96,10 @@ def _by(pipeline: "Pipeline") -> Answers:
 def _server(url: str, model: str | None) -> Iterator[tuple[Answers, str]]:
     """Connect to a server for the block; yield what answers, and its name."""
     from qubic_lab.api.client import CoordinatorClient
+    from qubic_lab.settings import settings
 
-    with CoordinatorClient(url.rstrip("/").removesuffix("/v1")) as client:
+    key = settings().api_key
+    with CoordinatorClient(url.rstrip("/").removesuffix("/v1"), key.get_secret_value() if key else None) as client:
         known = [each["id"] for each in client.call("GET", "/v1/models")["data"]]
         name = check_choice("model", model, known) if model else known[0]
         yield _through(client, name), f"{name} at {client.url}"

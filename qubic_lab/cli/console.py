@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,10 +63,10 @@ def add_group(app: typer.Typer, name: str, text: str, example: str, module: str 
 
 @cache
 def stderr() -> "Console":
-    """Return the console for progress and notes; without colours where stderr is no terminal, or NO_COLOR is set."""
+    """Return the console for progress and notes: plain text where stderr is no terminal, or NO_COLOR is set."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, force_terminal=False if os.environ.get("NO_COLOR") else None)
 
 
 def show_warnings() -> None:
