@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -10,13 +11,16 @@ from qubic_lab.api.openai.answerer import ClientInfo, ModelCard, Piece, with_see
 from qubic_lab.api.openai.metrics import PipelineMetrics
 from qubic_lab.cluster.replica import Replica, keep_running
 from qubic_lab.core import Request
-from qubic_lab.errors import FullError
+from qubic_lab.errors import FullError, RankError
 from qubic_lab.pipeline.calls import answer_of, generate_message, token_of
 from qubic_lab.pipeline.message import MAX_SLOTS
 from qubic_lab.wire import cluster_pb2 as pb
+from qubic_lab.wire import pipeline_pb2
 
 RESTART_S = 5.0
 """When a client may try again while the pipeline restarts."""
+SUSPECTED_S = 15.0
+"""How long an answer that was lost says that the pipeline is, before its processes have ended."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +33,14 @@ class PipelineAnswerer:
         self._metrics = metrics or PipelineMetrics()
         self._capabilities = pb.Capabilities()
         self._since_s = int(time.time())
-        self.trouble = "the pipeline is starting"
+        self._trouble = "the pipeline is starting"
+        self._suspected_until_s = -math.inf
+
+    @property
+    def trouble(self) -> str:
         """Why nothing is answered now; empty: all is well."""
+        suspected = time.monotonic() < self._suspected_until_s
+        return self._trouble or ("the pipeline was lost" if suspected else "")
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["PipelineAnswerer"]:
@@ -43,7 +53,7 @@ class PipelineAnswerer:
         try:
             self._capabilities = await self._replica.start()
             self._metrics.slots = self._capabilities.slots
-            self.trouble = ""
+            self._trouble = ""
             keeping = asyncio.ensure_future(self._keep())
             yield self
         finally:
@@ -67,15 +77,24 @@ class PipelineAnswerer:
             count = min(most, samples - first)
             message = generate_message(with_seed(request, first), "", 0.0, count, whole=whole)
             with self._metrics.answering(count):
-                async with aclosing(self._replica.generate(message)) as replies:
-                    async for reply in replies:
-                        if reply.WhichOneof("event") == "token":
-                            self._metrics.tokens.inc()
-                            yield first + reply.sample, token_of(reply.token)
-                        else:
-                            completion = answer_of(request, reply.end).completion
-                            self._metrics.count(completion, whole=whole, shared=reply.sample > 0)
-                            yield first + reply.sample, completion
+                async with aclosing(self._part(message, request)) as pieces:
+                    async for sample, piece in pieces:
+                        yield first + sample, piece
+
+    async def _part(self, message: pipeline_pb2.GenerateRequest, request: Request) -> AsyncGenerator[Piece, None]:
+        try:
+            async with aclosing(self._replica.generate(message)) as replies:
+                async for reply in replies:
+                    if reply.WhichOneof("event") == "token":
+                        self._metrics.tokens.inc()
+                        yield reply.sample, token_of(reply.token)
+                    else:
+                        completion = answer_of(request, reply.end).completion
+                        self._metrics.count(completion, whole=message.whole, shared=reply.sample > 0)
+                        yield reply.sample, completion
+        except RankError:
+            self._suspected_until_s = time.monotonic() + SUSPECTED_S
+            raise
 
     def _check(self) -> None:
         if self.trouble:
@@ -83,6 +102,8 @@ class PipelineAnswerer:
 
     async def _keep(self) -> None:
         async for loss in keep_running(self._replica):
-            if loss is not None:
+            if loss is None:
+                self._trouble, self._suspected_until_s = "", -math.inf
+            else:
                 logger.warning("%s; restarting", loss)
-            self.trouble = f"the pipeline is restarting ({loss})" if loss else ""
+                self._trouble = f"the pipeline is restarting ({loss})"
