@@ -48,6 +48,37 @@ async def test_scores_and_log_probabilities_pass_the_queue(start_cluster: StartC
         assert answer["usage"]["prompt_tokens"] == len("<system>Be brief.<user>Hello")
 
 
+async def test_only_nodes_with_the_model_answer(start_cluster: StartCluster) -> None:
+    nodes = {"a": Fragile(), "b": Words(), "c": Words()}
+    async with start_cluster(nodes=nodes, served=True) as running:
+        listed = (await running.client.get("/v1/models")).json()
+        assert [each["id"] for each in listed["data"]] == ["words", "counting", "default"]
+        body = HELLO | {"max_tokens": 3}
+        for name, model, text in (
+            ("counting", "counting", text_of([7, 8, 9])),
+            ("words", "words", words_of(7, 3)),
+            ("default", "words", words_of(7, 3)),
+        ):
+            for _ in range(4):
+                found = (await running.client.post(CHAT, json=body | {"model": name})).json()
+                assert (found["model"], found["choices"][0]["message"]["content"]) == (model, text)
+
+
+async def test_a_task_that_waits_for_its_model_does_not_hold_up_others(start_cluster: StartCluster) -> None:
+    busy = Fragile(held=True, slots=1)
+    async with start_cluster(nodes={"a": busy, "b": Words()}, served=True) as running:
+        asked = [
+            asyncio.ensure_future(running.client.post(CHAT, json=HELLO | {"model": "counting", "max_tokens": 3}))
+            for _ in range(3)
+        ]
+        await until(lambda: busy.running)
+        for _ in range(5):
+            answer = await running.client.post(CHAT, json=HELLO | {"model": "words"})
+            assert answer.json()["choices"][0]["message"]["content"] == words_of(7)
+        busy.held = False
+        assert [(await each).status_code for each in asked] == [200, 200, 200]
+
+
 async def test_a_lost_node_is_not_seen(start_cluster: StartCluster) -> None:
     lost = Fragile(error=RankError("gone"), tokens=3)
     async with start_cluster(nodes={"a": lost}, served=True) as running:

@@ -67,6 +67,11 @@ def node_of(payload: dict[str, Any]) -> str:
     return str(payload.get(NODE, ""))
 
 
+def is_bound(payload: dict[str, Any]) -> bool:
+    """Return whether only some nodes may answer a task: one, or those with its model."""
+    return bool(node_of(payload) or payload.get("model"))
+
+
 def request_of(payload: dict[str, Any], items: Sequence[dict[str, Any]]) -> pipeline_pb2.GenerateRequest:
     """Return the request of a task, which continues after the tokens of earlier tries.
 

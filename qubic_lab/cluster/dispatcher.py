@@ -22,6 +22,7 @@ from qubic_lab.cluster.calls import (
     Channels,
     Failure,
     failure_of,
+    is_bound,
     item_of,
     most_tokens,
     node_of,
@@ -223,7 +224,7 @@ class Dispatcher:
         self._taking = None
         if lease is not None:
             work = asyncio.ensure_future(self._work(lease))
-            if not (self._is_last(lease) or node_of(lease.payload)):  # such tasks may wait long; others need not
+            if not (self._is_last(lease) or is_bound(lease.payload)):  # such tasks may wait long; others need not
                 self._unplaced.add(lease.token)
             self._working[lease.token] = lease, work
             work.add_done_callback(partial(self._forget, lease.token))
@@ -274,7 +275,7 @@ class Dispatcher:
         alone_until_s = time.monotonic() + ALONE_S if self._is_last(lease) else 0.0
         try:
             while True:
-                node, alone = await self._choose(progress, refused, alone_until_s, only)
+                node, alone = await self._choose(progress, refused, alone_until_s, only, request.model)
                 self._unplaced.discard(lease.token)
                 self._room.set()  # for the next task; `_run` counts this one before anything else runs
                 try:
@@ -286,7 +287,7 @@ class Dispatcher:
                 else:
                     await progress.close()
                     return result
-                if not (alone or only):
+                if not (alone or is_bound(lease.payload)):
                     self._unplaced.add(lease.token)
                 progress.add()
                 if node.id in refused:  # for the second time, as no other node has room
@@ -299,7 +300,7 @@ class Dispatcher:
         return 1 < lease.attempt >= self._most_tries
 
     async def _choose(
-        self, progress: _Progress, refused: set[str], alone_until_s: float, only: str
+        self, progress: _Progress, refused: set[str], alone_until_s: float, only: str, model: str
     ) -> tuple[NodeRecord, bool]:
         """Wait for a node with room, and return it and whether it gets no other task; the lease is kept meanwhile.
 
@@ -312,7 +313,7 @@ class Dispatcher:
             try:
                 if only:
                     return self._fleet.choose_only(only, now_s), False
-                return self._fleet.choose(now_s, refused, alone), alone
+                return self._fleet.choose(now_s, refused, alone, model), alone
             except BusyError:
                 pass
             except (NotFoundError, RefusedError) as error:

@@ -92,7 +92,7 @@ class Fleet:
         """Return whether any node could take a request."""
         return any(self._may_take(member, now_s) for member in self._members.values())
 
-    def choose(self, now_s: float, avoid: Collection[str] = (), alone: bool = False) -> NodeRecord:
+    def choose(self, now_s: float, avoid: Collection[str] = (), alone: bool = False, model: str = "") -> NodeRecord:
         """Return the node that gets the next request.
 
         Args:
@@ -100,13 +100,17 @@ class Fleet:
             avoid: names of nodes that are chosen only if no other node has room.
             alone: whether the request must be the node's only one. If all nodes are in use, one is kept free for a
                 while.
+            model: the only model that may answer; empty: any.
 
         Raises:
             BusyError: no node has room.
         """
-        candidates = [self._candidate(member, now_s, alone) for member in self._members.values()]
+        members = list(self._members.values())
+        if model:
+            members = [each for each in members if each.record.registration.capabilities.model == model]
+        candidates = [self._candidate(member, now_s, alone) for member in members]
         if alone and not any(each.available for each in candidates):
-            self._keep_one(now_s)
+            self._keep_one(now_s, members)
         if avoid:  # copying all candidates would cost as much as the rest of the choice
             preferred = [replace(each, available=each.available and each.id not in avoid) for each in candidates]
             candidates = preferred if any(each.available for each in preferred) else candidates
@@ -178,9 +182,9 @@ class Fleet:
             tokens_per_s=member.speed(now_s)[0],
         )
 
-    def _keep_one(self, now_s: float) -> None:
+    def _keep_one(self, now_s: float, members: Sequence[_Member]) -> None:
         """Keep a node free: one that is kept already, or else the one with the least load."""
-        open_ = [member for member in self._members.values() if member.health.gate(now_s) is None and not member.alone]
+        open_ = [member for member in members if member.health.gate(now_s) is None and not member.alone]
         if open_:
             kept = min(open_, key=lambda each: (each.kept_until_s < now_s, each.outstanding(self.coordinator)))
             kept.kept_until_s = now_s + KEPT_S

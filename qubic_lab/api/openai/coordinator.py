@@ -42,15 +42,18 @@ class CoordinatorAnswerer:
     async def answer(
         self, request: Request, samples: int, *, client: ClientInfo, model: str = "", whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """Answer a request by any nodes."""
-        works = [self._one(with_seed(request, sample), client.part(sample), whole) for sample in range(samples)]
+        """Answer a request by any nodes that have the model."""
+        cards = await self.models()
+        bound = "" if len(cards) == 1 else model or cards[0].name
+        works = [self._one(with_seed(request, sample), client.part(sample), bound, whole) for sample in range(samples)]
         async with aclosing(together(works)) as pieces:
             async for sample, (_, piece) in pieces:
                 yield sample, piece
 
-    async def _one(self, request: Request, client: ClientInfo, whole: bool) -> AsyncGenerator[Piece, None]:
+    async def _one(self, request: Request, client: ClientInfo, model: str, whole: bool) -> AsyncGenerator[Piece, None]:
         started_s, ended = time.perf_counter(), False
         message = generate_message(request, "", 0.0, whole=False)
+        message.model = model
         submitting = asyncio.ensure_future(
             self._coordinator.submit(message, idempotency_key=client.key or None, body=client.body)
         )
