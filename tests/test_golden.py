@@ -31,6 +31,18 @@ def test_differences_name_their_path_and_both_values(new: object, found: list[st
     assert golden.differences({"a": 1.0, "b": [1, "x"], "c": None}, new) == found
 
 
+def test_what_a_fit_gives_may_differ_a_little_by_machine() -> None:
+    old = {"tails": [{"shortfall_pct": 2.1581, "beyond": 3}], "price": 2.1581}
+    near = {"tails": [{"shortfall_pct": 2.1626, "beyond": 3}], "price": 2.1581}
+    far = {"tails": [{"shortfall_pct": 2.2581, "beyond": 4}], "price": 2.1582}
+    assert golden.differences(old, near) == []
+    assert [line.partition(":")[0] for line in golden.differences(old, far)] == [
+        "$.price",
+        "$.tails[0].beyond",
+        "$.tails[0].shortfall_pct",
+    ]
+
+
 def test_another_week_may_differ_in_measured_speeds_alone(tmp_path: Path) -> None:
     week = json.loads(golden.SAMPLE_WEEK.read_text(encoding="utf-8"))
     runs = {run["study"]: run for run in week["runs"]}
