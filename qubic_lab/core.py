@@ -15,6 +15,9 @@ Progress = Callable[[str, int, int], None]
 
 MAX_SEED = 2**63 - 1
 MAX_TOP_LOGPROBS = 20
+MAX_PENALTY = 2.0
+MAX_BIAS = 100.0
+MAX_BIASES = 1_024
 MAX_COUNT = 2**31 - 1
 """Limit of counts, which are sent between processes as integers of fixed size."""
 
@@ -24,7 +27,10 @@ class SamplingParams:
     """Sampling parameters; temperature 0 is greedy, `top_k` 0 and `top_p` 1 keep every token.
 
     With `logprobs` each token comes with its log-probability (natural, before temperature and truncation) and those of
-    the `top_logprobs` likeliest tokens.
+    the `top_logprobs` likeliest tokens. `min_p` keeps the tokens that are at least so likely as that share of the
+    likeliest one. Before all that, `logit_bias` (pairs of a token id and a number) is added to logits, and from the
+    logit of each token of the answer so far `presence_penalty` is taken once and `frequency_penalty` each time that it
+    came.
 
     Raises:
         InputError: a value is out of its range.
@@ -39,6 +45,10 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     logprobs: bool = False
     top_logprobs: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         check_range("max_new_tokens", self.max_new_tokens, 0, MAX_COUNT)
@@ -49,6 +59,14 @@ class SamplingParams:
             raise InputError(f"top_p is {self.top_p}: it must be above 0 and at most 1")
         if not 0 <= self.seed <= MAX_SEED:
             raise InputError(f"seed is {self.seed}: it must be between 0 and {MAX_SEED}")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise InputError(f"min_p is {self.min_p}: it must be between 0 (keeps every token) and 1")
+        penalties = {"presence_penalty": self.presence_penalty, "frequency_penalty": self.frequency_penalty}
+        for name, value in penalties.items():
+            if not -MAX_PENALTY <= value <= MAX_PENALTY:
+                raise InputError(f"{name} is {value}: it must be between {-MAX_PENALTY:g} and {MAX_PENALTY:g}")
+        if self.logit_bias:
+            _check_bias(self.logit_bias)
         check_range("top_logprobs", self.top_logprobs, 0, MAX_TOP_LOGPROBS)
         if self.top_logprobs and not self.logprobs:
             raise InputError(f"top_logprobs is {self.top_logprobs} without logprobs: ask for both")
@@ -177,6 +195,16 @@ class Completion:
 
 def no_progress(text: str, done: int, total: int) -> None:
     """Ignore progress."""
+
+
+def _check_bias(biases: tuple[tuple[int, float], ...]) -> None:
+    ids = tuple(id for id, _ in biases)
+    _check_ids("logit_bias's token id", ids)
+    if len(ids) > MAX_BIASES or len(set(ids)) < len(ids):
+        raise InputError(f"logit_bias has {len(ids)} tokens: give at most {MAX_BIASES}, each once")
+    for id, bias in biases:
+        if not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise InputError(f"logit_bias of token {id} is {bias}: it must be between {-MAX_BIAS:g} and {MAX_BIAS:g}")
 
 
 def _check_ids(what: str, ids: tuple[int, ...]) -> None:

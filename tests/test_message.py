@@ -22,6 +22,7 @@ works = st.builds(
     fault=small,
     logprobs=small,
     prompt_logprobs=small,
+    min_p=st.floats(0, 1),
 )
 messages = st.builds(
     Message,
@@ -31,6 +32,7 @@ messages = st.builds(
     count=small,
     works=st.lists(works, max_size=MAX_SLOTS).map(tuple),
     packed=small,
+    adjustments=small,
 )
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qubic_lab.pipeline import sampling
 from qubic_lab.pipeline.message import NO_TOKEN, Work
-from qubic_lab.pipeline.sampling import choose_tokens, log_probabilities, non_finite_rows
+from qubic_lab.pipeline.sampling import adjusted, choose_tokens, log_probabilities, non_finite_rows, score_rows
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -20.0])
 
@@ -21,8 +21,10 @@ def choose_token(logits_V: torch.Tensor, work: Work) -> int:
 def sorted_choice(logits_V: torch.Tensor, work: Work) -> int:
     """What a sampled token is by definition, with a stable sort and sums over the whole vocabulary."""
     values, tokens = logits_V.double() / work.temperature, torch.arange(len(logits_V))
-    if work.top_k or work.top_p < 1.0:
+    if work.top_k or work.top_p < 1.0 or work.min_p:
         values, tokens = torch.sort(values, descending=True, stable=True)
+    if work.min_p:
+        values = values[values >= values[0] + np.log(work.min_p)]
     probabilities = torch.softmax(values[: work.top_k or None], dim=0)
     if work.top_p < 1.0:
         probabilities = probabilities[probabilities.cumsum(0) - probabilities < work.top_p]
@@ -79,7 +81,17 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p() -> None:
 @pytest.mark.parametrize("kind", ["normal", "peaked", "rounded", "equal", "wide"])
 @pytest.mark.parametrize(
     "cut",
-    [{}, {"top_p": 0.95}, {"top_p": 0.3}, {"top_p": 1 - 1e-12}, {"top_k": 40}, {"top_k": 1500, "top_p": 0.8}],
+    [
+        {},
+        {"top_p": 0.95},
+        {"top_p": 0.3},
+        {"top_p": 1 - 1e-12},
+        {"top_k": 40},
+        {"top_k": 1500, "top_p": 0.8},
+        {"min_p": 0.02},
+        {"min_p": 1e-6, "top_k": 40, "top_p": 0.8},
+        {"min_p": 1.0},
+    ],
     ids=str,
 )
 def test_tokens_are_those_of_a_full_sort(kind: str, cut: dict[str, float]) -> None:
@@ -175,3 +187,24 @@ def test_log_probabilities_of_the_rows_that_ask() -> None:
     assert found[0, 11:].count_nonzero() == found[1:3].count_nonzero() == 0
     assert found[3, 1:7:2].tolist() == [0, 1, 2]
     assert found[4].nonzero().tolist() == [[0]]
+
+
+def test_scores_of_rows_do_not_depend_on_the_rows_beside_them() -> None:
+    logits = torch.stack([logits_of_kind(kind, 3001, 3) for kind in ("normal", "peaked", "rounded", "wide")] * 8)
+    tokens, counts = torch.arange(32) * 90, [row % 4 * 5 for row in range(32)]
+    together = score_rows(logits, tokens, counts)
+    assert together.shape == (32, 31)
+    for row, count in enumerate(counts):
+        [alone] = score_rows(logits[row : row + 1], tokens[row : row + 1], [count])
+        assert together[row, : 1 + 2 * count].tolist() == alone.tolist()
+        assert alone[0] == torch.log_softmax(logits[row].double(), dim=0)[tokens[row]]
+
+
+def test_adjustments_change_their_places_alone() -> None:
+    changes = [(0, 2, 1.5), (1, 0, -100.0), (1, 5, 0.25)]
+    logits = LOGITS.repeat(3, 1)
+    found = adjusted(logits, torch.tensor(changes, dtype=torch.float64).view(torch.int64))
+    expected = LOGITS.repeat(3, 1)
+    for row, token, change in changes:
+        expected[row, token] += change
+    assert torch.equal(found, expected) and torch.equal(logits, LOGITS.repeat(3, 1))

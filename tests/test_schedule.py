@@ -314,3 +314,34 @@ def test_a_prompt_to_score_may_fill_the_context() -> None:
     scheduler = Scheduler(LIMITS)
     scheduler.submit(0, range(64), SCORING, prompt_logprobs=0)
     assert drive(scheduler, depth=1)[1][-1] == Event(0, finish="length")
+
+
+def test_penalties_and_biases_follow_the_tokens_of_the_answer() -> None:
+    scheduler = Scheduler(LIMITS)
+    asked = SamplingParams(5, presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((3, 2.0), (7, -100.0)))
+    scheduler.submit(0, [7, 7], SamplingParams(max_new_tokens=5))
+    scheduler.submit(1, [7, 7], asked, [Sibling(2, asked)], forced=[])
+    message = take(scheduler)
+    bias = [(3, 2.0), (7, -100.0)]
+    assert scheduler.adjustments(message) == [(row, *each) for row in (1, 2) for each in bias]
+    scheduler.complete(message.with_tokens([3, 3, 4]))
+    found = {}
+    for chosen in (3, 4, 5):
+        steps = [take(scheduler), take(scheduler)]
+        found = {
+            (work.request, token): number
+            for step in steps
+            for row, token, number in scheduler.adjustments(step)
+            for work in [step.sampled[row]]
+        }
+        for step in steps:
+            scheduler.complete(answered(step, chosen))
+    # The prompt does not count; request 0 is left alone.
+    assert found == {
+        (1, 3): 2.0 - 1.0,
+        (1, 4): -0.75,
+        (1, 7): -100.0,
+        (2, 3): 2.0 - 0.75,
+        (2, 4): -1.0,
+        (2, 7): -100.0,
+    }

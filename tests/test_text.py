@@ -1,5 +1,6 @@
 """Text to tokens and back: chats, bytes of tokens, and text that streams in whole characters with nothing lost."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,20 @@ def test_a_chat_that_the_template_refuses_is_one_clear_error(tmp_path: Path, of_
         ({"prompt": "hi", "token_ids": (1,)}, "has a prompt and token ids: give one of them"),
         ({"token_ids": (1,), "messages": (ChatMessage("user", "hi"),)}, "has token ids and messages: give one"),
         ({"messages": (ChatMessage("user", "hi"),), "raw": True}, "raw is set with messages"),
-        ({"prompt": "hi", "sampling": SamplingParams(0)}, "max_new_tokens is 0: it must be at least 1 unless"),
+        ({"prompt": "hi", "sampling": {"max_new_tokens": 0}}, "max_new_tokens is 0: it must be at least 1 unless"),
         ({"prompt": "hi", "prompt_logprobs": 21}, "prompt_logprobs is 21: it must be at most 20"),
         ({"prompt": "hi", "prompt_logprobs": -1}, "prompt_logprobs is -1"),
+        ({"prompt": "hi", "sampling": {"min_p": 1.5}}, "min_p is 1.5: it must be between 0"),
+        (
+            {"prompt": "hi", "sampling": {"presence_penalty": 2.5}},
+            "presence_penalty is 2.5: it must be between -2 and 2",
+        ),
+        ({"prompt": "hi", "sampling": {"frequency_penalty": math.nan}}, "frequency_penalty is nan"),
+        ({"prompt": "hi", "sampling": {"logit_bias": ((1, 101.0),)}}, "logit_bias of token 1 is 101.0: it must be"),
+        ({"prompt": "hi", "sampling": {"logit_bias": ((-1, 1.0),)}}, "logit_bias's token id is -1"),
+        ({"prompt": "hi", "sampling": {"logit_bias": ((1, 1.0),) * 2}}, "logit_bias has 2 tokens: .* each once"),
     ],
 )
 def test_requests_that_ask_for_too_much_or_nothing(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Request(**fields)
+        Request(**fields | {"sampling": SamplingParams(**fields.get("sampling", {}))})

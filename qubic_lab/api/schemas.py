@@ -17,7 +17,8 @@ MOST_PROMPT_CHARACTERS = 500_000
 MOST_NEW_TOKENS = 32_768
 MOST_DEADLINE_S = 3_600.0
 MOST_STOPS = 16
-_SAMPLING = tuple(SamplingParams.__dataclass_fields__)
+_ONLY_OPENAI = {"min_p", "presence_penalty", "frequency_penalty", "logit_bias"}
+_SAMPLING = tuple(name for name in SamplingParams.__dataclass_fields__ if name not in _ONLY_OPENAI)
 
 
 class Query(BaseModel):

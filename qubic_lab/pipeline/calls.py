@@ -59,6 +59,8 @@ def as_request(prompt: str | Request, options: dict[str, Any]) -> Request:
     rest = {name: value for name, value in options.items() if name in _REQUEST}
     for name in {"token_ids", "forced_token_ids", "messages"} & rest.keys():
         rest[name] = tuple(rest[name])
+    if isinstance(biases := sampling.get("logit_bias"), dict):
+        sampling["logit_bias"] = tuple(biases.items())
     sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
     return Request(prompt=prompt, sampling=SamplingParams(**sampling), **rest)
 
@@ -75,7 +77,10 @@ def generate_message(
         prompt=request.prompt,
         token_ids=request.token_ids,
         raw=request.raw,
-        sampling=pb.Sampling(**{name: getattr(request.sampling, name) for name in _SAMPLING}),
+        sampling=pb.Sampling(
+            **{name: getattr(request.sampling, name) for name in _SAMPLING - {"logit_bias"}},
+            logit_bias=dict(request.sampling.logit_bias),
+        ),
         id=id,
         deadline_s=deadline_s,
         samples=samples,

@@ -222,9 +222,10 @@ class Pipeline:
             id: a name by which other clients can cancel the request.
             deadline_s: time limit of the answer in seconds; 0: no limit while there is progress.
             **options: `token_ids` or `messages` (a chat of ChatMessage) instead of a text, `raw`, `max_new_tokens`,
-                `temperature`, `top_p`, `top_k`, `seed`, `ignore_eos`, `stop`, `logprobs`, `top_logprobs`,
-                `prompt_logprobs` (score the prompt, with so many of the likeliest tokens), `forced_token_ids` (known
-                first tokens of the answer, which are not streamed again).
+                `temperature`, `top_p`, `top_k`, `min_p`, `presence_penalty`, `frequency_penalty`, `logit_bias` (a dict
+                by token ids), `seed`, `ignore_eos`, `stop`, `logprobs`, `top_logprobs`, `prompt_logprobs` (score the
+                prompt, with so many of the likeliest tokens), `forced_token_ids` (known first tokens of the answer,
+                which are not streamed again).
 
         Raises:
             InputError: an option is unknown or out of range, or the prompt does not fit.

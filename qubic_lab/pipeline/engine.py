@@ -139,8 +139,12 @@ class Engine:
         assert stage is not None
         hidden = stage.embed(message, scheduler.input_tokens(message))
         next_tokens = torch.tensor(scheduler.next_tokens(message)) if message.scored else None
+        adjustments = None
+        if added := scheduler.adjustments(message):
+            message = replace(message, adjustments=len(added))
+            adjustments = torch.tensor(added, dtype=torch.float64).view(torch.int64)
         self._deliver()
-        returned, payloads = stage.run(message, hidden, next_tokens)
+        returned, payloads = stage.run(message, hidden, next_tokens, adjustments)
         self._member.transport.send(returned, *payloads)
         self._in_flight.append(message)
 
@@ -170,8 +174,8 @@ class Engine:
         """Return the rows of each request with a scored chunk."""
         if not (scored := message.scored):
             return {}
-        scores = self._member.transport.receive_payload(message.score_shape, torch.float64, _CPU)
-        chunks = scores.split([work.rows for work in scored])
+        scores = self._member.transport.receive_payload(message.score_shape, torch.int64, _CPU)
+        chunks = scores.view(torch.float64).split([work.rows for work in scored])
         return {
             work.request: tuple(rows[:, : 1 + 2 * work.prompt_logprobs].tolist())
             for work, rows in zip(scored, chunks, strict=True)

@@ -196,10 +196,12 @@ def follow(member: Member) -> None:
         assert stage is not None, "a micro-batch came before the pipeline was configured"
         decoder = stage.decoder
         hidden = member.transport.receive_payload(stage.hidden_shape(message), decoder.dtype, decoder.device)
-        next_tokens = None
+        next_tokens = adjustments = None
         if message.scored:
             next_tokens = member.transport.receive_payload(message.score_shape[:1], torch.int64, _CPU)
-        message, payloads = stage.run(message, hidden, next_tokens)
+        if message.adjustments:
+            adjustments = member.transport.receive_payload((message.adjustments, 3), torch.int64, _CPU)
+        message, payloads = stage.run(message, hidden, next_tokens, adjustments)
         member.transport.send(message, *payloads)
 
 

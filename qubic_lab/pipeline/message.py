@@ -32,9 +32,11 @@ class Kind(IntEnum):
 
     PREFILL = 1
     """Chunks of prompts; hidden states (count, H) follow between ranks, then the token ids that come next in scored
-    chunks, (scored rows,) int64."""
+    chunks, (scored rows,) int64, and the adjustments of logits, (adjustments, 3) as of Scheduler.adjustments, fp64 as
+    int64, because their sizes vary and the transport asks for floats ahead."""
     DECODE = 2
-    """One token for each slot of a lane that decodes; hidden states (rows of the lane, H) follow between ranks."""
+    """One token for each slot of a lane that decodes; hidden states (rows of the lane, H) follow between ranks, and
+    adjustments as above."""
     CONTROL = 3
     """A JSON text of `count` bytes follows."""
 
@@ -62,9 +64,10 @@ class Work(NamedTuple):
     fault: int = NO_FAULT
     logprobs: int = NO_LOGPROBS
     prompt_logprobs: int = NO_LOGPROBS
+    min_p: float = 0.0
 
 
-_PREFIX_WORDS = 6
+_PREFIX_WORDS = 7
 _WORK = np.dtype([(name, np.float64 if kind is float else np.int64) for name, kind in Work.__annotations__.items()])
 HEADER_WORDS = _PREFIX_WORDS + MAX_SLOTS * len(Work._fields)
 
@@ -75,7 +78,8 @@ class Message:
 
     A PREFILL has a work for each prompt of which it carries a chunk, in the order of its rows; works of siblings follow
     the one that ends their prompt. A DECODE has one work for each slot. `count` is the number of tokens fed, `packed`
-    that of the bytes of packed hidden states that follow, 0 if they are not packed.
+    that of the bytes of packed hidden states that follow, 0 if they are not packed, and `adjustments` that of changed
+    logits.
     """
 
     kind: Kind
@@ -84,6 +88,7 @@ class Message:
     count: int = 1
     works: tuple[Work, ...] = ()
     packed: int = 0
+    adjustments: int = 0
 
     @property
     def sampled(self) -> tuple[Work, ...]:
@@ -102,7 +107,7 @@ class Message:
 
     @property
     def score_shape(self) -> tuple[int, int]:
-        """Rows and columns of the scores, fp64, that come back last: as of log-probabilities, for the most tokens."""
+        """Rows and columns of the scores, fp64 as int64, that come back last: as of log-probabilities."""
         scored = self.scored
         most = max((work.prompt_logprobs for work in scored), default=0)
         return sum(work.rows for work in scored), 1 + 2 * most
@@ -129,13 +134,14 @@ def encode(message: Message) -> Header:
     works = len(message.works)
     assert works <= MAX_SLOTS
     header = np.zeros(HEADER_WORDS, dtype=np.int64)
-    header[:_PREFIX_WORDS] = (message.kind, message.sequence, message.lane, message.count, works, message.packed)
+    prefix = (message.kind, message.sequence, message.lane, message.count, works, message.packed, message.adjustments)
+    header[:_PREFIX_WORDS] = prefix
     header[_PREFIX_WORDS:].view(_WORK)[:works] = list(message.works)
     return header
 
 
 def decode(header: Header) -> Message:
     """Read a message from a header."""
-    kind, sequence, lane, count, works, packed = header[:_PREFIX_WORDS].tolist()
+    kind, sequence, lane, count, works, packed, adjustments = header[:_PREFIX_WORDS].tolist()
     records = header[_PREFIX_WORDS:].view(_WORK)[:works]
-    return Message(Kind(kind), sequence, lane, count, tuple(map(Work._make, records.tolist())), packed)
+    return Message(Kind(kind), sequence, lane, count, tuple(map(Work._make, records.tolist())), packed, adjustments)

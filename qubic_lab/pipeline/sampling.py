@@ -25,12 +25,21 @@ def non_finite_rows(values_RX: torch.Tensor) -> set[int]:
     return {row for row, finite in enumerate(values_RX.isfinite().all(dim=-1).tolist()) if not finite}
 
 
+def adjusted(logits_RV: torch.Tensor, adjustments_A3: torch.Tensor) -> torch.Tensor:
+    """Return logits with numbers added: each adjustment is a row, a token and a number, each place at most once."""
+    adjustments_A3 = adjustments_A3.view(torch.float64)
+    rows, tokens = adjustments_A3[:, :2].to(logits_RV.device, torch.int64).T
+    changed_RV = logits_RV.clone()
+    changed_RV[rows, tokens] += adjustments_A3[:, 2].to(logits_RV)
+    return changed_RV
+
+
 def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work]) -> list[int]:
     """Choose the token number `work.sample` of each request from its row of finite fp32 logits; NO_TOKEN after a fault.
 
-    Temperature 0 takes the largest logit (the first of equal ones). Otherwise the kept tokens (top-k, then nucleus
-    sampling, arXiv 1904.09751) are drawn by inverting their cumulative distribution at a number that depends only on
-    the request's seed and the token's index.
+    Temperature 0 takes the largest logit (the first of equal ones). Otherwise the kept tokens (min-p, arXiv 2407.01082,
+    top-k, then nucleus sampling, arXiv 1904.09751) are drawn by inverting their cumulative distribution at a number
+    that depends only on the request's seed and the token's index.
     """
     tokens = [NO_TOKEN] * len(works)
     if any(work.temperature == 0.0 for work in works):
@@ -75,11 +84,15 @@ def score_rows(logits_RV: torch.Tensor, tokens_R: torch.Tensor, counts: Sequence
 
 def _sampled_token(logits_V: Logits, work: Work) -> int:
     """Draw a token; this defines the result, and `_quick_token` finds the same sooner unless rounding could matter."""
-    if not work.top_k and (token := _quick_token(logits_V, work)) is not None:
+    if work.min_p:
+        tokens = _likely(logits_V, work)
+        tokens = tokens[: work.top_k or None]
+    elif not work.top_k and (token := _quick_token(logits_V, work)) is not None:
         return token
-    if not work.top_k and work.top_p == 1.0:
+    elif not work.top_k and work.top_p == 1.0:
         return _draw(torch.softmax(torch.from_numpy(_scaled(logits_V, work)), dim=0), work)
-    tokens = _largest(logits_V, work.top_k or logits_V.size)
+    else:
+        tokens = _largest(logits_V, work.top_k or logits_V.size)
     probabilities = torch.softmax(torch.from_numpy(_scaled(logits_V[tokens], work)), dim=0)
     if work.top_p < 1.0:
         before = probabilities.cumsum(0) - probabilities
@@ -147,6 +160,12 @@ def _largest(logits_V: Logits, count: int) -> Tokens:
         bound = np.partition(logits_V[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0), groups - count)[-count]
         return _descending(logits_V, np.flatnonzero(logits_V >= bound))[:count]
     return _descending(logits_V, np.arange(logits_V.size))[:count]
+
+
+def _likely(logits_V: Logits, work: Work) -> Tokens:
+    """Return the tokens with at least `min_p` of the largest probability, in the order of `_largest`."""
+    scaled_V = _scaled(logits_V, work)
+    return _descending(logits_V, np.flatnonzero(scaled_V >= scaled_V.max() + np.log(work.min_p)))
 
 
 def _descending(logits_V: Logits, tokens: Tokens) -> Tokens:

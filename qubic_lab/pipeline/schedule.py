@@ -5,8 +5,8 @@ works at the same time. A prompt is sent in chunks, and chunks of several prompt
 """
 
 import math
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from qubic_lab.core import FinishReason, SamplingParams
@@ -195,6 +195,14 @@ class Scheduler:
             for token in (*self._slot(work.slot).prompt, 0)[work.position + 1 : work.position + 1 + work.rows]
         ]
 
+    def adjustments(self, message: Message) -> list[tuple[int, int, float]]:
+        """Return what is to be added to logits: the index of the sampled work, the token id and the number."""
+        return [
+            (row, *each)
+            for row, work in enumerate(message.sampled)
+            for each in _adjustments(self._slot(work.slot).sampling, self._slot(work.slot).tokens)
+        ]
+
     def complete(self, message: Message) -> list[Event]:
         """Take a micro-batch back; return the events for the clients."""
         events = []
@@ -334,6 +342,16 @@ class Scheduler:
             self._slots[slot.index] = None
 
 
+def _adjustments(sampling: SamplingParams, tokens: Sequence[int]) -> Iterable[tuple[int, float]]:
+    """Return what sampling parameters add to the logits of tokens, after the tokens of the answer so far."""
+    added = dict(sampling.logit_bias)
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        for token, count in Counter(tokens).items():
+            penalty = sampling.presence_penalty + count * sampling.frequency_penalty
+            added[token] = added.get(token, 0.0) - penalty
+    return added.items()
+
+
 def _work(slot: _Slot, position: int, rows: int, sample: int) -> Work:
     sampling = slot.sampling
     return Work(
@@ -347,4 +365,5 @@ def _work(slot: _Slot, position: int, rows: int, sample: int) -> Work:
         top_k=sampling.top_k,
         seed=sampling.seed,
         logprobs=sampling.top_logprobs if sampling.logprobs else NO_LOGPROBS,
+        min_p=sampling.min_p,
     )

@@ -416,6 +416,10 @@ def _request(message: pb.GenerateRequest) -> Request:
         tuple(s.stop),
         s.logprobs,
         s.top_logprobs,
+        s.min_p,
+        s.presence_penalty,
+        s.frequency_penalty,
+        tuple(sorted(s.logit_bias.items())),
     )
     if not 0.0 <= message.deadline_s < float("inf"):
         raise InputError(f"deadline_s is {message.deadline_s}: it must be 0 (none) or more seconds")
@@ -450,6 +454,8 @@ def _check_prompt(prompt: tuple[int, ...], sampling: SamplingParams, config: Mod
         )
     if (largest := max(prompt)) >= config.vocab:
         raise InputError(f"token id {largest} is not in the vocabulary of {config.vocab}")
+    if (largest := max((token for token, _ in sampling.logit_bias), default=0)) >= config.vocab:
+        raise InputError(f"logit_bias's token id {largest} is not in the vocabulary of {config.vocab}")
 
 
 def _check_forced(forced: tuple[int, ...], prompt_tokens: int, config: ModelConfig) -> None:

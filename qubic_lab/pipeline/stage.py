@@ -9,7 +9,7 @@ import torch
 from qubic_lab.model.decoder import IDLE, Decoder, Segment, lane_rows
 from qubic_lab.model.native import NativeDecoder
 from qubic_lab.pipeline.message import NO_FAULT, NO_LOGPROBS, NO_SAMPLE, Kind, Message, Work
-from qubic_lab.pipeline.sampling import choose_tokens, log_probabilities, non_finite_rows, score_rows
+from qubic_lab.pipeline.sampling import adjusted, choose_tokens, log_probabilities, non_finite_rows, score_rows
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 SCORED_ROWS = 32
@@ -53,24 +53,29 @@ class Stage:
 
     @torch.inference_mode()
     def run(
-        self, message: Message, hidden_RH: torch.Tensor, next_tokens_R: torch.Tensor | None = None
+        self,
+        message: Message,
+        hidden_RH: torch.Tensor,
+        next_tokens_R: torch.Tensor | None = None,
+        adjustments_A3: torch.Tensor | None = None,
     ) -> tuple[Message, tuple[torch.Tensor, ...]]:
         """Run a micro-batch through the layers; scored works come with the token id after each of their rows.
 
-        Return the message with faults marked, and the payloads for the next rank: hidden states, and next tokens of
-        scored works. On the last rank the message has its tokens, and log-probabilities and scores follow if requested.
+        Return the message with faults marked, and the payloads for the next rank: hidden states, next tokens of scored
+        works, and adjustments of logits. On the last rank the message has its tokens, and log-probabilities and scores
+        follow if requested.
         """
         with self._tracer.span("compute", message):  # complete, because the check for infinities waits for the GPU
             ends_only = self.decoder.stage.has_head and next_tokens_R is None
             message, hidden_RH = self._run_layers(message, hidden_RH, ends_only)
         if not self.decoder.stage.has_head:
-            return message, (hidden_RH,) if next_tokens_R is None else (hidden_RH, next_tokens_R)
+            return message, (hidden_RH, *(each for each in (next_tokens_R, adjustments_A3) if each is not None))
         with self._tracer.span("sample", message):
             if next_tokens_R is None:
-                return self._sample(message, hidden_RH)
+                return self._sample(message, hidden_RH, adjustments_A3)
             message, scores = self._score(message, hidden_RH, next_tokens_R)
-            message, logprobs = self._sample(message, hidden_RH)
-            return message, (*logprobs, scores)
+            message, logprobs = self._sample(message, hidden_RH, adjustments_A3)
+            return message, (*logprobs, scores.view(torch.int64))
 
     def _run_layers(self, message: Message, hidden_RH: torch.Tensor, ends_only: bool) -> tuple[Message, torch.Tensor]:
         if message.kind is Kind.PREFILL:
@@ -151,7 +156,9 @@ class Stage:
             scores[block.start : block.stop, : found.shape[1]] = found
         return message, scores
 
-    def _sample(self, message: Message, hidden_RH: torch.Tensor) -> tuple[Message, tuple[torch.Tensor, ...]]:
+    def _sample(
+        self, message: Message, hidden_RH: torch.Tensor, adjustments_A3: torch.Tensor | None
+    ) -> tuple[Message, tuple[torch.Tensor, ...]]:
         chosen = [index for index, work in enumerate(message.works) if work.sample != NO_SAMPLE]
         if not chosen:
             return message, ()
@@ -161,7 +168,8 @@ class Stage:
         if self._capture is not None:
             for work, logits_V in zip(message.sampled, logits_NV, strict=True):
                 self._write_logits(self._capture, work, logits_V)
-        message = message.with_tokens(choose_tokens(logits_NV, message.sampled))
+        chosen_from = logits_NV if adjustments_A3 is None else adjusted(logits_NV, adjustments_A3)
+        message = message.with_tokens(choose_tokens(chosen_from, message.sampled))
         return message, (log_probabilities(logits_NV, message.sampled),) if message.has_logprobs else ()
 
     def _logits(self, message: Message, hidden_RH: torch.Tensor, rows: list[int]) -> torch.Tensor:

@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dqubic_lab/wire/pipeline.proto\x12\x15qubic_lab.pipeline.v1\"\x91\x02\n\x08Settings\x12\x14\n\x0cmodel_folder\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\r\x12\r\n\x05lanes\x18\x06 \x01(\r\x12\x16\n\x0eslots_per_lane\x18\x07 \x01(\r\x12\x16\n\x0e\x63\x61pture_folder\x18\x08 \x01(\t\x12\x14\n\x0ctrace_folder\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\x12\x10\n\x08strategy\x18\x0b \x01(\t\x12\x13\n\x0bmeaningless\x18\x0c \x01(\x08\x12\x0f\n\x07kernels\x18\r \x01(\t\x12\x13\n\x0b\x63ompression\x18\x0e \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"w\n\x0b\x44\x65scription\x12\x31\n\x08settings\x18\x01 \x01(\x0b\x32\x1f.qubic_lab.pipeline.v1.Settings\x12\x35\n\x05ranks\x18\x02 \x03(\x0b\x32&.qubic_lab.pipeline.v1.RankDescription\"\x9d\x01\n\x0fRankDescription\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\r\n\x05stage\x18\x03 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x04 \x01(\x04\x12\x16\n\x0epeak_rss_bytes\x18\x05 \x01(\x04\x12\x16\n\x0egpu_used_bytes\x18\x06 \x01(\x04\x12\x1a\n\x12gpu_reserved_bytes\x18\x07 \x01(\x04\"\xad\x01\n\x08Sampling\x12\x16\n\x0emax_new_tokens\x18\x01 \x01(\r\x12\x13\n\x0btemperature\x18\x02 \x01(\x01\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x10\n\x08logprobs\x18\x08 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\t \x01(\r\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc5\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0b\n\x03raw\x18\x03 \x01(\x08\x12\x31\n\x08sampling\x18\x04 \x01(\x0b\x32\x1f.qubic_lab.pipeline.v1.Sampling\x12\n\n\x02id\x18\x05 \x01(\t\x12\x12\n\ndeadline_s\x18\x06 \x01(\x01\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0f\n\x07samples\x18\x08 \x01(\r\x12\x18\n\x10\x66orced_token_ids\x18\t \x03(\r\x12\r\n\x05whole\x18\n \x01(\x08\x12\x34\n\x08messages\x18\x0b \x03(\x0b\x32\".qubic_lab.pipeline.v1.ChatMessage\x12\x1c\n\x0fprompt_logprobs\x18\x0c \x01(\rH\x00\x88\x01\x01\x42\x12\n\x10_prompt_logprobs\"\x82\x01\n\rGenerateReply\x12-\n\x05token\x18\x01 \x01(\x0b\x32\x1c.qubic_lab.pipeline.v1.TokenH\x00\x12)\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.qubic_lab.pipeline.v1.EndH\x00\x12\x0e\n\x06sample\x18\x03 \x01(\rB\x07\n\x05\x65vent\"~\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x07logprob\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12,\n\x03top\x18\x04 \x03(\x0b\x32\x1f.qubic_lab.pipeline.v1.TopToken\x12\x0b\n\x03raw\x18\x05 \x01(\x0c\x42\n\n\x08_logprob\"4\n\x08TopToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0b\n\x03raw\x18\x03 \x01(\x0c\"v\n\x0bScoredToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0b\n\x03raw\x18\x02 \x01(\x0c\x12\x14\n\x07logprob\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12,\n\x03top\x18\x04 \x03(\x0b\x32\x1f.qubic_lab.pipeline.v1.TopTokenB\n\n\x08_logprob\"\x1b\n\rCancelRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1c\n\x0b\x43\x61ncelReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x0e\n\x0cStatsRequest\"\x88\x01\n\nStatsReply\x12\r\n\x05slots\x18\x01 \x01(\r\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x15\n\rmost_requests\x18\x03 \x01(\r\x12\x10\n\x08\x66inished\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\x12\x10\n\x08uptime_s\x18\x07 \x01(\x01\"\xd2\x01\n\x03\x45nd\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x0f\n\x07ttft_ms\x18\x04 \x01(\x01\x12\x14\n\x0ctokens_per_s\x18\x05 \x01(\x01\x12\x0f\n\x07request\x18\x06 \x01(\x04\x12\x11\n\ttoken_ids\x18\x07 \x03(\r\x12\x10\n\x08logprobs\x18\x08 \x03(\x01\x12\x32\n\x06prompt\x18\t \x03(\x0b\x32\".qubic_lab.pipeline.v1.ScoredToken2\xb5\x03\n\x08Pipeline\x12P\n\tConfigure\x12\x1f.qubic_lab.pipeline.v1.Settings\x1a\".qubic_lab.pipeline.v1.Description\x12V\n\x08\x44\x65scribe\x12&.qubic_lab.pipeline.v1.DescribeRequest\x1a\".qubic_lab.pipeline.v1.Description\x12Z\n\x08Generate\x12&.qubic_lab.pipeline.v1.GenerateRequest\x1a$.qubic_lab.pipeline.v1.GenerateReply0\x01\x12R\n\x06\x43\x61ncel\x12$.qubic_lab.pipeline.v1.CancelRequest\x1a\".qubic_lab.pipeline.v1.CancelReply\x12O\n\x05Stats\x12#.qubic_lab.pipeline.v1.StatsRequest\x1a!.qubic_lab.pipeline.v1.StatsReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dqubic_lab/wire/pipeline.proto\x12\x15qubic_lab.pipeline.v1\"\x91\x02\n\x08Settings\x12\x14\n\x0cmodel_folder\x18\x01 \x01(\t\x12\x0e\n\x06layers\x18\x02 \x03(\r\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\r\x12\r\n\x05lanes\x18\x06 \x01(\r\x12\x16\n\x0eslots_per_lane\x18\x07 \x01(\r\x12\x16\n\x0e\x63\x61pture_folder\x18\x08 \x01(\t\x12\x14\n\x0ctrace_folder\x18\t \x01(\t\x12\r\n\x05model\x18\n \x01(\t\x12\x10\n\x08strategy\x18\x0b \x01(\t\x12\x13\n\x0bmeaningless\x18\x0c \x01(\x08\x12\x0f\n\x07kernels\x18\r \x01(\t\x12\x13\n\x0b\x63ompression\x18\x0e \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"w\n\x0b\x44\x65scription\x12\x31\n\x08settings\x18\x01 \x01(\x0b\x32\x1f.qubic_lab.pipeline.v1.Settings\x12\x35\n\x05ranks\x18\x02 \x03(\x0b\x32&.qubic_lab.pipeline.v1.RankDescription\"\x9d\x01\n\x0fRankDescription\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\r\n\x05stage\x18\x03 \x01(\t\x12\x14\n\x0cweight_bytes\x18\x04 \x01(\x04\x12\x16\n\x0epeak_rss_bytes\x18\x05 \x01(\x04\x12\x16\n\x0egpu_used_bytes\x18\x06 \x01(\x04\x12\x1a\n\x12gpu_reserved_bytes\x18\x07 \x01(\x04\"\xe7\x02\n\x08Sampling\x12\x16\n\x0emax_new_tokens\x18\x01 \x01(\r\x12\x13\n\x0btemperature\x18\x02 \x01(\x01\x12\r\n\x05top_p\x18\x03 \x01(\x01\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x12\x0c\n\x04stop\x18\x07 \x03(\t\x12\x10\n\x08logprobs\x18\x08 \x01(\x08\x12\x14\n\x0ctop_logprobs\x18\t \x01(\r\x12\r\n\x05min_p\x18\n \x01(\x01\x12\x18\n\x10presence_penalty\x18\x0b \x01(\x01\x12\x19\n\x11\x66requency_penalty\x18\x0c \x01(\x01\x12\x42\n\nlogit_bias\x18\r \x03(\x0b\x32..qubic_lab.pipeline.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc5\x02\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x0b\n\x03raw\x18\x03 \x01(\x08\x12\x31\n\x08sampling\x18\x04 \x01(\x0b\x32\x1f.qubic_lab.pipeline.v1.Sampling\x12\n\n\x02id\x18\x05 \x01(\t\x12\x12\n\ndeadline_s\x18\x06 \x01(\x01\x12\r\n\x05model\x18\x07 \x01(\t\x12\x0f\n\x07samples\x18\x08 \x01(\r\x12\x18\n\x10\x66orced_token_ids\x18\t \x03(\r\x12\r\n\x05whole\x18\n \x01(\x08\x12\x34\n\x08messages\x18\x0b \x03(\x0b\x32\".qubic_lab.pipeline.v1.ChatMessage\x12\x1c\n\x0fprompt_logprobs\x18\x0c \x01(\rH\x00\x88\x01\x01\x42\x12\n\x10_prompt_logprobs\"\x82\x01\n\rGenerateReply\x12-\n\x05token\x18\x01 \x01(\x0b\x32\x1c.qubic_lab.pipeline.v1.TokenH\x00\x12)\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x1a.qubic_lab.pipeline.v1.EndH\x00\x12\x0e\n\x06sample\x18\x03 \x01(\rB\x07\n\x05\x65vent\"~\n\x05Token\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x14\n\x07logprob\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12,\n\x03top\x18\x04 \x03(\x0b\x32\x1f.qubic_lab.pipeline.v1.TopToken\x12\x0b\n\x03raw\x18\x05 \x01(\x0c\x42\n\n\x08_logprob\"4\n\x08TopToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0b\n\x03raw\x18\x03 \x01(\x0c\"v\n\x0bScoredToken\x12\n\n\x02id\x18\x01 \x01(\r\x12\x0b\n\x03raw\x18\x02 \x01(\x0c\x12\x14\n\x07logprob\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12,\n\x03top\x18\x04 \x03(\x0b\x32\x1f.qubic_lab.pipeline.v1.TopTokenB\n\n\x08_logprob\"\x1b\n\rCancelRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1c\n\x0b\x43\x61ncelReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"\x0e\n\x0cStatsRequest\"\x88\x01\n\nStatsReply\x12\r\n\x05slots\x18\x01 \x01(\r\x12\x10\n\x08requests\x18\x02 \x01(\r\x12\x15\n\rmost_requests\x18\x03 \x01(\r\x12\x10\n\x08\x66inished\x18\x04 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x05 \x01(\x04\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\x12\x10\n\x08uptime_s\x18\x07 \x01(\x01\"\xd2\x01\n\x03\x45nd\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x15\n\rprompt_tokens\x18\x03 \x01(\r\x12\x0f\n\x07ttft_ms\x18\x04 \x01(\x01\x12\x14\n\x0ctokens_per_s\x18\x05 \x01(\x01\x12\x0f\n\x07request\x18\x06 \x01(\x04\x12\x11\n\ttoken_ids\x18\x07 \x03(\r\x12\x10\n\x08logprobs\x18\x08 \x03(\x01\x12\x32\n\x06prompt\x18\t \x03(\x0b\x32\".qubic_lab.pipeline.v1.ScoredToken2\xb5\x03\n\x08Pipeline\x12P\n\tConfigure\x12\x1f.qubic_lab.pipeline.v1.Settings\x1a\".qubic_lab.pipeline.v1.Description\x12V\n\x08\x44\x65scribe\x12&.qubic_lab.pipeline.v1.DescribeRequest\x1a\".qubic_lab.pipeline.v1.Description\x12Z\n\x08Generate\x12&.qubic_lab.pipeline.v1.GenerateRequest\x1a$.qubic_lab.pipeline.v1.GenerateReply0\x01\x12R\n\x06\x43\x61ncel\x12$.qubic_lab.pipeline.v1.CancelRequest\x1a\".qubic_lab.pipeline.v1.CancelReply\x12O\n\x05Stats\x12#.qubic_lab.pipeline.v1.StatsRequest\x1a!.qubic_lab.pipeline.v1.StatsReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qubic_lab.wire.pipeline_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
   _globals['_SETTINGS']._serialized_start=57
   _globals['_SETTINGS']._serialized_end=330
   _globals['_DESCRIBEREQUEST']._serialized_start=332
@@ -40,29 +42,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RANKDESCRIPTION']._serialized_start=473
   _globals['_RANKDESCRIPTION']._serialized_end=630
   _globals['_SAMPLING']._serialized_start=633
-  _globals['_SAMPLING']._serialized_end=806
-  _globals['_CHATMESSAGE']._serialized_start=808
-  _globals['_CHATMESSAGE']._serialized_end=852
-  _globals['_GENERATEREQUEST']._serialized_start=855
-  _globals['_GENERATEREQUEST']._serialized_end=1180
-  _globals['_GENERATEREPLY']._serialized_start=1183
-  _globals['_GENERATEREPLY']._serialized_end=1313
-  _globals['_TOKEN']._serialized_start=1315
-  _globals['_TOKEN']._serialized_end=1441
-  _globals['_TOPTOKEN']._serialized_start=1443
-  _globals['_TOPTOKEN']._serialized_end=1495
-  _globals['_SCOREDTOKEN']._serialized_start=1497
-  _globals['_SCOREDTOKEN']._serialized_end=1615
-  _globals['_CANCELREQUEST']._serialized_start=1617
-  _globals['_CANCELREQUEST']._serialized_end=1644
-  _globals['_CANCELREPLY']._serialized_start=1646
-  _globals['_CANCELREPLY']._serialized_end=1674
-  _globals['_STATSREQUEST']._serialized_start=1676
-  _globals['_STATSREQUEST']._serialized_end=1690
-  _globals['_STATSREPLY']._serialized_start=1693
-  _globals['_STATSREPLY']._serialized_end=1829
-  _globals['_END']._serialized_start=1832
-  _globals['_END']._serialized_end=2042
-  _globals['_PIPELINE']._serialized_start=2045
-  _globals['_PIPELINE']._serialized_end=2482
+  _globals['_SAMPLING']._serialized_end=992
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=944
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=992
+  _globals['_CHATMESSAGE']._serialized_start=994
+  _globals['_CHATMESSAGE']._serialized_end=1038
+  _globals['_GENERATEREQUEST']._serialized_start=1041
+  _globals['_GENERATEREQUEST']._serialized_end=1366
+  _globals['_GENERATEREPLY']._serialized_start=1369
+  _globals['_GENERATEREPLY']._serialized_end=1499
+  _globals['_TOKEN']._serialized_start=1501
+  _globals['_TOKEN']._serialized_end=1627
+  _globals['_TOPTOKEN']._serialized_start=1629
+  _globals['_TOPTOKEN']._serialized_end=1681
+  _globals['_SCOREDTOKEN']._serialized_start=1683
+  _globals['_SCOREDTOKEN']._serialized_end=1801
+  _globals['_CANCELREQUEST']._serialized_start=1803
+  _globals['_CANCELREQUEST']._serialized_end=1830
+  _globals['_CANCELREPLY']._serialized_start=1832
+  _globals['_CANCELREPLY']._serialized_end=1860
+  _globals['_STATSREQUEST']._serialized_start=1862
+  _globals['_STATSREQUEST']._serialized_end=1876
+  _globals['_STATSREPLY']._serialized_start=1879
+  _globals['_STATSREPLY']._serialized_end=2015
+  _globals['_END']._serialized_start=2018
+  _globals['_END']._serialized_end=2228
+  _globals['_PIPELINE']._serialized_start=2231
+  _globals['_PIPELINE']._serialized_end=2668
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from qubic_lab.core import MAX_SEED, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, RankError, RequestCancelled
 from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
-from qubic_lab.pipeline.calls import SERVICE
+from qubic_lab.pipeline.calls import SERVICE, as_request
 from qubic_lab.pipeline.config import MOST_WAITING
 from qubic_lab.pipeline.engine import Engine
 from qubic_lab.pipeline.server import start_server
@@ -154,6 +155,34 @@ def test_logprobs_are_those_of_the_logits(
         assert [row[top.id] for top in token.top_logprobs] == pytest.approx(told)
     assert answer.completion.logprobs == tuple(token.logprob for token in tokens)
     assert all(s.answer().completion.logprobs == () for s in plain)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_penalties_and_biases_change_the_choice_and_no_logprob(
+    ranks: int, of_ranks: Callable[[PipelineConfig], Pipeline], tiny: Path, tmp_path: Path
+) -> None:
+    lab = of_ranks(PipelineConfig(model=str(tiny), ranks=ranks, slots=3, threads=1, capture=tmp_path))
+    plain = {"max_new_tokens": 16, "ignore_eos": True, "logprobs": True}
+    bias = {5: 3.0, 7: -100.0}
+    alone = lab.generate("hi", **plain)
+    other = lab.stream("hi", **plain)
+    request = as_request("hi", {**plain, "presence_penalty": 1.5, "frequency_penalty": 0.5, "logit_bias": bias})
+    answer = lab.answer(request)
+    tokens = answer.completion.token_ids
+    assert other.answer().completion.token_ids == alone.token_ids != tokens
+    logits = torch.from_numpy(np.fromfile(tmp_path / f"{answer.number}.f32", "<f4").reshape(16, -1).copy())
+    for step, (logits_V, token) in enumerate(zip(logits, tokens, strict=True)):
+        said = answer.completion.logprobs[step]
+        assert said == torch.log_softmax(logits_V.double(), dim=-1)[token]
+        for changed, count in Counter(tokens[:step]).items():
+            logits_V[changed] -= 1.5 + 0.5 * count - bias.get(changed, 0.0)
+        for changed in bias.keys() - set(tokens[:step]):
+            logits_V[changed] += bias[changed]
+        assert token == int(logits_V.argmax())
+    for known in (1, 8):
+        assert lab.generate(replace(request, forced_token_ids=tokens[:known])).token_ids == tokens
+    with pytest.raises(InputError, match="logit_bias's token id 320 is not in the vocabulary of 320"):
+        lab.generate("hi", logit_bias={320: 1.0})
 
 
 @pytest.mark.parametrize(("ranks", "dtype"), [(1, "fp32"), (2, "fp32"), (2, "bf16")])
@@ -449,6 +478,10 @@ samplings = st.builds(
     stop=st.lists(text, max_size=3),
     logprobs=st.booleans(),
     top_logprobs=st.one_of(st.integers(0, 30), word),
+    min_p=st.sampled_from([0.0, 0.5, 2.0]),
+    presence_penalty=st.sampled_from([0.0, 1.0]) | st.floats(),
+    frequency_penalty=st.just(0.0) | st.floats(),
+    logit_bias=st.dictionaries(st.integers(0, 330) | word, st.floats(-100, 100) | st.floats(), max_size=2),
 )
 wild_requests = st.builds(
     pb.GenerateRequest,
@@ -460,6 +493,8 @@ wild_requests = st.builds(
     deadline_s=st.one_of(st.just(0.0), st.floats()),
     model=st.one_of(st.just(""), text),
     samples=st.one_of(st.integers(0, 3), word),
+    messages=st.lists(st.builds(pb.ChatMessage, role=st.sampled_from(["user", "x"]), content=text), max_size=2),
+    prompt_logprobs=st.none() | st.integers(0, 20) | word,
 )
 
 
