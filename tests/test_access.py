@@ -12,7 +12,7 @@ from clusters import Fragile, StartCluster, cluster
 from commands import Run
 
 from qubic_lab.api.access import ApiToken, TokenFile, find_token, hash_token, new_token, read_tokens, write_tokens
-from qubic_lab.api.http_server import ServeConfig
+from qubic_lab.api.http_server import KEY, ServeConfig
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.errors import InputError
 from qubic_lab.wire.certificates import make_certificates
@@ -165,6 +165,14 @@ def test_beyond_loopback_tokens_and_certificates_are_asked_for(listen: str, tls:
         assert all(each in str(caught.value) for each in asked)
         assert not_asked is None or not_asked not in str(caught.value)
     assert ServeConfig(listen, tokens, tls).url == f"https://{listen}"
+    with pytest.raises(InputError, match=r"set QUBIC_LAB_API_KEY and QUBIC_LAB_TLS_CERTIFICATE"):
+        ServeConfig(listen, guard=KEY)
+    with pytest.raises(InputError, match=r"QUBIC_LAB_API_KEY has 5 characters, and .* give at least 16"):
+        ServeConfig(listen, tls=tls, key="short", guard=KEY)
+    served = ServeConfig(listen, tls=tls, key="a secret of the test", guard=KEY)
+    assert "a secret" not in repr(served)
+    accesses = served.accesses()
+    assert accesses is not None and find_token("a secret of the test", accesses()) and not find_token("", accesses())
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:5000", "localhost:5000", "[::1]:5000"])
@@ -187,6 +195,19 @@ def test_a_coordinator_whose_port_is_used_says_so(
         listen, nodes = (address if option == used else "127.0.0.1:0" for option in ("--listen", "--nodes"))
         ended = here(f"coordinator --listen {listen} --nodes {nodes}")
     assert ended.status == 2 and f"error: cannot listen at {address}: another process " in ended.err
+
+
+def test_a_served_model_that_is_none_and_a_port_that_is_used(
+    tmp_path: Path, here: Run, set_settings: Callable[..., None], no_tls: None
+) -> None:
+    set_settings(api_key=None, cache=tmp_path)
+    ended = here(f"serve --model {tmp_path / 'nothing'} --listen 127.0.0.1:0")
+    assert ended.status == 2 and ended.err.splitlines()[-1].startswith("error: ") and "nothing" in ended.err
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        ended = here(f"serve --listen 127.0.0.1:{other.getsockname()[1]}")
+    assert ended.status == 2 and "another process holds it" in ended.err
 
 
 def test_tokens_by_command(tmp_path: Path, here: Run) -> None:

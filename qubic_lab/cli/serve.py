@@ -63,6 +63,7 @@ def serve(
     def listening(url: str) -> None:
         note(f"serves {model} at {url}/v1; try:")
         access = ' -H "Authorization: Bearer $QUBIC_LAB_API_KEY"' if config.key else ""
+        access += ' --cacert "$QUBIC_LAB_TLS_AUTHORITY"' if config.tls else ""
         note(
             f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json'{access} -d '{json.dumps(EXAMPLE)}'"
         )

@@ -221,7 +221,7 @@ async def _respond(
     if not asked.stream:
         return JSONResponse(await until_done(request, _whole(pieces, asked, head)))
     first = await until_done(request, _first(pieces))
-    return EventStream(_lines(first, pieces, asked, head))
+    return EventStream(_lines(first, pieces, asked, head), pieces.aclose)  # the lines may never be asked for
 
 
 @dataclass(frozen=True)
