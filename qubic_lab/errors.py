@@ -20,6 +20,10 @@ class NotFoundError(InputError):
     """There is nothing by this name, or no longer."""
 
 
+class ConflictError(InputError):
+    """An input contradicts an earlier one, or another part of the request."""
+
+
 class RefusedError(QubicLabError):
     """The caller has no permission, or is not authenticated."""
 

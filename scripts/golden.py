@@ -116,7 +116,7 @@ def openapi() -> Json:
 
 
 def _without_names(node: Json, schemas: Json) -> Json:
-    """Return a part of an OpenAPI document with its schemas in place, without their names and descriptions.
+    """Return a part of an OpenAPI document with its schemas in place, without their names, descriptions and examples.
 
     What a client sends and receives stays; words and class names may change.
     """
@@ -128,6 +128,7 @@ def _without_names(node: Json, schemas: Json) -> Json:
         return _without_names(schemas[node["$ref"].rpartition("/")[2]], schemas)
     words = ("title", "description", "summary", "operationId", "discriminator")
     kept = {name: each for name, each in node.items() if name not in words or not isinstance(each, str)}
+    kept.pop("example", None)
     if isinstance(required := kept.get("required"), list):
         kept["required"] = sorted(required)
     return {name: _without_names(each, schemas) for name, each in kept.items()}

@@ -146,7 +146,7 @@ async def test_a_repeated_request_with_its_key_gets_the_first_answer(start_clust
         assert (first["id"], first["choices"], first["usage"]) == (again["id"], again["choices"], again["usage"])
         assert len(node.asked) == 2, "a task for each sample, and none for the repetition"
         for other in (body | {"n": 1}, body | {"temperature": 0.5}, body | {"stream": True}):
-            assert_error(await ask(CHAT, other), 400, "was used with another payload: give a new key")
+            assert_error(await ask(CHAT, other), 409, "was used with another payload: give a new key")
         texts = {"prompt": ["one", "two"], "max_tokens": 3}
         found = [(await ask(TEXT, texts, "t")).json()["choices"] for _ in range(2)]
         assert found[0] == found[1] and len(found[0]) == 2

@@ -40,13 +40,13 @@ WRONG = [
     # path, status, what is said; more such requests are among those of the golden file
     ("sentiment?coin=", 404, "unknown coin ''"),
     (f"sentiment?coin={'x' * 65}", 400, "at most 64 characters"),
-    (f"sentiment?coin=bitcoin&as_of={iso(NOW - SECOND_US)}", 400, "too late: it must be 2 s or more before now"),
-    (f"price_analysis?coin=bitcoin&as_of={iso(NOW + DAY_US)}", 400, "too late: it must be 2 s or more before now"),
+    (f"sentiment?coin=bitcoin&as_of={iso(NOW - SECOND_US)}", 404, "too late: it must be 2 s or more before now"),
+    (f"price_analysis?coin=bitcoin&as_of={iso(NOW + DAY_US)}", 404, "too late: it must be 2 s or more before now"),
     ("risk?coin=bitcoin&window=1h", 400, "unknown parameter 'window': known: as_of, assumed, coin, frame"),
-    (f"risk?coin=bitcoin&as_of={iso(NOW)}", 400, "too late: it must be 2 s or more before now"),
+    (f"risk?coin=bitcoin&as_of={iso(NOW)}", 404, "too late: it must be 2 s or more before now"),
     ("prices?coin=bitcoin&limit=1001", 400, "limit is '1001'"),
     ("prices?coin=bitcoin&cursor=coingecko:0:usd:x", 400, "cursor 'x' is none that a page gave"),
-    ("texts?coin=bitcoin&end=0001-01-01T00:00:00%2B23:59", 400, "cannot be read"),  # not in the calendar of UTC
+    ("texts?coin=bitcoin&end=0001-01-01T00:00:00%2B23:59", 404, "outside the years 1 to 9999 in UTC"),
     ("texts?coin=bitcoin&duplicates=perhaps", 400, "duplicates is 'perhaps'"),
     ("nothing", 404, "Not Found"),
 ]

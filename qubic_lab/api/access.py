@@ -28,6 +28,8 @@ from qubic_lab.wire.channel import is_loopback
 
 PER_MINUTE = 120
 MOST_BODY_BYTES = 2**20
+OPEN = ("/",)
+"""Paths that need no token; they say nothing of what runs here then."""
 READING = ("GET", "HEAD", "OPTIONS")
 MOST_LENGTH_DIGITS = 20
 _PREFIX = "qlab_"
@@ -130,6 +132,9 @@ class AuthMiddleware:
             return
         kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
         access = find_token(token.strip(), self._accesses()) if kind.lower() == "bearer" else None
+        if access is None and not token and scope["path"] in OPEN and scope["method"] in READING:
+            await self._app(scope, receive, send)
+            return
         if access is None:
             what = "the token is not known" if token else "no token was sent"
             detail = f"{what}: send the header Authorization: Bearer TOKEN"

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from dataclasses import asdict
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path, Query
 
 from qubic_lab import __version__
 from qubic_lab.api.schemas import ClusterStatus, DeadTask, NodeStatus, Tasks, TaskState
@@ -13,6 +14,9 @@ from qubic_lab.cluster.links import NodeLinkReport, check_node
 from qubic_lab.errors import NotFoundError, did_you_mean
 
 MOST_DEAD = 100
+NodeName = Annotated[str, Path(description="name of a node, from /api/cluster/nodes")]
+TaskId = Annotated[str, Path(description="id of a task, from its answer")]
+Iperf3 = Annotated[bool, Query(description="run iperf3, too, where it is installed on both nodes")]
 
 
 def make_routes(coordinator: Coordinator) -> APIRouter:
@@ -44,12 +48,12 @@ def _add_cluster(routes: APIRouter, coordinator: Coordinator) -> None:
         return [NodeStatus.of(view) for view in coordinator.nodes()]
 
     @routes.post("/nodes/{name:path}/drain", status_code=204, tags=["cluster"])
-    async def drain(name: str) -> None:
+    async def drain(name: NodeName) -> None:
         """Let a node finish its requests and get no new ones."""
         await coordinator.drain(name, True)
 
     @routes.delete("/nodes/{name:path}/drain", status_code=204, tags=["cluster"])
-    async def end_drain(name: str) -> None:
+    async def end_drain(name: NodeName) -> None:
         """Let a node get requests again."""
         await coordinator.drain(name, False)
 
@@ -63,7 +67,7 @@ def _add_tasks(routes: APIRouter, coordinator: Coordinator) -> None:
         return Tasks(**asdict(await coordinator.counts()), dead_letters=dead)
 
     @routes.get("/tasks/{task_id}", tags=["cluster"])
-    async def task(task_id: str) -> TaskState:
+    async def task(task_id: TaskId) -> TaskState:
         """Return the state of a task, and how it ended."""
         state = await coordinator.call(coordinator.queue.state, task_id)
         progress = await coordinator.call(coordinator.queue.look, task_id)
@@ -79,7 +83,7 @@ def _add_tasks(routes: APIRouter, coordinator: Coordinator) -> None:
         )
 
     @routes.delete("/tasks/{task_id}", tags=["cluster"])
-    async def cancel(task_id: str) -> TaskState:
+    async def cancel(task_id: TaskId) -> TaskState:
         """Cancel a task that has not ended yet."""
         await coordinator.cancel(task_id)
         return await task(task_id)
@@ -87,7 +91,7 @@ def _add_tasks(routes: APIRouter, coordinator: Coordinator) -> None:
 
 def _add_network(routes: APIRouter, coordinator: Coordinator) -> None:
     @routes.get("/nodes/{name:path}/links", tags=["network"])
-    async def links(name: str, iperf3: bool = False) -> NodeLinkReport:
+    async def links(name: NodeName, iperf3: Iperf3 = False) -> NodeLinkReport:
         """Let a node measure its links to all others; this takes a few seconds per link.
 
         With `iperf3` it also runs iperf3, where that is installed on both nodes.

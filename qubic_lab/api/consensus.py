@@ -3,47 +3,76 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi import Query as Parameter
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from qubic_lab.api.responses import STREAMED, EventStream, as_lines, count_answer, read_answer, until_done
-from qubic_lab.api.schemas import MOST_DEADLINE_S, MOST_PROMPT_CHARACTERS, ConsensusResponse, Query
+from qubic_lab.api.schemas import MOST_DEADLINE_S, MOST_PROMPT_CHARACTERS, ConsensusResponse, Prompt, Query
 from qubic_lab.api.vote_page import render_live, render_vote
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.consensus.certificate import DEFAULT_ERROR, LEAST_ERROR, Certificate
 from qubic_lab.errors import InputError
-from qubic_lab.votes.history import MOST_PAGE, ModeMetrics
+from qubic_lab.votes.history import CURSOR, MOST_PAGE, ModeMetrics, VotePage
 from qubic_lab.votes.live import LiveEvent
 from qubic_lab.votes.service import VoteResult, VoteService
 from qubic_lab.votes.voters import VoteRequest
 
 MOST_NODES, MOST_SAMPLES, MOST_BALLOTS = 8, 16, 32
+DEFAULT_NODES = 3
 MOST_ANALYZED = 32
+MOST_ID = 64
 DEFAULT_TEMPERATURE = 0.7
 """Above 0, because greedy answers of one model are copies of each other and count as one vote."""
-RuleName = Literal["majority", "super-majority", "weighted"]
+RuleName = Annotated[Literal["majority", "super-majority", "weighted"], Field(description="how ballots are counted")]
+VoteId = Annotated[
+    str, Path(max_length=MOST_ID, pattern="^[0-9A-Za-z_-]+$", description="id of a vote, from /api/consensus/history")
+]
+Limit = Annotated[int, Parameter(ge=1, le=MOST_PAGE, description="the most votes of a page")]
+Cursor = Annotated[str | None, Parameter(pattern=CURSOR, description="next_cursor of the page before")]
+
+
+Trail = dict[str, Any]
+"""The trail of a vote: question, decision, voters, similarities, groups (`votes.trail`)."""
+
+
+def _most_ballots() -> list[Any]:
+    """Return the limits of nodes and samples of which one must hold, so that there are not too many answers in all."""
+    return [
+        {
+            "properties": {
+                "nodes": {"maximum": nodes},
+                "samples": {"maximum": min(MOST_SAMPLES, MOST_BALLOTS // nodes)},
+            },
+            "required": ["nodes"] if nodes < DEFAULT_NODES else [],
+        }
+        for nodes in range(1, MOST_NODES + 1)
+    ]
 
 
 class ConsensusQuery(Query):
     """A question for several voters; each voter uses the sampling fields."""
 
+    model_config = ConfigDict(json_schema_extra={"anyOf": _most_ballots()})
+
     temperature: Annotated[
         float, Field(ge=0.0, le=100.0, description="0 is greedy; greedy copies of a model count as one vote")
     ] = DEFAULT_TEMPERATURE
-    stream: Literal[False] = False
+    stream: Annotated[Literal[False], Field(description="a vote has no stream")] = False
     mode: Annotated[
         Literal["auto", "consensus", "single"], Field(description="auto: one node answers if the cluster is busy")
     ] = "auto"
-    nodes: Annotated[int, Field(ge=1, le=MOST_NODES, description="nodes to ask, or all if there are fewer")] = 3
+    nodes: Annotated[int, Field(ge=1, le=MOST_NODES, description="nodes to ask, or all if there are fewer")] = (
+        DEFAULT_NODES
+    )
     samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES, description="answers per node")] = 1
     prompts: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)], ...],
+        tuple[Prompt, ...],
         Field(max_length=MOST_NODES, description="other wordings of the question, taken by the nodes in turn"),
     ] = ()
     temperatures: Annotated[
@@ -106,10 +135,13 @@ class AnalysisRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    question: Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS)]
-    answers: Annotated[list[Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]], Field(max_length=MOST_ANALYZED)]
+    question: Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS, description="what was asked")]
+    answers: Annotated[
+        list[Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]],
+        Field(max_length=MOST_ANALYZED, description="one of each voter"),
+    ]
     rule: RuleName = "majority"
-    merge: bool = False
+    merge: Annotated[bool, Field(description="add sentences of agreeing answers to a winning explanation")] = False
 
 
 class GradeRequest(BaseModel):
@@ -117,14 +149,42 @@ class GradeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    answer: Annotated[str, Field(min_length=1, max_length=10_000)]
+    answer: Annotated[str, Field(min_length=1, max_length=10_000, description="the right answer")]
 
 
 class GradeResponse(BaseModel):
-    """Which voters were right; None: rules cannot compare this answer with the reference, so it does not count."""
+    """Which voters were right."""
 
-    vote_id: str
-    right: dict[str, bool | None]
+    vote_id: Annotated[str, Field(description="id of the vote")]
+    right: Annotated[
+        dict[str, bool | None],
+        Field(description="by voter; null: rules cannot compare this answer with the reference, so it does not count"),
+    ]
+
+
+class RunningVote(BaseModel):
+    """A vote that is being held."""
+
+    id: Annotated[str, Field(description="id that it will have in the history")]
+    question: Annotated[str, Field(description="what is asked")]
+
+
+class VoteStatus(BaseModel):
+    """Whether votes can be held now, and by whom."""
+
+    ready: Annotated[bool, Field(description="whether a node is available")]
+    busy: Annotated[bool, Field(description="whether mode auto lets one node answer now")]
+    voters: Annotated[list[str], Field(description="names of the available nodes")]
+    running: list[RunningVote]
+    models: Annotated[list[str], Field(description="their models")]
+    embeddings: Annotated[bool, Field(description="whether answers are compared by embeddings, too")]
+
+
+@dataclass(frozen=True)
+class ModeCounts(ModeMetrics):
+    """Counts and means of all answers of one mode."""
+
+    auto: Annotated[int, Field(description="of these, since the coordinator's start, whose mode the load decided")] = 0
 
 
 def make_routes(coordinator: Coordinator, votes: VoteService) -> APIRouter:
@@ -145,28 +205,28 @@ def _add_queries(routes: APIRouter, coordinator: Coordinator, votes: VoteService
         return await answer_query(coordinator, votes, query, request)
 
     @routes.post("/api/ai/analyze")
-    async def analyze(analysis: AnalysisRequest, request: Request) -> dict[str, Any]:
+    async def analyze(analysis: AnalysisRequest, request: Request) -> Trail:
         """Compare and count answers that the client already has; returns the trail."""
         config = VotingConfig(analysis.rule, analysis.merge)
         return await until_done(request, votes.analyze(analysis.question, analysis.answers, config))
 
     @routes.get("/api/consensus/status")
-    async def status() -> dict[str, Any]:
+    async def status() -> VoteStatus:
         """Return whether votes can be held now, and the available voters."""
         views = [view for view in coordinator.nodes() if view.gate is None]
-        return {
-            "ready": bool(views),
-            "busy": await votes.is_busy(),
-            "voters": [view.record.id for view in views],
-            "running": [{"id": each.id, "question": each.question} for each in votes.running.values()],
-            "models": sorted({view.record.registration.capabilities.model for view in views}),
-            "embeddings": votes.embedder is not None,
-        }
+        return VoteStatus(
+            ready=bool(views),
+            busy=await votes.is_busy(),
+            voters=[view.record.id for view in views],
+            running=[RunningVote(id=each.id, question=each.question) for each in votes.running.values()],
+            models=sorted({view.record.registration.capabilities.model for view in views}),
+            embeddings=votes.embedder is not None,
+        )
 
 
 def _add_history(routes: APIRouter, coordinator: Coordinator, votes: VoteService) -> None:
     @routes.get("/api/consensus/metrics")
-    async def metrics() -> list[dict[str, Any]]:
+    async def metrics() -> list[ModeCounts]:
         """Return counts and means of each mode: of all votes, and of this coordinator's single answers since its start.
 
         `auto` counts those, since its start, whose mode the load decided.
@@ -175,36 +235,32 @@ def _add_history(routes: APIRouter, coordinator: Coordinator, votes: VoteService
         if count := round(given["single votes"]):
             means = given["single seconds"] / count, given["single tokens"] / count
             held.append(ModeMetrics("single", count, 0, None, *means, levels={}))
-        return [asdict(each) | {"auto": round(given[f"{each.mode} auto"])} for each in held]
+        return [ModeCounts(**asdict(each), auto=round(given[f"{each.mode} auto"])) for each in held]
 
     @routes.get("/api/consensus/history")
-    async def history(
-        limit: Annotated[int, Parameter(ge=1, le=MOST_PAGE)] = 50, cursor: str | None = None
-    ) -> dict[str, Any]:
+    async def history(limit: Limit = 50, cursor: Cursor = None) -> VotePage:
         """List votes, the newest first; `next_cursor` leads to the next page."""
-        return asdict(await asyncio.to_thread(lambda: votes.history.page(limit, cursor)))
+        return await asyncio.to_thread(lambda: votes.history.page(limit, cursor))
 
     @routes.get("/api/consensus/conflicts")
-    async def conflicts(
-        limit: Annotated[int, Parameter(ge=1, le=MOST_PAGE)] = 50, cursor: str | None = None
-    ) -> dict[str, Any]:
+    async def conflicts(limit: Limit = 50, cursor: Cursor = None) -> VotePage:
         """List votes in which no answer had more than half of the ballots."""
-        return asdict(await asyncio.to_thread(lambda: votes.history.page(limit, cursor, conflicts=True)))
+        return await asyncio.to_thread(lambda: votes.history.page(limit, cursor, conflicts=True))
 
     @routes.get("/api/consensus/history/{vote_id}")
-    async def trail(vote_id: str) -> dict[str, Any]:
+    async def trail(vote_id: VoteId) -> Trail:
         """Return a vote's whole trail."""
         return await asyncio.to_thread(lambda: votes.history.trail(vote_id))
 
     @routes.get("/api/consensus/history/{vote_id}/page", response_class=HTMLResponse)
-    async def page(vote_id: str) -> Response:
+    async def page(vote_id: VoteId) -> Response:
         """Show a vote as a page: voters, similarity, groups and decision; while it is held, its course."""
         if live := votes.running.get(vote_id):
             return HTMLResponse(render_live(live.id, live.question))
         return HTMLResponse(render_vote(vote_id, await trail(vote_id)))
 
     @routes.get("/api/consensus/history/{vote_id}/events", response_class=Response, responses=STREAMED)
-    async def events(vote_id: str) -> Response:
+    async def events(vote_id: VoteId) -> Response:
         """Follow a vote while it is held, as server-sent events: count after each answer, round, and end."""
         if live := votes.running.get(vote_id):
             return EventStream(as_lines(live.follow(), MOST_DEADLINE_S))
@@ -212,7 +268,7 @@ def _add_history(routes: APIRouter, coordinator: Coordinator, votes: VoteService
         return EventStream(as_lines(_ended(vote_id), MOST_DEADLINE_S))
 
     @routes.post("/api/consensus/history/{vote_id}/reference")
-    async def grade(vote_id: str, reference: GradeRequest) -> GradeResponse:
+    async def grade(vote_id: VoteId, reference: GradeRequest) -> GradeResponse:
         """Grade a vote by the right answer; the nodes' accuracies, and so their weights, follow from it."""
         return GradeResponse(vote_id=vote_id, right=await votes.grade(vote_id, reference.answer))
 

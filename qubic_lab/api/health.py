@@ -5,9 +5,9 @@ from collections import Counter
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 
-from qubic_lab.api.http_metrics import NAMESPACE, HttpMetrics
+from qubic_lab.api.http_metrics import METRICS, NAMESPACE, HttpMetrics
 from qubic_lab.api.problems import problem
-from qubic_lab.api.schemas import Readiness
+from qubic_lab.api.schemas import Liveness, Readiness
 from qubic_lab.cluster.coordinator import Coordinator
 
 
@@ -49,9 +49,9 @@ def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
     @routes.get("/health")
-    async def health() -> dict[str, str]:
+    async def health() -> Liveness:
         """Return that this process is alive."""
-        return {"status": "alive", "coordinator": coordinator.name}
+        return Liveness(coordinator=coordinator.name)
 
     @routes.get("/ready", response_model=Readiness)
     async def ready() -> Readiness | Response:
@@ -68,8 +68,8 @@ def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
             redis_get_ms=times.get_ms,
         )
 
-    @routes.get("/metrics", response_class=Response)
-    @routes.get("/api/cluster/metrics", response_class=Response)
+    @routes.get("/metrics", response_class=Response, responses=METRICS)
+    @routes.get("/api/cluster/metrics", response_class=Response, responses=METRICS)
     async def tell() -> Response:
         """Return the metrics in Prometheus's text format."""
         return Response(await metrics.read(coordinator), media_type=CONTENT_TYPE_LATEST)

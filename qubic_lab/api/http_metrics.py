@@ -1,12 +1,15 @@
 """Metrics of all that comes over HTTP: requests by route and status, and the time to a whole response."""
 
 import time
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 NAMESPACE = "qubic_lab"
+METRICS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+"""The description of metrics in OpenAPI."""
 
 
 class HttpMetrics:

@@ -19,6 +19,8 @@ import uvicorn
 from fastapi import FastAPI
 from limits.strategies import MovingWindowRateLimiter
 
+from qubic_lab import __version__
+from qubic_lab.api import document, problems
 from qubic_lab.api.access import (
     ApiToken,
     AuthMiddleware,
@@ -121,6 +123,14 @@ class ServeConfig:
             known = [ApiToken("key", hash_token(self.key))]
             return lambda: known
         return None
+
+
+def new_app() -> FastAPI:
+    """Return an application without routes, with our errors and our description of the interface."""
+    app = FastAPI(title="Qubic Lab", version=__version__, responses=problems.RESPONSES, docs_url=None, redoc_url=None)
+    problems.install(app)
+    document.install(app)
+    return app
 
 
 def guard(

@@ -30,8 +30,12 @@ Coin = Annotated[
 AnyCoin = Annotated[
     str | None, Field(max_length=_MOST_CHARACTERS, description="id, symbol or name; default: the whole market")
 ]
-AsOf = Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description=_AS_OF)]
-Instant = Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="ISO 8601 with zone")]
+_Time = Annotated[str, Field(max_length=_MOST_CHARACTERS, json_schema_extra={"format": "date-time"})]
+Start = Annotated[_Time | None, Field(description="ISO 8601 with zone; default: a day or a week before the end")]
+End = Annotated[_Time | None, Field(description="as start, exclusive; default: after the last one")]
+_PRICE_CURSOR = "^[a-z0-9._-]{1,64}:[0-9]{1,9}:[^:]{1,16}:-?[0-9]{1,18}$"
+_TEXT_CURSOR = "^-?[0-9]{1,18}_[0-9]{1,18}$"
+_Cursor = Annotated[str, Field(max_length=200, description="next_cursor of the page before")]
 
 
 class Asked(BaseModel):
@@ -39,7 +43,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    as_of: AsOf = None
+    as_of: Annotated[_Time | None, Field(description=_AS_OF)] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -96,6 +100,7 @@ class OverviewAsked(AnalysisAsked):
         str,
         Field(
             max_length=MOST_COINS * _MOST_CHARACTERS,
+            json_schema_extra={"pattern": f"^([^,]+(,[^,]+){{0,{MOST_COINS - 1}}})?$"},
             description=f"up to {MOST_COINS}, separated by commas; default: all with prices",
         ),
     ] = ""
@@ -105,10 +110,10 @@ class RangeAsked(Asked):
     """The part of a history."""
 
     coin: Coin
-    start: Instant = None
-    end: Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="exclusive; as start")] = None
-    cursor: Annotated[str | None, Field(max_length=200, description="next_cursor of the page before")] = None
-    limit: Annotated[int, Field(ge=1, le=MOST_PRICES)] = 100
+    start: Start = None
+    end: End = None
+    cursor: str | None = None
+    limit: Annotated[int, Field(ge=1, le=MOST_PRICES, description="the most prices of a page")] = 100
 
     def to_range(self) -> Range:
         """Return the range; an InputError if a text is no instant."""
@@ -119,6 +124,7 @@ class RangeAsked(Asked):
 class PricesAsked(RangeAsked):
     """The parameters of a history of prices."""
 
+    cursor: Annotated[_Cursor | None, Field(json_schema_extra={"pattern": _PRICE_CURSOR})] = None
     source: Annotated[
         str | None, Field(max_length=_MOST_CHARACTERS, description="default: the one with the newest price")
     ] = None
@@ -130,7 +136,8 @@ class PricesAsked(RangeAsked):
 class TextsAsked(RangeAsked):
     """The parameters of a history of texts."""
 
-    limit: Annotated[int, Field(ge=1, le=MOST_TEXTS)] = 100
+    cursor: Annotated[_Cursor | None, Field(json_schema_extra={"pattern": _TEXT_CURSOR})] = None
+    limit: Annotated[int, Field(ge=1, le=MOST_TEXTS, description="the most texts of a page")] = 100
     duplicates: Annotated[bool, Field(description="with those that repeat others")] = False
 
 
@@ -138,7 +145,7 @@ class AlertsAsked(Asked):
     """The parameters of a list of alerts."""
 
     coin: Annotated[str | None, Field(max_length=_MOST_CHARACTERS, description="default: all coins")] = None
-    limit: Annotated[int, Field(ge=1, le=MOST_ALERTS)] = 20
+    limit: Annotated[int, Field(ge=1, le=MOST_ALERTS, description="the most alerts")] = 20
 
 
 def make_routes(oracle: Oracle) -> APIRouter:

@@ -17,13 +17,22 @@ from qubic_lab.api.request_id import HEADER, request_id
 from qubic_lab.errors import BusyError, QubicLabError
 
 MEDIA_TYPE = "application/problem+json"
-_TEXTS = {name: {"type": "string"} for name in ("type", "title", "detail")}
-_SCHEMA = {"type": "object", "properties": {**_TEXTS, "status": {"type": "integer"}}}
+_TEXTS = {
+    "type": "always about:blank: the status says it all",
+    "title": "the kind of problem",
+    "detail": "what is wrong, the value, and the remedy",
+}
+_SCHEMA = {
+    "type": "object",
+    "properties": {name: {"type": "string", "description": text} for name, text in _TEXTS.items()}
+    | {"status": {"type": "integer", "description": "the HTTP status"}},
+}
 _DESCRIPTION = {"description": "A problem (RFC 9457)", "content": {MEDIA_TYPE: {"schema": _SCHEMA}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": _DESCRIPTION, "5XX": _DESCRIPTION}
 """The description of errors in OpenAPI."""
 _STATUS: dict[type[QubicLabError], tuple[int, str]] = {
     errors.NotFoundError: (404, "Not found"),
+    errors.ConflictError: (409, "Conflict"),
     errors.InputError: (400, "Bad request"),
     errors.RefusedError: (403, "Refused"),
     errors.FullError: (503, "Full"),

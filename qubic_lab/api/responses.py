@@ -6,9 +6,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Request
+from fastapi import Header, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -19,6 +19,15 @@ from qubic_lab.cluster.tasks import TaskOutcome
 from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, RequestCancelled
 
 MOST_KEY_CHARACTERS = 200
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=MOST_KEY_CHARACTERS,
+        json_schema_extra={"pattern": "^[!-~]([ -~]*[!-~])?$"},  # what HTTP carries unchanged
+        description="on a coordinator the same request with the same key gets the first one's answer",
+    ),
+]
 T = TypeVar("T")
 Event = tuple[str, int, dict[str, Any]]
 """Name (token or end), number and data."""
@@ -27,16 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 def key_of(key: str | None, client: str) -> str | None:
-    """Return a client's key for the queue; different clients may use the same key.
-
-    Raises:
-        InputError: it is empty or too long.
-    """
-    if key is None:
-        return None
-    if not 0 < len(key) <= MOST_KEY_CHARACTERS:
-        raise InputError(f"Idempotency-Key has {len(key)} characters: give 1 to {MOST_KEY_CHARACTERS}")
-    return f"{client}:{key}" if client else key
+    """Return a client's key for the queue; different clients may use the same key."""
+    return f"{client}:{key}" if client and key is not None else key
 
 
 async def until_done(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -130,7 +131,11 @@ def count_answer(coordinator: Coordinator, mode: str, is_auto: bool, seconds: fl
 
 _EVENT = {
     "type": "object",
-    "properties": {name: {"type": "string"} for name in ("event", "id", "data")},
+    "properties": {
+        "event": {"type": "string", "description": "what it is: the description of the route names the kinds"},
+        "id": {"type": "string", "description": "its number, from 1 on; a client shows the last one as Last-Event-ID"},
+        "data": {"type": "string", "description": "a JSON object"},
+    },
     "required": ["event", "data"],
 }
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}

@@ -1,26 +1,32 @@
 """The coordinator's server: all routes behind access control, with what must run beside them."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import redis
 from fastapi import FastAPI
 from limits.strategies import MovingWindowRateLimiter
 
 from qubic_lab import __version__
-from qubic_lab.api import ai, cluster, consensus, health, problems
+from qubic_lab.api import ai, cluster, consensus, health
 from qubic_lab.api import oracle as oracle_routes
 from qubic_lab.api.access import make_limiter
-from qubic_lab.api.http_server import Accesses, ServeConfig, guard, run_server
+from qubic_lab.api.http_server import Accesses, ServeConfig, guard, new_app, run_server
 from qubic_lab.api.openai import embeddings as embedding_routes
 from qubic_lab.api.openai import responses as response_routes
 from qubic_lab.api.openai import routes as openai_routes
 from qubic_lab.api.openai.consensus import ClusterElector
 from qubic_lab.api.openai.coordinator import CoordinatorAnswerer
 from qubic_lab.api.openai.embeddings import Embeddings
+from qubic_lab.api.pages import Home, add_pages
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.oracle.serving.service import Oracle
 from qubic_lab.votes.service import VoteService
+
+WHAT = "A coordinator: it lets the nodes of a cluster answer questions, alone or by vote."
+SHOWN_VOTES = 5
 
 
 def create_app(
@@ -36,8 +42,7 @@ def create_app(
     `accesses` returns the known tokens and needs a limiter of their rates; without it everybody may call, only for
     loopback. Without `votes`, `oracle` or `embeddings` their routes are missing.
     """
-    app = FastAPI(title="Qubic Lab", version=__version__, responses=problems.RESPONSES)
-    problems.install(app)
+    app = new_app()
     metrics = health.ApiMetrics()
     app.include_router(ai.make_routes(coordinator, votes))
     if votes is not None:
@@ -51,9 +56,24 @@ def create_app(
         app.include_router(embedding_routes.make_routes(embeddings))
     app.include_router(cluster.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))
+    add_pages(app, WHAT, partial(look_at, coordinator, votes), "QUBIC_LAB_API_TOKEN" if accesses else None)
     assert accesses is None or limiter is not None
     guard(app, metrics, accesses, limiter)
     return app
+
+
+async def look_at(coordinator: Coordinator, votes: VoteService | None) -> Home:
+    """Return what the first page of a coordinator says."""
+    views = coordinator.nodes()
+    latest = [] if votes is None else (await asyncio.to_thread(lambda: votes.history.page(SHOWN_VOTES))).votes
+    return Home(
+        facts={"version": __version__, "coordinator": coordinator.name, "nodes": str(len(views))},
+        answering=[
+            (view.record.id, view.record.registration.capabilities.model, str(view.gate or "available"))
+            for view in views
+        ],
+        votes=[(each.id, each.question) for each in latest],
+    )
 
 
 def serve(

@@ -56,7 +56,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RedisTimes:
-    """Round-trip times of a PING, a SET and a GET to Redis, in ms."""
+    """Round-trip times to Redis, in ms.
+
+    Attributes:
+        ping_ms: of a PING.
+        set_ms: of a SET.
+        get_ms: of a GET.
+    """
 
     ping_ms: float
     set_ms: float

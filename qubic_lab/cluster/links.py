@@ -37,9 +37,18 @@ class LinkLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeLink(PlainLink):
-    """A link from one node to another, and the time of its health page over HTTP, 0 if it has none for others.
+    """A link from one node to another.
 
-    `trouble`: why it could not be measured; then all figures are 0.
+    Attributes:
+        rtt_min_ms: the shortest round trip of a small message.
+        rtt_ms: the mean round trip.
+        rtt_p95_ms: 95 % of the round trips are shorter.
+        loss: share of the messages that were lost, 0 to 1.
+        gbps: bandwidth in 10⁹ bits/s.
+        iperf3_gbps: the same by iperf3; 0: not measured.
+        to: name of the other node.
+        health_ms: time of the other node's health page over HTTP; 0: it has none for others.
+        trouble: why the link could not be measured; then all figures are 0.
     """
 
     to: str
@@ -56,9 +65,15 @@ class NodeLink(PlainLink):
 
 @dataclass(frozen=True)
 class NodeLinkReport:
-    """A node's health checks over gRPC and HTTP, in ms (HTTP: 0 if it has no page for others), and its links.
+    """A node's health checks and its links.
 
-    `trouble`: why the node could not be asked.
+    Attributes:
+        node: its name.
+        serving: whether it takes requests.
+        health_ms: time of the health check over gRPC.
+        http_ms: time of the health page over HTTP; 0: it has none for others.
+        trouble: why the node could not be asked; empty: it could.
+        links: to each other node.
     """
 
     node: str

@@ -21,12 +21,13 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import redis
+from pydantic import Field
 
 from qubic_lab.cluster.redis_calls import PATIENCE_S, Scripts
-from qubic_lab.errors import BusyError, FencedError, FullError, InputError, NotFoundError, check_choice
+from qubic_lab.errors import BusyError, ConflictError, FencedError, FullError, InputError, NotFoundError, check_choice
 
 Priority = Literal["high", "normal", "low"]
 State = Literal["pending", "processing", "completed", "failed", "dead", "cancelled"]
@@ -139,22 +140,18 @@ class LogEntry:
 
 @dataclass(frozen=True)
 class TaskCounts:
-    """Numbers of tasks: pending and processing now, the others since the queue was created.
+    """Numbers of tasks: pending and processing now, the others since the queue was created."""
 
-    `taken` counts the started tries, `reclaimed` the leases taken back from lost consumers, and `fenced` the refused
-    writes. `submitted` is the sum of the first six.
-    """
-
-    pending: int
-    processing: int
-    completed: int
-    failed: int
-    dead: int
-    cancelled: int
-    submitted: int
-    taken: int
-    reclaimed: int
-    fenced: int
+    pending: Annotated[int, Field(description="waiting now")]
+    processing: Annotated[int, Field(description="given to nodes now")]
+    completed: Annotated[int, Field(description="answered")]
+    failed: Annotated[int, Field(description="wrong themselves")]
+    dead: Annotated[int, Field(description="with their last attempt lost")]
+    cancelled: Annotated[int, Field(description="before their end")]
+    submitted: Annotated[int, Field(description="the sum of these six")]
+    taken: Annotated[int, Field(description="started attempts")]
+    reclaimed: Annotated[int, Field(description="leases that were taken back from lost consumers")]
+    fenced: Annotated[int, Field(description="refused writes of lost consumers")]
 
 
 class TaskQueue:
@@ -177,7 +174,8 @@ class TaskQueue:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
 
         Raises:
-            InputError: the priority is unknown, the payload is not JSON or too large, or the key has another payload.
+            InputError: the priority is unknown, or the payload is not JSON or too large.
+            ConflictError: the key has another payload.
             BusyError: too many tasks are pending; `retry_after_s` says when to try again.
             FullError: Redis uses too much memory.
         """
@@ -200,7 +198,7 @@ class TaskQueue:
                 self._limits.retry_after_s,
             )
         if what == b"differs":
-            raise InputError(f"idempotency key {idempotency_key!r} was used with another payload: give a new key")
+            raise ConflictError(f"idempotency key {idempotency_key!r} was used with another payload: give a new key")
         return cast(bytes, task_id).decode()
 
     def take(self, consumer: str, block_s: float = 0.0) -> TaskLease | None:

@@ -31,19 +31,16 @@ def _headline(real: Sequence[Family]) -> Finding:
     best = min((family.verdict for family in real), key=lambda verdict: verdict.p)
     low, high = best.interval or (None, None)
     values: Row = {"evidence": sum(family.evidence for family in real), "families": len(real)}
-    values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("Sharpe a year")}
+    values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("Sharpe ratio a year, after costs")}
     if values["evidence"]:
         text = (
-            "{evidence} of {families:set} of real signals show more than luck after costs; the best Sharpe ratio is "
-            "{key:.2f}."
+            "{evidence} of {families:set} of real signals predict after costs; the best Sharpe ratio is {key:.2f} a "
+            "year."
         )
     elif best.sharpe is None:
-        text = "None of {families:set} of real signals shows more than luck after costs."
+        text = "None of {families:set} of real signals predicts after costs."
     else:
-        text = (
-            "None of {families:set} of real signals shows more than luck after costs; the best Sharpe ratio is "
-            "{key:.2f}."
-        )
+        text = "None of {families:set} of real signals predicts after costs; the best Sharpe ratio is {key:.2f} a year."
     return say(text, **values)
 
 

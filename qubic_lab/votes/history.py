@@ -3,12 +3,14 @@
 The nodes' track records and the correlation of their errors come from the gradings.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
 
 import sqlalchemy as sa
+from pydantic import Field
 
 from qubic_lab.consensus.dependence import PastVote
 from qubic_lab.consensus.weights import NO_RECORD, TrackRecord
@@ -16,6 +18,9 @@ from qubic_lab.errors import InputError, NotFoundError, check_range
 from qubic_lab.schema import metadata
 
 MOST_PAGE = 200
+CURSOR = "^([0-9]{1,17})_([0-9a-f]{1,32})$"
+"""The form of a page's cursor: microseconds since 1970 and the id of its last vote."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 VOTES = sa.Table(
     "consensus_votes",
@@ -57,7 +62,20 @@ class Grading:
 
 @dataclass(frozen=True)
 class VoteSummary:
-    """A vote as lists show it; `confidence` is None if uncalibrated, `tokens` counts new tokens of all voters."""
+    """A vote as lists show it.
+
+    Attributes:
+        id: id of the vote.
+        created_utc: when it ended.
+        mode: consensus.
+        question: what was asked.
+        level: how far to trust the answer, in words.
+        confidence: probability that the answer is right; None: uncalibrated.
+        conflict: no answer had more than half of the ballots.
+        voters: number of ballots.
+        tokens: new tokens of all voters.
+        seconds: time of the vote.
+    """
 
     id: str
     created_utc: datetime
@@ -73,7 +91,12 @@ class VoteSummary:
 
 @dataclass(frozen=True)
 class VotePage:
-    """A page of votes, the newest first, and the cursor of the next page or None."""
+    """A page of votes.
+
+    Attributes:
+        votes: the newest first.
+        next_cursor: give it as cursor for the next page; None: this is the last.
+    """
 
     votes: tuple[VoteSummary, ...]
     next_cursor: str | None
@@ -83,13 +106,13 @@ class VotePage:
 class ModeMetrics:
     """Counts and means of all votes of one mode."""
 
-    mode: str
-    votes: int
-    conflicts: int
-    mean_confidence: float | None
-    mean_seconds: float
-    mean_tokens: float
-    levels: Mapping[str, int]
+    mode: Annotated[str, Field(description="consensus, or single: one node answered")]
+    votes: Annotated[int, Field(description="how many there were")]
+    conflicts: Annotated[int, Field(description="votes in which no answer had more than half of the ballots")]
+    mean_confidence: Annotated[float | None, Field(description="of those with a confidence; null: there is none")]
+    mean_seconds: Annotated[float, Field(description="mean time")]
+    mean_tokens: Annotated[float, Field(description="mean number of new tokens")]
+    levels: Annotated[Mapping[str, int], Field(description="number of votes by level")]
 
 
 class VoteHistory:
@@ -160,7 +183,7 @@ class VoteHistory:
             rows = [VoteSummary(**_in_utc(row._asdict())) for row in connection.execute(query)]
         more = len(rows) > limit
         last = rows[limit - 1] if more else None
-        return VotePage(tuple(rows[:limit]), f"{last.created_utc.isoformat()}_{last.id}" if last else None)
+        return VotePage(tuple(rows[:limit]), f"{_us_of(last.created_utc)}_{last.id}" if last else None)
 
     def metrics(self) -> list[ModeMetrics]:
         """Return counts and means of the votes of each mode, sorted by mode."""
@@ -185,11 +208,14 @@ class VoteHistory:
 
 
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
-    created, _, id = cursor.partition("_")
-    try:
-        return datetime.fromisoformat(created), id
-    except ValueError as error:
-        raise InputError(f"cursor {cursor!r} is not one of a page: leave it out for the first page") from error
+    found = re.fullmatch(CURSOR, cursor)
+    if found is None:
+        raise InputError(f"cursor {cursor!r} is not one of a page: leave it out for the first page")
+    return _EPOCH + timedelta(microseconds=int(found[1])), found[2]
+
+
+def _us_of(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
 def _in_utc(row: dict[str, Any]) -> dict[str, Any]:

@@ -65,24 +65,24 @@ class EmbeddingRequest(BaseModel):
 class Embedding(BaseModel):
     """The vector of one text, of length 1."""
 
-    object: Literal["embedding"] = "embedding"
-    index: int
-    embedding: list[float] | str
+    object: Annotated[Literal["embedding"], Field(description="always the same")] = "embedding"
+    index: Annotated[int, Field(description="number of the text, from 0 on")]
+    embedding: Annotated[list[float] | str, Field(description="the vector, as numbers or in base64")]
 
 
 class EmbeddingUsage(BaseModel):
     """The tokens of all texts."""
 
-    prompt_tokens: int
-    total_tokens: int
+    prompt_tokens: Annotated[int, Field(description="tokens of all texts")]
+    total_tokens: Annotated[int, Field(description="the same")]
 
 
 class EmbeddingResponse(BaseModel):
     """The vectors in the order of the texts."""
 
-    object: Literal["list"] = "list"
+    object: Annotated[Literal["list"], Field(description="always the same")] = "list"
     data: list[Embedding]
-    model: str
+    model: Annotated[str, Field(description="the model that made the vectors")]
     usage: EmbeddingUsage
 
 

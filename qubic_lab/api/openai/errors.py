@@ -9,11 +9,12 @@ PATH = "/v1/"
 _CODES = {401: "invalid_api_key", 429: "rate_limit_exceeded"}
 _ERROR = {
     "type": "object",
+    "description": "the error",
     "properties": {
-        "message": {"type": "string"},
-        "type": {"type": "string"},
-        "param": {"type": ["string", "null"]},
-        "code": {"type": ["string", "null"]},
+        "message": {"type": "string", "description": "what is wrong, the value, and the remedy"},
+        "type": {"type": "string", "description": "whose error it is, such as invalid_request_error"},
+        "param": {"type": ["string", "null"], "description": "the field at fault; null: none, or not one alone"},
+        "code": {"type": ["string", "null"], "description": "OpenAI's name of this error; null: there is none"},
     },
     "required": ["message", "type", "param", "code"],
 }

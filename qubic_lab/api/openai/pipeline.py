@@ -62,6 +62,11 @@ class PipelineAnswerer:
                 await asyncio.gather(keeping, return_exceptions=True)
             await self._replica.stop()
 
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self._capabilities.model
+
     async def models(self) -> list[ModelCard]:
         """Return the one model."""
         self._check()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from qubic_lab.api.openai.answerer import Answerer, ClientInfo
 from qubic_lab.api.openai.consensus import SIGN, Elector, Verdict, tell, voters_of
 from qubic_lab.api.openai.errors import RESPONSES
-from qubic_lab.api.openai.routes import STREAMED, Key, client_of, find_model, seed_of
+from qubic_lab.api.openai.routes import STREAMED, client_of, find_model, seed_of
 from qubic_lab.api.openai.schemas import (
     DEFAULT_CHAT_TOKENS,
     MOST_MESSAGES,
@@ -25,7 +25,7 @@ from qubic_lab.api.openai.schemas import (
     describe_refused,
 )
 from qubic_lab.api.problems import problem_of
-from qubic_lab.api.responses import EventStream, until_done
+from qubic_lab.api.responses import EventStream, IdempotencyKey, until_done
 from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS
 from qubic_lab.core import ChatMessage, Completion, SamplingParams
 from qubic_lab.core import Request as LabRequest
@@ -51,15 +51,15 @@ REFUSED = {
 class ContentText(BaseModel):
     """A part of a message."""
 
-    type: Literal["input_text", "output_text"]
-    text: Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]
+    type: Annotated[Literal["input_text", "output_text"], Field(description="whose text it is")]
+    text: Annotated[Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)], Field(description="the text")]
 
 
 class InputMessage(BaseModel):
     """A turn of the conversation; developer is another name of system."""
 
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
+    type: Annotated[Literal["message"], Field(description="always the same")] = "message"
+    role: Annotated[Literal["user", "assistant", "system", "developer"], Field(description="whose turn it is")]
     content: (
         Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]
         | Annotated[list[ContentText], Field(max_length=MOST_MESSAGES)]
@@ -94,7 +94,10 @@ class ResponseQuery(Refusing):
     temperature: Annotated[
         Annotated[float, Field(ge=0, le=MOST_TEMPERATURE)] | None, Field(description="0 is greedy; 1 if left out")
     ] = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(description="sample from the likeliest tokens with this probability in all; 1 if left out"),
+    ] = None
     stream: Annotated[bool | None, Field(description="answer with server-sent events")] = None
     metadata: Annotated[dict[str, str] | None, Field(description="comes back as it is")] = None
 
@@ -116,14 +119,14 @@ class ResponseObject(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: str
-    object: Literal["response"]
-    created_at: int
-    status: Literal["completed", "incomplete"]
-    model: str
-    output: list[dict[str, Any]]
-    usage: dict[str, Any]
-    qubic: dict[str, Any]
+    id: Annotated[str, Field(description="of this answer")]
+    object: Annotated[Literal["response"], Field(description="always the same")]
+    created_at: Annotated[int, Field(description="when it was made, Unix time in seconds")]
+    status: Annotated[Literal["completed", "incomplete"], Field(description="incomplete: it has max_output_tokens")]
+    model: Annotated[str, Field(description="the model that answered")]
+    output: Annotated[list[dict[str, Any]], Field(description="one message, whose content has the text")]
+    usage: Annotated[dict[str, Any], Field(description="numbers of tokens")]
+    qubic: Annotated[dict[str, Any], Field(description="what OpenAI's form has no place for: the seed, or the vote")]
 
 
 def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter:
@@ -131,7 +134,7 @@ def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter
     routes = APIRouter(prefix="/v1", tags=["openai"], responses=RESPONSES)
 
     @routes.post("/responses", response_model=ResponseObject, responses=STREAMED)
-    async def respond(query: ResponseQuery, request: Request, idempotency_key: Key = None) -> Response:
+    async def respond(query: ResponseQuery, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Return the next message of a conversation, in plain text; nothing is stored."""
         client = await client_of(request, idempotency_key)
         seed = seed_of(None, client.key)

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from qubic_lab import core
@@ -28,22 +28,15 @@ from qubic_lab.api.openai.schemas import (
     TextQuery,
 )
 from qubic_lab.api.problems import problem_of
-from qubic_lab.api.responses import MOST_KEY_CHARACTERS, EventStream, key_of, until_done
+from qubic_lab.api.responses import EventStream, IdempotencyKey, key_of, until_done
 from qubic_lab.core import Completion, SamplingParams
 from qubic_lab.errors import QubicLabError
 
 DEFAULT = "default"
+ModelName = Annotated[str, Path(description="a name of /v1/models")]
 MOST_ANSWERS = 2_048
 """Of one request: prompts × samples."""
 RANDOM_SEEDS = 2**31
-Key = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=MOST_KEY_CHARACTERS,
-        description="on a coordinator the same request with the same key gets the first one's answer",
-    ),
-]
 _CHUNK = {"type": "string", "description": "data: a chunk of the answer as JSON; the last one is [DONE]"}
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _CHUNK}}}}
 
@@ -83,19 +76,19 @@ def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter
         return ModelList(data=[_model(card.name, card) for card in cards] + [_model(name, cards[0]) for name in others])
 
     @routes.get("/models/{name:path}", response_model=Model)
-    async def model(name: str) -> Model:
+    async def model(name: ModelName) -> Model:
         """Return one of the models that can be asked."""
         is_vote = elector is not None and voters_of(name) is not None
         return _model(name, find_model(await answerer.models(), DEFAULT if is_vote else name))
 
     @routes.post("/chat/completions", response_model=ChatCompletion, responses=STREAMED)
-    async def chat(query: ChatQuery, request: Request, idempotency_key: Key = None) -> Response:
+    async def chat(query: ChatQuery, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Return the next message of a chat, by the model's own template."""
         client = await client_of(request, idempotency_key)
         return await _respond(answerer, elector, query.model, asked_of_chat(query, client.key), request, client)
 
     @routes.post("/completions", response_model=TextCompletion, responses=STREAMED)
-    async def complete(query: TextQuery, request: Request, idempotency_key: Key = None) -> Response:
+    async def complete(query: TextQuery, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
         """Return what follows each of some texts, or token ids, without a template."""
         client = await client_of(request, idempotency_key)
         return await _respond(answerer, elector, query.model, asked_of_text(query, client.key), request, client)
@@ -199,10 +192,6 @@ def _sampling(query: ChatQuery | TextQuery, seed: int, most: int, logprobs: bool
         stop=query.stops,
         logprobs=logprobs,
         top_logprobs=top,
-        min_p=query.min_p or 0.0,
-        presence_penalty=query.presence_penalty or 0.0,
-        frequency_penalty=query.frequency_penalty or 0.0,
-        logit_bias=tuple((int(token), bias) for token, bias in (query.logit_bias or {}).items()),
     )
 
 

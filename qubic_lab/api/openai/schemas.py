@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from qubic_lab.api.openai.errors import FieldError
 from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, MOST_STOPS
-from qubic_lab.core import MAX_BIAS, MAX_BIASES, MAX_COUNT, MAX_PENALTY, MAX_SEED, MAX_TOP_LOGPROBS
+from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS
 
 MOST_SAMPLES = 128
 MOST_PROMPTS = 1_024
@@ -27,7 +27,11 @@ class Refused(NamedTuple):
 
 
 REFUSED = {
-    "repetition_penalty": Refused((1,), "give presence_penalty or frequency_penalty instead"),
+    "frequency_penalty": Refused((0,), "leave it out, or give 0"),
+    "presence_penalty": Refused((0,), "leave it out, or give 0"),
+    "repetition_penalty": Refused((1,), "leave it out, or give 1"),
+    "logit_bias": Refused(({},), "leave it out"),
+    "min_p": Refused((0,), "give top_p or top_k instead"),
     "min_tokens": Refused((0,), "give ignore_eos and max_tokens for an answer of fixed length"),
     "stop_token_ids": Refused(([],), "give their texts as stop"),
 }
@@ -95,14 +99,6 @@ Stops: TypeAlias = Annotated[
 ]
 
 
-Penalty: TypeAlias = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
-TokenKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
-Biases: TypeAlias = Annotated[
-    dict[TokenKey, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]],
-    Field(max_length=MAX_BIASES, json_schema_extra={"additionalProperties": False}),
-]
-
-
 class _Sampled(Refusing):
     """What both kinds of requests have; null is as if a field was left out."""
 
@@ -110,22 +106,14 @@ class _Sampled(Refusing):
     temperature: Annotated[
         Annotated[float, Field(ge=0, le=MOST_TEMPERATURE)] | None, Field(description="0 is greedy; 1 if left out")
     ] = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[
+        Annotated[float, Field(gt=0, le=1)] | None,
+        Field(description="sample from the likeliest tokens with this probability in all; 1 if left out"),
+    ] = None
     top_k: Annotated[
         Annotated[int, Field(ge=0, le=MAX_COUNT)] | None,
         Field(description="keep this many of the likeliest tokens; 0 keeps all (not of OpenAI)"),
     ] = None
-    min_p: Annotated[
-        Annotated[float, Field(ge=0, le=1)] | None,
-        Field(description="keep the tokens that are at least this share as likely as the likeliest (not of OpenAI)"),
-    ] = None
-    presence_penalty: Annotated[
-        Penalty | None, Field(description="taken from the logit of each token that the answer has so far")
-    ] = None
-    frequency_penalty: Annotated[
-        Penalty | None, Field(description="taken from it as many times as the token has come")
-    ] = None
-    logit_bias: Annotated[Biases | None, Field(description="numbers that are added to logits, by token id")] = None
     n: Annotated[Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None, Field(description="answers to each prompt")] = (
         None
     )
@@ -152,8 +140,8 @@ class _Sampled(Refusing):
 class TextPart(BaseModel):
     """A part of a message; only text is understood."""
 
-    type: Literal["text"]
-    text: Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]
+    type: Annotated[Literal["text"], Field(description="always the same")]
+    text: Annotated[Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)], Field(description="the text")]
 
 
 Content: TypeAlias = Annotated[
@@ -236,7 +224,7 @@ class TextQuery(_Sampled):
     model_config = ConfigDict(json_schema_extra=describe_refused(TEXT_REFUSED))
     refused = TEXT_REFUSED
 
-    prompt: Prompt
+    prompt: Annotated[Prompt, Field(description="a text, several texts, token ids, or several lists of them")]
     max_tokens: Annotated[
         Annotated[int, Field(ge=0, le=MOST_NEW_TOKENS)] | None,
         Field(description=f"most tokens of an answer; {DEFAULT_TEXT_TOKENS} if left out"),
@@ -264,25 +252,25 @@ class TextQuery(_Sampled):
 class Model(BaseModel):
     """A model that can be asked."""
 
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "qubic-lab"
+    id: Annotated[str, Field(description="the name that requests give")]
+    object: Annotated[Literal["model"], Field(description="always the same")] = "model"
+    created: Annotated[int, Field(description="since when it can be asked, Unix time in seconds")]
+    owned_by: Annotated[str, Field(description="always the same")] = "qubic-lab"
 
 
 class ModelList(BaseModel):
     """The models that can be asked; `default` is another name of the first one."""
 
-    object: Literal["list"] = "list"
+    object: Annotated[Literal["list"], Field(description="always the same")] = "list"
     data: list[Model]
 
 
 class Usage(BaseModel):
     """Numbers of tokens; a prompt counts once, whatever n is."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+    prompt_tokens: Annotated[int, Field(description="tokens of all prompts")]
+    completion_tokens: Annotated[int, Field(description="tokens of all answers")]
+    total_tokens: Annotated[int, Field(description="their sum")]
 
 
 class Extra(BaseModel):
@@ -290,15 +278,15 @@ class Extra(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    seed: int
+    seed: Annotated[int, Field(description="of the first sample: with it the answer can be had again")]
 
 
 class TopLogprob(BaseModel):
     """A token that could have come, and its natural log-probability."""
 
-    token: str
-    logprob: float
-    bytes: list[int] | None
+    token: Annotated[str, Field(description="its text")]
+    logprob: Annotated[float, Field(description="natural logarithm of its probability")]
+    bytes: Annotated[list[int] | None, Field(description="its bytes, also where they are no whole character")]
 
 
 class TokenLogprob(TopLogprob):
@@ -311,37 +299,40 @@ class ChatLogprobs(BaseModel):
     """The tokens of a message."""
 
     content: list[TokenLogprob] | None
-    refusal: None = None
+    refusal: Annotated[None, Field(description="always null")] = None
 
 
 class AnswerMessage(BaseModel):
     """The message that a model has given."""
 
-    role: Literal["assistant"]
-    content: str
-    refusal: None
+    role: Annotated[Literal["assistant"], Field(description="always the same")]
+    content: Annotated[str, Field(description="the answer")]
+    refusal: Annotated[None, Field(description="always null")]
 
 
 class ChatChoice(BaseModel):
     """One of the answers."""
 
-    index: int
+    index: Annotated[int, Field(description="number of the answer, from 0 on")]
     message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Annotated[
+        Literal["stop", "length"],
+        Field(description="stop: it ended by itself or before a stop text; length: it has as many tokens as it may"),
+    ]
 
 
 class _Response(BaseModel):
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str | None
+    id: Annotated[str, Field(description="of this answer")]
+    created: Annotated[int, Field(description="when it was made, Unix time in seconds")]
+    model: Annotated[str, Field(description="the model that answered")]
+    system_fingerprint: Annotated[str | None, Field(description="the same for the same model files; null: not known")]
 
 
 class ChatCompletion(_Response):
     """The answers to a chat."""
 
-    object: Literal["chat.completion"]
+    object: Annotated[Literal["chat.completion"], Field(description="always the same")]
     choices: list[ChatChoice]
     usage: Usage
     qubic: Extra
@@ -350,25 +341,33 @@ class ChatCompletion(_Response):
 class TextLogprobs(BaseModel):
     """Tokens, their log-probabilities, the likeliest ones, and where each begins in the text."""
 
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None] | None
-    text_offset: list[int]
+    tokens: Annotated[list[str], Field(description="the text of each token")]
+    token_logprobs: Annotated[
+        list[float | None], Field(description="natural log-probability of each; null: the first one of a prompt")
+    ]
+    top_logprobs: Annotated[
+        list[dict[str, float] | None] | None,
+        Field(description="the likeliest texts in each place, with their log-probabilities; null: not asked for"),
+    ]
+    text_offset: Annotated[list[int], Field(description="where each token begins in the text, in characters")]
 
 
 class TextChoice(BaseModel):
     """One of the answers."""
 
-    index: int
-    text: str
+    index: Annotated[int, Field(description="number of the answer, from 0 on")]
+    text: Annotated[str, Field(description="the answer, after its prompt if echo is true")]
     logprobs: TextLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Annotated[
+        Literal["stop", "length"] | None,
+        Field(description="stop: it ended by itself or before a stop text; length: it has as many tokens as it may"),
+    ]
 
 
 class TextCompletion(_Response):
     """What follows the prompts; the answers of the first one come first."""
 
-    object: Literal["text_completion"]
+    object: Annotated[Literal["text_completion"], Field(description="always the same")]
     choices: list[TextChoice]
     usage: Usage
     qubic: Extra

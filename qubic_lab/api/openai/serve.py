@@ -2,13 +2,16 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 
 from qubic_lab import __version__
-from qubic_lab.api import problems
-from qubic_lab.api.http_server import Accesses, ServeConfig, guard, run_server
+from qubic_lab.api.http_metrics import METRICS
+from qubic_lab.api.http_server import KEY, Accesses, ServeConfig, guard, new_app, run_server
 from qubic_lab.api.openai import embeddings as embedding_routes
 from qubic_lab.api.openai import responses as response_routes
 from qubic_lab.api.openai.consensus import SampleElector
@@ -16,8 +19,22 @@ from qubic_lab.api.openai.embeddings import Embeddings
 from qubic_lab.api.openai.metrics import PipelineMetrics
 from qubic_lab.api.openai.pipeline import PipelineAnswerer
 from qubic_lab.api.openai.routes import make_routes
+from qubic_lab.api.pages import Home, add_pages
 from qubic_lab.api.problems import problem
 from qubic_lab.cluster.replica import Replica
+
+WHAT = "A server: one pipeline answers, over the interface of OpenAI."
+
+
+class Serving(BaseModel):
+    """That requests are answered."""
+
+    status: Annotated[Literal["serving"], Field(description="always the same: otherwise the status is 503")] = "serving"
+    model: Annotated[str, Field(description="the model that answers")]
+
+
+_EXAMPLE = Serving(model="smollm2").model_dump()
+_SERVING: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {"example": _EXAMPLE}}}}
 
 
 def create_app(
@@ -31,15 +48,19 @@ def create_app(
 
     Without `elector` there is no consensus, without `embeddings` their route is missing.
     """
-    app = FastAPI(title="Qubic Lab", version=__version__, responses=problems.RESPONSES)
-    problems.install(app)
+    app = new_app()
     app.include_router(make_routes(answerer, elector))
     app.include_router(response_routes.make_routes(answerer, elector))
     if embeddings is not None:
         app.include_router(embedding_routes.make_routes(embeddings))
     app.include_router(_monitoring(answerer, metrics))
+    add_pages(app, WHAT, partial(_look_at, answerer), KEY if accesses else None)
     guard(app, metrics, accesses)
     return app
+
+
+async def _look_at(answerer: PipelineAnswerer) -> Home:
+    return Home({"version": __version__}, [("pipeline", answerer.model, answerer.trouble or "available")])
 
 
 def serve(config: ServeConfig, replica: Replica, listening: Callable[[str], None] = lambda url: None) -> None:
@@ -71,14 +92,14 @@ async def _working(answerer: PipelineAnswerer, elector: SampleElector, embedding
 def _monitoring(answerer: PipelineAnswerer, metrics: PipelineMetrics) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
-    @routes.get("/health", response_model=dict[str, str])
-    async def health() -> dict[str, str] | Response:
+    @routes.get("/health", response_model=Serving, responses=_SERVING)
+    async def health() -> Serving | Response:
         """Return that requests are answered; 503 while the pipeline restarts."""
         if answerer.trouble:
             return problem(503, "Not ready", answerer.trouble)
-        return {"status": "serving", "model": (await answerer.models())[0].name}
+        return Serving(model=answerer.model)
 
-    @routes.get("/metrics", response_class=Response)
+    @routes.get("/metrics", response_class=Response, responses=METRICS)
     async def tell() -> Response:
         """Return the metrics in Prometheus's text format."""
         return Response(metrics.read(), media_type=CONTENT_TYPE_LATEST)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from sqlalchemy import Connection, Engine, Row, func, insert, select, update
 
-from qubic_lab.oracle.model.response import FRAME_S, Frame, Instant, Money, Part
+from qubic_lab.oracle.model.response import FRAME_S, CoinId, Frame, FrameName, Instant, Money, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
 from qubic_lab.oracle.risk.measures import LEVELS, Level
 from qubic_lab.oracle.store.tables import RISK_ALERTS
@@ -76,19 +76,19 @@ class RiskAlert(Part):
         done_us: when it was sent or failed.
     """
 
-    id: int
+    id: Annotated[int, Field(description="later alerts have higher ids")]
     key: Annotated[str, Field(description="the same at each attempt to deliver it")]
     kind: AlertKind
-    coin: str
-    frame: Frame
-    level: Level | None
+    coin: CoinId
+    frame: FrameName
+    level: Annotated[Level | None, Field(description="the level then; null: it was not known")]
     episode_us: Instant
     at_us: Instant
     made_us: Instant
-    text: str
-    evidence: tuple[str, ...]
+    text: Annotated[str, Field(description="the alert in words")]
+    evidence: Annotated[tuple[str, ...], Field(description="why, in words")]
     price: Money | None
-    currency: str | None
+    currency: Annotated[str | None, Field(description="of the price; null: there is no price")]
     source: Annotated[str | None, Field(description="of the prices")]
     state: Literal["pending", "sent", "failed"]
     attempts: int

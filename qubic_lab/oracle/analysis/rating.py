@@ -35,12 +35,12 @@ Score = Annotated[float, Field(ge=-1, le=1)]
 
 @dataclass(frozen=True, kw_only=True)
 class RuleVote(Part):
-    """A rule of a rating: its `vote` is -1 (bad), 0 or 1 (good); `values` are the numbers behind it."""
+    """A rule of a rating."""
 
-    name: str
-    vote: int
-    values: dict[str, float]
-    text: str
+    name: Annotated[str, Field(description="the rule's name")]
+    vote: Annotated[int, Field(description="-1: bad, 0: neither, 1: good")]
+    values: Annotated[dict[str, float], Field(description="the numbers behind it, by name")]
+    text: Annotated[str, Field(description="the same in words")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +50,24 @@ class Rating(Part):
     `score`: the mean vote of the rules; `left_out`: rules that could not vote, and why; `basis`: the data.
     """
 
-    rating: RatingStep
+    rating: Annotated[RatingStep, Field(description="the step")]
     score: Score
     rules: tuple[RuleVote, ...]
     left_out: dict[str, str]
     basis: tuple[str, ...]
-    note: str
+    note: Annotated[str, Field(description="what a rating is not")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarketRating(Part):
     """The rating of all coins that have one: the mean of their scores, and the number of coins in each step."""
 
-    rating: RatingStep
-    score: Score
-    coins: int
+    rating: Annotated[RatingStep, Field(description="the step")]
+    score: Annotated[Score, Field(description="mean score of the coins")]
+    coins: Annotated[int, Field(description="number of coins that have a rating")]
     without: Annotated[tuple[str, ...], Field(description="coins that have no rating")]
-    steps: dict[str, int]
-    note: str
+    steps: Annotated[dict[str, int], Field(description="number of coins in each step")]
+    note: Annotated[str, Field(description="what a rating is not")]
 
 
 @dataclass(frozen=True)

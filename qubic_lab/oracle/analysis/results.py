@@ -15,33 +15,33 @@ class AnalysedBars(PriceOrigin):
     `missing`: how many bars are missing between the first and the last one; they are not filled in.
     """
 
-    bars: int
+    bars: Annotated[int, Field(description="number of closed bars")]
     first_us: Instant
     last_us: Instant
     age_s: Annotated[float, Field(description="of the last bar, seconds before as_of")]
     missing: int
-    notes: tuple[str, ...]
+    notes: Annotated[tuple[str, ...], Field(description="what to know about these bars")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndicatorValue(Part):
     """An indicator at the last bar. `warm_up`: how many bars come before its first value."""
 
-    value: float
-    unit: str
+    value: Annotated[float, Field(description="at the last bar")]
+    unit: Annotated[str, Field(description="of the value")]
     warm_up: int
     age_s: AgeS
-    description: str
+    description: Annotated[str, Field(description="what the indicator says, and its parameters")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SeenPattern(Part):
     """A candle pattern. `direction`: what books expect after it; nothing here shows that they are right."""
 
-    name: str
+    name: Annotated[str, Field(description="the pattern's name")]
     direction: Literal["rise", "fall"]
     at_us: Instant
-    meaning: str
+    meaning: Annotated[str, Field(description="what it looks like")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,9 @@ class Trend(Part):
     slope_t: float | None
     fit: float | None
     drift: float | None
-    adx: float | None
-    window: int
-    text: str
+    adx: Annotated[float | None, Field(description="average directional index; null: not known")]
+    window: Annotated[int, Field(description="number of bars behind it")]
+    text: Annotated[str, Field(description="the same in words")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Breakout(Part):
         confirmed: whether the volume ratio reaches that of the rule.
     """
 
-    direction: Literal["up", "down"]
+    direction: Annotated[Literal["up", "down"], Field(description="up: above the level")]
     at_us: Instant
     close: Money
     level: PriceLevel
@@ -124,7 +124,7 @@ class PriceForecast(Part):
             1.96 the skill may be chance.
     """
 
-    hours: int
+    hours: Annotated[int, Field(description="from the last bar to the time that the forecast is about")]
     at_us: Instant
     price: Money
     low: Money
@@ -132,21 +132,21 @@ class PriceForecast(Part):
     coverage: Share
     errors: Annotated[int, Field(description="past forecasts whose errors set the interval")]
     held: float | None
-    held_of: int
+    held_of: Annotated[int, Field(description="number of past forecasts that were checked")]
     skill: float | None
     skill_t: float | None
-    text: str
+    text: Annotated[str, Field(description="the same in words")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnusualBar(Part):
     """An unusual bar, and the numbers that make it so."""
 
-    kind: Literal["outlier", "jump", "volume", "zero-volume"]
+    kind: Annotated[Literal["outlier", "jump", "volume", "zero-volume"], Field(description="what is unusual")]
     at_us: Instant
-    score: float | None
-    evidence: dict[str, float]
-    text: str
+    score: Annotated[float | None, Field(description="how unusual it is; null: it has no measure")]
+    evidence: Annotated[dict[str, float], Field(description="the numbers behind it, by name")]
+    text: Annotated[str, Field(description="the same in words")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ class JumpTest(Part):
     statistic: float
     p_value: float
     jump_share: Share
-    returns: int
+    returns: Annotated[int, Field(description="how many returns were tested")]
 
 
 HintKind = Literal["pump-and-dump", "wash-trading"]
@@ -172,11 +172,11 @@ HintKind = Literal["pump-and-dump", "wash-trading"]
 class ManipulationHint(Part):
     """A shape that manipulation leaves, but other causes leave as well: a hint with its numbers, no proof."""
 
-    kind: HintKind
+    kind: Annotated[HintKind, Field(description="the shape")]
     at_us: Instant
-    score: float
-    evidence: dict[str, float]
-    text: str
+    score: Annotated[float, Field(description="the more, the clearer")]
+    evidence: Annotated[dict[str, float], Field(description="the numbers behind it, by name")]
+    text: Annotated[str, Field(description="the same in words")]
 
 
 @dataclass(frozen=True, kw_only=True)

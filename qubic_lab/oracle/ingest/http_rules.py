@@ -263,11 +263,11 @@ class QuotaError(QubicLabError):
 class QuotaState(Part):
     """How much of a source's allowance is used in the running period."""
 
-    source: str
-    period: str
+    source: Annotated[str, Field(description="the source's name")]
+    period: Annotated[str, Field(description="such as day")]
     started_us: Instant
     ends_us: Instant
-    used: int
+    used: Annotated[int, Field(description="requests so far")]
     limit: Annotated[int | None, Field(description="null: not set here")]
 
     @property

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import COLUMNS, Bars, Flags, Floats, Integers
-from qubic_lab.oracle.model.response import Instant, Money, Part
+from qubic_lab.oracle.model.response import Instant, Money, Part, Publisher, TextSource, TextUrl, Title
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso
 
 TextKind = Literal["news", "social"]
@@ -77,7 +77,6 @@ class Price(Part):
         closed_us: time of a quote, or end of a bar, which is the `opened_us` of the next one.
         close: the price; `open`, `high` and `low` are None for quotes.
         published_us: when the source published it; None if the source does not say.
-        flags: what cleaning found, such as "outlier"; flagged prices are kept.
     """
 
     __pydantic_config__ = _ROW
@@ -94,7 +93,9 @@ class Price(Part):
     )
     market_cap: Money | None = None
     published_us: Instant | None = None
-    flags: tuple[str, ...] = ()
+    flags: Annotated[
+        tuple[str, ...], Field(description="what cleaning found, such as outlier; flagged prices are kept")
+    ] = ()
 
     def __post_init__(self) -> None:
         if self.opened_us > self.closed_us:
@@ -117,17 +118,17 @@ class Text(Part):
 
     __pydantic_config__ = _ROW
 
-    source: str
+    source: TextSource
     external_id: Annotated[str, Field(exclude=True)]
-    kind: TextKind
-    title: str
-    body: str
-    url: str
-    publisher: str
+    kind: Annotated[TextKind, Field(description="news: an article; social: a post")]
+    title: Title
+    body: Annotated[str, Field(description="without markup; may be empty")]
+    url: TextUrl
+    publisher: Publisher
     published_us: Instant | None
-    coins: tuple[str, ...]
-    author: str = ""
-    language: str = ""
+    coins: Annotated[tuple[str, ...], Field(description="ids of the coins that it is about")]
+    author: Annotated[str, Field(description="empty: not known")] = ""
+    language: Annotated[str, Field(description="such as en; empty: not known")] = ""
     cut_characters: Annotated[int, Field(description="characters of the body that the source left out")] = 0
     score: Annotated[int | None, Field(description="points or likes, if the source gives them")] = None
 

@@ -36,6 +36,14 @@ Share = Annotated[float, Field(description="between 0 and 1")]
 Percent = Annotated[float | None, Field(description="percent; null where the earlier price is not known")]
 Money = Annotated[float, Field(description="in the answer's currency")]
 Currency = Annotated[str, Field(description="what prices are in, such as usd")]
+CoinId = Annotated[str, Field(description="the coin's id, such as bitcoin")]
+CoinSymbol = Annotated[str, Field(description="the coin's symbol, such as BTC")]
+CoinName = Annotated[str, Field(description="the coin's name, such as Bitcoin")]
+FrameName = Annotated[Frame, Field(description="length of the bars")]
+TextSource = Annotated[str, Field(description="the source's name, such as hacker-news")]
+Title = Annotated[str, Field(description="headline of the text")]
+Publisher = Annotated[str, Field(description="such as a newspaper's name; the source's name if there is no other")]
+TextUrl = Annotated[str, Field(description="address of the text")]
 VolumeUnit = Literal["coin", "currency"]
 Direction = Literal["bullish", "bearish", "neutral"]
 """Which way prices or texts point, in one word."""
@@ -47,27 +55,29 @@ Figure = Annotated[float, PlainSerializer(lambda value: None if math.isnan(value
 class Missing(Part):
     """A part of an answer that cannot be computed from what is known; `reason` says why."""
 
-    reason: str
-    available: Literal[False] = False
+    reason: Annotated[str, Field(description="why")]
+    available: Annotated[Literal[False], Field(description="always false")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class OracleResponse(Part):
-    """A whole response, and how the cache served it.
-
-    `cache`: hit: it was fresh; stale: it is served while a newer one is computed; miss: it was computed for this
-    request; wait: it was computed for an earlier request; direct: it was computed for this request, without Redis.
-    """
+    """A whole response, and how the cache served it."""
 
     age_s: Annotated[float, Field(description="seconds since it was computed")] = 0.0
-    cache: Literal["hit", "stale", "miss", "wait", "direct"] = "miss"
+    cache: Annotated[
+        Literal["hit", "stale", "miss", "wait", "direct"],
+        Field(
+            description="hit: it was fresh; stale: a newer one is being computed; miss: computed for this request; "
+            "wait: for an earlier one; direct: for this one, without Redis"
+        ),
+    ] = "miss"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriceOrigin(Part):
     """The source of prices, and the length of its bars."""
 
-    source: str
+    source: Annotated[str, Field(description="the source's name, such as coingecko")]
     interval_s: Annotated[int, Field(description="seconds of a bar; 0: quotes")]
 
 

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from qubic_lab.errors import InputError
+from qubic_lab.errors import InputError, NotFoundError
 
 SECOND_US = 1_000_000
 MINUTE_US, HOUR_US, DAY_US = 60 * SECOND_US, 3_600 * SECOND_US, 86_400 * SECOND_US
@@ -35,14 +35,19 @@ def iso(us: int) -> str:
 
 
 def read_iso(text: str) -> int:
-    """Return the timestamp of a text in ISO 8601; an InputError if the text is not in ISO 8601, or has no time zone."""
+    """Return the timestamp of a text in ISO 8601; an InputError if the text is not in ISO 8601, or has no time zone.
+
+    At the calendar's ends a text may name an instant that has no date in UTC: a NotFoundError.
+    """
     try:
         found = to_us(datetime.fromisoformat(text.strip()))
-        from_us(found)  # near the calendar's ends a zone's time may have none in UTC
+        from_us(found)
         return found
     except InputError:
         raise
-    except (ValueError, OverflowError) as error:
+    except OverflowError as error:
+        raise NotFoundError(f"time {text!r} is outside the years 1 to 9999 in UTC: give another one") from error
+    except ValueError as error:
         raise InputError(f"time {text!r} cannot be read: give it as in 2026-11-24T12:00:00Z") from error
 
 

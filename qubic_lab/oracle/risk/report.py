@@ -20,8 +20,12 @@ from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.response import (
     FRAME_S,
     AgeS,
+    CoinId,
+    CoinName,
+    CoinSymbol,
     Figure,
     Frame,
+    FrameName,
     Instant,
     Missing,
     Money,
@@ -63,86 +67,84 @@ class RiskBars(PriceOrigin):
         sentiment: the model whose scores of texts are used, as they were known at each close.
     """
 
-    bars: int
+    bars: Annotated[int, Field(description="number of closed bars")]
     first_us: Instant
     last_us: Instant
     age_s: AgeS
     missing: int
     stale: bool
-    volume: bool
+    volume: Annotated[bool, Field(description="whether the bars have volumes")]
     other: str | Missing
     sentiment: str | Missing
 
 
 @dataclass(frozen=True, kw_only=True)
 class RiskLevel(Part):
-    """The level at the close of the last bar: that of the highest rule.
+    """The level at the close of the last bar; it stands since the close at `since_us`."""
 
-    It stands since the close at `since_us`, `bars` ago; `before` is null if it is the same since rules have values.
-    """
-
-    level: Level
+    level: Annotated[Level, Field(description="that of the highest rule")]
     since_us: Instant
-    before: Level | None
-    bars: int
+    before: Annotated[Level | None, Field(description="the level before; null: it is the same since rules have values")]
+    bars: Annotated[int, Field(description="how many bars ago it began")]
     evidence: tuple[RiskEvidence, ...]
-    text: str
+    text: Annotated[str, Field(description="the level and its reasons in words")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentRule(Part):
-    """A rule at the last bar: its level, the least value of its measure for each level, and the distance to the next.
+    """A rule at the last bar."""
 
-    The level is left once the measure was below `clears_below` at `hold` bars in a row; null: the rule is calm.
-    """
-
-    measure: str
-    level: Level
-    value: Figure
-    unit: str
-    watch: float
-    warning: float
-    alarm: float
-    hold: int
-    next_level: Level | None
-    to_next: float | None
-    clears_below: float | None
+    measure: Annotated[str, Field(description="what it watches")]
+    level: Annotated[Level, Field(description="the rule's level now")]
+    value: Annotated[Figure, Field(description="of the measure; null: not known")]
+    unit: Annotated[str, Field(description="of the value")]
+    watch: Annotated[float, Field(description="the least value for this level")]
+    warning: Annotated[float, Field(description="the least value for this level")]
+    alarm: Annotated[float, Field(description="the least value for this level")]
+    hold: Annotated[int, Field(description="bars in a row below clears_below after which the level is left")]
+    next_level: Annotated[Level | None, Field(description="null: there is no higher one")]
+    to_next: Annotated[
+        float | None, Field(description="distance to it; null: there is none, or the value is not known")
+    ]
+    clears_below: Annotated[
+        float | None, Field(description="the level is left below this value; null: the rule is calm")
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurrentMeasure(Part):
     """A measure at the last bar, and the share of its `bars` earlier values that are not above it; greater is worse."""
 
-    value: float | None
+    value: Annotated[float | None, Field(description="null: not known")]
     percentile: Annotated[float | None, Field(description="between 0 and 1; null: not known")]
-    bars: int
-    unit: str
-    description: str
-    parameters: dict[str, int]
+    bars: Annotated[int, Field(description="how many earlier values it is compared with")]
+    unit: Annotated[str, Field(description="of the value")]
+    description: Annotated[str, Field(description="what is measured")]
+    parameters: Annotated[dict[str, int], Field(description="of the measure, by name")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BarVolatility(Part):
     """A standard deviation of log returns: of one bar, and of a year of a market that never closes."""
 
-    bar_pct: float
-    year_pct: float
+    bar_pct: Annotated[float, Field(description="of one bar, in per cent")]
+    year_pct: Annotated[float, Field(description="of 365 days, in per cent")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NextBarVolatility(BarVolatility):
     """The forecast of a GARCH(1,1) model with Student's t, refitted every `refit_bars` bars, and how its fits ended."""
 
-    fits: int
-    failed: int
-    refit_bars: int
+    fits: Annotated[int, Field(description="number of fits of the model")]
+    failed: Annotated[int, Field(description="fits that found no solution")]
+    refit_bars: Annotated[int, Field(description="bars between fits")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RiskVolatility(Part):
     """The volatility of the last `bars` bars by estimator, and the forecast for the next bar."""
 
-    bars: int
+    bars: Annotated[int, Field(description="number of bars behind the estimates")]
     realised: dict[str, BarVolatility | Missing]
     forecast: NextBarVolatility | Missing
 
@@ -160,13 +162,13 @@ class TailRisk(Part):
         not_tested: why the model was not tested; empty if it was.
     """
 
-    model: str
-    probability: float
+    model: Annotated[str, Field(description="the model's name")]
+    probability: Annotated[float, Field(description="that the loss is larger than value at risk")]
     value_at_risk_pct: Loss
     shortfall_pct: Loss
     tested: int
-    beyond: int
-    expected: float
+    beyond: Annotated[int, Field(description="past bars with a larger loss than value at risk")]
+    expected: Annotated[float, Field(description="how many such bars the probability leads to")]
     kupiec_p: PValue
     independence_p: PValue
     christoffersen_p: PValue
@@ -179,11 +181,13 @@ class TailRisk(Part):
 class RiskDrawdown(Part):
     """How far the last close is below the highest of all analysed bars, and of the last `recent_bars` bars."""
 
-    drawdown_pct: float
+    drawdown_pct: Annotated[float, Field(description="below the highest of all bars, in per cent")]
     highest: Money
     highest_at_us: Instant
-    recent_pct: float | None
-    recent_bars: int
+    recent_pct: Annotated[
+        float | None, Field(description="below the highest of the last recent_bars bars, in per cent; null: not known")
+    ]
+    recent_bars: Annotated[int, Field(description="number of bars that count as recent")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +195,9 @@ class PastWarning(Part):
     """A past rise of the level, and its evidence."""
 
     at_us: Instant
-    level: Level
-    before: Level
-    evidence: tuple[str, ...]
+    level: Annotated[Level, Field(description="the level after the rise")]
+    before: Annotated[Level, Field(description="the level before it")]
+    evidence: Annotated[tuple[str, ...], Field(description="why, in words")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,10 +207,10 @@ class RiskReport(OracleResponse):
     All of it uses bars that were closed at `as_of`, and what was known then. It is no advice.
     """
 
-    coin: str
-    symbol: str
-    name: str
-    frame: Frame
+    coin: CoinId
+    symbol: CoinSymbol
+    name: CoinName
+    frame: FrameName
     as_of_us: Instant
     analysed: RiskBars | Missing
     level: RiskLevel | Missing

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from qubic_lab.checked_yaml import STRICT, check_content, read_yaml
 from qubic_lab.errors import InputError, check_at_least
@@ -172,13 +172,13 @@ def levels_of(rule: RiskRule, values: Floats) -> NDArray[np.int8]:
 class RiskEvidence(Part):
     """Why a rule is at its level: the value of its measure, if the bar has one, and the least value for the level."""
 
-    rule: str
-    measure: str
-    level: Level
-    value: float | None
-    threshold: float
-    unit: str
-    text: str
+    rule: Annotated[str, Field(description="the rule's name")]
+    measure: Annotated[str, Field(description="what it watches")]
+    level: Annotated[Level, Field(description="the level that it gives")]
+    value: Annotated[float | None, Field(description="of the measure; null: the bar has none")]
+    threshold: Annotated[float, Field(description="the least value for this level")]
+    unit: Annotated[str, Field(description="of the value")]
+    text: Annotated[str, Field(description="the same in words")]
 
     @classmethod
     def of(cls, rule: RiskRule, level: int, value: float) -> "RiskEvidence":

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import Field
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers
@@ -70,9 +72,9 @@ def _apart(values: Integers, least: int) -> Integers:
 class IntervalEstimate(Part):
     """A number with its 95 % interval; null where there are no data, or too few, to estimate it."""
 
-    value: float | None
-    low: float | None
-    high: float | None
+    value: Annotated[float | None, Field(description="null: there are no data")]
+    low: Annotated[float | None, Field(description="the interval's lower end; null: too few data")]
+    high: Annotated[float | None, Field(description="the interval's upper end; null: too few data")]
 
     def shown(self) -> str:
         """Return it for a table, with two decimals."""
@@ -103,7 +105,7 @@ class WarningScore(Part):
     right: int
     precision: IntervalEstimate
     precision_by_chance: Share
-    falls: int
+    falls: Annotated[int, Field(description="number of falls in the period")]
     found: int
     recall: IntervalEstimate
     recall_by_chance: Share
@@ -150,17 +152,14 @@ def _leads(raised: Integers, falls: Integers, horizon_us: int) -> Integers:
 
 @dataclass(frozen=True, kw_only=True)
 class WarningComparison(Part):
-    """Warnings and a naive rule's on the same falls, and the exact McNemar test of which finds more.
-
-    `only_ours` and `only_naive` count the falls that only one of them found; `months` have 365 / 12 days.
-    """
+    """Warnings and a naive rule's on the same falls, and the exact McNemar test of which finds more."""
 
     ours: WarningScore
     naive: WarningScore
-    only_ours: int
-    only_naive: int
-    p: float
-    months: float
+    only_ours: Annotated[int, Field(description="falls that only these warnings found")]
+    only_naive: Annotated[int, Field(description="falls that only the naive rule found")]
+    p: Annotated[float, Field(description="p-value of the exact McNemar test of which finds more")]
+    months: Annotated[float, Field(description="length of the period; a month has 365 / 12 days")]
 
 
 def compare_warnings(
@@ -263,14 +262,14 @@ class WarningRecord(WarningComparison):
         fallen_pct: median fall below the recent high at the first warning of each fall that was found.
     """
 
-    level: Level
+    level: Annotated[Level, Field(description="the least level that counts as a warning")]
     horizon_h: float
     drop_pct: float
     start_us: Instant
     end_us: Instant
     naive_quantile: Share
     fallen_pct: float | None
-    text: str
+    text: Annotated[str, Field(description="the same in words")]
 
 
 def record_text(found: WarningComparison, drop: float, horizon_h: float) -> str:

@@ -8,7 +8,21 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from qubic_lab.oracle.model.response import WINDOW_S, AgeS, Direction, Instant, Missing, Part, Share, Window, age_s
+from qubic_lab.oracle.model.response import (
+    WINDOW_S,
+    AgeS,
+    Direction,
+    Instant,
+    Missing,
+    Part,
+    Publisher,
+    Share,
+    TextSource,
+    TextUrl,
+    Title,
+    Window,
+    age_s,
+)
 from qubic_lab.oracle.model.timestamps import HOUR_US, MINUTE_US, SECOND_US
 from qubic_lab.oracle.sentiment.index import (
     NO_SCORES,
@@ -39,8 +53,8 @@ class ModelScores(Part):
     `volatility`: their standard deviation, null for fewer than two.
     """
 
-    model: str
-    texts: int
+    model: Annotated[str, Field(description="whose scores they are, with its version")]
+    texts: Annotated[int, Field(description="number of texts with a score")]
     mean: Annotated[float, Field(description="-1 to 1")]
     volatility: float | None
     newest_known_us: Instant
@@ -61,27 +75,27 @@ class LabelShares(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class IndexFactor(Part):
-    """A text that moved the index: `contribution` is the index less its value without this text."""
+    """A text that moved the index."""
 
-    id: int
-    title: str
-    source: str
-    publisher: str
-    url: str
+    id: Annotated[int, Field(description="of the text")]
+    title: Title
+    source: TextSource
+    publisher: Publisher
+    url: TextUrl
     at_us: Instant
     score: Annotated[float, Field(description="-1 to 1")]
     share: Annotated[float, Field(description="of all weights, between 0 and 1")]
-    contribution: float
+    contribution: Annotated[float, Field(description="the index less its value without this text")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexPoint(Part):
-    """The index at an earlier instant, from the texts that were published by then; null if there were none."""
+    """The index at an earlier instant, from the texts that were published by then."""
 
     at_us: Instant
-    index: float | None
+    index: Annotated[float | None, Field(description="-1 to 1; null: there were no texts")]
     confidence: Share
-    texts: int
+    texts: Annotated[int, Field(description="number of texts with a score")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +130,7 @@ class SentimentIndex(Part):
     direction: Direction
     volatility: float | None
     texts: int
-    unscored: int
+    unscored: Annotated[int, Field(description="texts that have no score yet")]
     effective_texts: float
     newest_us: Instant
     newest_age_s: AgeS
@@ -131,10 +145,10 @@ class SentimentIndex(Part):
 class SentimentSummary(Part):
     """The sentiment index of 24 hours in short."""
 
-    model: str
-    index: IndexScale
+    model: Annotated[str, Field(description="whose scores they are, with its version")]
+    index: Annotated[IndexScale, Field(description="-1 (bad) to 1 (good)")]
     confidence: Share
-    texts: int
+    texts: Annotated[int, Field(description="number of texts with a score")]
     newest_age_s: AgeS
 
 

@@ -35,10 +35,10 @@ class Keyword(Part):
     numbers, 5 % for all keywords together), else steady; null: there were no texts before.
     """
 
-    word: str
-    texts: int
+    word: Annotated[str, Field(description="in lower case")]
+    texts: Annotated[int, Field(description="texts of the window that have it")]
     share: Share
-    before: int
+    before: Annotated[int, Field(description="texts of the window before that had it")]
     share_before: Annotated[float | None, Field(description="between 0 and 1; null: there were no texts")]
     trend: Literal["rising", "falling", "steady"] | None
 

@@ -137,16 +137,16 @@ class CacheCounts(Part):
     `hit_rate`: the share that was served at once, fresh or stale; null before the first request.
     """
 
-    kind: str
-    fresh_s: float
+    kind: Annotated[str, Field(description="the kind of answer")]
+    fresh_s: Annotated[float, Field(description="seconds for which an answer is fresh")]
     hit_rate: float | None
-    hits: int
-    stale: int
-    misses: int
-    waits: int
-    direct: int
+    hits: Annotated[int, Field(description="served fresh from the cache")]
+    stale: Annotated[int, Field(description="served while a newer one was computed")]
+    misses: Annotated[int, Field(description="computed for the request")]
+    waits: Annotated[int, Field(description="computed for an earlier request")]
+    direct: Annotated[int, Field(description="computed without Redis")]
     computed: Annotated[int, Field(description="computations, of which `errors` failed")]
-    errors: int
+    errors: Annotated[int, Field(description="computations that failed")]
 
 
 def code_version(*places: Path) -> str:

@@ -10,7 +10,17 @@ from pydantic import Field
 
 from qubic_lab.errors import NotFoundError
 from qubic_lab.oracle.model.coins import COINS
-from qubic_lab.oracle.model.response import Direction, Frame, Instant, Missing, Money, OracleResponse, Part
+from qubic_lab.oracle.model.response import (
+    CoinName,
+    Direction,
+    Frame,
+    FrameName,
+    Instant,
+    Missing,
+    Money,
+    OracleResponse,
+    Part,
+)
 from qubic_lab.oracle.risk.measures import LEVELS
 from qubic_lab.oracle.risk.rules import RiskRule
 from qubic_lab.oracle.sentiment.index import WEIGHTING, Weighting
@@ -25,11 +35,11 @@ from qubic_lab.oracle.store.text_reader import MARKET
 class CoinPrices(Part):
     """What the analysis of a coin says, in short. `risk`: its level; null where there is none."""
 
-    name: str
+    name: CoinName
     last: LastPrice
     changes: tuple[PriceChange, ...]
-    trend: Direction
-    predictions: dict[str, float]
+    trend: Annotated[Direction, Field(description="the direction of the price in one word")]
+    predictions: Annotated[dict[str, float], Field(description="the median of each forecast by hours ahead")]
     risk: str | None
 
 
@@ -37,11 +47,11 @@ class CoinPrices(Part):
 class MarketChange(Part):
     """The changes of all coins whose price is on time, over a time that ends with each one's last price."""
 
-    over: str
-    median_pct: float
-    rose: int
-    fell: int
-    coins: int
+    over: Annotated[str, Field(description="the time, such as 24h")]
+    median_pct: Annotated[float, Field(description="the median change of all coins, in per cent")]
+    rose: Annotated[int, Field(description="number of coins that rose")]
+    fell: Annotated[int, Field(description="number of coins that fell")]
+    coins: Annotated[int, Field(description="number of coins whose change is known")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +67,7 @@ class MarketPrices(OracleResponse):
     """
 
     coin: Annotated[str, Field(description="market")] = MARKET
-    frame: Frame
+    frame: FrameName
     as_of_us: Instant
     changes: tuple[MarketChange, ...]
     market_cap: Money | None

@@ -17,6 +17,9 @@ from qubic_lab.oracle.model.records import CURRENCY, is_sample
 from qubic_lab.oracle.model.response import (
     WINDOW_S,
     AgeS,
+    CoinId,
+    CoinName,
+    CoinSymbol,
     Direction,
     Instant,
     Missing,
@@ -24,6 +27,10 @@ from qubic_lab.oracle.model.response import (
     OracleResponse,
     Part,
     Percent,
+    Publisher,
+    TextSource,
+    TextUrl,
+    Title,
     VolumeUnit,
     Window,
     age_s,
@@ -62,10 +69,10 @@ _FLAT_PCT = 0.05
 class Headline(Part):
     """A text in short."""
 
-    title: str
-    source: str
-    publisher: str
-    url: str
+    title: Title
+    source: TextSource
+    publisher: Publisher
+    url: TextUrl
     published_us: Instant | None
     known_us: Instant
     age_s: AgeS
@@ -75,9 +82,9 @@ class Headline(Part):
 class SourceTexts(Part):
     """How many texts a source gave: distinct ones, duplicates, and the age of the newest."""
 
-    source: str
-    texts: int
-    duplicates: int
+    source: TextSource
+    texts: Annotated[int, Field(description="distinct ones")]
+    duplicates: Annotated[int, Field(description="texts that repeat another one")]
     newest_age_s: AgeS
 
 
@@ -86,22 +93,21 @@ class Sentiment(OracleResponse):
     """The texts about a coin, or about any (`market`), in a window that ends at `as_of`, and how models scored them.
 
     `sentiment_score` and `trend` are the index and its direction in other words, for clients that expect these names.
-    `texts` are distinct; `duplicates` repeat one of these or an earlier one; invented `samples` count nowhere else.
     `stale`: there is no text, or the newest is older than three of its source's intervals and its usual delay.
     `assumption`: how many of all these were not recorded by `as_of`, and when they are assumed to have been known.
     """
 
-    coin: str
-    symbol: str
-    name: str
-    window: Window
+    coin: CoinId
+    symbol: CoinSymbol
+    name: CoinName
+    window: Annotated[Window, Field(description="the time before as_of")]
     start_us: Instant
     as_of_us: Instant
-    texts: int
-    duplicates: int
-    samples: int
+    texts: Annotated[int, Field(description="distinct texts")]
+    duplicates: Annotated[int, Field(description="texts that repeat one of these or an earlier one")]
+    samples: Annotated[int, Field(description="invented texts, which count nowhere else")]
     by_source: tuple[SourceTexts, ...]
-    by_kind: dict[str, int]
+    by_kind: Annotated[dict[str, int], Field(description="number of texts by kind")]
     newest: Headline | None
     stale: bool
     assumption: str | None
@@ -116,7 +122,7 @@ class Sentiment(OracleResponse):
 class TextHistory(OracleResponse):
     """Texts about a coin, the newest first, each in the newest version that was known at `as_of`."""
 
-    coin: str
+    coin: CoinId
     as_of_us: Instant
     texts: tuple[StoredText, ...]
     next_cursor: NextCursor
@@ -126,15 +132,15 @@ class TextHistory(OracleResponse):
 class CoinOverview(Part):
     """A coin at a glance; texts are the distinct ones of 24 hours, without invented samples."""
 
-    coin: str
-    symbol: str
-    name: str
+    coin: CoinId
+    symbol: CoinSymbol
+    name: CoinName
     last: LastPrice | Missing
     change_24h_pct: Percent
     market_cap: Money | None
-    volume_24h: float | None
-    volume_unit: VolumeUnit | None
-    texts_24h: int
+    volume_24h: Annotated[float | None, Field(description="volume of 24 hours, in volume_unit; null: not known")]
+    volume_unit: Annotated[VolumeUnit | None, Field(description="coin, or currency; null: the volume is not known")]
+    texts_24h: Annotated[int, Field(description="distinct texts of 24 hours")]
     newest_text_age_s: Annotated[float | None, Field(description="seconds before as_of; null: none in 24 hours")]
     sentiment: SentimentSummary | Missing
     rating: Rating | Missing
@@ -144,8 +150,8 @@ class CoinOverview(Part):
 class MarketOverview(OracleResponse):
     """Several coins at a glance, in plain words, and the health of the sources.
 
-    `sentiment_score` is the index of the texts of 24 hours about any coin, `trend` the rating in one word: bullish from
-    positive on, bearish from negative on. Both are aliases, for clients that expect these names.
+    `sentiment_score` and `trend` are aliases, for clients that expect these names; trend: bullish from positive on,
+    bearish from negative on.
     """
 
     as_of_us: Instant
@@ -153,8 +159,11 @@ class MarketOverview(OracleResponse):
     coins: tuple[CoinOverview, ...]
     sources: tuple[SourceHealth, ...] | Missing
     rating: MarketRating | Missing
-    sentiment_score: float | None
-    trend: Direction
+    sentiment_score: Annotated[
+        float | None,
+        Field(description="the index of the texts of 24 hours about any coin, -1 to 1; null: there is none"),
+    ]
+    trend: Annotated[Direction, Field(description="the rating in one word")]
 
 
 @reading()
@@ -214,8 +223,8 @@ def text_history(
     """Return a page of the texts about a coin, the newest first; without a range those of the last week.
 
     Raises:
-        NotFoundError: an unknown coin.
-        InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
+        NotFoundError: an unknown coin, or an empty range.
+        InputError: a limit that is out of range, or a cursor that no page gave.
     """
     found = find_coin(coin)
     end = snapshot.at_us + 1 if end_us is None else end_us

@@ -10,7 +10,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from qubic_lab.errors import InputError, NotFoundError
+from qubic_lab.errors import NotFoundError
 from qubic_lab.oracle.analysis.rating import NOT_INSTALLED
 from qubic_lab.oracle.analysis.results import BarAnalysis
 from qubic_lab.oracle.model.bars import PRICES, Bars
@@ -20,9 +20,13 @@ from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import (
     FRAME_S,
     AgeS,
+    CoinId,
+    CoinName,
+    CoinSymbol,
     Currency,
     Direction,
     Frame,
+    FrameName,
     Instant,
     Missing,
     Money,
@@ -79,7 +83,7 @@ class PriceChange(Part):
     `volume_24h_pct`: the change of the volume of 24 hours over the same time.
     """
 
-    over: str
+    over: Annotated[str, Field(description="the time, such as 24h")]
     change_pct: Percent
     from_price: Money | None
     from_at_us: Instant | None
@@ -118,8 +122,8 @@ class DayRange(Part):
 
     high: Money | None
     low: Money | None
-    volume: float | None
-    volume_unit: VolumeUnit | None
+    volume: Annotated[float | None, Field(description="in volume_unit; null: not known")]
+    volume_unit: Annotated[VolumeUnit | None, Field(description="coin, or currency; null: the volume is not known")]
     completeness: Share
     flags: Annotated[dict[str, int], Field(description="how many prices cleaning has flagged, by flag")]
 
@@ -128,18 +132,20 @@ class DayRange(Part):
 class PriceAnalysis(BarAnalysis, OracleResponse):
     """A coin's price from one source, its changes, closed bars of one frame, and what they say.
 
-    `fallback` says why the prices are not from the first choice of source; null: they are. Every figure depends on
-    bars alone that were closed at `as_of`. `trend`, `predictions` and `sentiment_score` say in short, for clients that
-    expect these names, what `trend_details` and `forecasts` have in full, and the sentiment index of 24 hours.
+    Every figure depends on bars alone that were closed at `as_of`. `trend`, `predictions` and `sentiment_score` say in
+    short, for clients that expect these names, what `trend_details` and `forecasts` have in full, and the sentiment
+    index of 24 hours.
     """
 
-    coin: str
-    symbol: str
-    name: str
-    frame: Frame
+    coin: CoinId
+    symbol: CoinSymbol
+    name: CoinName
+    frame: FrameName
     as_of_us: Instant
     last: LastPrice
-    fallback: str | None
+    fallback: Annotated[
+        str | None, Field(description="why the prices are not from the first choice of source; null: they are")
+    ]
     others: Annotated[tuple[LastPrice, ...], Field(description="other sources' last prices")]
     changes: tuple[PriceChange, ...]
     market_cap: Money | None
@@ -155,8 +161,8 @@ class PriceAnalysis(BarAnalysis, OracleResponse):
 class PriceHistory(OracleResponse):
     """Prices of one source, the newest first, each in the newest version that was known at `as_of`."""
 
-    coin: str
-    source: str
+    coin: CoinId
+    source: Annotated[str, Field(description="the source's name, such as coingecko")]
     interval_s: Annotated[int, Field(description="seconds of a bar; 0: quotes")]
     currency: Currency
     as_of_us: Instant
@@ -245,8 +251,8 @@ def price_history(
     Without a range they are those of the last day that has any; without a source those of the freshest.
 
     Raises:
-        NotFoundError: an unknown coin, or there are no such prices.
-        InputError: an empty range, a limit that is out of range, or a cursor that no page gave.
+        NotFoundError: an unknown coin, an empty range, or there are no such prices.
+        InputError: a limit that is out of range, or a cursor that no page gave.
     """
     found = find_coin(coin)
     if cursor is None:
@@ -397,7 +403,7 @@ def _read_cursor(snapshot: Snapshot, coin: Coin, cursor: str) -> tuple[Series, s
     for series in snapshot.series.get(coin.id, ()):
         if cursor.startswith(head := _cursor_head(series)):
             return series, cursor.removeprefix(head)
-    raise InputError(f"cursor {cursor[:100]!r} is none that a page gave: leave it out for the first page")
+    raise NotFoundError(f"cursor {cursor[:100]!r} is none that a page gave: leave it out for the first page")
 
 
 def _cursor_head(series: Series) -> str:

@@ -15,9 +15,10 @@ from functools import partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import redis
+from pydantic import Field
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -78,10 +79,10 @@ class Range:
 class LeaseState(Part):
     """The process that may collect: one at a time."""
 
-    name: str
-    holder: str
+    name: Annotated[str, Field(description="what is leased")]
+    holder: Annotated[str, Field(description="the process that has it")]
     until_us: Instant
-    held: bool
+    held: Annotated[bool, Field(description="whether it still counts")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,10 +44,10 @@ class Fetch(Part):
 class SourceHealth(Part):
     """How the latest requests to a source went. `state`: whether the last one succeeded."""
 
-    source: str
+    source: Annotated[str, Field(description="the source's name")]
     state: Literal["ok", "failing"]
     requests: Annotated[int, Field(description="the latest ones, of which `failed` failed")]
-    failed: int
+    failed: Annotated[int, Field(description="how many of the latest requests failed")]
     last_success_us: Instant | None
     last_success_age_s: Annotated[float | None, Field(description="seconds before as_of")]
     last_error: Annotated[str | None, Field(description="of the last request, where it failed")]

@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import Engine, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from qubic_lab.errors import NotFoundError, QubicLabError, check_at_least
+from qubic_lab.errors import NotFoundError, QubicLabError
 from qubic_lab.oracle.model.bars import Bars, join_bars
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.records import CURRENCY, QUOTES, TEXTS, Frequency, Series
@@ -52,11 +52,12 @@ class MarketStore:
         """Return what is known now, or what was known at an instant, with what is `assumed` of archives if asked for.
 
         Raises:
-            InputError: the instant is not settled yet, or before 1970.
+            NotFoundError: the instant is not settled yet, or before 1970.
         """
         if as_of_us is None:
             return Snapshot(self, self.clock())
-        check_at_least("as_of, in microseconds since 1970,", as_of_us, 0)
+        if as_of_us < 0:
+            raise NotFoundError(f"as_of {iso(as_of_us)} is before 1970, when nothing was known: give a later instant")
         return Snapshot(self, check_as_of(as_of_us, self.clock()), as_of_us, assumed)
 
     def stamp(self, coin: str) -> int:

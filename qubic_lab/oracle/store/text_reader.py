@@ -65,7 +65,7 @@ class StoredText(Text):
         assumed_us: when it is assumed to have been known, if it is of an archive.
     """
 
-    id: int
+    id: Annotated[int, Field(description="later versions have higher ids")]
     at_us: Annotated[int, Field(exclude=True)]
     known_us: Instant
     duplicate_of: int | None

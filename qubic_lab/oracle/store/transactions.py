@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, Engine, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso, now_us
 from qubic_lab.oracle.store.tables import STAMPS
 
@@ -120,10 +120,10 @@ def check_as_of(as_of_us: int, now_us: int) -> int:
     """Return `as_of_us` if what was known then is settled by now.
 
     Raises:
-        InputError: it is too recent, or in the future.
+        NotFoundError: it is too recent, or in the future.
     """
     if as_of_us > now_us - SETTLE_US:
-        raise InputError(
+        raise NotFoundError(
             f"as_of {iso(as_of_us)} is too late: it must be {SETTLE_US // SECOND_US} s or more before now "
             f"({iso(now_us)}); leave it out for the newest"
         )
@@ -134,12 +134,12 @@ def check_range_us(start_us: int, end_us: int) -> None:
     """Check that a range of instants, its end exclusive, has any.
 
     Raises:
-        InputError: it is empty, or its start after its end.
+        NotFoundError: it is empty, or its start after its end.
     """
     if start_us > end_us:
-        raise InputError(f"range starts at {iso(start_us)}, after its end at {iso(end_us)}: exchange them")
+        raise NotFoundError(f"range starts at {iso(start_us)}, after its end at {iso(end_us)}: exchange them")
     if start_us == end_us:
-        raise InputError(f"range from {iso(start_us)} to the same instant is empty: give a later end")
+        raise NotFoundError(f"range from {iso(start_us)} to the same instant is empty: give a later end")
 
 
 def was_known(rows: Any) -> sa.ColumnElement[bool]:
@@ -166,7 +166,7 @@ def settle(engine: Engine, known_us: int, clock: Clock = now_us) -> None:
     """Make sure that no row will ever be written with a stamp of `known_us` or before.
 
     Raises:
-        InputError: it is too recent, or in the future.
+        NotFoundError: it is too recent, or in the future.
     """
     check_as_of(known_us, clock())
     if known_us <= read_stamp(engine):
