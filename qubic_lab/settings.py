@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     reports: Path = Path("reports")
     """Pages made by `qubic-lab report`."""
     peers: Path = Path(".peers")
-    """Environments of other engines, made by `make peers`."""
+    """Environments of other engines and of harnesses, made by `make peers` and `make harnesses`."""
     data: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("qubic-lab", appauthor=False)))
     """Collected data that must not be lost, such as the SQLite database."""
     database_url: str | None = None

@@ -18,13 +18,14 @@ import yaml
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
+from qubic_lab.oracle.inference import track_record
 from qubic_lab.runs import change
 from qubic_lab.runs.cells import heading
 from qubic_lab.runs.collect_week import NOT_MEASURABLE, STUDIES
 from qubic_lab.runs.language import ENGLISH, LANGUAGES, catalogue_file
 from qubic_lab.runs.week_report import SAMPLE, WeekReport, read_week
 from qubic_lab.studies import finding
-from qubic_lab.studies.acceptance import MEANINGS, Criterion
+from qubic_lab.studies.acceptance import MEANINGS, PARTS, Criterion
 from qubic_lab.studies.engine_speed import WHAT
 from qubic_lab.studies.questions import ASKED
 
@@ -35,17 +36,28 @@ RECORDING = ("record_figure", "record_table")
 """Functions whose third argument is a caption."""
 HEADINGS = "headings of tables"
 RECORDED = (
-    "Speed of {model}: {what}",
-    "Speed of {model} at prompts of {tokens} tokens: {what}",
-    "no finished run of {study} this week",
     "no earlier week has it with the same parameters, model and data",
     "the run of {week} was used again, as nothing had changed",
     "in {week} it was {machine}",
-    "random weights: this shows the split, not a model's answers",
-    "the coordinator's balancer, simulated nodes",
-    "resident memory includes the libraries of each process",
+    "certain, but smaller than {share}",
+    "too noisy to show {share}",
+    "{now} against {before}: a change takes {needed} on each side",
+    "Entries of the ledger: {entries} (trials: {trials}, claims: {claims}).",
+    "Evidence of skill needs an e-value of {needed} ({each} for each of {families} families): {shown}.",
+    "none has it",
+    "no collected texts",
+    "Families with claims that are due and not scored: {count}; the oldest is of {family}.",
+    "Its head is {head}: whoever keeps it can see whether an entry up to now was changed.",
+    "The heads on all earlier pages are in it ({count}).",
+    "The ledger is not that of the pages of {weeks}: it was replaced, or rewritten.",
+    "What we said and what came, by family of claims.",
+    "{study}: {done} of {of} runs are done; qubic-lab run goes on with the others.",
+    "whole, batch {batch}",
+    "split, {ranks} ranks, {strategy}, batch {batch}",
+    "price signals, {bars}",
+    "{value} (too few)",
 )
-"""What criteria, verdicts and changes say most often, with their values as placeholders."""
+"""What changes, the ledger and cells of tables say, with their values as placeholders."""
 WORD = re.compile(r"[A-Za-z]{2}")
 
 
@@ -69,6 +81,7 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
         yield str(file.relative_to(ROOT)), _captions(file)
     yield "the six questions", finding.QUESTIONS.values()
     yield "findings", (finding.LIST, finding.FIGURE, finding.FIGURE_WITH_INTERVAL)
+    yield "acceptance", (PARTS,)
     yield "verdicts", (*MEANINGS, *MEANINGS.values())
     criteria = [each for study in STUDIES for each in vars(study).values() if isinstance(each, Criterion)]
     yield "acceptance", (text for each in criteria for text in (each.what, each.target))
@@ -82,6 +95,7 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
     yield "changes", (*get_args(change.Verdict), "faster", "slower", "yes", "no")
     sample = read_week(ROOT / "reports" / SAMPLE / "week.json")
     yield HEADINGS, headings(sample)
+    yield "the ledger", track_record.HEADER
 
 
 def headings(week: WeekReport) -> Iterator[str]:

@@ -204,10 +204,9 @@ def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation
     assert told(found, "voting")
     rows = {(row["vote"], row["against"], row["questions"]): row for row in study.gain_rows(result)}
     gain, longer = rows["majority", "one sample", "all"], study.baseline_rows(result)[0]
-    assert str(headline).startswith("A vote of 5 against one sample: ahead; against greedy: ")
-    assert headline.figure() == (
-        f"{longer['difference (points)']} points over longer greedy ({longer['95 % interval (points)']})"
-    )
+    assert str(headline).startswith("A vote of 5 is ")
+    assert f" ({longer['difference (points)']} points), ahead of a sample, " in str(headline)
+    assert headline.figure() == f"{longer['difference (points)']} points ({longer['95 % interval (points)']})"
     assert str(right).startswith(f"The vote of m is right on {gain['vote right']} of 420 questions, one sample on ")
     expected = f"{gain['difference (points)']} ({gain['95 % interval (points)']})"
     assert str(gained) == f"The vote less one sample is {expected} points."
@@ -225,7 +224,7 @@ def test_without_any_vote_there_is_no_confidence_and_no_crash():
     votes = evaluate_votes(silent, 2)
     assert (votes.held_out, votes.undecided, votes.vote_share) == (0, 4, None)
     result = example(ConsensusEvaluation, model="m", votes=votes)
-    assert "against one sample: unclear" in told(consensus_findings.findings(result), "voting")[0]
+    assert "level with a sample" in told(consensus_findings.findings(result), "voting")[0]
     study.reliability(result)
 
 

@@ -43,7 +43,9 @@ def result(vs_vllm: dict[int, float], **changes: Any) -> EngineResult:
 def rows(**runs: EngineResult) -> dict[str, AcceptanceRow]:
     """Return the rows of SmolLM2 by the name of their ratio."""
     found = judge({run: Records(results={"engine_speed": asdict(each)}) for run, each in runs.items()})
-    return {row.target.split()[0]: row for row in found if row.what.startswith("Speed of smollm2")}
+    names = {what: name for name, what in study.WHAT.items()}
+    what = [row.what.partition(": ") for row in found]
+    return {names[each]: row for (of, _, each), row in zip(what, found, strict=True) if of == "Speed of smollm2"}
 
 
 def saved(folder: Path, content: Any) -> Path:
@@ -92,11 +94,11 @@ def test_every_shipped_result_is_read_and_shown():
 def test_a_target_counts_as_met_from_97_percent_and_the_worst_run_decides():
     row = rows(met=result(MET))["vs_vllm"]
     assert (row.verdict, row.run, row.reason) == ("pass", "met", "")
-    assert row.measured == "0.98 (0.88 to 1.08) at B = 1, 1.10 (1.00 to 1.20) at B = 8 on 2026-11-30"
+    assert row.measured == "measured on 2026-11-30: 0.98 (0.88 to 1.08) at B = 1, 1.10 (1.00 to 1.20) at B = 8"
     row = rows(met=result(MET), other=result({}), long=result(LOW, prompt_tokens=512))["vs_vllm"]
     assert (row.verdict, row.run) == ("pass", "met"), "the others measured other things"
     row = rows(met=result(MET), low=result(LOW))["vs_vllm"]
-    assert (row.verdict, row.run, row.reason) == ("fail", "low", "missed at B = 8 (0.90 of 1)")
+    assert (row.verdict, row.run, row.reason) == ("fail", "low", "missed: 0.90 of 1 at B = 8")
 
 
 def test_what_was_not_measured_has_no_verdict_but_a_reason():
@@ -107,7 +109,7 @@ def test_what_was_not_measured_has_no_verdict_but_a_reason():
     few = rows(run=result(LOW, repeat=1))["vs_vllm"]
     assert few.verdict == "not measured here" and "1 pair: a verdict takes 7" in few.reason
     other = rows(run=replace(result(MET), model="another"))["vs_vllm"]
-    assert other.reason == "no finished run of engine_speed this week has smollm2"
+    assert other.reason == "no finished run of engine_speed this week has measured smollm2"
 
 
 def test_findings_name_the_peer_the_date_what_missed_and_what_is_missing():

@@ -22,6 +22,7 @@ from qubic_lab.runs.page_numbers import read_pieces
 from qubic_lab.runs.report import render
 from qubic_lab.runs.week_report import SAMPLE
 from qubic_lab.studies import accuracy_comparison
+from qubic_lab.studies.acceptance import joined
 from qubic_lab.studies.finding import NOUN, PLACEHOLDER, RULES, say
 
 OTHERS = [tag for tag in LANGUAGES if tag != ENGLISH]
@@ -88,6 +89,44 @@ def test_findings_labels_and_recorded_texts_are_in_the_language_that_is_asked_fo
         assert translated_text("A text of a user's own notebook.") == "A text of a user's own notebook."
     assert translated_finding(found) == str(found)
     assert (translated("pass"), translated_text(caption)) == ("pass", caption)
+
+
+COMMAND = re.compile(r"qubic-lab \w+ \w+")
+ENGLISH_WORDS = re.compile(r"[A-Za-z']+(?: [A-Za-z']+){2}")
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_no_row_of_the_sample_stays_english(tag: str) -> None:
+    week = messages.read_week(messages.ROOT / "reports" / SAMPLE / "week.json")
+    texts = [text for row in week.rows for text in (row.what, row.target, row.measured, row.reason) if text]
+    texts += week.ledger.sentences() if week.ledger else []
+    texts += [each.judgement.reason for each in week.changes if each.judgement.reason]
+    with language(tag):
+        left = {each for each in texts if ENGLISH_WORDS.search(COMMAND.sub("", translated_text(each)))}
+    assert len(texts) > 100 and left == set()
+
+
+def test_parts_and_values_of_a_recorded_text_are_translated_too() -> None:
+    lost = say(
+        "{lost} lost, {twice} answered twice of {requests:request}, {interrupted} of them interrupted",
+        lost=0,
+        twice=0,
+        requests=1,
+        interrupted=1,
+    )
+    missing = say("missing: {missing}", missing=[say("NCCL on GPU"), say("replicas")])
+    gain = say(
+        "less {name} {value:points} points ({low:points} to {high:points})", name="x", value=0.069, low=0, high=1
+    )
+    with language("zh-TW"):
+        told = translated_text(joined(lost, missing, gain, "a text of one's own; and more"))
+    assert told.split("；") == [
+        "遺失 0，重複回答 0（共 1 個請求），其中 1 個被中斷",
+        "缺少：GPU 上的 NCCL、副本",
+        "減去x為 +6.9 個百分點（0 至 +100.0）",
+        "a text of one's own",
+        "and more",
+    ]
 
 
 def test_an_unknown_language_is_refused_by_name() -> None:

@@ -214,6 +214,7 @@ async def test_texts_of_messages_and_stops_in_all_their_forms() -> None:
     async with served(replica) as client:
         for stop in (None, "x", ["x", "y"]):
             body = {"messages": messages, "stop": stop, "top_p": 0.5, "top_k": 3, "ignore_eos": True, "temperature": 0}
+            body |= {"min_p": 0.1, "presence_penalty": -1, "frequency_penalty": 2, "logit_bias": {"5": -100, "0": 1.5}}
             assert (await client.post(CHAT, json=body)).status_code == 200
     assert [list(asked.sampling.stop) for asked in replica.asked] == [[], ["x"], ["x", "y"]]
     assert [(each.role, each.content) for each in replica.asked[0].messages] == [
@@ -224,6 +225,8 @@ async def test_texts_of_messages_and_stops_in_all_their_forms() -> None:
     ]
     sampling = replica.asked[0].sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.ignore_eos) == (0.0, 0.5, 3, True)
+    assert (sampling.min_p, sampling.presence_penalty, sampling.frequency_penalty) == (0.1, -1.0, 2.0)
+    assert dict(sampling.logit_bias) == {5: -100.0, 0: 1.5}
 
 
 async def test_what_changes_nothing_is_accepted() -> None:
@@ -259,8 +262,10 @@ async def test_what_changes_nothing_is_accepted() -> None:
         (CHAT, {"tools": [{"type": "function"}]}, "tools", "tools is not supported: this server calls no tools"),
         (CHAT, {"tool_choice": "required"}, "tool_choice", "calls no tools"),
         (CHAT, {"response_format": {"type": "json_object"}}, "response_format", "ask for JSON in the prompt"),
-        (CHAT, {"presence_penalty": 0.5}, "presence_penalty", "leave it out, or give 0"),
-        (CHAT, {"logit_bias": {"5": 1}}, "logit_bias", "is not supported"),
+        (CHAT, {"repetition_penalty": 1.1}, "repetition_penalty", "give presence_penalty or frequency_penalty"),
+        (CHAT, {"presence_penalty": 2.5}, "presence_penalty", "presence_penalty is '2.5'"),
+        (CHAT, {"logit_bias": {"5": 101}}, "logit_bias.5", "is '101'"),
+        (CHAT, {"logit_bias": {"05": 1}}, "logit_bias.05.[key]", "pattern"),
         (CHAT, {"top_logprobs": 2}, None, "top_logprobs is 2 without logprobs"),
         (CHAT, {"temperature": 2.5}, "temperature", "temperature is '2.5'"),
         (CHAT, {"n": 0}, "n", "n is '0'"),

@@ -145,13 +145,15 @@ def ask(
 def _stream(config: "PipelineConfig", request: Request) -> None:
     """Print the answer to one prompt as it comes, and then its speed and where the time went."""
     from qubic_lab.pipeline import Pipeline
+    from qubic_lab.pipeline.config import resolve_config
     from qubic_lab.trace import read_answer_times
 
+    model = str(resolve_config(config).folder)  # before anything is written
     with TemporaryDirectory(prefix="qubic-lab-") as folder:
         traced = request.sampling.max_new_tokens <= MOST_TRACED
         started_s = perf_counter()
         with progress_bar():
-            launched = Pipeline.launch(replace(config, trace=Path(folder) if traced else None))
+            launched = Pipeline.launch(replace(config, model=model, trace=Path(folder) if traced else None))
         with launched as pipeline:
             load_s = perf_counter() - started_s
             note_meaningless(pipeline.config.meaningless)

@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from qubic_lab.errors import check_choice
-from qubic_lab.studies.finding import PLACEHOLDER, Finding
+from qubic_lab.studies.acceptance import PARTS
+from qubic_lab.studies.finding import LIST, MISSING, NOUN, PLACEHOLDER, RULES, Finding
 
 ENGLISH = "en"
-LEAST_TEXT = 10
-"""Characters of a message beside its values; with fewer it would be found in any text."""
+LEAST_TEXT = 8
+"""Characters of a message beside its values; with fewer it would be found in any text, so its values are numbers."""
+ANYTHING = rf"(?:(?!{PARTS}).)+?"
+NUMBER = r"[-−+±]?\d[\d.,]*(?:\s?%)?"
+BEGINS_WITH_A_NUMBER = rf"(?:[-−+±=<]?\s?\d|unknown|{MISSING})(?:(?!{PARTS}).)*?"
 CATALOGUES = Path(__file__).parent / "locale"
 LANGUAGES = {ENGLISH: "English", "zh-TW": "繁體中文"}
 """The languages of a page by their tags (BCP 47), each with its own name."""
@@ -63,15 +67,26 @@ def translated_figure(finding: Finding) -> str:
 def translated_text(text: str) -> str:
     """Return a recorded English text, such as a caption, in the language used now.
 
-    The text is a message, or a message with its values filled in; another text stays as it is.
+    The text is a message, a message with its values filled in, or several of these with PARTS between them; another
+    text stays as it is.
     """
-    found = _catalogue(current_language())
-    if text in found or not found:
-        return found.get(text, text)
+    if current_language() == ENGLISH:
+        return text
+    return _recorded(text) or _translate(PARTS).join(_recorded(part) or part for part in text.split(PARTS))
+
+
+def _recorded(text: str) -> str | None:
+    """Translate a message whose values may be messages themselves, or lists of them; None: it is none."""
+    if found := _catalogue(current_language()).get(text):
+        return found
     for pattern, message in _patterns(current_language()):
         if filled := pattern.fullmatch(text):
-            return PLACEHOLDER.sub(lambda place: _translate(filled[place[1]]), message)
-    return text
+            return PLACEHOLDER.sub(lambda place: _value(filled[place[1]]), message)
+    return None
+
+
+def _value(text: str) -> str:
+    return _recorded(text) or _translate(LIST).join(_recorded(item) or item for item in text.split(LIST))
 
 
 def _translate(message: str) -> str:
@@ -103,18 +118,26 @@ def catalogue_file(tag: str) -> Path:
 @cache
 def _patterns(tag: str) -> list[tuple[re.Pattern[str], str]]:
     """Return the messages with values as patterns of texts in which these are filled in, the most specific first."""
-    bare = {each: PLACEHOLDER.sub("", each) for each in _catalogue(tag)}
-    known = (each for each, text in bare.items() if each != text and len(text) >= LEAST_TEXT)
+    bare = {each: PLACEHOLDER.sub(lambda place: _noun(place[2]), each) for each in _catalogue(tag)}
+    known = (each for each, text in bare.items() if each != text and text.strip())
     with_values = sorted(known, key=lambda each: len(bare[each]), reverse=True)
-    return [(re.compile(_pattern(each), re.DOTALL), _catalogue(tag)[each]) for each in with_values]
+    values = {each: ANYTHING if len(bare[each]) >= LEAST_TEXT else NUMBER for each in with_values}
+    return [(re.compile(_pattern(each, value), re.DOTALL), _catalogue(tag)[each]) for each, value in values.items()]
 
 
-def _pattern(message: str) -> str:
-    """Return a pattern of what a message becomes: each value is some text, and equal names have equal values."""
+def _noun(rule: str | None) -> str:
+    return rule if rule and rule not in RULES and NOUN.fullmatch(rule) else ""
+
+
+def _pattern(message: str, value: str) -> str:
+    """Return a pattern of what a message becomes: each value fits a pattern, and equal names have equal values."""
     parts, end, named = [], 0, set()
     for place in PLACEHOLDER.finditer(message):
+        name, noun = place[1], _noun(place[2])
+        shown = NUMBER if noun else BEGINS_WITH_A_NUMBER if place[2] and value == ANYTHING else value
         parts.append(re.escape(message[end : place.start()]))
-        parts.append(f"(?P={place[1]})" if place[1] in named else f"(?P<{place[1]}>.+?)")
-        named.add(place[1])
+        parts.append(f"(?P={name})" if name in named else f"(?P<{name}>{shown})")
+        parts.append(f" {re.escape(noun)}s?" if noun else "")
+        named.add(name)
         end = place.end()
     return "".join([*parts, re.escape(message[end:])])

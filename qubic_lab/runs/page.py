@@ -344,7 +344,8 @@ def show_table(
 
 def _column(name: str, values: Sequence[object]) -> Column:
     kind = "number" if is_numeric(values) else "prose" if is_prose(values) else "short"
-    return Column(_(heading(name)), kind, tuple(map(_, format_column(name, values))))
+    written = format_column(name, values)
+    return Column(_(heading(name)), kind, tuple(written if kind == "number" else map(translated_text, written)))
 
 
 def _details(runs: Sequence[ReportedRun], shown: set[str]) -> Iterator[RunDetails]:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qubic_lab.errors import InputError
-from qubic_lab.runs.language import ENGLISH, current_language, language
+from qubic_lab.runs.cells import in_words
+from qubic_lab.runs.language import ENGLISH, current_language, language, translated_text
 from qubic_lab.runs.language import translated as _
 from qubic_lab.runs.page import ShownPicture, ShownTable, WeekPage, make_page
 from qubic_lab.runs.summary import SIGNS, change_word, describe_shift, interval_sentence
 from qubic_lab.runs.week_index import days_of
 from qubic_lab.runs.week_report import KEPT, WeekReport, read_week
-from qubic_lab.studies.acceptance import Verdict
+from qubic_lab.studies.acceptance import AcceptanceRow, Verdict
 
 TEMPLATE = "report.typ"
 LATIN = ("Libertinus Serif",)
@@ -102,7 +103,7 @@ def page_values(page: WeekPage, folder: Path) -> Values:
             {
                 "verdict": _verdict(tile.verdict),
                 "count": tile.count,
-                "named": [f"{r.id} {_(r.what)}" for r in tile.named],
+                "named": [f"{row.id} {translated_text(row.what)}" for row in tile.named],
             }
             for tile in page.tiles
         ],
@@ -130,26 +131,31 @@ def _verdict(verdict: Verdict) -> Values:
 
 def _table(shown: ShownTable) -> Values:
     columns = [{"heading": column.heading, "kind": column.kind} for column in shown.columns]
-    more = _("{count} more rows are on the page.", count=shown.more) if shown.more else ""
+    more = _("More rows on the page: {count}.", count=shown.more) if shown.more else ""
     return {"columns": columns, "rows": shown.rows, "caption": f"{shown.caption} {more}".strip()}
 
 
 def _tables(report: WeekReport) -> Iterator[Values]:
     """Yield the acceptance table, what has changed, and where the numbers are from."""
     judged = [
-        (row.id, _(row.what), row.target, row.measured or "–", f"{SIGNS[row.verdict][0]} {_(row.verdict)}")
+        (row.id, *map(translated_text, (row.what, row.target, row.measured or "–")), _judged(row))
         for row in report.rows
         if row.measurable
     ]
-    yield _plain(_("Acceptance"), ("", *map(_, ("criterion", "target", "measured", "verdict"))), judged, "npppt")
+    yield _plain(_("Acceptance"), ("", _("What"), _("Target"), _("Measured"), _("Verdict")), judged, "npppp")
     changed = [
-        (each.study, each.measure, each.earlier_week or "–", describe_shift(each.judgement.shift), _(change_word(each)))
+        (
+            *map(in_words, (each.study, each.measure)),
+            each.earlier_week or "–",
+            describe_shift(each.judgement.shift),
+            _(change_word(each)),
+        )
         for each in report.changes
         if each.judgement.shift
     ]
     if changed:
-        head = ("study", "measure", "compared with", "change", "verdict")
-        yield _plain(_("Change"), tuple(map(_, head)), changed, "ppttt", interval_sentence(report.changes))
+        head = (_("Study"), _("Measure"), _("Compared with"), _("Change"), _("Verdict"))
+        yield _plain(_("Change"), head, changed, "ppttt", interval_sentence(report.changes))
     runs = [
         (
             run.name,
@@ -160,8 +166,13 @@ def _tables(report: WeekReport) -> Iterator[Values]:
         for run in report.runs
         if run.manifest
     ]
-    columns = ("run", "began (UTC)", "commit", "took")
-    yield _plain(_("Where the numbers come from"), tuple(map(_, columns)), runs, "pttt")
+    columns = (_("Run"), _("Began (UTC)"), _("Commit"), _("Took"))
+    yield _plain(_("Where the numbers come from"), columns, runs, "pttt")
+
+
+def _judged(row: AcceptanceRow) -> str:
+    verdict = f"{SIGNS[row.verdict][0]} {_(row.verdict)}"
+    return f"{verdict}: {translated_text(row.reason)}" if row.reason else verdict
 
 
 def _plain(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], kinds: str, note: str = "") -> Values:

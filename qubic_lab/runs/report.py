@@ -62,9 +62,7 @@ def render(page: WeekPage) -> str:
         .render(
             page=page,
             title=translated("Week {number} of {year}", number=int(page.report.week[6:]), year=page.report.week[:4]),
-            days=translated(
-                "{first} to {last}", first=first_day.strftime("%-d %B"), last=last_day.strftime("%-d %B %Y")
-            ),
+            days=translated("{first} to {last}", first=str(first_day), last=str(last_day)),
             signs=summary.SIGNS,
             words=summary,
             meanings=MEANINGS,

@@ -4,18 +4,21 @@ Each study holds its own criteria, with their targets, and judges them in a func
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from qubic_lab.bench.noise import QUIET, MachineNoise
-from qubic_lab.studies.style import percent
+from qubic_lab.studies.finding import Finding, say
 
 Verdict = Literal["pass", "fail", "partial", "measured, no benefit", "not measured here"]
+Text = str | Finding
 T = TypeVar("T")
 
+PARTS = "; "
+"""What stands between the parts of a row's text; no part has it in itself."""
 CONFIDENCE = 0.95
 """Of the intervals in the table."""
 MEANINGS: dict[Verdict, str] = {
@@ -73,13 +76,13 @@ class Criterion:
 
     def row(
         self,
-        measured: str,
+        measured: Text,
         verdict: Verdict | bool,
-        reason: str = "",
+        reason: Text = "",
         run: str | None = None,
         *,
-        few: str = "",
-        noisy: str = "",
+        few: Text = "",
+        noisy: Text = "",
         certain: bool | None = None,
     ) -> AcceptanceRow:
         """Return the row of a run; a verdict of True is a pass, of False a failure.
@@ -92,39 +95,46 @@ class Criterion:
             verdict = "pass" if verdict else "fail"
         verdict = "partial" if few and verdict == "pass" else verdict
         if noisy and verdict == "fail":
-            verdict, few = "not measured here", _joined(noisy, few)
+            verdict, few = "not measured here", joined(noisy, few)
         certain = certain if verdict == "fail" else None
         return AcceptanceRow(
-            self.id, self.what, self.target, measured, verdict, _joined(few, reason), run, certain=certain
+            self.id, self.what, self.target, str(measured), verdict, joined(few, reason), run, certain=certain
         )
 
-    def complete(self, measured: str, missing: list[str], run: str) -> AcceptanceRow:
+    def complete(self, measured: Text, missing: Sequence[Text], run: str) -> AcceptanceRow:
         """Return the row of a criterion that is met when nothing is missing."""
-        reason = f"missing: {', '.join(missing)}" if missing else ""
+        reason = say("missing: {missing}", missing=missing) if missing else ""
         return self.row(measured, "not measured here" if missing else "pass", reason, run)
 
-    def not_measured(self, more: str = "") -> AcceptanceRow:
+    def not_measured(self, more: Text = "") -> AcceptanceRow:
         """Return the row without a verdict: no run of the study recorded what it needs; `more` qualifies "no run"."""
-        return self.row("", "not measured here", f"no finished run of {self.study} this week{more}")
+        text = "no finished run of {study} this week {more}" if more else "no finished run of {study} this week"
+        return self.row("", "not measured here", say(text, study=self.study, more=more))
 
 
-def too_few(found: int, needed: int, what: str) -> str:
+def too_few(found: int, needed: int, what: Finding) -> Text:
     """Return in words how many a verdict takes; empty where as many were found."""
-    return f"{found:,} of the {needed:,} {what} that a verdict takes" if found < needed else ""
+    if found >= needed:
+        return ""
+    return say("{found} of the {needed} {what} that a verdict takes", found=found, needed=needed, what=what)
 
 
-def too_noisy(noise: MachineNoise | None) -> str:
+def too_noisy(noise: MachineNoise | None) -> Text:
     """Return in words that others used too much of the machine to call a time too long; empty where they did not."""
     if noise is None or noise.during <= QUIET:
         return ""
-    return (
-        f"machine too noisy: other processes used {percent(noise.during)} of its cores during the measurement, "
-        f"{percent(noise.before)} in the moment before; a verdict takes {percent(QUIET)} at most"
+    return say(
+        "machine too noisy: other processes used {during:percent} of its cores during the measurement, "
+        "{before:percent} in the moment before (a verdict takes {limit:percent} at most)",
+        during=noise.during,
+        before=noise.before,
+        limit=QUIET,
     )
 
 
-def _joined(*parts: str) -> str:
-    return "; ".join(filter(None, parts))
+def joined(*parts: Text) -> str:
+    """Join the texts of a row that are not empty, so that a page in another language finds each of them again."""
+    return PARTS.join(filter(None, map(str, parts)))
 
 
 def least_favourable(rows: Iterable[AcceptanceRow]) -> AcceptanceRow | None:
@@ -155,6 +165,6 @@ class WeekResults:
         return found
 
 
-def meaningless_note(meaningless: bool) -> str:
+def meaningless_note(meaningless: bool) -> Text:
     """Return what a verdict on random weights does not mean; empty for real weights."""
-    return "random weights: this shows the split, not a model's answers" if meaningless else ""
+    return say("random weights: this shows the split, not a model's answers") if meaningless else ""

@@ -15,7 +15,15 @@ from qubic_lab.evals.comparison import (
     TokenDifference,
 )
 from qubic_lab.stats import wilson_interval
-from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, WeekResults, meaningless_note, too_few
+from qubic_lab.studies.acceptance import (
+    CONFIDENCE,
+    AcceptanceRow,
+    Criterion,
+    WeekResults,
+    joined,
+    meaningless_note,
+    too_few,
+)
 from qubic_lab.studies.finding import Finding, answering, say
 from qubic_lab.studies.style import DARK, INK, Dot, columns, dots, magnitude, percent, rows
 
@@ -206,7 +214,7 @@ def identity_findings(comparison: SplitComparison) -> list[Finding]:
     if comparison.candidate:
         split = say("The split candidate {candidate}", candidate=comparison.candidate)
     values = {"split": split, "whole": comparison.model, "questions": questions, "key": same / questions}
-    values |= {"low": low, "high": high, "unit": say("of the questions"), "cases": len(cases)}
+    values |= {"low": low, "high": high, "unit": say("equal answers"), "cases": len(cases)}
     compared = [
         say(
             "{tokens} tokens were compared in {cases:case} ({dtypes}).",
@@ -405,7 +413,7 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
         run: each for run, each in found.items() if each.same_model and any(case.ranks > 1 for case in each.cases)
     }
     if not comparisons:
-        more = " split the model itself" if found else ""
+        more = say("split the model itself") if found else ""
         return [PIPELINE.not_measured(more), CONSISTENCY.not_measured(more)]
     return [_pipeline_row(comparisons), _consistency_row(comparisons)]
 
@@ -413,10 +421,11 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
 def _pipeline_row(comparisons: Mapping[str, SplitComparison]) -> AcceptanceRow:
     # "cuda:0" and "cuda" are the same kind of device.
     run_of_device = {compared.device.partition(":")[0]: run for run, compared in comparisons.items()}
-    backends = ", ".join(BACKENDS[device] for device in sorted(run_of_device))
+    backends = [say(BACKENDS[device]) for device in sorted(run_of_device)]
     most_ranks = max(case.ranks for compared in comparisons.values() for case in compared.cases)
-    missing = [BACKENDS[device] for device in sorted(BACKENDS.keys() - run_of_device.keys())]
-    return PIPELINE.complete(f"{backends}, up to {most_ranks} ranks", missing, next(iter(run_of_device.values())))
+    missing = [say(BACKENDS[device]) for device in sorted(BACKENDS.keys() - run_of_device.keys())]
+    measured = say("{backends}, up to {ranks:rank}", backends=backends, ranks=most_ranks)
+    return PIPELINE.complete(measured, missing, next(iter(run_of_device.values())))
 
 
 def _consistency_row(comparisons: Mapping[str, SplitComparison]) -> AcceptanceRow:
@@ -427,14 +436,26 @@ def _consistency_row(comparisons: Mapping[str, SplitComparison]) -> AcceptanceRo
     run, worst = min(comparisons.items(), key=lambda item: (consistency(item[1]), item[1].questions))
     questions, same = worst.questions, _same_questions(worst)
     low, high = wilson_interval(same, questions, CONFIDENCE)
+    tokens = say(
+        "{identity:percent} of the tokens in the worst case ({compared} compared in all)",
+        identity=worst.token_identity,
+        compared=tokens_compared(worst),
+    )
+    answers = say(
+        "{same} of {questions:question} identical in every case ({confidence:percent} interval {low:percent} to "
+        "{high:percent})",
+        same=same,
+        questions=questions,
+        confidence=CONFIDENCE,
+        low=low,
+        high=high,
+    )
     return CONSISTENCY.row(
-        f"{percent(worst.token_identity)} of the tokens in the worst case ({tokens_compared(worst):,} compared in "
-        f"all); {same} of {questions} questions identical in every case "
-        f"({percent(CONFIDENCE)} interval {percent(low)} to {percent(high)})",
+        joined(tokens, answers),
         consistency(worst) > CONSISTENCY_TARGET,
         meaningless_note(worst.meaningless),
         run,
-        few=too_few(questions, QUESTIONS_TARGET, "questions"),
+        few=too_few(questions, QUESTIONS_TARGET, say("questions")),
     )
 
 

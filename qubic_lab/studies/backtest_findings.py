@@ -31,16 +31,19 @@ def _headline(real: Sequence[Family]) -> Finding:
     best = min((family.verdict for family in real), key=lambda verdict: verdict.p)
     low, high = best.interval or (None, None)
     values: Row = {"evidence": sum(family.evidence for family in real), "families": len(real)}
-    values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("Sharpe ratio a year, after costs")}
+    values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("Sharpe a year")}
     if values["evidence"]:
         text = (
-            "{evidence} of {families:set} of real signals predict after costs; the best Sharpe ratio is {key:.2f} a "
-            "year."
+            "{evidence} of {families:set} of real signals show more than luck after costs; the best Sharpe ratio is "
+            "{key:.2f}."
         )
     elif best.sharpe is None:
-        text = "None of {families:set} of real signals predicts after costs."
+        text = "None of {families:set} of real signals shows more than luck after costs."
     else:
-        text = "None of {families:set} of real signals predicts after costs; the best Sharpe ratio is {key:.2f} a year."
+        text = (
+            "None of {families:set} of real signals shows more than luck after costs; the best Sharpe ratio is "
+            "{key:.2f}."
+        )
     return say(text, **values)
 
 

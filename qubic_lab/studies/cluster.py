@@ -20,18 +20,19 @@ from qubic_lab.bench.result import LEAST_FOR_P95
 from qubic_lab.bench.scale import ScaleResult
 from qubic_lab.bench.vote_load import VoteLoadResult, capacity
 from qubic_lab.studies.acceptance import (
-    CONFIDENCE,
     AcceptanceRow,
     Criterion,
+    Text,
     Verdict,
     WeekResults,
+    joined,
     least_favourable,
     too_few,
     too_noisy,
 )
 from qubic_lab.studies.cluster_scale import ScaleOnPaper, paper_findings, process_finding
-from qubic_lab.studies.finding import Finding, answering, say
-from qubic_lab.studies.style import DARK, INK, OUTAGE, PALE, WIDE, Dot, dots, interval, percent, plot, rows
+from qubic_lab.studies.finding import Finding, answering, estimate, say
+from qubic_lab.studies.style import DARK, INK, OUTAGE, PALE, WIDE, Dot, dots, plot, rows
 
 Row = dict[str, Any]
 
@@ -44,8 +45,8 @@ INTERRUPTED_TARGET = 59
 """Of as many requests none lost says that fewer than 5 % are, with 95 % confidence: 0.95 ** 59 < 0.05."""
 NODE_LIMIT_S = 10.0
 """A failed node must get no more requests after this time, and may be chosen again this long after its return."""
-NOTHING_ON_IT = "no request was on the node that was killed"
-NOT_ONCE = "not every request was answered once"
+NOTHING_ON_IT = say("no request was on the node that was killed")
+NOT_ONCE = say("not every request was answered once")
 BALANCE = Criterion(
     "10.4",
     "Load balancing",
@@ -252,12 +253,13 @@ def _headline(failover: FailoverResult, dispatch: DispatchResult) -> Finding:
         )
     if added is None:
         return say(
-            "All {requests:request} got every token once though {node} was killed; without a failure, none was "
+            "Nothing of {requests:request} was lost or doubled when {node} was killed; without a failure, none was "
             "answered correctly.",
             **values,
         )
     return say(
-        "All {requests:request} got every token once though {node} was killed; a coordinator adds {key:.0f} ms at p95.",
+        "Nothing of {requests:request} was lost or doubled when {node} was killed; a coordinator adds {key:.0f} ms "
+        "(p95).",
         key=added.p95,
         low=added.p95_low,
         high=added.p95_high,
@@ -374,9 +376,9 @@ def _balance_row(week: WeekResults) -> AcceptanceRow:
     if not found:
         return BALANCE.not_measured()
     even, requests, run, counts = min(found)
-    measured = f"{', '.join(map(str, counts))} of {requests} requests"
-    few = too_few(requests, BALANCED_REQUESTS, "requests")
-    return BALANCE.row(measured, even, "the coordinator's balancer, simulated nodes", run, few=few)
+    measured = say("{counts} of {requests:request}", counts=counts, requests=requests)
+    few = too_few(requests, BALANCED_REQUESTS, say("requests"))
+    return BALANCE.row(measured, even, say("the coordinator's balancer, simulated nodes"), run, few=few)
 
 
 def _queue_row(week: WeekResults) -> AcceptanceRow:
@@ -389,14 +391,18 @@ def _queue_row(week: WeekResults) -> AcceptanceRow:
     results = [each for _, each in all_runs]
     lost, twice = sum(each.lost for each in results), sum(each.duplicated for each in results)
     interrupted = sum(map(_interrupted, results))
-    killed = [*map(_killed, failovers.values()), *(f"{each.disturbed} workers were killed" for each in queues.values())]
-    measured = (
-        f"{lost} lost, {twice} answered twice of {sum(map(_requests, results)):,} requests, "
-        f"{interrupted} of them interrupted; {'; '.join(killed)}"
+    killed = [say("{workers:worker} killed", workers=each.disturbed) for each in queues.values()]
+    counted = say(
+        "{lost} lost, {twice} answered twice of {requests:request}, {interrupted} of them interrupted",
+        lost=lost,
+        twice=twice,
+        requests=sum(map(_requests, results)),
+        interrupted=interrupted,
     )
+    measured = joined(counted, *map(_killed, failovers.values()), *killed)
     if not (lost or twice or interrupted):
         return QUEUE.row(measured, "not measured here", NOTHING_ON_IT, run)
-    few = too_few(interrupted, INTERRUPTED_TARGET, "interrupted requests")
+    few = too_few(interrupted, INTERRUPTED_TARGET, say("interrupted requests"))
     return QUEUE.row(measured, not (lost or twice), "", run, few=few)
 
 
@@ -412,9 +418,11 @@ def _interrupted(result: FailoverResult | QueueResult) -> int:
 
 
 def _killed(failover: FailoverResult) -> str:
-    failures = failover.failures
-    too = f", {failures.coordinator} while it answered {len(failover.left_coordinator)}" if failures.coordinator else ""
-    return f"{failures.node} was killed while it answered {len(failover.left_node)}{too}"
+    killed = [(failover.failures.node, failover.left_node)]
+    if failover.failures.coordinator:
+        killed.append((failover.failures.coordinator, failover.left_coordinator))
+    text = "{member} was killed while it answered {left:request}"
+    return joined(*(say(text, member=member, left=len(left)) for member, left in killed))
 
 
 def _coordinator_row(week: WeekResults) -> AcceptanceRow:
@@ -425,21 +433,23 @@ def _coordinator_row(week: WeekResults) -> AcceptanceRow:
     # No right answer, no latency: that is the least favourable.
     p95_ms = {run: result.added_ms.p95 if result.added_ms else math.inf for run, result in results.items()}
     run = max(p95_ms, key=lambda run: (results[run].errors, p95_ms[run]))
-    worst, said = results[run], "no latency"
+    worst = results[run]
+    values: Row = {"requests": worst.requests, "clients": worst.concurrency}
+    said = say("no latency of {requests:request} from {clients:client}", **values)
     if added := worst.added_ms:
-        known = interval(added.p95_low, added.p95_high, ".0f", "ms", percent(CONFIDENCE))
-        said = f"p95 {added.p95:.0f} ms{known and f' ({known})'}"
+        p95 = estimate(added.p95, added.p95_low, added.p95_high)
+        said = say("p95 {p95:.0f} ms of {requests:request} from {clients:client}", p95=p95, **values)
     few = (
-        too_few(worst.concurrency, CONCURRENCY_TARGET, "clients"),
-        too_few(worst.requests, LEAST_FOR_P95, "requests"),
+        too_few(worst.concurrency, CONCURRENCY_TARGET, say("clients")),
+        too_few(worst.requests, LEAST_FOR_P95, say("requests")),
     )
+    shared = "clients, coordinator and nodes, whose model is a wait of {seconds:g} s, share one machine"
     return COORDINATOR.row(
-        f"{said} of {worst.requests} requests from {worst.concurrency} clients; "
-        f"{worst.errors} without their right answer",
+        joined(said, say("{errors} without their right answer", errors=worst.errors)),
         p95_ms[run] < ADDED_TARGET_MS and not worst.errors,
-        f"clients, coordinator and nodes, whose model is a wait of {worst.seconds:g} s, share one machine",
+        say(shared, seconds=worst.seconds),
         run,
-        few=", ".join(filter(None, few)),
+        few=joined(*few),
         noisy="" if worst.errors else too_noisy(worst.noise),
     )
 
@@ -452,17 +462,21 @@ def _failover_row(week: WeekResults) -> AcceptanceRow:
 def _row_of(run: str, failover: FailoverResult) -> AcceptanceRow:
     noticed_s, back_s = _after_failure_s(failover)
     requests = failover.plan.requests
-    measured = (
-        f"{requests - len(failover.wrong)} of {requests} requests answered whole and once; {_killed(failover)}; "
-        f"{_after('noticed', noticed_s)}, {_after('back', back_s)}"
+    whole = say(
+        "{whole} of {requests:request} answered whole and once",
+        whole=requests - len(failover.wrong),
+        requests=requests,
     )
+    noticed = say("not noticed in the run") if noticed_s is None else say("noticed after {s:.1f} s", s=noticed_s)
+    back = say("not back in the run") if back_s is None else say("back after {s:.1f} s", s=back_s)
+    measured = joined(whole, _killed(failover), noticed, back)
     verdict, reason = _judge_failover(failover)
     # Only of times is nothing said; what was lost is lost on any machine.
     noisy = "" if reason == NOT_ONCE else too_noisy(failover.noise)
     return FAILOVER.row(measured, verdict, reason, run, noisy=noisy)
 
 
-def _judge_failover(failover: FailoverResult) -> tuple[Verdict, str]:
+def _judge_failover(failover: FailoverResult) -> tuple[Verdict, Text]:
     if failover.wrong or failover.lost or failover.duplicated:
         return "fail", NOT_ONCE
     times_s = _after_failure_s(failover)
@@ -475,8 +489,8 @@ def _judge_failover(failover: FailoverResult) -> tuple[Verdict, str]:
         looked_s = max(stream.ended_s or 0.0 for stream in failover.streams) - failover.failures.started_s
         if looked_s >= NODE_LIMIT_S:
             return "fail", ""
-        return "not measured here", f"the run ended {looked_s:.1f} s after the node was started again"
-    return "pass", "the nodes' model is a wait"
+        return "not measured here", say("the run ended {s:.1f} s after the node was started again", s=looked_s)
+    return "pass", say("the nodes' model is a wait")
 
 
 def _after_failure_s(failover: FailoverResult) -> tuple[float | None, float | None]:
@@ -484,7 +498,3 @@ def _after_failure_s(failover: FailoverResult) -> tuple[float | None, float | No
     failures, shut_s, open_s = failover.failures, failover.shut_s, failover.open_s
     noticed_s = None if shut_s is None else shut_s - failures.killed_s
     return noticed_s, None if open_s is None else open_s - failures.started_s
-
-
-def _after(what: str, seconds: float | None) -> str:
-    return f"not {what} in the run" if seconds is None else f"{what} after {seconds:.1f} s"

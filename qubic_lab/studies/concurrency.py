@@ -13,16 +13,16 @@ from qubic_lab.bench.pace import Pace
 from qubic_lab.bench.prediction import PredictionResult
 from qubic_lab.bench.result import LEAST_FOR_P95
 from qubic_lab.studies.acceptance import (
-    CONFIDENCE,
     AcceptanceRow,
     Criterion,
     WeekResults,
+    joined,
     meaningless_note,
     too_few,
     too_noisy,
 )
-from qubic_lab.studies.finding import Finding, answering, extent, say
-from qubic_lab.studies.style import DARK, INK, PALE, Dot, dots, interval, percent, plot
+from qubic_lab.studies.finding import Finding, answering, estimate, extent, say
+from qubic_lab.studies.style import DARK, INK, PALE, Dot, columns, dots, plot
 
 QUESTION = "speed"
 Measure = tuple[str, Sequence[float], str, str, Sequence[float]]
@@ -154,18 +154,25 @@ def _latency_row(week: WeekResults) -> AcceptanceRow:
     nearest = {run: level for run, level in nearest.items() if level.clients >= CLIENTS_TARGET} or nearest
     run, level = max(nearest.items(), key=lambda item: item[1].p95_s)
     unchanged = all(each.answers_unchanged for result in results.values() for each in result.levels)
-    known = interval(level.p95_low_s, level.p95_high_s, ".2f", "s", percent(CONFIDENCE))
-    measured = (
-        f"p95 {level.p95_s:.2f} s{known and f' ({known})'} of {level.requests} requests from {level.clients} clients; "
-        f"answers {'unchanged at every level' if unchanged else 'changed by concurrency'}"
+    few = (
+        too_few(level.clients, CLIENTS_TARGET, say("clients")),
+        too_few(level.requests, LEAST_FOR_P95, say("requests")),
     )
-    few = (too_few(level.clients, CLIENTS_TARGET, "clients"), too_few(level.requests, LEAST_FOR_P95, "requests"))
+    p95 = level.p95_s if few[1] else estimate(level.p95_s, level.p95_low_s, level.p95_high_s)
+    measured = joined(
+        say(
+            "p95 {p95:.2f} s of {requests:request} from {clients:client}",
+            p95=p95,
+            **columns(level, "requests", "clients"),
+        ),
+        say("answers unchanged at every level" if unchanged else "answers changed by concurrency"),
+    )
     return LATENCY.row(
         measured,
         level.p95_s < P95_TARGET_S and unchanged,
         meaningless_note(results[run].meaningless),
         run,
-        few=", ".join(filter(None, few)),
+        few=joined(*few),
         noisy=too_noisy(results[run].noise) if unchanged else "",
     )
 
@@ -178,20 +185,21 @@ def _benchmark_row(week: WeekResults) -> AcceptanceRow:
     }
     predictions, memories = week.read("prediction", PredictionResult), week.read("memory", MemoryResult)
     cells = [cell for result in predictions.values() for cell in result.cells]
-    has = {
-        "single against concurrent": 1 in levels and len(levels) > 1,
-        "memory of each rank": bool(memories),
-        "one node": any(cell.ranks == 1 for cell in cells),
-        "replicas": any(cell.strategy == REPLICAS for cell in cells),
-    }
-    if not any(has.values()):
+    several = 1 in levels and len(levels) > 1
+    has = (
+        (say("single against concurrent"), several),
+        (say("memory of each rank"), bool(memories)),
+        (say("one node"), any(cell.ranks == 1 for cell in cells)),
+        (say("replicas"), any(cell.strategy == REPLICAS for cell in cells)),
+    )
+    measured = [what for what, there in has if there]
+    if not measured:
         return BENCHMARK.not_measured()
-    measured = ", ".join(what for what, there in has.items() if there)
-    if has["single against concurrent"]:
+    if several:
         ratio = levels[max(levels)][1].tokens_per_s / levels[1][1].tokens_per_s
-        measured += f": {max(levels)} clients get {ratio:.1f} × the tokens/s of one"
+        measured.append(say("{clients:client} get {ratio:.1f} × the tokens/s of one", clients=max(levels), ratio=ratio))
     sources = [*(run for run, _ in levels.values()), *predictions, *memories]
-    return BENCHMARK.complete(measured, [what for what, there in has.items() if not there], sources[0])
+    return BENCHMARK.complete(joined(*measured), [what for what, there in has if not there], sources[0])
 
 
 def latencies(result: ConcurrencyResult) -> Figure:

@@ -9,9 +9,19 @@ from matplotlib.figure import Figure
 from qubic_lab.evals.consensus_eval import ANY, ConsensusEvaluation, VoteEvaluation
 from qubic_lab.evals.paired import MeanEstimate
 from qubic_lab.evals.self_consistency import ALL, Gain
-from qubic_lab.studies.acceptance import CONFIDENCE, AcceptanceRow, Criterion, Verdict, WeekResults, too_few
-from qubic_lab.studies.consensus_findings import reports, verdict
-from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, dots, percent, plot, points, rows
+from qubic_lab.studies.acceptance import (
+    CONFIDENCE,
+    AcceptanceRow,
+    Criterion,
+    Text,
+    Verdict,
+    WeekResults,
+    joined,
+    too_few,
+)
+from qubic_lab.studies.consensus_findings import VERDICTS, reports, verdict
+from qubic_lab.studies.finding import Finding, say
+from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, columns, dots, percent, plot, points, rows
 
 VOTED_QUESTIONS_TARGET = 300
 CALIBRATED_VOTES_TARGET = 200
@@ -164,16 +174,12 @@ def diversity_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
     ]
 
 
-def _difference_text(difference: MeanEstimate) -> str:
-    return f"{_signed_points(difference.value)} points ({_point_interval(difference)})"
-
-
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
     """Judge the calibration of confidences, and votes against single answers; random weights show neither."""
     found = week.read("consensus", ConsensusEvaluation)
     results = {run: each for run, each in found.items() if not each.meaningless}
     if not results:
-        more = " had a model with real weights" if found else ""
+        more = say("had a model with real weights") if found else ""
         return [CALIBRATION.not_measured(more), VOTES.not_measured(more)]
     return [_calibration_row(results), _votes_row(results)]
 
@@ -183,54 +189,65 @@ def _calibration_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
         run: each for run, result in results.items() for each in result.votes.calibrated if each.question_type == ANY
     }
     if not calibrated:
-        return CALIBRATION.not_measured(" asked enough questions to calibrate")
+        return CALIBRATION.not_measured(say("asked enough questions to calibrate"))
     reports = {run: each.report for run, each in calibrated.items()}
     run, worst = max(reports.items(), key=lambda item: item[1].ece - item[1].ece_if_calibrated_95)
     low, high = worst.ece_interval
     fewest = min(calibrated[run].development, worst.items)
+    error = say(
+        "ECE {ece:.3f} ({confidence:percent} interval {low:.3f} to {high:.3f}), up to {chance:.3f} by chance alone",
+        ece=worst.ece,
+        confidence=CONFIDENCE,
+        low=low,
+        high=high,
+        chance=worst.ece_if_calibrated_95,
+    )
+    votes = say("Brier score {brier:.3f} of {votes:vote}", brier=worst.brier, votes=worst.items)
     return CALIBRATION.row(
-        f"ECE {worst.ece:.3f} ({percent(CONFIDENCE)} interval {low:.3f} to {high:.3f}), up to "
-        f"{worst.ece_if_calibrated_95:.3f} by chance alone; Brier {worst.brier:.3f}; {worst.items} votes"
-        f"{_asked(results[run])}",
+        joined(error, votes, _asked(results[run])),
         worst.ece <= worst.ece_if_calibrated_95,
         "",
         run,
-        few=too_few(fewest, CALIBRATED_VOTES_TARGET, "votes to calibrate on, or to judge that by,"),
+        few=too_few(fewest, CALIBRATED_VOTES_TARGET, say("votes to calibrate on, or to judge that by,")),
     )
 
 
 def _votes_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
     found = {run: each.votes for run, each in results.items()}
     enough = {run: votes for run, votes in found.items() if votes.questions >= VOTED_QUESTIONS_TARGET} or found
-    run, votes = min(enough.items(), key=lambda item: min(each.low for each in _vote_gains(item[1]).values()))
+    run, votes = min(enough.items(), key=lambda item: min(each.low for _, each in _vote_gains(item[1])))
     gains = _vote_gains(votes)
-    said = {name: verdict(each) for name, each in gains.items()}
-    judged: Verdict = "pass" if set(said.values()) == {"better"} else "measured, no benefit"
-    if "worse" in said.values():
+    said = [(name, verdict(each)) for name, each in gains]
+    judged: Verdict = "pass" if {each for _, each in said} == {"better"} else "measured, no benefit"
+    if "worse" in {each for _, each in said}:
         judged = "fail"
-    few = too_few(votes.questions, VOTED_QUESTIONS_TARGET, "questions")
-    differences = "; ".join(f"less {name} {_difference_text(each)}" for name, each in gains.items())
+    few = too_few(votes.questions, VOTED_QUESTIONS_TARGET, say("questions"))
+    less = "less {name} {value:points} points ({low:points} to {high:points})"
     return VOTES.row(
-        f"a vote of {votes.k} on {votes.questions} questions{_asked(results[run])}, {differences}",
+        joined(
+            say("a vote of {k} on {questions:question}", k=votes.k, questions=votes.questions),
+            _asked(results[run]),
+            *(say(less, name=name, **columns(each, "value", "low", "high")) for name, each in gains),
+        ),
         "partial" if few else judged,
-        "; ".join(f"against {name}: {each}" for name, each in said.items()),
+        joined(*(say("against {name}: {verdict}", name=name, verdict=say(VERDICTS[each])) for name, each in said)),
         run,
         few=few,
         certain=True,  # worse is said only of a whole interval
     )
 
 
-def _asked(result: ConsensusEvaluation) -> str:
-    return f" (asked on {result.asked_utc[:10]})" if result.asked_utc else ""
+def _asked(result: ConsensusEvaluation) -> Text:
+    return say("asked on {day}", day=result.asked_utc[:10]) if result.asked_utc else ""
 
 
-def _vote_gains(votes: VoteEvaluation) -> dict[str, MeanEstimate]:
+def _vote_gains(votes: VoteEvaluation) -> list[tuple[Finding, MeanEstimate]]:
     """Return what the vote has over each kind of single answer."""
-    return {
-        "one sample": votes.gains[ALL].difference,
-        "the greedy answer": votes.greedy_gains[ALL].difference,
-        "a longer greedy answer at equal tokens": votes.equal_tokens.gain.difference,
-    }
+    return [
+        (say("one sample"), votes.gains[ALL].difference),
+        (say("the greedy answer"), votes.greedy_gains[ALL].difference),
+        (say("a longer greedy answer at equal tokens"), votes.equal_tokens.gain.difference),
+    ]
 
 
 def tokens_curve(result: ConsensusEvaluation) -> Figure:

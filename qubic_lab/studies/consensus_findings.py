@@ -11,8 +11,9 @@ from qubic_lab.studies.finding import Finding, answering, estimate, say
 
 QUESTION = "voting"
 SMALL_P = 0.05
-SHOWN = {"better": "ahead", "worse": "behind", "no difference shown": "unclear"}
-"""Each verdict in a word."""
+SHOWN = {"better": "ahead of", "worse": "behind", "no difference shown": "level with"}
+"""Where a vote stands by each verdict."""
+VERDICTS = {each: each for each in SHOWN}
 KINDS = {name: name for name in ("any", "factual", "analytical", "technical", "creative")}
 LEVELS = {each: each.value for each in ConfidenceLevel}
 
@@ -52,16 +53,16 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
     ]
     said = [
         say(
-            "A vote of {k} against one sample: {sample}; against greedy: {greedy}; against longer greedy at equal "
-            "tokens: {longer} ({key:points} points).",
+            "A vote of {k} is {longer} one equally costly answer ({key:points} points), {sample} a sample, {greedy} "
+            "greedy.",
             k=votes.k,
-            sample=say(SHOWN[verdict(gain.difference)]),
-            greedy=say(SHOWN[verdict(greedy)]),
             longer=say(SHOWN[verdict(longer)]),
             key=longer.value,
             low=longer.low,
             high=longer.high,
-            unit=say("points over longer greedy"),
+            unit=say("points"),
+            sample=say(SHOWN[verdict(gain.difference)]),
+            greedy=say(SHOWN[verdict(greedy)]),
         ),
         say(
             "The vote of {model} is right on {vote:percent} of {questions:question}, one sample on {sample:percent}, "

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from qubic_lab.bench.engine import EngineResult, SpeedRatio
-from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note, too_noisy
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, joined, meaningless_note, too_noisy
 from qubic_lab.studies.engine_figures import COLUMNS
 from qubic_lab.studies.finding import Finding, answering, say
-from qubic_lab.studies.style import columns, counted
+from qubic_lab.studies.style import columns
 
 Row = dict[str, Any]
 
@@ -166,10 +166,6 @@ def _headline(result: EngineResult) -> Finding:
     )
 
 
-def _batches(target: SpeedTarget, ratios: list[SpeedRatio]) -> str:
-    return ", ".join(f"B = {each.batch} ({each.median:.2f} of {target.least[each.batch]:g})" for each in ratios)
-
-
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
     """Judge each target by the least favourable run that measured it."""
     return list(_rows(week.read("engine_speed", EngineResult)))
@@ -177,14 +173,17 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
 
 def _rows(results: Mapping[str, EngineResult]) -> Iterator[AcceptanceRow]:
     for number, target in enumerate(TARGETS, start=1):
-        least = ", ".join(f"{value:g} at B = {batch}" for batch, value in target.least.items())
-        long = f" at prompts of {target.prompt_tokens} tokens" if target.prompt_tokens != PROMPT_TOKENS else ""
-        what = f"Speed of {target.models[0]}{long}: {WHAT[target.name]}"
-        criterion = Criterion(f"11.8.{number}", what, f"{target.name} ≥ {least}", "engine_speed")
+        least = [say("{value:g} at B = {batch}", value=value, batch=batch) for batch, value in target.least.items()]
+        text = "Speed of {model}: {what}"
+        if target.prompt_tokens != PROMPT_TOKENS:
+            text = "Speed of {model} at prompts of {tokens} tokens: {what}"
+        what = say(text, model=target.models[0], tokens=target.prompt_tokens, what=say(WHAT[target.name]))
+        asked = say("a ratio of at least {least}", least=least)
+        criterion = Criterion(f"11.8.{number}", str(what), str(asked), "engine_speed")
         of_model = {run: result for run, result in results.items() if target.concerns(result)}
         judged = [_row(criterion, target, run, result) for run, result in of_model.items()]
         order = ("fail", "pass", "not measured here")  # runs may share the ratios between them
-        unmeasured = criterion.not_measured(f" has {target.models[0]}" if results else "")
+        unmeasured = criterion.not_measured(say("has measured {model}", model=target.models[0]) if results else "")
         yield min(judged, key=lambda row: order.index(row.verdict), default=unmeasured)
 
 
@@ -192,17 +191,27 @@ def _row(criterion: Criterion, target: SpeedTarget, run: str, result: EngineResu
     found, missed = target.found(result), target.missed(result)
     if not found:
         return criterion.row("", "not measured here", missing(result).get(target.name, "at other batches only"), run)
-    measured = ", ".join(f"{each.text()} at B = {batch}" for batch, each in found.items())
+    at = "{median:.2f} ({low:.2f} to {high:.2f}) at B = {batch}"
+    ratios = [say(at, **columns(each, "median", "low", "high", "batch")) for each in found.values()]
     absent = [f"B = {batch}" for batch in target.least if batch not in found]
-    reasons = [
-        f"missed at {_batches(target, missed)}" if missed else "",
-        f"not measured: {', '.join(absent)}" if absent else "",
-        f"{counted(result.repeat, 'pair')}: a verdict takes {PAIRS}" if result.repeat < PAIRS else "",
-        meaningless_note(result.meaningless),
+    short = [
+        say(
+            "{median:.2f} of {least:g} at B = {batch}",
+            least=target.least[each.batch],
+            **columns(each, "median", "batch"),
+        )
+        for each in missed
     ]
-    reason = "; ".join(filter(None, reasons))
+    reason = joined(
+        say("missed: {missed}", missed=short) if short else "",
+        say("not measured: {absent}", absent=absent) if absent else "",
+        say("{pairs:pair}: a verdict takes {needed}", pairs=result.repeat, needed=PAIRS)
+        if result.repeat < PAIRS
+        else "",
+        meaningless_note(result.meaningless),
+    )
+    measured = say("measured on {day}: {ratios}", day=result.measured_utc[:10], ratios=ratios)
     if result.repeat < PAIRS or (absent and not missed):
         return criterion.row(measured, "not measured here", reason, run)
-    measured = f"{measured} on {result.measured_utc[:10]}"
     certain = any(each.high < target.least[each.batch] for each in missed)
     return criterion.row(measured, not missed, reason, run, noisy=too_noisy(result.noise), certain=certain)

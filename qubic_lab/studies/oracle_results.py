@@ -11,8 +11,10 @@ from typing import Any
 
 from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
 from qubic_lab.stats import BrierParts, ReliabilityBin, mcnemar_exact
-from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, Verdict, WeekResults, too_few
+from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, Verdict, WeekResults, joined, too_few
 from qubic_lab.studies.anomaly_trials import RocCurve
+from qubic_lab.studies.finding import Finding, estimate, say
+from qubic_lab.studies.style import columns
 
 ALPHA = 0.05
 LARGE = 8.0
@@ -47,16 +49,8 @@ class RecordedEstimate:
         return cls(None if math.isnan(value) else value, low, high)
 
 
-def estimate_text(
-    estimate: RecordedEstimate | IntervalEstimate, unit: str = "", scale: float = 1.0, digits: int = 1
-) -> str:
-    """Return a value with its interval, as far as they are known."""
-    if estimate.value is None:
-        return "unknown"
-    value = f"{scale * estimate.value:.{digits}f}{unit}"
-    if estimate.low is None or estimate.high is None:
-        return f"{value} (too few for an interval)"
-    return f"{value} ({scale * estimate.low:.{digits}f} to {scale * estimate.high:.{digits}f})"
+def _known(found: RecordedEstimate | IntervalEstimate, digits: int = 3) -> Finding:
+    return estimate(*(None if each is None else round(each, digits) for each in (found.value, found.low, found.high)))
 
 
 @dataclass(frozen=True)
@@ -95,16 +89,21 @@ class SignalsRecord:
     def text(self) -> str:
         """Say for how many series there is evidence, and name the most likely one."""
         evidence = [each.title for each in self.studies if each.evidence]
-        said = f"evidence in {len(evidence)} ({'; '.join(evidence)})" if evidence else "no evidence"
-        said = f"sentiment of collected texts: {said} of {len(self.studies)} series"
+        text = "sentiment of collected texts: no evidence in {series} series"
+        if evidence:
+            text = "sentiment of collected texts: evidence in {count} of {series} series ({titles})"
+        said = say(text, count=len(evidence), series=len(self.studies), titles=evidence)
         known = [each.best for each in self.studies if each.best]
         if not known:
-            return said
+            return str(said)
         best = min(known, key=lambda each: each.p_corrected)
-        return (
-            f"{said}; most likely is IC {best.ic:.3f} (95 % interval {best.low:.3f} to {best.high:.3f}), "
-            f"p = {best.p_corrected:.2g} of all tests, {best.pairs} pairs"
+        likely = say(
+            "most likely is an information coefficient of {ic:.3f} (95 % interval {low:.3f} to {high:.3f}), p {p:p} of "
+            "all tests, {pairs:pair}",
+            p=best.p_corrected,
+            **columns(best, "ic", "low", "high", "pairs"),
         )
+        return joined(said, likely)
 
 
 @dataclass(frozen=True)
@@ -150,11 +149,17 @@ class ForecastsRecord:
         shortest = self.shortest
         if not shortest or not (coverage := shortest[0].coverage_80) or not (ece := shortest[0].ece):
             return ""
-        ratios = ", ".join(estimate_text(each.error_ratio, digits=3) for each in shortest if each.error_ratio)
-        return (
-            f"forecasts of {', '.join(str(each.hours) for each in shortest)} h from bars of {shortest[0].bars}: error "
-            f"over that of a random walk {ratios}; 80 % intervals held {estimate_text(coverage, ' %', 100)}; ECE of "
-            f"their chance of a rise {ece.value:.3f} ({ece.chance_95:.3f} by chance)"
+        return joined(
+            say(
+                "forecasts of {hours} h from bars of {bars}: error over that of a random walk {ratios:.3f}",
+                hours=[each.hours for each in shortest],
+                bars=shortest[0].bars,
+                ratios=[_known(each.error_ratio) for each in shortest if each.error_ratio],
+            ),
+            say("80 % intervals held {held:percent}", held=_known(coverage)),
+            say(
+                "ECE of their chance of a rise {ece:.3f} ({chance:.3f} by chance)", ece=ece.value, chance=ece.chance_95
+            ),
         )
 
 
@@ -187,8 +192,10 @@ class AnomaliesRecord:
         """Name the least area under the curves of large anomalies; empty where there are none."""
         if (worst := self.worst) is None:
             return ""
-        area = f"area of at least {worst.auc:.3f} ({worst.low:.3f} to {worst.high:.3f}, {worst.kind})"
-        return f"anomalies of {LARGE:g} deviations and more: {area}"
+        text = (
+            "anomalies of {large:g} deviations and more: area of at least {auc:.3f} ({low:.3f} to {high:.3f}, {kind})"
+        )
+        return str(say(text, large=LARGE, **columns(worst, "auc", "low", "high", "kind")))
 
 
 @dataclass(frozen=True)
@@ -225,11 +232,11 @@ class ConfidenceRecord:
 
     def text(self) -> str:
         """Name the calibration error with its interval."""
-        ece = self.ece
-        return (
-            f"confidence in sentiment: ECE {ece.value:.3f} ({ece.low:.3f} to {ece.high:.3f}; up to "
-            f"{ece.chance_95:.3f} by chance), {self.headlines} headlines"
+        text = (
+            "confidence in sentiment: ECE {value:.3f} ({low:.3f} to {high:.3f}, up to {chance_95:.3f} by chance), "
+            "{headlines:headline}"
         )
+        return str(say(text, headlines=self.headlines, **columns(self.ece, "value", "low", "high", "chance_95")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +264,22 @@ class WorthRecord:
         """Name precision, recall, false alarms and lead time."""
         assert self.ours is not None
         ours = self.ours
-        return (
-            f"bars of {self.bars_of}: precision {estimate_text(ours.precision, ' %', 100, 0)} of {ours.warnings} "
-            f"warnings, by chance {100 * ours.precision_by_chance:.0f} %; recall "
-            f"{estimate_text(ours.recall, ' %', 100, 0)} of {ours.falls} falls of {100 * self.drop:g} %; false alarms "
-            f"a month {estimate_text(ours.false_alarms_a_month)}; lead {estimate_text(ours.lead_h, ' h')}"
+        return joined(
+            say(
+                "bars of {bars}: precision {precision:percent} of {warnings:warning}, by chance {chance:percent}",
+                bars=self.bars_of,
+                precision=_known(ours.precision, 2),
+                warnings=ours.warnings,
+                chance=round(ours.precision_by_chance, 2),
+            ),
+            say(
+                "recall {recall:percent} of {falls:fall} of {drop:percent}",
+                recall=_known(ours.recall, 2),
+                falls=ours.falls,
+                drop=self.drop,
+            ),
+            say("false alarms a month {alarms:.1f}", alarms=_known(ours.false_alarms_a_month)),
+            say("lead in hours {lead:.1f}", lead=_known(ours.lead_h)),
         )
 
     def verdict(self, alpha: float) -> Verdict:
@@ -274,12 +292,24 @@ class WorthRecord:
     def comparison(self, alpha: float) -> str:
         """Say the verdict in words, with what it rests on."""
         assert self.ours is not None and self.naive is not None and self.p is not None
-        shown = {"pass": "evidence of more", "fail": "fewer"}.get(self.verdict(alpha), "no evidence of more")
-        few = too_few(self.ours.falls, falls_needed(alpha), "falls")
-        return (
-            f"bars of {self.bars_of}: {shown} falls found than by volatility alone ({self.ours.found} and "
-            f"{self.naive.found}, p = {self.p:.2g}, evidence below {alpha:.2g}{few and f'; {few}'})"
+        verdict = self.verdict(alpha)
+        text = (
+            "bars of {bars}: {shown} falls found than by volatility alone ({ours} and {naive}, p {p:p}, evidence below "
+            "{alpha:.2g})"
         )
+        shown = say("no evidence of more")
+        if verdict in ("pass", "fail"):
+            shown = say("evidence of more" if verdict == "pass" else "fewer")
+        compared = say(
+            text,
+            bars=self.bars_of,
+            shown=shown,
+            ours=self.ours.found,
+            naive=self.naive.found,
+            p=self.p,
+            alpha=alpha,
+        )
+        return joined(compared, too_few(self.ours.falls, falls_needed(alpha), say("falls")))
 
 
 @dataclass(frozen=True)
@@ -297,22 +327,23 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
 def _validation_row(week: WeekResults) -> AcceptanceRow:
     signals = week.read("signals", SignalsRecord)
     collected = {run: each for run, each in signals.items() if each.measured}
-    parts: dict[str, Mapping[str, Any]] = {
-        "sentiment against returns": collected,
-        "forecasts": week.read("forecasts_1_4h", ForecastsRecord),
-        "anomalies": week.read("anomalies", AnomaliesRecord),
-        "confidence": week.read("sentiment_confidence", ConfidenceRecord),
-    }
-    runs = [*collected, *signals, *(run for part in parts.values() for run in part)]
+    why = next((each.reason for each in signals.values() if each.reason), "")
+    sentiment = say("sentiment against returns ({why})", why=why) if why else say("sentiment against returns")
+    parts: tuple[tuple[Finding, Mapping[str, Any]], ...] = (
+        (sentiment, collected),
+        (say("forecasts"), week.read("forecasts_1_4h", ForecastsRecord)),
+        (say("anomalies"), week.read("anomalies", AnomaliesRecord)),
+        (say("confidence"), week.read("sentiment_confidence", ConfidenceRecord)),
+    )
+    runs = [*collected, *signals, *(run for _, part in parts for run in part)]
     if not runs:
         return VALIDATION.not_measured()
-    texts = {name: [text for each in part.values() if (text := each.text())] for name, part in parts.items()}
-    why = next((f" ({each.reason})" for each in signals.values() if each.reason), "")
-    missing = [name + why * (part is collected) for name, part in parts.items() if not texts[name]]
-    measured = "; ".join(text for said in texts.values() for text in said)
-    without = [name for name, part in parts.items() if not all(each.shown for each in part.values() if each.text())]
+    texts = [[text for each in part.values() if (text := each.text())] for _, part in parts]
+    missing = [name for (name, _), said in zip(parts, texts, strict=True) if not said]
+    measured = joined(*(text for said in texts for text in said))
+    without = [name for name, part in parts if not all(each.shown for each in part.values() if each.text())]
     if without and not missing:
-        return VALIDATION.row(measured, "measured, no benefit", f"not shown: {', '.join(without)}", runs[0])
+        return VALIDATION.row(measured, "measured, no benefit", say("not shown: {parts}", parts=without), runs[0])
     return VALIDATION.complete(measured, missing, runs[0])
 
 
@@ -326,17 +357,16 @@ def _warnings_row(week: WeekResults) -> AcceptanceRow:
         return WARNINGS.not_measured()
     judged = [(run, each) for run, each in entries if each.ours is not None and each.ours.falls]
     if not judged:
-        no_falls = "no fall began while warnings were judged"
-        why = "; ".join(dict.fromkeys(f"{each.bars_of}: {each.absent or no_falls}" for _, each in entries))
-        return WARNINGS.row("", "not measured here", why)
+        no_falls = say("no fall began while warnings were judged")
+        said = {each.bars_of: each.absent or no_falls for _, each in entries}
+        why = (say("bars of {bars}: {reason}", bars=bars, reason=reason) for bars, reason in said.items())
+        return WARNINGS.row("", "not measured here", joined(*why))
     alpha = ALPHA / len(judged)
     found = {each.verdict(alpha): run for run, each in reversed(judged)}
     verdicts: tuple[Verdict, ...] = ("fail", "pass", "measured, no benefit", "partial")
     verdict = next(each for each in verdicts if each in found)
-    measured, reason = (
-        "; ".join(texts)
-        for texts in ([each.text() for _, each in judged], [each.comparison(alpha) for _, each in judged])
-    )
+    measured = joined(*(each.text() for _, each in judged))
+    reason = joined(*(each.comparison(alpha) for _, each in judged))
     return WARNINGS.row(measured, verdict, reason, found[verdict])
 
 

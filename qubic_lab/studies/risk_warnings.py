@@ -355,29 +355,26 @@ def _warning_findings(risk: RiskStudy) -> list[Finding]:
         return _no_falls(risk, values)
     p, falls = found.comparison.p, ours.falls
     values |= {"key": ours.recall.value, "low": ours.recall.low, "high": ours.recall.high, "falls": falls}
-    values |= {"unit": say("of the falls found"), "found": ours.found, "naive": naive.found, "p": p}
-    text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; more than by volatility alone is not shown."
+    values |= {"unit": say("of falls"), "found": ours.found, "naive": naive.found, "p": p}
+    text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; volatility alone may find as many."
     if p < ALPHA:
-        text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; that is more than by volatility alone."
+        text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; volatility alone found fewer."
         if found.comparison.only_ours < found.comparison.only_naive:
-            text = (
-                "Warnings on bars of {bars} found {key:percent} of {falls:fall}; that is fewer than by volatility "
-                "alone."
-            )
+            text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; volatility alone found more."
     compared = (
-        "They found {found} of {falls:fall} of {drop:percent} within {within}, that rule {naive} (exact McNemar p "
-        "{p:p})."
+        "They found {found} of {falls:fall} of {drop:percent} within {within}, volatility alone {naive} (exact McNemar "
+        "p {p:p})."
     )
     if 2.0 * 0.5**falls >= ALPHA:
         compared = (
-            "They found {found} of {falls:fall} of {drop:percent} within {within}, that rule {naive} (exact McNemar p "
-            "{p:p}, too few falls for evidence)."
+            "They found {found} of {falls:fall} of {drop:percent} within {within}, volatility alone {naive} (exact "
+            "McNemar p {p:p}, too few falls for evidence)."
         )
     said = [
         say(text, **values),
         say(compared, **values),
         say(
-            "They stood for {ours:percent} of the time, that rule's for {naive:percent}.",
+            "They stood for {ours:percent} of the time, those by volatility alone for {naive:percent}.",
             ours=round(ours.recall_by_chance, 2),
             naive=round(naive.recall_by_chance, 2),
         ),
@@ -407,8 +404,8 @@ def _worth_findings(found: MatchedWarnings) -> list[Finding]:
     ours, naive = found.comparison.ours, found.comparison.naive
     said = [
         say(
-            "{right} of {warnings:warning} were right, {share:percent}; that rule's: {naive:percent}; by chance: "
-            "{chance:percent}.",
+            "{right} of {warnings:warning} were right, {share:percent}; by volatility alone: {naive:percent}; by "
+            "chance: {chance:percent}.",
             right=ours.right,
             warnings=ours.warnings,
             share=estimate(*(_whole(each) for each in (ours.precision.value, ours.precision.low, ours.precision.high))),

@@ -17,9 +17,17 @@ from qubic_lab.bench.prediction import LayerCosts, PredictionCell, PredictionRes
 from qubic_lab.model.candidates import Plan
 from qubic_lab.model.cost import ModelCost
 from qubic_lab.model.recommend import Advice, Baseline
-from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, WeekResults, meaningless_note, too_noisy
+from qubic_lab.studies.acceptance import (
+    AcceptanceRow,
+    Criterion,
+    Text,
+    WeekResults,
+    joined,
+    meaningless_note,
+    too_noisy,
+)
 from qubic_lab.studies.finding import Finding, answering, say
-from qubic_lab.studies.style import DARK, INK, PALE, Dot, columns, dots, percent, points, rows
+from qubic_lab.studies.style import DARK, INK, PALE, Dot, columns, dots, percent, rows
 
 Row = dict[str, Any]
 
@@ -34,6 +42,7 @@ SHOWN_ERROR = 40
 """The picture of errors ends here on both sides, in %: a machine's worst moments would dwarf the rest."""
 QUANTITIES = {"tokens_per_s": "tokens/s, all lanes", "latency_ms": "ms a token, one lane alone"}
 PREDICTED = {"tokens_per_s": "throughput", "latency_ms": "latency"}
+ERRORS = {"throughput": "{error:percent} (throughput)", "latency": "{error:percent} (latency)"}
 """The quantities in the words of row 11.2."""
 GOAL_NAMES = {"throughput": "throughput", "latency": "latency", "memory": "memory"}
 TIMELINE = "timeline"
@@ -213,9 +222,14 @@ def _best_way_findings(prediction: PredictionResult) -> list[Finding]:
     best = max(cells, key=lambda cell: cell.measured)
     requests = _requests(best)
     others = [cell for cell in cells if _requests(cell) == requests and cell is not best]
+    text = "{model} is fastest with {way}: {key:.1f} tokens/s for {requests:request}."
+    if others:
+        text = (
+            "{model} is fastest with {way}: {key:.1f} tokens/s for {requests:request}, {times:.1f} times the next way."
+        )
     said = [
         say(
-            "{model} is fastest with {way}: {key:.1f} tokens/s for {requests:request}.",
+            text,
             model=prediction.model,
             way=_way(best),
             key=best.measured,
@@ -223,6 +237,7 @@ def _best_way_findings(prediction: PredictionResult) -> list[Finding]:
             high=max(best.measurements),
             unit="tokens/s",
             requests=requests,
+            times=best.measured / max((cell.measured for cell in others), default=best.measured),
         )
     ]
     if others:
@@ -281,9 +296,9 @@ def acceptance(week: WeekResults) -> list[AcceptanceRow]:
 
 def _architecture_row(week: WeekResults) -> AcceptanceRow:
     for run, found in week.read("architecture", Architecture).items():
-        named, time = "parameters, bytes, FLOPs", "measured time"
+        named, time = say("parameters, bytes, FLOPs"), say("measured time")
         timed = any(part.decode_ms is not None for part in found.parts)
-        return ARCHITECTURE.complete(f"{named}, {time}" if timed else named, [] if timed else [time], run)
+        return ARCHITECTURE.complete(joined(named, time) if timed else named, [] if timed else [time], run)
     return ARCHITECTURE.not_measured()
 
 
@@ -295,19 +310,29 @@ def _prediction_row(week: WeekResults) -> AcceptanceRow:
     run, worst = max(cells, key=lambda item: abs(item[1].error))
     medians, within = _error_medians([(cell, abs(cell.error)) for _, cell in cells])
     left_out = sum(cell.left_out for _, cell in cells)
-    measured = (
-        f"median error {', '.join(f'{percent(error)} ({name})' for name, error in medians.items())}; "
-        f"{within} of {len(cells)} predictions within {percent(LARGE_ERROR)}; "
-        f"{f'{left_out} pairs that others disturbed left out; ' if left_out else ''}"
-        f"the worst is {_signed(worst.error)} (repeats {_signed(worst.low)} to {_signed(worst.high)}) for "
-        f"{worst.strategy}, ranks: {worst.ranks}, batch {worst.batch}, {PREDICTED[worst.quantity]}"
+    errors = [say(ERRORS[name], error=each) for name, each in medians.items()]
+    measured = joined(
+        say("median error {errors}", errors=errors),
+        say(
+            "{within} of {cells:prediction} within {limit:percent}",
+            within=within,
+            cells=len(cells),
+            limit=LARGE_ERROR,
+        ),
+        say("{pairs:pair} that others disturbed left out", pairs=left_out) if left_out else "",
+        say(
+            "the worst is {error:signed percent} (repeats {low:signed percent} to {high:signed percent}) for "
+            "{strategy}, ranks: {ranks}, batch {batch}, {quantity}",
+            quantity=say(PREDICTED[worst.quantity]),
+            **columns(worst, "error", "low", "high", "strategy", "ranks", "batch"),
+        ),
     )
     met = _is_good(medians, within, len(cells))
-    if met and (missing := [name for name in PREDICTED.values() if name not in medians]):
+    if met and (missing := [say(name) for name in PREDICTED.values() if name not in medians]):
         return PREDICTION.complete(measured, missing, run)
-    noisy = [too_noisy(results[run].noise), _spread_text([cell for _, cell in cells])]
+    noisy = too_noisy(results[run].noise) or _spread_text([cell for _, cell in cells])
     note = meaningless_note(results[run].meaningless)
-    return PREDICTION.row(measured, met, note, run, noisy=next(filter(None, noisy), ""))
+    return PREDICTION.row(measured, met, note, run, noisy=noisy)
 
 
 def _error_medians(errors: Sequence[tuple[PredictionCell, float]]) -> tuple[dict[str, float], int]:
@@ -322,17 +347,14 @@ def _is_good(medians: Mapping[str, float], within: int, cells: int) -> bool:
     return max(medians.values()) < GOOD_ERROR and within >= WITHIN_LARGE * cells
 
 
-def _spread_text(cells: Sequence[PredictionCell]) -> str:
+def _spread_text(cells: Sequence[PredictionCell]) -> Text:
     """Say that repeats are further apart than the target is missed by; empty where they are not."""
     nearest = [(cell, max(0.0, cell.low, -cell.high)) for cell in cells]
     if not _is_good(*_error_medians(nearest), len(cells)):
         return ""
     widest = max(cell.high - cell.low for cell in cells)
-    return f"machine too noisy: the repeats of a prediction are up to {points(widest)} points apart, more than the miss"
-
-
-def _signed(share: float) -> str:
-    return f"{'+' if share >= 0 else '−'}{percent(abs(share))}"
+    text = "machine too noisy: the repeats of a prediction are up to {apart:.1f} points apart, more than the miss"
+    return say(text, apart=100 * widest)
 
 
 def _memory_row(week: WeekResults) -> AcceptanceRow:
@@ -345,23 +367,31 @@ def _memory_row(week: WeekResults) -> AcceptanceRow:
     found = week.read("memory", MemoryResult)
     results = {run: result for run, result in found.items() if len(result.ranks) > 1}  # one rank holds everything
     if not results:
-        return MEMORY.not_measured(" had two ranks or more" if found else "")
+        return MEMORY.not_measured(say("had two ranks or more") if found else "")
     worst = {run: max(map(excess, result.ranks)) for run, result in results.items()}
     run = max(worst, key=lambda run: worst[run])
-    shares = ", ".join(
-        f"rank {rank.rank}: {mib(rank.weight_bytes)} of weights for a share of {mib(rank.share_bytes)}, "
-        f"{mib(rank.peak_rss_bytes)} resident at most"
-        for rank in results[run].ranks
+    text = "rank {rank}: {weights} of weights for a share of {share}, {resident} resident at most"
+    shares = joined(
+        *(
+            say(
+                text,
+                rank=rank.rank,
+                weights=mib(rank.weight_bytes),
+                share=mib(rank.share_bytes),
+                resident=mib(rank.peak_rss_bytes),
+            )
+            for rank in results[run].ranks
+        )
     )
     return MEMORY.row(
-        shares, worst[run] <= SHARE_TOLERANCE, "resident memory includes the libraries of each process", run
+        shares, worst[run] <= SHARE_TOLERANCE, say("resident memory includes the libraries of each process"), run
     )
 
 
 def _trace_row(week: WeekResults) -> AcceptanceRow:
     for run, captions in week.pictures.items():
         if TIMELINE in captions:
-            return TRACE.row(f"the picture “{captions[TIMELINE]}”", "pass", "", run)
+            return TRACE.row(say("the picture “{caption}”", caption=captions[TIMELINE]), "pass", "", run)
     return TRACE.not_measured()
 
 

@@ -125,11 +125,6 @@ def points(share: float) -> str:
     return f"{share * 100:.1f}".replace("-", "−")
 
 
-def interval(low: float | None, high: float | None, form: str, unit: str, confidence: str = "95 %") -> str:
-    """Say an interval; empty where too few samples give it no end."""
-    return "" if low is None or high is None else f"{confidence} interval {low:{form}} to {high:{form}} {unit}"
-
-
 def magnitude(value: float) -> str:
     """Write a number with two significant digits and no exponent."""
     return f"{Decimal(f'{value:.2g}'):f}"

@@ -55,6 +55,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5},
     "consensus_evaluation": {"questions": 6, "k": 2, "samples": 2, "max_new_tokens": 4},
     "engine_speed": {},  # shows the last full run
+    "harnesses": {"limit": 2, "ranks": 1},
     "oracle_backtest": {"effects": [0.25], "horizons": [1, 4], "draws": 5, "resamples": 100},
     "oracle_overview": {"shown": 60, "sizes": [8.0], "walks": 6, "sentiment_model": "crypto-lexicon"},
     "pipeline_service": {"max_new_tokens": 8},

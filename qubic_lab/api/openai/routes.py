@@ -192,6 +192,10 @@ def _sampling(query: ChatQuery | TextQuery, seed: int, most: int, logprobs: bool
         stop=query.stops,
         logprobs=logprobs,
         top_logprobs=top,
+        min_p=query.min_p or 0.0,
+        presence_penalty=query.presence_penalty or 0.0,
+        frequency_penalty=query.frequency_penalty or 0.0,
+        logit_bias=tuple((int(token), bias) for token, bias in (query.logit_bias or {}).items()),
     )
 
 

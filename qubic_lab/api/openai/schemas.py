@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from qubic_lab.api.openai.errors import FieldError
 from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, MOST_STOPS
-from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS
+from qubic_lab.core import MAX_BIAS, MAX_BIASES, MAX_COUNT, MAX_PENALTY, MAX_SEED, MAX_TOP_LOGPROBS
 
 MOST_SAMPLES = 128
 MOST_PROMPTS = 1_024
@@ -27,11 +27,7 @@ class Refused(NamedTuple):
 
 
 REFUSED = {
-    "frequency_penalty": Refused((0,), "leave it out, or give 0"),
-    "presence_penalty": Refused((0,), "leave it out, or give 0"),
-    "repetition_penalty": Refused((1,), "leave it out, or give 1"),
-    "logit_bias": Refused(({},), "leave it out"),
-    "min_p": Refused((0,), "give top_p or top_k instead"),
+    "repetition_penalty": Refused((1,), "give presence_penalty or frequency_penalty instead"),
     "min_tokens": Refused((0,), "give ignore_eos and max_tokens for an answer of fixed length"),
     "stop_token_ids": Refused(([],), "give their texts as stop"),
 }
@@ -99,6 +95,14 @@ Stops: TypeAlias = Annotated[
 ]
 
 
+Penalty: TypeAlias = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+TokenKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+Biases: TypeAlias = Annotated[
+    dict[TokenKey, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]],
+    Field(max_length=MAX_BIASES, json_schema_extra={"additionalProperties": False}),
+]
+
+
 class _Sampled(Refusing):
     """What both kinds of requests have; null is as if a field was left out."""
 
@@ -114,6 +118,17 @@ class _Sampled(Refusing):
         Annotated[int, Field(ge=0, le=MAX_COUNT)] | None,
         Field(description="keep this many of the likeliest tokens; 0 keeps all (not of OpenAI)"),
     ] = None
+    min_p: Annotated[
+        Annotated[float, Field(ge=0, le=1)] | None,
+        Field(description="keep the tokens that are at least this share as likely as the likeliest (not of OpenAI)"),
+    ] = None
+    presence_penalty: Annotated[
+        Penalty | None, Field(description="taken from the logit of each token that the answer has so far")
+    ] = None
+    frequency_penalty: Annotated[
+        Penalty | None, Field(description="taken from it as many times as the token has come")
+    ] = None
+    logit_bias: Annotated[Biases | None, Field(description="numbers that are added to logits, by token id")] = None
     n: Annotated[Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None, Field(description="answers to each prompt")] = (
         None
     )

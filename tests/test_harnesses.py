@@ -1,0 +1,115 @@
+"""Harnesses: the items are ours, their tasks ask what we ask, logs are read, and what is missing or fails says so."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from examples import example
+
+from qubic_lab.bench import harnesses
+from qubic_lab.bench.harnesses import CHOICES, INSPECT, LM_EVAL, OURS, HarnessError, HarnessResult, HarnessScore, Said
+from qubic_lab.bench.result import Rate
+from qubic_lab.evals.graded import graded_questions
+from qubic_lab.studies import harnesses as study
+
+FOLDER = Path(__file__).parents[1] / "data" / "harnesses"
+FAMILIES = ("lookup", "largest", "frequent", "order", "sorts", "index")
+CHOSEN = {"doc": {"id": "a", "choices": ["Ada", "Ben"]}, "filtered_resps": [["-3.2", "False"], ["-1.5", "True"]]}
+WRITTEN = {"doc": {"id": "b"}, "resps": [[" Ada"]], "filtered_resps": ["Ada"], "exact_match": 1.0}
+
+
+def task(name: str) -> dict[str, object]:
+    found: dict[str, object] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    return found
+
+
+def test_the_items_are_computed_questions_and_name_their_options() -> None:
+    items = harnesses.load_items(FOLDER)
+    assert tuple(item.question for item in items) == graded_questions(120, 21, 0.3, FAMILIES)
+    for item in items:
+        assert item.question.answer in item.choices and len(item.choices) >= 3
+        assert list(item.choices) == sorted(set(item.choices))
+        assert all(re.search(rf"\b{choice}\b", item.question.question) for choice in item.choices)
+    assert harnesses.load_items(FOLDER, 7) == items[:7]
+
+
+def test_the_tasks_ask_what_ours_asks() -> None:
+    for name in (CHOICES, "qubic_answers"):
+        assert task(name)["task"] == name
+        assert str(task(name)["doc_to_text"]).replace("{{question}}", "{question}") == harnesses.CONTEXT
+        assert (FOLDER.parents[1] / task(name)["dataset_kwargs"]["data_files"]["test"]).is_file()  # type: ignore[index]
+    assert f"max_tokens={harnesses.NEW_TOKENS}" in (FOLDER / "answers.py").read_text()
+
+
+def test_lines_of_lm_eval_are_read() -> None:
+    assert harnesses.read_sample(json.dumps(CHOSEN | {"acc": 0.0})) == ("a", Said("Ben", False, (-3.2, -1.5)))
+    assert harnesses.read_sample(json.dumps(WRITTEN)) == ("b", Said(" Ada", True))
+    ours = {"a": Said("Ben", False, (-3.0, -1.5))}
+    assert harnesses.largest_difference({"a": Said("Ben", False, (-3.2, -1.5))}, ours) == pytest.approx(0.2)
+    assert harnesses.largest_difference({}, ours) is None
+
+
+def test_a_log_of_inspect_is_read() -> None:
+    samples = [
+        {"id": "a", "output": {"completion": "It is Ada."}, "scores": {"match": {"value": "C"}}},
+        {"id": "b", "output": {"completion": "No."}, "scores": {"match": {"value": "I"}}},
+    ]
+    found = harnesses.read_log({"status": "success", "samples": samples})
+    assert found == {"a": Said("It is Ada.", True), "b": Said("No.", False)}
+    with pytest.raises(HarnessError, match="ended with 'error': no server"):
+        harnesses.read_log({"status": "error", "error": {"message": "no server"}})
+
+
+def program(folder: Path, script: str) -> None:
+    file = folder / LM_EVAL / "bin" / "lm_eval"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+
+
+def test_a_harness_that_is_missing_or_fails_says_why(tmp_path: Path, set_settings: Callable[..., None]) -> None:
+    set_settings(peers=tmp_path)
+    with pytest.raises(HarnessError, match="not installed: run `make harnesses`"):
+        harnesses.lm_eval(CHOICES, "hf", {})
+    program(tmp_path, "echo first >&2; echo the last line >&2; exit 1")
+    with pytest.raises(HarnessError, match="it failed: the last line"):
+        harnesses.lm_eval(CHOICES, "hf", {})
+
+
+def test_a_harness_gets_its_arguments_and_its_log_is_read(tmp_path: Path, set_settings: Callable[..., None]) -> None:
+    set_settings(peers=tmp_path)
+    line = json.dumps(WRITTEN)
+    program(
+        tmp_path,
+        f'echo "$HF_HUB_OFFLINE $*" > {tmp_path}/said; mkdir "${{11}}/m"; '
+        + (f"echo '{line}' > \"${{11}}/m/samples_qubic_answers_2026.jsonl\""),
+    )
+    assert harnesses.lm_eval("qubic_answers", "hf", {"a": 1, "b": "x"}, Path("tasks"), 5) == {"b": Said(" Ada", True)}
+    said = (tmp_path / "said").read_text().split(" --output_path")
+    assert said[0] == "1 --model hf --model_args a=1,b=x --tasks qubic_answers --include_path tasks --log_samples"
+    assert said[1].endswith("--limit 5\n")
+
+
+def test_the_study_says_what_differs_and_what_is_missing() -> None:
+    scores = (HarnessScore(OURS, CHOICES, Rate.of(3, 4), 4), HarnessScore(LM_EVAL, CHOICES, Rate.of(2, 4), 3))
+    missing = {INSPECT: "it is not installed"}
+    result = example(
+        HarnessResult,
+        scores=scores,
+        not_measured=missing,
+        largest_difference=0.00004,
+        items=4,
+        versions={LM_EVAL: "0.4"},
+    )
+    assert [str(each) for each in study.findings(result)] == [
+        "lm-eval got over HTTP what the pipeline says on 3 of 4 items.",
+        "Log-likelihoods in lm-eval differ from the pipeline's by 4e−05 at most.",
+        "inspect-ai was not measured here: it is not installed.",
+    ]
+    ours, theirs = study.score_rows(result)
+    assert (ours["right"], ours["share_pct"], ours["version"]) == (3, 75.0, "")
+    assert (theirs["as_ours"], theirs["version"]) == (3, "0.4")
+    assert study.scores(result).axes[0].get_xlabel() == "questions answered correctly (%)"
