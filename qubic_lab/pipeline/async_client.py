@@ -1,7 +1,7 @@
 """The asynchronous client, for servers: one event loop with many requests to a running pipeline."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any
 
@@ -91,25 +91,6 @@ class AsyncPipeline:
     ) -> AsyncStream:
         """Answer one prompt token by token; arguments and errors as for Pipeline.stream."""
         return self._ask(as_request(prompt, options), id, deadline_s, whole=False)
-
-    async def pieces(
-        self, request: Request, samples: int = 1, *, id: str = "", deadline_s: float = 0.0, whole: bool = False
-    ) -> AsyncGenerator[tuple[int, StreamedToken | Completion], None]:
-        """Answer a request so many times, with the seeds `seed`, `seed + 1`, …; the prompt is computed once.
-
-        Yield each token of each sample as it comes, unless only the `whole` is wanted, and after a sample's last one
-        its completion, with the sample's number. Closing the generator cancels them all. Errors as for
-        Pipeline.samples.
-        """
-        replies = self._stub.Generate(generate_message(request, id, deadline_s, samples, whole=whole))
-        try:
-            async for reply in replies:
-                is_token = reply.WhichOneof("event") == "token"
-                yield reply.sample, token_of(reply.token) if is_token else answer_of(request, reply.end).completion
-        except grpc.aio.AioRpcError as error:
-            raise self._error(error) from None
-        finally:
-            replies.cancel()
 
     async def cancel(self, id: str) -> bool:
         """Cancel a request by its id, whichever client sent it; return whether it was found."""

@@ -1,6 +1,5 @@
 """Scores of prompts are those of generation, token for token, whoever shares their micro-batches, on any ranks."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qubic_lab.core import ChatMessage, Completion, Request, SamplingParams, ScoredToken, StreamedToken
+from qubic_lab.core import ChatMessage, Completion, Request, SamplingParams, ScoredToken
 from qubic_lab.errors import InputError
-from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
+from qubic_lab.pipeline import Pipeline, PipelineConfig
 
 pytestmark = pytest.mark.dist
 
@@ -130,22 +129,3 @@ def test_a_chat_of_one_turn_is_a_prompt(one_rank: Pipeline, tiny: Path) -> None:
     longer = one_rank.generate(messages=[ChatMessage("system", "Be brief."), turn], **options)
     joined = b"".join(token.raw for token in longer.prompt_scores).decode()
     assert joined.index("system\nBe brief.") < joined.index("user\nWie heißt du?") < joined.index("assistant\n")
-
-
-def test_pieces_of_several_samples_come_as_they_are_made(two_ranks: Pipeline, tiny: Path) -> None:
-    two_ranks.configure(PipelineConfig(model=str(tiny), ranks=2, slots=4, threads=1))
-    request = Request("Why?", sampling=SamplingParams(6, temperature=1.0, ignore_eos=True))
-
-    async def ask(whole: bool) -> list[tuple[int, StreamedToken | Completion]]:
-        async with await AsyncPipeline.connect(two_ranks.address) as client:
-            return [piece async for piece in client.pieces(request, 3, whole=whole)]
-
-    samples = [timeless(sample) for sample in two_ranks.samples(request, 3)]
-    for whole in (False, True):
-        pieces = asyncio.run(ask(whole))
-        for sample, expected in enumerate(samples):
-            *tokens, end = [piece for number, piece in pieces if number == sample]
-            assert isinstance(end, Completion) and timeless(end) == expected
-            assert [token.id for token in tokens if isinstance(token, StreamedToken)] == (
-                [] if whole else list(expected.token_ids)
-            )
