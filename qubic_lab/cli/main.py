@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -54,9 +55,10 @@ def options(
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
     logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
-    from qubic_lab.settings import check_variables
+    if Path(".env").exists() or any(name.upper().startswith("QUBIC_LAB_") for name in os.environ):
+        from qubic_lab.settings import check_variables  # takes a tenth of a second to import
 
-    check_variables()
+        check_variables()
 
 
 def run(arguments: Sequence[str]) -> int:

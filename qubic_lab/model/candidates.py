@@ -198,7 +198,7 @@ def divide(setup: Setup, strategy: str) -> tuple[int, ...]:
         return (setup.config.layers,) * ranks
     if strategy == "A" and ranks > 2:
         raise InputError(f"not applicable: strategy A is for 2 devices, but there are {ranks}")
-    layers = plan_layers(setup.config, ranks, strategy if strategy in STRATEGIES else "C")
+    layers = plan_layers(setup.config, ranks, strategy if strategy in ("A", "B") else "B")  # also a check of the ranks
     return layers if strategy in ("A", "B") else _by_devices(setup, strategy)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from qubic_lab.errors import check_choice
 from qubic_lab.model.config import ModelConfig
@@ -71,6 +72,7 @@ class PartTimes:
         )
 
 
+@lru_cache(maxsize=1_024)
 def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
     """Return the costs of a model's parts in a dtype, with `context` tokens in each layer's KV cache.
 
@@ -124,6 +126,7 @@ def layer_weight_bytes(config: ModelConfig, dtype: str) -> int:
     return stage_weight_bytes(config, StageRange(0, 1, has_embedding=False, has_head=False), dtype)
 
 
+@lru_cache(maxsize=1_024)
 def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str) -> int:
     """Return the bytes of a stage's weights; a tied matrix counts on each rank that has it."""
     ends = stage_tensors(config, replace(stage, end=stage.first))

@@ -81,14 +81,18 @@ def balanced_layers(
     # best[n]: (slowest rank, last rank, layers of each rank) of the best split of the first n layers so far
     best: dict[int, tuple[float, float, tuple[int, ...]]] = {0: (0.0, 0.0, ())}
     for rank, (times, limit) in enumerate(zip(rank_times, limits, strict=True)):
+        last = rank == len(rank_times) - 1
         longer: dict[int, tuple[float, float, tuple[int, ...]]] = {}
         for count in range(1, limit + 1):
-            own_s = times.stage_s(count, first=rank == 0, last=rank == len(rank_times) - 1)
-            for before, (slowest_s, _, counts) in best.items():
-                division = (max(slowest_s, own_s), own_s, (*counts, count))
-                n = before + count
-                if n <= layers:
-                    longer[n] = min(longer.get(n, division), division)
+            own_s = times.stage_s(count, first=rank == 0, last=last)
+            befores = [layers - count] if last else range(layers - count + 1)
+            for before in befores:
+                if before in best:
+                    slowest_s, _, counts = best[before]
+                    division = (max(slowest_s, own_s), own_s, (*counts, count))
+                    known = longer.get(before + count)
+                    if known is None or division < known:
+                        longer[before + count] = division
         best = longer
     return best[layers][2]
 
