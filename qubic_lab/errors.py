@@ -16,6 +16,12 @@ class InputError(QubicLabError, ValueError):
     exit_status = 2
 
 
+class ContextError(InputError):
+    """A prompt does not fit the model's context; `code` is OpenAI's name of that."""
+
+    code = "context_length_exceeded"
+
+
 class NotFoundError(InputError):
     """There is nothing by this name, or no longer."""
 

@@ -13,12 +13,19 @@ from qubic_lab.bench import harnesses
 from qubic_lab.bench.harnesses import CHOICES, INSPECT, LM_EVAL, OURS, HarnessError, HarnessResult, HarnessScore, Said
 from qubic_lab.bench.result import Rate
 from qubic_lab.evals.graded import graded_questions
+from qubic_lab.model.resolve import resolve_model
+from qubic_lab.pipeline import PipelineConfig
+from qubic_lab.settings import settings
 from qubic_lab.studies import harnesses as study
 
 FOLDER = Path(__file__).parents[1] / "data" / "harnesses"
 FAMILIES = ("lookup", "largest", "frequent", "order", "sorts", "index")
 CHOSEN = {"doc": {"id": "a", "choices": ["Ada", "Ben"]}, "filtered_resps": [["-3.2", "False"], ["-1.5", "True"]]}
 WRITTEN = {"doc": {"id": "b"}, "resps": [[" Ada"]], "filtered_resps": ["Ada"], "exact_match": 1.0}
+
+
+MOST_DIFFERENCE = 1e-3
+"""Of a log-likelihood in fp32, ours from transformers'."""
 
 
 def task(name: str) -> dict[str, object]:
@@ -113,3 +120,21 @@ def test_the_study_says_what_differs_and_what_is_missing() -> None:
     assert (ours["right"], ours["share_pct"], ours["version"]) == (3, 75.0, "")
     assert (theirs["as_ours"], theirs["version"]) == (3, "0.4")
     assert study.scores(result).axes[0].get_xlabel() == "questions answered correctly (%)"
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.timeout(3600)
+def test_lm_eval_gets_over_http_what_its_own_engine_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER.parents[1])
+    if not (settings().peers / LM_EVAL).exists():
+        pytest.skip("lm-eval is not installed: run `make harnesses`")
+    folder, tasks = resolve_model("smollm2"), (CHOICES, "qubic_answers")
+    with harnesses.served(PipelineConfig("smollm2", ranks=2, dtype="fp32")) as url:
+        ours = [harnesses.lm_eval(name, *harnesses.over_http(url, folder)) for name in tasks]
+    theirs = [harnesses.lm_eval(name, "hf", {"pretrained": folder, "dtype": "float32"}) for name in tasks]
+    for over_http, own in zip(ours, theirs, strict=True):
+        assert {id: said.text for id, said in over_http.items()} == {id: said.text for id, said in own.items()}
+        assert len(own) == 120
+    difference = harnesses.largest_difference(*(found[0] for found in (ours, theirs)))
+    assert difference is not None and difference <= MOST_DIFFERENCE

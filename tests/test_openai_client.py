@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletionUserMessageParam
 from test_openai_routes import KEY, served
 from words import MOST_TOKENS, Words, logprob, text_of
 
-from qubic_lab.errors import BusyError, InputError, QubicLabError, RankError
+from qubic_lab.errors import BusyError, ContextError, InputError, QubicLabError, RankError
 from qubic_lab.wire import pipeline_pb2
 
 pytestmark = pytest.mark.anyio
@@ -29,6 +29,7 @@ async def test_a_chat_and_a_seed() -> None:
         assert {each.choices[0].message.content for each in answers} == {text_of(7)}
         assert answers[0].choices[0].finish_reason == "stop" and answers[0].usage
         assert answers[0].usage.completion_tokens == MOST_TOKENS
+        assert answers[0]._request_id
 
 
 async def test_a_stream_with_its_usage() -> None:
@@ -65,20 +66,22 @@ async def test_a_text_is_scored() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind"),
+    ("error", "kind", "code"),
     [
-        (InputError("the prompt is too long"), openai.BadRequestError),
-        (BusyError("4 requests run", 0.1), openai.RateLimitError),
-        (RankError("rank 1 is gone"), openai.InternalServerError),
-        (QubicLabError("out of order"), openai.InternalServerError),
+        (InputError("no such thing"), openai.BadRequestError, None),
+        (ContextError("the prompt is too long"), openai.BadRequestError, "context_length_exceeded"),
+        (BusyError("4 requests run", 0.1), openai.RateLimitError, "rate_limit_exceeded"),
+        (RankError("rank 1 is gone"), openai.InternalServerError, None),
+        (QubicLabError("out of order"), openai.InternalServerError, None),
     ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-async def test_errors_have_their_class(error: Exception, kind: type[openai.APIStatusError]) -> None:
+async def test_errors_have_their_class(error: Exception, kind: type[openai.APIStatusError], code: str | None) -> None:
     async with client_of(Words(error=error)) as client:
         with pytest.raises(kind) as caught:
             await client.with_options(max_retries=0).chat.completions.create(model="words", messages=HELLO)
-    assert caught.value.body and caught.value.type
+    assert (caught.value.code, caught.value.param) == (code, None)
+    assert caught.value.type
 
 
 async def test_a_wrong_key_and_an_unknown_model_are_told_and_not_tried_again() -> None:

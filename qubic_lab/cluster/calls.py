@@ -41,6 +41,7 @@ NOT_BEGUN = (Failure.UNREACHABLE, Failure.BUSY)
 _FAILURES = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Failure.BUSY,
     grpc.StatusCode.INVALID_ARGUMENT: Failure.TASK,
+    grpc.StatusCode.OUT_OF_RANGE: Failure.TASK,
     grpc.StatusCode.UNAVAILABLE: Failure.LOST,
     grpc.StatusCode.ABORTED: Failure.LOST,
     grpc.StatusCode.CANCELLED: Failure.LOST,  # by a node that is ending

@@ -13,7 +13,15 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from qubic_lab.core import MAX_SEED, ChatMessage, FinishReason, Request, SamplingParams
-from qubic_lab.errors import BusyError, DeadlineError, InputError, NonFiniteError, QubicLabError, RequestCancelled
+from qubic_lab.errors import (
+    BusyError,
+    ContextError,
+    DeadlineError,
+    InputError,
+    NonFiniteError,
+    QubicLabError,
+    RequestCancelled,
+)
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.resolve import resolve_model
@@ -449,7 +457,7 @@ def _check_prompt(prompt: tuple[int, ...], sampling: SamplingParams, config: Mod
     if not prompt:
         raise InputError("the prompt has no tokens: give at least one")
     if len(prompt) + bool(sampling.max_new_tokens) > config.max_positions:
-        raise InputError(
+        raise ContextError(
             f"the prompt has {len(prompt)} tokens, the model's context is {config.max_positions}: give a shorter one"
         )
     if (largest := max(prompt)) >= config.vocab:

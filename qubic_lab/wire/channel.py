@@ -55,6 +55,7 @@ _SCHEMES = ("dns", "google-c2p", "ipv4", "ipv6", "unix", "unix-abstract", "vsock
 
 _STATUS_OF_ERROR: dict[type[QubicLabError], grpc.StatusCode] = {
     InputError: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ContextError: grpc.StatusCode.OUT_OF_RANGE,
     errors.ModelError: grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
     errors.RefusedError: grpc.StatusCode.PERMISSION_DENIED,

@@ -110,7 +110,9 @@ async def test_what_does_not_fit_is_refused_by_the_pipeline(client: httpx2.Async
     for body in ({"prompt": [5] * 10_000}, {"prompt": [10**6]}, {"prompt": [5] * 10_000, "stream": True}):
         response = await client.post(TEXT, json=body)
         assert response.status_code == 400
-        assert re.search("context is|not in the vocabulary", response.json()["error"]["message"])
+        error = response.json()["error"]
+        [reason] = re.findall("context is|not in the vocabulary", error["message"])
+        assert error["code"] == ("context_length_exceeded" if reason == "context is" else None)
 
 
 @pytest.fixture
