@@ -331,6 +331,32 @@ def scale(
     return bench_scale(console.split_numbers("--nodes", nodes), reals, requests_per_node, window, progress)
 
 
+@bench("--streams 8 --beside vllm=http://127.0.0.1:8001")
+def serving(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: RankCount = 2,
+    dtype: options.Dtype = "bf16",
+    streams: Annotated[int, Option(help="Streams at once; the lanes have a slot for each.")] = 8,
+    pairs: Annotated[int, Option(help="Pairs of measurements, one over HTTP and one by the gRPC client.")] = 9,
+    new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 64,
+    threads: options.Threads = None,
+    beside: Annotated[
+        str, Option(metavar="NAME=URL,…", help="Other OpenAI servers, whose first tokens are timed as well.")
+    ] = "",
+) -> "BenchResult":
+    """Measure what HTTP costs beside the gRPC client.
+
+    One pipeline answers both in turn. Other servers, such as llama-server, must run already.
+    """
+    from qubic_lab.bench.serving import bench_serving
+    from qubic_lab.pipeline import PipelineConfig
+
+    config = PipelineConfig(model, ranks, dtype=dtype, slots=-(-streams // ranks), threads=threads)
+    others = dict(each.partition("=")[::2] for each in console.split_list("--beside", beside)) if beside else {}
+    return bench_serving(config, streams, pairs, new_tokens, others, progress)
+
+
 @bench("--model smollm2 --ranks 2", "pandas")
 def tracing(
     progress: Progress,

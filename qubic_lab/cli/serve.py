@@ -1,7 +1,7 @@
 """`qubic-lab serve`: a pipeline on this host behind an HTTP interface as OpenAI's."""
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Option
@@ -33,22 +33,31 @@ def serve(
     slots: options.Slots = SLOTS,
     threads: options.Threads = None,
     compression: options.Compression = None,
+    pipeline: Annotated[
+        str | None,
+        Option(
+            metavar="ADDRESS", help="Serve this running pipeline instead: HOST:PORT or unix:PATH.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Serve a model to any client of OpenAI's interface.
 
     Runs until Ctrl-C or SIGTERM, and restarts the pipeline when a rank is lost. With QUBIC_LAB_API_KEY clients must
     send that key. Beyond loopback it requires the key and TLS.
     """
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
     from qubic_lab.api.http_server import KEY, ServeConfig
     from qubic_lab.api.openai.serve import serve as serve_pipeline
     from qubic_lab.cli.node import capabilities_of
-    from qubic_lab.cluster.replica import PipelineReplica
+    from qubic_lab.cluster.replica import Launched, PipelineReplica
+    from qubic_lab.errors import RankError
     from qubic_lab.pipeline import Pipeline, PipelineConfig
     from qubic_lab.settings import settings
-    from qubic_lab.wire.channel import tls_from_settings
+    from qubic_lab.wire.channel import open_channel, tls_from_settings
 
     division = split_numbers("--layers", layers) if layers is not None else None
-    pipeline = PipelineConfig(
+    shape = PipelineConfig(
         model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
     )
     secret = settings().api_key
@@ -60,13 +69,42 @@ def serve(
             note_meaningless(self.config.meaningless)
             return capabilities_of(self.config)
 
+    class JoinedPipeline:
+        """A pipeline that others started; it has ended when a watch of its health does."""
+
+        def __init__(self, address: str) -> None:
+            self.address, self.ended = address, False
+            self._pipeline = ServedPipeline.connect(address)
+            self._channel = open_channel(address)
+            health: Any = health_pb2_grpc.HealthStub(self._channel)
+            self._watch = health.Watch(health_pb2.HealthCheckRequest())  # if nobody held it, it would end
+            self._watch.add_callback(self._end)
+
+        def _end(self) -> None:
+            self.ended = True
+
+        def capabilities(self) -> "pb.Capabilities":
+            return self._pipeline.capabilities()
+
+        def loss(self) -> RankError:
+            return RankError(f"the pipeline at {self.address} is gone")
+
+        def close(self) -> None:
+            self._pipeline.close()
+            self._channel.close()
+
+    def start() -> "Launched":
+        return ServedPipeline.launch(shape) if pipeline is None else JoinedPipeline(pipeline)
+
+    what = model if pipeline is None else f"the pipeline at {pipeline}"
+
     def listening(url: str) -> None:
-        note(f"serves {model} at {url}/v1; try:")
+        note(f"serves {what} at {url}/v1; try:")
         access = ' -H "Authorization: Bearer $QUBIC_LAB_API_KEY"' if config.key else ""
         access += ' --cacert "$QUBIC_LAB_TLS_AUTHORITY"' if config.tls else ""
         note(
             f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json'{access} -d '{json.dumps(EXAMPLE)}'"
         )
 
-    note(f"starts {model}")
-    serve_pipeline(config, PipelineReplica(lambda: ServedPipeline.launch(pipeline)), listening)
+    note(f"starts {what}" if pipeline is None else f"connects to {what}")
+    serve_pipeline(config, PipelineReplica(start), listening)

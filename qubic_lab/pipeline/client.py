@@ -144,7 +144,7 @@ class Pipeline:
         return pipeline
 
     @classmethod
-    def connect(cls, address: str, tls: TlsFiles | None = None) -> "Pipeline":
+    def connect(cls, address: str, tls: TlsFiles | None = None) -> Self:
         """Connect to a pipeline at `host:port` or `unix:/path` once its model is loaded; closing leaves it running.
 
         TLS is required beyond this host; by default the files are those of the settings.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from qubic_lab.core import Completion, ScoredToken, StreamedToken
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 LEAST_LOGPROB = -9999.0
 """JSON has no infinity; OpenAI has this number in its place."""
 
@@ -187,7 +188,7 @@ def usage_of(answers: Iterable[Completion], samples: int) -> dict[str, int]:
 
 def event_of(content: dict[str, Any]) -> str:
     """Return an object as a server-sent event."""
-    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {_JSON.encode(content)}\n\n"
 
 
 def _shown(raw: bytes, logprob: float | None) -> dict[str, Any]:
