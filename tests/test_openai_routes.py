@@ -170,6 +170,7 @@ async def test_scores_of_a_prompt_come_with_its_echo() -> None:
     assert choice["text"] == "a€seed"
     assert scores["tokens"] == ["a", r"bytes:\xe2", r"bytes:\x82", r"bytes:\xac", "seed"]
     assert scores["token_logprobs"] == [None, -1.0, -2.0, -3.0, logprob(0, 0)]
+    assert scores["text_offset"] == [0, 1, 1, 1, 2]
     assert scores["top_logprobs"][0] is None
     assert scores["top_logprobs"][1] == {r"bytes:\xe2": -1.0}
     assert scores["top_logprobs"][-1] == {"seed": logprob(0, 0), r"bytes:\xe2\x82": -9.0}

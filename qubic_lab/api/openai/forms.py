@@ -1,5 +1,6 @@
 """The two forms of answers: chats and texts, whole or as the chunks of a stream. Plain values in, plain values out."""
 
+import codecs
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -103,6 +104,20 @@ class ChatForm:
         return {"content": content, "refusal": None}
 
 
+class _Offsets:
+    """Where tokens begin in a text, in characters; parts of a character begin where it does."""
+
+    def __init__(self, start: int) -> None:
+        self._at = start
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def next(self, raw: bytes) -> int:
+        """Return where a token of these bytes begins, which comes after those before."""
+        start = self._at
+        self._at += len(self._decoder.decode(raw))
+        return max(0, start)
+
+
 @dataclass
 class TextForm:
     """The texts of `/v1/completions`; `logprobs` if they were asked for, with `top` of the likeliest tokens each."""
@@ -111,31 +126,29 @@ class TextForm:
     top: int = 0
     prefix = "cmpl"
     whole = chunk = "text_completion"
-    _offsets: dict[int, int] = field(default_factory=dict)
+    _offsets: dict[int, _Offsets] = field(default_factory=dict)
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
         """Return a whole answer."""
         scored = answer.whole.prompt_scores if answer.echo else ()
-        prompt = [token_name(token.raw) for token in scored]
         # The tokens of a prompt may begin with one that is not of its text.
-        start = len(answer.echo) - sum(map(len, prompt))
+        prompt = b"".join(token.raw for token in scored).decode(errors="replace")
+        offsets = _Offsets(len(answer.echo) - len(prompt))
         return {
             "index": index,
             "text": answer.echo + answer.whole.text,
-            "logprobs": self._logprobs([*scored, *answer.tokens], start),
+            "logprobs": self._logprobs([*scored, *answer.tokens], offsets),
             "finish_reason": answer.whole.finish_reason,
         }
 
     def first(self, index: int, echo: str) -> dict[str, Any] | None:
         """Return the prompt, if it shall be echoed."""
-        self._offsets[index] = len(echo)
+        self._offsets[index] = _Offsets(len(echo))
         return self._piece(index, echo) if echo else None
 
     def next(self, index: int, token: StreamedToken) -> dict[str, Any]:
         """Return a token."""
-        logprobs = self._logprobs([token], start := self._offsets[index])
-        self._offsets[index] = start + len(token_name(token.raw))
-        return self._piece(index, token.text, logprobs)
+        return self._piece(index, token.text, self._logprobs([token], self._offsets[index]))
 
     def last(self, index: int, reason: str) -> dict[str, Any]:
         """Return the end."""
@@ -144,19 +157,14 @@ class TextForm:
     def _piece(self, index: int, text: str, logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, tokens: Sequence[StreamedToken | ScoredToken], start: int) -> dict[str, Any] | None:
+    def _logprobs(self, tokens: Sequence[StreamedToken | ScoredToken], offsets: _Offsets) -> dict[str, Any] | None:
         if not self.logprobs:
             return None
-        names = [token_name(token.raw) for token in tokens]
-        offsets, at = [], start
-        for name in names:
-            offsets.append(max(0, at))
-            at += len(name)
         return {
-            "tokens": names,
+            "tokens": [token_name(token.raw) for token in tokens],
             "token_logprobs": [None if token.logprob is None else _finite(token.logprob) for token in tokens],
             "top_logprobs": [self._top(token) for token in tokens] if self.top else None,
-            "text_offset": offsets,
+            "text_offset": [offsets.next(token.raw) for token in tokens],
         }
 
     def _top(self, token: StreamedToken | ScoredToken) -> dict[str, float] | None:
