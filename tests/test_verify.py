@@ -236,6 +236,15 @@ def test_tampering_is_found_and_named(
     assert len(found.problems) <= 4  # and little else
 
 
+def test_a_page_in_another_language_is_checked_too(week: Path, answering: list[str]) -> None:
+    page = build_page(tag="zh-TW")
+    found = verify_page(page, sample=1, seed=1)
+    assert (found.problems, found.equal) == ((), 1)
+    assert found.numbers == found.traced > 30
+    digit_in_the_page(page)
+    assert any("the page shows 2,049, and its source gives 2,048" in line for line in verify_page(page).problems)
+
+
 def test_other_code_and_another_model_are_named_as_such(
     week: Path, answering: list[str], monkeypatch: pytest.MonkeyPatch, here: Run
 ) -> None:

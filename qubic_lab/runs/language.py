@@ -86,7 +86,9 @@ def _recorded(text: str) -> str | None:
 
 
 def _value(text: str) -> str:
-    return _recorded(text) or _translate(LIST).join(_recorded(item) or item for item in text.split(LIST))
+    items = [(item, _recorded(item)) for item in text.split(LIST)]
+    listed = _translate(LIST).join(told or item for item, told in items)
+    return listed if all(told for _, told in items) else _recorded(text) or listed
 
 
 def _translate(message: str) -> str:

@@ -88,7 +88,7 @@ def _decisions(report: WeekReport, questions: Sequence[Question]) -> Iterator[Se
             advice = _(question.missed)
         else:
             advice = _("Nothing yet: {reason}.", reason=translated_text(row.reason))
-        yield Sentence(f"{_(question.label)}: {advice}", f"week#rows/{row.id}")
+        yield Sentence(_("{label}: {advice}", label=_(question.label), advice=advice), f"week#rows/{row.id}")
 
 
 def _failing(report: WeekReport) -> list[AcceptanceRow]:
@@ -106,7 +106,12 @@ def _noise(row: AcceptanceRow) -> Sentence:
         said = _("there is no interval; the full form of {day} says: {verdict}", day=row.last_full.day, verdict=verdict)
     else:
         said = _("there is no interval, and no full form to compare")
-    return Sentence(f"{row.id} {translated_text(row.what)}: {said}.", f"week#rows/{row.id}")
+    return _of_row(row, said)
+
+
+def _of_row(row: AcceptanceRow, said: str) -> Sentence:
+    text = _("{id} {what}: {said}.", id=row.id, what=translated_text(row.what), said=said)
+    return Sentence(text, f"week#rows/{row.id}")
 
 
 def _costs(report: WeekReport) -> Iterator[Sentence]:
@@ -157,7 +162,7 @@ def _distances(report: WeekReport) -> Iterator[Sentence]:
     """Say which rows have too little for a verdict, and where the last full run says something else."""
     partial = [row for row in report.rows if row.verdict == "partial"]
     for row in partial[:NAMED]:
-        yield Sentence(f"{row.id} {translated_text(row.what)}: {translated_text(row.reason)}.", f"week#rows/{row.id}")
+        yield _of_row(row, translated_text(row.reason))
     if len(partial) > NAMED:
         yield Sentence(_("{count} more rows have too little.", count=len(partial) - NAMED), "week#rows")
     for row in report.rows:
