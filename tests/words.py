@@ -102,7 +102,7 @@ def _words(seed: int) -> list[str]:
 def prompt_bytes(request: pipeline_pb2.GenerateRequest) -> bytes:
     """Return a prompt, whose tokens are bytes."""
     chat = "".join(f"<{message.role}>{message.content}" for message in request.messages)
-    return bytes(request.token_ids) or (request.prompt or chat).encode()
+    return bytes(id % 256 for id in request.token_ids) or (request.prompt or chat).encode()
 
 
 def end_of(request: pipeline_pb2.GenerateRequest, tokens: list[pipeline_pb2.Token]) -> pipeline_pb2.End:

@@ -37,7 +37,8 @@ ModelName = Annotated[str, Path(description="a name of /v1/models")]
 MOST_ANSWERS = 2_048
 """Of one request: prompts × samples."""
 RANDOM_SEEDS = 2**31
-_CHUNK = {"type": "string", "description": "data: a chunk of the answer as JSON; the last one is [DONE]"}
+_DATA = {"type": "string", "description": "a chunk of the answer as JSON; the last one is [DONE]"}
+_CHUNK = {"type": "object", "properties": {"data": _DATA}, "required": ["data"]}
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _CHUNK}}}}
 
 
@@ -47,11 +48,12 @@ class Asked:
 
     Attributes:
         requests: one for each prompt.
-        samples: answers that are made of each, of which the `kept` best are given.
+        samples: answers that are made of each, of which the `kept` best are given, each so many times as `copies` says.
         seed: of the first sample of each prompt.
         form: how the answers are shown.
         echo: whether each answer begins with its prompt.
         stream: as events; `with_usage` ends them with the numbers of tokens.
+        held: whether the stream begins only when all answers are whole.
     """
 
     requests: list[core.Request]
@@ -62,6 +64,8 @@ class Asked:
     echo: bool = False
     stream: bool = False
     with_usage: bool = False
+    copies: int = 1
+    held: bool = False
 
 
 def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter:
@@ -113,11 +117,12 @@ def asked_of_chat(query: ChatQuery, key: str = "") -> Asked:
     """Return what a chat asks for; an InputError if its fields contradict each other."""
     seed, samples = seed_of(query.seed, key), query.n or 1
     most = query.max_completion_tokens or query.max_tokens or DEFAULT_CHAT_TOKENS
-    sampling = _sampling(query, seed, most, bool(query.logprobs), query.top_logprobs or 0)
+    logprobs = bool(query.logprobs or query.top_logprobs)
+    sampling = _sampling(query, seed, most, logprobs, query.top_logprobs or 0)
     roles = {"developer": "system"}
     messages = tuple(core.ChatMessage(roles.get(each.role, each.role), each.text) for each in query.messages)
     request = core.Request(messages=messages, sampling=sampling)
-    form = ChatForm(bool(query.logprobs))
+    form = ChatForm(logprobs)
     return Asked([request], samples, samples, seed, form, stream=bool(query.stream), with_usage=query.with_usage)
 
 
@@ -128,25 +133,18 @@ def asked_of_text(query: TextQuery, key: str = "") -> Asked:
         InputError: its fields contradict each other.
     """
     seed, kept, echo = seed_of(query.seed, key), query.n or 1, bool(query.echo)
-    samples = query.best_of or kept
+    samples, copies = max(kept, query.best_of or 0), 1
     prompts, most = query.prompts, DEFAULT_TEXT_TOKENS if query.max_tokens is None else query.max_tokens
-    if samples < kept:
-        raise FieldError(f"best_of is {samples}, less than n, which is {kept}: give at least n", "best_of")
-    if most == 0 and samples > 1:
-        raise FieldError("max_tokens is 0, so all answers are the same: leave out n and best_of", "n")
-    if query.stream and samples > kept:
+    if most == 0:  # all answers are the same
+        samples, kept, copies = 1, 1, kept
+    if len(prompts) * samples * copies > MOST_ANSWERS:
         raise FieldError(
-            "the best of several is known at their ends: ask without stream, or without best_of", "best_of"
-        )
-    if len(prompts) * samples > MOST_ANSWERS:
-        raise FieldError(
-            f"{len(prompts)} prompts of {samples} answers each are too many: at most {MOST_ANSWERS} in one request", "n"
+            f"{len(prompts)} prompts with {samples * copies} answers each are too many: at most {MOST_ANSWERS} in all",
+            "n",
         )
     scored = query.logprobs if echo and query.logprobs is not None else None
     if scored is None and (most == 0 or (echo and not isinstance(prompts[0], str))):
         scored = 0  # the texts of the ids come with their scores
-    if query.stream and echo and scored is not None:
-        raise FieldError("the prompt's tokens are known at the end: ask without stream, or without echo", "stream")
     logprobs = query.logprobs is not None
     sampling = _sampling(query, seed, most, logprobs or samples > kept, query.logprobs or 0)
     requests = [
@@ -156,7 +154,8 @@ def asked_of_text(query: TextQuery, key: str = "") -> Asked:
         for prompt in prompts
     ]
     form = TextForm(logprobs, query.logprobs or 0)
-    return Asked(requests, samples, kept, seed, form, echo, bool(query.stream), query.with_usage)
+    held = samples > kept or (echo and scored is not None)  # the best, or the prompt's tokens, are known at the end
+    return Asked(requests, samples, kept, seed, form, echo, bool(query.stream), query.with_usage, copies, held)
 
 
 def seed_of(given: int | None, key: str) -> int:
@@ -215,8 +214,9 @@ async def _respond(
         ]
     )
     head = Head.of(asked, card, client)
-    if not asked.stream:
-        return JSONResponse(await until_done(request, _whole(pieces, asked, head)))
+    if asked.held or not asked.stream:
+        response = await until_done(request, _whole(pieces, asked, head))
+        return EventStream(_lines_of(response, asked, head)) if asked.stream else JSONResponse(response)
     first = await until_done(request, _first(pieces))
     return EventStream(_lines(first, pieces, asked, head), pieces.aclose)  # the lines may never be asked for
 
@@ -265,7 +265,7 @@ async def _whole(pieces: AsyncGenerator[tuple[int, Piece], None], asked: Asked, 
             else:
                 answer.tokens.append(item)
     usage = usage_of((answer.whole for of_prompt in answers for answer in of_prompt), asked.samples)
-    shown = [answer for of_prompt in answers for answer in _best(of_prompt, asked.kept)]
+    shown = [answer for of_prompt in answers for answer in _best(of_prompt, asked.kept) * asked.copies]
     choices = [asked.form.choice(index, answer) for index, answer in enumerate(shown)]
     return head.show(asked.form.whole, choices, usage=usage, qubic=head.qubic)
 
@@ -300,6 +300,16 @@ async def _lines(
             yield event_of(head.show(form.chunk, [], usage=usage))
     except QubicLabError as error:
         yield event_of(problem_of(error).openai)
+    yield "data: [DONE]\n\n"
+
+
+async def _lines_of(response: dict[str, Any], asked: Asked, head: Head) -> AsyncGenerator[str, None]:
+    """Yield whole answers as the events of a stream."""
+    no_usage = {"usage": None} if asked.with_usage else {}
+    for choice in response["choices"]:
+        yield event_of(head.show(asked.form.chunk, [choice], **no_usage, qubic=head.qubic))
+    if asked.with_usage:
+        yield event_of(head.show(asked.form.chunk, [], usage=response["usage"]))
     yield "data: [DONE]\n\n"
 
 

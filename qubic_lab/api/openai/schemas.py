@@ -217,7 +217,7 @@ def _kind_of_prompt(given: Any) -> str | None:
     if isinstance(given, str):
         return "text"
     first = given[0] if isinstance(given, list) and given else None
-    return {str: "texts", int: "ids", list: "lists_of_ids"}.get(type(first))
+    return {str: "texts", int: "ids", float: "ids", list: "lists_of_ids"}.get(type(first))  # 5.0 is an integer of JSON
 
 
 Prompt: TypeAlias = Annotated[
