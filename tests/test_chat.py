@@ -111,7 +111,7 @@ def test_a_saved_talk_is_loaded_and_no_other_file_is_replaced(tmp_path: Path) ->
     for _ in range(2):
         assert talk.command(f"/save {file}") == f"saved: {file}"
     loaded = Talk()
-    assert loaded.command(f"/load {file}") == f"loaded: {file}, 1 questions"
+    assert loaded.command(f"/load {file}") == f"loaded: {file}, 1 question"
     assert (said(loaded), loaded.sampling) == (said(talk), talk.sampling)
     assert json.loads(file.read_text())["messages"][0] == {"role": "system", "content": "Be brief."}
     with pytest.raises(InputError, match=r"talk\.json exists and is not of this talk: give another name"):

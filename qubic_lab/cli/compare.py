@@ -105,7 +105,9 @@ def _lines(comparison: "SplitComparison") -> Iterator[str]:
 def _conclusion(comparison: "SplitComparison") -> str:
     """Say in one line whether all is the same, with the numbers behind it."""
     measured = [case for case in comparison.cases if case.measured_as is None]
-    tokens = f"{sum(case.tokens for case in measured):,} tokens in {len(measured)} comparisons"
+    tokens = (
+        f"{sum(case.tokens for case in measured):,} tokens in {len(measured)} comparison{'s' * (len(measured) > 1)}"
+    )
     if comparison.verdict == "SAME":
         return f"SAME: {tokens}, all equal, and their logits equal bit for bit"
     worst = min(measured, key=lambda case: (case.token_identity, -case.logits_max_abs))

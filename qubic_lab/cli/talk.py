@@ -141,10 +141,10 @@ class Talk:
     def _stats(self, value: str) -> str:
         if self.last is None:
             return "there is no whole answer yet"
-        done, questions = self.last, sum(turn.role == "user" for turn in self.turns)
+        done = self.last
         return (
             f"{done.tokens} tokens, {done.tokens_per_s:.1f} tokens/s, the first after {done.ttft_ms:.0f} ms; "
-            f"the talk before it has {done.prompt_tokens} tokens, and {questions} questions in all"
+            f"the talk before it has {done.prompt_tokens} tokens; in all {self._questions()}"
         )
 
     def _save(self, value: str) -> str:
@@ -173,7 +173,11 @@ class Talk:
             raise InputError(f"{path} is no saved talk ({error}): give a file of /save") from error
         self.system = turns.pop(0).content if turns and turns[0].role == "system" else ""
         self.turns, self.last, self.file = turns, None, path
-        return f"loaded: {path}, {sum(turn.role == 'user' for turn in turns)} questions"
+        return f"loaded: {path}, {self._questions()}"
+
+    def _questions(self) -> str:
+        count = sum(turn.role == "user" for turn in self.turns)
+        return f"{count} question{'s' * (count != 1)}"
 
     def _sample(self, **changes: float) -> None:
         self.sampling = SamplingParams(**{**vars(self.sampling), **changes})
