@@ -175,8 +175,9 @@ class ScoredToken:
 
 @dataclass(frozen=True)
 class Completion:
-    """An answer: the text, its tokens and its speed (`ttft_ms` is the time from submission to the first token).
+    """An answer: the text, its tokens and its speed.
 
+    `ttft_ms` is the time from submission to the first token, `queue_ms` the part of it before the prompt was begun.
     `logprobs` has the log-probability of each token, if requested. `token_ids` starts with the request's
     forced tokens; log-probabilities and speed are of the tokens after them (speed 0 if there are none).
     `prompt_scores` has the prompt's tokens if they were scored.
@@ -191,6 +192,7 @@ class Completion:
     tokens_per_s: float
     logprobs: tuple[float, ...] = ()
     prompt_scores: tuple[ScoredToken, ...] = ()
+    queue_ms: float = 0.0
 
 
 def no_progress(text: str, done: int, total: int) -> None:

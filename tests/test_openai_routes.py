@@ -491,3 +491,22 @@ async def test_a_key_decides_on_the_seed() -> None:
     assert (first["id"], first["choices"]) == (again["id"], again["choices"])
     assert first["id"] != other["id"] and first["qubic"] != other["qubic"]
     assert_error(empty, 400, "at least 1 character")
+
+
+async def test_on_demand_an_answer_says_where_its_time_went() -> None:
+    async with served(Words()) as client:
+        traced = {"X-Qubic-Trace": "1"}
+        whole = (await client.post(CHAT, json=HELLO | {"n": 2, "max_tokens": 5}, headers=traced)).json()
+        stream = chunks_of((await client.post(CHAT, json=HELLO | {"stream": True}, headers=traced)).text)
+        response = (await client.post("/v1/responses", json={"input": "Hello"}, headers=traced)).json()
+        plain = (await client.post(CHAT, json=HELLO, headers={"X-Qubic-Trace": "0"})).json()
+        odd = await client.post(CHAT, json=HELLO, headers={"X-Qubic-Trace": "yes"})
+    # Of 5 ms to the first token 2 were spent in the queue; then come 4 tokens at 100 tokens/s.
+    times = {"queue_ms": 2.0, "prefill_ms": 3.0, "decode_ms": 40.0, "prompt_tokens": 11, "new_tokens": 5}
+    assert whole["qubic"]["trace"]["answers"] == [times, times]
+    assert whole["qubic"]["trace"]["total_ms"] > 0
+    [answer] = stream[-1]["qubic"]["trace"]["answers"]
+    assert (answer["new_tokens"], answer["decode_ms"]) == (MOST_TOKENS, pytest.approx(10.0 * (MOST_TOKENS - 1)))
+    assert response["qubic"]["trace"]["answers"][0]["queue_ms"] == 2.0
+    assert "trace" not in plain["qubic"]
+    assert_error(odd, 400, "x-qubic-trace")

@@ -113,6 +113,7 @@ def end_of(request: pipeline_pb2.GenerateRequest, tokens: list[pipeline_pb2.Toke
         finish_reason="stop" if tokens and tokens[-1].id == END else "length",
         prompt_tokens=len(prompt),
         ttft_ms=5.0,
+        queue_ms=2.0,
         tokens_per_s=100.0,
         token_ids=[token.id for token in tokens],
         logprobs=[token.logprob for token in tokens] if request.sampling.logprobs else [],

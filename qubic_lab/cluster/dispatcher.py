@@ -428,6 +428,6 @@ def _sample(reply: pipeline_pb2.GenerateReply) -> dict[str, Any]:
 
 
 def _end(end: pipeline_pb2.End) -> dict[str, Any]:
-    names = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s")
+    names = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "queue_ms", "tokens_per_s")
     scores = {"prompt_scores": scores_of(end)} if end.prompt else {}
     return {name: getattr(end, name) for name in names} | scores

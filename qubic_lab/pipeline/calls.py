@@ -139,6 +139,7 @@ def answer_of(request: Request, end: pb.End) -> PipelineAnswer:
         finish_reason=finish,
         prompt_tokens=end.prompt_tokens,
         ttft_ms=end.ttft_ms,
+        queue_ms=end.queue_ms,
         tokens_per_s=end.tokens_per_s,
         logprobs=tuple(end.logprobs),
         prompt_scores=tuple(map(_scored_of, end.prompt)),

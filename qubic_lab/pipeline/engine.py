@@ -69,6 +69,7 @@ class Engine:
         self._commands: queue.SimpleQueue[_Submit | _Cancel | _Order] = queue.SimpleQueue()
         self._scheduler: Scheduler | None = None
         self._sinks: dict[int, Sink] = {}
+        self._begun_s: dict[int, float] = {}  # when the prompts of requests without an event were begun
         self._in_flight: deque[Message] = deque()
         self._undelivered: list[tuple[Sink, Event]] = []
         self.progressed_at = time.monotonic()  # when the last micro-batch came back; other threads may read it
@@ -144,6 +145,9 @@ class Engine:
             message = replace(message, adjustments=len(added))
             adjustments = torch.tensor(added, dtype=torch.float64).view(torch.int64)
         self._deliver()
+        if message.kind is Kind.PREFILL:
+            begun_s = time.perf_counter()
+            self._begun_s |= {work.request: begun_s for work in message.works if work.position == 0}
         returned, payloads = stage.run(message, hidden, next_tokens, adjustments)
         self._member.transport.send(returned, *payloads)
         self._in_flight.append(message)
@@ -160,6 +164,8 @@ class Engine:
                 event = with_logprobs(event, logprobs[event.request])
             if event.request in scores:
                 event = replace(event, scores=scores[event.request])
+            if event.request in self._begun_s:
+                event = replace(event, begun_s=self._begun_s.pop(event.request))
             sink = self._sinks[event.request]
             if event.finish or event.fault_rank is not None:
                 del self._sinks[event.request]
@@ -230,6 +236,7 @@ class Engine:
             case _Cancel():
                 if self._scheduler is not None and command.request in self._sinks:
                     del self._sinks[command.request]
+                    self._begun_s.pop(command.request, None)
                     self._scheduler.cancel(command.request)
             case _Order():
                 self._carry_out(command)

@@ -62,6 +62,8 @@ class Event:
     top_logprobs: tuple[tuple[int, float], ...] = ()
     scores: tuple[Sequence[float], ...] = ()
     """For each token of a scored chunk of its prompt: the log-probability of the next one, then pairs as of its top."""
+    begun_s: float | None = None
+    """Of its first event: when the first chunk of its prompt was sent, by `time.perf_counter`."""
 
 
 def with_logprobs(event: Event, row: Sequence[float]) -> Event:

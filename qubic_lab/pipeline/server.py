@@ -74,6 +74,7 @@ class _Live:
     id: str
     gathered: bool = False
     started: float = field(default_factory=time.perf_counter)
+    begun: float | None = None
     batches: "queue.SimpleQueue[list[TimedEvent] | None]" = field(default_factory=queue.SimpleQueue)
     finished: bool = False
     tokens: int = 0
@@ -85,6 +86,7 @@ class _Live:
     def take(self, event: Event) -> None:
         """Take an event from the engine, in its thread."""
         self.tokens += event.token is not None
+        self.begun = self.begun or event.begun_s
         self._batch.append((event, time.perf_counter()))
         if not self.gathered or event.finish is not None or event.fault_rank is not None:
             self.batches.put(self._batch)
@@ -340,6 +342,7 @@ class _Answer:
         The first new token comes after the forced ones were recomputed; tokens/s counts from it on.
         """
         ttft_s = tokens_per_s = 0.0
+        queue_s = self._live.begun - self._live.started if self._live.begun else 0.0
         if count := len(self._times):
             first, last = self._times[0], self._times[-1]
             ttft_s = first - self._live.started
@@ -349,6 +352,7 @@ class _Answer:
             finish_reason=self.finish_reason,
             prompt_tokens=len(self._prompt),
             ttft_ms=ttft_s * 1000,
+            queue_ms=queue_s * 1000,
             tokens_per_s=tokens_per_s,
             request=self._number,
             token_ids=self._tokens,

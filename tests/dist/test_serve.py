@@ -151,3 +151,15 @@ def test_a_lost_rank_comes_back_and_ctrl_c_leaves_nothing(server: Process) -> No
             everybody = family(server.pid)
             server.send(signal.SIGINT)
             wait_until(lambda: all_gone(everybody))
+
+
+async def test_a_trace_tells_waiting_from_computing(client: httpx2.AsyncClient) -> None:
+    body = {"messages": [{"role": "user", "content": "Hello"}], "n": 9, "max_tokens": 12, "ignore_eos": True}
+    response = await client.post(CHAT, json=body, headers={"X-Qubic-Trace": "1"})
+    trace = response.json()["qubic"]["trace"]
+    times = trace["answers"]
+    assert [each["new_tokens"] for each in times] == [12] * 9
+    assert all(each["queue_ms"] >= 0 and each["prefill_ms"] > 0 and each["decode_ms"] > 0 for each in times)
+    assert all(
+        sum(each[name] for name in ("queue_ms", "prefill_ms", "decode_ms")) < trace["total_ms"] for each in times
+    )

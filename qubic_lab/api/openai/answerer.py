@@ -31,11 +31,13 @@ class ClientInfo:
     """Who asks: the name of the client's token, empty without tokens.
 
     What was asked before with the same `key` gets the same answer, if the `body` that came with it has the same digest.
+    `traced_s` is when the request came, by `time.perf_counter`, if the client wants to know where its time went.
     """
 
     name: str = ""
     key: str = ""
     body: str = ""
+    traced_s: float | None = None
 
     def part(self, number: int) -> "ClientInfo":
         """Return it for one of several parts of a request."""

@@ -35,6 +35,7 @@ CONSENSUS = "consensus"
 DEFAULT_VOTERS, FEWEST_VOTERS, MOST_VOTERS = 5, 2, 32
 DEADLINE_S = 600.0
 ROUNDS = 2
+NO_KEY = "each vote is held anew"
 SIGN, SIGN_S = ": the vote is held\n\n", 5.0
 """The sign of life before a streamed answer, a comment that clients skip, and its interval."""
 _WORDS = re.compile(r"\S+\s*|\s+")
@@ -149,19 +150,19 @@ async def respond_by_vote(
     verdict = await until_done(request, holding)
     whole = Completion("", verdict.text, (), verdict.finish_reason, verdict.prompt_tokens, 0.0, 0.0)
     choices = [asked.form.choice(0, Answer(completion=whole))]
-    return JSONResponse(head.show(asked.form.whole, choices, usage=verdict.usage, qubic=head.qubic | verdict.qubic))
+    return JSONResponse(head.show(asked.form.whole, choices, usage=verdict.usage, qubic=head.qubic() | verdict.qubic))
 
 
 def check_votable(asked: "Asked", client: ClientInfo) -> None:
     """Raise a FieldError that names what is asked for and a vote does not have."""
     request = asked.requests[0]
     refused = {
-        "n": (asked.kept > 1, "a vote has one answer, and what each voter said is in qubic.vote"),
+        "n": (asked.kept * asked.copies > 1, "a vote has one answer, and what each voter said is in qubic.vote"),
         "best_of": (asked.samples > asked.kept, "the vote chooses among the voters' answers"),
         "logprobs": (request.sampling.logprobs, "the answer of a vote has no tokens of its own"),
         "echo": (asked.echo, "only an answer is voted on"),
         "max_tokens": (request.prompt_logprobs is not None, "without tokens there is nothing to vote on"),
-        "Idempotency-Key": (bool(client.key), "each vote is held anew"),
+        "Idempotency-Key": (bool(client.key), NO_KEY),
         "prompt": (len(asked.requests) > 1 or bool(request.token_ids), "a vote is about one text"),
     }
     for name, (is_asked, why) in refused.items():
@@ -206,7 +207,7 @@ async def _lines(holding: Coroutine[Any, Any, Verdict], asked: "Asked", head: "H
                 if isinstance(part, str):
                     yield line(form.next(0, StreamedToken(0, part)))
                     continue
-                yield line(form.last(0, part.finish_reason), qubic=head.qubic | part.qubic)
+                yield line(form.last(0, part.finish_reason), qubic=head.qubic() | part.qubic)
                 if asked.with_usage:
                     yield event_of(head.show(form.chunk, [], usage=part.usage))
     except QubicLabError as error:

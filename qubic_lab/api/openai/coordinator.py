@@ -93,4 +93,5 @@ def _completion_of(request: Request, items: list[dict[str, Any]], result: dict[s
         tokens_per_s=result["tokens_per_s"],
         logprobs=tuple(item["logprob"] for item in items if "logprob" in item),
         prompt_scores=scored_tokens_of(result.get("prompt_scores", ())),
+        queue_ms=result.get("queue_ms", 0.0),
     )

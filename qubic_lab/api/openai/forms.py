@@ -194,6 +194,26 @@ def usage_of(answers: Iterable[Completion], samples: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
 
 
+def trace_of(answers: Iterable[Completion], seconds: float) -> dict[str, Any]:
+    """Return where the time of a request and of each of its answers went, in ms; `seconds` are those since it came.
+
+    An answer waits in the pipeline's queue, its prompt is computed up to the first token, and the others follow.
+    """
+    return {
+        "total_ms": 1e3 * seconds,
+        "answers": [
+            {
+                "queue_ms": each.queue_ms,
+                "prefill_ms": max(0.0, each.ttft_ms - each.queue_ms),
+                "decode_ms": 1e3 * max(0, len(each.token_ids) - 1) / each.tokens_per_s if each.tokens_per_s else 0.0,
+                "prompt_tokens": each.prompt_tokens,
+                "new_tokens": len(each.token_ids),
+            }
+            for each in answers
+        ],
+    }
+
+
 def event_of(content: dict[str, Any]) -> str:
     """Return an object as a server-sent event."""
     return f"data: {_JSON.encode(content)}\n\n"

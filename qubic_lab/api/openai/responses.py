@@ -12,9 +12,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from qubic_lab.api.openai.answerer import Answerer, ClientInfo
-from qubic_lab.api.openai.consensus import SIGN, Elector, Verdict, tell, voters_of
-from qubic_lab.api.openai.errors import RESPONSES
-from qubic_lab.api.openai.routes import STREAMED, client_of, find_model, seed_of
+from qubic_lab.api.openai.consensus import CONSENSUS, NO_KEY, SIGN, Elector, Verdict, tell, voters_of
+from qubic_lab.api.openai.errors import RESPONSES, FieldError
+from qubic_lab.api.openai.forms import trace_of
+from qubic_lab.api.openai.routes import STREAMED, Client, find_model, seed_of
 from qubic_lab.api.openai.schemas import (
     DEFAULT_CHAT_TOKENS,
     MOST_MESSAGES,
@@ -25,7 +26,7 @@ from qubic_lab.api.openai.schemas import (
     describe_refused,
 )
 from qubic_lab.api.problems import problem_of
-from qubic_lab.api.responses import EventStream, IdempotencyKey, until_done
+from qubic_lab.api.responses import EventStream, until_done
 from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS
 from qubic_lab.core import ChatMessage, Completion, SamplingParams
 from qubic_lab.core import Request as LabRequest
@@ -134,19 +135,22 @@ def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter
     routes = APIRouter(prefix="/v1", tags=["openai"], responses=RESPONSES)
 
     @routes.post("/responses", response_model=ResponseObject, responses=STREAMED)
-    async def respond(query: ResponseQuery, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+    async def respond(query: ResponseQuery, request: Request, client: Client) -> Response:
         """Return the next message of a conversation, in plain text; nothing is stored."""
-        client = await client_of(request, idempotency_key)
         seed = seed_of(None, client.key)
-        asked, record = query.to_core(seed), ResponseRecord(query, seed)
+        asked, record = query.to_core(seed), ResponseRecord(query, seed, client.traced_s)
         voters = voters_of(query.model) if elector else None
         if elector is not None and voters is not None:
+            if client.key:
+                raise FieldError(
+                    f"Idempotency-Key is not supported by the model {CONSENSUS}: {NO_KEY}", "Idempotency-Key"
+                )
             parts: AsyncGenerator[Part, None] = tell(elector.hold(asked, voters))
         else:
             record.model = find_model(await answerer.models(), query.model).name
             parts = _parts(answerer, asked, client.part(0), record.model, whole=not query.stream)
         if query.stream:
-            return EventStream(_lines(await until_done(request, _first(parts)), parts, record))
+            return EventStream(_lines(await until_done(request, _first(parts)), parts, record), parts.aclose)
         return JSONResponse(await until_done(request, _whole(parts, record)))
 
     return routes
@@ -197,9 +201,9 @@ async def _lines(first: Part, rest: AsyncGenerator[Part, None], record: "Respons
 class ResponseRecord:
     """A response while it is made: its object, and the events that tell of it, each with its number."""
 
-    def __init__(self, asked: ResponseQuery, seed: int) -> None:
+    def __init__(self, asked: ResponseQuery, seed: int, traced_s: float | None = None) -> None:
         self.model = asked.model
-        self._asked, self._seed, self._number = asked, seed, 0
+        self._asked, self._seed, self._traced_s, self._number = asked, seed, traced_s, 0
         self._id, self._item, self._created = f"resp_{uuid.uuid4().hex}", f"msg_{uuid.uuid4().hex}", int(time.time())
         self._place = {"item_id": self._item, "output_index": 0, "content_index": 0}
 
@@ -249,7 +253,7 @@ class ResponseRecord:
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": end.prompt_tokens + new_tokens,
             },
-            "qubic": {"seed": self._seed} | (end.qubic if isinstance(end, Verdict) else {}),
+            "qubic": {"seed": self._seed} | self._trace(end) | (end.qubic if isinstance(end, Verdict) else {}),
         }
 
     def object(self) -> dict[str, Any]:
@@ -278,6 +282,12 @@ class ResponseRecord:
             "truncation": "disabled",
             "usage": None,
         }
+
+    def _trace(self, end: Completion | Verdict) -> dict[str, Any]:
+        if self._traced_s is None:
+            return {}
+        ended = [end] if isinstance(end, Completion) else []
+        return {"trace": trace_of(ended, time.perf_counter() - self._traced_s)}
 
     def _message(self, text: str | None, status: str) -> dict[str, Any]:
         content = [] if text is None else [_part(text)]

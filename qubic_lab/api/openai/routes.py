@@ -6,17 +6,17 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.responses import JSONResponse
 
 from qubic_lab import core
 from qubic_lab.api.openai.answerer import Answerer, ClientInfo, ModelCard, Piece, together
 from qubic_lab.api.openai.consensus import CONSENSUS, Elector, respond_by_vote, voters_of
 from qubic_lab.api.openai.errors import RESPONSES, FieldError, UnknownModelError
-from qubic_lab.api.openai.forms import Answer, ChatForm, Form, TextForm, event_of, usage_of
+from qubic_lab.api.openai.forms import Answer, ChatForm, Form, TextForm, event_of, trace_of, usage_of
 from qubic_lab.api.openai.schemas import (
     DEFAULT_CHAT_TOKENS,
     DEFAULT_TEXT_TOKENS,
@@ -37,6 +37,9 @@ ModelName = Annotated[str, Path(description="a name of /v1/models")]
 MOST_ANSWERS = 2_048
 """Of one request: prompts × samples."""
 RANDOM_SEEDS = 2**31
+Trace = Annotated[
+    Literal["0", "1"] | None, Header(description="1: say in qubic.trace where the time of each answer went")
+]
 _DATA = {"type": "string", "description": "a chunk of the answer as JSON; the last one is [DONE]"}
 _CHUNK = {"type": "object", "properties": {"data": _DATA}, "required": ["data"]}
 STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _CHUNK}}}}
@@ -68,6 +71,18 @@ class Asked:
     held: bool = False
 
 
+async def client_of(
+    request: Request, idempotency_key: IdempotencyKey = None, x_qubic_trace: Trace = None
+) -> ClientInfo:
+    """Return who sent a request, and what its headers ask for."""
+    key = key_of(idempotency_key, name := getattr(request.state, "client", "")) or ""
+    body = hashlib.sha256(await request.body()).hexdigest() if key else ""
+    return ClientInfo(name, key, body, time.perf_counter() if x_qubic_trace == "1" else None)
+
+
+Client = Annotated[ClientInfo, Depends(client_of)]
+
+
 def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter:
     """Return the routes; without an elector there is no consensus."""
     routes = APIRouter(prefix="/v1", tags=["openai"], responses=RESPONSES)
@@ -86,15 +101,13 @@ def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter
         return _model(name, find_model(await answerer.models(), DEFAULT if is_vote else name))
 
     @routes.post("/chat/completions", response_model=ChatCompletion, responses=STREAMED)
-    async def chat(query: ChatQuery, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+    async def chat(query: ChatQuery, request: Request, client: Client) -> Response:
         """Return the next message of a chat, by the model's own template."""
-        client = await client_of(request, idempotency_key)
         return await _respond(answerer, elector, query.model, asked_of_chat(query, client.key), request, client)
 
     @routes.post("/completions", response_model=TextCompletion, responses=STREAMED)
-    async def complete(query: TextQuery, request: Request, idempotency_key: IdempotencyKey = None) -> Response:
+    async def complete(query: TextQuery, request: Request, client: Client) -> Response:
         """Return what follows each of some texts, or token ids, without a template."""
-        client = await client_of(request, idempotency_key)
         return await _respond(answerer, elector, query.model, asked_of_text(query, client.key), request, client)
 
     return routes
@@ -165,17 +178,6 @@ def seed_of(given: int | None, key: str) -> int:
     return int(_hash(key)[:8], 16) % RANDOM_SEEDS if key else secrets.randbelow(RANDOM_SEEDS)
 
 
-async def client_of(request: Request, idempotency_key: str | None) -> ClientInfo:
-    """Return who sent a request.
-
-    Raises:
-        InputError: the key is empty or too long.
-    """
-    name = getattr(request.state, "client", "")
-    key = key_of(idempotency_key, name)
-    return ClientInfo(name) if key is None else ClientInfo(name, key, hashlib.sha256(await request.body()).hexdigest())
-
-
 def _hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
@@ -229,14 +231,20 @@ class Head:
     created: int
     model: str
     system_fingerprint: str | None
-    qubic: dict[str, Any] = field(default_factory=dict)
+    seed: int
+    traced_s: float | None = None
 
     @classmethod
     def of(cls, asked: Asked, card: ModelCard, client: ClientInfo) -> "Head":
         """Return the head of a response: a new one, or that of an earlier request with the same key."""
         fingerprint = f"fp_{card.hash[:12]}" if card.hash else None
         number = f"{asked.form.prefix}-{_hash(client.key)[:32] if client.key else uuid.uuid4().hex}"
-        return cls(number, int(time.time()), card.name, fingerprint, {"seed": asked.seed})
+        return cls(number, int(time.time()), card.name, fingerprint, asked.seed, client.traced_s)
+
+    def qubic(self, *ended: Completion) -> dict[str, Any]:
+        """Return what OpenAI's form has no place for, with the trace of answers that have ended."""
+        trace = {} if self.traced_s is None else {"trace": trace_of(ended, time.perf_counter() - self.traced_s)}
+        return {"seed": self.seed} | trace
 
     def show(self, object: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """Return a response or a chunk of one."""
@@ -267,7 +275,8 @@ async def _whole(pieces: AsyncGenerator[tuple[int, Piece], None], asked: Asked, 
     usage = usage_of((answer.whole for of_prompt in answers for answer in of_prompt), asked.samples)
     shown = [answer for of_prompt in answers for answer in _best(of_prompt, asked.kept) * asked.copies]
     choices = [asked.form.choice(index, answer) for index, answer in enumerate(shown)]
-    return head.show(asked.form.whole, choices, usage=usage, qubic=head.qubic)
+    qubic = head.qubic(*(answer.whole for answer in shown))
+    return head.show(asked.form.whole, choices, usage=usage, qubic=qubic)
 
 
 async def _lines(
@@ -292,7 +301,7 @@ async def _lines(
                         yield line(opening)
                 if isinstance(item, Completion):
                     ended[index] = item
-                    yield line(form.last(index, item.finish_reason), qubic=head.qubic)
+                    yield line(form.last(index, item.finish_reason), qubic=head.qubic(item))
                 elif item.text or item.logprob is not None:
                     yield line(form.next(index, item))
         if asked.with_usage:
@@ -307,7 +316,7 @@ async def _lines_of(response: dict[str, Any], asked: Asked, head: Head) -> Async
     """Yield whole answers as the events of a stream."""
     no_usage = {"usage": None} if asked.with_usage else {}
     for choice in response["choices"]:
-        yield event_of(head.show(asked.form.chunk, [choice], **no_usage, qubic=head.qubic))
+        yield event_of(head.show(asked.form.chunk, [choice], **no_usage, qubic=response["qubic"]))
     if asked.with_usage:
         yield event_of(head.show(asked.form.chunk, [], usage=response["usage"]))
     yield "data: [DONE]\n\n"
