@@ -56,6 +56,7 @@ RECORDED = (
     "split, {ranks} ranks, {strategy}, batch {batch}",
     "price signals, {bars}",
     "{value} (too few)",
+    "naive",
 )
 """What changes, the ledger and cells of tables say, with their values as placeholders."""
 WORD = re.compile(r"[A-Za-z]{2}")
@@ -71,9 +72,8 @@ def collect() -> dict[str, str]:
 
 
 def _sources() -> Iterator[tuple[str, Iterable[str]]]:
-    for file in sorted((ROOT / "qubic_lab").rglob("*.py")):
-        if text := file.read_text(encoding="utf-8"):
-            yield str(file.relative_to(ROOT)), _of_module(file, ast.parse(text))
+    for file in sorted(file for part in ("runs", "studies") for file in (ROOT / "qubic_lab" / part).glob("*.py")):
+        yield str(file.relative_to(ROOT)), _of_module(file, ast.parse(file.read_text(encoding="utf-8")))
     for file in sorted((ROOT / "qubic_lab" / "runs" / "templates").glob("*.html")):
         calls = re.finditer(r"\b_\(\s*(\"[^\"]*\"|'[^']*')", file.read_text(encoding="utf-8"))
         yield str(file.relative_to(ROOT)), [ast.literal_eval(call[1]) for call in calls]

@@ -352,7 +352,8 @@ def _details(runs: Sequence[ReportedRun], shown: set[str]) -> Iterator[RunDetail
     differing = differing_parameters(runs)
     for run in runs:
         own = differing.get(run.name, {})
-        different = ", ".join(f"{name}={format_value(name, value)}" for name, value in own.items())
+        given = {name: value for name, value in own.items() if value not in (None, "", [])}
+        different = ", ".join(f"{name}={format_value(name, value)}" for name, value in given.items())
         yield RunDetails(
             run=run,
             heading=f"{_(run.title)} {different}".strip(),
