@@ -399,7 +399,10 @@ class TaskQueue:
         except (TypeError, ValueError) as error:
             raise InputError(f"the {what} is not JSON ({error}): give numbers, texts, lists and dicts") from error
         if len(text) > self._limits.most_bytes:
-            raise InputError(f"the {what} has {len(text):,} bytes: at most {self._limits.most_bytes:,} are allowed")
+            raise InputError(
+                f"the {what} has {len(text):,} bytes: at most {self._limits.most_bytes:,} are allowed, so give a "
+                "shorter prompt, or ask for fewer log-probabilities"
+            )
         return text
 
     def _outcome(self, task_id: str, found: Sequence[bytes | None]) -> TaskOutcome:
