@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import termios
@@ -136,6 +137,18 @@ def test_a_lost_answer_keeps_the_talk(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert (out, "error: rank 1 was lost" in err) == ("Me.\nhalf\n", True)
 
 
+def test_a_question_of_several_lines_and_one_that_is_stopped_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(request: Request) -> Generator[str | Answered, None, None]:
+        if request.messages[-1].content == "stop":
+            raise KeyboardInterrupt
+        yield "Me."
+        yield NUMBERS
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO('"""Who\nare you?"""\nstop\n"""\nand\n"""\n'))
+    chat.converse(talk := Talk(), answers)
+    assert said(talk) == ["user: Who\nare you?", "assistant: Me.", "user: and", "assistant: Me."]
+
+
 class Terminal:
     """A pseudo terminal with a command in it; what is awaited may be anywhere after what was awaited before."""
 
@@ -233,8 +246,9 @@ def test_a_talk_in_a_terminal(tmp_path: Path) -> None:
         screen.type("\x1b[A\x1b[A\x1b[A\r")  # three lines up: the first, which was wrong
         screen.await_("error: unknown command '/sede'")
         screen.await_(">>> ")
-        screen.type("\x04")
-        assert screen.process.wait(WITHIN_S) == 0
+        screen.process.send_signal(signal.SIGTERM)  # ends the talk, and is no Ctrl-C
+        screen.await_("error: terminated")
+        assert screen.process.wait(WITHIN_S) == 143
     roles = [message["role"] for message in json.loads((tmp_path / "talk.json").read_text())["messages"]]
     assert roles == ["user", "assistant"], "what came before Ctrl-C is kept"
     history = tmp_path / "state" / "qubic-lab" / "chat_history"
