@@ -37,7 +37,7 @@ Part: TypeAlias = str | Completion | Verdict | None
 REFUSED = {
     "background": Refused((False,), "ask with stream, and wait"),
     "conversation": Refused((), "send all turns as input"),
-    "include": Refused(([],), "leave it out"),
+    "include": Refused(([], ["reasoning.encrypted_content"]), "leave it out"),
     "previous_response_id": Refused((), "nothing is stored: send all turns as input"),
     "prompt": Refused((), "send the text as input"),
     "reasoning": Refused(({},), "leave it out; the model's template decides how it thinks"),
