@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from time import perf_counter_ns
@@ -167,32 +166,18 @@ def read_trace(folder: Path) -> "pd.DataFrame":
         raise InputError(f"the trace in {folder} is damaged ({error!r}): trace again") from error
 
 
-@dataclass(frozen=True)
-class AnswerTimes:
-    """Where the time of the only answer in a trace went: its wait for the first micro-batch, and each rank's work."""
-
-    queue_ms: float
-    work_ms: tuple[float, ...]
-
-
-def read_answer_times(folder: Path) -> AnswerTimes:
-    """Read the times of one answer without a table, for which pandas would have to be loaded.
+def read_work_ms(folder: Path) -> tuple[float, ...]:
+    """Return how long each rank worked, without a table, for which pandas would have to be loaded.
 
     Raises:
-        InputError: as for `read_trace`, or there is no answer.
+        InputError: as for `read_trace`.
     """
     first = _records(folder, 0)
     by_rank = [first, *(_records(folder, rank) for rank in range(1, first[0]["ranks"]))]
-    try:
-        submitted = next(record for record in first if record["kind"] == "submit")
-        begun = next(record for record in first if record["kind"] == "compute")
-    except StopIteration:
-        raise InputError(f"the trace in {folder} has no answer: send a request while tracing is on") from None
-    work_ns = [
-        sum(record["end_ns"] - record["start_ns"] for record in records if record["kind"] in _WORK)
+    return tuple(
+        sum(record["end_ns"] - record["start_ns"] for record in records if record["kind"] in _WORK) / 1e6
         for records in by_rank
-    ]
-    return AnswerTimes((begun["start_ns"] - submitted["start_ns"]) / 1e6, tuple(each / 1e6 for each in work_ns))
+    )
 
 
 def _spans(folder: Path) -> "pd.DataFrame":

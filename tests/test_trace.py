@@ -12,10 +12,9 @@ from qubic_lab.errors import InputError
 from qubic_lab.pipeline.message import Kind, Message, Work
 from qubic_lab.trace import (
     SPAN_KINDS,
-    AnswerTimes,
     Tracer,
-    read_answer_times,
     read_trace,
+    read_work_ms,
     request_times,
     timeline,
     trace_cost,
@@ -152,12 +151,10 @@ def test_each_request_has_its_sums(two_ranks_trace: Path) -> None:
     }
 
 
-def test_the_times_of_one_answer_need_no_table(tmp_path: Path) -> None:
+def test_the_work_of_ranks_needs_no_table(tmp_path: Path) -> None:
     first = [submit(7, 10), span("compute", 14, 20, 7), span("send", 20, 21, 7), span("receive", 21, 30, 7)]
     second = [span("receive", 0, 21, 7), span("compute", 21, 23, 7), span("sample", 23, 23.5, 7)]
-    assert read_answer_times(write(tmp_path, first, second)) == AnswerTimes(queue_ms=4.0, work_ms=(7.0, 2.5))
-    with pytest.raises(InputError, match="has no answer"):
-        read_answer_times(write(tmp_path, first[:1], second))
+    assert read_work_ms(write(tmp_path, first, second)) == (7.0, 2.5)
 
 
 def test_cost_is_that_of_the_worst_rank(two_ranks_trace: Path) -> None:

@@ -1,6 +1,7 @@
 """`qubic-lab generate` and `ask`: answers to prompts by a model that is started, or by a running cluster."""
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,7 +28,6 @@ from qubic_lab.errors import InputError, check_choice, check_range
 if TYPE_CHECKING:
     from qubic_lab.pipeline import PipelineConfig
     from qubic_lab.pipeline.config import ResolvedConfig
-    from qubic_lab.trace import AnswerTimes
 
 MOST_SLOTS = 8
 MOST_TRACED = 4_096
@@ -146,7 +146,7 @@ def _stream(config: "PipelineConfig", request: Request) -> None:
     """Print the answer to one prompt as it comes, and then its speed and where the time went."""
     from qubic_lab.pipeline import Pipeline
     from qubic_lab.pipeline.config import resolve_config
-    from qubic_lab.trace import read_answer_times
+    from qubic_lab.trace import read_work_ms
 
     model = str(resolve_config(config).folder)  # before anything is written
     with TemporaryDirectory(prefix="qubic-lab-") as folder:
@@ -159,27 +159,23 @@ def _stream(config: "PipelineConfig", request: Request) -> None:
             note_meaningless(pipeline.config.meaningless)
             stream = pipeline.stream(request)
             print_pieces(token.text for token in stream)
-        times = None
+        work_ms: tuple[float, ...] = ()
         with suppress(InputError):  # a full disk ends a trace, and no answer
-            times = read_answer_times(Path(folder)) if traced else None
-        note(speed_text(stream.completion, load_s, times))
+            work_ms = read_work_ms(Path(folder)) if traced else ()
+        note(speed_text(stream.completion, load_s, work_ms))
 
 
-def speed_text(done: Completion, load_s: float | None = None, times: "AnswerTimes | None" = None) -> str:
-    """Return the speed of an answer in one line, and where its time went as far as that is known."""
+def speed_text(done: Completion, load_s: float, work_ms: Sequence[float]) -> str:
+    """Return the speed of an answer in one line: where its time went, and the ranks' shares of work, if known."""
     count = len(done.token_ids)
     decode_s = (count - 1) / done.tokens_per_s if done.tokens_per_s and count > 1 else 0.0
-    queue_s = times.queue_ms / 1e3 if times else 0.0
-    prefill_s = done.ttft_ms / 1e3 - queue_s
-    steps = {"load": load_s, "queue": queue_s if times else None, "prefill": prefill_s, "decode": decode_s}
-    parts = [f"{name} {_short_time(seconds)}" for name, seconds in steps.items() if seconds is not None]
-    text = (
-        f"{count} tokens, {done.tokens_per_s:.1f} tokens/s, the first after {done.ttft_ms:.0f} ms; {', '.join(parts)}"
-    )
-    if times is None:
-        return text
-    shares = [work_ms / 1e3 / (prefill_s + decode_s) for work_ms in times.work_ms]
-    return f"{text}; at work: " + ", ".join(f"rank {rank} {share:.0%}" for rank, share in enumerate(shares))
+    prefill_s = (done.ttft_ms - done.queue_ms) / 1e3
+    steps = {"load": load_s, "queue": done.queue_ms / 1e3, "prefill": prefill_s, "decode": decode_s}
+    spent = ", ".join(f"{name} {_short_time(seconds)}" for name, seconds in steps.items())
+    text = f"{count} tokens, {done.tokens_per_s:.1f} tokens/s, the first after {done.ttft_ms:.0f} ms; {spent}"
+    shares = [each_ms / 1e3 / (prefill_s + decode_s) for each_ms in work_ms]
+    ranks = ", ".join(f"rank {rank} {share:.0%}" for rank, share in enumerate(shares))
+    return f"{text}; at work: {ranks}" if ranks else text
 
 
 def _short_time(seconds: float) -> str:
