@@ -20,7 +20,7 @@ GIVEN = "given"
 KERNELS = ("native", "torch")
 COMPRESSIONS = ("lossless",)
 NATIVE_DTYPES = ("fp32", "bf16")
-MOST_WAITING = 64
+MOST_WAITING = 192
 """Requests that may wait for a slot; further ones are refused at once."""
 MOST_THREADS = 1024
 """Limit of threads per rank; more is certainly a mistake and would overload the machine."""
