@@ -1,8 +1,11 @@
 """Harnesses: the items are ours, their tasks ask what we ask, logs are read, and what is missing or fails says so."""
 
 import json
+import os
 import re
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,14 @@ CHOSEN = {"doc": {"id": "a", "choices": ["Ada", "Ben"]}, "filtered_resps": [["-3
 WRITTEN = {"doc": {"id": "b"}, "resps": [[" Ada"]], "filtered_resps": ["Ada"], "exact_match": 1.0}
 
 
+DOCUMENTED = (
+    ("curl", "", '"finish_reason"'),
+    ("openai", "openai", r"\['.+', '.+', '.+', '.+'\]\n."),
+    ("lm-eval", LM_EVAL, r"(?s)\|qubic_choices\|.*\|acc .*local-chat-completions.*\|qubic_answers\|.*\|exact_match"),
+    ("inspect_ai", INSPECT, r"accuracy +[01]\."),
+    ("LangChain", "langchain-openai", r".+\n."),
+)
+"""Sections of docs/harnesses.md with the environments that they need, and what their lines print."""
 MOST_DIFFERENCE = 1e-3
 """Of a log-likelihood in fp32, ours from transformers'."""
 
@@ -138,3 +149,32 @@ def test_lm_eval_gets_over_http_what_its_own_engine_says(monkeypatch: pytest.Mon
         assert len(own) == 120
     difference = harnesses.largest_difference(*(found[0] for found in (ours, theirs)))
     assert difference is not None and difference <= MOST_DIFFERENCE
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[str]:
+    with harnesses.served(PipelineConfig("smollm2")) as url:
+        yield url
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("section", "harness", "printed"), DOCUMENTED, ids=[each[0] for each in DOCUMENTED])
+def test_documented_lines_work_as_written(
+    section: str, harness: str, printed: str, served: str, tmp_path: Path
+) -> None:
+    bin = settings().peers.absolute() / harness / "bin"
+    if not bin.exists() and harness:
+        pytest.skip(f"{harness} is not installed: run `make harnesses`")
+    text = (FOLDER.parents[1] / "docs" / "harnesses.md").read_text().split(f"## {section}\n", 1)[1]
+    [(language, code)] = re.findall(r"```(console|python)\n(.*?)```", text.split("\n## ", 1)[0], re.DOTALL)
+    code = re.sub("(?m)^inspect view$", "", code)  # serves until it is ended
+    code = re.sub("(?m)^(lm_eval|inspect eval)", r"\1 --limit 2", code)
+    command = [str(bin / "python"), "-c", code] if language == "python" else ["sh", "-ec", code]
+    path = os.pathsep.join([str(bin), str(Path(sys.executable).parent), os.environ["PATH"]])
+    variables = {"OPENAI_BASE_URL": served, "OPENAI_API_KEY": "none", "HF_HUB_OFFLINE": "1", "PATH": path}
+    (tmp_path / "data").symlink_to(FOLDER.parent)
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(printed, done.stdout), done.stdout
