@@ -141,7 +141,7 @@ async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(start_cl
         assert node.asked == 1
         other = {**QUESTION, "max_new_tokens": 9}
         response = await running.clients[1].post(ASK, json=other, headers=KEY)
-        assert_problem(response, 409, "idempotency key 'key' was used with another payload: give a new key")
+        assert_problem(response, 409, "the idempotency key was used with another payload: give a new key")
 
 
 async def test_a_stream_goes_on_after_the_last_event_that_was_seen(start_cluster: StartCluster) -> None:

@@ -198,7 +198,7 @@ class TaskQueue:
                 self._limits.retry_after_s,
             )
         if what == b"differs":
-            raise ConflictError(f"idempotency key {idempotency_key!r} was used with another payload: give a new key")
+            raise ConflictError("the idempotency key was used with another payload: give a new key")
         return cast(bytes, task_id).decode()
 
     def take(self, consumer: str, block_s: float = 0.0) -> TaskLease | None:
