@@ -3,11 +3,13 @@
 - The first sentence of a route's docstring is its summary.
 - A field without a description of its own has that of its class's docstring (section "Attributes", or `name`: text), or
   else that of its type.
+- Limits are whole numbers, as they are in the code: FastAPI makes floats of them, and of a large one a larger one.
 - A parameter of a path, a query or a header is never null: it is left out.
 - Examples are those of `examples.json`, which `scripts/api_examples.py` records from a running coordinator.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -18,6 +20,8 @@ from fastapi import FastAPI
 
 Json = dict[str, Any]
 METHODS = ("get", "post", "put", "patch", "delete")
+_LIMITS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
+_EXACT = 2.0**53
 _SENTENCE = re.compile(r"(.+?)\.(?:\s+|$)", re.S)
 _SECTION = re.compile(r"\n+(?:Attributes|Raises):\n(?: {4}.*\n?|\n)*")
 _NAMED = re.compile(r"^ {4}(\w+(?:, \w+)*): ", re.M)
@@ -54,8 +58,10 @@ def read_examples() -> Mapping[str, Json]:
 
 def complete(document: Json, examples: Mapping[str, Json]) -> None:
     """Complete an OpenAPI document in place."""
+    _round_limits(document["paths"])
     schemas = document.get("components", {}).get("schemas", {})
     for schema in schemas.values():
+        _round_limits(schema)
         _describe_fields(schema)
     for schema in schemas.values():
         for each in schema.get("properties", {}).values():
@@ -66,6 +72,17 @@ def complete(document: Json, examples: Mapping[str, Json]) -> None:
         for parameter in operation.get("parameters", ()):
             _complete_parameter(parameter)
         _add_examples(operation, examples.get(name, {}))
+
+
+def _round_limits(node: Any) -> None:
+    """Make whole limits integers; one that a float cannot hold becomes the next smaller one that it can."""
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for each in parts:
+        _round_limits(each)
+    for name in _LIMITS & node.keys() if isinstance(node, dict) else ():
+        value = node[name]
+        if isinstance(value, float) and value.is_integer():
+            node[name] = int(value if value < _EXACT else math.nextafter(value, 0.0))
 
 
 def _describe_fields(schema: Json) -> None:

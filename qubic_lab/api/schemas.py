@@ -22,7 +22,9 @@ _ONLY_OPENAI = {"min_p", "presence_penalty", "frequency_penalty", "logit_bias"}
 _SAMPLING = tuple(name for name in SamplingParams.__dataclass_fields__ if name not in _ONLY_OPENAI)
 
 
-Prompt = Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS, json_schema_extra={"pattern": r"\S"})]
+VISIBLE = r"[^\s\x1c-\x1f\x85]"
+"""Matches a text with something that `str.strip` leaves, also where these separators do not count as white space."""
+Prompt = Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS, json_schema_extra={"pattern": VISIBLE})]
 """A text with at least one visible character; `core.Request` checks the last, and says it better than a pattern."""
 Stop = Annotated[str, Field(min_length=1)]
 TaskId = Annotated[str, Field(description="id of the task in the queue, for /api/cluster/tasks/ID")]

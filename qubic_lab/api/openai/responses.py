@@ -27,7 +27,7 @@ from qubic_lab.api.openai.schemas import (
 )
 from qubic_lab.api.problems import problem_of
 from qubic_lab.api.responses import EventStream, until_done
-from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS
+from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, VISIBLE
 from qubic_lab.core import ChatMessage, Completion, SamplingParams
 from qubic_lab.core import Request as LabRequest
 from qubic_lab.errors import QubicLabError
@@ -80,7 +80,7 @@ class ResponseQuery(Refusing):
 
     model: Annotated[str, Field(description="a name of /v1/models", max_length=1_000)] = "default"
     input: Annotated[
-        Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS, pattern=r"\S")]
+        Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS, pattern=VISIBLE)]
         | Annotated[list[InputMessage], Field(min_length=1, max_length=MOST_MESSAGES)],
         Field(description="the user's text, or all turns so far", examples=["Name three rivers."]),
     ]

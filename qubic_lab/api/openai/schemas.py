@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from qubic_lab.api.openai.errors import FieldError
-from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, MOST_STOPS
+from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, MOST_STOPS, VISIBLE
 from qubic_lab.core import MAX_BIAS, MAX_BIASES, MAX_COUNT, MAX_PENALTY, MAX_SEED, MAX_TOP_LOGPROBS
 
 MOST_SAMPLES = 128
@@ -210,7 +210,7 @@ class ChatQuery(_Sampled):
 
 
 TokenIds: TypeAlias = Annotated[list[Annotated[int, Field(ge=0, le=MAX_COUNT)]], Field(min_length=1)]
-PromptText: TypeAlias = Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS, pattern=r"\S")]
+PromptText: TypeAlias = Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS, pattern=VISIBLE)]
 
 
 def _kind_of_prompt(given: Any) -> str | None:
