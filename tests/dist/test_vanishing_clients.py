@@ -128,13 +128,14 @@ async def vanish(server: Server, number: int, opening: asyncio.Semaphore) -> byt
 async def crowd(server: Server, client: httpx2.AsyncClient, count: int) -> list[bytes]:
     """Let so many clients vanish, wait until nothing of them is left, and return what they had read."""
     opening = asyncio.Semaphore(AT_ONCE)
-    read = await asyncio.gather(*(vanish(server, number, opening) for number in range(count)))
+    read = await asyncio.gather(*(vanish(server, n, opening) for n in range(count)), return_exceptions=True)
+    assert {each.__class__ for each in read} <= {bytes, ConnectionResetError}  # it may turn some of a crowd away
 
     async def is_idle() -> bool:
         return await server.working(client) == 0 and server.sockets == 0
 
     await until(is_idle, 120.0)
-    return read
+    return [each for each in read if isinstance(each, bytes)]
 
 
 @pytest.mark.parametrize("count", [50, pytest.param(1_000, marks=pytest.mark.slow)])
