@@ -13,7 +13,7 @@ from studies import Silent, make_manifest, write_notebook, write_project, write_
 from typer.testing import CliRunner, Result
 
 from qubic_lab import runs
-from qubic_lab.cli import runs as commands
+from qubic_lab.cli.console import add_group
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.runs.batch import run_batch
 from qubic_lab.runs.experiment import load
@@ -26,7 +26,7 @@ from qubic_lab.runs.week_index import WeekEntry, add_entry
 
 def invoke(*arguments: str) -> Result:
     app = typer.Typer()
-    commands.register(app)
+    add_group(app, "runs", "Runs of all weeks.", "list")
     return CliRunner().invoke(app, arguments)
 
 
