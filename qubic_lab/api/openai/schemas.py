@@ -205,7 +205,7 @@ class ChatQuery(_Sampled):
     logprobs: Annotated[bool | None, Field(description="with the log-probability of each token")] = None
     top_logprobs: Annotated[
         Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
-        Field(description="with those of so many of the likeliest tokens; needs logprobs"),
+        Field(description="with those of so many of the likeliest tokens"),
     ] = None
 
 
