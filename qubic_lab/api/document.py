@@ -23,7 +23,7 @@ METHODS = ("get", "post", "put", "patch", "delete")
 _LIMITS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}
 _EXACT = 2.0**53
 _SENTENCE = re.compile(r"(.+?)\.(?:\s+|$)", re.S)
-_SECTION = re.compile(r"\n+(?:Attributes|Raises):\n(?: {4}.*\n?|\n)*")
+_SECTION = re.compile(r"\n{1,2}(?:Attributes|Raises):\n(?: {4}.*(?:\n|\Z)|\n)*")
 _NAMED = re.compile(r"^ {4}(\w+(?:, \w+)*): ", re.M)
 _QUOTED = re.compile(r"`(\w+)`:\s+(.*?)(?=[;.]\s+`\w+`:|\.(?:\s|$)|$)", re.S)
 

@@ -34,7 +34,7 @@ CHOICES, ANSWERS = "qubic_choices", "answers"
 """Tasks: the likeliest of the given options after the question; an answer in the model's own words."""
 MODEL = "default"
 """The served model's other name."""
-SERVES = re.compile(r"https?://[^\s;]+/v1")
+SERVES = re.compile(r"https?://[^\s;/]+/v1")
 CONTEXT = "Question: {question}\nAnswer:"
 NEW_TOKENS = 24
 """As in the harnesses' tasks."""
