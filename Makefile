@@ -11,6 +11,9 @@ FAST := not slow and not gpu and not network
 # One more than cores, because many tests wait; 9 at most.
 WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 9)))
 
+# Tests start many processes; without this each of them may have to compile the package.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup report test test-slow lint lab peers harnesses proto clean
 
