@@ -41,10 +41,10 @@ report: .venv/.report ## run this week's studies and write the page
 	$(BIN)/qubic-lab run experiments/weekly.yaml
 	$(BIN)/qubic-lab report
 
-# What starts ranks has the machine to itself: two groups of ranks on the same cores wait for each other all the time.
+# What starts ranks runs apart, two at once: its time is mostly the start of processes.
 test: lint ## check style, types, imports and notebooks, then run the fast tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(FAST) and not dist"
-	$(BIN)/python -m pytest -m "$(FAST) and dist"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(FAST) and dist"
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"

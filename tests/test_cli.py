@@ -192,7 +192,9 @@ def test_ctrl_c_ends_a_long_answer_at_once_and_its_ranks(tmp_path: Path) -> None
     wait_until_gone(mark)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_benchmark_and_its_pool(number: signal.Signals, status: int) -> None:
     mark = uuid.uuid4().hex
     with start("bench backtest --null 2000 --effect 0", **{RUN_MARK: mark}) as process:

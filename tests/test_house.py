@@ -84,6 +84,7 @@ async def g(as_of, /): ...
     assert house.longest_function(trees) == (3, "qubic_lab.runs.b.f")
 
 
+@pytest.mark.slow
 def test_all_counts_of_this_checkout_are_found() -> None:
     counts, names = house.count_all(house.ROOT)
     assert all(each.now > 0 for each in counts if "repeated" not in each.what)
