@@ -98,7 +98,7 @@ class Request:
 
     `raw` sends the text without the chat template; otherwise it becomes the user's turn of a chat. `messages` are a
     chat of several turns. With `prompt_logprobs` the prompt is scored: the answer comes with the log-probability of
-    each of its tokens and those of so many of the likeliest; `max_new_tokens` may then be 0.
+    each of its tokens and those of this number of most likely tokens; `max_new_tokens` may then be 0.
     `forced_token_ids` are first tokens of the answer that another replica has already given; the answer continues them.
 
     Raises:

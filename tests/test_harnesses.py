@@ -12,12 +12,11 @@ import pytest
 import yaml
 from examples import example
 
-from qubic_lab.bench import harnesses
+from qubic_lab.bench import harnesses, local_server
 from qubic_lab.bench.harnesses import CHOICES, INSPECT, LM_EVAL, OURS, HarnessError, HarnessResult, HarnessScore, Said
 from qubic_lab.bench.result import Rate
 from qubic_lab.evals.graded import graded_questions
 from qubic_lab.model.resolve import resolve_model
-from qubic_lab.pipeline import PipelineConfig
 from qubic_lab.settings import settings
 from qubic_lab.studies import harnesses as study
 
@@ -141,8 +140,8 @@ def test_lm_eval_gets_over_http_what_its_own_engine_says(monkeypatch: pytest.Mon
     if not (settings().peers / LM_EVAL).exists():
         pytest.skip("lm-eval is not installed: run `make harnesses`")
     folder, tasks = resolve_model("smollm2"), (CHOICES, "qubic_answers")
-    with harnesses.served(PipelineConfig("smollm2", ranks=2, dtype="fp32")) as url:
-        ours = [harnesses.lm_eval(name, *harnesses.over_http(url, folder)) for name in tasks]
+    with local_server.served(model="smollm2", ranks=2, dtype="fp32") as url:
+        ours = [harnesses.lm_eval(name, *harnesses.over_http(f"{url}/v1", folder)) for name in tasks]
     theirs = [harnesses.lm_eval(name, "hf", {"pretrained": folder, "dtype": "float32"}) for name in tasks]
     for over_http, own in zip(ours, theirs, strict=True):
         assert {id: said.text for id, said in over_http.items()} == {id: said.text for id, said in own.items()}
@@ -153,8 +152,8 @@ def test_lm_eval_gets_over_http_what_its_own_engine_says(monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[str]:
-    with harnesses.served(PipelineConfig("smollm2")) as url:
-        yield url
+    with local_server.served(model="smollm2") as url:
+        yield f"{url}/v1"
 
 
 @pytest.mark.slow

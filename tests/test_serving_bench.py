@@ -11,8 +11,9 @@ from words import MOST_TOKENS, Words
 from qubic_lab.api.openai.metrics import PipelineMetrics
 from qubic_lab.api.openai.pipeline import PipelineAnswerer
 from qubic_lab.api.openai.serve import create_app
+from qubic_lab.bench.local_server import served
 from qubic_lab.bench.result import Table
-from qubic_lab.bench.serving import GRPC, HTTP, bench_serving, model_at, read_http, served
+from qubic_lab.bench.serving import GRPC, HTTP, bench_serving, model_at, read_http
 from qubic_lab.errors import BusyError, InputError
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
@@ -61,7 +62,7 @@ def test_both_ways_are_measured_with_one_pipeline(tiny: Path) -> None:
 def test_a_server_of_a_running_pipeline_sees_its_end(tiny: Path) -> None:
     with (
         Pipeline.launch(PipelineConfig(str(tiny), ranks=1, threads=1, slots=2)) as pipeline,
-        served(pipeline.address) as url,
+        served(pipeline=pipeline.address) as url,
     ):
         assert httpx2.get(f"{url}/health").json()["status"] == "serving"
         pipeline.close()

@@ -170,7 +170,7 @@ class RunningVote(BaseModel):
 
 
 class VoteStatus(BaseModel):
-    """Whether votes can be held now, and by whom."""
+    """Whether votes can be held now, and which nodes can vote."""
 
     ready: Annotated[bool, Field(description="whether a node is available")]
     busy: Annotated[bool, Field(description="whether mode auto lets one node answer now")]

@@ -54,14 +54,14 @@ class Query(BaseModel):
         float, Field(gt=0.0, le=1.0, description="sample from the likeliest tokens with this probability in all")
     ] = 1.0
     top_k: Annotated[
-        int, Field(ge=0, le=MAX_COUNT, description="sample from so many likeliest tokens; 0: from all")
+        int, Field(ge=0, le=MAX_COUNT, description="sample from this number of most likely tokens; 0: from all")
     ] = 0
     seed: Annotated[int, Field(ge=0, le=MAX_SEED, description="the same seed gives the same answer")] = 0
     ignore_eos: Annotated[bool, Field(description="go on after the token that ends an answer")] = False
     stop: Annotated[list[Stop], Field(max_length=MOST_STOPS, description="texts before which the answer ends")] = []
     logprobs: Annotated[bool, Field(description="return the log-probability of each token")] = False
     top_logprobs: Annotated[
-        int, Field(ge=0, le=MAX_TOP_LOGPROBS, description="in a stream: so many likeliest tokens at each place, too")
+        int, Field(ge=0, le=MAX_TOP_LOGPROBS, description="in a stream: number of most likely tokens at each position")
     ] = 0
     mode: Annotated[
         Literal["auto", "consensus", "single"],

@@ -5,21 +5,18 @@
 
 import json
 import os
-import re
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from qubic_lab.bench.local_server import served
 from qubic_lab.bench.result import ModelResult, Rate, Table, counted, settings_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
-from qubic_lab.errors import RankError, check_at_least
+from qubic_lab.errors import check_at_least
 from qubic_lab.evals.questions import Question, read_objects
 from qubic_lab.evals.scoring import judge
 from qubic_lab.model.resolve import resolve_model
@@ -34,7 +31,6 @@ CHOICES, ANSWERS = "qubic_choices", "answers"
 """Tasks: the likeliest of the given options after the question; an answer in the model's own words."""
 MODEL = "default"
 """The served model's other name."""
-SERVES = re.compile(r"https?://[^\s;/]+/v1")
 CONTEXT = "Question: {question}\nAnswer:"
 NEW_TOKENS = 24
 """As in the harnesses' tasks."""
@@ -117,7 +113,8 @@ def bench_harnesses(
     """
     items = load_items(folder, check_at_least("limit", limit, 1))
     say, said, missing = counted(progress, 4), dict[tuple[str, str], SaidById](), dict[str, str]()
-    with served(config) as url:
+    with served(model=config.model, ranks=config.ranks or 1, dtype=config.dtype) as address:
+        url = f"{address}/v1"
         server = over_http(url, resolve_model(config.model))
         asked: dict[tuple[str, str], Callable[[], SaidById]] = {
             (LM_EVAL, CHOICES): lambda: lm_eval(CHOICES, *server, folder, limit),
@@ -171,31 +168,6 @@ def answer(pipeline: Pipeline, items: Sequence[Item]) -> SaidById:
         text, cut = each.completion.text, each.completion.finish_reason == "length"
         found[item.question.id] = Said(text, bool(judge(item.question, text, cut)))
     return found
-
-
-@contextmanager
-def served(config: PipelineConfig) -> Iterator[str]:
-    """Serve a model by `qubic-lab serve` in a process of its own, and yield the URL for OpenAI's clients.
-
-    Raises:
-        RankError: it does not start; the message is its last line.
-    """
-    options = {"model": config.model, "ranks": config.ranks or 1, "dtype": config.dtype, "listen": "127.0.0.1:0"}
-    command = [sys.executable, "-m", "qubic_lab.lifeline", str(os.getpid()), "qubic_lab.cli.main", "serve"]
-    command += [f"--{name}={value}" for name, value in options.items()]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        try:
-            line = ""
-            for line in server.stderr:
-                if found := SERVES.search(line):
-                    break
-            else:
-                raise RankError(f"qubic-lab serve does not start: {line.strip() or 'it says nothing'}")
-            threading.Thread(target=server.stderr.read, daemon=True).start()  # so that it can say more
-            yield found[0]
-        finally:
-            server.terminate()
 
 
 def over_http(url: str, tokenizer: Path) -> tuple[str, Mapping[str, object]]:

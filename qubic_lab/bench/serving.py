@@ -6,11 +6,8 @@ to the first token is also measured of other servers that speak OpenAI's API, on
 
 import asyncio
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -19,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from qubic_lab.bench.local_cluster import child_environment, free_ports
+from qubic_lab.bench.local_server import served
 from qubic_lab.bench.noise import NoiseWatch
 from qubic_lab.bench.result import ModelResult, Spread, Table, counted, interval_text, quantile_interval, settings_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
@@ -33,8 +30,6 @@ FEWEST_PAIRS = 6
 HTTP, GRPC = "HTTP", "gRPC client"
 FIRST_TOKENS = 2
 """Tokens that are asked for where only the first one counts: a server may hold one back for its stop strings."""
-START_S = 120.0
-"""Time limit of the server's start, on a machine that may be busy."""
 _TOPIC = "In the {number}th chapter of the long history of rivers, bridges and the towns between them, we read that"
 
 
@@ -96,37 +91,9 @@ def bench_serving(
     check_at_least("pairs", pairs, FEWEST_PAIRS)
     check_at_least("streams", streams, 1)
     check_at_least("new_tokens", new_tokens, FIRST_TOKENS)
-    with Pipeline.launch(config) as pipeline, served(pipeline.address) as url:
+    with Pipeline.launch(config) as pipeline, served(pipeline=pipeline.address) as url:
         measured = asyncio.run(_measure(pipeline.address, url, streams, pairs, new_tokens, beside or {}, progress))
         return ServingResult(**measured, streams=streams, **settings_of(pipeline.config, "ranks", "lanes", "slots"))
-
-
-@contextmanager
-def served(address: str) -> Iterator[str]:
-    """Yield the URL at which another process serves a running pipeline.
-
-    Raises:
-        RankError: it does not start; its output says why.
-    """
-    url = f"127.0.0.1:{free_ports(1)[0]}"
-    command = [sys.executable, "-m", "qubic_lab.cli.main", "serve", "--pipeline", address, "--listen", url]
-    with subprocess.Popen(command, env=child_environment()) as process:
-        try:
-            deadline = time.monotonic() + START_S
-            while not _is_up(f"http://{url}"):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RankError("qubic-lab serve did not start: its output says why")
-                time.sleep(0.1)
-            yield f"http://{url}"
-        finally:
-            process.terminate()
-
-
-def _is_up(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/health").is_success
-    except httpx2.HTTPError:
-        return False
 
 
 async def _measure(

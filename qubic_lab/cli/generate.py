@@ -61,7 +61,7 @@ def generate(
     ignore_eos: Annotated[bool, Option("--ignore-eos", help="Continue after the model's end token.")] = False,
     stop: Annotated[list[str] | None, Option(help="End an answer before this text; may be repeated.")] = None,
     vote: Annotated[
-        int | None, Option(help="Vote on up to so many samples, until the winner is certified.", show_default=False)
+        int | None, Option(help="Most samples of a vote, which ends when the winner is certified.", show_default=False)
     ] = None,
     threads: options.Threads = None,
     compression: options.Compression = None,

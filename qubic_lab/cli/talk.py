@@ -36,7 +36,7 @@ class Answered:
 
     @classmethod
     def of(cls, done: Completion, most: int) -> "Answered":
-        """Return the numbers of an answer of at most so many tokens."""
+        """Return the numbers of an answer with this limit of tokens."""
         tokens, cut = len(done.token_ids), done.finish_reason == "length"
         return cls(tokens, done.prompt_tokens, done.tokens_per_s, done.ttft_ms, cut, cut and tokens < most)
 

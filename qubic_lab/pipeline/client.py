@@ -224,7 +224,7 @@ class Pipeline:
             **options: `token_ids` or `messages` (a chat of ChatMessage) instead of a text, `raw`, `max_new_tokens`,
                 `temperature`, `top_p`, `top_k`, `min_p`, `presence_penalty`, `frequency_penalty`, `logit_bias` (a dict
                 by token ids), `seed`, `ignore_eos`, `stop`, `logprobs`, `top_logprobs`, `prompt_logprobs` (score the
-                prompt, with so many of the likeliest tokens), `forced_token_ids` (known first tokens of the answer,
+                prompt, with this number of most likely tokens), `forced_token_ids` (known first tokens of the answer,
                 which are not streamed again).
 
         Raises:

@@ -48,7 +48,7 @@ class Work(NamedTuple):
     before it that does. `sample` is the index of the answer's token that this step chooses, or NO_SAMPLE within the
     prompt. `fault` is the first rank whose output was not finite. `logprobs` is how many of the likeliest tokens to
     return in addition to the chosen one, or NO_LOGPROBS. A chunk is scored if `prompt_logprobs` is not NO_LOGPROBS:
-    each row returns the log-probability of the token that comes next, and those of so many of the likeliest.
+    each row returns the log-probability of the token that comes next, and those of this number of most likely tokens.
     """
 
     slot: int

@@ -57,7 +57,7 @@ class Answerer(Protocol):
     def answer(
         self, request: Request, samples: int, *, client: ClientInfo, model: str = "", whole: bool = False
     ) -> AsyncGenerator[Piece, None]:
-        """Yield the tokens and the end of each of so many samples, whose seeds are `seed`, `seed + 1`, ….
+        """Yield the tokens and the end of each sample; sample i has the seed of the request + i.
 
         Args:
             request: what is asked.

@@ -67,7 +67,7 @@ class Elector(Protocol):
     """What holds the votes."""
 
     async def hold(self, request: LabRequest, voters: int) -> Verdict:
-        """Hold a vote of so many answers; cancelling it ends the work.
+        """Hold a vote of this number of answers; cancelling it ends the work.
 
         Raises:
             QubicLabError: as for the votes of its kind.

@@ -35,7 +35,7 @@ class PipelineMetrics(HttpMetrics):
 
     @contextmanager
     def answering(self, count: int) -> Iterator[None]:
-        """Count so many answers as running or waiting while the block runs."""
+        """Count this number of answers as running or waiting while the block runs."""
         self._open += count
         try:
             yield

@@ -51,7 +51,7 @@ class Asked:
 
     Attributes:
         requests: one for each prompt.
-        samples: answers that are made of each, of which the `kept` best are given, each so many times as `copies` says.
+        samples: answers to each; the `kept` best are given, each as often as `copies` says.
         seed: of the first sample of each prompt.
         form: how the answers are shown.
         echo: whether each answer begins with its prompt.
@@ -332,7 +332,7 @@ async def _after(
 
 
 def _best(answers: list[Answer], kept: int) -> list[Answer]:
-    """Return so many answers, the likeliest ones if there are more."""
+    """Return this number of answers, the most likely ones if there are more."""
     return answers if len(answers) == kept else sorted(answers, key=lambda each: -each.mean_logprob)[:kept]
 
 

@@ -205,7 +205,7 @@ class ChatQuery(_Sampled):
     logprobs: Annotated[bool | None, Field(description="with the log-probability of each token")] = None
     top_logprobs: Annotated[
         Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
-        Field(description="with those of so many of the likeliest tokens"),
+        Field(description="number of most likely tokens at each position, with their log-probabilities"),
     ] = None
 
 
@@ -246,12 +246,14 @@ class TextQuery(_Sampled):
     ] = None
     best_of: Annotated[
         Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None,
-        Field(description="so many are made, and the n of the highest log-probability per token are given"),
+        Field(
+            description="number of answers that are made; the n with the highest log-probability per token are given"
+        ),
     ] = None
     echo: Annotated[bool | None, Field(description="the answer begins with the prompt")] = None
     logprobs: Annotated[
         Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
-        Field(description="with the log-probability of each token and of so many of the likeliest"),
+        Field(description="the log-probability of each token, and those of this number of most likely tokens"),
     ] = None
 
     @property

@@ -1,0 +1,40 @@
+"""`qubic-lab serve` in a process of its own, for measurements by HTTP."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qubic_lab.bench.local_cluster import child_environment
+from qubic_lab.errors import RankError
+
+SERVES = re.compile(r"(https?://[^\s;/]+)/v1")
+
+
+@contextmanager
+def served(**options: object) -> Iterator[str]:
+    """Serve with these options of `qubic-lab serve`, without a key, and yield the URL, which has no path.
+
+    Raises:
+        RankError: it does not start; the message has its last line.
+    """
+    command = [sys.executable, "-m", "qubic_lab.lifeline", str(os.getpid()), "qubic_lab.cli.main", "serve"]
+    command += [f"--{name}={value}" for name, value in {"listen": "127.0.0.1:0", **options}.items()]
+    with subprocess.Popen(
+        command, env=child_environment(), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stderr is not None
+        try:
+            line = ""
+            for line in server.stderr:
+                if found := SERVES.search(line):
+                    break
+            else:
+                raise RankError(f"qubic-lab serve does not start: {line.strip() or 'it says nothing'}")
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # so that it can say more
+            yield found[1]
+        finally:
+            server.terminate()
