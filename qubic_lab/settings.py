@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     """Token that our own commands send to a coordinator."""
     api_key: SecretStr | None = None
     """Key that clients of `qubic-lab serve` must send. Required beyond loopback."""
+    browser_origins: str = ""
+    """Origins of pages that may call the HTTP interface from a browser: https://chat.example,http://localhost:3000."""
     node_token: SecretStr | None = None
     """Secret that coordinators and nodes share, of 32 characters or more; `qubic-lab token new` prints one."""
     cluster_network: str = ""

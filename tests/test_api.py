@@ -12,6 +12,7 @@ import httpx2
 import pytest
 from clusters import Cluster, Fragile, StartCluster, cluster, counted, text_of, until
 from prometheus_client.parser import text_string_to_metric_families
+from words import Words
 
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.api.schemas import Query, QueryResponse, Token
@@ -259,8 +260,8 @@ async def test_requests_that_cannot_be(start_cluster: StartCluster) -> None:
         for content in (b" " * (2**20 + 1), blanks(17)):
             assert_problem(await ask(ASK, content=content), 413, too_large)
         assert_problem(await ask(ASK, content=blanks(16)), 400, "with the header Content-Type")
-        assert_problem(await running.client.get(ASK), 405, "Method Not Allowed")
-        assert_problem(await running.client.get("/api/nothing"), 404, "Not Found")
+        assert_problem(await running.client.get(ASK), 405, "send POST")
+        assert_problem(await running.client.get("/api/nothing"), 404, "there is no /api/nothing: ")
         assert (await running.coordinator.counts()).submitted == 0
 
 
@@ -347,6 +348,17 @@ async def test_readiness_without_redis(tmp_path: Path, monkeypatch: pytest.Monke
             assert str(tmp_path) not in response.text
             assert_problem(await running.client.post(ASK, json=QUESTION), 503, "cannot do this now")
             assert (await running.client.get("/health")).status_code == 200
+
+
+async def test_a_node_gets_all_that_says_how_to_sample(start_cluster: StartCluster) -> None:
+    given = {"top_k": 3, "min_p": 0.1, "presence_penalty": 1.0, "frequency_penalty": -1.0, "logit_bias": {"4": 2.0}}
+    node = Words()
+    async with start_cluster(nodes={"a": node}, served=True) as running:
+        assert (await running.client.post(ASK, json=QUESTION | given)).status_code == 200
+        assert_problem(await running.client.post(ASK, json=QUESTION | {"logit_bias": {"x": 1}}), 400, "logit_bias.x")
+    [asked] = node.asked
+    found = {name: getattr(asked.sampling, name) for name in given}
+    assert found | {"logit_bias": dict(asked.sampling.logit_bias)} == given | {"logit_bias": {4: 2.0}}
 
 
 async def test_from_python(start_cluster: StartCluster) -> None:

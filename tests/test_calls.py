@@ -15,10 +15,10 @@ from qubic_lab.cluster.calls import (
     failure_of,
     item_of,
     most_tokens,
+    packed_scores,
     payload_of,
     request_of,
     scored_tokens_of,
-    scores_of,
     token_of,
     wait_at_most,
     with_pauses,
@@ -96,7 +96,7 @@ def test_a_token_is_the_same_behind_the_queue(token: pb.Token, top: list[pb.TopT
 @given(st.lists(st.tuples(RAW, st.floats(-9, 0), TOPS), max_size=4))
 def test_a_scored_prompt_is_the_same_behind_the_queue(rows: list[tuple[bytes, float, list[pb.TopToken]]]) -> None:
     prompt = [pb.ScoredToken(id=n, raw=raw, logprob=logprob, top=top) for n, (raw, logprob, top) in enumerate(rows)]
-    found = scored_tokens_of(json.loads(json.dumps(scores_of(pb.End(prompt=[pb.ScoredToken(raw=b"a"), *prompt])))))
+    found = scored_tokens_of(json.loads(json.dumps(packed_scores(pb.End(prompt=[pb.ScoredToken(raw=b"a"), *prompt])))))
     assert found[0] == ScoredToken(0, b"a")
     assert found[1:] == tuple(
         ScoredToken(n, raw, logprob, tuple(TopToken(each.id, each.logprob, each.raw) for each in top))

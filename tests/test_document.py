@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import html5lib
@@ -28,6 +29,7 @@ from qubic_lab.cli.coordinator import make_votes
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.database import open_database
 from qubic_lab.oracle.serving.service import Oracle
+from qubic_lab.pipeline.text import Tokenizer
 
 Json = dict[str, Any]
 
@@ -41,7 +43,8 @@ def of_coordinator() -> FastAPI:
 
 
 def of_server() -> FastAPI:
-    return create_server(PipelineAnswerer(EchoReplica("echo", 0.01, 4)), PipelineMetrics())
+    answerer = PipelineAnswerer(EchoReplica("echo", 0.01, 4))
+    return create_server(answerer, PipelineMetrics(), load_tokenizer=lambda: Tokenizer(Path()))
 
 
 @pytest.fixture(scope="module", params=[of_coordinator, of_server], ids=["coordinator", "server"])

@@ -5,13 +5,14 @@ from typing import Any
 
 import httpx2
 import pytest
+import redis
 from clusters import Fragile, StartCluster, text_of, until
 from test_openai_routes import CHAT, HELLO, TEXT, assert_error, chunks_of
 from words import Words
 from words import text_of as words_of
 
 from qubic_lab.api.openai.schemas import ChatCompletion
-from qubic_lab.errors import InputError, RankError
+from qubic_lab.errors import ContextError, InputError, RankError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 
@@ -98,11 +99,28 @@ async def test_without_nodes_clients_are_told_to_come_back(start_cluster: StartC
             assert response.headers["retry-after"] == "5"
 
 
-async def test_what_a_node_refuses_is_the_clients_error(start_cluster: StartCluster) -> None:
-    node = Fragile(error=InputError("the prompt has 9 tokens, the model's context is 8: give a shorter one"))
+@pytest.mark.parametrize(("kind", "code"), [(InputError, None), (ContextError, "context_length_exceeded")])
+async def test_what_a_node_refuses_is_the_clients_error(
+    start_cluster: StartCluster, kind: type[InputError], code: str | None
+) -> None:
+    node = Fragile(error=kind("the prompt has 9 tokens, the model's context is 8: give a shorter one"))
     async with start_cluster(nodes={"a": node}, served=True) as running:
         for stream in (False, True):
-            assert_error(await running.client.post(CHAT, json=HELLO | {"stream": stream}), 400, "context is 8")
+            response = await running.client.post(CHAT, json=HELLO | {"stream": stream})
+            assert_error(response, 400, "context is 8", code=code)
+
+
+async def test_long_prompts_have_their_scores_which_are_not_kept(
+    start_cluster: StartCluster, client: redis.Redis
+) -> None:
+    prompt = "x" * 20_000
+    async with start_cluster(nodes={"a": Words()}, served=True) as running:
+        body = {"prompt": prompt, "echo": True, "logprobs": 1, "max_tokens": 0}
+        for headers, kept in (({}, 0), ({"Idempotency-Key": "mine"}, 1)):
+            found = (await running.client.post(TEXT, json=body, headers=headers)).json()
+            [choice] = found["choices"]
+            assert (choice["text"], len(choice["logprobs"]["token_logprobs"])) == (prompt, len(prompt))
+            assert len(list(client.scan_iter("*:task:*"))) == kept
 
 
 @pytest.mark.parametrize("body", [{}, {"stream": True}, {"n": 3}], ids=["whole", "stream", "samples"])

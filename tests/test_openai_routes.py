@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -17,7 +18,9 @@ from qubic_lab.api.openai.metrics import PipelineMetrics
 from qubic_lab.api.openai.pipeline import PipelineAnswerer
 from qubic_lab.api.openai.schemas import ChatCompletion, TextCompletion
 from qubic_lab.api.openai.serve import create_app
+from qubic_lab.core import Request
 from qubic_lab.errors import BusyError, DeadlineError, InputError, QubicLabError, RankError
+from qubic_lab.pipeline.text import Tokenizer
 
 pytestmark = pytest.mark.anyio
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -286,7 +289,7 @@ async def test_what_changes_nothing_is_accepted() -> None:
     [
         (CHAT, {"tools": [{"type": "function"}]}, "tools", "tools is not supported: this server calls no tools"),
         (CHAT, {"tool_choice": "required"}, "tool_choice", "calls no tools"),
-        (CHAT, {"response_format": {"type": "json_object"}}, "response_format", "ask for JSON in the prompt"),
+        (CHAT, {"response_format": {"type": "json_object"}}, "response_format", "describe the form in the prompt"),
         (CHAT, {"repetition_penalty": 1.1}, "repetition_penalty", "give presence_penalty or frequency_penalty"),
         (CHAT, {"presence_penalty": 2.5}, "presence_penalty", "presence_penalty is '2.5'"),
         (CHAT, {"logit_bias": {"5": 101}}, "logit_bias.5", "is '101'"),
@@ -295,7 +298,15 @@ async def test_what_changes_nothing_is_accepted() -> None:
         (CHAT, {"n": 0}, "n", "n is '0'"),
         (CHAT, {"seed": -1}, "seed", "seed is '-1'"),
         (CHAT, {"messages": []}, "messages", "at least 1 item"),
-        (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "'tool'"),
+        (
+            CHAT,
+            {"messages": [{"role": "tool", "content": "x"}]},
+            "messages.0.role",
+            "results of tools are not supported",
+        ),
+        (CHAT, {"guided_choice": ["a", "b"]}, "guided_choice", "describe the form in the prompt"),
+        (CHAT, {"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs", "send the finished text"),
+        (TEXT, {"bad_words": ["x"]}, "bad_words", "a logit_bias of -100"),
         (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "give a text, or a list of parts"),
         (
             CHAT,
@@ -384,12 +395,46 @@ async def test_one_who_has_no_key_gets_nothing() -> None:
 async def test_limits_speak_as_the_routes_do() -> None:
     async with served(Words()) as client:
         assert_error(await client.post(CHAT, content=b"x" * 2**21), 413, "more than 1,048,576 bytes")
-        assert_error(await client.get("/v1/other"), 404, "")
-        assert_error(await client.get(CHAT), 405, "")
+        assert_error(await client.get("/v1/other"), 404, "there is no /v1/other: /docs lists the routes")
+        assert_error(await client.post(f"/v1{CHAT}"), 404, f"did you mean {CHAT}? The base URL of OpenAI's clients")
+        for path in ("/chat/completions", "/completions", "/models", "/responses"):
+            assert f"did you mean /v1{path}? The base URL" in (await client.get(path)).json()["detail"]
+        assert_error(await client.get(CHAT), 405, f"GET is not for {CHAT}: send POST")
         json_header = {"Content-Type": "application/json"}
         assert_error(await client.post(CHAT, content=b"{", headers=json_header), 400, "is not JSON", param=None)
         foreign = {"Origin": "http://elsewhere.example"}
         assert_error(await client.post(CHAT, json=HELLO, headers=foreign), 403, "may not change anything")
+
+
+async def test_pages_of_an_admitted_origin_may_ask(set_settings: Callable[..., None]) -> None:
+    set_settings(browser_origins="http://localhost:3000, https://chat.example")
+    ours = {"Origin": "https://chat.example"}
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    async with served(Words(), KEY) as client:
+        allowed = await client.options(CHAT, headers=ours | asking)
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, ours["Origin"])
+        without = await client.post(CHAT, json=HELLO, headers=ours)
+        assert (without.status_code, without.headers["access-control-allow-origin"]) == (401, ours["Origin"])
+        found = await client.post(CHAT, json=HELLO, headers=ours | {"Authorization": f"Bearer {KEY}"})
+        assert (found.status_code, found.headers["access-control-allow-origin"]) == (200, ours["Origin"])
+        other = {"Origin": "https://other.example", "Authorization": f"Bearer {KEY}"}
+        assert_error(await client.post(CHAT, json=HELLO, headers=other), 403, "QUBIC_LAB_BROWSER_ORIGINS can admit it")
+    for wrong in ("*", "chat.example"):
+        set_settings(browser_origins=wrong)
+        with pytest.raises(InputError, match="give origins"):
+            async with served(Words()):
+                pass
+
+
+async def test_a_head_is_a_get_without_its_body() -> None:
+    async with served(Words(), real=True) as client:
+        for path in ("/health", "/v1/models", "/"):
+            head, whole = await client.head(path), await client.get(path)
+            assert (head.status_code, head.content, head.headers["content-type"]) == (
+                200,
+                b"",
+                whole.headers["content-type"],
+            )
 
 
 @pytest.mark.parametrize("body", [{}, {"stream": True}, {"n": 3, "stream": True}], ids=["whole", "stream", "samples"])
@@ -510,3 +555,31 @@ async def test_on_demand_an_answer_says_where_its_time_went() -> None:
     assert response["qubic"]["trace"]["answers"][0]["queue_ms"] == 2.0
     assert "trace" not in plain["qubic"]
     assert_error(odd, 400, "x-qubic-trace")
+
+
+async def test_harnesses_without_files_of_the_model_use_its_tokenizer(tiny: Path) -> None:
+    metrics, (answerer, tokenizer) = PipelineMetrics(), (PipelineAnswerer(Words()), Tokenizer(tiny))
+    app = create_app(answerer, metrics, load_tokenizer=lambda: Tokenizer(tiny))
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as client:
+
+        async def tokens(**body: Any) -> list[int]:
+            found = (await client.post("/tokenize", json=body)).json()
+            assert found["count"] == len(found["tokens"])
+            return list(found["tokens"])
+
+        text = "Is 2 + 3 five? ¿Sí? \n"
+        assert await tokens(prompt=text, add_special_tokens=False) == tokenizer.encode_text(text, special=False)
+        assert tuple(await tokens(prompt=text)) == tokenizer.encode(Request(text, raw=True))
+        assert tuple(await tokens(messages=HELLO["messages"])) == tokenizer.encode(Request("Hello"))
+        ids = tokenizer.encode_text(text, special=False)
+        assert (await client.post("/detokenize", json={"tokens": ids})).json() == {"prompt": text}
+        about = (await client.get("/tokenizer_info")).json()
+        assert about["eos_token"] and "messages" in about["chat_template"]
+        for path, body, message in (
+            ("/tokenize", {}, "prompt and messages: give one of them"),
+            ("/tokenize", {"prompt": "\ud800"}, "prompt"),
+            ("/detokenize", {"tokens": [10**6]}, "is not in the vocabulary"),
+        ):
+            response = await client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+            assert (response.status_code, message in response.json()["detail"]) == (400, True), response.text

@@ -24,7 +24,7 @@ from qubic_lab.cluster.tasks import (
     TaskQueue,
     count_lost_and_duplicated,
 )
-from qubic_lab.errors import FencedError, FullError, InputError, QubicLabError
+from qubic_lab.errors import FencedError, FullError, InputError, NotFoundError, QubicLabError
 
 NAMES = count()
 OTHER = "another dispatcher"
@@ -112,6 +112,19 @@ def test_after_three_tries_a_task_is_dead_and_its_story_is_kept(queue: TaskQueue
     assert (letter.task_id, letter.payload) == (task, {"prompt": "boom"})
     assert letter.story == tuple(f"try {n} by dispatcher {n}: node {n} was lost" for n in (1, 2, 3))
     assert (ended(queue, task).state, ended(queue, task).attempts) == ("dead", 3)
+
+
+def test_an_error_keeps_its_code_and_a_task_can_be_forgotten(client: redis.Redis) -> None:
+    queue = TaskQueue(client, name := f"queue-{next(NAMES)}")
+    task = queue.submit({"prompt": "x"})
+    queue.fail(taken(queue), "it is too long", code="too_long")
+    assert (ended(queue, task).why, ended(queue, task).code) == ("it is too long", "too_long")
+    assert any(task.encode() in key for key in client.scan_iter(f"{{{name}}}:*"))
+    queue.forget(task)
+    assert not any(task.encode() in key for key in client.scan_iter(f"{{{name}}}:*"))
+    assert (queue.counts().failed, len(list(queue.log()))) == (1, 1)
+    with pytest.raises(NotFoundError):
+        queue.state(task)
 
 
 def test_the_payload_of_an_ended_task_is_not_kept_and_its_key_still_protects_it(client: redis.Redis) -> None:

@@ -160,11 +160,11 @@ class BrowserGuardMiddleware:
 
     A request that changes something and names another origin is refused. Unless `any_host`, so is one that was sent to
     another name than that of loopback: a page whose name was made to point at this host (DNS rebinding) could read the
-    answers. With tokens any name is fine, because a page does not know them.
+    answers. With tokens any name is fine, because a page does not know them. Pages of `origins` are not foreign.
     """
 
-    def __init__(self, app: ASGIApp, any_host: bool) -> None:
-        self._app, self._any_host = app, any_host
+    def __init__(self, app: ASGIApp, any_host: bool, origins: Sequence[str] = ()) -> None:
+        self._app, self._any_host, self._origins = app, any_host, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -177,9 +177,20 @@ class BrowserGuardMiddleware:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._any_host and not is_loopback(_name_of(host)):
             return f"this server asks for no tokens and is not called {host[:100]!r}: use localhost or 127.0.0.1"
-        if origin is not None and method not in READING and origin.partition("://")[2] != host:
-            return f"a page of {origin[:100]!r} may not change anything here"
+        if origin is None or method in READING or origin in self._origins:
+            return None
+        if origin.partition("://")[2] != host:
+            return f"a page of {origin[:100]!r} may not change anything here: QUBIC_LAB_BROWSER_ORIGINS can admit it"
         return None
+
+
+def read_origins(text: str) -> tuple[str, ...]:
+    """Return origins from a text with commas; an InputError if one is none, such as `*`, which would be every page."""
+    origins = tuple(each.strip() for each in text.split(",") if each.strip())
+    for each in origins:
+        if not re.fullmatch(r"https?://[\w.-]+(:\d+)?|https?://\[[\w:.]+\](:\d+)?", each):
+            raise InputError(f"QUBIC_LAB_BROWSER_ORIGINS has {each!r}: give origins, as in http://localhost:3000")
+    return origins
 
 
 def _name_of(host: str) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from limits.strategies import MovingWindowRateLimiter
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from qubic_lab import __version__
 from qubic_lab.api import document, problems
@@ -28,12 +30,14 @@ from qubic_lab.api.access import (
     BrowserGuardMiddleware,
     TokenFile,
     hash_token,
+    read_origins,
 )
 from qubic_lab.api.bounded_http import MOST_CONNECTIONS, QUEUE, BoundedProtocol, listen_at
 from qubic_lab.api.http_metrics import HttpMetrics, MetricsMiddleware
-from qubic_lab.api.request_id import RequestIdMiddleware
+from qubic_lab.api.request_id import HEADER, RequestIdMiddleware
 from qubic_lab.errors import InputError
 from qubic_lab.lifeline import CTRL_C_S
+from qubic_lab.settings import settings
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host, with_port
 
 RELOAD_S = 10.0
@@ -141,12 +145,29 @@ def guard(
     Without `accesses` everybody may call, only for loopback; without a limiter, as often as they like.
     """
     # The last one added is the outermost.
+    app.add_middleware(_HeadAsGet)
     app.add_middleware(BodyLimitMiddleware)
     if accesses is not None:
         app.add_middleware(AuthMiddleware, accesses=accesses, limiter=limiter)
-    app.add_middleware(BrowserGuardMiddleware, any_host=accesses is not None)
+    origins = read_origins(settings().browser_origins)
+    app.add_middleware(BrowserGuardMiddleware, any_host=accesses is not None, origins=origins)
+    if origins:
+        shown = ["Retry-After", HEADER]
+        any_of = {"allow_methods": ["*"], "allow_headers": ["*"]}
+        app.add_middleware(CORSMiddleware, allow_origins=origins, expose_headers=shown, **any_of)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
+
+
+class _HeadAsGet:
+    """Answers HEAD as GET; uvicorn leaves out the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_head = scope["type"] == "http" and scope["method"] == "HEAD"
+        await self._app({**scope, "method": "GET"} if is_head else scope, receive, send)
 
 
 def run_server(

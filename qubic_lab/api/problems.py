@@ -1,8 +1,10 @@
 """Errors as problem details (RFC 9457), or in OpenAI's shape: what is wrong and how to fix it, without internals."""
 
+import difflib
 import logging
 import math
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -105,7 +107,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         title = _TITLES.get(error.status_code, "Failed")
-        return problem(error.status_code, title, str(error.detail), error.headers)
+        return problem(error.status_code, title, _told(request, error), error.headers)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
@@ -113,6 +115,19 @@ def install(app: FastAPI) -> None:
         name = getattr(request.state, "request_id", "")
         logger.error("request %s: an unexpected error", name, exc_info=error)
         return problem(500, "Fault", "an unexpected error occurred: see the server's log", {HEADER: name})
+
+
+def _told(request: Request, error: HTTPException) -> str:
+    """Return what is wrong with a request: its path, its method, or what the error says."""
+    path = request.url.path[:100]
+    if error.status_code == 405:
+        return f"{request.method} is not for {path}: send {(error.headers or {}).get('Allow', 'another method')}"
+    if (error.status_code, error.detail) != (404, HTTPStatus.NOT_FOUND.phrase):
+        return str(error.detail)
+    close = difflib.get_close_matches(path, request.app.openapi()["paths"], 1, 0.7)
+    hint = f"did you mean {close[0]}?" if close else "/docs lists the routes"
+    in_url = close and close[0].startswith(PATH) and path.endswith(close[0].removeprefix(PATH.rstrip("/")))
+    return f"there is no {path}: {hint}" + (" The base URL of OpenAI's clients ends with one /v1" if in_url else "")
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from qubic_lab.api.problems import problem_of
 from qubic_lab.api.schemas import QueryResponse, Token
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.tasks import TaskOutcome
-from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, RequestCancelled
+from qubic_lab.errors import ContextError, DeadlineError, InputError, QubicLabError, RankError, RequestCancelled
 
 MOST_KEY_CHARACTERS = 200
 IdempotencyKey = Annotated[
@@ -209,7 +209,7 @@ def result_of(outcome: TaskOutcome) -> dict[str, Any]:
             assert outcome.result is not None
             return outcome.result
         case "failed":
-            raise InputError(outcome.why)
+            raise (ContextError if outcome.code == ContextError.code else InputError)(outcome.why)
         case "cancelled":
             raise RequestCancelled("the request was cancelled")
         case _:

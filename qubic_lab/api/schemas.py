@@ -2,14 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.cluster.http_health import health_url
 from qubic_lab.cluster.tasks import TaskCounts
-from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS, SamplingParams
+from qubic_lab.core import (
+    MAX_BIAS,
+    MAX_BIASES,
+    MAX_COUNT,
+    MAX_PENALTY,
+    MAX_SEED,
+    MAX_TOP_LOGPROBS,
+    SamplingParams,
+)
 from qubic_lab.core import Request as LabRequest
 from qubic_lab.errors import InputError, did_you_mean
 from qubic_lab.wire import pipeline_pb2
@@ -18,8 +26,7 @@ MOST_PROMPT_CHARACTERS = 500_000
 MOST_NEW_TOKENS = 32_768
 MOST_DEADLINE_S = 3_600.0
 MOST_STOPS = 16
-_ONLY_OPENAI = {"min_p", "presence_penalty", "frequency_penalty", "logit_bias"}
-_SAMPLING = tuple(name for name in SamplingParams.__dataclass_fields__ if name not in _ONLY_OPENAI)
+_SAMPLING = tuple(SamplingParams.__dataclass_fields__)
 
 
 VISIBLE = r"[^\s\x1c-\x1f\x85]"
@@ -27,9 +34,20 @@ VISIBLE = r"[^\s\x1c-\x1f\x85]"
 Prompt = Annotated[str, Field(min_length=1, max_length=MOST_PROMPT_CHARACTERS, json_schema_extra={"pattern": VISIBLE})]
 """A text with at least one visible character; `core.Request` checks the last, and says it better than a pattern."""
 Stop = Annotated[str, Field(min_length=1)]
+Penalty: TypeAlias = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
+TokenKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
+Biases: TypeAlias = Annotated[
+    dict[TokenKey, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]],
+    Field(max_length=MAX_BIASES, json_schema_extra={"additionalProperties": False}),
+]
 TaskId = Annotated[str, Field(description="id of the task in the queue, for /api/cluster/tasks/ID")]
 Story = Annotated[list[str], Field(description="a line about each attempt that was lost")]
 Level = Annotated[str, Field(description="how far to trust the answer, in words; it follows from the confidence")]
+
+
+def read_biases(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    """Return the biases of token ids, which are names in JSON."""
+    return tuple((int(token), bias) for token, bias in given.items())
 
 
 def either(*sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -56,6 +74,14 @@ class Query(BaseModel):
     top_k: Annotated[
         int, Field(ge=0, le=MAX_COUNT, description="sample from this number of most likely tokens; 0: from all")
     ] = 0
+    min_p: Annotated[
+        float, Field(ge=0, le=1, description="keep the tokens at least this share as likely as the likeliest")
+    ] = 0.0
+    presence_penalty: Annotated[
+        Penalty, Field(description="taken from the logit of each token that the answer has so far")
+    ] = 0.0
+    frequency_penalty: Annotated[Penalty, Field(description="taken from it as many times as the token has come")] = 0.0
+    logit_bias: Annotated[Biases, Field(description="numbers that are added to logits, by token id")] = {}
     seed: Annotated[int, Field(ge=0, le=MAX_SEED, description="the same seed gives the same answer")] = 0
     ignore_eos: Annotated[bool, Field(description="go on after the token that ends an answer")] = False
     stop: Annotated[list[Stop], Field(max_length=MOST_STOPS, description="texts before which the answer ends")] = []
@@ -85,15 +111,17 @@ class Query(BaseModel):
     def _can_be_asked(self) -> Self:
         self.logprobs = self.logprobs or self.top_logprobs > 0
         values = {name: getattr(self, name) for name in _SAMPLING}
+        values |= {"stop": tuple(self.stop), "logit_bias": read_biases(self.logit_bias)}
         try:
-            LabRequest(self.prompt, raw=self.raw, sampling=SamplingParams(**values | {"stop": tuple(self.stop)}))
+            LabRequest(self.prompt, raw=self.raw, sampling=SamplingParams(**values))
         except InputError as error:
             raise ValueError(str(error)) from None
         return self
 
     def to_message(self) -> pipeline_pb2.GenerateRequest:
         """Return the request to a node."""
-        sampling = pipeline_pb2.Sampling(**{name: getattr(self, name) for name in _SAMPLING})
+        values = {name: getattr(self, name) for name in _SAMPLING}
+        sampling = pipeline_pb2.Sampling(**values | {"logit_bias": dict(read_biases(self.logit_bias))})
         return pipeline_pb2.GenerateRequest(prompt=self.prompt, raw=self.raw, sampling=sampling)
 
 

@@ -1,6 +1,7 @@
 """`qubic-lab serve`: a pipeline on this host behind an HTTP interface as OpenAI's."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +40,9 @@ def serve(
             metavar="ADDRESS", help="Serve this running pipeline instead: HOST:PORT or unix:PATH.", show_default=False
         ),
     ] = None,
+    served_model_name: Annotated[
+        str | None, Option(help="Name of the model for clients.", show_default="that of --model")
+    ] = None,
 ) -> None:
     """Serve a model to any client of OpenAI's interface.
 
@@ -48,11 +52,15 @@ def serve(
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     from qubic_lab.api.http_server import KEY, ServeConfig
+    from qubic_lab.api.openai.consensus import CONSENSUS
+    from qubic_lab.api.openai.routes import DEFAULT
     from qubic_lab.api.openai.serve import serve as serve_pipeline
     from qubic_lab.cli.node import capabilities_of
     from qubic_lab.cluster.replica import Launched, PipelineReplica
-    from qubic_lab.errors import RankError
+    from qubic_lab.errors import InputError, RankError
+    from qubic_lab.model.split import text_folder
     from qubic_lab.pipeline import Pipeline, PipelineConfig
+    from qubic_lab.pipeline.text import Tokenizer
     from qubic_lab.settings import settings
     from qubic_lab.wire.channel import open_channel, tls_from_settings
 
@@ -62,12 +70,22 @@ def serve(
     )
     secret = settings().api_key
     config = ServeConfig(listen, tls=tls_from_settings(), key=secret.get_secret_value() if secret else "", guard=KEY)
+    if served_model_name is not None and served_model_name.partition("/")[0] in ("", DEFAULT, CONSENSUS):
+        raise InputError(
+            f"--served-model-name is {served_model_name!r}, which is nothing or has a meaning: give another"
+        )
     show_warnings()
+
+    folder = Path()
 
     class ServedPipeline(Pipeline):
         def capabilities(self) -> "pb.Capabilities":
             note_meaningless(self.config.meaningless)
-            return capabilities_of(self.config)
+            nonlocal folder
+            folder = self.config.folder
+            found = capabilities_of(self.config)
+            found.model = served_model_name or found.model
+            return found
 
     class JoinedPipeline:
         """A pipeline that others started; it has ended when a watch of its health does."""
@@ -97,9 +115,10 @@ def serve(
         return ServedPipeline.launch(shape) if pipeline is None else JoinedPipeline(pipeline)
 
     what = model if pipeline is None else f"the pipeline at {pipeline}"
+    known = f"{what} as {served_model_name}" if served_model_name else what
 
     def listening(url: str) -> None:
-        note(f"serves {what} at {url}/v1; try:")
+        note(f"serves {known} at {url}/v1; try:")
         access = ' -H "Authorization: Bearer $QUBIC_LAB_API_KEY"' if config.key else ""
         access += ' --cacert "$QUBIC_LAB_TLS_AUTHORITY"' if config.tls else ""
         note(
@@ -107,4 +126,4 @@ def serve(
         )
 
     note(f"starts {what}" if pipeline is None else f"connects to {what}")
-    serve_pipeline(config, PipelineReplica(start), listening)
+    serve_pipeline(config, PipelineReplica(start), lambda: Tokenizer(text_folder(folder)), listening)

@@ -1,6 +1,7 @@
 """Calls from coordinators to nodes: connections, requests, tokens, and the meaning of failures."""
 
 import asyncio
+import base64
 from collections.abc import AsyncGenerator, Container, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -23,6 +24,8 @@ NODE = "node"
 """Key of a task's payload for the only node that may answer it."""
 BODY = "body"
 """Key of a task's payload for the digest of what the request was made of."""
+PROMPT = "prompt_scores"
+"""Key of a result for the scored tokens of its prompt."""
 Item = TypeVar("Item")
 
 
@@ -111,24 +114,25 @@ def token_of(item: dict[str, Any]) -> StreamedToken:
     return StreamedToken(item["id"], item["text"], item.get("logprob"), _top_of(item), raw)
 
 
-def scores_of(end: pipeline_pb2.End) -> list[dict[str, Any]]:
-    """Return the scored tokens of a prompt in the form of a result; `raw` as of items."""
-    return [
-        {"id": token.id, "raw": token.raw.decode("latin-1")}
-        | (_logprobs_of(token) if token.HasField("logprob") else {})
-        for token in end.prompt
-    ]
+def packed_scores(end: pipeline_pb2.End) -> str:
+    """Return the scored tokens of a prompt in the form of a result: as a message, in base64."""
+    return base64.b64encode(pipeline_pb2.End(prompt=end.prompt).SerializeToString()).decode()
 
 
-def scored_tokens_of(scores: Sequence[dict[str, Any]]) -> tuple[ScoredToken, ...]:
-    """Return the scored tokens of a prompt from the form of a result."""
+def scored_tokens_of(packed: str) -> tuple[ScoredToken, ...]:
+    """Return the scored tokens of a prompt from the form of a result; an empty one has none."""
     return tuple(
-        ScoredToken(token["id"], token["raw"].encode("latin-1"), token.get("logprob"), _top_of(token))
-        for token in scores
+        ScoredToken(
+            token.id,
+            token.raw,
+            token.logprob if token.HasField("logprob") else None,
+            tuple(TopToken(top.id, top.logprob, top.raw) for top in token.top),
+        )
+        for token in pipeline_pb2.End.FromString(base64.b64decode(packed)).prompt
     )
 
 
-def _logprobs_of(token: pipeline_pb2.Token | pipeline_pb2.ScoredToken) -> dict[str, Any]:
+def _logprobs_of(token: pipeline_pb2.Token) -> dict[str, Any]:
     """Return log-probabilities: the token's, and ids with those of the likeliest; their bytes come beside them."""
     return {
         "logprob": token.logprob,

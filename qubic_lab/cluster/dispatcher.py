@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qubic_lab.cluster.calls import (
     NOT_BEGUN,
+    PROMPT,
     Channels,
     Failure,
     failure_of,
@@ -26,8 +27,8 @@ from qubic_lab.cluster.calls import (
     item_of,
     most_tokens,
     node_of,
+    packed_scores,
     request_of,
-    scores_of,
     wait_at_most,
     with_pauses,
 )
@@ -38,6 +39,7 @@ from qubic_lab.cluster.tasks import BEAT_S, FINAL, TaskLease, TaskNotification, 
 from qubic_lab.errors import BusyError, FencedError, InputError, NotFoundError, QubicLabError, RefusedError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
+from qubic_lab.wire.channel import error_of
 from qubic_lab.wire.services import NODE_SERVICE, stub_of
 
 SILENT_S = 5.0
@@ -64,11 +66,11 @@ Call = Callable[..., Awaitable[Any]]
 
 
 class _Failed(Exception):
-    """A call ended without an answer; `failure` says why."""
+    """A call ended without an answer; `failure` says why, and so does `code` where programs know the reason."""
 
-    def __init__(self, failure: Failure, why: str) -> None:
+    def __init__(self, failure: Failure, why: str, code: str = "") -> None:
         super().__init__(why)
-        self.failure = failure
+        self.failure, self.code = failure, code
 
 
 class _Progress:
@@ -245,7 +247,7 @@ class Dispatcher:
             result = await self._try(lease, request_of(lease.payload, items), len(items))
             await self._call(self._queue.complete, lease, result)
         except _Failed as failed:
-            await self._end_try(lease, str(failed), retry=failed.failure is not Failure.TASK)
+            await self._end_try(lease, str(failed), failed.failure is not Failure.TASK, failed.code)
         except FencedError as error:
             logger.info("%s", error)
         except InputError as error:
@@ -256,9 +258,9 @@ class Dispatcher:
             logger.exception("unexpected error with task %s", lease.task_id)
             await self._end_try(lease, "the coordinator failed: its log says how", retry=True)
 
-    async def _end_try(self, lease: TaskLease, why: str, retry: bool) -> None:
+    async def _end_try(self, lease: TaskLease, why: str, retry: bool, code: str = "") -> None:
         try:
-            await self._call(self._queue.fail, lease, why, retry)
+            await self._call(self._queue.fail, lease, why, retry, code)
         except QubicLabError as error:
             logger.info("task %s: %s", lease.task_id, error)
 
@@ -415,7 +417,7 @@ def _failed(node: NodeRecord, error: grpc.aio.AioRpcError, given: int) -> _Faile
     if given and failure in NOT_BEGUN:
         failure = Failure.TRY
     if failure is Failure.TASK:
-        return _Failed(failure, error.details() or "the node refuses it")
+        return _Failed(failure, error.details() or "the node refuses it", getattr(error_of(error), "code", ""))
     if error.code() is grpc.StatusCode.UNKNOWN:  # an error inside the node; its details are not for clients
         return _Failed(failure, f"node {node.id} failed: its log says how")
     return _Failed(failure, f"node {node.id}: {error.details()}")
@@ -429,5 +431,5 @@ def _sample(reply: pipeline_pb2.GenerateReply) -> dict[str, Any]:
 
 def _end(end: pipeline_pb2.End) -> dict[str, Any]:
     names = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "queue_ms", "tokens_per_s")
-    scores = {"prompt_scores": scores_of(end)} if end.prompt else {}
+    scores = {PROMPT: packed_scores(end)} if end.prompt else {}
     return {name: getattr(end, name) for name in names} | scores

@@ -40,7 +40,7 @@ _LONGEST_BLOCK_S = 1.0
 _PAGE = 1_000
 _NOTIFICATION_S = 0.25
 _SIZES = ("most_tries", "most_waiting", "most_memory_bytes", "most_logged", "most_dead")
-_OUTCOME = ("state", "result", "why", "tries", "story")
+_OUTCOME = ("state", "result", "why", "code", "tries", "story")
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class QueueLimits:
     A consumer counts as lost `gone_s` after its last heartbeat. A consumer without a heartbeat for `silent_s` had
     itself lost the connection to Redis; it waits `hold_s` before it reclaims, because the others may be reconnecting as
     well. Results and idempotency keys are kept for `keep_s` after the task has ended. Calls wait `patience_s` for a
-    lost connection. `most_waiting` limits the pending tasks, `most_bytes` a payload or result, and `most_logged` and
-    `most_dead` (approximately) the entries of the log and the dead letters. While Redis uses more than
-    `most_memory_bytes` no task is accepted. `silent_s` < `gone_s` < `lease_s`.
+    lost connection. `most_waiting` limits the pending tasks, `most_bytes` a payload or progress, `most_result_bytes` a
+    result, and `most_logged` and `most_dead` (approximately) the entries of the log and the dead letters. While Redis
+    uses more than `most_memory_bytes` no task is accepted. `silent_s` < `gone_s` < `lease_s`.
     """
 
     lease_s: float = 30.0
@@ -65,6 +65,7 @@ class QueueLimits:
     most_tries: int = 3
     most_waiting: int = 1_000
     most_bytes: int = 2**20
+    most_result_bytes: int = 2**26
     most_memory_bytes: int = 2**30
     most_logged: int = 100_000
     most_dead: int = 1_000
@@ -85,7 +86,7 @@ class TaskLease:
 class TaskOutcome:
     """The outcome of a task: a result if `state` is completed, otherwise the reason in `why`.
 
-    `story` has one line for each lost try.
+    `code` is the name that programs know this reason by; empty: it has none. `story` has one line for each lost try.
     """
 
     task_id: str
@@ -94,6 +95,7 @@ class TaskOutcome:
     why: str
     attempts: int
     story: tuple[str, ...]
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -244,9 +246,9 @@ class TaskQueue:
             InputError: the result is not JSON or too large; the lease is still held.
         """
         text = self._encode("result", result)
-        self._check_written(lease, self._run("finish", lease.task_id, lease.token, "completed", "result", text))
+        self._check_written(lease, self._run("finish", lease.task_id, lease.token, "completed", "result", text, ""))
 
-    def fail(self, lease: TaskLease, why: str, retry: bool = False) -> None:
+    def fail(self, lease: TaskLease, why: str, retry: bool = False, code: str = "") -> None:
         """End a try without an answer: for good if the task itself is at fault, or put the task back with `retry`.
 
         A task that is put back keeps its place in the queue. After its last try it is dead and gets a dead letter.
@@ -258,7 +260,7 @@ class TaskQueue:
         if retry:
             written = self._run("put_back", lease.task_id, lease.token, line)
         else:
-            written = self._run("finish", lease.task_id, lease.token, "failed", "why", line)
+            written = self._run("finish", lease.task_id, lease.token, "failed", "why", line, code)
         self._check_written(lease, written)
 
     def cancel(self, task_id: str) -> bool:
@@ -271,6 +273,11 @@ class TaskQueue:
         if not state:
             raise self._unknown(task_id)
         return cast(bytes, state) == b"cancelled"
+
+    def forget(self, task_id: str) -> None:
+        """Delete a task that has ended, and its result, before its time: whoever may ask for it has it."""
+        keys = [self._scripts.key(kind, task_id) for kind in ("task", "done", "progress", "key")]  # no key: its id
+        self._scripts.call(lambda: self._redis.delete(*keys))
 
     def state(self, task_id: str) -> State:
         """Return the state of a task; a NotFoundError if there is no such task, or its outcome is no longer kept."""
@@ -398,19 +405,20 @@ class TaskQueue:
             text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         except (TypeError, ValueError) as error:
             raise InputError(f"the {what} is not JSON ({error}): give numbers, texts, lists and dicts") from error
-        if len(text) > self._limits.most_bytes:
+        most = self._limits.most_result_bytes if what == "result" else self._limits.most_bytes
+        if len(text) > most:
             raise InputError(
-                f"the {what} has {len(text):,} bytes: at most {self._limits.most_bytes:,} are allowed, so give a "
-                "shorter prompt, or ask for fewer log-probabilities"
+                f"the {what} has {len(text):,} bytes: at most {most:,} are allowed, so give a shorter prompt, or ask "
+                "for fewer log-probabilities"
             )
         return text
 
     def _outcome(self, task_id: str, found: Sequence[bytes | None]) -> TaskOutcome:
         if found[0] is None:
             raise self._unknown(task_id)
-        state, result, why, tries, story = ("" if value is None else value.decode() for value in found)
+        state, result, why, code, tries, story = ("" if value is None else value.decode() for value in found)
         answer = json.loads(result) if result else None
-        return TaskOutcome(task_id, cast(State, state), answer, why, int(tries), tuple(story.splitlines()))
+        return TaskOutcome(task_id, cast(State, state), answer, why, int(tries), tuple(story.splitlines()), code)
 
     def _check_written(self, lease: TaskLease, written: int) -> None:
         if not written:

@@ -40,6 +40,8 @@ from qubic_lab.wire.services import PIPELINE_SERVICE, add_service
 MOST_THREADS = 256
 """Threads for other calls, in addition to one thread for each streaming request."""
 MOST_REQUESTS = 224
+MOST_SCORES = 2**19
+"""Log-probabilities of one prompt, which go in one message: its tokens, each with its likeliest ones."""
 MOST_WATCHERS = 64
 """Clients that may watch the health service; each has its own thread."""
 POLL_S = 0.5
@@ -190,7 +192,7 @@ class PipelineService:
         with self._admitted(message.id, max(1, message.samples), gathered) as (live, loaded):
             _check_model(message.model, loaded)
             prompt = loaded.tokenizer.encode(request)
-            _check_prompt(prompt, request.sampling, loaded.config)
+            _check_prompt(prompt, request, loaded.config)
             _check_forced(request.forced_token_ids, len(prompt), loaded.config)
             open_answers = {number: _Answer(loaded, request, prompt, live, number) for number in live.numbers}
             first = open_answers[live.numbers.start]
@@ -457,12 +459,18 @@ def _check_model(asked: str, loaded: _Loaded) -> None:
         raise InputError(f"model {asked!r} is not loaded: this pipeline runs {loaded.settings.model!r}")
 
 
-def _check_prompt(prompt: tuple[int, ...], sampling: SamplingParams, config: ModelConfig) -> None:
+def _check_prompt(prompt: tuple[int, ...], request: Request, config: ModelConfig) -> None:
+    sampling, top = request.sampling, request.prompt_logprobs
     if not prompt:
         raise InputError("the prompt has no tokens: give at least one")
     if len(prompt) + bool(sampling.max_new_tokens) > config.max_positions:
         raise ContextError(
             f"the prompt has {len(prompt)} tokens, the model's context is {config.max_positions}: give a shorter one"
+        )
+    if top is not None and (scores := len(prompt) * (1 + top)) > MOST_SCORES:
+        raise InputError(
+            f"the prompt has {len(prompt)} tokens, with the {top} likeliest each: {scores:,} log-probabilities, at "
+            f"most {MOST_SCORES:,} can be sent, so ask for fewer likeliest ones, or give a shorter prompt"
         )
     if (largest := max(prompt)) >= config.vocab:
         raise InputError(f"token id {largest} is not in the vocabulary of {config.vocab}")

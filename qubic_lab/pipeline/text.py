@@ -63,6 +63,21 @@ class Tokenizer:
             ) from error
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
+    def encode_text(self, text: str, special: bool) -> list[int]:
+        """Return the tokens of a text, with the `special` ones that the model wants around each, or without."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special))
+
+    def whole_text(self, token_ids: list[int]) -> str:
+        """Return the text of tokens, special ones included; an InputError if an id is not in the vocabulary."""
+        if (largest := max(token_ids)) >= (size := len(self._tokenizer)):
+            raise InputError(f"token id {largest} is not in the vocabulary of {size}")
+        return str(self._tokenizer.decode(token_ids))
+
+    def about(self) -> dict[str, str | None]:
+        """Return the special tokens of texts, which may be None, and the chat template."""
+        names = ("bos_token", "eos_token", "pad_token", "unk_token", "chat_template")
+        return {name: getattr(self._tokenizer, name) for name in names}
+
     def token_text(self, token_id: int) -> str:
         """Return the text of one token, special ones included."""
         return str(self._tokenizer.decode([token_id]))

@@ -343,7 +343,7 @@ def required_tls(address: str, tls: TlsFiles | None) -> TlsFiles | None:
     """
     if address.startswith("unix:"):
         return tls
-    host = read_host(address)
+    host = read_host(address, ", or unix:PATH")
     tls = tls or tls_from_settings()
     if tls is None and not is_loopback(host):
         raise InputError(
@@ -353,12 +353,12 @@ def required_tls(address: str, tls: TlsFiles | None) -> TlsFiles | None:
     return tls
 
 
-def read_host(address: str) -> str:
-    """Return the host of `HOST:PORT`; an InputError if the address is malformed."""
+def read_host(address: str, or_else: str = "") -> str:
+    """Return the host of `HOST:PORT`; an InputError, with what else can be given, if the address is malformed."""
     match = re.fullmatch(r"([\w.-]+|\[[\w:.%]+\]):(\d{1,5})", address)
     # Before a colon gRPC would take the name of a scheme for that scheme: `unix-abstract:80` is a socket.
     if match is None or int(match[2]) > 65535 or match[1] in _SCHEMES:
-        raise InputError(f"address {address!r} is not understood: give HOST:PORT, as in 127.0.0.1:7700, or unix:PATH")
+        raise InputError(f"address {address!r} is not understood: give HOST:PORT, as in 127.0.0.1:7700{or_else}")
     return match[1].strip("[]")
 
 

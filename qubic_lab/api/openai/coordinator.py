@@ -4,15 +4,15 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 from qubic_lab.api.openai.answerer import ClientInfo, ModelCard, Piece, together, with_seed
 from qubic_lab.api.responses import cancel_task, count_answer, result_of
-from qubic_lab.cluster.calls import scored_tokens_of, token_of
+from qubic_lab.cluster.calls import PROMPT, scored_tokens_of, token_of
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.core import Completion, Request
-from qubic_lab.errors import FullError
+from qubic_lab.errors import FullError, QubicLabError
 from qubic_lab.pipeline.calls import generate_message
 
 NO_NODE_S = 5.0
@@ -70,6 +70,9 @@ class CoordinatorAnswerer:
                         completion = _completion_of(request, items, result_of(progress.outcome))
                         seconds = time.perf_counter() - started_s
                         count_answer(self._coordinator, "single", False, seconds, len(items))
+                        if completion.prompt_scores and not client.key:  # many of them would fill Redis
+                            with suppress(QubicLabError):
+                                await self._coordinator.call(self._coordinator.queue.forget, task_id)
                         yield 0, completion
         finally:
             if not ended:
@@ -92,6 +95,6 @@ def _completion_of(request: Request, items: list[dict[str, Any]], result: dict[s
         ttft_ms=result["ttft_ms"],
         tokens_per_s=result["tokens_per_s"],
         logprobs=tuple(item["logprob"] for item in items if "logprob" in item),
-        prompt_scores=scored_tokens_of(result.get("prompt_scores", ())),
+        prompt_scores=scored_tokens_of(result.get(PROMPT, "")),
         queue_ms=result.get("queue_ms", 0.0),
     )

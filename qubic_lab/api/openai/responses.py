@@ -18,30 +18,31 @@ from qubic_lab.api.openai.forms import trace_of
 from qubic_lab.api.openai.routes import STREAMED, Client, find_model, seed_of
 from qubic_lab.api.openai.schemas import (
     DEFAULT_CHAT_TOKENS,
+    FORM,
     MOST_MESSAGES,
-    MOST_TEMPERATURE,
     TOOLS,
     Refused,
-    Refusing,
+    Sampled,
     describe_refused,
 )
+from qubic_lab.api.openai.schemas import REFUSED as ALL_REFUSED
 from qubic_lab.api.problems import problem_of
 from qubic_lab.api.responses import EventStream, until_done
 from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, VISIBLE
-from qubic_lab.core import ChatMessage, Completion, SamplingParams
+from qubic_lab.core import ChatMessage, Completion
 from qubic_lab.core import Request as LabRequest
 from qubic_lab.errors import QubicLabError
 
 Part: TypeAlias = str | Completion | Verdict | None
 """Of an answer: more text, its end, or a sign of life."""
-REFUSED = {
+REFUSED = ALL_REFUSED | {
     "background": Refused((False,), "ask with stream, and wait"),
     "conversation": Refused((), "send all turns as input"),
     "include": Refused(([], ["reasoning.encrypted_content"]), "leave it out"),
     "previous_response_id": Refused((), "nothing is stored: send all turns as input"),
     "prompt": Refused((), "send the text as input"),
     "reasoning": Refused(({},), "leave it out; the model's template decides how it thinks"),
-    "text": Refused(({}, {"format": {"type": "text"}}), "ask for JSON in the input, and check the answer"),
+    "text": Refused(({}, {"format": {"type": "text"}}), FORM),
     "tool_choice": Refused(("none", "auto"), TOOLS),
     "tools": Refused(([],), TOOLS),
     "top_logprobs": Refused((0,), "ask /v1/chat/completions"),
@@ -72,13 +73,12 @@ class InputMessage(BaseModel):
         return ChatMessage("system" if self.role == "developer" else self.role, text)
 
 
-class ResponseQuery(Refusing):
+class ResponseQuery(Sampled):
     """A conversation to continue."""
 
     model_config = ConfigDict(json_schema_extra=describe_refused(REFUSED))
     refused = REFUSED
 
-    model: Annotated[str, Field(description="a name of /v1/models", max_length=1_000)] = "default"
     input: Annotated[
         Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS, pattern=VISIBLE)]
         | Annotated[list[InputMessage], Field(min_length=1, max_length=MOST_MESSAGES)],
@@ -92,13 +92,6 @@ class ResponseQuery(Refusing):
         Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] | None,
         Field(description=f"most tokens of the answer; {DEFAULT_CHAT_TOKENS} if left out"),
     ] = None
-    temperature: Annotated[
-        Annotated[float, Field(ge=0, le=MOST_TEMPERATURE)] | None, Field(description="0 is greedy; 1 if left out")
-    ] = None
-    top_p: Annotated[
-        Annotated[float, Field(gt=0, le=1)] | None,
-        Field(description="sample from the likeliest tokens with this probability in all; 1 if left out"),
-    ] = None
     stream: Annotated[bool | None, Field(description="answer with server-sent events")] = None
     metadata: Annotated[dict[str, str] | None, Field(description="comes back as it is")] = None
 
@@ -106,12 +99,7 @@ class ResponseQuery(Refusing):
         """Return the request for the model."""
         turns = [ChatMessage("user", self.input)] if isinstance(self.input, str) else [m.to_core() for m in self.input]
         first = [ChatMessage("system", self.instructions)] if self.instructions else []
-        sampling = SamplingParams(
-            max_new_tokens=self.max_output_tokens or DEFAULT_CHAT_TOKENS,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
-            seed=seed,
-        )
+        sampling = self.sampling(seed, self.max_output_tokens or DEFAULT_CHAT_TOKENS)
         return LabRequest(messages=(*first, *turns), sampling=sampling)
 
 
@@ -137,7 +125,7 @@ def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter
     @routes.post("/responses", response_model=ResponseObject, responses=STREAMED)
     async def respond(query: ResponseQuery, request: Request, client: Client) -> Response:
         """Return the next message of a conversation, in plain text; nothing is stored."""
-        seed = seed_of(None, client.key)
+        seed = seed_of(query.seed, client.key)
         asked, record = query.to_core(seed), ResponseRecord(query, seed, client.traced_s)
         voters = voters_of(query.model) if elector else None
         if elector is not None and voters is not None:

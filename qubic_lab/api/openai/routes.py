@@ -26,10 +26,11 @@ from qubic_lab.api.openai.schemas import (
     ModelList,
     TextCompletion,
     TextQuery,
+    messages_of,
 )
 from qubic_lab.api.problems import problem_of
 from qubic_lab.api.responses import EventStream, IdempotencyKey, key_of, until_done
-from qubic_lab.core import Completion, SamplingParams
+from qubic_lab.core import Completion
 from qubic_lab.errors import QubicLabError
 
 DEFAULT = "default"
@@ -131,10 +132,8 @@ def asked_of_chat(query: ChatQuery, key: str = "") -> Asked:
     seed, samples = seed_of(query.seed, key), query.n or 1
     most = query.max_completion_tokens or query.max_tokens or DEFAULT_CHAT_TOKENS
     logprobs = bool(query.logprobs or query.top_logprobs)
-    sampling = _sampling(query, seed, most, logprobs, query.top_logprobs or 0)
-    roles = {"developer": "system"}
-    messages = tuple(core.ChatMessage(roles.get(each.role, each.role), each.text) for each in query.messages)
-    request = core.Request(messages=messages, sampling=sampling)
+    sampling = query.sampling(seed, most, logprobs, query.top_logprobs or 0)
+    request = core.Request(messages=messages_of(query.messages), sampling=sampling)
     form = ChatForm(logprobs)
     return Asked([request], samples, samples, seed, form, stream=bool(query.stream), with_usage=query.with_usage)
 
@@ -159,7 +158,7 @@ def asked_of_text(query: TextQuery, key: str = "") -> Asked:
     if scored is None and (most == 0 or (echo and not isinstance(prompts[0], str))):
         scored = 0  # the texts of the ids come with their scores
     logprobs = query.logprobs is not None
-    sampling = _sampling(query, seed, most, logprobs or samples > kept, query.logprobs or 0)
+    sampling = query.sampling(seed, most, logprobs or samples > kept, query.logprobs or 0)
     requests = [
         core.Request(prompt=prompt, raw=True, sampling=sampling, prompt_logprobs=scored)
         if isinstance(prompt, str)
@@ -180,24 +179,6 @@ def seed_of(given: int | None, key: str) -> int:
 
 def _hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _sampling(query: ChatQuery | TextQuery, seed: int, most: int, logprobs: bool, top: int) -> SamplingParams:
-    return SamplingParams(
-        max_new_tokens=most,
-        temperature=1.0 if query.temperature is None else query.temperature,
-        top_p=1.0 if query.top_p is None else query.top_p,
-        top_k=query.top_k or 0,
-        seed=seed,
-        ignore_eos=bool(query.ignore_eos),
-        stop=query.stops,
-        logprobs=logprobs,
-        top_logprobs=top,
-        min_p=query.min_p or 0.0,
-        presence_penalty=query.presence_penalty or 0.0,
-        frequency_penalty=query.frequency_penalty or 0.0,
-        logit_bias=tuple((int(token), bias) for token, bias in (query.logit_bias or {}).items()),
-    )
 
 
 async def _respond(

@@ -3,11 +3,20 @@
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
+from qubic_lab import core
 from qubic_lab.api.openai.errors import FieldError
-from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, MOST_STOPS, VISIBLE
-from qubic_lab.core import MAX_BIAS, MAX_BIASES, MAX_COUNT, MAX_PENALTY, MAX_SEED, MAX_TOP_LOGPROBS
+from qubic_lab.api.schemas import (
+    MOST_NEW_TOKENS,
+    MOST_PROMPT_CHARACTERS,
+    MOST_STOPS,
+    VISIBLE,
+    Biases,
+    Penalty,
+    read_biases,
+)
+from qubic_lab.core import MAX_COUNT, MAX_SEED, MAX_TOP_LOGPROBS, SamplingParams
 
 MOST_SAMPLES = 128
 MOST_PROMPTS = 1_024
@@ -26,19 +35,45 @@ class Refused(NamedTuple):
     remedy: str
 
 
+PENALTIES = "give presence_penalty or frequency_penalty instead"
+TRUNCATION = "give top_p, top_k or min_p instead"
+FORM = "describe the form in the prompt, and check the answer"
 REFUSED = {
-    "repetition_penalty": Refused((1,), "give presence_penalty or frequency_penalty instead"),
+    "repetition_penalty": Refused((1,), PENALTIES),
+    "repeat_penalty": Refused((1,), PENALTIES),
+    "length_penalty": Refused((1,), "answers are sampled, not searched for: leave it out"),
+    "use_beam_search": Refused((False,), "answers are sampled, not searched for: leave it out"),
+    "typical_p": Refused((1,), TRUNCATION),
+    "mirostat": Refused((0,), TRUNCATION),
     "min_tokens": Refused((0,), "give ignore_eos and max_tokens for an answer of fixed length"),
+    "n_predict": Refused((-1,), "give max_tokens instead"),
     "stop_token_ids": Refused(([],), "give their texts as stop"),
+    "bad_words": Refused(([],), "give their tokens a logit_bias of -100"),
+    "allowed_token_ids": Refused((), "give them a logit_bias of 100"),
+    "include_stop_str_in_output": Refused((False,), "an answer ends before a stop text: add it yourself"),
+    "skip_special_tokens": Refused((True,), "texts are without special tokens; logprobs name them"),
+    "truncate_prompt_tokens": Refused((), "send a shorter prompt"),
+    "prompt_logprobs": Refused((), "give echo and logprobs to /v1/completions"),
+    "structured_outputs": Refused((), FORM),
+    "guided_json": Refused((), FORM),
+    "guided_regex": Refused((), FORM),
+    "guided_choice": Refused((), FORM),
+    "guided_grammar": Refused((), FORM),
+    "grammar": Refused(("",), FORM),
+    "json_schema": Refused((), FORM),
 }
-"""Of both routes; some are of other servers of this form."""
+"""Of all routes; most are of other servers of this form."""
 TOOLS = "this server calls no tools: describe them in a message, and read the answer's text"
 CHAT_REFUSED = REFUSED | {
     "tools": Refused(([],), TOOLS),
     "tool_choice": Refused(("none", "auto"), TOOLS),
     "functions": Refused(([],), TOOLS),
     "function_call": Refused(("none", "auto"), TOOLS),
-    "response_format": Refused(({"type": "text"},), "ask for JSON in the prompt, and check the answer"),
+    "response_format": Refused(({"type": "text"},), FORM),
+    "chat_template": Refused((), "send the finished text to /v1/completions"),
+    "chat_template_kwargs": Refused(({},), "send the finished text to /v1/completions"),
+    "add_generation_prompt": Refused((True,), "send the finished text to /v1/completions"),
+    "continue_final_message": Refused((False,), "send the finished text to /v1/completions"),
     "modalities": Refused((["text"],), "answers are text: leave it out"),
     "audio": Refused((), "answers are text: leave it out"),
     "web_search_options": Refused((), "put what is to be known into a message"),
@@ -95,16 +130,8 @@ Stops: TypeAlias = Annotated[
 ]
 
 
-Penalty: TypeAlias = Annotated[float, Field(ge=-MAX_PENALTY, le=MAX_PENALTY)]
-TokenKey: TypeAlias = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})$")]
-Biases: TypeAlias = Annotated[
-    dict[TokenKey, Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)]],
-    Field(max_length=MAX_BIASES, json_schema_extra={"additionalProperties": False}),
-]
-
-
-class _Sampled(Refusing):
-    """What both kinds of requests have; null is as if a field was left out."""
+class Sampled(Refusing):
+    """What all kinds of requests have; null is as if a field was left out."""
 
     model: Annotated[str, Field(description="a name of /v1/models", max_length=1_000)] = "default"
     temperature: Annotated[
@@ -129,22 +156,40 @@ class _Sampled(Refusing):
         Penalty | None, Field(description="taken from it as many times as the token has come")
     ] = None
     logit_bias: Annotated[Biases | None, Field(description="numbers that are added to logits, by token id")] = None
-    n: Annotated[Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None, Field(description="answers to each prompt")] = (
-        None
-    )
     seed: Annotated[
         Annotated[int, Field(ge=0, le=MAX_SEED)] | None,
         Field(description="sample i has seed + i; if left out, a random one, which the answer says"),
     ] = None
     stop: Annotated[Stops | None, Field(description="an answer ends before this text, or before one of these")] = None
     ignore_eos: Annotated[bool | None, Field(description="go on after the model's end token (not of OpenAI)")] = None
+
+    def sampling(self, seed: int, most: int, logprobs: bool = False, top: int = 0) -> SamplingParams:
+        """Return how to sample at most so many tokens, with the log-probabilities of `top` others."""
+        return SamplingParams(
+            max_new_tokens=most,
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            top_k=self.top_k or 0,
+            seed=seed,
+            ignore_eos=bool(self.ignore_eos),
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            logprobs=logprobs,
+            top_logprobs=top,
+            min_p=self.min_p or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            logit_bias=read_biases(self.logit_bias or {}),
+        )
+
+
+class _Completed(Sampled):
+    """What chats and texts have."""
+
+    n: Annotated[Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None, Field(description="answers to each prompt")] = (
+        None
+    )
     stream: Annotated[bool | None, Field(description="answer with server-sent events, [DONE] at the end")] = None
     stream_options: StreamOptions | None = None
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop texts."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
     @property
     def with_usage(self) -> bool:
@@ -181,13 +226,25 @@ class ChatMessage(Refusing):
     ]
     content: Content
 
+    @field_validator("role", mode="before")
+    @classmethod
+    def _no_tools(cls, given: Any) -> Any:
+        if given in ("tool", "function"):
+            raise ValueError(f"results of tools are not supported: {TOOLS}")
+        return given
+
     @property
     def text(self) -> str:
         """The text of all parts."""
         return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
-class ChatQuery(_Sampled):
+def messages_of(given: list[ChatMessage]) -> tuple[core.ChatMessage, ...]:
+    """Return the messages that the model gets."""
+    return tuple(core.ChatMessage("system" if each.role == "developer" else each.role, each.text) for each in given)
+
+
+class ChatQuery(_Completed):
     """A request for the next message of a chat."""
 
     model_config = ConfigDict(json_schema_extra=describe_refused(CHAT_REFUSED))
@@ -233,7 +290,7 @@ Prompt: TypeAlias = Annotated[
 ]
 
 
-class TextQuery(_Sampled):
+class TextQuery(_Completed):
     """A request for what follows a text."""
 
     model_config = ConfigDict(json_schema_extra=describe_refused(TEXT_REFUSED))

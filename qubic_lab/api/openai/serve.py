@@ -14,6 +14,7 @@ from qubic_lab.api.http_metrics import METRICS
 from qubic_lab.api.http_server import KEY, Accesses, ServeConfig, guard, new_app, run_server
 from qubic_lab.api.openai import embeddings as embedding_routes
 from qubic_lab.api.openai import responses as response_routes
+from qubic_lab.api.openai import tokens as token_routes
 from qubic_lab.api.openai.consensus import SampleElector
 from qubic_lab.api.openai.embeddings import Embeddings
 from qubic_lab.api.openai.metrics import PipelineMetrics
@@ -22,6 +23,7 @@ from qubic_lab.api.openai.routes import make_routes
 from qubic_lab.api.pages import Home, add_pages
 from qubic_lab.api.problems import problem
 from qubic_lab.cluster.replica import Replica
+from qubic_lab.pipeline.text import Tokenizer
 
 WHAT = "A server: one pipeline answers, over the interface of OpenAI."
 
@@ -43,16 +45,19 @@ def create_app(
     accesses: Accesses | None = None,
     elector: SampleElector | None = None,
     embeddings: Embeddings | None = None,
+    load_tokenizer: Callable[[], Tokenizer] | None = None,
 ) -> FastAPI:
     """Return the application; the answerer must be running while it serves (`PipelineAnswerer.running`).
 
-    Without `elector` there is no consensus, without `embeddings` their route is missing.
+    Without `elector` there is no consensus, without `embeddings` and `load_tokenizer` their routes are missing.
     """
     app = new_app()
     app.include_router(make_routes(answerer, elector))
     app.include_router(response_routes.make_routes(answerer, elector))
     if embeddings is not None:
         app.include_router(embedding_routes.make_routes(embeddings))
+    if load_tokenizer is not None:
+        app.include_router(token_routes.make_routes(load_tokenizer))
     app.include_router(_monitoring(answerer, metrics))
     add_pages(app, WHAT, partial(_look_at, answerer), KEY if accesses else None)
     guard(app, metrics, accesses)
@@ -63,7 +68,12 @@ async def _look_at(answerer: PipelineAnswerer) -> Home:
     return Home({"version": __version__}, [("pipeline", answerer.model, answerer.trouble or "available")])
 
 
-def serve(config: ServeConfig, replica: Replica, listening: Callable[[str], None] = lambda url: None) -> None:
+def serve(
+    config: ServeConfig,
+    replica: Replica,
+    load_tokenizer: Callable[[], Tokenizer],
+    listening: Callable[[str], None] = lambda url: None,
+) -> None:
     """Serve until SIGTERM or SIGINT; the replica is started first and ended last.
 
     Calls `listening` with the URL for clients once they can connect.
@@ -75,7 +85,7 @@ def serve(config: ServeConfig, replica: Replica, listening: Callable[[str], None
     metrics = PipelineMetrics()
     answerer = PipelineAnswerer(replica, metrics)
     elector, embeddings = SampleElector(answerer), Embeddings()
-    app = create_app(answerer, metrics, config.accesses(), elector, embeddings)
+    app = create_app(answerer, metrics, config.accesses(), elector, embeddings, load_tokenizer)
     run_server(config, app, _working(answerer, elector, embeddings), listening)
 
 
