@@ -152,9 +152,13 @@ def guard(
     origins = read_origins(settings().browser_origins)
     app.add_middleware(BrowserGuardMiddleware, any_host=accesses is not None, origins=origins)
     if origins:
-        shown = ["Retry-After", HEADER]
-        any_of = {"allow_methods": ["*"], "allow_headers": ["*"]}
-        app.add_middleware(CORSMiddleware, allow_origins=origins, expose_headers=shown, **any_of)
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After", HEADER],
+        )
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
 
