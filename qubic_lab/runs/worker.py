@@ -47,6 +47,8 @@ def _install_kernel(folder: Path) -> str:
 
 
 def _execute(job: dict[str, Any], kernel: str, messages: TextIO) -> int:
+    # jsonschema would build its grammar, which takes a second; no notebook's schema has what it reads.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     import papermill
 
     begun = 0
