@@ -42,6 +42,10 @@ class NonFiniteError(QubicLabError):
     """A stage produced infinities or NaN; the message names the stage."""
 
 
+class UnreachableError(QubicLabError):
+    """No coordinator answers at an address."""
+
+
 class RankError(QubicLabError):
     """A rank of a pipeline was lost or failed; the message names the rank and the log."""
 

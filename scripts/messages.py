@@ -1,4 +1,4 @@
-"""Collect the messages of the weekly page, and bring its catalogues up to date with them.
+"""Collect the messages of the weekly page and the dashboard, and bring its catalogues up to date with them.
 
 Messages are the templates of findings, labels of the page's templates and code, captions of notebooks, headings of
 tables, questions, verdicts and acceptance criteria. `--check` names those that a catalogue lacks or no longer needs.
@@ -18,7 +18,12 @@ import yaml
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
+from qubic_lab.cluster.health import Gate
+from qubic_lab.consensus.bands import ConfidenceLevel
+from qubic_lab.dashboard import cluster_view, consensus_view
 from qubic_lab.oracle.inference import track_record
+from qubic_lab.oracle.model.response import Direction
+from qubic_lab.oracle.risk.measures import LEVELS
 from qubic_lab.runs import change
 from qubic_lab.runs.cells import heading
 from qubic_lab.runs.collect_week import NOT_MEASURABLE, STUDIES
@@ -72,9 +77,9 @@ def collect() -> dict[str, str]:
 
 
 def _sources() -> Iterator[tuple[str, Iterable[str]]]:
-    for file in sorted(file for part in ("runs", "studies") for file in (ROOT / "qubic_lab" / part).glob("*.py")):
+    for file in sorted(file for part in ("runs", "studies", "dashboard") for file in (ROOT / "qubic_lab" / part).glob("*.py")):
         yield str(file.relative_to(ROOT)), _of_module(file, ast.parse(file.read_text(encoding="utf-8")))
-    for file in sorted((ROOT / "qubic_lab" / "runs" / "templates").glob("*.html")):
+    for file in sorted(file for part in ("runs", "dashboard") for file in (ROOT / "qubic_lab" / part / "templates").glob("*.html")):
         calls = re.finditer(r"\b_\(\s*(\"[^\"]*\"|'[^']*')", file.read_text(encoding="utf-8"))
         yield str(file.relative_to(ROOT)), [ast.literal_eval(call[1]) for call in calls]
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):
@@ -92,6 +97,8 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
         (text for each in ASKED for text in (each.label, each.met, each.missed, each.limits)),
     )
     yield "acceptance", (*RECORDED, *WHAT.values())
+    yield "the dashboard", (*Gate, *cluster_view.STATES, *cluster_view.PARTS, *ConfidenceLevel, *consensus_view.COLORS)
+    yield "the dashboard", (*LEVELS, *get_args(Direction), "consensus", "single")
     yield "changes", (*get_args(change.Verdict), "faster", "slower", "yes", "no")
     sample = read_week(ROOT / "reports" / SAMPLE / "week.json")
     yield HEADINGS, headings(sample)

@@ -245,11 +245,12 @@ async def http(
 
 
 @asynccontextmanager
-async def serving(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    """Serve an application at a port of loopback, and yield a client of it."""
+async def serving(app: FastAPI, port: int = 0) -> AsyncIterator[httpx2.AsyncClient]:
+    """Serve an application at a port of loopback, by default a free one, and yield a client of it."""
     # The protocol is named, since asyncio sends without delay only where it knows that.
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         options = server_options(app)
         options.timeout_graceful_shutdown = 1

@@ -1,7 +1,7 @@
 """Client of a coordinator for notebooks and commands; problems are raised as the project's errors."""
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -11,11 +11,12 @@ import httpx2
 from qubic_lab import errors
 from qubic_lab.api.schemas import ClusterStatus, ConsensusResponse, NodeStatus, QueryResponse, Token
 from qubic_lab.core import ChatMessage
-from qubic_lab.errors import BusyError, InputError, QubicLabError
+from qubic_lab.errors import BusyError, InputError, QubicLabError, UnreachableError
 from qubic_lab.settings import settings
 from qubic_lab.wire.channel import is_loopback
 
 CONNECT_S = 5.0
+_TRACED = {"X-Qubic-Trace": "1"}
 _ERRORS: dict[int, type[QubicLabError]] = {
     400: InputError,
     401: errors.RefusedError,
@@ -32,11 +33,14 @@ class CoordinatorClient:
     """A coordinator at `url` (by default from the settings); use it as a context manager, or call `close`.
 
     Raises, in every method:
-        QubicLabError: no coordinator answers; otherwise the error that its problem describes.
+        UnreachableError: no coordinator answers.
+        QubicLabError: the error that its problem describes.
     """
 
-    def __init__(self, url: str | None = None, token: str | None = None) -> None:
+    def __init__(self, url: str | None = None, token: str | None = None, answer_s: float | None = None) -> None:
         """Prepare a client; `token` is by default that of the settings (QUBIC_LAB_API_TOKEN).
+
+        A coordinator that sends nothing for `answer_s` counts as unreachable; None: it may take any time.
 
         Raises:
             InputError: the URL is invalid, or would send the token to another host in clear text.
@@ -48,7 +52,7 @@ class CoordinatorClient:
             self._http = httpx2.Client(
                 base_url=self.url,
                 headers={"Authorization": f"Bearer {token}"} if token else {},
-                timeout=httpx2.Timeout(None, connect=CONNECT_S),
+                timeout=httpx2.Timeout(answer_s, connect=CONNECT_S),
                 verify=str(authority) if authority and self.url.startswith("https:") else True,
                 trust_env=False,  # a web proxy does not reach our own hosts
             )
@@ -71,22 +75,25 @@ class CoordinatorClient:
 
     def stream(self, prompt: str, *, key: str | None = None, **options: Any) -> Iterator[Token | QueryResponse]:
         """Yield the tokens of an answer as they arrive, then the whole answer; arguments as in `ask`."""
-        for name, value in self._events("/api/ai/query", {"prompt": prompt, "stream": True, **options}, key):
+        for name, value in self._events("/api/ai/query", {"prompt": prompt, "stream": True, **options}, _key(key)):
             content = json.loads(value)
             if name == "error":
                 raise _error_of(content["status"], value, None)
             yield Token(**content) if name == "token" else QueryResponse(**content)
 
-    def chat(self, messages: Sequence[ChatMessage], **options: Any) -> Generator[dict[str, Any], None, None]:
+    def chat(
+        self, messages: Sequence[ChatMessage], *, trace: bool = False, **options: Any
+    ) -> Generator[dict[str, Any], None, None]:
         """Yield the chunks of the next message of a chat, as OpenAI's interface has them; closing it ends the answer.
 
         Args:
             messages: the chat so far.
+            trace: whether the last chunk says where the time went.
             **options: other fields of the request, such as `model` and `seed`.
         """
         said = [{"role": each.role, "content": each.content} for each in messages]
         body = {"messages": said, "stream": True, "stream_options": {"include_usage": True}, **options}
-        for _, value in self._events("/v1/chat/completions", body):
+        for _, value in self._events("/v1/chat/completions", body, _TRACED if trace else {}):
             if value != "[DONE]":
                 chunk: dict[str, Any] = json.loads(value)
                 if "error" in chunk:
@@ -101,6 +108,12 @@ class CoordinatorClient:
             **options: other fields of `consensus.ConsensusQuery`, such as `nodes`, `samples` and `mode`.
         """
         return ConsensusResponse(**self.call("POST", "/api/ai/consensus_query", {"prompt": prompt, **options}))
+
+    def follow_vote(self, vote: str) -> Generator[tuple[str, dict[str, Any]], None, None]:
+        """Yield the events of a vote while it is held: `count` after each answer, `round`, and `end`."""
+        path = f"/api/consensus/history/{quote(vote, safe='')}/events"
+        for name, value in self._events(path, method="GET"):
+            yield name, json.loads(value)
 
     def oracle(self, about: str, **parameters: Any) -> dict[str, Any]:
         """Return what the market oracle knows, such as a `market_overview`, or the `price_analysis` of a `coin`."""
@@ -123,18 +136,25 @@ class CoordinatorClient:
 
     def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
         """Return the content of one response."""
+        text = self.text(method, path, body, key)
+        return json.loads(text) if text else None
+
+    def text(self, method: str, path: str, body: Any = None, key: str | None = None) -> str:
+        """Return one response as it is."""
         try:
             response = self._http.request(method, path, json=body, headers=_key(key))
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
         if response.is_error:
             raise _error_of(response.status_code, response.text, response.headers.get("Retry-After"))
-        return response.json() if response.content else None
+        return response.text
 
-    def _events(self, path: str, body: Any, key: str | None = None) -> Generator[tuple[str, str], None, None]:
+    def _events(
+        self, path: str, body: Any = None, headers: Mapping[str, str] | None = None, method: str = "POST"
+    ) -> Generator[tuple[str, str], None, None]:
         """Yield the names (empty: none) and the data of a response's events."""
         try:
-            with self._http.stream("POST", path, json=body, headers=_key(key)) as response:
+            with self._http.stream(method, path, json=body, headers=headers) as response:
                 if response.is_error:
                     response.read()
                     raise _error_of(response.status_code, response.text, response.headers.get("Retry-After"))
@@ -160,8 +180,8 @@ class CoordinatorClient:
     ) -> None:
         self.close()
 
-    def _unreachable(self, error: Exception) -> QubicLabError:
-        return QubicLabError(
+    def _unreachable(self, error: Exception) -> UnreachableError:
+        return UnreachableError(
             f"no coordinator answers at {self.url} ({error}): start one with qubic-lab cluster up (or, for chats, "
             "qubic-lab serve), or set QUBIC_LAB_COORDINATOR"
         )

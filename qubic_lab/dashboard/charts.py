@@ -1,0 +1,149 @@
+"""Charts that can be zoomed and say their values, and the columns that they are drawn from.
+
+Their colours are seen on white and on black, and their grounds are transparent, so that a page may change its theme.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bokeh.layouts import column
+from bokeh.models import ColumnDataSource, CustomJSTickFormatter, HoverTool, LayoutDOM, LinearAxis, Range1d
+from bokeh.plotting import figure
+
+from qubic_lab.dashboard.oracle_view import Columns
+from qubic_lab.runs.language import translated
+
+INK, LINE, DEEP, WARM = "#7b8a95", "#8a99a355", "#1f9aa8", "#e07a3f"
+TOOLS = "xpan,xwheel_zoom,box_zoom,reset,save"
+HEIGHT = 240
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing, and its sources of columns by their names."""
+
+    drawing: LayoutDOM
+    sources: Mapping[str, ColumnDataSource]
+
+    def show(self, columns: Mapping[str, Columns]) -> None:
+        """Show columns, by the names of the sources; those that are not named stay as they are."""
+        for name, data in columns.items():
+            if not _same(self.sources[name].data, data):
+                self.sources[name].data = data
+
+
+def rate_chart() -> Chart:
+    """Return the chart of the tokens/s of all nodes over time."""
+    rates = ColumnDataSource({"at": [], "tokens_per_s": []})
+    plot = _plot(translated("tokens/s"), 160, [("tokens/s", "@tokens_per_s{0.0}"), (translated("time"), "@at{%T}")])
+    plot.y_range.start = 0
+    plot.varea("at", 0, "tokens_per_s", source=rates, fill_color=DEEP, fill_alpha=0.2)
+    plot.line("at", "tokens_per_s", source=rates, color=DEEP, line_width=2)
+    return Chart(plot, {"rates": rates})
+
+
+def confidence_chart() -> Chart:
+    """Return the chart of the confidence of votes over time, with their outcome."""
+    votes = ColumnDataSource({name: [] for name in ("at", "confidence", "outcome", "color", "question", "level")})
+    said = [(translated("question"), "@question"), (translated("confidence"), "@confidence{0 %}")]
+    plot = _plot(translated("confidence"), HEIGHT, [*said, (translated("outcome"), "@outcome"), ("", "@level")])
+    plot.y_range = Range1d(-0.05, 1.05)
+    plot.scatter("at", "confidence", source=votes, size=10, color="color", alpha=0.8, legend_group="outcome")
+    _calm_legend(plot)
+    return Chart(plot, {"votes": votes})
+
+
+def price_chart(body_ms: float) -> Chart:
+    """Return the chart of candles with bands, levels, forecasts and marks, and the volume beneath."""
+    names = ("at", "when", "open", "high", "low", "close", "volume", "color", "middle", "band_low", "band_high")
+    bars = ColumnDataSource({name: [] for name in names})
+    forecasts, then = (ColumnDataSource({name: [] for name in ("at", "when", "price", "low", "high")}) for _ in range(2))
+    levels = ColumnDataSource({name: [] for name in ("xs", "ys", "kind", "price", "touches")})
+    marks = ColumnDataSource({name: [] for name in ("at", "when", "price", "kind", "text")})
+    plot = _plot(translated("price"), 320, [])
+    plot.varea("at", "band_low", "band_high", source=bars, fill_color=INK, fill_alpha=0.12, legend_label=translated("bands"))
+    plot.line("at", "middle", source=bars, color=INK, line_dash="dotted")
+    lines = plot.multi_line("xs", "ys", source=levels, color=INK, line_dash="dashed", alpha=0.6)
+    plot.segment("at", "high", "at", "low", source=bars, color="color")
+    bodies = plot.vbar("at", body_ms, "open", "close", source=bars, color="color")
+    for source, color, label in (
+        (forecasts, WARM, translated("forecast")),
+        (then, DEEP, translated("forecast of a day before")),
+    ):
+        plot.varea("at", "low", "high", source=source, fill_color=color, fill_alpha=0.18, legend_label=label)
+        line = plot.line("at", "price", source=source, color=color, line_width=2, legend_label=label)
+        _hover(plot, [line], [(label, "@price{0.[00000000]}"), ("", "@low{0.[0000]} – @high{0.[0000]}"), ("", "@when")])
+    found = plot.scatter("at", "price", source=marks, marker="inverted_triangle", size=9, color=WARM)
+    values = [(name, f"@{name}{{0.[00000000]}}") for name in ("open", "high", "low", "close")]
+    _hover(plot, [bodies], [("", "@when"), *values, (translated("volume"), "@volume{0,0}")])
+    _hover(plot, [found], [("", "@kind"), ("", "@text"), ("", "@when")])
+    _hover(plot, [lines], [("", "@kind"), ("", "@price{0.[00000000]}"), (translated("touches"), "@touches")])
+    _calm_legend(plot)
+    below = _plot(translated("volume"), 90, [])
+    below.x_range = plot.x_range
+    below.vbar("at", body_ms, "volume", source=bars, color="color", alpha=0.6)
+    sources = {"bars": bars, "forecasts": forecasts, "then": then, "levels": levels, "marks": marks}
+    return Chart(column(plot, below, sizing_mode="stretch_width"), sources)
+
+
+def news_chart() -> Chart:
+    """Return the chart of the sentiment index, with the number of texts behind it."""
+    news = ColumnDataSource({name: [] for name in ("at", "when", "index", "texts")})
+    values = [("", "@when"), (translated("sentiment"), "@index{+0.00}"), (translated("texts"), "@texts")]
+    plot = _plot(translated("sentiment"), 180, values)
+    plot.y_range = Range1d(-1.05, 1.05)
+    plot.extra_y_ranges = {"texts": Range1d(0, 10)}
+    plot.add_layout(LinearAxis(y_range_name="texts", axis_label=translated("texts"), axis_label_text_color=INK,
+                               major_label_text_color=INK, axis_line_color=None), "right")
+    plot.vbar("at", 2.4e6, "texts", source=news, color=INK, alpha=0.35, y_range_name="texts")
+    plot.line("at", "index", source=news, color=DEEP, line_width=2)
+    plot.scatter("at", "index", source=news, color=DEEP, size=5)
+    return Chart(plot, {"news": news})
+
+
+def timeline_chart() -> Chart:
+    """Return the chart of where the time of an answer went."""
+    spans = ColumnDataSource({name: [] for name in ("what", "start", "end", "color", "ms")})
+    plot = figure(height=150, sizing_mode="stretch_width", y_range=[], tools="xpan,xwheel_zoom,reset", toolbar_location=None)
+    bars = plot.hbar("what", 0.6, "end", "start", source=spans, color="color")
+    _hover(plot, [bars], [("", "@what"), ("ms", "@ms{0,0.0}")])
+    _look(plot)
+    plot.xaxis.axis_label = translated("ms since the question was sent")
+    return Chart(plot, {"spans": spans})
+
+
+def _plot(label: str, height: int, values: Sequence[tuple[str, str]]) -> Any:
+    plot = figure(
+        height=height, sizing_mode="stretch_width", x_axis_type="datetime", tools=TOOLS, active_scroll="xwheel_zoom",
+        toolbar_location="above", y_axis_label=label,
+    )
+    if values:
+        plot.add_tools(HoverTool(tooltips=list(values), formatters={"@at": "datetime"}, mode="vline"))
+    _look(plot)
+    return plot
+
+
+def _hover(plot: Any, renderers: Sequence[Any], values: Sequence[tuple[str, str]]) -> None:
+    plot.add_tools(HoverTool(renderers=list(renderers), tooltips=list(values)))
+
+
+def _look(plot: Any) -> None:
+    plot.toolbar.logo = None
+    plot.background_fill_color = plot.border_fill_color = None
+    plot.outline_line_color = None
+    plot.grid.grid_line_color = LINE
+    for axis in plot.axis:
+        axis.axis_label_text_color = axis.major_label_text_color = INK
+        axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = LINE
+
+
+def _calm_legend(plot: Any) -> None:
+    legend = plot.legend[0]
+    legend.background_fill_alpha = legend.border_line_alpha = 0.0
+    legend.label_text_color = INK
+    legend.location, legend.orientation, legend.click_policy = "top_left", "horizontal", "hide"
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.keys() == other.keys() and repr(one) == repr(dict(other))

@@ -1,0 +1,148 @@
+"""The dashboard's server: one watch for all browsers, who may look, and its end."""
+
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import panel as pn
+from bokeh.server.auth_provider import AuthProvider
+from tornado.ioloop import IOLoop
+from tornado.web import RequestHandler
+
+from qubic_lab.api.access import find_token
+from qubic_lab.api.http_server import Accesses, ServeConfig
+from qubic_lab.dashboard.lab import Lab
+from qubic_lab.dashboard.page import Dashboard, page_style
+from qubic_lab.dashboard.rendering import render
+from qubic_lab.errors import InputError
+from qubic_lab.runs.language import ENGLISH, LANGUAGES, language
+from qubic_lab.wire.channel import is_loopback, with_port
+
+COOKIE, LOGIN = "qubic_lab_token", "/login"
+THEMES = ("light", "dark")
+
+
+def serve(config: ServeConfig, lab: Lab, listening: Callable[[str], None], pace: float = 1.0) -> None:
+    """Serve until SIGTERM or SIGINT; calls `listening` with the URL for browsers once they can connect.
+
+    `pace` stretches the times of the watch.
+
+    Raises:
+        InputError: the address is in use, or the tokens cannot be read.
+    """
+    watch = lab.watch(pace=pace).start()
+
+    def page() -> Any:
+        tag, theme = language_of(_argument("lang"), pn.state.headers.get("Accept-Language", "")), _argument("theme")
+        pn.config.global_css = [page_style(theme if theme in THEMES else "")]
+        return Dashboard(lab, watch, tag)
+
+    accesses = config.accesses()
+    options: dict[str, Any] = {}
+    if accesses is not None:
+        options = {"auth_provider": TokenAuth(accesses), "cookie_secret": secrets.token_hex(32)}
+    if config.tls:
+        options |= {"ssl_certfile": str(config.tls.certificate), "ssl_keyfile": str(config.tls.key)}
+    port = config.port or _free_port(config.host)
+    try:
+        server = pn.io.server.get_server(
+            page,
+            address=config.host,
+            port=port,
+            websocket_origin=[f"{name}:{port}" for name in _names(config.host)],
+            title="Qubic Lab",
+            show=False,
+            start=False,
+            **options,
+        )
+    except OSError as error:
+        raise InputError(f"cannot listen at {config.listen} ({error}): choose another port") from error
+    loop = IOLoop.current()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
+    server.start()
+    listening(with_port(config.url, port))
+    try:
+        loop.start()
+    finally:
+        watch.end()
+        server.stop()
+
+
+def _names(host: str) -> list[str]:
+    """Return the names by which browsers may call: a page of another one could lead them here."""
+    return [host, "localhost", "127.0.0.1"] if is_loopback(host) else ["*"]
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as taken:
+        taken.bind((host, 0))
+        return int(taken.getsockname()[1])
+
+
+def language_of(asked: str, accepted: str) -> str:
+    """Return the language of a page: the one that is asked for, else the first accepted one that there is."""
+    for wanted in (asked, *(each.partition(";")[0].strip() for each in accepted.split(","))):
+        for tag in LANGUAGES:
+            if wanted.lower() in (tag.lower(), "zh-hant", "zh") and (tag != ENGLISH) == wanted.lower().startswith("zh"):
+                return tag
+            if tag == ENGLISH and wanted.lower().startswith("en"):
+                return tag
+    return ENGLISH
+
+
+def _argument(name: str) -> str:
+    values = (pn.state.session_args or {}).get(name, [b""])
+    return values[0].decode(errors="replace")
+
+
+class TokenAuth(AuthProvider):
+    """Lets those in who send a known token as a bearer, or have sent it with the form before."""
+
+    def __init__(self, accesses: Accesses) -> None:
+        self._accesses = accesses
+        super().__init__()
+
+    @property
+    def get_user(self) -> Callable[[RequestHandler], str | None]:
+        """Return what says who a request is from; None: nobody who may look."""
+
+        def user(handler: RequestHandler) -> str | None:
+            kind, _, token = handler.request.headers.get("Authorization", "").partition(" ")
+            given = token if kind.lower() == "bearer" else (handler.get_secure_cookie(COOKIE) or b"").decode()
+            found = find_token(given.strip(), self._accesses()) if given else None
+            return found.name if found else None
+
+        return user
+
+    @property
+    def login_url(self) -> str:
+        """The page with the form."""
+        return LOGIN
+
+    get_user_async = get_login_url = logout_url = logout_handler = None
+
+    @property
+    def login_handler(self) -> type[RequestHandler]:
+        """Return the handler of the form."""
+        accesses = self._accesses
+
+        class Login(RequestHandler):
+            """Asks for a token, and remembers it in a cookie that no script can read."""
+
+            def get(self) -> None:
+                self.write(render("login", wrong=False))
+
+            def post(self) -> None:
+                token = self.get_body_argument("token", "").strip()
+                if find_token(token, accesses()) is None:
+                    self.set_status(403)
+                    self.write(render("login", wrong=True))
+                    return
+                secure = self.request.protocol == "https"
+                self.set_secure_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=secure, expires_days=None)
+                self.redirect("/")
+
+        return Login

@@ -1,0 +1,163 @@
+"""The dashboard in Debian's Chromium: a node dies, the coordinator goes and comes, an answer streams, a vote falls."""
+
+import re
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+from clusters import Cluster, Process, cluster, processes, serving, until
+from fastapi import FastAPI
+from saying_node import Saying
+
+from qubic_lab.api.serve import create_app
+from qubic_lab.database import open_database
+from qubic_lab.votes.history import VoteHistory
+from qubic_lab.votes.service import VoteService
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed: pip install playwright")
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.dist,
+    pytest.mark.usefixtures("hurried"),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+WITHIN_MS = 15_000
+"""Time in which a page has to show that a node died."""
+TEXT = "Sunlight is scattered by the air, blue light most of all."
+FAST = """
+import sys
+from qubic_lab.api.http_server import ServeConfig
+from qubic_lab.dashboard.lab import Lab
+from qubic_lab.dashboard.serve import serve
+serve(ServeConfig("127.0.0.1:0"), Lab(sys.argv[1]), lambda url: print(f"at {url}", flush=True), pace=0.05)
+"""
+
+
+@dataclass
+class Shown:
+    """A cluster, a dashboard of it, and a browser."""
+
+    running: Cluster
+    app: FastAPI
+    port: int
+    stack: AsyncExitStack
+    dashboard: Process
+    url: str
+    browser: Any
+    requests: list[str]
+
+    async def open(self, arguments: str = "", **options: Any) -> Any:
+        page = await self.browser.new_page(**options)
+        page.on("request", lambda request: self.requests.append(request.url))
+        await page.goto(f"{self.url}/{arguments}")
+        await page.get_by_role("tab").first.wait_for()
+        return page
+
+    async def stop_http(self) -> None:
+        await self.stack.aclose()
+
+    async def start_http(self) -> None:
+        await self.stack.enter_async_context(serving(self.app, self.port))
+
+
+@asynccontextmanager
+async def shown(client: redis.Redis, folder: Path, *command: str) -> AsyncIterator[Shown]:
+    nodes = {name: Saying((TEXT,), pause_s=0.1) for name in ("a", "b", "c")}
+    async with cluster(client, folder, nodes=dict(nodes)) as running, AsyncExitStack() as rest:
+        engine = open_database(f"sqlite:///{folder / 'lab.db'}")
+        rest.callback(engine.dispose)
+        app = create_app(running.coordinator, votes=VoteService(running.coordinator, lambda: VoteHistory(engine)))
+        stack = await rest.enter_async_context(AsyncExitStack())
+        http = await stack.enter_async_context(serving(app))
+        start = rest.enter_context(processes())
+        url = str(http.base_url).rstrip("/")
+        dashboard = start(folder, "dashboard", *(each.replace("URL", url) for each in command), QUBIC_LAB_CACHE=str(folder))
+        found = await until(lambda: re.search(r"at (http://[\d.:]+)", dashboard.log))
+        driver = await rest.enter_async_context(playwright.async_playwright())
+        browser = await driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        rest.push_async_callback(browser.close)
+        port = http.base_url.port
+        assert port is not None
+        yield Shown(running, app, port, stack, dashboard, found[1], browser, [])
+
+
+COMMAND = ("qubic_lab.cli.main", "dashboard", "--listen", "127.0.0.1:0", "--coordinator", "URL")
+
+
+async def test_the_page_follows_what_happens(client: redis.Redis, tmp_path: Path) -> None:
+    async with shown(client, tmp_path, *COMMAND) as lab:
+        page = await lab.open()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        row = page.locator("tr[data-node=b]")
+        await row.get_by_text("available").wait_for()
+
+        lab.running.nodes["b"].cancel()  # as if it was killed: it says nothing more
+        await row.get_by_text("no heartbeat").wait_for(timeout=WITHIN_MS)
+
+        await page.get_by_role("tab", name="Playground").click()
+        await page.locator("textarea").fill("Why is the sky blue?")
+        await page.get_by_role("button", name="Ask", exact=True).click()
+        answer, seen = page.locator(".answer"), set()
+        while TEXT not in seen:
+            seen.add((await answer.inner_text()).strip())
+        assert len([text for text in seen if text and text != TEXT and TEXT.startswith(text)]) >= 2, seen
+        await page.locator("canvas").first.wait_for()
+
+        await page.get_by_role("button", name="Ask as a vote").click()
+        await page.get_by_text("Who said what").first.wait_for()
+        await page.get_by_role("tab", name="Consensus").click()
+        await page.get_by_role("combobox").wait_for()
+        await page.get_by_text(TEXT).first.wait_for()
+
+        await page.get_by_role("tab", name="Cluster").click()
+        await lab.stop_http()
+        await page.get_by_text("The coordinator does not answer").wait_for()
+        assert await row.count() == 1  # the last values stay
+        await lab.start_http()
+        await page.get_by_text("The coordinator does not answer").wait_for(state="hidden")
+        assert not errors
+        host = lab.url.partition("//")[2]
+        assert [url for url in lab.requests if not re.match(rf"(https?|ws)://{host}/|data:|blob:", url)] == []
+
+
+async def test_drain_asks_first_and_other_forms_fit(client: redis.Redis, tmp_path: Path) -> None:
+    async with shown(client, tmp_path, *COMMAND) as lab:
+        page = await lab.open("?lang=zh-TW", viewport={"width": 400, "height": 800}, color_scheme="dark")
+        await page.get_by_text("可用").first.wait_for()
+        await page.get_by_role("button", name="停止接收").click()
+        assert lab.running.gates("a") == {None}
+        await page.get_by_role("button", name="是", exact=True).click()
+        await until(lambda: lab.running.gates("a") == {"draining"})
+        await page.locator("tr[data-node=a]").get_by_text("停止接收中").wait_for()
+        ground = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == "rgb(20, 27, 33)"
+        for number in range(4):
+            await page.get_by_role("tab").nth(number).click()
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+async def hold(lab: Shown, updates: int) -> float:
+    """Return the resident memory of the dashboard after so many updates of a page, in MB, and of nothing else."""
+    page = lab.browser.contexts[0].pages[0]
+    await page.wait_for_timeout(updates * 50)
+    return psutil.Process(lab.dashboard.pid).memory_info().rss / 1e6
+
+
+@pytest.mark.parametrize("updates", [pytest.param(120, id="short"), pytest.param(3_600, id="hour", marks=pytest.mark.slow)])
+async def test_memory_stays_flat(client: redis.Redis, tmp_path: Path, updates: int) -> None:
+    script = tmp_path / "fast.py"
+    script.write_text(FAST)
+    async with shown(client, tmp_path, str(shutil.which("python")), str(script), "URL") as lab:
+        page = await lab.open()
+        await page.locator("tr[data-node=a]").wait_for()
+        before = await hold(lab, max(100, updates // 4))
+        after = await hold(lab, updates)
+        assert after < 1.05 * before
