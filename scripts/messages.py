@@ -77,9 +77,13 @@ def collect() -> dict[str, str]:
 
 
 def _sources() -> Iterator[tuple[str, Iterable[str]]]:
-    for file in sorted(file for part in ("runs", "studies", "dashboard") for file in (ROOT / "qubic_lab" / part).glob("*.py")):
+    for file in sorted(
+        file for part in ("runs", "studies", "dashboard") for file in (ROOT / "qubic_lab" / part).glob("*.py")
+    ):
         yield str(file.relative_to(ROOT)), _of_module(file, ast.parse(file.read_text(encoding="utf-8")))
-    for file in sorted(file for part in ("runs", "dashboard") for file in (ROOT / "qubic_lab" / part / "templates").glob("*.html")):
+    for file in sorted(
+        file for part in ("runs", "dashboard") for file in (ROOT / "qubic_lab" / part / "templates").glob("*.html")
+    ):
         calls = re.finditer(r"\b_\(\s*(\"[^\"]*\"|'[^']*')", file.read_text(encoding="utf-8"))
         yield str(file.relative_to(ROOT)), [ast.literal_eval(call[1]) for call in calls]
     for file in sorted((ROOT / "notebooks").glob("*.ipynb")):

@@ -45,7 +45,9 @@ def analysis(frame: str = "1h") -> Any:
     bars = body["bars"]
     if isinstance(bars.get("bars"), dict):  # long lists are kept in short
         bars["bars"] = [bars["bars"]["first"][0], bars["bars"]["last"]]
-    body["levels"] = body["levels"]["first"] if isinstance(body["levels"], dict) and "first" in body["levels"] else body["levels"]
+    body["levels"] = (
+        body["levels"]["first"] if isinstance(body["levels"], dict) and "first" in body["levels"] else body["levels"]
+    )
     return body
 
 
@@ -97,7 +99,9 @@ def test_a_held_vote_shows_who_said_what_and_why_some_do_not_count() -> None:
 def test_a_running_vote_shows_the_last_count_and_the_last_round() -> None:
     count = {"answered": 1, "missing": 2, "standings": [{"answer": "12", "voters": ["a"], "share": 1.0}]}
     later = {**count, "answered": 2, "missing": 1}
-    vote = consensus_view.live_view("7 + 5?", [("count", count), ("count", later), ("round", {"level": "recompute", "confidence": 0.4})])
+    vote = consensus_view.live_view(
+        "7 + 5?", [("count", count), ("count", later), ("round", {"level": "recompute", "confidence": 0.4})]
+    )
     assert (vote.answered, vote.missing, vote.level, vote.confidence) == (2, 1, "recompute", 0.4)
     assert consensus_view.live_view("7 + 5?", []).standings == ()
 

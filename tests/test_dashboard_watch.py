@@ -56,7 +56,9 @@ def test_what_nobody_looks_at_is_read_no_more(answers: Answers, watch: Watch) ->
     assert answers.at(60.0, watch) == []
 
 
-def test_a_lost_coordinator_keeps_its_last_values_and_is_asked_for_its_status_alone(answers: Answers, watch: Watch) -> None:
+def test_a_lost_coordinator_keeps_its_last_values_and_is_asked_for_its_status_alone(
+    answers: Answers, watch: Watch
+) -> None:
     watch.see(NODES)
     answers.at(0.0, watch)
     before = watch.see(NODES)

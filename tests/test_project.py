@@ -21,10 +21,10 @@ import qubic_lab
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "qubic_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LAB, ORACLE = (PROJECT["optional-dependencies"][extra] for extra in ("lab", "oracle"))
+LAB, ORACLE, DASHBOARD = (PROJECT["optional-dependencies"][extra] for extra in ("lab", "oracle", "dashboard"))
 PYPI_NAME = {"pytorch": "torch", "matplotlib-base": "matplotlib", "redis-py": "redis", "arch-py": "arch"}
 """By conda-forge's name, where they differ."""
-USABLE_WITH = {"runs": LAB, "studies": LAB, "oracle": ORACLE}
+USABLE_WITH = {"runs": LAB, "studies": LAB, "oracle": ORACLE, "dashboard": DASHBOARD}
 """Rooms that only an extra makes usable."""
 
 
@@ -49,7 +49,7 @@ def test_conda_environment_asks_for_what_the_project_declares():
     for tool in ("pip", "cxx-compiler"):  # no Python packages of ours
         conda.pop(tool)
     by_pip.remove("-e .[dev]")
-    assert conda | bounds(by_pip) == bounds(PROJECT["dependencies"] + LAB + ORACLE)
+    assert conda | bounds(by_pip) == bounds(PROJECT["dependencies"] + LAB + ORACLE + DASHBOARD)
 
 
 def test_dependencies_are_lower_bounds_and_never_pins():

@@ -37,6 +37,8 @@ def dashboard(
     from qubic_lab.wire.channel import tls_from_settings
 
     show_warnings()
-    config = ServeConfig(listen, settings().api_tokens, tls_from_settings(), settings().api_token or "", guard="QUBIC_LAB_API_TOKEN")
+    config = ServeConfig(
+        listen, settings().api_tokens, tls_from_settings(), settings().api_token or "", guard="QUBIC_LAB_API_TOKEN"
+    )
     lab = Lab(coordinator, read_only=read_only)
     serve(config, lab, lambda url: note(f"shows {lab.url} at {url}"))

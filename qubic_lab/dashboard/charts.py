@@ -3,12 +3,13 @@
 Their colours are seen on white and on black, and their grounds are transparent, so that a page may change its theme.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, CustomJSTickFormatter, HoverTool, LayoutDOM, LinearAxis, Range1d
+from bokeh.models import ColumnDataSource, HoverTool, LinearAxis, Range1d
 from bokeh.plotting import figure
 
 from qubic_lab.dashboard.oracle_view import Columns
@@ -21,10 +22,15 @@ HEIGHT = 240
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing, and its sources of columns by their names."""
+    """A drawing, and its sources of columns by their names; without the first of them there is nothing to see."""
 
-    drawing: LayoutDOM
+    drawing: Any
     sources: Mapping[str, ColumnDataSource]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to see."""
+        return not any(map(len, next(iter(self.sources.values())).data.values()))
 
     def show(self, columns: Mapping[str, Columns]) -> None:
         """Show columns, by the names of the sources; those that are not named stay as they are."""
@@ -58,11 +64,15 @@ def price_chart(body_ms: float) -> Chart:
     """Return the chart of candles with bands, levels, forecasts and marks, and the volume beneath."""
     names = ("at", "when", "open", "high", "low", "close", "volume", "color", "middle", "band_low", "band_high")
     bars = ColumnDataSource({name: [] for name in names})
-    forecasts, then = (ColumnDataSource({name: [] for name in ("at", "when", "price", "low", "high")}) for _ in range(2))
+    forecasts, then = (
+        ColumnDataSource({name: [] for name in ("at", "when", "price", "low", "high")}) for _ in range(2)
+    )
     levels = ColumnDataSource({name: [] for name in ("xs", "ys", "kind", "price", "touches")})
     marks = ColumnDataSource({name: [] for name in ("at", "when", "price", "kind", "text")})
     plot = _plot(translated("price"), 320, [])
-    plot.varea("at", "band_low", "band_high", source=bars, fill_color=INK, fill_alpha=0.12, legend_label=translated("bands"))
+    plot.varea(
+        "at", "band_low", "band_high", source=bars, fill_color=INK, fill_alpha=0.12, legend_label=translated("bands")
+    )
     plot.line("at", "middle", source=bars, color=INK, line_dash="dotted")
     lines = plot.multi_line("xs", "ys", source=levels, color=INK, line_dash="dashed", alpha=0.6)
     plot.segment("at", "high", "at", "low", source=bars, color="color")
@@ -83,6 +93,11 @@ def price_chart(body_ms: float) -> Chart:
     below = _plot(translated("volume"), 90, [])
     below.x_range = plot.x_range
     below.vbar("at", body_ms, "volume", source=bars, color="color", alpha=0.6)
+
+    def show_volume(attr: str, old: Any, new: Any) -> None:
+        below.visible = not all(map(math.isnan, new["volume"]))
+
+    bars.on_change("data", show_volume)
     sources = {"bars": bars, "forecasts": forecasts, "then": then, "levels": levels, "marks": marks}
     return Chart(column(plot, below, sizing_mode="stretch_width"), sources)
 
@@ -94,8 +109,16 @@ def news_chart() -> Chart:
     plot = _plot(translated("sentiment"), 180, values)
     plot.y_range = Range1d(-1.05, 1.05)
     plot.extra_y_ranges = {"texts": Range1d(0, 10)}
-    plot.add_layout(LinearAxis(y_range_name="texts", axis_label=translated("texts"), axis_label_text_color=INK,
-                               major_label_text_color=INK, axis_line_color=None), "right")
+    plot.add_layout(
+        LinearAxis(
+            y_range_name="texts",
+            axis_label=translated("texts"),
+            axis_label_text_color=INK,
+            major_label_text_color=INK,
+            axis_line_color=None,
+        ),
+        "right",
+    )
     plot.vbar("at", 2.4e6, "texts", source=news, color=INK, alpha=0.35, y_range_name="texts")
     plot.line("at", "index", source=news, color=DEEP, line_width=2)
     plot.scatter("at", "index", source=news, color=DEEP, size=5)
@@ -105,7 +128,9 @@ def news_chart() -> Chart:
 def timeline_chart() -> Chart:
     """Return the chart of where the time of an answer went."""
     spans = ColumnDataSource({name: [] for name in ("what", "start", "end", "color", "ms")})
-    plot = figure(height=150, sizing_mode="stretch_width", y_range=[], tools="xpan,xwheel_zoom,reset", toolbar_location=None)
+    plot = figure(
+        height=150, sizing_mode="stretch_width", y_range=[], tools="xpan,xwheel_zoom,reset", toolbar_location=None
+    )
     bars = plot.hbar("what", 0.6, "end", "start", source=spans, color="color")
     _hover(plot, [bars], [("", "@what"), ("ms", "@ms{0,0.0}")])
     _look(plot)
@@ -115,8 +140,13 @@ def timeline_chart() -> Chart:
 
 def _plot(label: str, height: int, values: Sequence[tuple[str, str]]) -> Any:
     plot = figure(
-        height=height, sizing_mode="stretch_width", x_axis_type="datetime", tools=TOOLS, active_scroll="xwheel_zoom",
-        toolbar_location="above", y_axis_label=label,
+        height=height,
+        sizing_mode="stretch_width",
+        x_axis_type="datetime",
+        tools=TOOLS,
+        active_scroll="xwheel_zoom",
+        toolbar_location="above",
+        y_axis_label=label,
     )
     if values:
         plot.add_tools(HoverTool(tooltips=list(values), formatters={"@at": "datetime"}, mode="vline"))

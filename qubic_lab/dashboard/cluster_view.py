@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -140,7 +141,7 @@ def token_rates(course: Course) -> dict[str, list[float]]:
     A node that was started again counts from 0; one that comes or goes adds nothing to that look.
     """
     rates: dict[str, list[float]] = {"at_s": [], "tokens_per_s": []}
-    for (then_s, then), (now_s, now) in zip(course, course[1:], strict=False):
+    for (then_s, then), (now_s, now) in pairwise(course):
         given = sum(now[name] - (then[name] if then[name] <= now[name] else 0) for name in now.keys() & then.keys())
         rates["at_s"].append(now_s)
         rates["tokens_per_s"].append(given / (now_s - then_s))

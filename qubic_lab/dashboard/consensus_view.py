@@ -36,7 +36,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class VoteView:
-    """A vote: its standings, the leader first, and what each voter said; while it is held `missing` are still to come."""
+    """A vote: its standings, the leader first, and what each voter said; `missing` are still to come."""
 
     question: str
     standings: tuple[Standing, ...]
@@ -78,7 +78,9 @@ def vote_view(trail: Mapping[str, Any]) -> VoteView:
         )
         for each in trail["voters"]
     )
-    absent = tuple(Voice(each["voter"], "", "", "", False, f"{each['why']}: {each['detail']}") for each in trail["absences"])
+    absent = tuple(
+        Voice(each["voter"], "", "", "", False, f"{each['why']}: {each['detail']}") for each in trail["absences"]
+    )
     confidence = trail["confidence"]
     return VoteView(
         question=trail["question"],
@@ -97,8 +99,10 @@ def live_view(question: str, events: Sequence[tuple[str, Mapping[str, Any]]]) ->
     """Return a vote that is being held, from its events so far."""
     counts = [data for name, data in events if name == "count"]
     rounds = [data for name, data in events if name == "round"]
-    last = counts[-1] if counts else {"standings": [], "answered": 0, "missing": 0}
-    standings = tuple(Standing(_short(each["answer"]), tuple(each["voters"]), each["share"]) for each in last["standings"])
+    last: Mapping[str, Any] = counts[-1] if counts else {"standings": [], "answered": 0, "missing": 0}
+    standings = tuple(
+        Standing(_short(each["answer"]), tuple(each["voters"]), each["share"]) for each in last["standings"]
+    )
     level, confidence = (rounds[-1]["level"], rounds[-1]["confidence"]) if rounds else ("", None)
     return VoteView(question, standings, (), last["answered"], last["missing"], level, confidence)
 
@@ -108,7 +112,9 @@ def bands(votes: Sequence[Mapping[str, Any]]) -> list[Band]:
     levels = [str(level) for level in ConfidenceLevel]
     levels += sorted({each["level"] for each in votes} - {*levels})
     counts = [sum(each["level"] == level for each in votes) for level in levels]
-    return [Band(level, count, count / len(votes) if votes else 0.0) for level, count in zip(levels, counts, strict=True)]
+    return [
+        Band(level, count, count / len(votes) if votes else 0.0) for level, count in zip(levels, counts, strict=True)
+    ]
 
 
 def confidence_columns(votes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""What the dashboard reads and does: a coordinator's interface, or without one the oracle of this machine's database."""
+"""What the dashboard reads and does, at a coordinator; without one, the oracle of this machine's database."""
 
 import threading
 from collections.abc import Iterator

@@ -130,7 +130,9 @@ def unusual(analysis: Mapping[str, Any]) -> list[Unusual]:
         for each in parts[name]
     ]
     if not missing(analysis["breakouts"]):
-        found += [Unusual(f"breakout {each['direction']}", each["at"], _breakout(each)) for each in analysis["breakouts"]]
+        found += [
+            Unusual(f"breakout {each['direction']}", each["at"], _breakout(each)) for each in analysis["breakouts"]
+        ]
     if not missing(analysis["patterns"]):
         found += [Unusual(each["name"], each["at"], each["meaning"]) for each in analysis["patterns"]]
     return sorted(found, key=lambda each: each.at, reverse=True)
@@ -145,7 +147,7 @@ def reasons(analysis: Mapping[str, Any]) -> dict[str, str]:
 
 
 def day_before(analysis: Mapping[str, Any]) -> str | None:
-    """Return the close of the bar a day before the last one, or the bar before it if bars are as long; None: no bars."""
+    """Return the close of the last bar that is at least a day older than the newest; None: there is none."""
     bars = [] if missing(analysis["bars"]) else analysis["bars"]["bars"]
     if not bars:
         return None

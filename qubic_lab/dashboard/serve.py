@@ -14,10 +14,11 @@ from tornado.web import RequestHandler
 from qubic_lab.api.access import find_token
 from qubic_lab.api.http_server import Accesses, ServeConfig
 from qubic_lab.dashboard.lab import Lab
-from qubic_lab.dashboard.page import Dashboard, page_style
+from qubic_lab.dashboard.page import Dashboard
 from qubic_lab.dashboard.rendering import render
+from qubic_lab.dashboard.section import page_style
 from qubic_lab.errors import InputError
-from qubic_lab.runs.language import ENGLISH, LANGUAGES, language
+from qubic_lab.runs.language import ENGLISH, LANGUAGES
 from qubic_lab.wire.channel import is_loopback, with_port
 
 COOKIE, LOGIN = "qubic_lab_token", "/login"
@@ -95,7 +96,7 @@ def language_of(asked: str, accepted: str) -> str:
 
 def _argument(name: str) -> str:
     values = (pn.state.session_args or {}).get(name, [b""])
-    return values[0].decode(errors="replace")
+    return bytes(values[0]).decode(errors="replace")
 
 
 class TokenAuth(AuthProvider):
@@ -142,7 +143,9 @@ class TokenAuth(AuthProvider):
                     self.write(render("login", wrong=True))
                     return
                 secure = self.request.protocol == "https"
-                self.set_secure_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=secure, expires_days=None)
+                self.set_secure_cookie(
+                    COOKIE, token, httponly=True, samesite="Strict", secure=secure, expires_days=None
+                )
                 self.redirect("/")
 
         return Login

@@ -12,8 +12,13 @@ from qubic_lab.errors import BusyError, QubicLabError
 
 STATUS = "/api/cluster/status"
 """Read first: while it is not answered, nothing else is asked of the coordinator."""
-EVERY_S = {"/api/cluster/": 4.0, "/api/consensus/history/": 60.0, "/api/consensus/": 5.0, "/api/oracle/risk": 60.0,
-    "/api/oracle/": 20.0}
+EVERY_S = {
+    "/api/cluster/": 4.0,
+    "/api/consensus/history/": 60.0,
+    "/api/consensus/": 5.0,
+    "/api/oracle/risk": 60.0,
+    "/api/oracle/": 20.0,
+}
 """Seconds between two looks, by the beginning of a path; three open tabs stay below 120 requests a minute."""
 DEFAULT_EVERY_S = 10.0
 LOST_EVERY_S = 2.0

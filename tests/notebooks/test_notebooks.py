@@ -54,6 +54,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5},
     "consensus_evaluation": {"questions": 6, "k": 2, "samples": 2, "max_new_tokens": 4},
+    "dashboard": {"updates": 2, "coordinator": "http://127.0.0.1:1"},
     "engine_speed": {},  # shows the last full run
     "harnesses": {"limit": 2, "ranks": 1},
     "oracle_backtest": {"effects": [0.25], "horizons": [1, 4], "draws": 5, "resamples": 100},
@@ -66,7 +67,7 @@ SMALL: dict[str, dict[str, Any]] = {
 JUDGED = {"oracle_backtest": "13.7", "oracle_overview": "13.7", "risk_warnings": "14"}
 """Notebooks that record here what they find, each with a row of the acceptance table that is read from it."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-START_NO_RANKS = {"balancing", "engine_speed", "oracle_backtest", "oracle_overview", "risk_warnings", "weekly"}
+START_NO_RANKS = {"balancing", "dashboard", "engine_speed", "oracle_backtest", "oracle_overview", "risk_warnings", "weekly"}
 RUNS = [
     pytest.param(path, id=path.stem, marks=() if path.stem in START_NO_RANKS else pytest.mark.dist)
     for path in NOTEBOOKS

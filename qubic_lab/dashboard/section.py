@@ -1,0 +1,89 @@
+"""What pages are put together from: sections that say how old they are, panes of HTML, buttons; and their style."""
+
+import inspect
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import panel as pn
+
+from qubic_lab.dashboard.charts import Chart
+from qubic_lab.dashboard.rendering import render
+from qubic_lab.dashboard.watch import Seen
+from qubic_lab.runs.language import current_language, language
+
+STYLE = resources.files("qubic_lab.dashboard").joinpath("style.css").read_text(encoding="utf-8")
+PALETTES = {
+    "light": "--ql-ink:#1c2733; --ql-paper:#fff; --ql-line:#d5dde2; --ql-deep:#0f5f6b; --ql-pale:#eef4f5; "
+    "--ql-soft:#51616d; --ql-good:#1b7a5a; --ql-bad:#b3261e; color-scheme: light;",
+    "dark": "--ql-ink:#e4ebef; --ql-paper:#141b21; --ql-line:#33414b; --ql-deep:#7fc7d2; --ql-pale:#1d2830; "
+    "--ql-soft:#a3b1bb; --ql-good:#6fcf9f; --ql-bad:#ff8a80; color-scheme: dark;",
+}
+"""The colours of the themes; elsewhere, as in a notebook, parts have colours that are seen on white and on black."""
+View = Callable[[list[Any], float], str]
+"""Makes HTML of the answers of a section's paths, and of the time in seconds since the first of them came."""
+
+
+class Section:
+    """A part of a tab: its title with the age of what it shows, its content, and perhaps a chart beneath."""
+
+    def __init__(self, title: str, view: View | None = None, chart: Chart | None = None) -> None:
+        self._title, self._view, self._chart = title, view, chart
+        self._head, self._body = html(), html()
+        parts = [self._head, *([self._body] if view else [])]
+        self._drawn = pn.pane.Bokeh(chart.drawing, sizing_mode="stretch_width", visible=False) if chart else None
+        self.column = pn.Column(*parts, *([self._drawn] if self._drawn else []), sizing_mode="stretch_width")
+
+    def update(self, now_s: float, *seen: Seen) -> bool:
+        """Show what was seen of the section's paths; return whether all of them have an answer."""
+        first = next((each for each in seen if each.error), seen[0])
+        put(self._head, render("head", title=self._title, seen=first, age_s=age_of(first, now_s)))
+        if any(each.value is None for each in seen):
+            return False
+        if self._view:
+            put(self._body, self._view([each.value for each in seen], age_of(seen[0], now_s) or 0.0))
+        return True
+
+    def draw(self, columns: dict[str, Any]) -> None:
+        """Show columns in the chart, which is not seen while it has none."""
+        assert self._chart is not None and self._drawn is not None
+        self._chart.show(columns)
+        self._drawn.visible = not self._chart.empty
+
+
+def page_style(theme: str = "") -> str:
+    """Return the style of a whole page: of a theme, or of that which the browser prefers."""
+    body = resources.files("qubic_lab.dashboard").joinpath("page.css").read_text(encoding="utf-8")
+    dark = f"@media (prefers-color-scheme: dark) {{ :root {{ {PALETTES['dark']} }} }}"
+    return f":root {{ {PALETTES[theme or 'light']} }} {'' if theme else dark} {body}"
+
+
+def html(text: str = "") -> Any:
+    """Return a pane of HTML in the style of the page."""
+    return pn.pane.HTML(text, sizing_mode="stretch_width", stylesheets=[STYLE], margin=(0, 8))
+
+
+def put(pane: Any, text: str) -> None:
+    """Change a pane if its text is another one."""
+    if pane.object != text:
+        pane.object = text
+
+
+def age_of(seen: Seen, now_s: float) -> float | None:
+    """Return how old an answer is; None: there is none."""
+    return None if seen.at_s is None else now_s - seen.at_s
+
+
+def button(name: str, act: Callable[[], Any], kind: str = "default") -> Any:
+    """Return a button."""
+    tag = current_language()
+    made = pn.widgets.Button(name=name, button_type=kind, stylesheets=[STYLE], margin=(5, 5))
+
+    async def clicked(_: Any) -> None:
+        with language(tag):
+            found = act()
+            if inspect.isawaitable(found):
+                await found
+
+    made.on_click(clicked)
+    return made

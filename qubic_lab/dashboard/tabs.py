@@ -1,0 +1,240 @@
+"""The tabs of the page: each shows in its sections what the watch has seen."""
+
+import asyncio
+import time
+from typing import Any
+from urllib.parse import urlencode
+
+import panel as pn
+
+from qubic_lab.dashboard import cluster_view, consensus_view, oracle_view
+from qubic_lab.dashboard.charts import confidence_chart, news_chart, price_chart, rate_chart
+from qubic_lab.dashboard.lab import METRICS, NODES, Lab
+from qubic_lab.dashboard.rendering import render
+from qubic_lab.dashboard.section import STYLE, Section, button, html, put
+from qubic_lab.dashboard.watch import STATUS, Seen, Watch
+from qubic_lab.errors import QubicLabError
+from qubic_lab.runs.language import translated
+
+TASKS, VOTES, MODES = "/api/cluster/tasks", "/api/consensus/history?limit=50", "/api/consensus/metrics"
+VOTING, ALERTS, MARKET = "/api/consensus/status", "/api/oracle/alerts?limit=20", "/api/oracle/market_overview"
+DAY_S = 86_400
+FRAMES = ["1h", "4h", "1d"]
+
+
+class ClusterTab:
+    """Nodes, queue, latency, speed and errors; drain and return, after a second click."""
+
+    def __init__(self, lab: Lab, watch: Watch) -> None:
+        self._lab, self._watch = lab, watch
+        self._nodes = Section(translated("Nodes"), _nodes)
+        self._tasks = Section(translated("Queue"), _tasks)
+        self._latency = Section(translated("Time to an answer, last five minutes"), _latency)
+        self._rates = Section(translated("Speed of all nodes"), chart=rate_chart())
+        self._node = pn.widgets.Select(name=translated("node"), options=[], width=160, stylesheets=[STYLE])
+        self._drain = button(translated("Drain"), lambda: self._ask(True))
+        self._return = button(translated("Return"), lambda: self._ask(False))
+        self._sure, self._said = html(), html()
+        self._yes = button(translated("Yes"), self._do, "danger")
+        self._no = button(translated("No"), self._close)
+        self._confirm = pn.Row(self._sure, self._yes, self._no, visible=False, sizing_mode="stretch_width")
+        self._draining = False
+        manage = pn.FlexBox(self._node, self._drain, self._return, align_items="end")
+        managed = [] if lab.read_only else [manage, self._confirm, self._said]
+        sections = [self._nodes.column, *managed, self._tasks.column, self._latency.column, self._rates.column]
+        self.column = pn.Column(*sections, sizing_mode="stretch_width")
+
+    def update(self, now_s: float) -> None:
+        """Show the cluster as it is known."""
+        nodes, counts = self._watch.see(NODES), self._watch.see(METRICS)
+        self._nodes.update(now_s, nodes)
+        self._tasks.update(now_s, self._watch.see(TASKS))
+        recent = Seen(self._watch.course(METRICS) or None, counts.at_s, counts.error)
+        self._latency.update(now_s, recent)
+        if self._rates.update(now_s, nodes):
+            rates = cluster_view.token_rates(self._watch.course(NODES))
+            ahead_s = time.time() - now_s
+            at = [1e3 * (at_s + ahead_s) for at_s in rates["at_s"]]
+            self._rates.draw({"rates": {"at": [round(each, -2) for each in at], "tokens_per_s": rates["tokens_per_s"]}})
+        names = sorted(each["name"] for each in nodes.value or ())
+        if names != self._node.options:
+            self._node.options = names
+
+    def _ask(self, draining: bool) -> None:
+        if not self._node.value:
+            return
+        self._draining = draining
+        what = (
+            translated("It finishes its requests and gets no new ones.")
+            if draining
+            else translated("It gets requests again.")
+        )
+        put(self._sure, render("sure", node=self._node.value, what=what))
+        put(self._said, "")
+        self._confirm.visible = True
+
+    def _close(self) -> None:
+        self._confirm.visible = False
+
+    async def _do(self) -> None:
+        self._close()
+        try:
+            await asyncio.to_thread(self._lab.drain, self._node.value, self._draining)
+            put(self._said, render("said", error="", done=self._node.value))
+        except QubicLabError as error:
+            put(self._said, render("said", error=str(error), done=""))
+        self._watch.hurry(NODES, STATUS)
+
+
+class ConsensusTab:
+    """Votes as they fall, those that were held, and how sure and how right they were."""
+
+    def __init__(self, lab: Lab, watch: Watch) -> None:
+        self._lab, self._watch = lab, watch
+        self._live = Section(translated("Votes that are being held"), self._show_live)
+        self._held = Section(translated("Bands of confidence"), _votes)
+        self._chart = Section(translated("Confidence against outcome"), _confidence, confidence_chart())
+        self._modes = Section(translated("All answers by mode"), lambda values, _: render("modes", modes=values[0]))
+        self._which = pn.widgets.Select(
+            name=translated("vote"), options={}, sizing_mode="stretch_width", stylesheets=[STYLE]
+        )
+        self._vote = Section(
+            translated("The vote"),
+            lambda values, _: render("vote", vote=consensus_view.vote_view(values[0]), open=True),
+        )
+        sections = [self._live, self._held, self._chart, self._modes]
+        self.column = pn.Column(
+            *(each.column for each in sections), self._which, self._vote.column, sizing_mode="stretch_width"
+        )
+
+    def update(self, now_s: float) -> None:
+        """Show the votes as they are known."""
+        self._live.update(now_s, self._watch.see(VOTING))
+        page = self._watch.see(VOTES)
+        self._held.update(now_s, page)
+        if self._chart.update(now_s, page):
+            self._chart.draw({"votes": consensus_view.confidence_columns(page.value["votes"])})
+        self._modes.update(now_s, self._watch.see(MODES))
+        votes = {
+            f"{each['question'][:60]} ({each['created_utc'][11:19]})": each["id"]
+            for each in (page.value or {"votes": []})["votes"]
+        }
+        if votes != self._which.options:
+            self._which.options = votes
+        if self._which.value:
+            self._vote.update(now_s, self._watch.see(f"/api/consensus/history/{self._which.value}"))
+
+    def _show_live(self, values: list[Any], _: float) -> str:
+        followed = self._lab.follow(values[0]["running"])
+        views = [consensus_view.live_view(each.question, each.events) for each in followed.values()]
+        return "".join(render("vote", vote=each, open=True) for each in views) or render(
+            "nothing", what=translated("None now.")
+        )
+
+
+class OracleTab:
+    """Prices with what they say, texts, forecasts, what was unusual, and risk with its evidence."""
+
+    def __init__(self, lab: Lab, watch: Watch) -> None:
+        self._lab, self._watch = lab, watch
+        self._coin = pn.widgets.Select(name=translated("coin"), options={}, width=160, stylesheets=[STYLE])
+        self._frame = pn.widgets.Select(name=translated("bars"), options=FRAMES, width=90, stylesheets=[STYLE])
+        self._where = html()
+        self._price = Section(
+            translated("Price"), lambda values, waited_s: render("price", price=values[0], waited_s=waited_s)
+        )
+        self._charts = {
+            frame: Section(translated("Candles of closed bars"), chart=price_chart(oracle_view.body_ms(frame)))
+            for frame in FRAMES
+        }
+        self._candles = pn.Column(sizing_mode="stretch_width")
+        self._forecasts = Section(translated("Forecasts, and what came of earlier ones"), _forecasts)
+        self._risk = Section(translated("Risk"), lambda values, _: render("risk", risk=values[0]))
+        self._unusual = Section(translated("Unusual bars, breakouts, patterns"), _unusual)
+        self._indicators = Section(translated("Indicators"), lambda values, _: render("indicators", price=values[0]))
+        self._mood = Section(translated("Sentiment of a week"), _mood, news_chart())
+        self._texts = Section(translated("News and posts"), lambda values, _: render("texts", texts=values[0]["texts"]))
+        self._alerts = Section(translated("Alerts"), lambda values, _: render("alerts", alerts=values[0]["alerts"]))
+        chosen = pn.FlexBox(self._coin, self._frame)
+        first = [self._price.column, self._candles]
+        rest = [self._forecasts, self._risk, self._unusual, self._mood, self._texts, self._alerts, self._indicators]
+        self.column = pn.Column(
+            chosen, self._where, *first, *(each.column for each in rest), sizing_mode="stretch_width"
+        )
+
+    def update(self, now_s: float) -> None:
+        """Show the market as it is known."""
+        market = self._watch.see(MARKET)
+        put(self._where, render("where", local=self._lab.oracle_is_local, error=market.error))
+        coins = {
+            f"{each['name']} ({each['symbol']})": each["coin"] for each in (market.value or {"coins": []})["coins"]
+        }
+        if coins != self._coin.options:
+            self._coin.options = coins
+        if not self._coin.value:
+            return
+        coin, frame = self._coin.value, self._frame.value
+        asked = urlencode({"coin": coin, "frame": frame})
+        price = self._watch.see(f"/api/oracle/price_analysis?{asked}")
+        for section in (self._price, self._forecasts, self._unusual, self._indicators):
+            section.update(now_s, price)
+        chart = self._charts[frame]
+        if self._candles.objects != [chart.column]:
+            self._candles.objects = [chart.column]
+        if chart.update(now_s, price):
+            chart.draw(_candle_columns(price.value))
+            if then := oracle_view.day_before(price.value):
+                earlier = self._watch.see(f"/api/oracle/price_analysis?{asked}&as_of={then}&assumed=true")
+                if earlier.value:
+                    chart.draw({"then": oracle_view.forecast_columns(earlier.value)})
+        self._risk.update(now_s, self._watch.see(f"/api/oracle/risk?{asked}"))
+        mood = self._watch.see(f"/api/oracle/sentiment?coin={coin}&window=7d")
+        if self._mood.update(now_s, mood):
+            self._mood.draw({"news": oracle_view.news_columns(mood.value)})
+        self._texts.update(now_s, self._watch.see(f"/api/oracle/texts?coin={coin}&limit=15"))
+        self._alerts.update(now_s, self._watch.see(ALERTS))
+
+
+def _nodes(values: list[Any], waited_s: float) -> str:
+    return render("nodes", rows=cluster_view.node_rows(values[0]), waited_s=waited_s)
+
+
+def _tasks(values: list[Any], _: float) -> str:
+    return render("tasks", tasks=values[0], states=cluster_view.STATES)
+
+
+def _latency(values: list[Any], _: float) -> str:
+    course = values[0]
+    return render("latency", found=cluster_view.recent_percentiles(course), errors=course[-1][1].errors)
+
+
+def _votes(values: list[Any], _: float) -> str:
+    votes = values[0]["votes"]
+    conflicts = sum(each["conflict"] for each in votes)
+    return render("votes", votes=votes, bands=consensus_view.bands(votes), conflicts=conflicts, most=50)
+
+
+def _confidence(values: list[Any], _: float) -> str:
+    known = any(each["confidence"] is not None for each in values[0]["votes"])
+    return "" if known else render("nothing", what=translated("No vote has a confidence: they are not calibrated yet."))
+
+
+def _forecasts(values: list[Any], _: float) -> str:
+    return render("forecasts", price=values[0], rows=oracle_view.forecast_rows(values[0]))
+
+
+def _unusual(values: list[Any], _: float) -> str:
+    return render("unusual", found=oracle_view.unusual(values[0]), reasons=oracle_view.reasons(values[0]))
+
+
+def _mood(values: list[Any], waited_s: float) -> str:
+    return render("sentiment", mood=values[0], waited_s=waited_s)
+
+
+def _candle_columns(price: Any) -> dict[str, Any]:
+    return {
+        "bars": oracle_view.candles(price),
+        "forecasts": oracle_view.forecast_columns(price),
+        "levels": oracle_view.levels(price),
+        "marks": oracle_view.unusual_columns(price),
+    }
