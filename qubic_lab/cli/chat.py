@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
@@ -108,9 +108,9 @@ def _server(url: str, model: str | None) -> Iterator[tuple[Answers, str]]:
 def _through(client: "CoordinatorClient", model: str) -> Answers:
     def answers(request: Request) -> Generator[str | Answered, None, None]:
         sampling, started_s = request.sampling, perf_counter()
-        options: dict[str, Any] = {"max_completion_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+        options = {"max_completion_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
         times_s, finish, usage = [started_s], "", {"completion_tokens": 0, "prompt_tokens": 0}
-        with closing(client.chat(request.messages, model=model, seed=sampling.seed, **options)) as chunks:
+        with closing(client.chat(request.messages, model=model, seed=sampling.seed, trace=False, **options)) as chunks:
             for chunk in chunks:
                 usage = chunk.get("usage") or usage
                 for choice in chunk["choices"]:

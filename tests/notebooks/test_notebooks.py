@@ -67,7 +67,15 @@ SMALL: dict[str, dict[str, Any]] = {
 JUDGED = {"oracle_backtest": "13.7", "oracle_overview": "13.7", "risk_warnings": "14"}
 """Notebooks that record here what they find, each with a row of the acceptance table that is read from it."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-START_NO_RANKS = {"balancing", "dashboard", "engine_speed", "oracle_backtest", "oracle_overview", "risk_warnings", "weekly"}
+START_NO_RANKS = {
+    "balancing",
+    "dashboard",
+    "engine_speed",
+    "oracle_backtest",
+    "oracle_overview",
+    "risk_warnings",
+    "weekly",
+}
 RUNS = [
     pytest.param(path, id=path.stem, marks=() if path.stem in START_NO_RANKS else pytest.mark.dist)
     for path in NOTEBOOKS
