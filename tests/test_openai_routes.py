@@ -306,6 +306,8 @@ async def test_what_changes_nothing_is_accepted() -> None:
         ),
         (CHAT, {"guided_choice": ["a", "b"]}, "guided_choice", "describe the form in the prompt"),
         (CHAT, {"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs", "send the finished text"),
+        (CHAT, {"logprobs": 3}, "logprobs", "the number of likeliest tokens is top_logprobs"),
+        (TEXT, {"prompt": " "}, "prompt.text", "prompt.text is empty: give at least one visible character"),
         (TEXT, {"bad_words": ["x"]}, "bad_words", "a logit_bias of -100"),
         (CHAT, {"messages": [{"role": "user", "content": 5}]}, "messages.0.content", "give a text, or a list of parts"),
         (
@@ -333,6 +335,11 @@ async def test_what_is_refused(path: str, change: dict[str, Any], param: str | N
     body = (HELLO if path == CHAT else {"prompt": "Hello"}) | change
     assert_error(await ask(path, body, replica), 400, message, param=param, type="invalid_request_error", code=None)
     assert replica.asked == []
+
+
+async def test_who_asks_for_no_scores_gets_none() -> None:
+    for path, body in ((TEXT, {"prompt": "Hello"}), (CHAT, HELLO)):
+        assert (await answered(path, body | {"logprobs": False}))["choices"][0]["logprobs"] is None
 
 
 async def test_models_and_names_that_are_none() -> None:
@@ -401,7 +408,8 @@ async def test_limits_speak_as_the_routes_do() -> None:
             assert f"did you mean /v1{path}? The base URL" in (await client.get(path)).json()["detail"]
         assert_error(await client.get(CHAT), 405, f"GET is not for {CHAT}: send POST")
         json_header = {"Content-Type": "application/json"}
-        assert_error(await client.post(CHAT, content=b"{", headers=json_header), 400, "is not JSON", param=None)
+        for content, said in ((b"{", "is not JSON"), (b"", "the body is empty"), (b"\x1f\x8b", "is not UTF-8")):
+            assert_error(await client.post(CHAT, content=content, headers=json_header), 400, said, param=None)
         foreign = {"Origin": "http://elsewhere.example"}
         assert_error(await client.post(CHAT, json=HELLO, headers=foreign), 403, "may not change anything")
 

@@ -209,7 +209,7 @@ class BodyLimitMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        detail = f"the body has more than {self._most_bytes:,} bytes: send a shorter prompt"
+        detail = f"the body has more than {self._most_bytes:,} bytes: send a shorter prompt, or fewer of them"
         declared = Headers(scope=scope).get("content-length", "0")
         # Python refuses to read numbers of thousands of digits.
         if not declared.isdecimal() or len(declared) > MOST_LENGTH_DIGITS or int(declared) > self._most_bytes:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from qubic_lab import errors
 from qubic_lab.api.openai.errors import PATH, openai_error
 from qubic_lab.api.request_id import HEADER, request_id
+from qubic_lab.api.schemas import VISIBLE
 from qubic_lab.errors import BusyError, QubicLabError
 
 MEDIA_TYPE = "application/problem+json"
@@ -120,6 +121,8 @@ def install(app: FastAPI) -> None:
 def _told(request: Request, error: HTTPException) -> str:
     """Return what is wrong with a request: its path, its method, or what the error says."""
     path = request.url.path[:100]
+    if error.status_code == 400 and isinstance(error.__cause__, UnicodeDecodeError):
+        return "the body is not UTF-8 text: send a JSON object, not compressed"
     if error.status_code == 405:
         return f"{request.method} is not for {path}: send {(error.headers or {}).get('Allow', 'another method')}"
     if (error.status_code, error.detail) != (404, HTTPStatus.NOT_FOUND.phrase):
@@ -134,6 +137,10 @@ def _sentence(error: dict[str, Any]) -> str:
     """Return what is wrong with one field."""
     if error["type"] == "json_invalid":
         return f"the body is not JSON ({error['ctx']['error']} at character {error['loc'][1]}): send a JSON object"
+    if error["type"] == "missing" and error["loc"] == ("body",):
+        return "the body is empty: send a JSON object, with the header Content-Type: application/json"
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == VISIBLE:
+        return f"{'.'.join(map(str, error['loc'][1:]))} is empty: give at least one visible character"
     if error["type"] == "model_attributes_type":
         return "the body is not a JSON object: send one, with the header Content-Type: application/json"
     message = str(error["msg"]).removeprefix("Value error, ")

@@ -265,6 +265,13 @@ class ChatQuery(_Completed):
         Field(description="number of most likely tokens at each position, with their log-probabilities"),
     ] = None
 
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _is_asked(cls, given: Any) -> Any:
+        if isinstance(given, int) and given not in (0, 1):
+            raise ValueError("give true; the number of likeliest tokens is top_logprobs")
+        return given
+
 
 TokenIds: TypeAlias = Annotated[list[Annotated[int, Field(ge=0, le=MAX_COUNT)]], Field(min_length=1)]
 PromptText: TypeAlias = Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS, pattern=VISIBLE)]
@@ -312,6 +319,11 @@ class TextQuery(_Completed):
         Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
         Field(description="the log-probability of each token, and those of this number of most likely tokens"),
     ] = None
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _none_is_asked(cls, given: Any) -> Any:
+        return None if given is False else given  # which would be the integer 0
 
     @property
     def prompts(self) -> list[str | tuple[int, ...]]:
