@@ -13,6 +13,7 @@ import pytest
 import redis
 from clusters import cluster, until
 from saying_node import Saying
+from words import Words
 
 from qubic_lab.api.openai.consensus import SIGN, SampleElector, voters_of
 from qubic_lab.api.openai.metrics import PipelineMetrics
@@ -21,7 +22,7 @@ from qubic_lab.api.openai.serve import create_app
 from qubic_lab.api.serve import create_app as create_coordinator_app
 from qubic_lab.core import ChatMessage, Request
 from qubic_lab.database import open_database
-from qubic_lab.errors import InputError
+from qubic_lab.errors import ContextError, InputError
 from qubic_lab.votes.history import VoteHistory
 from qubic_lab.votes.service import VoteService
 from qubic_lab.votes.voters import question_of
@@ -52,7 +53,7 @@ async def served(replica: Saying) -> AsyncIterator[httpx2.AsyncClient]:
 
 @asynccontextmanager
 async def voting(
-    client: redis.Redis, folder: Path, nodes: dict[str, Saying]
+    client: redis.Redis, folder: Path, nodes: dict[str, Saying | Words]
 ) -> AsyncIterator[tuple[Any, httpx2.AsyncClient]]:
     """Run a cluster of nodes that say things."""
     async with cluster(client, folder, nodes=dict(nodes)) as running:
@@ -186,3 +187,14 @@ async def test_a_client_that_goes_ends_the_vote(client: redis.Redis, tmp_path: P
         await until(lambda: all(running.view(name).outstanding_requests for name in "abc"))
         asking.cancel()
         await until(lambda: not any(running.view(name).outstanding_requests for name in "abc"))
+
+
+async def test_a_question_that_is_too_long_for_all_is_an_error(
+    client: redis.Redis, tmp_path: Path, hurried: None
+) -> None:
+    too_long = Words(error=ContextError("the prompt has 9 tokens, the model's context is 8"))
+    async with voting(client, tmp_path, {"a": too_long, "b": too_long}) as (_, http):
+        error = (await ask(http)).json()["error"]
+        assert (error["code"], error["message"]) == ("context_length_exceeded", str(too_long.error))
+    async with voting(client, tmp_path, {"a": too_long, "b": Saying(RIGHT)}) as (_, http):
+        assert (await ask(http)).json()["qubic"]["vote"]["absences"]

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from qubic_lab.consensus.voting import Absence, AbsenceReason, Vote
 from qubic_lab.core import MAX_SEED
-from qubic_lab.errors import QubicLabError
+from qubic_lab.errors import ContextError, QubicLabError
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,15 @@ async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain:
 
     `ask` yields a voter's votes as they arrive; a QubicLabError fails the votes that have not arrived. `certain` says
     whether the decision can no longer change, given the votes so far and the names of failed and of missing votes.
+
+    Raises:
+        ContextError: the question is too long for every voter.
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
     votes: list[Vote] = []
     failed: dict[str, str] = {}
+    too_long: list[ContextError] = []
     news: asyncio.Queue[None] = asyncio.Queue()
 
     def missing() -> list[str]:
@@ -86,6 +90,7 @@ async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain:
                     news.put_nowait(None)
         except QubicLabError as error:
             why = str(error)
+            too_long.extend([error] if isinstance(error, ContextError) else [])
         failed.update({name: why for name in missing() if name in voter.names()})
         news.put_nowait(None)
 
@@ -102,6 +107,8 @@ async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain:
         for each in asking:
             each.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
+    if len(too_long) == len(voters) and not votes:
+        raise too_long[0]
     why, detail = AbsenceReason.LATE, f"after {deadline_s:g} s"
     if stopped:
         why, detail = AbsenceReason.STOPPED, "the decision was certain"

@@ -25,7 +25,7 @@ from qubic_lab.consensus.stopping import ballots_to_ask, reason_to_stop
 from qubic_lab.consensus.voting import Absence, AbsenceReason, AnswerSource, Ballot, Vote
 from qubic_lab.consensus.weights import NO_RECORD, weigh
 from qubic_lab.core import MAX_SEED, SamplingParams
-from qubic_lab.errors import QubicLabError, RankError
+from qubic_lab.errors import ContextError, QubicLabError, RankError
 from qubic_lab.model.embeddings import Embedder
 from qubic_lab.votes.certify import certificate_of, certify
 from qubic_lab.votes.collect import CollectedVotes, Voter, collect
@@ -149,6 +149,7 @@ class VoteService:
 
         Raises:
             BusyError: no node can be asked.
+            ContextError: the question is too long for every voter.
             ModelError: as `embed`.
         """
         live = LiveVote(uuid.uuid4().hex, vote.question)
@@ -370,7 +371,8 @@ class VoteService:
                     if progress.outcome is not None:
                         ended = True
                         if progress.outcome.state != "completed":
-                            raise RankError(progress.outcome.why)
+                            too_long = progress.outcome.code == ContextError.code
+                            raise (ContextError if too_long else RankError)(progress.outcome.why)
                         if not seen:
                             counted = {"sample": 0, "tokens": tokens, "logprob": logprob}
                             yield self._vote(voter, request, {**(progress.outcome.result or {}), **counted}, seconds)
