@@ -58,7 +58,7 @@ lint: setup ## check style, types, imports and notebooks
 lab: .venv/.report ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
-peers: $(PEERS)/transformers/.stamp $(LLAMA)/.stamp $(PEERS)/vllm/.stamp ## install the engines of `bench engine --peers`
+peers: $(PEERS)/transformers/.stamp $(LLAMA)/.stamp $(PEERS)/vllm/.stamp ## install the engines of `bench engine --peers` and `bench serving --peers`
 
 $(PEERS)/transformers/.stamp:
 	$(PYTHON) -m venv $(@D)
@@ -66,7 +66,7 @@ $(PEERS)/transformers/.stamp:
 	@touch $@
 
 # llama-cpp-python has no wheels. Its bindings are installed alone, and llama.cpp is compiled for this processor from the
-# same source, because the package would leave out the RPC server.
+# same source, because the package would leave out its two servers. The HTTP one needs neither TLS nor a page here.
 $(LLAMA)/.stamp:
 	$(PYTHON) -m venv $(LLAMA)
 	$(LLAMA)/bin/pip install -q cmake ninja
@@ -77,8 +77,9 @@ $(LLAMA)/.stamp:
 	CMAKE_ARGS=-DLLAMA_BUILD=OFF $(LLAMA)/bin/pip install -q $(LLAMA)/source gguf
 	PATH="$(CURDIR)/$(LLAMA)/bin:$$PATH" cmake -S $(LLAMA)/source/vendor/llama.cpp -B $(LLAMA)/build -G Ninja \
 	  -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=ON -DGGML_RPC=ON \
-	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF > $(LLAMA)/build.log
-	PATH="$(CURDIR)/$(LLAMA)/bin:$$PATH" cmake --build $(LLAMA)/build --target llama ggml-rpc-server >> $(LLAMA)/build.log
+	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_WEBUI=OFF -DLLAMA_USE_PREBUILT_WEBUI=OFF \
+	  -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF > $(LLAMA)/build.log
+	PATH="$(CURDIR)/$(LLAMA)/bin:$$PATH" cmake --build $(LLAMA)/build --target llama ggml-rpc-server llama-server >> $(LLAMA)/build.log
 	rm -r $(LLAMA)/source
 	@touch $@
 

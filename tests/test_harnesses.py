@@ -140,8 +140,8 @@ def test_lm_eval_gets_over_http_what_its_own_engine_says(monkeypatch: pytest.Mon
     if not (settings().peers / LM_EVAL).exists():
         pytest.skip("lm-eval is not installed: run `make harnesses`")
     folder, tasks = resolve_model("smollm2"), (CHOICES, "qubic_answers")
-    with local_server.served(model="smollm2", ranks=2, dtype="fp32") as url:
-        ours = [harnesses.lm_eval(name, *harnesses.over_http(f"{url}/v1", folder)) for name in tasks]
+    with local_server.served(model="smollm2", ranks=2, dtype="fp32") as local:
+        ours = [harnesses.lm_eval(name, *harnesses.over_http(f"{local.url}/v1", folder)) for name in tasks]
     theirs = [harnesses.lm_eval(name, "hf", {"pretrained": folder, "dtype": "float32"}) for name in tasks]
     for over_http, own in zip(ours, theirs, strict=True):
         assert {id: said.text for id, said in over_http.items()} == {id: said.text for id, said in own.items()}
@@ -152,8 +152,8 @@ def test_lm_eval_gets_over_http_what_its_own_engine_says(monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[str]:
-    with local_server.served(model="smollm2") as url:
-        yield f"{url}/v1"
+    with local_server.served(model="smollm2") as local:
+        yield f"{local.url}/v1"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from qubic_lab.api.openai.pipeline import PipelineAnswerer
 from qubic_lab.api.openai.serve import create_app
 from qubic_lab.bench.local_server import served
 from qubic_lab.bench.result import Table
-from qubic_lab.bench.serving import GRPC, HTTP, bench_serving, model_at, read_http
+from qubic_lab.bench.serving import CLIENT, GRPC, HTTP, RANKS, SERVER, bench_serving, model_at, read_http
 from qubic_lab.errors import BusyError, InputError
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
@@ -52,9 +52,12 @@ def test_both_ways_are_measured_with_one_pipeline(tiny: Path) -> None:
         bench_serving(config, pairs=5)
     found = bench_serving(config, streams=2, pairs=6, new_tokens=4)
     assert len(found.ratios) == 6 and found.low <= found.overhead <= found.high
-    assert {name: len(times) for name, times in found.first_ms.items()} == {HTTP: 12, GRPC: 12}
-    table, sentence = found.report()
-    assert isinstance(table, Table) and [row[0] for row in table.rows] == [HTTP, GRPC]
+    http, grpc = found.systems[HTTP], found.systems[GRPC]
+    assert http.cpu_us.keys() == {RANKS, SERVER, CLIENT} and grpc.cpu_us.keys() == {RANKS, CLIENT}
+    assert all(0 < each.first_ms.low <= each.first_ms.high for each in (http, grpc))
+    speeds, costs, sentence = found.report()
+    assert isinstance(speeds, Table) and [row[0] for row in speeds.rows] == [HTTP, GRPC]
+    assert isinstance(costs, Table) and [row[0] for row in costs.rows] == [HTTP, GRPC]
     assert "of the tokens/s, 95 % interval, 6 pairs" in str(sentence)
 
 
@@ -62,8 +65,9 @@ def test_both_ways_are_measured_with_one_pipeline(tiny: Path) -> None:
 def test_a_server_of_a_running_pipeline_sees_its_end(tiny: Path) -> None:
     with (
         Pipeline.launch(PipelineConfig(str(tiny), ranks=1, threads=1, slots=2)) as pipeline,
-        served(pipeline=pipeline.address) as url,
+        served(pipeline=pipeline.address) as local,
     ):
+        url = local.url
         assert httpx2.get(f"{url}/health").json()["status"] == "serving"
         pipeline.close()
         wait_until(lambda: httpx2.get(f"{url}/health").status_code == 503)

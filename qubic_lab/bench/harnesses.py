@@ -113,8 +113,8 @@ def bench_harnesses(
     """
     items = load_items(folder, check_at_least("limit", limit, 1))
     say, said, missing = counted(progress, 4), dict[tuple[str, str], SaidById](), dict[str, str]()
-    with served(model=config.model, ranks=config.ranks or 1, dtype=config.dtype) as address:
-        url = f"{address}/v1"
+    with served(model=config.model, ranks=config.ranks or 1, dtype=config.dtype) as local:
+        url = f"{local.url}/v1"
         server = over_http(url, resolve_model(config.model))
         asked: dict[tuple[str, str], Callable[[], SaidById]] = {
             (LM_EVAL, CHOICES): lambda: lm_eval(CHOICES, *server, folder, limit),

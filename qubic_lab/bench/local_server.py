@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from qubic_lab.bench.local_cluster import child_environment
 from qubic_lab.errors import RankError
@@ -14,9 +15,16 @@ from qubic_lab.errors import RankError
 SERVES = re.compile(r"(https?://[^\s;/]+)/v1")
 
 
+class LocalServer(NamedTuple):
+    """A running server: its address, without a path, and its process."""
+
+    url: str
+    pid: int
+
+
 @contextmanager
-def served(**options: object) -> Iterator[str]:
-    """Serve with these options of `qubic-lab serve`, without a key, and yield the URL, which has no path.
+def served(**options: object) -> Iterator[LocalServer]:
+    """Serve with these options of `qubic-lab serve`, without a key.
 
     Raises:
         RankError: it does not start; the message has its last line.
@@ -35,6 +43,6 @@ def served(**options: object) -> Iterator[str]:
             else:
                 raise RankError(f"qubic-lab serve does not start: {line.strip() or 'it says nothing'}")
             threading.Thread(target=server.stderr.read, daemon=True).start()  # so that it can say more
-            yield found[1]
+            yield LocalServer(found[1], server.pid)
         finally:
             server.terminate()

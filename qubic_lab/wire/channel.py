@@ -327,6 +327,11 @@ def error_of(error: grpc.RpcError) -> QubicLabError:
     return _ERROR_OF_STATUS.get(error.code(), QubicLabError)(error.details())
 
 
+def error_of_number(status: int, text: str) -> QubicLabError:
+    """Return the project's error for the number of a status and a message."""
+    return next((error for code, error in _ERROR_OF_STATUS.items() if code.value[0] == status), QubicLabError)(text)
+
+
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()

@@ -151,6 +151,50 @@ class GenerateReply(_message.Message):
     sample: int
     def __init__(self, token: _Optional[_Union[Token, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., sample: _Optional[int] = ...) -> None: ...
 
+class ListenRequest(_message.Message):
+    __slots__ = ("listener",)
+    LISTENER_FIELD_NUMBER: _ClassVar[int]
+    listener: str
+    def __init__(self, listener: _Optional[str] = ...) -> None: ...
+
+class Submission(_message.Message):
+    __slots__ = ("listener", "call", "request")
+    LISTENER_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    listener: str
+    call: int
+    request: GenerateRequest
+    def __init__(self, listener: _Optional[str] = ..., call: _Optional[int] = ..., request: _Optional[_Union[GenerateRequest, _Mapping]] = ...) -> None: ...
+
+class Submitted(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Heard(_message.Message):
+    __slots__ = ("parts",)
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    parts: _containers.RepeatedCompositeFieldContainer[Part]
+    def __init__(self, parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("call", "reply", "failure")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    reply: GenerateReply
+    failure: Failure
+    def __init__(self, call: _Optional[int] = ..., reply: _Optional[_Union[GenerateReply, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
+class Failure(_message.Message):
+    __slots__ = ("status", "text")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    status: int
+    text: str
+    def __init__(self, status: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
+
 class Token(_message.Message):
     __slots__ = ("id", "text", "logprob", "top", "raw")
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -188,10 +232,14 @@ class ScoredToken(_message.Message):
     def __init__(self, id: _Optional[int] = ..., raw: _Optional[bytes] = ..., logprob: _Optional[float] = ..., top: _Optional[_Iterable[_Union[TopToken, _Mapping]]] = ...) -> None: ...
 
 class CancelRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "listener", "call")
     ID_FIELD_NUMBER: _ClassVar[int]
+    LISTENER_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    listener: str
+    call: int
+    def __init__(self, id: _Optional[str] = ..., listener: _Optional[str] = ..., call: _Optional[int] = ...) -> None: ...
 
 class CancelReply(_message.Message):
     __slots__ = ("found",)
