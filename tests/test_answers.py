@@ -150,7 +150,7 @@ def test_conclusion(text: str, found: str) -> None:
         ("水会膨胀吗？", "会膨胀，因为……", "choice", "yes"),
         ("水会膨胀吗？", "不膨胀。", "choice", "no"),
         ("Which is heavier, gold or iron?", "Gold is heavier.", "choice", "gold"),
-        ("Which is heavier, gold or iron?", "Iron is lighter.", "span", "iron is lighter"),
+        ("Which is heavier, gold or iron?", "Iron is lighter.", "choice", "gold"),
         (RACE, "Ana", "choice", "ana"),
         ("On which day was it?", "It was delivered on a Tuesday.", "choice", "tuesday"),
         ("What is the capital of Australia?", "The capital of Australia is Canberra.", "span", "canberra"),

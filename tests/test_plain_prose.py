@@ -37,7 +37,7 @@ def value_of(text: str, question: str) -> str | None:
         (PRIME, "A prime number has exactly two divisors.", None),
         ("Do all birds fly?", "Not all birds fly.", "no"),
         ("Is gold heavier than water?", "Gold is lighter than water.", "no"),
-        ("Is gold heavier than water?", "Water is heavier than gold.", None),
+        ("Is gold heavier than water?", "Water is heavier than gold.", "no"),
         ("鲸鱼是鱼吗？", "虽然名字里有“鱼”字，但鲸鱼并不是鱼。", "no"),
         ("企鵝會飛嗎？", "企鵝雖然是鳥類，卻無法飛行。", "no"),
         (HAMLET, "Hamlet was written by William Shakespeare, however some doubt it.", "william shakespeare"),
@@ -137,7 +137,7 @@ def test_the_judged_answers_are_varied_and_apart() -> None:
     assert min(map(len, parts.values())) >= 150 and sum(map(len, parts.values())) >= 300
     for answers in parts.values():
         assert {each.language for each in answers} == {"en", "zh-Hans", "zh-Hant"}
-        assert {each.kind for each in answers} == {"yes/no", "name", "number", "unit", "list", "refusal"}
+        assert {each.kind for each in answers} > {"yes/no", "name", "number", "unit", "list", "refusal"}
         assert {each.origin for each in answers} == {"smollm2", "written"}
     asked = [{each.question for each in answers} for answers in parts.values()]
     assert asked[0].isdisjoint(asked[1])

@@ -118,7 +118,7 @@ def _read_choice(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | N
             or _option_held(part, offered)
         )
     else:
-        alternatives = _named(part, {name: name.split() for name in form.alternatives})
+        alternatives = named(part, {name: name.split() for name in form.alternatives})
         value = (
             _verdict(part, form)
             or ("" if form.words else bare_letter(plain(part)))
@@ -146,7 +146,7 @@ def _option_held(part: str, offered: dict[str, str]) -> str:
         if _CLAUSES.search(option) or _NEGATION.search(option)
     }
     held = _longest({letter: wanted for letter, wanted in long.items() if places(wanted, said)})
-    held = held or _named(part, {letter: words(option) for letter, option in offered.items()})
+    held = held or named(part, {letter: words(option) for letter, option in offered.items()})
     if not held and (number := _read_number(part, QuestionForm(kind=NUMBER), False)):
         numbers = {letter: _read_number(option, QuestionForm(), False) for letter, option in offered.items()}
         held = [letter for letter, option in numbers.items() if option and _may_be(number, option)]
@@ -167,13 +167,13 @@ def _of_closed_class(part: str, form: QuestionForm) -> str:
     for question, members in _CLOSED:
         if set(members).isdisjoint(said):
             continue
-        named = _named(part, {member: [member] for member in members})
-        if len(named) == 1 and (bare == named or (form.asks_what and question.search(" ".join(form.words)))):
-            return named[0]
+        found = named(part, {member: [member] for member in members})
+        if len(found) == 1 and (bare == found or (form.asks_what and question.search(" ".join(form.words)))):
+            return found[0]
     return ""
 
 
-def _named(part: str, candidates: dict[str, list[str]]) -> list[str]:
+def named(part: str, candidates: dict[str, list[str]]) -> list[str]:
     """Return the candidates that a text names in a clause without negation; longer ones win over their parts."""
     said = [words(clause) for clause in _CLAUSES.split(part) if not _NEGATION.search(clause)]
     all_said = {word for clause in said for word in clause}
@@ -199,11 +199,11 @@ def _folded(text: str) -> str:
 _YEAR = re.compile(r"(?<![\d,.])[12]\d{3}(?!\d|,\d|\.\d)")
 _LIMIT_BEFORE = re.compile(
     r"(?:\b(?:before|after|since|until|(?:more|less|fewer|later|earlier|greater|higher|lower) than|over|under"
-    r"|above|below|at (?:least|most)|up to)\s(?:the\s|about\s)?|(?:超过|不到|多于|少于|大于|小于|至少|最多)\s?)$",
+    r"|above|below|at (?:least|most))\s(?:the\s|about\s)?|(?:超过|不到|多于|少于|大于|小于|至少|最多)\s?)$",
     re.IGNORECASE,
 )
-_NEAR = 30
-"""Characters before a number that are searched."""
+_NEAR, _NEAR_AFTER = 30, 10
+"""Characters before and after a number that are searched."""
 _LIMIT_AFTER = re.compile(
     r"(?:\s\w+)?\sor\s(?:more|less|fewer|later|earlier)\b|.{0,2}(?:以[上下前后]|之[前后])|[前后](?![来天])",
     re.IGNORECASE,
@@ -253,6 +253,9 @@ _DOWN = word_set(
     -import -win -增加 -前进 -高 -多 -快 -早 -长 -重 -热 -东 -南 -赢"""
 )
 """Negative sides of opposites: 5 % less is not 5 %."""
+_PLAIN_ADJECTIVE = re.compile(
+    r"\b(?:below|under|new|young|short|shallow|narrow|low|late|slow|light|cold|cool)\b", re.IGNORECASE
+)
 _RANGE = re.compile(r"\s*(?:-|~|～|to(?:\s+(?:about|around))?|至|到)\s*")
 _RANGE_OPENED = re.compile(r"(?:between|from|在|从)\s*$", re.IGNORECASE)
 _RANGE_CONTINUED = re.compile(r"\s*(?:and|和|与)\s*")
@@ -283,12 +286,13 @@ def quantity_answer(
     chosen: Quantity, found: Sequence[Quantity], text: str, form: QuestionForm, assigned: str = "", part: str = ""
 ) -> FinalAnswer | None:
     """Return a chosen one of the numbers found in a plain text as its answer, or its range; nothing for a limit."""
-    limits = _range(found, text)
-    if chosen in limits:
-        return several_numbers(limits, part or text)
+    ends = limits(found, text)
+    if chosen in ends:
+        return several_numbers(ends, part or text)
     if _is_limit(text, chosen.start, chosen.end):
         return None
-    return _one_number(chosen, part or text, form, _of_what(assigned, part or text, form))
+    start = max(text.rfind(sign, 0, chosen.start) for sign in ",;，；") + 1
+    return _one_number(chosen, part or text, form, _of_what(assigned, text[start : chosen.end + _NEAR_AFTER], form))
 
 
 def read_quantity(part: str, form: QuestionForm) -> FinalAnswer | None:
@@ -300,10 +304,10 @@ def _of_what(assigned: str, part: str, form: QuestionForm) -> str:
     """Return the unknown that is assigned, unless any unknown fits, else the downward direction of the text."""
     if assigned and not (form.words and assigned == (form.unknown or assigned)):
         return assigned
-    return " ".join(sorted((polarities(part) - form.polarities) & _DOWN))
+    return " ".join(sorted((polarities(_PLAIN_ADJECTIVE.sub("", part)) - form.polarities) & _DOWN))
 
 
-def _range(found: Sequence[Quantity], text: str) -> list[Quantity]:
+def limits(found: Sequence[Quantity], text: str) -> list[Quantity]:
     """Return the two limits of a range, such as 10-15 km or between 3 and 4, else nothing."""
     for first, second in pairwise(found):
         between = text[first.end : second.start]
@@ -394,6 +398,9 @@ _OPENINGS = [
 ]
 _SYMBOL = re.compile(r"[A-Za-z]|[A-Z][A-Za-z]|(?=[A-Za-z]*\d)(?:[A-Z][a-z]?\d?){1,6}")
 _REASON = re.compile(r"[,;](?=(?:\s+\S+){3})|[，；]")
+HONOURS = re.compile(
+    r"^(?:the\s+)?(?:sir|dame|dr|prof|professor|mr|mrs|ms|lord|lady|madame)\.?\s+(?=[A-Z])", re.IGNORECASE
+)
 _COMPARING = {"than", "before", "after", "比"}
 
 
@@ -401,7 +408,7 @@ def _read_span(part: str, form: QuestionForm, marked: bool) -> FinalAnswer | Non
     if form.kind == PROSE and not marked:
         return None
     before, *reasons = _REASON.split(part, maxsplit=1)
-    text = plain(before).strip(" .。\"'")
+    text = HONOURS.sub("", plain(before).strip(" .。\"'"))
     said = _without_opening(words(text))
     if has_signs(text):
         short = bool(said) and _length(said) <= LONGEST_SPAN and not reasons

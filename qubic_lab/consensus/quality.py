@@ -147,7 +147,7 @@ def judge(
         FaultKind.TRUNCATED: _cut(text, said, finish_reason),
         FaultKind.REFUSING: _refusal(said, len(words)),
         FaultKind.REPEATING: _loop(words),
-        FaultKind.ECHO: _echo(words, words_of(question)) if answer.kind in OPEN_KINDS else "",
+        FaultKind.ECHO: _echo(words, words_of(question)) if _may_echo(answer, question) else "",
         FaultKind.OFF_TOPIC: _off_topic(words, answer, cosine),
         FaultKind.SELF_CONTRADICTING: _self_contradiction(text, said, question, answer),
     }
@@ -243,6 +243,11 @@ def _loop(words: Sequence[str]) -> str:
         return ""
     most, times = Counter(ngrams).most_common(1)[0]
     return f"{share:.0%} of it has come before; {' '.join(most)!r} comes {times} times"
+
+
+def _may_echo(answer: FinalAnswer, question: str) -> bool:
+    """Return whether an answer adds nothing to its question; a name in the place of "who" does."""
+    return answer.kind in OPEN_KINDS and (answer.kind == PROSE or {*words_of(answer.value)} <= {*words_of(question)})
 
 
 def _echo(words: Sequence[str], asked: Sequence[str]) -> str:

@@ -60,7 +60,7 @@ def read_question(question: str) -> QuestionForm:
     asks_output = bool(_OUTPUT.search(question)) and not _WRITE.search(question)
     unit, noun = _unit(plain(question))
     kind = "choice" if offered else _kind(stem_text.strip(), asks_output)
-    asks_what = bool(_WHAT.search(question)) and not _SEVERAL.search(_TITLE.sub(" ", question))
+    asks_what = bool(_WHAT.search(question)) and not _SEVERAL.search(_ONE.sub(" ", _TITLE.sub(" ", question)))
     return QuestionForm(
         kind=kind,
         options=tuple(offered.items()),
@@ -186,7 +186,7 @@ _NUMBER = re.compile(
     r"|\bwhat(?: is|'s) (?:\d|half|twice|double|(?:an?|one|two|three) (?:third|quarter)s?\b|the (?:cube|square) of)"
     r"|\bwhat (?:percentage|percent|time|number|temperature)\b"
     r"|\b(?:calculate|compute|evaluate|solve)\b|\d\s*[-+*/×÷^]\s*\d"
-    r"|多少|多[长远大高重久快深宽]|几|计算|求|等于|占比|面积|体积|速度是",
+    r"|多少|多[长远大高重久快深宽]|几|计算|求|(?:等于|占比|面积|体积|速度是)(?!.*[哪谁])",
     re.IGNORECASE,
 )
 _OUTPUT = re.compile(r"\b(?:prints?|outputs?|returns?|evaluates? to)\b|输出|打印|返回|结果", re.IGNORECASE)
@@ -198,19 +198,21 @@ _DEED = re.compile(
     re.IGNORECASE,
 )
 """Questions for deeds and definitions, which are no names."""
-_PLACE = re.compile(r"\bwhere\b|\b(?:in|on|at|from) (?:which|what)\b|哪[里儿]|哪[个座]", re.IGNORECASE)
+_PLACE = re.compile(r"\bwhere\b|\b(?:in|on|at|from) (?:which|what)\b|哪[里儿]|哪一?[个座区省市县州国]", re.IGNORECASE)
+_ONE = re.compile(r"\b(?:is|was)\s+the\s.{0,80}?\band\b|\s(?:when|if|between)\s.*", re.IGNORECASE)
 _TITLE = re.compile(r"\b[A-Z]\w+ and (?:the )?[A-Z]\w+")
 _WHO = re.compile(r"\b(?:who|which|whose)\b", re.IGNORECASE)
 _NO_NAMES = word_set("who which whose what the a an in on of if there when where at after before two three is are")
 _OR = re.compile(
     r"(?:[,:]|\b(?:an?|the|is|are|than|it|does|do)\b|^)\s*"
     r"((?:[\w-]{1,40} )?[\w-]{1,40}),? or ((?:(?:an?|the) )?[\w-]{1,40}(?: [\w-]{1,40})?)\s*\?"
-    r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]",
+    r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]|^([\u4e00-\u9fff]{1,6}?)[和与跟]([\u4e00-\u9fff]{1,6}?)[，,]?(?:哪|谁)",
     re.IGNORECASE,
 )
 _MANY = r"(?:two|three|four|five|six|seven|eight|nine|ten|\d+)"
 _LIST = re.compile(
     rf"\b(?:name|list|give|what\s+are|which)\s+(?:me\s+)?(?:the\s+)?(?:first\s+|last\s+)?{_MANY}\b|^\W*list\s"
+    r"|^\W*name\s+(?:some|all|the\s(?!\w+est\b|\w+\s(?:of|that|who|which)\b))\b[\w\s]{0,30}[a-rt-z]s\b"
     r"|列出|列举|哪[两二三四五六七八九]|哪些|[两二三四五六七八九十]大[^，。]{1,8}(?:是什么|有哪)",
     re.IGNORECASE,
 )
@@ -219,7 +221,8 @@ _EMPTY = word_set(
     """is are was were do does did can could will would should has have had may must be been the a an it its there this
     that what which who whose whom where when how of in on at to by for from as and or you your i my we they them he she
     answer question yes no not please many much most any some
-    吗 么 呢 是 的 了 请 问 你 我 可 以 会 能 一 个 在 有 哪 谁 什 么 里 几 多 少 否 不 它 吧 这 那 比 等 于 叫"""
+    吗 么 呢 是 的 了 请 问 你 我 可 以 会 能 一 个 在 有 哪 谁 什 么 里 上 中 内 几 多 少
+    否 不 它 吧 这 那 比 等 于 叫"""
 )
 _UNIT = re.compile(
     r"\bhow (?:many|much) ([a-zA-Z^23/]+)|\bin ([a-zA-Z°^23/]+)\s*[?,.)]"

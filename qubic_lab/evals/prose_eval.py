@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qubic_lab.consensus.answer_readers import PROSE
+from qubic_lab.consensus.answer_readers import PROSE, SPAN
 from qubic_lab.consensus.answers import final_answer, same
 from qubic_lab.consensus.quality import judge
+from qubic_lab.consensus.words import stem, words
 from qubic_lab.evals.paired import MeanEstimate, share_estimate
 from qubic_lab.evals.pairs_eval import committed_file
 from qubic_lab.evals.questions import read_objects
@@ -56,7 +57,8 @@ def evaluate_reading(answers: Sequence[JudgedAnswer]) -> tuple[ReadAnswers, ...]
 def how_read(judged: JudgedAnswer) -> str:
     """Return whether the rules read an answer RIGHT or WRONG, or it is MISSING, as a vote would.
 
-    Prose and what has no vote are not read. A unit may be left out on either side, as in `scoring`.
+    Prose and what has no vote are not read. A unit may be left out on either side, as in `scoring`, and a plural
+    counts as its singular.
     """
     found = final_answer(judged.text, judged.question)
     is_read = found.kind != PROSE and judge(judged.text, judged.question, "stop", found).usable
@@ -64,4 +66,7 @@ def how_read(judged: JudgedAnswer) -> str:
         return MISSING if judged.answer else WRONG if is_read else RIGHT
     wanted = final_answer(f"The answer is {judged.answer}", judged.question)
     is_number = found.number is not None and found.number == wanted.number and "" in (found.unit, wanted.unit)
-    return RIGHT if is_number or same(found, wanted) else WRONG
+    is_name = found.kind == wanted.kind == SPAN and [*map(stem, words(found.value))] == [
+        *map(stem, words(wanted.value))
+    ]
+    return RIGHT if is_number or is_name or same(found, wanted) else WRONG
