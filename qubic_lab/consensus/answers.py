@@ -71,7 +71,7 @@ def final_answer(text: str, question: str = "") -> FinalAnswer:
 def _marked(text: str, form: QuestionForm) -> FinalAnswer:
     text = text.strip('"“”「」『』 ')
     text = main_part(text, form) if form.kind == NUMBER else text
-    found = read_plain(text, form) if form.asks_list or form.kind == CHOICE else None
+    found = read_plain(text, form) if form.asks_list or form.kind in (CHOICE, NUMBER) else None
     if (form.kind != CHOICE or form.options) and not form.asks_list:
         found = found or read_conclusion(text, form, marked=True)
     return read_prose(text) if found is None or (form.kind, found.kind) == (NUMBER, SPAN) else found

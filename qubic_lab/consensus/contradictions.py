@@ -104,7 +104,7 @@ _END = r"(?=\s*(?:[,.;:!—–-]|$))"
 _HAN_END = r"(?=[喔哦啊呢啦]?\s*(?:[，。；！,.!;（(]|$))"
 _NO = re.compile(
     rf"""\W*(?:no{_END}|nope\b|(?:absolutely|definitely|certainly|of\s+course)\s+not\b|not\s+at\s+all\b|(?:{_IT_IS}\s+)?(?:{_WRONG}){_END}|{_IT_IS}n't\s+(?:{_TRUE}){_END}
-    |(?:不是的?|不对|不正确|不可能|不可以|不能|不会|不需要|不行|不应该|没有|错误?的?|否|并非如此|否定的?|当然不[是会能行]|不){_HAN_END})""",
+    |(?:并?不是的?|不对|不正确|不可能|不可以|不能|不会|不需要|不行|不应该|没有|错误?的?|否|并非如此|否定的?|当然不[是会能行]|不){_HAN_END})""",
     re.IGNORECASE | re.VERBOSE,
 )
 _YES = re.compile(

@@ -76,7 +76,7 @@ def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
     if form.asks_list:
         return _read_list(text, form)
     if form.kind == CHOICE:
-        return _read_verdict(_said(text), form)
+        return _read_verdict(_said(text), form, verdict(next(iter(sentences(text)), "")))
     if form.kind == NUMBER:
         return _read_number(_said(text), form)
     return _read_name(_said(text), form) if form.asks_name and "=" not in text else None
@@ -148,6 +148,8 @@ _TOLD = re.compile(
     r"|(?:不是|不能|不会|不行|不要|不算|不宜|不建议|不可以|不可能|否定)的?[喔哦啊呢啦]?))\W*$"
     r"|(?:it|he|she|they|we|you|i|that|this|there)\s(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)"
     r"(?P<denied>\s?not|n?'t)?\W*$"
+    r"|(?P<refuted>(?:it|that|this)(?:(?:'s|\sis)\snot|\sisn't)\s(?:recommended|advisable|possible|allowed|permitted|safe|true"
+    r"|correct|legal|necessary|required)\W*$|(?:it|that|this)(?:'s|\sis)\s(?:\w+\s)?an?\s(?:\w+\s)?(?:myth|misconception)\W*$)"
     r"|(?P<never>(?:it|he|she|they|we|you|i)\snever\s(?:is|are|was|were|do|does|did|can|will))\W*$"
     r"|(?P<forbidden>(?:please\s)?(?:never|do(?:\s?not|n't)(?:\sever)?)(?:\sdo\s(?:it|so|that|this))?\W*$)",
     re.IGNORECASE,
@@ -163,19 +165,14 @@ _UNSURE = re.compile(
 )
 
 
-def _read_verdict(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
+def _read_verdict(said: Sequence[str], form: QuestionForm, opened: str) -> FinalAnswer | None:
     said = [_QUOTES.sub("", simplified(each)) for each in said]
-    told = {
-        "no" if no["no"] or no["denied"] or no["forbidden"] or no["never"] else "yes"
-        for s in said
-        for c in _CLAUSE.split(s)
-        if (no := _TOLD.match(c))
-    }
-    told |= {verdict(each) for each in said[:1]} - {""}
+    told = {"no" if any(no.groups()) else "yes" for s in said for c in _CLAUSE.split(s) if (no := _TOLD.match(c))}
+    told |= {opened} - {""}
     told = told or {
         v for n, each in enumerate(said[:MOST_SENTENCES]) for v in _restated_with_contrast(each, form, n == 0) if v
     }
-    return FinalAnswer(CHOICE, told.pop(), said[0]) if len(told) == 1 else None
+    return FinalAnswer(CHOICE, told.pop(), " ".join(said[:1])) if len(told) == 1 else None
 
 
 def _restated_with_contrast(sentence: str, form: QuestionForm, may_reply: bool) -> tuple[str, ...]:
@@ -193,7 +190,9 @@ def _restated_with_contrast(sentence: str, form: QuestionForm, may_reply: bool) 
 
 def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     """Return yes or no if the main part has all content words of the question, or opposites, or only such words."""
-    sentence = re.sub(r"^(?:although|though|while|since|because)\b[^,]*,\s*", "", sentence, flags=re.IGNORECASE)
+    sentence = re.sub(
+        r"^(?:(?:even\s)?though|although|despite|while|since|because)\b[^,]*,\s*", "", sentence, flags=re.IGNORECASE
+    )
     part = _TO_REASONS.sub("", sentence)
     asked = dict(map(_key, form.content))
     signs = {key: sign for word in words(part) for key, sign in [_key(word.removesuffix("'s"))]}
@@ -339,8 +338,15 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     return (answer, is_sure) if answer else None
 
 
+_ONLY = re.compile(
+    r"\W*(?:(?:about|around|roughly|approximately|nearly|almost|some|maybe|probably)\s*)?", re.IGNORECASE
+)
+
+
 def _is_asked(number: Quantity, text: str, form: QuestionForm, has_digits: bool) -> bool:
     """Return whether a number in words, perhaps beside others in digits, is said of what the question asks for."""
+    if number.word and not has_digits and _ONLY.fullmatch(text[: number.start]) and not text[number.end :].strip(" .!"):
+        return True
     if number.word:
         return bool(number.unit) or stem(number.word.casefold()) in form.words
     return not (has_digits and text[number.end :].strip(" .!") and text[: number.start].strip()[-1:] not in _HAN_COUNTS)
@@ -381,7 +387,7 @@ _SEPARATOR = re.compile(rf",\s*(?:and|or)\s+|[,，、;；&]\s*|(?<!\s)\s+(?:and|
 _LEADING = re.compile(
     r"^.*(?:\b(?:are|is|were|include|includes|including|names?|called|example|such\s+as|like)\b"
     r"|(?-i:\b[a-z]+)\s(?:of|by|from|as)\b"
-    r"|是指?|[为有由]|推荐|包括|例如|比如|分[别別])\s*",
+    r"|是指?|[常般]指|[为有由]|推荐|包括|例如|比如|分[别別])\s*",
     re.I | re.S,
 )
 _LISTED_TO = re.compile(
@@ -481,7 +487,7 @@ _NAME = r"([xr]*X(?:[XxrQ]|[jo][jf]?X)*+|x++)"
 _CAPITAL = _NAME.replace("|x++", "")
 _CAPITAL_RUN = r"X(?:[XQ]|[jo]f?X)*"
 _SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvplf])|[frq]*{_CAPITAL}(?=[bv])|[fr]*(x++)(?=[bqQvl])")
-_AGENT = re.compile(rf"y[fqQr]*{_CAPITAL}(?![qQ])")
+_AGENT = re.compile(rf"y[fqQr]*{_CAPITAL}(?![qQ])|(?<=[qQ])yf(x++)(?![qQ])")
 _STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQoy])")
 _PLACED = re.compile(rf"[lo][fqQ]*{_CAPITAL}(?![qQ])")
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
@@ -490,7 +496,7 @@ _BARE_PLACE = re.compile(rf"[fbv]*l[fl]*{_NAME}(?:[plyvo].*)?$|f*{_NAME}$")
 _SETTING = re.compile(r"(?:when|if|while|although|though|since|because|unlike|after|before)\b", re.IGNORECASE)
 _CREDITED = r"\b(?:(?:attributed|credited)\s+to|(?:work|creation|invention|idea|discovery)\s+of)\b"
 _IDENTITY = re.compile(
-    r"\s(?:consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|refers?\s+to|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
+    r"\s(?:consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|comes?\s+from|refers?\s+to|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
     re.IGNORECASE,
 )
 _NOT_BUT = re.compile(r"\bnot\s(?!only\b)[^.;]{1,60}?,?\sbut\s(?:rather\s)?", re.IGNORECASE)
@@ -501,7 +507,7 @@ _TIME = re.compile(
 )
 _IT_IS = re.compile(
     r"(?:(?:it|that|this|they|these|those)(?:'s|\s(?:is|was|are|were|would\sbe))\s(?:called\s)?(?:the\s|an?\s)?|the\s)"
-    r"\w+(?<!ed)(?<!ing)(?<!ous)(?<!ful)(?<!ive)(?<!ble)(?<!al)(?<!y)$",
+    r"\w+(?<!ed)(?<!ing)(?<!ous)(?<!ful)(?<!ive)(?<!ble)(?<!al)(?<!y)(?:\s(?:do|did|does|has|is|was))?$",
     re.IGNORECASE,
 )
 _SUBORDINATE = re.compile(
@@ -617,7 +623,9 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
                 )
             )
             is_adjective = tags[end : end + 1] in ("q", "Q") and "b" in tags
-            is_adjective = is_adjective or said[each.start(at) - 1 : each.start(at)] in (["a"], ["an"])
+            is_adjective = is_adjective or (
+                said[each.start(at) - 1 : each.start(at)] in (["a"], ["an"]) and "called" not in said
+            )
             if (
                 run[0][0].islower()
                 and name[:1].islower()

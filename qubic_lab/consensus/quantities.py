@@ -228,7 +228,7 @@ _CHINESE_DATE = re.compile(
 _CHINESE_CLOCK = re.compile(
     r"(?P<half>凌晨|早上|上午|中午|下午|傍晚|晚上)?\s?(?<![\d.])(?P<hour>\d{1,2})\s?[点时](?:(?P<min>\d{1,2})分?|(?P<word>半|整|一刻))?(?!\d|钟?头)"
 )
-_NUMERALS = "[〇零一二两三四五六七八九十百千万亿]"
+_NUMERALS = "(?:[〇零一二两三四五六七八九十百万亿]|(?<![十百])千)"
 _CHINESE_FRACTION = re.compile(f"({_NUMERALS}{{1,8}})分之({_NUMERALS}{{1,8}})")
 _SKIPPED = "(?<![第统万唯某每任同另初期周拜])(?!万一|千万[不别要记]|[三四五六八][角边])"
 _MEASURES = (

@@ -193,7 +193,7 @@ _OUTPUT = re.compile(r"\b(?:prints?|outputs?|returns?|evaluates? to)\b|输出|�
 _WHAT = re.compile(r"\b(?:what|who|whose|which|where)\b|谁|哪|什么", re.IGNORECASE)
 _SEVERAL = re.compile(r"\b(?:and|or)\b|[和与或、]|还是", re.IGNORECASE)
 _DEED = re.compile(
-    r"\bwhat\s+(?:do|does|did|happens?|happened|will|would|should|can|could|has|have)\b"
+    r"\bwhat\s+(?!do\s\w+\scall\b)(?:do|does|did|happens?|happened|will|would|should|can|could|has|have)\b"
     r"|\bwhat(?:'s|\s+is|\s+are)\s+(?!(?:the|its|your|my)\b)(?:an?\s+)?[\w-]+(?:\s[\w-]+)?\s*\?",
     re.IGNORECASE,
 )
@@ -206,6 +206,7 @@ _NO_NAMES = word_set("who which whose what the a an in on of if there when where
 _OR = re.compile(
     r"(?:[,:]|\b(?:an?|the|is|are|than|it|does|do)\b|^)\s*"
     r"((?:[\w-]{1,40} )?[\w-]{1,40}),? or ((?:(?:an?|the) )?[\w-]{1,40}(?: [\w-]{1,40})?)\s*\?"
+    r"|^(?:is|are|was|were|do|does|did)\s(?:(?:the|an?)\s)?([\w-]{1,40})\sor\s(?:(?:the|an?)\s)?([\w-]{1,40})\s"
     r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]|^([\u4e00-\u9fff]{1,6}?)[和与跟]([\u4e00-\u9fff]{1,6}?)[，,]?(?:哪|谁)",
     re.IGNORECASE,
 )

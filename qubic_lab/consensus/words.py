@@ -153,7 +153,7 @@ dominant | recessive; ascending | descending; inside | outside; acidic acid | al
 complete | incomplete; reversible | irreversible; rational | irrational; linear | nonlinear; active | inactive;
 soluble | insoluble; finite limited | infinite unlimited; dependent | independent;
 equal same identical | unequal different; nocturnal | diurnal; sharp sharper | blunt blunter; full | empty; wet | dry;
-public | private; hollow | solid
+public | private; hollow | solid; nearer closer closest | farther farthest
 """
 _CHINESE = """
 增加 增大 增长 上升 升高 提高 变大 变多 变快 变高 膨胀 上涨 | 减少 减小 下降 降低 变小 变少 变慢 变低 收缩 下跌;
