@@ -35,8 +35,9 @@ from qubic_lab.consensus.answer_readers import (
 from qubic_lab.consensus.conclusions import boxed, conclusions, marked_conclusion, opening, without_thoughts
 from qubic_lab.consensus.contradictions import contradicts
 from qubic_lab.consensus.dates import may_agree
-from qubic_lab.consensus.plain_prose import main_part, may_be, read_plain
+from qubic_lab.consensus.plain_prose import may_be, read_plain
 from qubic_lab.consensus.programs import LITERAL, without_blocks
+from qubic_lab.consensus.prose_numbers import main_part
 from qubic_lab.consensus.quantities import Quantity, plain
 from qubic_lab.consensus.question_form import QuestionForm, read_question
 from qubic_lab.consensus.words import both_ends, without_emphasis
