@@ -32,7 +32,7 @@ OPERATIONS = {
     for path, methods in json.loads(DOCUMENT.read_text())["paths"].items()
     for method, operation in methods.items()
 }
-OF_SERVER = [name for name in OPERATIONS if " /v1/" in name and name != "POST /v1/embeddings"]
+OF_SERVER = [name for name in OPERATIONS if " /v1/" in name]
 NEARLY = {
     name
     for name, each in OPERATIONS.items()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import cache
+from threading import Lock
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter
@@ -64,8 +65,12 @@ def _shown(answer: dict[str, Any], body: dict[str, Any] | None = None) -> dict[s
 
 
 def make_routes(load: Callable[[], Tokenizer]) -> APIRouter:
-    """Return the routes; the tokenizer is loaded with the first request."""
-    routes, tokenizer = APIRouter(tags=["openai"]), cache(load)
+    """Return the routes; the tokenizer is loaded with the first request, while further ones wait."""
+    routes, loading, loaded = APIRouter(tags=["openai"]), Lock(), cache(load)
+
+    def tokenizer() -> Tokenizer:
+        with loading:
+            return loaded()
 
     @routes.post("/tokenize", response_model=Tokenized, **_shown({"count": 1, "tokens": [19556]}, {"prompt": "Hello"}))
     async def tokenize(query: TokenizeQuery) -> Tokenized:
