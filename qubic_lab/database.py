@@ -12,10 +12,12 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from prometheus_client import Counter
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.metrics import NAMESPACE
 from qubic_lab.settings import settings
 
 BACKENDS = ("sqlite", "postgresql")
@@ -23,6 +25,7 @@ BUSY_S, CONNECT_S = 30, 10
 """Times that a SQLite writer waits for another one, and that a connection to PostgreSQL may take."""
 _UPGRADE_LOCK = 0x5142_4C41
 """Number of a PostgreSQL advisory lock that nothing else in the database uses."""
+ERRORS = Counter("database_errors", "Calls to an SQL database that failed.", [], NAMESPACE, registry=None)
 _upgrading = threading.Lock()
 """Alembic keeps its state in module globals: two threads at once would migrate each other's database."""
 
@@ -51,6 +54,7 @@ def open_database(url: str | None = None, *, make: bool = True, setting: str = "
     is_sqlite = parsed.get_backend_name() == "sqlite"
     waits = {"timeout": BUSY_S} if is_sqlite else {"connect_timeout": CONNECT_S}
     engine = create_engine(parsed, pool_pre_ping=True, connect_args=waits)
+    event.listen(engine, "handle_error", lambda context: ERRORS.inc())
     if is_sqlite:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "handle_error", lambda context: _damage(context.original_exception, shown))

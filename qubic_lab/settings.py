@@ -3,6 +3,7 @@
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError
@@ -68,6 +69,10 @@ class Settings(BaseSettings):
     """YAML file with settings of the market oracle, for collector and coordinator."""
     sentiment_head: Path | None = None
     """Head of the default sentiment model, as `qubic-lab oracle train-sentiment` writes it; else the packaged one."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of the log: lines for people, or a JSON object a line."""
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """From which level on all processes log, ranks included; by default errors, with --verbose info."""
     tls_certificate: Path | None = None
     """This host's certificate (PEM); with key and authority it turns on mutual TLS, except for unix sockets."""
     tls_key: Path | None = None

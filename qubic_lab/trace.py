@@ -137,6 +137,9 @@ class NoTracer:
         """Do nothing."""
         return self._nothing
 
+    def add(self, kind: SpanKind, batch: Any, start_ns: int) -> None:
+        """Do nothing."""
+
     def flush(self, *_: object) -> None:
         """Do nothing."""
 

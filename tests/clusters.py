@@ -124,6 +124,9 @@ class Fragile:
         """End the replica and all requests that run on it."""
         self._lost.set()
 
+    async def stats(self) -> pipeline_pb2.StatsReply:
+        return pipeline_pb2.StatsReply()
+
     async def lost(self) -> QubicLabError:
         await self._lost.wait()
         return RankError("rank 1 is gone")

@@ -62,6 +62,9 @@ class Saying:
             )
             yield pipeline_pb2.GenerateReply(sample=sample, end=end)
 
+    async def stats(self) -> pipeline_pb2.StatsReply:
+        return pipeline_pb2.StatsReply()
+
     async def lost(self) -> QubicLabError:
         return await asyncio.Future()
 

@@ -319,14 +319,19 @@ async def test_health_readiness_metrics_and_description(start_cluster: StartClus
             families = text_string_to_metric_families((await ask(path)).text)
             samples = {(each.name, *each.labels.values()): each.value for one in families for each in one.samples}
             for sample in (
-                ("qubic_lab_tasks", "completed"),
+                ("qubic_lab_tasks_ended_total", "completed"),
+                ("qubic_lab_node_up", "a"),
+                ("qubic_lab_node_finished_requests_total", "a"),
+                ("qubic_lab_node_calls_total", "answered"),
+                ("qubic_lab_dispatch_seconds_count",),
+                ("qubic_lab_mode_answers_total", "single"),
                 ("qubic_lab_nodes", "open"),
                 ("qubic_lab_http_requests_total", ASK, "200"),
                 ("qubic_lab_http_requests_total", "none", "404"),
                 ("qubic_lab_http_seconds_count", ASK),
             ):
                 assert samples[sample] == 1
-            assert 0 <= samples["qubic_lab_node_score", "a"] <= 100
+            assert 0 <= samples["qubic_lab_node_health_score", "a"] <= 100
 
         assert f'<summary><span class="method">POST</span> <code>{ASK}</code>' in (await ask("/docs")).text
         described = (await ask("/openapi.json")).json()

@@ -1,47 +1,61 @@
 """Routes for monitoring a coordinator (`/health`, `/ready`, `/metrics`) and its metrics."""
 
-from collections import Counter
+import asyncio
+from collections.abc import Awaitable
 
-from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+from fastapi import APIRouter, Request, Response
+from prometheus_client.metrics_core import Metric
+from sqlalchemy.exc import SQLAlchemyError
 
-from qubic_lab.api.http_metrics import METRICS, NAMESPACE, HttpMetrics
+from qubic_lab.api.cluster_metrics import answer_families, node_families, task_families
+from qubic_lab.api.http_metrics import METRICS, HttpMetrics
 from qubic_lab.api.problems import problem
 from qubic_lab.api.schemas import Liveness, Readiness
 from qubic_lab.cluster.coordinator import Coordinator
+from qubic_lab.database import ERRORS as DATABASE_ERRORS
+from qubic_lab.errors import QubicLabError
+from qubic_lab.metrics import Latest, gauge
+from qubic_lab.oracle.serving.service import Oracle
+from qubic_lab.votes.service import VoteService
+
+READ_S = 3.0
+"""Time limit of what is read for a scrape; less than Prometheus waits."""
 
 
 class ApiMetrics(HttpMetrics):
-    """The values of `/metrics`: requests are counted as they come; tasks and nodes are read on demand."""
+    """The values of `/metrics`: what comes is counted; tasks, nodes and sources are read when they are asked for."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, coordinator: Coordinator, votes: VoteService | None = None, oracle: Oracle | None = None
+    ) -> None:
         super().__init__()
-        all_ = self.registry
-        self._tasks = Gauge("tasks", "Tasks by state.", ["state"], NAMESPACE, registry=all_)
-        self._nodes = Gauge("nodes", "Nodes by gate.", ["gate"], NAMESPACE, registry=all_)
-        self._score = Gauge("node_score", "Health of a node, 0 to 100.", ["node"], NAMESPACE, registry=all_)
-        self._requests_there = Gauge(
-            "node_outstanding_requests", "Requests that a node has.", ["node"], NAMESPACE, registry=all_
-        )
-        self._tokens = Gauge(
-            "node_tokens", "Tokens that a node has given since it started.", ["node"], NAMESPACE, registry=all_
-        )
+        self._coordinator, self._votes, self._oracle = coordinator, votes, oracle
+        self._latest = Latest(self.registry)
+        for each in (*coordinator.metrics, DATABASE_ERRORS, *(votes.metrics if votes else ())):
+            self.registry.register(each)
 
-    async def read(self, coordinator: Coordinator) -> bytes:
-        """Return all metrics in Prometheus's text format."""
-        counts = await coordinator.counts()
-        for gauge in (self._tasks, self._nodes, self._score, self._requests_there, self._tokens):
-            gauge.clear()
-        for state in ("pending", "processing", "completed", "failed", "dead", "cancelled"):
-            self._tasks.labels(state).set(getattr(counts, state))
-        views = coordinator.nodes()
-        for gate, number in Counter(str(view.gate or "open") for view in views).items():
-            self._nodes.labels(gate).set(number)
-        for view in views:
-            self._score.labels(view.record.id).set(view.score)
-            self._requests_there.labels(view.record.id).set(view.outstanding_requests)
-            self._tokens.labels(view.record.id).set(view.record.state.tokens)
-        return generate_latest(self.registry)
+    async def look(self) -> None:
+        """Read tasks, nodes and sources; what cannot be read is missing until it can be again."""
+        coordinator = self._coordinator
+        families = node_families(coordinator.nodes()) + answer_families(coordinator.answers)
+        if self._votes is not None:
+            families.append(gauge("votes_running", "Votes that are held now.", [((), len(self._votes.running))]))
+        reading = [self._tasks(), *([self._oracle.source_families()] if self._oracle else [])]
+        for found in await asyncio.gather(*map(_in_time, reading)):
+            families += found
+        self._latest.families = families
+
+    async def _tasks(self) -> list[Metric]:
+        return task_families(await self._coordinator.counts(), self._coordinator.working)
+
+
+async def _in_time(families: Awaitable[list[Metric]]) -> list[Metric]:
+    """Return some families, or none if Redis or the database fails, which is counted, or does not answer in time."""
+    try:
+        async with asyncio.timeout(READ_S):
+            return await families
+    except (QubicLabError, SQLAlchemyError, TimeoutError):
+        return []
 
 
 def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
@@ -70,8 +84,10 @@ def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
 
     @routes.get("/metrics", response_class=Response, responses=METRICS)
     @routes.get("/api/cluster/metrics", response_class=Response, responses=METRICS)
-    async def tell() -> Response:
-        """Return the metrics in Prometheus's text format."""
-        return Response(await metrics.read(coordinator), media_type=CONTENT_TYPE_LATEST)
+    async def tell(request: Request) -> Response:
+        """Return the metrics in Prometheus's text format, or as OpenMetrics for those who accept that."""
+        await metrics.look()
+        content, media_type = metrics.read(request.headers.get("accept", ""))
+        return Response(content, media_type=media_type)
 
     return routes

@@ -15,9 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from qubic_lab import errors
 from qubic_lab.api.openai.errors import PATH, openai_error
-from qubic_lab.api.request_id import HEADER, request_id
+from qubic_lab.api.request_id import HEADER
 from qubic_lab.api.schemas import VISIBLE
 from qubic_lab.errors import BusyError, QubicLabError
+from qubic_lab.tracing import request_id
 
 MEDIA_TYPE = "application/problem+json"
 _TEXTS = {

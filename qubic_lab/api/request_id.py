@@ -4,21 +4,20 @@ import logging
 import re
 import time
 import uuid
-from contextvars import ContextVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from qubic_lab.tracing import PARENT, REQUEST_ID, Value, following, span
+
 HEADER = "X-Request-Id"
+WATCHED = frozenset({"/health", "/ready", "/metrics"})
+"""Paths that monitors ask again and again: no spans are made of them."""
 _ALLOWED = re.compile(r"[\x21-\x7e]{1,200}")
-_current: ContextVar[str] = ContextVar("request_id", default="")
 
 logger = logging.getLogger(__name__)
-
-
-def request_id() -> str:
-    """Return the id of the request that is being answered; empty outside of one."""
-    return _current.get()
 
 
 class RequestIdMiddleware:
@@ -44,10 +43,18 @@ class RequestIdMiddleware:
                 MutableHeaders(scope=message)[HEADER] = name
             await send(message)
 
-        token = _current.set(name)
-        try:
-            await self._app(scope, receive, named)
-        finally:
-            _current.reset(token)
-            took_ms = 1e3 * (time.perf_counter() - started_s)
-            logger.info("%s: %s %r: %d after %.0f ms", name, scope["method"], scope["path"], status, took_ms)
+        carried = {REQUEST_ID: name, PARENT: Headers(scope=scope).get(PARENT, "")}
+        tracked = span(scope["method"]) if scope["path"] not in WATCHED else _untracked()
+        with following(carried), tracked as attributes:
+            try:
+                await self._app(scope, receive, named)
+            finally:
+                route = getattr(scope.get("route"), "path", "none")
+                attributes |= {"http.route": route, "http.response.status_code": status}
+                took_ms = 1e3 * (time.perf_counter() - started_s)
+                logger.info("%s: %s %r: %d after %.0f ms", name, scope["method"], scope["path"], status, took_ms)
+
+
+@contextmanager
+def _untracked() -> Iterator[dict[str, Value]]:
+    yield {}

@@ -43,7 +43,7 @@ def create_app(
     loopback. Without `votes`, `oracle` or `embeddings` their routes are missing.
     """
     app = new_app()
-    metrics = health.ApiMetrics()
+    metrics = health.ApiMetrics(coordinator, votes, oracle)
     app.include_router(ai.make_routes(coordinator, votes))
     if votes is not None:
         app.include_router(consensus.make_routes(coordinator, votes))

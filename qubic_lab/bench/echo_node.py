@@ -66,6 +66,9 @@ class EchoReplica:
             end.prompt.add(raw=request.prompt.encode())
         yield pipeline_pb2.GenerateReply(end=end)
 
+    async def stats(self) -> pipeline_pb2.StatsReply:
+        return pipeline_pb2.StatsReply()
+
     async def lost(self) -> QubicLabError:
         return await asyncio.Future()
 

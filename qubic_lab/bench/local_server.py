@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ class LocalServer(NamedTuple):
 
 
 @contextmanager
-def served(**options: object) -> Iterator[LocalServer]:
-    """Serve with these options of `qubic-lab serve`, without a key.
+def served(environment: Mapping[str, str] | None = None, **options: object) -> Iterator[LocalServer]:
+    """Serve with these options of `qubic-lab serve`, without a key; `environment` is added to that of this process.
 
     Raises:
         RankError: it does not start; the message has its last line.
@@ -32,7 +32,7 @@ def served(**options: object) -> Iterator[LocalServer]:
     command = [sys.executable, "-m", "qubic_lab.lifeline", str(os.getpid()), "qubic_lab.cli.main", "serve"]
     command += [f"--{name}={value}" for name, value in {"listen": "127.0.0.1:0", **options}.items()]
     with subprocess.Popen(
-        command, env=child_environment(), stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env={**child_environment(), **(environment or {})}, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
         assert server.stderr is not None
         try:

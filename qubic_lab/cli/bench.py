@@ -375,6 +375,21 @@ def tracing(
     return bench_tracing(PipelineConfig(model, ranks, dtype=dtype), pairs)
 
 
+@bench("--model smollm2 --ranks 2 --rounds 24")
+def watching(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: RankCount = 2,
+    streams: Annotated[int, Option(help="Streams at once.")] = 8,
+    rounds: Annotated[int, Option(help="Rounds, each with all ways in turn.")] = 12,
+    new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 64,
+) -> "BenchResult":
+    """Measure what traces for OpenTelemetry and scrapes of metrics cost a server."""
+    from qubic_lab.bench.watching import bench_watching
+
+    return bench_watching(model, ranks, streams, rounds, new_tokens, progress)
+
+
 @bench("--answers 16")
 def voting(
     progress: Progress,

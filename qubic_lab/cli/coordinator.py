@@ -37,6 +37,7 @@ def coordinator(
 
     Runs until SIGTERM. Several coordinators may share one Redis. Beyond loopback it requires tokens and TLS.
     """
+    from qubic_lab import tracing
     from qubic_lab.api.http_server import ServeConfig
     from qubic_lab.api.serve import serve
     from qubic_lab.cluster.coordinator import Coordinator
@@ -45,6 +46,7 @@ def coordinator(
     from qubic_lab.wire.channel import tls_from_settings, with_port
 
     show_warnings()
+    tracing.start("coordinator")
     config = ServeConfig(listen, settings().api_tokens, tls_from_settings())
     with open_redis(redis) as client:
         serving = Coordinator(client, nodes, balancer)

@@ -15,7 +15,7 @@ from typer import Option
 from typer.exceptions import TyperException
 from typer.main import get_command
 
-from qubic_lab import __version__
+from qubic_lab import __version__, logs
 from qubic_lab.cli import chat, compare, coordinator, dashboard, generate, models, node, project, runs, serve, verify
 from qubic_lab.cli.console import add_group
 from qubic_lab.errors import InputError, QubicLabError
@@ -54,11 +54,13 @@ def options(
     # Otherwise gRPC reports lost connections on stderr beside our one line. It reads the variable when imported.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    level, form = logging.INFO if verbose else logging.ERROR, "text"
     if Path(".env").exists() or any(name.upper().startswith("QUBIC_LAB_") for name in os.environ):
-        from qubic_lab.settings import check_variables  # takes a tenth of a second to import
+        from qubic_lab.settings import settings  # takes a tenth of a second to import
 
-        check_variables()
+        form, named = settings().log_format, settings().log_level
+        level = min(level, logs.level_of(named)) if named else level
+    logs.configure(level, form)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -45,6 +45,7 @@ def node(
     """
     import asyncio
 
+    from qubic_lab import tracing
     from qubic_lab.cluster.identity import claimed_name
     from qubic_lab.cluster.node import Node, NodeConfig
     from qubic_lab.cluster.registry import NODE_TYPES
@@ -58,6 +59,7 @@ def node(
         model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
     )
     show_warnings()
+    tracing.start("node")
 
     class NodePipeline(Pipeline):
         def capabilities(self) -> "pb.Capabilities":

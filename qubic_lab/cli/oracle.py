@@ -12,6 +12,7 @@ from typer import Option
 
 from qubic_lab.cli import console, options, oracle_backtest, oracle_files, oracle_ledger, oracle_risk, oracle_sentiment
 from qubic_lab.cli.oracle_files import PACKAGES, interval_text
+from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import iso
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from qubic_lab.oracle.ingest.quality import QualityReport
     from qubic_lab.oracle.serving.prices import PriceAnalysis
 
+LOOPBACK = "127.0.0.1"
 STATUS_CHARACTERS = 58
 
 
@@ -99,6 +101,10 @@ def collect(
     score: Annotated[
         str | None, Option(metavar="MODEL", help="Score new texts, as by `default`.", show_default="none")
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        Option("--metrics-port", help="Port of /metrics on loopback; 0: a free one.", show_default="no metrics"),
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """Collect prices, news and posts into the database.
@@ -128,6 +134,7 @@ def collect(
             oracle_ledger.claiming(engine, settings) as claim,
             oracle_risk.watching(engine, settings, claim),
             _scoring(score, engine, settings),
+            _measured(metrics_port, collector, engine),
         ):
             progress = asyncio.run(_collect(collector, once, seconds, wait))
     engine.dispose()
@@ -140,6 +147,33 @@ def collect(
     )
     for job, trouble in sorted(progress.troubles.items()):
         console.note(f"{job}: {trouble}")
+
+
+@contextmanager
+def _measured(port: int | None, collector: "Collector", engine: "Engine") -> Iterator[None]:
+    """Serve `/metrics` on loopback while the block runs, if there is a port.
+
+    Raises:
+        InputError: the port is in use.
+    """
+    if port is None:
+        yield
+        return
+    from prometheus_client import start_http_server
+
+    from qubic_lab.oracle.ingest.collector_metrics import make_registry
+
+    try:
+        server, thread = start_http_server(port, LOOPBACK, make_registry(collector, engine))
+    except OSError as error:
+        raise InputError(f"no metrics at {LOOPBACK}:{port} ({error.strerror}): give another --metrics-port") from None
+    console.note(f"metrics at http://{LOOPBACK}:{server.server_port}/metrics")
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def repair_clock(json: options.Json = False) -> None:

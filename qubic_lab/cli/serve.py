@@ -51,6 +51,7 @@ def serve(
     """
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+    from qubic_lab import tracing
     from qubic_lab.api.http_server import KEY, ServeConfig
     from qubic_lab.api.openai.consensus import CONSENSUS
     from qubic_lab.api.openai.routes import DEFAULT
@@ -75,6 +76,7 @@ def serve(
             f"--served-model-name is {served_model_name!r}, which is nothing or has a meaning: give another"
         )
     show_warnings()
+    tracing.start("serve")
 
     folder = Path()
 

@@ -21,11 +21,14 @@ import grpc.aio
 import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
+from prometheus_client.registry import Collector
 
+from qubic_lab import tracing
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
 from qubic_lab.cluster.calls import payload_of, wait_at_most
-from qubic_lab.cluster.dispatcher import Dispatcher
+from qubic_lab.cluster.dispatcher import SUBMITTED, Dispatcher
 from qubic_lab.cluster.fleet import Fleet, NodeView
+from qubic_lab.cluster.redis_calls import ERRORS as REDIS_ERRORS
 from qubic_lab.cluster.registry import Registry, RegistryService, socket_folder
 from qubic_lab.cluster.tasks import (
     FINAL,
@@ -117,7 +120,8 @@ class Coordinator:
         With `node` only that node may answer: the task fails if the node is not registered, or is lost. A key that was
         used with another request is refused, also if it was only made of another `body`, given by its digest.
         """
-        return await self.call(self.queue.submit, payload_of(request, node, body), priority, idempotency_key)
+        carried = tracing.headers() | {SUBMITTED: str(time.time_ns())}
+        return await self.call(self.queue.submit, payload_of(request, node, body), priority, idempotency_key, carried)
 
     async def follow(self, task_id: str, whole: bool = False) -> AsyncGenerator[TaskProgress, None]:
         """Yield a task's progress from its first token on as it comes; the last one has the outcome.
@@ -190,6 +194,11 @@ class Coordinator:
     def working(self) -> int:
         """Number of tasks that this coordinator works on."""
         return self._dispatcher.working
+
+    @property
+    def metrics(self) -> tuple[Collector, ...]:
+        """What it counts as it comes; the counters of Redis are those of the whole process."""
+        return self._dispatcher.calls, self._dispatcher.choices, REDIS_ERRORS
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Coordinator"]:

@@ -16,7 +16,9 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import Counter, Histogram
 
+from qubic_lab import tracing
 from qubic_lab.cluster.calls import (
     NOT_BEGUN,
     PROMPT,
@@ -37,6 +39,7 @@ from qubic_lab.cluster.health import Outcome
 from qubic_lab.cluster.registry import NodeRecord, Registry
 from qubic_lab.cluster.tasks import BEAT_S, FINAL, TaskLease, TaskNotification, TaskQueue
 from qubic_lab.errors import BusyError, FencedError, InputError, NotFoundError, QubicLabError, RefusedError
+from qubic_lab.metrics import NAMESPACE, SECONDS
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.channel import error_of
@@ -57,6 +60,8 @@ FEWEST_TOKENS = 8
 """An answer of fewer tokens does not say how fast a node is."""
 ALONE_S = 30.0
 """How long the last try of a task waits for a node without other tasks; after that it takes any node."""
+SUBMITTED = "submitted_ns"
+"""Key of what a task carries for the instant of its submission, in ns since 1970."""
 HAND_BACK_S = 2.0
 """Time limit for giving unfinished tasks back at the end."""
 _PROBE = pipeline_pb2.GenerateRequest(prompt="ping", sampling=pipeline_pb2.Sampling(max_new_tokens=1, top_p=1.0))
@@ -140,6 +145,11 @@ class Dispatcher:
         self._unplaced: set[int] = set()
         self._taking: asyncio.Future[TaskLease | None] | None = None
         self._probes: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
+        self.calls = Counter(
+            "node_calls", "Calls of nodes with a task, by their end.", ["end"], NAMESPACE, registry=None
+        )
+        text = "Time from taking a task until a node is chosen."
+        self.choices = Histogram("dispatch_seconds", text, [], NAMESPACE, registry=None, buckets=SECONDS)
 
     async def run(self) -> None:
         """Send heartbeats, probe and dispatch until cancelled; then give unfinished tasks back for others."""
@@ -241,11 +251,19 @@ class Dispatcher:
         await wait_at_most(self._room, LOOK_S)
 
     async def _work(self, lease: TaskLease) -> None:
-        """Run one try of a task, and write its outcome."""
+        """Run one try of a task as a part of its request, and write its outcome."""
+        with tracing.following(lease.carried):
+            now_ns = time.time_ns()
+            tracing.past_span("queue", int(lease.carried.get(SUBMITTED, now_ns)), now_ns)
+            with tracing.span("dispatch", task=lease.task_id, attempt=lease.attempt):
+                await self._answer(lease)
+
+    async def _answer(self, lease: TaskLease) -> None:
         try:
             items = (await self._call(self._queue.look, lease.task_id)).items if lease.attempt > 1 else []
             result = await self._try(lease, request_of(lease.payload, items), len(items))
             await self._call(self._queue.complete, lease, result)
+            logger.info("task %s: answered by %s in %.0f ms", lease.task_id, result["node"], result["node_ms"])
         except _Failed as failed:
             await self._end_try(lease, str(failed), failed.failure is not Failure.TASK, failed.code)
         except FencedError as error:
@@ -274,10 +292,12 @@ class Dispatcher:
         progress = _Progress(self._call, self._queue, lease, known)
         only = node_of(lease.payload)
         refused: set[str] = set()
-        alone_until_s = time.monotonic() + ALONE_S if self._is_last(lease) else 0.0
+        taken_s = time.monotonic()
+        alone_until_s = taken_s + ALONE_S if self._is_last(lease) else 0.0
         try:
             while True:
                 node, alone = await self._choose(progress, refused, alone_until_s, only, request.model)
+                self.choices.observe(time.monotonic() - taken_s)
                 self._unplaced.discard(lease.token)
                 self._room.set()  # for the next task; `_run` counts this one before anything else runs
                 try:
@@ -332,8 +352,10 @@ class Dispatcher:
         try:
             result, speed = await self._listen(node, task_id, request, progress)
             self._fleet.note(node.id, Outcome(True, sent_s, time.monotonic(), tokens_per_s=speed))
+            self.calls.labels("answered").inc()
             return result
         except _Failed as failed:
+            self.calls.labels(failed.failure.name.lower()).inc()
             if failed.failure not in (Failure.BUSY, Failure.TASK):  # these say nothing of the node
                 lost = failed.failure in (Failure.LOST, Failure.UNREACHABLE)
                 self._fleet.note(node.id, Outcome(False, sent_s, time.monotonic(), lost))
@@ -363,7 +385,7 @@ class Dispatcher:
             result["samples"] = 0
         begun, given = False, 0
         asked = pb.TaskRequest(task=task_id, coordinator=self.name, request=request)
-        call = stub_of(channel, NODE_SERVICE).Run(asked)
+        call = stub_of(channel, NODE_SERVICE).Run(asked, metadata=tracing.metadata())
         try:
             async with aclosing(with_pauses(aiter(call), SILENT_S)) as responses:
                 async for response in responses:

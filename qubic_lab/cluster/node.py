@@ -19,6 +19,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as aio_health
 
+from qubic_lab import tracing
 from qubic_lab.cluster.calls import most_tokens, wait_at_most, with_pauses
 from qubic_lab.cluster.http_health import HealthPage, health_host
 from qubic_lab.cluster.identity import new_identity
@@ -26,12 +27,13 @@ from qubic_lab.cluster.links import measure_links
 from qubic_lab.cluster.meter import meter_host, open_meter
 from qubic_lab.cluster.registry import HEARTBEAT_S, check_registration
 from qubic_lab.cluster.replica import Replica, keep_running
-from qubic_lab.cluster.vitals import read_shares
+from qubic_lab.cluster.vitals import disk_bytes, read_shares, resident_bytes
 from qubic_lab.errors import InputError, QubicLabError, check_at_least, check_range
 from qubic_lab.lifeline import CTRL_C_S
+from qubic_lab.settings import settings
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
-from qubic_lab.wire.channel import SERVER_OPTIONS, error_of, read_host, status_of
+from qubic_lab.wire.channel import SERVER_OPTIONS, certificate_ends_s, error_of, read_host, status_of
 from qubic_lab.wire.members import MemberGuard, listen_as, open_member_channel
 from qubic_lab.wire.services import NODE_SERVICE, REGISTRY_SERVICE, add_service, stub_of
 
@@ -92,6 +94,7 @@ class Node:
         self._running: dict[object, tuple[str, int]] = {}  # of each task: its coordinator and upper token estimate
         self._changed = asyncio.Event()  # the next heartbeat is due at once
         self._ending, self._end_by_s = asyncio.Event(), math.inf
+        self._look_s = -math.inf  # when processes, disk and certificate are looked at again
         self._health = aio_health.HealthServicer()
         self._page = HealthPage(self._tell_page)
 
@@ -134,12 +137,21 @@ class Node:
         if not self._state.ready or self._state.draining:
             why = "draining" if self._state.draining else "not ready"
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"it takes no requests now: it is {why}")
+        with (
+            tracing.following(dict(context.invocation_metadata() or ())),
+            tracing.span("node", node=self._config.name, task=request.task),
+        ):
+            await self._run_task(request, context)
+
+    async def _run_task(self, request: pb.TaskRequest, context: Any) -> None:
         started, finished, this = time.perf_counter(), False, object()
         self._running[this] = request.coordinator, most_tokens(request.request)
         try:
             await self._work(request.request, context)
             finished = True
-            await context.write(pb.TaskResponse(done=pb.Done(node_ms=(time.perf_counter() - started) * 1_000)))
+            node_ms = (time.perf_counter() - started) * 1_000
+            await context.write(pb.TaskResponse(done=pb.Done(node_ms=node_ms)))
+            logger.info("task %s: ran for %.0f ms", request.task, node_ms)
         except QubicLabError as error:
             await context.abort(status_of(error), str(error))
         finally:
@@ -246,7 +258,7 @@ class Node:
         try:
             while True:
                 self._changed.clear()
-                await registry.Beat(pb.Heartbeat(state=self._measured(), **who), timeout=CALL_S)
+                await registry.Beat(pb.Heartbeat(state=await self._measured(), **who), timeout=CALL_S)
                 await wait_at_most(self._changed, registered.beat_every_s or HEARTBEAT_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
@@ -256,9 +268,16 @@ class Node:
                 await registry.Leave(pb.LeaveRequest(**who), timeout=CALL_S)
             raise
 
-    def _measured(self) -> pb.NodeState:
+    async def _measured(self) -> pb.NodeState:
         """Return the state with current measurements."""
         state = self._state
+        held = await self._replica.stats() if state.ready else pipeline_pb2.StatsReply()
+        state.context_tokens, state.most_context_tokens = held.context_tokens, held.most_context_tokens
+        if time.monotonic() >= self._look_s:  # not with each heartbeat that a change brings
+            self._look_s = time.monotonic() + HEARTBEAT_S / 2
+            state.resident_bytes = resident_bytes()
+            state.disk_free_bytes, state.disk_size_bytes = disk_bytes(settings().cache)
+            state.certificate_ends_s = certificate_ends_s()
         state.cpu_share, state.memory_share = read_shares()
         state.loads.clear()
         for coordinator, tokens in self._running.values():

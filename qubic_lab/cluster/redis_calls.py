@@ -9,12 +9,16 @@ from importlib.resources import files
 from typing import Any
 
 import redis
+from prometheus_client import Counter
 
 from qubic_lab.errors import QubicLabError
+from qubic_lab.metrics import NAMESPACE
 
 PATIENCE_S = 60.0
 """How long a call waits for a lost connection."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+
+ERRORS = Counter("redis_errors", "Calls to Redis that failed, by kind.", ["kind"], NAMESPACE, registry=None)
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +58,7 @@ class Scripts:
             try:
                 return call()
             except (redis.ConnectionError, redis.TimeoutError) as error:
+                ERRORS.labels("lost").inc()
                 if time.monotonic() + pause_s > deadline:
                     raise QubicLabError(
                         f"Redis could not be reached for {self._patience_s:g} s ({error}): check that it is running"
@@ -62,6 +67,7 @@ class Scripts:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             except redis.RedisError as error:
+                ERRORS.labels("refused").inc()
                 raise QubicLabError(f"Redis refuses: {error}") from error
 
 

@@ -13,8 +13,10 @@ from qubic_lab.errors import QubicLabError, RankError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.channel import open_async_channel
+from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
 
 LOOK_S = 0.1
+STATS_S = 1.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
 """Between two tries to restart."""
 SPEED_TOKENS = 16
@@ -34,6 +36,9 @@ class Replica(Protocol):
         Raises:
             QubicLabError: as for the pipeline's service; a RankError if the pipeline is lost.
         """
+
+    async def stats(self) -> pipeline_pb2.StatsReply:
+        """Return what it holds now; nothing if it does not answer."""
 
     async def lost(self) -> QubicLabError:
         """Wait until the replica is lost, and return the reason."""
@@ -87,6 +92,17 @@ class PipelineReplica:
         if self._answers is None:
             raise RankError("the pipeline restarts")
         return self._answers.generate(request)
+
+    async def stats(self) -> pipeline_pb2.StatsReply:
+        """Return what the pipeline holds now; nothing if it does not answer."""
+        if self._channel is None:
+            return pipeline_pb2.StatsReply()
+        try:
+            stub = stub_of(self._channel, PIPELINE_SERVICE)
+            reply: pipeline_pb2.StatsReply = await stub.Stats(pipeline_pb2.StatsRequest(), timeout=STATS_S)
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError):  # it is lost, or restarts
+            return pipeline_pb2.StatsReply()
+        return reply
 
     async def lost(self) -> QubicLabError:
         """Wait until the ranks are gone, and return the error that names the first one lost."""

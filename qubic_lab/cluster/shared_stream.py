@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from qubic_lab import tracing
 from qubic_lab.errors import BusyError, QubicLabError, RankError
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire.channel import error_of, error_of_number
@@ -137,7 +138,7 @@ class _Stream:
 
 async def _submit(stub: Any, submission: pb.Submission) -> None:
     try:
-        await stub.Submit(submission)
+        await stub.Submit(submission, metadata=tracing.metadata())
     except grpc.aio.AioRpcError as error:
         raise _error_of(error) from None
 

@@ -24,11 +24,13 @@ from typing import Any, Literal
 import psutil
 from pydantic import TypeAdapter
 
+from qubic_lab import logs
 from qubic_lab.cluster.node import DRAIN_S
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import Registry
 from qubic_lab.errors import QubicLabError
 from qubic_lab.lifeline import CTRL_C_S
+from qubic_lab.settings import settings
 from qubic_lab.wire.channel import tls_from_settings
 
 STATE, LOGS = "state.json", "logs"
@@ -450,7 +452,7 @@ def _answers(address: str, encrypted: bool) -> bool:
 
 def main() -> None:
     """Run the plan on standard input."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(logging.INFO, settings().log_format, timed=True)
     try:
         Supervisor(PLAN_JSON.validate_json(sys.stdin.read())).run()
     except QubicLabError as error:

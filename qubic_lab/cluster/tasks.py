@@ -18,7 +18,7 @@ lost with the connection, so they say when to read, not what.
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, cast
@@ -73,13 +73,14 @@ class QueueLimits:
 
 @dataclass(frozen=True)
 class TaskLease:
-    """The right to work on a task and to write its outcome; `attempt` counts from 1."""
+    """The right to work on a task and to write its outcome; `attempt` counts from 1, `carried` as for `submit`."""
 
     task_id: str
     payload: dict[str, Any]
     token: int
     attempt: int
     consumer: str
+    carried: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -172,8 +173,16 @@ class TaskQueue:
         self.clock_offset_ms = 0
         """For tests: added to the queue's clock."""
 
-    def submit(self, payload: dict[str, Any], priority: Priority = "normal", idempotency_key: str | None = None) -> str:
+    def submit(
+        self,
+        payload: dict[str, Any],
+        priority: Priority = "normal",
+        idempotency_key: str | None = None,
+        carried: Mapping[str, str] | None = None,
+    ) -> str:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
+
+        What is `carried` comes with its leases, and is not compared when a key is repeated.
 
         Raises:
             InputError: the priority is unknown, or the payload is not JSON or too large.
@@ -185,9 +194,9 @@ class TaskQueue:
         if idempotency_key == "":
             raise InputError("the idempotency key is empty: give a unique one, or None")
         new = uuid.uuid4().hex
-        text = self._encode("payload", payload)
+        text, beside = self._encode("payload", payload), json.dumps(dict(carried or {}))
         # Without a key the id serves as one, so that a call repeated after a lost answer adds no second task.
-        what, task_id = self._run("submit", new, text, priority, idempotency_key or new)
+        what, task_id = self._run("submit", new, text, priority, idempotency_key or new, beside)
         if what == b"busy":
             raise BusyError(
                 f"{self._limits.most_waiting} tasks are waiting: try again after {self._limits.retry_after_s:g} s",
@@ -212,8 +221,9 @@ class TaskQueue:
         while True:
             found = self._run("take", consumer)
             if len(found) > 1:
-                task_id, payload, token, attempt = found
-                return TaskLease(task_id.decode(), json.loads(payload), token, attempt, consumer)
+                task_id, payload, token, attempt, beside = found
+                carried = json.loads(beside or "{}")  # none with a task of an earlier version
+                return TaskLease(task_id.decode(), json.loads(payload), token, attempt, consumer, carried)
             if (left_s := deadline - time.monotonic()) <= 0:
                 return None
             self._wait_for_entry("wake", after=found[0], most_s=left_s)

@@ -3,6 +3,7 @@
 import logging
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,6 +26,22 @@ def read_shares() -> tuple[float, float]:
         memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
         memory_shares.append(memory.used / memory.total)
     return min(1.0, max(cpu_shares)), min(1.0, max(memory_shares))
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process and all below it; what they share counts for each."""
+    total = 0
+    for process in (this := psutil.Process(), *this.children(recursive=True)):
+        with suppress(psutil.Error):  # it has just ended
+            total += process.memory_info().rss
+    return total
+
+
+def disk_bytes(folder: Path) -> tuple[int, int]:
+    """Return the free space and the size of the disk with a folder, which may still have to be made."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    usage = psutil.disk_usage(str(there))
+    return usage.free, usage.total
 
 
 def memory_bytes() -> int:

@@ -2,7 +2,7 @@
 
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -57,11 +57,19 @@ class Call:
         self.begun: float | None = None
         self.deadline = float("inf")
         self.finished = False
-        self.tokens = 0
+        self.tokens = self.prompt_tokens = 0
+        self.carried: Mapping[str, str] = {}  # what names the request in other processes
+        self.first_s: float | None = None  # when its first and its last token came
+        self.last_s: float | None = None
         self.scores: list[Sequence[float]] = []  # of the prompt's tokens, the first one's successor first
         self._whole = False
         self._answers: dict[int, _Answer] = {}  # that have not ended
         self._batch: list[TimedEvent] = []
+
+    @property
+    def context_tokens(self) -> int:
+        """Tokens whose keys and values are held; none while it waits."""
+        return 0 if self.begun is None else len(self.numbers) * self.prompt_tokens + self.tokens
 
     @property
     def open(self) -> bool:
@@ -74,7 +82,7 @@ class Call:
         Raises:
             InputError: the answer ends before the last forced token.
         """
-        self._whole = message.whole
+        self._whole, self.prompt_tokens = message.whole, len(prompt)
         if message.deadline_s:
             self.deadline = self.started + message.deadline_s
         self._answers = {number: _Answer(self.loaded, request, prompt, self, number) for number in self.numbers}
@@ -93,7 +101,9 @@ class Call:
         """Take an event from the engine, in its thread."""
         self.tokens += event.token is not None
         self.begun = self.begun or event.begun_s
-        self._batch.append((event, time.perf_counter()))
+        self.last_s = time.perf_counter()
+        self.first_s = self.first_s or self.last_s
+        self._batch.append((event, self.last_s))
         if not self._gathered or event.finish is not None or event.fault_rank is not None:
             self._arrivals.put((self, self._batch))
             self._batch = []

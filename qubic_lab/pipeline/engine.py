@@ -31,6 +31,8 @@ GATHER_S, MOST_GATHER_S = 0.001, 0.01
 that are sent together then share their first micro-batch."""
 IDLE_BEAT_S = 2.0
 """Interval at which an idle ring sends a report round, because a receive that waits too long counts as a lost peer."""
+TELL_S = 5.0
+"""Shortest time between two reports while requests run: each empties the ring."""
 
 _CPU = torch.device("cpu")
 Replies = list[dict[str, Any]]
@@ -72,6 +74,8 @@ class Engine:
         self._begun_s: dict[int, float] = {}  # when the prompts of requests without an event were begun
         self._in_flight: deque[Message] = deque()
         self._undelivered: list[tuple[Sink, Event]] = []
+        self._told: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        self._tell_at = 0.0
         self.progressed_at = time.monotonic()  # when the last micro-batch came back; other threads may read it
 
     def configure(self, settings: StageSettings, limits: Limits) -> Replies:
@@ -105,6 +109,10 @@ class Engine:
         self._commands.put(
             _Submit(request, prompt, sampling, tuple(siblings), forced, scored, sink, time.perf_counter_ns())
         )
+
+    def tell(self, request: int, parent: str) -> None:
+        """Let all ranks know, with the next report, that a request has ended and which span it had."""
+        self._told.put((request, parent))
 
     def cancel(self, request: int) -> None:
         """Cancel a request; its slot is free at the next step."""
@@ -209,14 +217,25 @@ class Engine:
             try:
                 commands.append(self._commands.get(timeout=IDLE_BEAT_S))
             except queue.Empty:
-                return [_Order(REPORT_ORDER, None, Future())]
+                return [self._report_order()]
             until = time.monotonic() + MOST_GATHER_S
             with suppress(queue.Empty):
                 while time.monotonic() < until:
                     commands.append(self._commands.get(timeout=GATHER_S))
         while not self._commands.empty():
             commands.append(self._commands.get())
+        if not self._told.empty() and time.monotonic() > self._tell_at:
+            commands.append(self._report_order())
         return commands
+
+    def _report_order(self) -> _Order:
+        """Return the order of a report that tells which requests have ended."""
+        self._tell_at = time.monotonic() + TELL_S
+        ended = {}
+        while not self._told.empty():
+            number, parent = self._told.get()
+            ended[str(number)] = parent
+        return _Order({**REPORT_ORDER, "ended": ended}, None, Future())
 
     def _execute(self, command: "_Submit | _Cancel | _Order") -> None:
         match command:

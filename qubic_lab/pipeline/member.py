@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import torch
 
+from qubic_lab import tracing
 from qubic_lab.errors import InputError, ModelError, QubicLabError, RankError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Decoder, torch_dtype
@@ -23,6 +24,7 @@ from qubic_lab.model.native import NativeDecoder
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
 from qubic_lab.pipeline.message import FIRST_SEQUENCE, Kind, Message
+from qubic_lab.pipeline.request_spans import RequestTracer
 from qubic_lab.pipeline.stage import Stage
 from qubic_lab.pipeline.transport import PackedTransport, TracedTransport, Transport
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
@@ -65,6 +67,8 @@ class Member:
         try:
             if order["op"] == "configure":
                 self._configure(StageSettings(**{**order["settings"], "layers": tuple(order["settings"]["layers"])}))
+            elif isinstance(self.tracer, RequestTracer):
+                self.tracer.ended({int(number): parent for number, parent in order.get("ended", {}).items()})
         except QubicLabError as error:
             self.stage, self._loaded = None, None
             return {"error": str(error), "kind": type(error).__name__}
@@ -106,6 +110,9 @@ class Member:
             self.transport = PackedTransport(self.transport)
         if settings.trace_folder:
             self.tracer = Tracer(Path(settings.trace_folder), self.rank, self.ranks)
+        if tracing.is_on():
+            self.tracer = RequestTracer(self.rank, self.tracer)
+        if self.tracer is not NO_TRACE:
             self.transport = TracedTransport(self.transport, self.tracer)
 
     def _load(self, settings: StageSettings, device: torch.device) -> Decoder | NativeDecoder:

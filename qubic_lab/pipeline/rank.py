@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from qubic_lab import logs, tracing
 from qubic_lab.errors import InputError, QubicLabError, RankError
 from qubic_lab.lifeline import tie_to_parents
 from qubic_lab.model.folders import rank_folders, rank_name
@@ -32,7 +33,9 @@ def main() -> None:
     """Join the group as this rank, then serve (rank 0) or follow (the others) until the group ends."""
     options = _options()
     tie_to_parents()
+    logs.configure(logs.level_of(settings().log_level or "warning"), settings().log_format)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    tracing.start("rank")
     try:
         if ranks > 1:
             _join_group(options.run_dir, rank, ranks)

@@ -13,6 +13,7 @@ from typing import TypeVar
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from qubic_lab import tracing
 from qubic_lab.core import MAX_SEED, ChatMessage, Request, SamplingParams
 from qubic_lab.errors import BusyError, ContextError, DeadlineError, InputError, QubicLabError
 from qubic_lab.model.config import ModelConfig, load_config
@@ -25,6 +26,7 @@ from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.listening import Listener
 from qubic_lab.pipeline.member import StageSettings
 from qubic_lab.pipeline.message import MAX_SLOTS
+from qubic_lab.pipeline.request_spans import RequestTimes, tell_request
 from qubic_lab.pipeline.schedule import Limits, Sibling
 from qubic_lab.pipeline.text import Tokenizer
 from qubic_lab.wire import pipeline_pb2 as pb
@@ -101,7 +103,7 @@ class PipelineService:
 
         def submit() -> pb.Submitted:
             listener = self._listener(request.listener)
-            self._begin(request.request, listener.arrivals, lambda call: listener.add(call, request.call))
+            self._begin(request.request, context, listener.arrivals, lambda call: listener.add(call, request.call))
             return pb.Submitted()
 
         return _answer(context, submit)
@@ -127,6 +129,8 @@ class PipelineService:
                 failed=self._failed,
                 tokens=self._tokens + sum(call.tokens for call in self._live.values()),
                 uptime_s=time.monotonic() - self._started,
+                context_tokens=sum(call.context_tokens for call in self._live.values()),
+                most_context_tokens=self._loaded.slots * self._loaded.config.max_positions if self._loaded else 0,
             )
 
     def configure(self, message: pb.Settings) -> pb.Description:
@@ -164,7 +168,7 @@ class PipelineService:
 
     def _generate(self, message: pb.GenerateRequest, context: grpc.ServicerContext) -> Iterator[pb.GenerateReply]:
         arrivals: Arrivals = queue.SimpleQueue()
-        call = self._begin(message, arrivals)
+        call = self._begin(message, context, arrivals)
         try:
             context.add_callback(call.cancel)  # when the client disconnects
             while call.open:
@@ -177,12 +181,17 @@ class PipelineService:
             self._end(call)
 
     def _begin(
-        self, message: pb.GenerateRequest, arrivals: Arrivals, begun: Callable[[Call], None] = lambda call: None
+        self,
+        message: pb.GenerateRequest,
+        context: grpc.ServicerContext,
+        arrivals: Arrivals,
+        begun: Callable[[Call], None] = lambda call: None,
     ) -> Call:
         """Admit a request or refuse it, tell `begun`, and submit it; whoever gets the call has to end it."""
         request = _request(message)
         gathered = message.whole and not request.sampling.stop  # a stop text ends its answer as soon as it comes
         call = self._admit(message.id, max(1, message.samples), arrivals, gathered)
+        call.carried = {str(name): str(value) for name, value in context.invocation_metadata() or ()}
         try:
             loaded = call.loaded
             _check_model(message.model, loaded)
@@ -232,10 +241,16 @@ class PipelineService:
         for number in call.numbers:
             self._engine.cancel(number)
         with self._lock:
-            if self._live.pop(call.numbers.start, None) is not None:
-                self._finished += call.finished
-                self._failed += not call.finished
-                self._tokens += call.tokens
+            if self._live.pop(call.numbers.start, None) is None:
+                return
+            self._finished += call.finished
+            self._failed += not call.finished
+            self._tokens += call.tokens
+        times = RequestTimes(call.started, call.begun, call.first_s, call.last_s)
+        parent = tell_request(call.carried, call.numbers.start, times, call.tokens, call.finished)
+        if tracing.is_on():
+            for number in call.numbers:
+                self._engine.tell(number, parent)
 
     def _check_progress(self, call: Call) -> None:
         if time.monotonic() - max(call.started_monotonic, self._engine.progressed_at) > NO_PROGRESS_S:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from qubic_lab.pipeline.message import HEADER_WORDS, Message, decode, encode
 from qubic_lab.pipeline.packing import pack, unpack
-from qubic_lab.trace import Tracer
+from qubic_lab.trace import NoTracer, Tracer
 
 _MOST_UNFINISHED_SENDS = 16
 _HEADER_TAG = 0
@@ -143,7 +143,7 @@ class PackedTransport:
 class TracedTransport:
     """A transport that traces sends and waits."""
 
-    def __init__(self, transport: Transport, tracer: Tracer) -> None:
+    def __init__(self, transport: Transport, tracer: Tracer | NoTracer) -> None:
         self._transport = transport
         self._tracer = tracer
         self._received: Message

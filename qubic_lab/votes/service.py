@@ -14,6 +14,10 @@ from math import ceil
 from statistics import fmean
 from typing import Any
 
+from prometheus_client import Counter as MetricCounter
+from prometheus_client import Histogram
+from prometheus_client.registry import Collector
+
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig
 from qubic_lab.consensus.bands import ConfidenceLevel
@@ -26,7 +30,9 @@ from qubic_lab.consensus.voting import Absence, AbsenceReason, AnswerSource, Bal
 from qubic_lab.consensus.weights import NO_RECORD, weigh
 from qubic_lab.core import MAX_SEED, SamplingParams
 from qubic_lab.errors import ContextError, QubicLabError, RankError
+from qubic_lab.metrics import NAMESPACE, SECONDS
 from qubic_lab.model.embeddings import Embedder
+from qubic_lab.tracing import exemplar, span
 from qubic_lab.votes.certify import certificate_of, certify
 from qubic_lab.votes.collect import CollectedVotes, Voter, collect
 from qubic_lab.votes.counting import Counting
@@ -107,6 +113,18 @@ class VoteService:
         self._loading: asyncio.Future[None] | None = None
         self._coordinator, self._calibrations = coordinator, calibrations
         self._open_history, self._opening = cache(open_history), threading.Lock()
+        self.held = MetricCounter(
+            "votes", "Votes by the level of their confidence.", ["level"], NAMESPACE, registry=None
+        )
+        self.conflicts = MetricCounter("vote_conflicts", "Votes with a conflict.", [], NAMESPACE, registry=None)
+        self.seconds = Histogram(
+            "vote_seconds", "Time of a vote, all rounds.", [], NAMESPACE, registry=None, buckets=SECONDS
+        )
+
+    @property
+    def metrics(self) -> tuple[Collector, ...]:
+        """What it counts as votes end."""
+        return self.held, self.conflicts, self.seconds
 
     @property
     def history(self) -> VoteHistory:
@@ -155,7 +173,10 @@ class VoteService:
         live = LiveVote(uuid.uuid4().hex, vote.question)
         self.running[live.id] = live
         try:
-            return await self._hold(vote, _State(live))
+            with span("vote", vote=live.id) as attributes:
+                held = await self._hold(vote, _State(live))
+                attributes |= {"rounds": held.rounds, "level": str(held.result.level)}
+            return held
         finally:
             del self.running[live.id]
             live.note("end", {"id": live.id})
@@ -320,7 +341,8 @@ class VoteService:
         """
         question = vote.question
         try:
-            return await _VOTES.deliberate(question, state.votes, state.absences, context, vote.voting)
+            with span("count", votes=len(state.votes)):
+                return await _VOTES.deliberate(question, state.votes, state.absences, context, vote.voting)
         except QubicLabError:
             state.votes, unread = await _VOTES.readable(question, state.votes)
             state.absences += unread
@@ -428,6 +450,9 @@ class VoteService:
 
     async def _keep(self, vote: VoteRequest, state: _State, result: Consensus, seconds: float) -> VoteResult:
         tokens = sum(each.new_tokens for each in state.votes)
+        self.held.labels(str(result.level)).inc()
+        self.conflicts.inc(bool(result.conflict))
+        self.seconds.observe(seconds, exemplar())
         certificate = certificate_of(result, state.rows, vote)
         trail = trail_of(result) | {
             "certificate": asdict(certificate) | {"text": str(certificate)},

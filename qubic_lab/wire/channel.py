@@ -204,6 +204,15 @@ def tls_from_settings() -> TlsFiles | None:
     return TlsFiles(**named)
 
 
+def certificate_ends_s() -> int:
+    """Return when the certificate of the settings expires, in seconds since 1970; 0 without one that can be read."""
+    try:
+        tls = tls_from_settings()
+        return 0 if tls is None else int(describe(tls.certificate.read_bytes()).valid_to_utc.timestamp())
+    except (InputError, OSError):  # it is just being renewed
+        return 0
+
+
 def open_channel(address: str, tls: TlsFiles | None = None) -> grpc.Channel:
     """Open a channel to `unix:PATH` or `HOST:PORT`; it connects with the first call.
 

@@ -68,7 +68,7 @@ class Heartbeat(_message.Message):
     def __init__(self, node: _Optional[str] = ..., session: _Optional[str] = ..., state: _Optional[_Union[NodeState, _Mapping]] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("cpu_share", "memory_share", "ready", "draining", "loads", "finished", "failed", "tokens", "restarts", "trouble")
+    __slots__ = ("cpu_share", "memory_share", "ready", "draining", "loads", "finished", "failed", "tokens", "restarts", "trouble", "resident_bytes", "disk_free_bytes", "disk_size_bytes", "certificate_ends_s", "context_tokens", "most_context_tokens")
     class LoadsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +86,12 @@ class NodeState(_message.Message):
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     RESTARTS_FIELD_NUMBER: _ClassVar[int]
     TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_ENDS_S_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MOST_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     cpu_share: float
     memory_share: float
     ready: bool
@@ -96,7 +102,13 @@ class NodeState(_message.Message):
     tokens: int
     restarts: int
     trouble: str
-    def __init__(self, cpu_share: _Optional[float] = ..., memory_share: _Optional[float] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., loads: _Optional[_Mapping[str, Load]] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., restarts: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
+    resident_bytes: int
+    disk_free_bytes: int
+    disk_size_bytes: int
+    certificate_ends_s: int
+    context_tokens: int
+    most_context_tokens: int
+    def __init__(self, cpu_share: _Optional[float] = ..., memory_share: _Optional[float] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., loads: _Optional[_Mapping[str, Load]] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., restarts: _Optional[int] = ..., trouble: _Optional[str] = ..., resident_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_size_bytes: _Optional[int] = ..., certificate_ends_s: _Optional[int] = ..., context_tokens: _Optional[int] = ..., most_context_tokens: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("requests", "tokens")

@@ -252,7 +252,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("slots", "requests", "most_requests", "finished", "failed", "tokens", "uptime_s")
+    __slots__ = ("slots", "requests", "most_requests", "finished", "failed", "tokens", "uptime_s", "context_tokens", "most_context_tokens")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MOST_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -260,6 +260,8 @@ class StatsReply(_message.Message):
     FAILED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MOST_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     slots: int
     requests: int
     most_requests: int
@@ -267,7 +269,9 @@ class StatsReply(_message.Message):
     failed: int
     tokens: int
     uptime_s: float
-    def __init__(self, slots: _Optional[int] = ..., requests: _Optional[int] = ..., most_requests: _Optional[int] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., uptime_s: _Optional[float] = ...) -> None: ...
+    context_tokens: int
+    most_context_tokens: int
+    def __init__(self, slots: _Optional[int] = ..., requests: _Optional[int] = ..., most_requests: _Optional[int] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., uptime_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., most_context_tokens: _Optional[int] = ...) -> None: ...
 
 class End(_message.Message):
     __slots__ = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s", "request", "token_ids", "logprobs", "prompt", "queue_ms")

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import Counter, Gauge, Histogram, generate_latest
+from prometheus_client import Counter, Gauge, Histogram
 
-from qubic_lab.api.http_metrics import NAMESPACE, SECONDS, HttpMetrics
+from qubic_lab.api.http_metrics import HttpMetrics
 from qubic_lab.core import Completion
+from qubic_lab.metrics import NAMESPACE, SECONDS
+from qubic_lab.tracing import exemplar
 
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -32,6 +34,8 @@ class PipelineMetrics(HttpMetrics):
         running.set_function(lambda: min(self._open, self.slots))
         waiting = Gauge("answers_waiting", "Answers that wait for a slot.", [], NAMESPACE, registry=all_)
         waiting.set_function(lambda: max(0, self._open - self.slots))
+        slots = Gauge("slots", "Answers that can run at the same time.", [], NAMESPACE, registry=all_)
+        slots.set_function(lambda: self.slots)
 
     @contextmanager
     def answering(self, count: int) -> Iterator[None]:
@@ -50,10 +54,6 @@ class PipelineMetrics(HttpMetrics):
             self.prompt_tokens.inc(completion.prompt_tokens)
         self.answers.labels(completion.finish_reason).inc()
         if completion.token_ids:
-            self.first_token.observe(completion.ttft_ms / 1_000)
+            self.first_token.observe(completion.ttft_ms / 1_000, exemplar())
         if completion.tokens_per_s:
             self.token.observe(1 / completion.tokens_per_s)
-
-    def read(self) -> bytes:
-        """Return all metrics in Prometheus's text format."""
-        return generate_latest(self.registry)

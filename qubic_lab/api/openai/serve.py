@@ -5,8 +5,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, FastAPI, Response
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
 from qubic_lab import __version__
@@ -110,8 +109,9 @@ def _monitoring(answerer: PipelineAnswerer, metrics: PipelineMetrics) -> APIRout
         return Serving(model=answerer.model)
 
     @routes.get("/metrics", response_class=Response, responses=METRICS)
-    async def tell() -> Response:
-        """Return the metrics in Prometheus's text format."""
-        return Response(metrics.read(), media_type=CONTENT_TYPE_LATEST)
+    async def tell(request: Request) -> Response:
+        """Return the metrics in Prometheus's text format, or as OpenMetrics for those who accept that."""
+        content, media_type = metrics.read(request.headers.get("accept", ""))
+        return Response(content, media_type=media_type)
 
     return routes

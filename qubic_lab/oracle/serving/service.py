@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import redis
+from prometheus_client.metrics_core import Metric
 from pydantic import Field
 from sqlalchemy import Engine, insert, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -48,6 +49,7 @@ from qubic_lab.oracle.serving.cache import Cache, CacheCounts, Cached, CacheKind
 from qubic_lab.oracle.serving.market import market_prices
 from qubic_lab.oracle.store.fetch_log import SourceHealth, read_source_health
 from qubic_lab.oracle.store.snapshot import MarketStore, Snapshot, reading
+from qubic_lab.oracle.store.source_metrics import source_families
 from qubic_lab.oracle.store.tables import LEASES, PRICE_ANALYSIS
 from qubic_lab.oracle.store.text_reader import MARKET
 from qubic_lab.oracle.store.transactions import check_as_of, writing
@@ -116,7 +118,8 @@ class Oracle:
     ) -> None:
         self._weighting, self._rules = weighting, read_rules() if rules is None else tuple(rules)
         self.cache = Cache(client, f"{_version_of_code()}-{_short(weighting, self._rules)}", clock=clock)
-        self._open_engine, self._clock, self._frequencies = open_engine, clock, frequencies
+        self._open_engine, self._clock, self._frequencies = cache(open_engine), clock, frequencies
+        self._began_us = clock()
         self._opened: MarketStore | None = None
         self._opening = threading.Lock()
         self._limits = limits or {}
@@ -244,6 +247,21 @@ class Oracle:
             leases=tuple(LeaseState(**row, held=row["until_us"] > now) for row in leases),
             cache=None if counts is None else tuple(counts.values()),
         )
+
+    async def source_families(self) -> list[Metric]:
+        """Return the metrics of sources and prices.
+
+        Raises:
+            QubicLabError: the database cannot be opened.
+            SQLAlchemyError: it cannot be read.
+        """
+
+        def read() -> list[Metric]:
+            with self._opening:
+                engine = self._open_engine()
+            return source_families(engine, self._clock(), self._began_us)
+
+        return await asyncio.to_thread(read)
 
     async def close(self) -> None:
         """Wait for what is under way, and close the cache."""

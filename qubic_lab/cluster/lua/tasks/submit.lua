@@ -1,4 +1,4 @@
--- ARGV: id, payload, priority, idempotency key. Returns what happened, and the id of the task that has this key.
+-- ARGV: id, payload, priority, idempotency key, what is carried beside the payload. Returns what happened, and the id of the task that has this key.
 local id, payload, priority, idempotency_key = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 
 local first = redis.call('GET', key('key', idempotency_key))
@@ -22,7 +22,7 @@ end
 
 local entry = redis.call('XADD', key('stream', priority), '*', 'task', id)
 redis.call('HSET', key('task', id), 'state', 'pending', 'payload', payload, 'digest', digest,
-  'priority', priority, 'tries', 0, 'entry', entry, 'sequence', redis.call('INCR', key('sequence')), 'key', idempotency_key)
+  'carried', ARGV[6], 'priority', priority, 'tries', 0, 'entry', entry, 'sequence', redis.call('INCR', key('sequence')), 'key', idempotency_key)
 redis.call('SET', key('key', idempotency_key), id)
 count('submitted')
 wake(id)

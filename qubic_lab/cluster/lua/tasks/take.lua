@@ -1,4 +1,4 @@
--- ARGV: consumer. Returns id, payload, token and number of the try of the next task; where none waits, the last entry of
+-- ARGV: consumer. Returns id, payload, token, number of the try and what is carried with the next task; where none waits, the last entry of
 -- the stream that tells of the next one.
 local consumer = ARGV[2]
 local now = now_ms()
@@ -35,7 +35,7 @@ for _, priority in ipairs(PRIORITIES) do
     redis.call('ZADD', key('leases'), now + limits.lease_ms, id)
     redis.call('SADD', key('held', consumer), id)
     count('taken')
-    return {id, redis.call('HGET', task, 'payload'), token, tries}
+    return {id, redis.call('HGET', task, 'payload'), token, tries, redis.call('HGET', task, 'carried')}
   end
 end
 

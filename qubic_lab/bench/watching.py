@@ -1,0 +1,174 @@
+"""Measures what being watched costs a server: traces for OpenTelemetry, and scrapes of its metrics.
+
+Two servers of the same model run, one of them with traces, whose spans this process takes and drops. They are asked in
+turn; each way is compared with the plain one of the same round, by tokens/s and by the processor's time for a token,
+which says the same on a busy machine.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from statistics import median
+from typing import Any
+
+import httpx2
+import psutil
+
+from qubic_lab.bench.local_server import served
+from qubic_lab.bench.noise import NoiseWatch
+from qubic_lab.bench.result import MeasuredResult, Table, counted, interval_text, quantile_interval
+from qubic_lab.bench.serving import FEWEST_PAIRS, model_at, read_http
+from qubic_lab.core import Progress, no_progress
+from qubic_lab.errors import check_at_least
+
+PLAIN, TRACED, SCRAPED = "plain", "with traces", "with scrapes"
+SCRAPE_S = 1.0
+"""Between two scrapes: 15 times as often as launch/monitoring/prometheus.yml asks."""
+
+
+@dataclass(frozen=True)
+class WatchingCost:
+    """A way's share of tokens/s that is lost, and of the processor's time for a token that is added; medians."""
+
+    way: str
+    speed: float
+    speed_low: float
+    speed_high: float
+    processor: float
+    processor_low: float
+    processor_high: float
+
+
+@dataclass(frozen=True)
+class WatchingResult(MeasuredResult):
+    """What each way of watching costs, over rounds of `streams` streams of `new_tokens` tokens."""
+
+    costs: tuple[WatchingCost, ...]
+    model: str
+    ranks: int
+    streams: int
+    new_tokens: int
+    rounds: int
+
+    def report(self) -> Iterator[Table | str]:
+        rows = [
+            (
+                each.way,
+                interval_text(each.speed, each.speed_low, each.speed_high, ".2%"),
+                interval_text(each.processor, each.processor_low, each.processor_high, ".2%"),
+            )
+            for each in self.costs
+        ]
+        yield Table(("", "tokens/s lost", "processor's time added for a token"), rows)
+        yield f"medians and their 95 % intervals over {self.rounds} rounds; one scrape in {SCRAPE_S:g} s"
+
+
+def bench_watching(
+    model: str, ranks: int, streams: int = 8, rounds: int = 12, new_tokens: int = 64, progress: Progress = no_progress
+) -> WatchingResult:
+    """Ask both servers in turn.
+
+    Raises:
+        InputError: too few rounds.
+        RankError: a server does not start.
+    """
+    check_at_least("rounds", rounds, FEWEST_PAIRS)
+    shape: dict[str, Any] = {"model": model, "ranks": ranks, "slots": -(-streams // ranks), "threads": 1}
+    with sink() as endpoint, served(**shape) as plain:
+        traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+        with served(traces, **shape) as traced:
+            watch, say = NoiseWatch(), counted(progress, 3 * rounds)
+            urls = {PLAIN: plain.url, TRACED: traced.url, SCRAPED: plain.url}
+            for url in (plain.url, traced.url):  # warm-up
+                _measure(url, streams, new_tokens)
+            found: dict[str, list[tuple[float, float]]] = {way: [] for way in urls}
+            for number in range(rounds):
+                for way in urls if number % 2 == 0 else reversed(urls):
+                    say(way)
+                    with scraped(urls[way]) if way == SCRAPED else nullcontext():
+                        found[way].append(_measure(urls[way], streams, new_tokens))
+            costs = tuple(_cost(way, found[way], found[PLAIN]) for way in (TRACED, SCRAPED))
+            return WatchingResult(
+                costs=costs,
+                model=model,
+                ranks=ranks,
+                streams=streams,
+                new_tokens=new_tokens,
+                rounds=rounds,
+                noise=watch.noise(),
+            )
+
+
+def _measure(url: str, streams: int, new_tokens: int) -> tuple[float, float]:
+    """Return the tokens/s of all streams together, and the processor's seconds for a token of all servers."""
+    model = model_at(url)
+
+    async def read() -> int:
+        prompts = (f"In the {number}th chapter of the history of bridges we read that" for number in range(streams))
+        reads = await asyncio.gather(*(read_http(url, model, prompt, new_tokens) for prompt in prompts))
+        return sum(each.tokens for each in reads)
+
+    before_s, started_s = _processor_s(), time.perf_counter()
+    tokens = asyncio.run(read())
+    return tokens / (time.perf_counter() - started_s), (_processor_s() - before_s) / tokens
+
+
+def _processor_s() -> float:
+    """Return the processor's time of all processes below this one."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def _cost(way: str, watched: list[tuple[float, float]], plain: list[tuple[float, float]]) -> WatchingCost:
+    speeds = [1 - with_s / without_s for (with_s, _), (without_s, _) in zip(watched, plain, strict=True)]
+    times = [with_s / without_s - 1 for (_, with_s), (_, without_s) in zip(watched, plain, strict=True)]
+    ends = [end for values in (speeds, times) for end in quantile_interval(values, 0.5)]
+    speed_low, speed_high, low, high = (end for end in ends if end is not None)  # there are enough rounds
+    return WatchingCost(way, median(speeds), speed_low, speed_high, median(times), low, high)
+
+
+@contextmanager
+def scraped(url: str) -> Iterator[None]:
+    """Scrape a server's metrics again and again while the block runs."""
+    ending = threading.Event()
+
+    def scrape() -> None:
+        while not ending.is_set():
+            httpx2.get(f"{url}/metrics").raise_for_status()
+            ending.wait(SCRAPE_S)
+
+    thread = threading.Thread(target=scrape, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+@contextmanager
+def sink() -> Iterator[str]:
+    """Take whatever is posted while the block runs, and drop it; yield the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            """Drop it."""
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()

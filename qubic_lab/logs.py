@@ -1,0 +1,52 @@
+"""The form of log lines: texts for people or JSON for machines, with the id of the request that a line is about."""
+
+import json
+import logging
+from datetime import UTC, datetime
+
+from qubic_lab.tracing import ids
+
+FORMATS = ("text", "json")
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class TextFormatter(logging.Formatter):
+    """A line for people; a request's id stands at its end."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line, name = super().format(record), ids().get("request_id", "")
+        return f"{line} [{name}]" if name and name not in line else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC), level, logger, message, and what is known of the request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the object."""
+        content = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **ids(),
+        }
+        if record.exc_info:
+            content["exception"] = self.formatException(record.exc_info)
+        return json.dumps(content, ensure_ascii=False)
+
+
+def configure(level: int, form: str = "text", *, timed: bool = False) -> None:
+    """Let this process log to stderr from a level on, in one of FORMATS; texts are `timed` where nothing else is.
+
+    What was configured before goes on: a test may catch logs.
+    """
+    text = f"{'%(asctime)s ' if timed else ''}%(levelname)s %(name)s: %(message)s"
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(text))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+def level_of(name: str) -> int:
+    """Return the number of one of LEVELS."""
+    return logging.getLevelNamesMapping()[name.upper()]
