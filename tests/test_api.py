@@ -321,7 +321,6 @@ async def test_health_readiness_metrics_and_description(start_cluster: StartClus
             for sample in (
                 ("qubic_lab_tasks_ended_total", "completed"),
                 ("qubic_lab_node_up", "a"),
-                ("qubic_lab_node_finished_requests_total", "a"),
                 ("qubic_lab_node_calls_total", "answered"),
                 ("qubic_lab_dispatch_seconds_count",),
                 ("qubic_lab_mode_answers_total", "single"),

@@ -14,7 +14,7 @@ from qubic_lab.tracing import PARENT, REQUEST_ID, Value, following, span
 
 HEADER = "X-Request-Id"
 WATCHED = frozenset({"/health", "/ready", "/metrics"})
-"""Paths that monitors ask again and again: no spans are made of them."""
+"""Paths that monitors ask again and again: they get no spans, and lines at `debug` only."""
 _ALLOWED = re.compile(r"[\x21-\x7e]{1,200}")
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,8 @@ class RequestIdMiddleware:
                 route = getattr(scope.get("route"), "path", "none")
                 attributes |= {"http.route": route, "http.response.status_code": status}
                 took_ms = 1e3 * (time.perf_counter() - started_s)
-                logger.info("%s: %s %r: %d after %.0f ms", name, scope["method"], scope["path"], status, took_ms)
+                level = logging.DEBUG if scope["path"] in WATCHED else logging.INFO
+                logger.log(level, "%s: %s %r: %d after %.0f ms", name, scope["method"], scope["path"], status, took_ms)
 
 
 @contextmanager
