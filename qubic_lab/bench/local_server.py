@@ -32,7 +32,11 @@ def served(environment: Mapping[str, str] | None = None, **options: object) -> I
     command = [sys.executable, "-m", "qubic_lab.lifeline", str(os.getpid()), "qubic_lab.cli.main", "serve"]
     command += [f"--{name}={value}" for name, value in {"listen": "127.0.0.1:0", **options}.items()]
     with subprocess.Popen(
-        command, env={**child_environment(), **(environment or {})}, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        env={**child_environment(), **(environment or {})},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as server:
         assert server.stderr is not None
         try:

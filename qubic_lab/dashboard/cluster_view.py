@@ -8,10 +8,10 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from qubic_lab.api.http_metrics import NAMESPACE
 from qubic_lab.api.schemas import NodeStatus
 from qubic_lab.cluster.health import CPU_WEIGHT, ERROR_WEIGHT, MEMORY_WEIGHT, RESPONSE_WEIGHT, SLOW_RESPONSE_S
 from qubic_lab.dashboard.watch import Course
+from qubic_lab.metrics import NAMESPACE
 
 HTTP_SECONDS = f"{NAMESPACE}_http_seconds"
 HTTP_REQUESTS = f"{NAMESPACE}_http_requests"
