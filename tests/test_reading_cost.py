@@ -114,7 +114,7 @@ def suspects(reader: str, costs: Costs) -> set[Attack]:
 def test_cost_grows_in_proportion(reader: str, costs: Costs) -> None:
     for attack in suspects(reader, costs):
         length, (short_s, short_bytes) = LONG, costs(reader, attack, LONG)
-        while length < LONGEST and short_s < 4 * NOTICED_S:
+        while length < LONGEST and short_s < 2 * NOTICED_S:
             length *= 2
             long_s, long_bytes = costs(reader, attack, length)
             for _ in range(3):  # again, as caches of the processor have other users

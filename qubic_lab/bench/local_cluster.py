@@ -28,7 +28,7 @@ from qubic_lab.cluster.redis_server import RedisServer
 from qubic_lab.errors import QubicLabError
 from qubic_lab.settings import cache_folder
 
-START_S = 30.0
+START_S = 120.0
 """A coordinator listens within this time, even on a busy machine."""
 STOP_S = 20.0
 _LOOK_S = 0.05

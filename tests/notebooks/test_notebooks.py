@@ -64,6 +64,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "split_strategies": {"ranks": [2], "batches": [1], "new_tokens": 12, "repeat": 1, "replicas": False},
     "weekly": {},
 }
+QUICK_AUDITS = """from functools import partial
+from qubic_lab.oracle.backtest import lookahead
+lookahead.check_lookahead = partial(lookahead.check_lookahead, cuts=8, extra_s=0.0)
+"""
+"""As the fixture `quick_audits`, in a kernel."""
 JUDGED = {"oracle_backtest": "13.7", "oracle_overview": "13.7", "risk_warnings": "14"}
 """Notebooks that record here what they find, each with a row of the acceptance table that is read from it."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -160,6 +165,10 @@ def test_a_notebook_runs_from_top_to_bottom(
     if "model" in read_source(notebook).parameters:
         parameters = {"model": str(tiny), **parameters}
     if notebook.stem == "oracle_backtest":  # to check signals for lookahead on the packaged bars takes half a minute
+        startup = tmp_path / "ipython" / "profile_default" / "startup"
+        startup.mkdir(parents=True)
+        (startup / "quick_audits.py").write_text(QUICK_AUDITS)
+        monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
         file = write_closes(tmp_path / "bars.csv", walk(400).close, HOUR_US)
         parameters = {"file": file, "reading": {"stamp": "open"}, **parameters}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
