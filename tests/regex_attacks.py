@@ -25,8 +25,8 @@ NOTICED_S, MOST_TIMES = 0.01, 3.0
 """An attack of twice the length may take the one or the other."""
 TAILS = ("", "\0", "é")
 SUSPECT_S = 0.0015
-"""Patterns that take less for LENGTH characters grow slowly enough, and so do those that take a 64th for a fourth of it:
-what grows faster than the cube of a length does not end even there.
+"""Patterns that take less for LENGTH characters grow slowly enough, and so do those that take a 64th of it for a fourth
+of the length: what grows faster than a cube takes far more even there.
 """
 USES = ("match", "fullmatch", "search", "sub", "split", "findall", "finditer")
 WEAKER = {"match": 0, "fullmatch": 1}
