@@ -77,7 +77,7 @@ $(LLAMA)/.stamp:
 	CMAKE_ARGS=-DLLAMA_BUILD=OFF $(LLAMA)/bin/pip install -q $(LLAMA)/source gguf
 	PATH="$(CURDIR)/$(LLAMA)/bin:$$PATH" cmake -S $(LLAMA)/source/vendor/llama.cpp -B $(LLAMA)/build -G Ninja \
 	  -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON -DGGML_NATIVE=ON -DGGML_RPC=ON \
-	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_WEBUI=OFF -DLLAMA_USE_PREBUILT_WEBUI=OFF \
+	  -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
 	  -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF > $(LLAMA)/build.log
 	PATH="$(CURDIR)/$(LLAMA)/bin:$$PATH" cmake --build $(LLAMA)/build --target llama ggml-rpc-server llama-server >> $(LLAMA)/build.log
 	rm -r $(LLAMA)/source

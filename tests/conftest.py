@@ -17,6 +17,7 @@ from hypothesis import settings as effort
 from models import tiny_model
 from sqlalchemy import Engine
 
+from qubic_lab.bench import peers
 from qubic_lab.cli.main import run
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
@@ -66,6 +67,27 @@ def set_settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         settings.cache_clear()
 
     return set_
+
+
+@pytest.fixture
+def fake_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_settings: Callable[..., None]
+) -> Callable[[str], peers.Peer]:
+    """Install a fake llama.cpp that behaves as its mode says."""
+    driver = tmp_path / "fake_peer.py"
+    driver.symlink_to(Path(__file__).with_name("fake_peer.py"))
+    python = tmp_path / "peers" / "llama.cpp" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(peers, "DRIVER", driver)
+    monkeypatch.setattr(peers, "END_TIMEOUT_S", 1.0)
+    set_settings(peers=tmp_path / "peers", cache=tmp_path / "cache")
+
+    def install(mode: str) -> peers.Peer:
+        (tmp_path / "mode").write_text(mode)
+        return next(peer for peer in peers.PEERS if peer.name == "llamacpp")
+
+    return install
 
 
 @pytest.fixture

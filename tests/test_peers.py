@@ -16,32 +16,12 @@ from models import tiny_model
 
 from qubic_lab.bench import peers
 from qubic_lab.bench.peer_driver import as_float, decode_rate, measure, prefill_rate, stored_tensors, write_gguf
-from qubic_lab.bench.peers import PEERS, Peer, PeerError, PeerModel, PeerProcess
+from qubic_lab.bench.peers import PeerError, PeerModel, PeerProcess
 from qubic_lab.model.config import load_config
 from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, _open, _values
 
-LLAMACPP = next(peer for peer in PEERS if peer.name == "llamacpp")
 PROMPTS = ((1, 2), (3, 4))
 ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 1 --json --peers llama.cpp"
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_settings: Callable[..., None]) -> Callable[[str], Peer]:
-    """Install a fake llama.cpp that behaves as its mode says."""
-    driver = tmp_path / "fake_peer.py"
-    driver.symlink_to(Path(__file__).with_name("fake_peer.py"))
-    python = tmp_path / "peers" / "llama.cpp" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
-    monkeypatch.setattr(peers, "DRIVER", driver)
-    monkeypatch.setattr(peers, "END_TIMEOUT_S", 1.0)
-    set_settings(peers=tmp_path / "peers", cache=tmp_path / "cache")
-
-    def install(mode: str) -> Peer:
-        (tmp_path / "mode").write_text(mode)
-        return LLAMACPP
-
-    return install
 
 
 @pytest.fixture
@@ -49,8 +29,8 @@ def model(tiny: Path) -> PeerModel:
     return PeerModel(tiny, "bf16", "cpu", threads=2, context=16)
 
 
-def test_a_peer_is_stopped_unless_it_measures_and_leaves_nothing_behind(fake: Any, model: PeerModel) -> None:
-    with PeerProcess(fake("well"), model) as process:
+def test_a_peer_is_stopped_unless_it_measures_and_leaves_nothing_behind(fake_peer: Any, model: PeerModel) -> None:
+    with PeerProcess(fake_peer("well"), model) as process:
         own = psutil.Process(process._process.pid)
         assert process.version == "fake 1.0"
         for _ in range(2):
@@ -71,27 +51,27 @@ def test_a_peer_is_stopped_unless_it_measures_and_leaves_nothing_behind(fake: An
     ],
 )
 def test_each_fault_of_a_peer_is_a_reason(
-    fake: Any, model: PeerModel, monkeypatch: pytest.MonkeyPatch, mode: str, reason: str
+    fake_peer: Any, model: PeerModel, monkeypatch: pytest.MonkeyPatch, mode: str, reason: str
 ) -> None:
     if mode == "hangs":
         monkeypatch.setattr(peers, "ANSWER_TIMEOUT_S", 0.5)
-    with pytest.raises(PeerError, match=reason), PeerProcess(fake(mode), model) as process:
+    with pytest.raises(PeerError, match=reason), PeerProcess(fake_peer(mode), model) as process:
         process.measure(PROMPTS, 4)
 
 
 def test_what_is_not_installed_or_not_for_this_device_is_a_reason(
-    fake: Any, model: PeerModel, set_settings: Callable[..., None], tmp_path: Path
+    fake_peer: Any, model: PeerModel, set_settings: Callable[..., None], tmp_path: Path
 ) -> None:
     on_gpu = PeerModel(model.folder, "bf16", "cuda", threads=2, context=16)
     with pytest.raises(PeerError, match=r"llama.cpp is built for CPUs here, and this run is on cuda"):
-        PeerProcess(fake("well"), on_gpu)
+        PeerProcess(fake_peer("well"), on_gpu)
     set_settings(peers=tmp_path / "nowhere")
     with pytest.raises(PeerError, match=r"llama.cpp is not installed: run `make peers`"):
-        PeerProcess(fake("well"), model)
+        PeerProcess(fake_peer("well"), model)
 
 
-def test_a_killed_bench_leaves_no_stopped_peer(fake: Any, model: PeerModel, tmp_path: Path) -> None:
-    fake("well")
+def test_a_killed_bench_leaves_no_stopped_peer(fake_peer: Any, model: PeerModel, tmp_path: Path) -> None:
+    fake_peer("well")
     script = f"""
 import time
 from pathlib import Path
@@ -111,7 +91,7 @@ time.sleep(600)
 
 
 def test_an_interrupted_bench_ends_a_busy_peer_and_its_workers_at_once(
-    fake: Any, model: PeerModel, monkeypatch: pytest.MonkeyPatch
+    fake_peer: Any, model: PeerModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running: list[psutil.Process] = []
     interrupted_s = 0.0
@@ -124,7 +104,7 @@ def test_an_interrupted_bench_ends_a_busy_peer_and_its_workers_at_once(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(peers, "END_TIMEOUT_S", 2 * WITHIN_S)
-    with pytest.raises(KeyboardInterrupt), PeerProcess(fake("hangs"), model) as process:
+    with pytest.raises(KeyboardInterrupt), PeerProcess(fake_peer("hangs"), model) as process:
         monkeypatch.setattr(process, "_reply", interrupt)
         process.measure(PROMPTS, 4)
     assert time.monotonic() - interrupted_s < WITHIN_S
@@ -132,8 +112,8 @@ def test_an_interrupted_bench_ends_a_busy_peer_and_its_workers_at_once(
 
 
 @pytest.mark.dist
-def test_the_bench_names_what_it_could_not_measure(fake: Any, tiny: Path, shared_ranks: None, here: Run) -> None:
-    fake("dies later")
+def test_the_bench_names_what_it_could_not_measure(fake_peer: Any, tiny: Path, shared_ranks: None, here: Run) -> None:
+    fake_peer("dies later")
     result = here(f"{ENGINE} --model {tiny}").json
     reasons = result["not_measured"]
     assert reasons.keys() == {"vs_llamacpp", "prefill_vs_llamacpp", "vs_llamacpp_rpc"}
@@ -147,9 +127,9 @@ def test_the_bench_names_what_it_could_not_measure(fake: Any, tiny: Path, shared
 
 @pytest.mark.dist
 def test_ours_are_compared_with_each_other_only_beside_one_rank(
-    fake: Any, tiny: Path, shared_ranks: None, here: Run
+    fake_peer: Any, tiny: Path, shared_ranks: None, here: Run
 ) -> None:
-    fake("well")
+    fake_peer("well")
     ask = "bench engine --ranks 2 --batch 1 --prompt-tokens 5 --new-tokens 9 --repeat 1 --peers llama.cpp --json"
     result = here(f"{ask} --model {tiny}").json
     assert list(result["ratios"]) == ["vs_llamacpp_rpc"]

@@ -1,6 +1,7 @@
 """`bench serving`: what its clients count, other servers' refusals, and one run with real ranks."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -12,6 +13,7 @@ from qubic_lab.api.openai.metrics import PipelineMetrics
 from qubic_lab.api.openai.pipeline import PipelineAnswerer
 from qubic_lab.api.openai.serve import create_app
 from qubic_lab.bench.local_server import served
+from qubic_lab.bench.peers import Peer
 from qubic_lab.bench.result import Table
 from qubic_lab.bench.serving import CLIENT, GRPC, HTTP, RANKS, SERVER, bench_serving, model_at, read_http
 from qubic_lab.errors import BusyError, InputError
@@ -46,19 +48,27 @@ async def test_a_server_that_refuses_is_named() -> None:
 
 
 @pytest.mark.dist
-def test_both_ways_are_measured_with_one_pipeline(tiny: Path) -> None:
+def test_both_ways_are_measured_with_one_pipeline_beside_the_servers_that_are_installed(
+    tiny: Path, fake_peer: Callable[[str], Peer], set_settings: Callable[..., None]
+) -> None:
+    fake_peer("serves")
+    set_settings(cache=None)  # the one with the kernels
     config = PipelineConfig(str(tiny), ranks=1, threads=1, slots=2)
     with pytest.raises(InputError, match="pairs is 5"):
         bench_serving(config, pairs=5)
-    found = bench_serving(config, streams=2, pairs=6, new_tokens=4)
+    found = bench_serving(config, streams=2, pairs=6, new_tokens=4, peers=("llama.cpp", "vllm"))
     assert len(found.ratios) == 6 and found.low <= found.overhead <= found.high
     http, grpc = found.systems[HTTP], found.systems[GRPC]
     assert http.cpu_us.keys() == {RANKS, SERVER, CLIENT} and grpc.cpu_us.keys() == {RANKS, CLIENT}
-    assert all(0 < each.first_ms.low <= each.first_ms.high for each in (http, grpc))
-    speeds, costs, sentence = found.report()
-    assert isinstance(speeds, Table) and [row[0] for row in speeds.rows] == [HTTP, GRPC]
+    assert all(0 < each.first_ms.low <= each.first_ms.high for each in found.systems.values())
+    speeds, costs, sentence, missing, version = found.report()
+    assert isinstance(speeds, Table) and [row[0] for row in speeds.rows] == [HTTP, GRPC, "llama-server"]
     assert isinstance(costs, Table) and [row[0] for row in costs.rows] == [HTTP, GRPC]
     assert "of the tokens/s, 95 % interval, 6 pairs" in str(sentence)
+    assert (missing, version) == (
+        "not measured: vLLM: vllm is not installed: run `make peers`",
+        "llama-server: fake server 1.0",
+    )
 
 
 @pytest.mark.dist
