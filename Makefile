@@ -37,7 +37,7 @@ setup: .venv/.everything ## make .venv with everything in it: what a report need
 	@touch .venv/.report $@
 
 report: .venv/.report ## run this week's studies and write the page
-	$(BIN)/qubic-lab run experiments/weekly.yaml
+	$(BIN)/qubic-lab run experiments/weekly.yaml --jobs 2
 	$(BIN)/qubic-lab report
 
 # In the order of their names those that wait for ranks come first, and the others fill the time.

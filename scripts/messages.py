@@ -10,6 +10,7 @@ import importlib
 import json
 import re
 import sys
+from calendar import month_abbr
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -28,6 +29,7 @@ from qubic_lab.runs import change
 from qubic_lab.runs.cells import heading
 from qubic_lab.runs.collect_week import NOT_MEASURABLE, STUDIES
 from qubic_lab.runs.language import ENGLISH, LANGUAGES, catalogue_file
+from qubic_lab.runs.picture import texts_of
 from qubic_lab.runs.week_report import SAMPLE, WeekReport, read_week
 from qubic_lab.studies import finding
 from qubic_lab.studies.acceptance import MEANINGS, PARTS, Criterion
@@ -39,7 +41,9 @@ CALLS = ("say", "translated", "_")
 """Functions whose first argument is a message."""
 RECORDING = ("record_figure", "record_table")
 """Functions whose third argument is a caption."""
-HEADINGS = "headings of tables"
+HEADINGS, PICTURES = "headings of tables", "pictures"
+OF_SAMPLE = (HEADINGS, PICTURES)
+"""What is collected from the sample week; other weeks may show more of it, so what was known once is kept."""
 RECORDED = (
     "no earlier week has it with the same parameters, model and data",
     "the run of {week} was used again, as nothing had changed",
@@ -65,6 +69,8 @@ RECORDED = (
 )
 """What changes, the ledger and cells of tables say, with their values as placeholders."""
 WORD = re.compile(r"[A-Za-z]{2}")
+VALUE = re.compile(r"(?<!\w)[-−+]?\d(?:[\d.,]*\d)?(?=\W|$)|\b(?:bf16|fp16|fp32)\b")
+"""What is a value in a picture's text."""
 
 
 def collect() -> dict[str, str]:
@@ -106,6 +112,7 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
     yield "changes", (*get_args(change.Verdict), "faster", "slower", "yes", "no")
     sample = read_week(ROOT / "reports" / SAMPLE / "week.json")
     yield HEADINGS, headings(sample)
+    yield PICTURES, picture_texts(sample)
     yield "the ledger", track_record.HEADER
 
 
@@ -114,6 +121,16 @@ def headings(week: WeekReport) -> Iterator[str]:
     tables = [table for run in week.runs for table in run.records.tables]
     shown = {heading(column) for table in tables for column in table.columns}
     return (each for each in sorted(shown) if WORD.search(each))
+
+
+def picture_texts(week: WeekReport) -> Iterator[str]:
+    """Return the texts in a week's pictures that have words in them, values as placeholders; and the months of axes."""
+    svgs = (picture.svg for run in week.runs for picture in run.records.pictures)
+    found = {VALUE.sub("0", text) for svg in svgs for text in texts_of(svg) if WORD.search(VALUE.sub("", text))}
+    months = {form.format(month) for month in month_abbr[1:] for form in ("{}", "{}-0", "0-{}", "0-{}-0")}
+    for text in sorted(found | months):
+        names = iter("abcdefgh")
+        yield re.sub(r"(?<!\w)0(?!\w)", lambda _value: f"{{{next(names)}}}", text)  # noqa: B023
 
 
 def _of_module(file: Path, tree: ast.Module) -> Iterator[str]:
@@ -204,15 +221,15 @@ def read(tag: str) -> Catalog:
 def update(tag: str, messages: Mapping[str, str]) -> Catalog:
     """Return the catalogue of a language with exactly these messages, and the translations that it has of them."""
     old, new = read(tag), Catalog(locale=tag.replace("-", "_"), project="Qubic Lab", charset="utf-8")
-    for message, place in {**_earlier_headings(old), **messages}.items():
+    for message, place in {**_of_earlier_samples(old), **messages}.items():
         known = old.get(message)
         new.add(message, known.string if known else "", auto_comments=[place])
     return new
 
 
-def _earlier_headings(catalogue: Catalog) -> dict[str, str]:
-    """Return the headings of a catalogue: tables that the sample week does not have may need them."""
-    return {str(each.id): HEADINGS for each in catalogue if each.id and HEADINGS in each.auto_comments}
+def _of_earlier_samples(catalogue: Catalog) -> dict[str, str]:
+    """Return the messages of a catalogue that weeks other than the sample may need."""
+    return {str(each.id): place for each in catalogue if each.id for place in each.auto_comments if place in OF_SAMPLE}
 
 
 def write(tag: str, catalogue: Catalog) -> None:
@@ -228,7 +245,7 @@ def faults(tag: str, messages: Mapping[str, str]) -> list[str]:
     """Return a line for each message that a language does not translate, or translates without being asked."""
     catalogue = read(tag)
     known = {str(each.id): each.string for each in catalogue if each.id}
-    asked = messages.keys() | _earlier_headings(catalogue).keys()
+    asked = messages.keys() | _of_earlier_samples(catalogue).keys()
     lacking = [f"{tag} lacks {each!r} ({place})" for each, place in messages.items() if not known.get(each)]
     return lacking + [f"{tag} has {each!r}, which nothing asks for" for each in known if each not in asked]
 

@@ -2,10 +2,14 @@
 
 The earlier week is of the same day: its clock is set back by seven days, and this is all that is not as it was.
 
-    qubic-lab run must not run meanwhile; about 20 minutes: python scripts/sample_weeks.py
+    python scripts/sample_weeks.py; python scripts/golden.py --write sample_week
+
+It takes as long as the week and once more its studies of times, about 15 minutes. What ended is kept: broken off, it
+goes on there. Each study says how long it took; another week's file makes a smaller sample.
 """
 
 import shutil
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
@@ -25,8 +29,8 @@ EARLIER = "earlier"
 """The folder in the sample's own that has the week before it."""
 
 
-class _Quiet:
-    """Shows nothing of a batch but what failed."""
+class _Lines:
+    """Prints a line for each run of a batch, and ends at the first that failed."""
 
     def start(self, *_: Any) -> None: ...
 
@@ -39,10 +43,12 @@ class _Quiet:
     def end(self, outcome: Any) -> None:
         if outcome.error is not None:
             raise SystemExit(f"{outcome.folder}: {outcome.error}")
+        took = "is there" if outcome.reused else f"{outcome.seconds:.0f} s"
+        print(f"{outcome.folder.parent.name}/{outcome.folder.name}: {took}", flush=True)
 
 
-def make_week(days_back: int) -> Path:
-    """Run the week's studies as so many days ago, and return the folder of its page."""
+def make_week(file: Path, days_back: int) -> Path:
+    """Run a week's studies as so many days ago, and return the folder of its page."""
 
     def then() -> object:
         return store.utc_now() - timedelta(days=days_back)
@@ -50,7 +56,7 @@ def make_week(days_back: int) -> Path:
     with ExitStack() as stack:
         for module in (batch, one_run, collect_week):
             stack.enter_context(mock.patch.object(module, "utc_now", then))
-        batch.run_batch(load(ROOT / "experiments" / "weekly.yaml"), full=False, watcher=_Quiet())
+        batch.run_batch(load(file), full=False, watcher=_Lines(), jobs=2)
         return build_page().parent
 
 
@@ -63,7 +69,8 @@ def without_notebooks(report: WeekReport) -> WeekReport:
 def main() -> None:
     """Write reports/sample, and the week before it into a folder there."""
     sample = store.reports_folder() / SAMPLE
-    earlier, latest = make_week(7), make_week(0)
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "experiments" / "weekly.yaml"
+    earlier, latest = make_week(file, 7), make_week(file, 0)
     shutil.rmtree(sample, ignore_errors=True)
     # Numbers cannot be checked without the runs, and the notebooks of one week are megabytes enough.
     shutil.copytree(latest, sample, ignore=shutil.ignore_patterns(NUMBERS))

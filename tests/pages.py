@@ -7,7 +7,7 @@ from xml.etree.ElementTree import Element
 import html5lib
 
 UNSEEN = ("head", "style")
-WORD = re.compile(r"\S*[^\W\d_]\S*")
+WORD, NUMBERS_TOO = re.compile(r"\S*[^\W\d_]\S*"), re.compile(r"\S*\w\S*")
 
 
 def parse(content: str) -> Element:
@@ -36,11 +36,11 @@ def visible(element: Element) -> list[Element]:
     return [element, *(found for child in _unfolded(element) for found in visible(child))]
 
 
-def words(element: Element) -> list[str]:
-    """Return the visible words: what holds a letter; numbers are none."""
+def words(element: Element, word: re.Pattern[str] = WORD) -> list[str]:
+    """Return the visible words, by default what holds a letter: numbers are none."""
     texts = [each.text for each in visible(element) if each.tag not in (*UNSEEN, "details")]
     texts += [child.tail for each in visible(element) if each.tag != "details" for child in _unfolded(each)]
-    return [word for each in texts for word in WORD.findall(each or "")]
+    return [found for each in texts for found in word.findall(each or "")]
 
 
 def one(element: Element, path: str) -> Element:

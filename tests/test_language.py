@@ -19,6 +19,7 @@ from qubic_lab.runs.language import (
 )
 from qubic_lab.runs.page import make_page
 from qubic_lab.runs.page_numbers import read_pieces
+from qubic_lab.runs.picture import in_language, texts_of
 from qubic_lab.runs.report import render
 from qubic_lab.runs.week_report import SAMPLE
 from qubic_lab.studies import accuracy_comparison
@@ -104,6 +105,26 @@ def test_no_row_of_the_sample_stays_english(tag: str) -> None:
     with language(tag):
         left = {each for each in texts if ENGLISH_WORDS.search(COMMAND.sub("", translated_text(each)))}
     assert len(texts) > 100 and left == set()
+
+
+NAMES = re.compile(
+    r"\b(?:p\d+|tokens?|s|h|ms|min|bp|USD|UTC|rank|lane|logit|node-\d+|pass@\d+|k|A|B|C|D|bf16|transformers|llama\.cpp|RPC|vLLM|torch"
+    r"|K|GARCH(?:-t)?|Garman-Klass|Parkinson|RSI|MACD|AR)\b"
+)
+"""What a picture says in each language: names, units and the field's words."""
+
+
+@pytest.mark.parametrize("tag", OTHERS)
+def test_no_text_in_a_picture_of_the_sample_stays_english(tag: str) -> None:
+    week = messages.read_week(messages.ROOT / "reports" / SAMPLE / "week.json")
+    pictures = [picture.svg for run in week.runs for picture in run.records.pictures]
+    english = [text for svg in pictures for text in texts_of(svg)]
+    with language(tag):
+        told = [text for svg in pictures for text in texts_of(in_language(svg))]
+    pairs = list(zip(english, told, strict=True))
+    assert sum(before != after for before, after in pairs) > 300
+    assert {after for after in told if re.search("[A-Za-z]", NAMES.sub("", after))} == set()
+    assert all(NUMBER.findall(before) == NUMBER.findall(after) for before, after in pairs)
 
 
 def test_parts_and_values_of_a_recorded_text_are_translated_too() -> None:

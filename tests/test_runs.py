@@ -39,14 +39,15 @@ from qubic_lab.runs.week_index import WeekEntry, add_entry, days_of, latest_of_e
 
 RECORD = "from qubic_lab.runs.notebook import record\nimport sys, os\n"
 SLEEP = RECORD + "import time\nrecord('started', {'pid': os.getpid()})\ntime.sleep(600)"
+WEEKS = ("2026-W48", "2026-W49")
 
 
 def run(file: Path, watcher: Silent | None = None) -> list[RunOutcome]:
     return run_batch(load(file), full=False, watcher=watcher or Silent())
 
 
-def plan(file: Path, iso_week: str = "2026-W48") -> tuple[PlannedRun, ...]:
-    return tuple(plan_runs(load(file), full=False, iso_week=iso_week))
+def plan(file: Path, iso_week: str = WEEKS[0], *, full: bool = False) -> tuple[PlannedRun, ...]:
+    return tuple(plan_runs(load(file), full=full, iso_week=iso_week))
 
 
 def invoke(*arguments: str) -> Result:
@@ -175,11 +176,13 @@ def test_a_study_of_time_is_repeated_each_week_and_on_each_machine(lab_root: Pat
     plain = write_study(lab_root, "plain")
 
     def keys(file: Path) -> list[str]:
-        return [plan(file, iso_week)[0].key for iso_week in ("2026-W48", "2026-W49")]
+        return [plan(file, iso_week)[0].key for iso_week in WEEKS]
 
     here = keys(timed)
     assert len(set(here)) == 2
     assert len(set(keys(plain))) == 1
+    full = write_study(lab_root, "full", full={"measures_time": True})
+    assert [len({plan(full, week, full=form)[0].key for week in WEEKS}) for form in (False, True)] == [1, 2]
     monkeypatch.setattr(one_run, "machine", lambda: "another machine")
     assert not set(keys(timed)) & set(here)
 
@@ -346,7 +349,7 @@ def test_a_figure_is_kept_in_both_forms_and_twice_the_same(lab_root: Path, monke
         assert sorted(path.name for path in (lab_root / name / "figures").iterdir()) == ["bars.png", "bars.svg"]
         contents.append((lab_root / name / "figures" / "bars.svg").read_text())
     assert contents[0] == contents[1]
-    assert "Bars &amp; more" in contents[0]
+    assert "Bars &amp; more" in contents[0] and ">a</text>" in contents[0]
     assert not pyplot.fignum_exists(figure.number)
 
 

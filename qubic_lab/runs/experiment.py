@@ -5,7 +5,7 @@ They lie in `experiments/`, beside `notebooks/` and `data/`; everything in them 
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,11 +19,15 @@ from qubic_lab.runs.parameters import NotebookSource, read_source
 
 @dataclass(frozen=True)
 class StudyForm:
-    """One form of a study: fixed parameters, and lists of values; every combination of the values is run."""
+    """One form of a study: fixed parameters, and lists of values; every combination of the values is run.
+
+    It may measure time where the study's other form does not.
+    """
 
     __pydantic_config__ = STRICT
     parameters: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, Annotated[list[Any], Field(min_length=1)]] = field(default_factory=dict)
+    measures_time: bool = False
 
     def combinations(self) -> list[dict[str, Any]]:
         """Return the parameters of each run; an empty grid is one run."""
@@ -143,6 +147,10 @@ class ExperimentStudy(StudyFile):
     name: str
     root: Path
     source: NotebookSource
+
+    def in_form(self, full: bool) -> "ExperimentStudy":
+        """Return the study as its quick or its full form is run."""
+        return replace(self, measures_time=self.measures_time or (self.full if full else self.quick).measures_time)
 
     def left_out(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Return in which parameters of a quick run the full form has a larger number, or a longer list."""

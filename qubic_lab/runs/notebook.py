@@ -110,8 +110,8 @@ def record_figure(name: str, figure: "Figure", caption: str) -> CaptionedFigure:
 
     if folder := _record_folder("figures", name):
         folder.mkdir(parents=True, exist_ok=True)
-        # With fixed names inside and without a date, equal figures are equal files.
-        with pyplot.rc_context({"svg.hashsalt": name}):
+        # With fixed names inside and without a date, equal figures are equal files. Texts stay texts, for translation.
+        with pyplot.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
             figure.savefig(folder / f"{name}.svg", metadata={"Title": caption, "Date": None})
         figure.set_layout_engine("none")  # all is in its place; to place it again takes a third of drawing it
         figure.savefig(folder / f"{name}.png", metadata={"Title": caption}, dpi=PNG_DPI)

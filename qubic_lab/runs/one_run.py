@@ -72,7 +72,7 @@ def plan_runs(week: ExperimentWeek, *, full: bool, iso_week: str) -> list[Planne
     """Return the runs of a week with their keys: every combination of every study."""
     package_hash = fingerprint.hash_package()
     planned = [
-        plan_run(study, study.source.complete(parameters), package_hash, iso_week)
+        plan_run(study.in_form(full), study.source.complete(parameters), package_hash, iso_week)
         for study in week.studies
         for parameters in (study.full if full else study.quick).combinations()
     ]

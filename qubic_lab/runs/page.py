@@ -13,6 +13,7 @@ from qubic_lab.errors import check_choice
 from qubic_lab.runs.cells import format_column, format_value, heading, is_numeric, is_prose
 from qubic_lab.runs.language import translated as _
 from qubic_lab.runs.language import translated_figure, translated_finding, translated_text
+from qubic_lab.runs.picture import in_language
 from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.summary import (
     MISSED,
@@ -319,7 +320,7 @@ def _shown(run: ReportedRun, picture: RecordedPicture) -> ShownPicture:
     said = f" {translated_finding(run.records.findings[0])}" if run.records.findings else ""
     source = f"{run.name}#figures/{picture.name}"
     caption = translated_text(picture.caption)
-    return ShownPicture(picture.name, caption, f"{caption}{said}", picture.svg, source)
+    return ShownPicture(picture.name, caption, f"{caption}{said}", in_language(picture.svg), source)
 
 
 def _table(question: Question, runs: Sequence[ReportedRun]) -> ShownTable | None:

@@ -12,6 +12,7 @@ from qubic_lab.runs.cells import in_words
 from qubic_lab.runs.language import ENGLISH, current_language, language, translated_text
 from qubic_lab.runs.language import translated as _
 from qubic_lab.runs.page import ShownPicture, ShownTable, WeekPage, make_page
+from qubic_lab.runs.picture import FONTS
 from qubic_lab.runs.summary import SIGNS, change_word, describe_shift, interval_sentence
 from qubic_lab.runs.week_index import days_of
 from qubic_lab.runs.week_report import KEPT, WeekReport, read_week
@@ -59,29 +60,34 @@ def build_pdf(report: WeekReport) -> bytes:
 
 def typeset(report: WeekReport, form: Literal["pdf", "png", "svg"]) -> list[bytes]:
     """Return a week as Typst sets it: one PDF, or each page as `png` or `svg`; raises as `build_pdf`."""
+    import matplotlib
     import typst
 
     tag = current_language()
-    fonts = [*LATIN, *_chinese_fonts(tag)]
+    chinese = _chinese_fonts(tag)
     page = make_page(report)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        values = {**page_values(page, folder), "fonts": fonts, "locale": _locale(tag)}
+        # Without Chinese text a picture's font is that for which its texts were placed, and which comes with it.
+        values = page_values(page, folder, chinese if tag.startswith("zh") else [])
+        values |= {"fonts": [*LATIN, *chinese], "locale": _locale(tag)}
         (folder / "page.json").write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
         template = files("qubic_lab.runs").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
-        found = typst.compile(str(folder / TEMPLATE), root=name, format=form)
+        own = [Path(matplotlib.get_data_path(), "fonts", "ttf")]
+        found = typst.compile(str(folder / TEMPLATE), root=name, format=form, font_paths=own)
     return [bytes(each) for each in found] if isinstance(found, list) else [bytes(found or b"")]
 
 
-def page_values(page: WeekPage, folder: Path) -> Values:
-    """Return what the template sets, and write its pictures into the folder."""
+def page_values(page: WeekPage, folder: Path, fonts: Sequence[str] = ()) -> Values:
+    """Return what the template sets, and write its pictures, in these fonts if any, into the folder."""
     report = page.report
     first_day, last_day = days_of(report.week)
 
     def picture(shown: ShownPicture) -> Values:
         file = f"{len(list(folder.iterdir()))}.svg"
-        (folder / file).write_text(shown.svg, encoding="utf-8")
+        svg = shown.svg.replace(FONTS, ",".join([*fonts, FONTS]), 1)
+        (folder / file).write_text(svg, encoding="utf-8")
         return {"file": file, "caption": shown.caption, "alt": shown.alt}
 
     return {

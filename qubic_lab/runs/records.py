@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from xml.etree import ElementTree
 
 from pydantic import BeforeValidator
 
 from qubic_lab.runs.change import Direction
 from qubic_lab.runs.notebook import CAPTION, FINDINGS
+from qubic_lab.runs.picture import read_svg
 from qubic_lab.runs.store import read_results
 from qubic_lab.studies.finding import Finding
 
@@ -103,15 +103,8 @@ def _as_recorded(folder: Path, pattern: str) -> list[Path]:
 
 
 def _read_picture(file: Path) -> RecordedPicture:
-    svg = file.read_text(encoding="utf-8")
-    caption = ElementTree.fromstring(svg).findtext(".//{http://purl.org/dc/elements/1.1/}title")
-    return RecordedPicture(file.stem, caption or file.stem, _shorter(svg))
-
-
-def _shorter(svg: str) -> str:
-    """Return the same picture with a hundredth of a point as its finest step: a page holds dozens of them."""
-    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]).replace(" \n", " "), svg)
-    return re.sub(r">\s+<", "><", re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL))
+    caption, svg = read_svg(file.read_text(encoding="utf-8"))
+    return RecordedPicture(file.stem, caption or file.stem, svg)
 
 
 def _read_table(file: Path) -> RecordedTable:

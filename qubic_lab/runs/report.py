@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 import jinja2
+from markupsafe import Markup
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs import summary
@@ -15,6 +15,7 @@ from qubic_lab.runs.language import ENGLISH, current_language, language, transla
 from qubic_lab.runs.notebook import EXECUTED
 from qubic_lab.runs.page import WeekPage, make_page, show_table
 from qubic_lab.runs.page_numbers import NUMBERS, describe_page, manifest_to_json
+from qubic_lab.runs.picture import data_uri
 from qubic_lab.runs.store import locked, reports_folder, write_atomically
 from qubic_lab.runs.study_page import notebook_bodies
 from qubic_lab.runs.week_index import choose_week, days_of
@@ -23,8 +24,6 @@ from qubic_lab.runs.weeks_page import write_weeks_page
 from qubic_lab.studies.acceptance import MEANINGS
 
 PAGE = "index.html"
-PLAIN = " !$()*+,;=:@/?-._~[]{}|"
-"""Characters that mean nothing in an address or in HTML, so that they can stand in a picture's address as they are."""
 TREND_SIZE = (100, 30)
 
 
@@ -62,7 +61,7 @@ def render(page: WeekPage) -> str:
         .render(
             page=page,
             title=translated("Week {number} of {year}", number=int(page.report.week[6:]), year=page.report.week[:4]),
-            days=translated("{first} to {last}", first=str(first_day), last=str(last_day)),
+            days=f"{first_day} – {last_day}",
             signs=summary.SIGNS,
             words=summary,
             meanings=MEANINGS,
@@ -111,7 +110,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["number"] = format_number
     environment.globals.update(_=translated, text=translated_text, language=current_language)
-    environment.globals.update(data_uri=data_uri, trend_points=trend_points, in_words=in_words)
+    environment.globals.update(data_uri=lambda svg: Markup(data_uri(svg)), trend_points=trend_points, in_words=in_words)
     return environment
 
 
@@ -124,8 +123,3 @@ def trend_points(values: Sequence[float]) -> list[tuple[float, float]]:
         (round(width * place / (len(values) - 1), 1), round(height * (high - value) / span, 1))
         for place, value in enumerate(values)
     ]
-
-
-def data_uri(svg: str) -> str:
-    """Return a picture's content as an address that needs no file beside the page."""
-    return f"data:image/svg+xml,{quote(svg, safe=PLAIN)}"

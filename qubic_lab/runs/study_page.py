@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from qubic_lab.runs.notebook import EXECUTED
+from qubic_lab.runs.picture import data_uri, in_language
+from qubic_lab.runs.records import RecordedPicture
 from qubic_lab.runs.store import run_folder
 from qubic_lab.runs.week_report import ReportedRun
 
@@ -18,8 +20,7 @@ def notebook_bodies(runs: Sequence[ReportedRun]) -> dict[str, str]:
         assert run.manifest is not None
         file = run_folder(run.study, run.manifest.key, failed=run.error is not None) / EXECUTED
         if file.is_file():
-            captions = [picture.caption for picture in run.records.pictures]
-            found[run.name] = without_scripts(_convert(str(file)), captions)
+            found[run.name] = without_scripts(_convert(str(file)), run.records.pictures)
     return found
 
 
@@ -30,10 +31,10 @@ def _convert(file: str) -> str:
     return str(exporter.from_filename(file)[0])
 
 
-def without_scripts(body: str, captions: Sequence[str] = ()) -> str:
+def without_scripts(body: str, recorded: Sequence[RecordedPicture] = ()) -> str:
     """Return a part of a page with its text, tables and pictures alone.
 
-    Its pictures are described by their captions, if there are as many.
+    What was recorded of a picture with its caption takes its place: it is small, and in the language used now.
     """
     from bs4 import BeautifulSoup
 
@@ -46,8 +47,7 @@ def without_scripts(body: str, captions: Sequence[str] = ()) -> str:
         for name in ("href", "src"):
             if not str(element.get(name, "#")).startswith(ADDRESSES):
                 del element[name]
-    pictures = document("img")
-    if len(pictures) == len(captions):
-        for picture, caption in zip(pictures, captions, strict=True):
-            picture["alt"] = caption
+    for picture in recorded:
+        for image in document("img", alt=picture.caption):
+            image["src"] = data_uri(in_language(picture.svg))
     return str(document)

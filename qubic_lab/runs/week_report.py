@@ -140,7 +140,7 @@ class WeekReport:
 
 def week_to_json(report: WeekReport) -> str:
     """Return a week as JSON."""
-    return TypeAdapter(WeekReport).dump_json(report, indent=1).decode() + "\n"
+    return TypeAdapter(WeekReport).dump_json(report).decode() + "\n"
 
 
 def read_week(file: Path) -> WeekReport:

@@ -228,8 +228,8 @@ def identity_findings(comparison: SplitComparison) -> list[Finding]:
             0, say("By the hash of its weights the candidate is another model: this is not about the split.")
         )
     if not different:
-        text = "{split} equals {whole} bit for bit: {key:percent} of {questions:question} have identical answers."
-        return [say(text, **values), *compared]
+        text = "{split} equals {whole} bit for bit in {questions:answer}."
+        return [say(text, rule="percent", **values), *compared]
     worst = min(different, key=lambda case: (case.token_identity, -case.logits_max_abs))
     extent = difference(comparison.logits_max_abs)
     values |= {"different": len(different)}

@@ -31,20 +31,11 @@ def _headline(real: Sequence[Family]) -> Finding:
     best = min((family.verdict for family in real), key=lambda verdict: verdict.p)
     low, high = best.interval or (None, None)
     values: Row = {"evidence": sum(family.evidence for family in real), "families": len(real)}
-    values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("Sharpe a year")}
+    values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("Sharpe a year at best")}
+    values |= {"rule": ".2f"}
     if values["evidence"]:
-        text = (
-            "{evidence} of {families:set} of real signals show more than luck after costs; the best Sharpe ratio is "
-            "{key:.2f}."
-        )
-    elif best.sharpe is None:
-        text = "None of {families:set} of real signals shows more than luck after costs."
-    else:
-        text = (
-            "None of {families:set} of real signals shows more than luck after costs; the best Sharpe ratio is "
-            "{key:.2f}."
-        )
-    return say(text, **values)
+        return say("{evidence} of {families:set} of real signals beat luck after costs.", **values)
+    return say("None of {families:set} of real signals beat luck after costs.", **values)
 
 
 def _verdict_finding(family: Family) -> Finding:

@@ -253,17 +253,17 @@ def _headline(failover: FailoverResult, dispatch: DispatchResult) -> Finding:
         )
     if added is None:
         return say(
-            "Nothing of {requests:request} was lost or doubled when {node} was killed; without a failure, none was "
+            "None of {requests:request} was lost or doubled when {node} was killed; without a failure, none was "
             "answered correctly.",
             **values,
         )
     return say(
-        "Nothing of {requests:request} was lost or doubled when {node} was killed; a coordinator adds {key:.0f} ms "
-        "(p95).",
+        "None of {requests:request} was lost or doubled when {node} was killed.",
         key=added.p95,
         low=added.p95_low,
         high=added.p95_high,
-        unit=say("ms at p95"),
+        unit=say("ms added at p95"),
+        rule=".0f",
         **values,
     )
 

@@ -53,14 +53,14 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
     ]
     said = [
         say(
-            "A vote of {k} is {longer} one equally costly answer ({key:points} points), {sample} a sample, {greedy} "
-            "greedy.",
+            "A vote of {k} is {longer} one equally costly answer, {sample} a sample, {greedy} greedy.",
             k=votes.k,
             longer=say(SHOWN[verdict(longer)]),
             key=longer.value,
             low=longer.low,
             high=longer.high,
             unit=say("points"),
+            rule="points",
             sample=say(SHOWN[verdict(gain.difference)]),
             greedy=say(SHOWN[verdict(greedy)]),
         ),

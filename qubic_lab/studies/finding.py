@@ -27,7 +27,7 @@ HEADLINE_WORDS = 20
 MISSING = "–"
 LIST = ", "
 """What stands between the items of a list; languages have their own."""
-FIGURE, FIGURE_WITH_INTERVAL = "{key} {unit}", "{key} {unit} ({low} to {high})"
+FIGURE, FIGURE_WITH_INTERVAL = "{key} {unit}", "{key} {unit} ({low} … {high})"
 PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 NOUN = re.compile(r"[a-z][a-z -]+")
 SMALLEST_P = 1e-4
@@ -57,7 +57,8 @@ class Finding:
     lists of these. A part's placeholders without a rule take that of its own place.
 
     A headline with a key figure has it as `key`, with `unit` and, where they are known, `low` and `high`: the ends of
-    its 95 % interval, or the lowest and the highest measurement.
+    its 95 % interval, or the lowest and the highest measurement. The figure stands beside the headline, so that this
+    need not repeat it; `rule` then says how it is written.
     """
 
     template: str
@@ -91,7 +92,8 @@ class Finding:
         """Return the key figure with its unit and interval; empty if there is none."""
         if self.values.get("key") is None:
             return ""
-        rule = next((rule for name, rule in PLACEHOLDER.findall(self.template) if name == "key"), "")
+        named = (rule for name, rule in PLACEHOLDER.findall(self.template) if name == "key")
+        rule = self.values.get("rule") or next(named, "")
         known = self.values.get("low") is not None and self.values.get("high") is not None
         return replace(self, template=FIGURE_WITH_INTERVAL if known else FIGURE).text(translate, rule)
 
@@ -100,7 +102,7 @@ def say(template: str, **values: Any) -> Finding:
     """Return a finding with those of the values that its template, or its key figure, has a place for."""
     named = {name for name, _ in PLACEHOLDER.findall(template)}
     assert named <= values.keys(), f"{template!r} has no {named - values.keys()}"
-    named |= {"low", "high", "unit"} if "key" in named else set()
+    named |= {"key", "rule", "low", "high", "unit"} if "key" in named or "rule" in values else set()
     return Finding(template, {name: value for name, value in values.items() if name in named})
 
 

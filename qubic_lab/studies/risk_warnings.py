@@ -356,11 +356,11 @@ def _warning_findings(risk: RiskStudy) -> list[Finding]:
     p, falls = found.comparison.p, ours.falls
     values |= {"key": ours.recall.value, "low": ours.recall.low, "high": ours.recall.high, "falls": falls}
     values |= {"unit": say("of falls"), "found": ours.found, "naive": naive.found, "p": p}
-    text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; volatility alone may find as many."
+    text = "Warnings ({bars} bars) may find no more falls than volatility alone."
     if p < ALPHA:
-        text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; volatility alone found fewer."
+        text = "Warnings ({bars} bars) found more falls than volatility alone."
         if found.comparison.only_ours < found.comparison.only_naive:
-            text = "Warnings on bars of {bars} found {key:percent} of {falls:fall}; volatility alone found more."
+            text = "Warnings ({bars} bars) found fewer falls than volatility alone."
     compared = (
         "They found {found} of {falls:fall} of {drop:percent} within {within}, volatility alone {naive} (exact McNemar "
         "p {p:p})."
@@ -371,7 +371,7 @@ def _warning_findings(risk: RiskStudy) -> list[Finding]:
             "McNemar p {p:p}, too few falls for evidence)."
         )
     said = [
-        say(text, **values),
+        say(text, rule="percent", **values),
         say(compared, **values),
         say(
             "They stood for {ours:percent} of the time, those by volatility alone for {naive:percent}.",

@@ -224,9 +224,7 @@ def _best_way_findings(prediction: PredictionResult) -> list[Finding]:
     others = [cell for cell in cells if _requests(cell) == requests and cell is not best]
     text = "{model} is fastest with {way}: {key:.1f} tokens/s for {requests:request}."
     if others:
-        text = (
-            "{model} is fastest with {way}: {key:.1f} tokens/s for {requests:request}, {times:.1f} times the next way."
-        )
+        text = "{model} is fastest with {way}: {times:.1f} times the next."
     said = [
         say(
             text,
@@ -236,13 +234,15 @@ def _best_way_findings(prediction: PredictionResult) -> list[Finding]:
             low=min(best.measurements),
             high=max(best.measurements),
             unit="tokens/s",
+            rule=".1f",
             requests=requests,
             times=best.measured / max((cell.measured for cell in others), default=best.measured),
         )
     ]
     if others:
         ways = [say("{speed:.1f} with {way}", speed=cell.measured, way=_way(cell)) for cell in others]
-        said.append(say("Other ways with {requests:request} gave, in tokens/s: {ways}.", requests=requests, ways=ways))
+        text = "With {requests:request} it gives {speed:.1f} tokens/s; the others: {ways}."
+        said.append(say(text, requests=requests, speed=best.measured, ways=ways))
     return said
 
 
