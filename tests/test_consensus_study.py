@@ -205,8 +205,9 @@ def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation
     rows = {(row["vote"], row["against"], row["questions"]): row for row in study.gain_rows(result)}
     gain, longer = rows["majority", "one sample", "all"], study.baseline_rows(result)[0]
     assert str(headline).startswith("A vote of 5 is ")
-    assert f" ({longer['difference (points)']} points), ahead of a sample, " in str(headline)
-    assert headline.figure() == f"{longer['difference (points)']} points ({longer['95 % interval (points)']})"
+    assert ", ahead of a sample, " in str(headline)
+    interval = longer["95 % interval (points)"].replace(" to ", " … ")
+    assert headline.figure() == f"{longer['difference (points)']} points ({interval})"
     assert str(right).startswith(f"The vote of m is right on {gain['vote right']} of 420 questions, one sample on ")
     expected = f"{gain['difference (points)']} ({gain['95 % interval (points)']})"
     assert str(gained) == f"The vote less one sample is {expected} points."
