@@ -74,7 +74,7 @@ def typeset(report: WeekReport, form: Literal["pdf", "png", "svg"]) -> list[byte
         (folder / "page.json").write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
         template = files("qubic_lab.runs").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
-        own = [Path(matplotlib.get_data_path(), "fonts", "ttf")]
+        own = [str(Path(matplotlib.get_data_path(), "fonts", "ttf"))]
         found = typst.compile(str(folder / TEMPLATE), root=name, format=form, font_paths=own)
     return [bytes(each) for each in found] if isinstance(found, list) else [bytes(found or b"")]
 

@@ -1,4 +1,4 @@
-"""Pictures as SVG whose texts are texts: made shorter, since a page holds dozens of them, and in the page's language."""
+"""Pictures as SVG whose texts are texts: made shorter, as a page holds dozens of them, and in the page's language."""
 
 import re
 from collections.abc import Iterator, Mapping
