@@ -67,7 +67,7 @@ def test_closed_nodes_come_first_and_say_why() -> None:
 
 def test_percentiles_are_of_questions_alone_and_lie_within_their_buckets() -> None:
     counts = cluster_view.http_counts(METRICS)
-    assert counts.errors == {"503": 10}
+    assert counts.errors == {"503": 7}
     found = {each.percent: each for each in cluster_view.percentiles(counts)}
     assert (found[50].seconds, found[90].seconds, found[99].at_least) == (1.0, 2.0, True)
 
@@ -110,6 +110,11 @@ def test_bands_count_every_vote_once() -> None:
     votes = [{"level": "fallback"}, {"level": "answer"}, {"level": "fallback"}, {"level": "new"}]
     bands = {band.level: band.votes for band in consensus_view.bands(votes)}
     assert (bands["fallback"], bands["answer"], bands["recompute"], bands["new"]) == (2, 1, 0, 1)
+
+
+def test_answers_by_mode_have_labels_where_the_head_is_hidden() -> None:
+    shown = render("modes", modes=example("GET /api/consensus/metrics"))
+    assert '<td data-label="in conflict">1</td>' in shown
 
 
 def test_what_a_model_says_is_never_markup() -> None:

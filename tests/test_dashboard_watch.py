@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from qubic_lab.dashboard.watch import STATUS, Watch
-from qubic_lab.errors import BusyError, QubicLabError, UnreachableError
+from qubic_lab.errors import BusyError, NotFoundError, QubicLabError, UnreachableError
 
 NODES = "/api/cluster/nodes"
 
@@ -77,6 +77,14 @@ def test_the_oracle_is_read_without_a_coordinator(answers: Answers, watch: Watch
     watch.see("/api/oracle/market_overview")
     answers.error = UnreachableError("no coordinator answers")
     assert answers.at(0.0, watch) == [STATUS, "/api/oracle/market_overview"]
+
+
+def test_what_is_refused_is_asked_again_at_its_pace_alone(answers: Answers, watch: Watch) -> None:
+    answers.error = NotFoundError("no such coin")
+    watch.see("/api/oracle/texts")
+    answers.at(0.0, watch)
+    assert "/api/oracle/texts" not in answers.at(19.0, watch)
+    assert "/api/oracle/texts" in answers.at(20.0, watch)
 
 
 def test_a_busy_coordinator_is_left_alone_for_as_long_as_it_says(answers: Answers, watch: Watch) -> None:

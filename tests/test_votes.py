@@ -200,6 +200,8 @@ async def test_a_vote_is_listed_shown_graded_and_read_back_after_a_restart(clien
         right = graded.json()["right"]  # a vote that could not change the decision was not waited for
         assert right.items() <= {"a": True, "b": False, "c": True}.items()
         assert len(right) >= 2
+        assert (await http.get("/api/consensus/history")).json()["votes"][0]["right"] is True
+        assert listed["votes"][0]["right"] is None
         again = await ask(http, nodes=1)
         assert again["trail"]["voters"][0]["weight"]["accuracy"] > 0.5 or "a" not in right
         assert (await http.get("/api/consensus/metrics")).json()[0]["votes"] == 2

@@ -56,7 +56,7 @@ class HttpCounts:
     """What a coordinator has counted since its start.
 
     `bounds_s` are the upper bounds of the times to an answer, the last one infinite, and `counts` how many answers took
-    no longer than each. `errors` are the numbers of requests by status, from 400 on.
+    no longer than each. `errors` are the numbers of questions by status, from 400 on.
     """
 
     bounds_s: tuple[float, ...] = ()
@@ -89,7 +89,7 @@ def health_parts(node: NodeStatus) -> tuple[HealthPart, ...]:
 
 
 def http_counts(text: str) -> HttpCounts:
-    """Return what the metrics of a coordinator say of its answers to questions, and of all its errors."""
+    """Return what the metrics of a coordinator say of its answers to questions."""
     buckets: dict[float, float] = {}
     errors: dict[str, int] = {}
     for family in text_string_to_metric_families(text):
@@ -97,7 +97,11 @@ def http_counts(text: str) -> HttpCounts:
             if sample.name == f"{HTTP_SECONDS}_bucket" and sample.labels["route"].startswith(ASKING):
                 bound_s = float(sample.labels["le"])
                 buckets[bound_s] = buckets.get(bound_s, 0.0) + sample.value
-            elif sample.name == f"{HTTP_REQUESTS}_total" and sample.labels["status"] >= "400":
+            elif (
+                sample.name == f"{HTTP_REQUESTS}_total"
+                and sample.labels["route"].startswith(ASKING)
+                and sample.labels["status"] >= "400"
+            ):
                 status = sample.labels["status"]
                 errors[status] = errors.get(status, 0) + int(sample.value)
     bounds_s = tuple(sorted(buckets))

@@ -10,7 +10,7 @@ from qubic_lab.dashboard.charts import timeline_chart
 from qubic_lab.dashboard.lab import Lab
 from qubic_lab.dashboard.playground import Asking, spans, voter_spans
 from qubic_lab.dashboard.rendering import render
-from qubic_lab.dashboard.section import STYLE, button, html, put
+from qubic_lab.dashboard.section import STYLE, button, drawn, html, put
 from qubic_lab.dashboard.tabs import VOTING, ClusterTab, ConsensusTab, OracleTab
 from qubic_lab.dashboard.watch import STATUS, Watch
 from qubic_lab.runs.language import ENGLISH, language, translated
@@ -41,7 +41,7 @@ class Playground:
         self._stop_button = button(translated("Stop"), self._stop)
         self._answer, self._voices = html(), html()
         self._timeline = timeline_chart()
-        self._drawn = pn.pane.Bokeh(self._timeline.drawing, sizing_mode="stretch_width", visible=False)
+        self._drawn = drawn(self._timeline)
         self._asking: Asking | None = None
         self._columns: dict[str, list[Any]] | None = None
         options = pn.FlexBox(

@@ -31,7 +31,7 @@ class Section:
         self._title, self._view, self._chart = title, view, chart
         self._head, self._body = html(), html()
         parts = [self._head, *([self._body] if view else [])]
-        self._drawn = pn.pane.Bokeh(chart.drawing, sizing_mode="stretch_width", visible=False) if chart else None
+        self._drawn = drawn(chart) if chart else None
         self.column = pn.Column(*parts, *([self._drawn] if self._drawn else []), sizing_mode="stretch_width")
 
     def update(self, now_s: float, *seen: Seen) -> bool:
@@ -61,6 +61,13 @@ def page_style(theme: str = "") -> str:
 def html(text: str = "") -> Any:
     """Return a pane of HTML in the style of the page."""
     return pn.pane.HTML(text, sizing_mode="stretch_width", stylesheets=[STYLE], margin=(0, 8))
+
+
+def drawn(chart: Chart) -> Any:
+    """Return a chart that is not seen yet."""
+    return pn.Column(
+        pn.pane.Bokeh(chart.drawing, sizing_mode="stretch_width"), sizing_mode="stretch_width", visible=False
+    )
 
 
 def put(pane: Any, text: str) -> None:

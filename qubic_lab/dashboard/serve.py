@@ -11,7 +11,7 @@ from bokeh.server.auth_provider import AuthProvider
 from tornado.ioloop import IOLoop
 from tornado.web import RequestHandler
 
-from qubic_lab.api.access import find_token
+from qubic_lab.api.access import find_token, hash_token
 from qubic_lab.api.http_server import Accesses, ServeConfig
 from qubic_lab.dashboard.lab import Lab
 from qubic_lab.dashboard.page import Dashboard
@@ -112,9 +112,11 @@ class TokenAuth(AuthProvider):
 
         def user(handler: RequestHandler) -> str | None:
             kind, _, token = handler.request.headers.get("Authorization", "").partition(" ")
-            given = token if kind.lower() == "bearer" else (handler.get_secure_cookie(COOKIE) or b"").decode()
-            found = find_token(given.strip(), self._accesses()) if given else None
-            return found.name if found else None
+            if kind.lower() == "bearer":
+                found = find_token(token.strip(), self._accesses())
+                return found.name if found else None
+            entered = (handler.get_secure_cookie(COOKIE) or b"").decode()  # signed, so nobody else can have made it
+            return next((each.name for each in self._accesses() if each.sha256 == entered), None)
 
         return user
 
@@ -131,7 +133,7 @@ class TokenAuth(AuthProvider):
         accesses = self._accesses
 
         class Login(RequestHandler):
-            """Asks for a token, and remembers it in a cookie that no script can read."""
+            """Asks for a token, and remembers its hash in a cookie that no script can read."""
 
             def get(self) -> None:
                 self.write(render("login", wrong=False))
@@ -144,7 +146,7 @@ class TokenAuth(AuthProvider):
                     return
                 secure = self.request.protocol == "https"
                 self.set_secure_cookie(
-                    COOKIE, token, httponly=True, samesite="Strict", secure=secure, expires_days=None
+                    COOKIE, hash_token(token), httponly=True, samesite="Strict", secure=secure, expires_days=None
                 )
                 self.redirect("/")
 

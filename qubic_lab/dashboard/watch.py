@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qubic_lab.errors import BusyError, QubicLabError
+from qubic_lab.errors import BusyError, QubicLabError, UnreachableError
 
 STATUS = "/api/cluster/status"
 """Read first: while it is not answered, nothing else is asked of the coordinator."""
@@ -117,7 +117,7 @@ class Watch:
         lost = ""
         for path in due:
             if lost and not path.startswith("/api/oracle/"):  # which may have a database of its own
-                self._note(path, error=lost)
+                self._note(path, error=lost, every_s=LOST_EVERY_S)
                 continue
             try:
                 self._note(path, self._read(path))
@@ -126,9 +126,11 @@ class Watch:
                 with self._lock:
                     self._quiet_until_s = self.clock() + (error.retry_after_s or LOST_EVERY_S)
                 return
+            except UnreachableError as error:
+                self._note(path, error=str(error), every_s=LOST_EVERY_S)
+                lost = lost or (str(error) if path == STATUS else "")
             except QubicLabError as error:
                 self._note(path, error=str(error))
-                lost = lost or (str(error) if path == STATUS else "")
             except Exception as error:  # one odd answer must not end the watch
                 logger.warning("%s is not understood", path, exc_info=error)
                 self._note(path, error=f"{path} is not understood ({error!r})")
@@ -152,12 +154,11 @@ class Watch:
                 del self._watched[path]
         return [path for path, each in self._watched.items() if now_s - each.wanted_s <= WANTED_S * self.pace]
 
-    def _note(self, path: str, value: Any = None, error: str = "") -> None:
+    def _note(self, path: str, value: Any = None, error: str = "", every_s: float | None = None) -> None:
         with self._lock:
             now_s = self.clock()
             watched = self._watched.get(path) or self._want(path)
-            every_s = min(LOST_EVERY_S, every(path)) if error else every(path)
-            watched.due_s = now_s + every_s * self.pace
+            watched.due_s = now_s + (every_s or every(path)) * self.pace
             if error:
                 since_s = now_s if watched.seen.failing_since_s is None else watched.seen.failing_since_s
                 watched.seen = replace(watched.seen, error=error, failing_since_s=since_s)

@@ -90,6 +90,13 @@ class VoteSummary:
 
 
 @dataclass(frozen=True)
+class ListedVote(VoteSummary):
+    """A vote of a page, and whether its answer was right."""
+
+    right: Annotated[bool | None, Field(description="whether the answer was right; null: nobody has graded it")] = None
+
+
+@dataclass(frozen=True)
 class VotePage:
     """A page of votes.
 
@@ -98,7 +105,7 @@ class VotePage:
         next_cursor: give it as cursor for the next page; None: this is the last.
     """
 
-    votes: tuple[VoteSummary, ...]
+    votes: tuple[ListedVote, ...]
     next_cursor: str | None
 
 
@@ -171,7 +178,14 @@ class VoteHistory:
         """
         check_range("limit", limit, 1, MOST_PAGE)
         columns = [VOTES.c[name] for name in VoteSummary.__dataclass_fields__]
-        query = sa.select(*columns).order_by(VOTES.c.created_utc.desc(), VOTES.c.id.desc()).limit(limit + 1)
+        winner = VOTES.c.trail[("decision", "winner")].as_integer()
+        of_winner = sa.and_(GRADINGS.c.vote_id == VOTES.c.id, GRADINGS.c.answer_group == winner)
+        right = sa.select(sa.func.max(GRADINGS.c.right.cast(sa.Integer))).where(of_winner).scalar_subquery()
+        query = (
+            sa.select(*columns, right.label("right"))
+            .order_by(VOTES.c.created_utc.desc(), VOTES.c.id.desc())
+            .limit(limit + 1)
+        )
         if conflicts:
             query = query.where(VOTES.c.conflict)
         if cursor is not None:
@@ -180,7 +194,7 @@ class VoteHistory:
                 sa.or_(VOTES.c.created_utc < created, sa.and_(VOTES.c.created_utc == created, VOTES.c.id < id))
             )
         with self._engine.connect() as connection:
-            rows = [VoteSummary(**_in_utc(row._asdict())) for row in connection.execute(query)]
+            rows = [ListedVote(**_as_listed(row._asdict())) for row in connection.execute(query)]
         more = len(rows) > limit
         last = rows[limit - 1] if more else None
         return VotePage(tuple(rows[:limit]), f"{_us_of(last.created_utc)}_{last.id}" if last else None)
@@ -218,7 +232,8 @@ def _us_of(instant: datetime) -> int:
     return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
-def _in_utc(row: dict[str, Any]) -> dict[str, Any]:
-    """Restore the time zone UTC, which SQLite drops."""
-    created = row["created_utc"]
-    return row | {"created_utc": created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)}
+def _as_listed(row: dict[str, Any]) -> dict[str, Any]:
+    """Restore the time zone UTC, which SQLite drops, and the outcome, which was a number."""
+    created, right = row["created_utc"], row["right"]
+    created = created.replace(tzinfo=UTC) if created.tzinfo is None else created.astimezone(UTC)
+    return row | {"created_utc": created, "right": None if right is None else bool(right)}
