@@ -172,7 +172,8 @@ def _calm_legend(plot: Any) -> None:
     legend = plot.legend[0]
     legend.background_fill_alpha = legend.border_line_alpha = 0.0
     legend.label_text_color = INK
-    legend.location, legend.orientation, legend.click_policy = "top_left", "horizontal", "hide"
+    legend.orientation, legend.click_policy = "horizontal", "hide"
+    plot.add_layout(legend, "below")
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
