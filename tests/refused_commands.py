@@ -143,5 +143,10 @@ REFUSED = [
     ("model analyse --model tiny --repeat 0", "repeat is 0: it must be at least 1"),
     ("model analyse --model tiny --context 0", "context is 0: it must be at least 1"),
     ("model analyse --model nowhere --no-time", "neither a folder nor a known alias"),
+    (
+        "serve --served-model-name consensus/3",
+        "--served-model-name is 'consensus/3', which is nothing or has a meaning",
+    ),
+    ("serve --listen 8000", "address '8000' is not understood: give HOST:PORT, as in 127.0.0.1:7700$"),
     ("node --coordinator 127.0.0.1:1 --model tiny --type stage", "unknown node type 'stage': known: expert, whole"),
 ]

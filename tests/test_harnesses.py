@@ -14,6 +14,7 @@ from examples import example
 
 from qubic_lab.bench import harnesses, local_server
 from qubic_lab.bench.harnesses import CHOICES, INSPECT, LM_EVAL, OURS, HarnessError, HarnessResult, HarnessScore, Said
+from qubic_lab.bench.local_cluster import local_cluster
 from qubic_lab.bench.result import Rate
 from qubic_lab.evals.graded import graded_questions
 from qubic_lab.model.resolve import resolve_model
@@ -150,10 +151,16 @@ def test_lm_eval_gets_over_http_what_its_own_engine_says(monkeypatch: pytest.Mon
     assert difference is not None and difference <= MOST_DIFFERENCE
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[str]:
-    with local_server.served(model="smollm2") as local:
-        yield f"{local.url}/v1"
+@pytest.fixture(scope="module", params=["server", "coordinator"])
+def served(request: pytest.FixtureRequest) -> Iterator[str]:
+    if request.param == "server":
+        with local_server.served(model="smollm2") as local:
+            yield f"{local.url}/v1"
+        return
+    with local_cluster() as running:
+        running.start_node("a", "smollm2", "bf16", threads=1, slots=8)
+        running.wait_for_nodes("a", within_s=120)
+        yield f"{running.urls['coordinator-1']}/v1"
 
 
 @pytest.mark.slow

@@ -120,6 +120,7 @@ def server(tiny: Path, tmp_path: Path) -> Iterator[Process]:
     """A served pipeline of two ranks, of which each request must have the key."""
     with processes() as start:
         arguments = ("serve", "--model", str(tiny), "--ranks", "2", "--threads", "1", "--listen", "127.0.0.1:0")
+        arguments += ("--served-model-name", "mine")
         environment = {"QUBIC_LAB_API_KEY": KEY, "QUBIC_LAB_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
         process = start(tmp_path, "serve", "qubic_lab.cli.main", *arguments, **environment)
         wait_until(lambda: "curl" in process.log or process.ended)
@@ -128,7 +129,7 @@ def server(tiny: Path, tmp_path: Path) -> Iterator[Process]:
 
 
 def test_a_lost_rank_comes_back_and_ctrl_c_leaves_nothing(server: Process) -> None:
-    [url] = re.findall(r"^serves \S+ at (http://127\.0\.0\.1:\d+)/v1", server.log, re.MULTILINE)
+    [url] = re.findall(r"^serves \S+ as mine at (http://127\.0\.0\.1:\d+)/v1", server.log, re.MULTILINE)
     [line] = [line for line in server.log.splitlines() if line.startswith("curl ")]
     asked = subprocess.run(
         line, shell=True, capture_output=True, text=True, env={**os.environ, "QUBIC_LAB_API_KEY": KEY}
@@ -136,7 +137,8 @@ def test_a_lost_rank_comes_back_and_ctrl_c_leaves_nothing(server: Process) -> No
     assert json.loads(asked.stdout)["object"] == "chat.completion"
     with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False) as client:
         assert httpx2.get(f"{url}/v1/models", trust_env=False).status_code == 401
-        question = {"prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0}
+        assert [each["id"] for each in client.get("/v1/models").json()["data"]] == ["mine", "default", "consensus"]
+        question = {"model": "mine", "prompt": [5, 6, 7], "max_tokens": 4, "temperature": 0}
         before = client.post(TEXT, json=question).json()["choices"]
         rank = next(each for each in reversed(family(server.pid)) if "qubic_lab.pipeline.rank" in each.cmdline())
         rank.send_signal(signal.SIGKILL)
