@@ -50,7 +50,7 @@ def test_its_texts_are_told_in_the_pages_language_and_values_stay() -> None:
     assert texts_of(told) == ["等待", "beside \"AR(3)\" & 'x' < 4"]
     assert "font-size:10px;" in told
     with language("zh-TW"):  # what becomes wider is set smaller
-        assert in_language("<text style='font-size:10px'>bars</text>") == "<text style='font-size:7.1px'>K 線數</text>"
+        assert in_language("<text style='font-size:10px'>bars</text>") == "<text style='font-size:8px'>K 線數</text>"
     assert told.startswith("<svg lang='zh-TW' ")
     assert ElementTree.fromstring(told).find(".//{*}path") is not None
 

@@ -21,6 +21,8 @@ PLAIN = " !$'()*+,;=:@/?-._~[]{}|"
 """Characters that mean nothing in an address or between double quotes in HTML, and stay as they are in an address."""
 PLACES = ("d", "x", "y", "width", "height")
 DECIMALS = re.compile(r"-?\d*\.\d+")
+LEAST_SIZE = 0.8
+"""A translation is set no smaller than this share of the size of its English text: short texts have room."""
 USED = re.compile(r"#([\w-]+)")
 TEXT = re.compile(r"(<text[^>]*?font-size:)([\d.]+)(px[^>]*>)([^<>]*)(?=</text>)")
 
@@ -113,7 +115,7 @@ def _tell(element: re.Match[str]) -> str:
     begin, size, end, content = element.groups()
     english = unescape(content)
     told = translated_text(english)
-    shown = float(size) * min(1.0, _width(english) / (_width(told) or 1.0))
+    shown = float(size) * min(1.0, max(LEAST_SIZE, _width(english) / (_width(told) or 1.0)))
     return f"{begin}{round(shown, 1):g}{end}{escape(told, quote=False)}"
 
 
