@@ -3,6 +3,7 @@
 import re
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ async def hold(lab: Shown, updates: int) -> float:
 async def test_memory_stays_flat(client: redis.Redis, tmp_path: Path, updates: int) -> None:
     script = tmp_path / "fast.py"
     script.write_text(FAST)
-    async with shown(client, tmp_path, str(shutil.which("python")), str(script), "URL") as lab:
+    async with shown(client, tmp_path, sys.executable, str(script), "URL") as lab:
         page = await lab.open()
         await page.locator("tr[data-node=a]").wait_for()
         before = await hold(lab, max(100, updates // 4))

@@ -68,6 +68,7 @@ def test_whoever_does_not_show_the_token_sees_a_form_alone(guarded: str) -> None
         assert "password" in browser.get("/login").text
         assert browser.post("/login", data={"token": "wrong"}).status_code == 403
         assert browser.get("/").status_code != 200
+        assert browser.post("/v1/traces", content=b"").status_code == 401
         entered = browser.post("/login", data={"token": TOKEN})
         assert "httponly" in entered.headers["set-cookie"].lower()
         assert "samesite=strict" in entered.headers["set-cookie"].lower()
@@ -76,6 +77,9 @@ def test_whoever_does_not_show_the_token_sees_a_form_alone(guarded: str) -> None
         assert browser.get("/").status_code == 200
     with httpx2.Client(base_url=guarded, trust_env=False) as program:
         assert program.get("/", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        sender = {"Authorization": f"Bearer {TOKEN}"}
+        assert program.post("/v1/traces", content=b"", headers=sender).status_code == 200
+        assert program.post("/v1/traces", content=b"no protobuf", headers=sender).status_code == 400
         socket = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
         socket |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Protocol": "bokeh, e30"}
         assert program.get("/ws", headers=socket | {"Origin": "http://evil.example"}).status_code == 403

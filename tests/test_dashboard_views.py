@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from qubic_lab.dashboard import cluster_view, consensus_view, oracle_view
 from qubic_lab.dashboard.playground import spans, voter_spans
 from qubic_lab.dashboard.rendering import age_text, render
+from qubic_lab.dashboard.traces import Traces, span_columns
 from qubic_lab.runs.language import language
 
 EXAMPLES = json.loads(resources.files("qubic_lab.api").joinpath("examples.json").read_text())
@@ -176,6 +178,26 @@ def test_the_timeline_of_an_answer_has_no_gap() -> None:
     columns = spans({"total_ms": 160.0, "answers": [answer]})
     assert columns["ms"] == [15.0, 5.0, 40.0, 100.0]
     assert columns["start"][1:] == columns["end"][:-1]
+
+
+def test_spans_of_a_question_that_was_asked_here_are_drawn_by_rank() -> None:
+    traces = Traces()
+    parent = traces.begin()
+    message = ExportTraceServiceRequest()
+    added = message.resource_spans.add().scope_spans.add().spans
+    for name, rank, start, end in (("queue", None, 0, 2), ("rank decode", 1, 7, 9), ("rank prefill", 0, 3, 5)):
+        span = added.add(name=name, start_time_unix_nano=start * 10**6, end_time_unix_nano=end * 10**6)
+        span.trace_id = bytes.fromhex(parent.split("-")[1])
+        if rank is not None:
+            span.attributes.add(key="rank").value.int_value = rank
+    added.add(name="of somebody else", trace_id=b"0" * 16)
+    traces.add(message.SerializeToString())
+    columns = span_columns(traces.spans(parent))
+    assert columns["what"] == ["queue", "rank 0: prefill", "rank 1: decode"]
+    assert columns["start"] == [0.0, 3.0, 7.0]
+    for _ in range(40):
+        traces.begin()
+    assert traces.spans(parent) == ()
 
 
 def test_the_timeline_of_a_vote_has_each_voter() -> None:

@@ -82,18 +82,20 @@ class CoordinatorClient:
             yield Token(**content) if name == "token" else QueryResponse(**content)
 
     def chat(
-        self, messages: Sequence[ChatMessage], *, trace: bool = False, **options: Any
+        self, messages: Sequence[ChatMessage], *, trace: bool = False, parent: str = "", **options: Any
     ) -> Generator[dict[str, Any], None, None]:
         """Yield the chunks of the next message of a chat, as OpenAI's interface has them; closing it ends the answer.
 
         Args:
             messages: the chat so far.
             trace: whether the last chunk says where the time went.
+            parent: the `traceparent` (W3C) that the spans of this request continue; empty: none.
             **options: other fields of the request, such as `model` and `seed`.
         """
+        headers = (_TRACED if trace else {}) | ({"traceparent": parent} if parent else {})
         said = [{"role": each.role, "content": each.content} for each in messages]
         body = {"messages": said, "stream": True, "stream_options": {"include_usage": True}, **options}
-        for _, value in self._events("/v1/chat/completions", body, _TRACED if trace else {}):
+        for _, value in self._events("/v1/chat/completions", body, headers):
             if value != "[DONE]":
                 chunk: dict[str, Any] = json.loads(value)
                 if "error" in chunk:

@@ -110,7 +110,9 @@ def _through(client: "CoordinatorClient", model: str) -> Answers:
         sampling, started_s = request.sampling, perf_counter()
         options = {"max_completion_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
         times_s, finish, usage = [started_s], "", {"completion_tokens": 0, "prompt_tokens": 0}
-        with closing(client.chat(request.messages, model=model, seed=sampling.seed, trace=False, **options)) as chunks:
+        with closing(
+            client.chat(request.messages, model=model, seed=sampling.seed, trace=False, parent="", **options)
+        ) as chunks:
             for chunk in chunks:
                 usage = chunk.get("usage") or usage
                 for choice in chunk["choices"]:

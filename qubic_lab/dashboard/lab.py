@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.core import ChatMessage
 from qubic_lab.dashboard.cluster_view import http_counts, node_tokens
+from qubic_lab.dashboard.traces import Traces
 from qubic_lab.dashboard.watch import Watch
 from qubic_lab.database import open_database
 from qubic_lab.errors import NotFoundError, QubicLabError, RefusedError, UnreachableError
@@ -48,6 +49,7 @@ class Lab:
         self._asking = CoordinatorClient(url, token)
         self.url, self.read_only = self._looking.url, read_only
         self.oracle_is_local = False
+        self.traces = Traces()
         self._store: MarketStore | None = None
         self.followed: dict[str, Followed] = {}
         self._lock = threading.Lock()
@@ -85,7 +87,7 @@ class Lab:
         self._check_may_act()
         self._looking.call("POST" if draining else "DELETE", f"{NODES}/{quote(node, safe='')}/drain")
 
-    def ask(self, question: str, most_tokens: int, temperature: float) -> Iterator[dict[str, Any]]:
+    def ask(self, question: str, most_tokens: int, temperature: float, parent: str) -> Iterator[dict[str, Any]]:
         """Yield the chunks of an answer as they come, the last one with its trace; closing it ends the answer.
 
         Raises:
@@ -94,7 +96,9 @@ class Lab:
         """
         self._check_may_act()
         said = [ChatMessage("user", question)]
-        return self._asking.chat(said, trace=True, max_completion_tokens=most_tokens, temperature=temperature)
+        return self._asking.chat(
+            said, trace=True, parent=parent, max_completion_tokens=most_tokens, temperature=temperature
+        )
 
     def vote(self, question: str, most_tokens: int, temperature: float) -> dict[str, Any]:
         """Return the trail of a vote on a question; a temperature of 0 would let a model only repeat itself.

@@ -12,6 +12,7 @@ from qubic_lab.dashboard.playground import Asking, spans, voter_spans
 from qubic_lab.dashboard.rendering import render
 from qubic_lab.dashboard.section import STYLE, button, drawn, html, put
 from qubic_lab.dashboard.tabs import VOTING, ClusterTab, ConsensusTab, OracleTab
+from qubic_lab.dashboard.traces import span_columns
 from qubic_lab.dashboard.watch import STATUS, Watch
 from qubic_lab.runs.language import ENGLISH, language, translated
 
@@ -43,6 +44,7 @@ class Playground:
         self._timeline = timeline_chart()
         self._drawn = drawn(self._timeline)
         self._asking: Asking | None = None
+        self._parent, self._spans = "", 0
         self._columns: dict[str, list[Any]] | None = None
         options = pn.FlexBox(
             self._tokens, self._temperature, self._ask_button, self._vote_button, self._stop_button, align_items="end"
@@ -59,17 +61,24 @@ class Playground:
 
         Charts may be changed here alone, where the page is held.
         """
+        spans = self._lab.traces.spans(self._parent) if self._parent and self._asking and self._asking.ended else ()
+        if len(spans) > self._spans and any(span.rank is not None for span in spans):
+            self._columns, self._spans = span_columns(spans), len(spans)
         if self._columns:
             self._timeline.drawing.y_range.factors = self._columns["what"][::-1]
+            self._timeline.drawing.height = 60 + 24 * len(self._columns["what"])
             self._timeline.show({"spans": self._columns})
             self._columns, self._drawn.visible = None, True
 
     async def _ask(self) -> None:
         if asked := self._asked():
-            await self._show(asked[0], Asking().stream(lambda: self._lab.ask(*asked)))
+            parent = self._lab.traces.begin()
+            self._parent, self._spans = parent, 0
+            await self._show(asked[0], Asking().stream(lambda: self._lab.ask(*asked, parent)))
 
     async def _hold(self) -> None:
         if asked := self._asked():
+            self._parent = ""
             await self._show(asked[0], Asking().vote(lambda: self._lab.vote(*asked)))
 
     def _stop(self) -> None:

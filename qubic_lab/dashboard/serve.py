@@ -17,6 +17,7 @@ from qubic_lab.dashboard.lab import Lab
 from qubic_lab.dashboard.page import Dashboard
 from qubic_lab.dashboard.rendering import render
 from qubic_lab.dashboard.section import page_style
+from qubic_lab.dashboard.traces import MOST_BYTES, PATH, Traces
 from qubic_lab.errors import InputError
 from qubic_lab.runs.language import ENGLISH, LANGUAGES
 from qubic_lab.wire.channel import is_loopback, with_port
@@ -56,6 +57,7 @@ def serve(config: ServeConfig, lab: Lab, listening: Callable[[str], None], pace:
             title="Qubic Lab",
             show=False,
             start=False,
+            extra_patterns=[(PATH, Spans, {"traces": lab.traces, "accesses": accesses})],
             **options,
         )
     except OSError as error:
@@ -70,6 +72,32 @@ def serve(config: ServeConfig, lab: Lab, listening: Callable[[str], None], pace:
     finally:
         watch.end()
         server.stop()
+
+
+class Spans(RequestHandler):
+    """Takes spans that processes of the cluster send; with tokens, of those who show one."""
+
+    def initialize(self, traces: Traces, accesses: Accesses | None) -> None:
+        """Remember where to keep them, and who may send them."""
+        self._traces, self._accesses = traces, accesses
+
+    def post(self) -> None:
+        """Keep the spans of questions that were asked here."""
+        body = self.request.body
+        if self._accesses is not None:
+            _, _, token = self.request.headers.get("Authorization", "").partition(" ")
+            if find_token(token.strip(), self._accesses()) is None:
+                self.send_error(401)
+                return
+        if len(body) > MOST_BYTES or self.request.headers.get("Content-Encoding"):
+            self.send_error(413)
+            return
+        try:
+            self._traces.add(body)
+        except ValueError:
+            self.send_error(400)
+            return
+        self.set_header("Content-Type", "application/x-protobuf")
 
 
 def _names(host: str) -> list[str]:
