@@ -185,7 +185,7 @@ def test_spans_of_a_question_that_was_asked_here_are_drawn_by_rank() -> None:
     parent = traces.begin()
     message = ExportTraceServiceRequest()
     added = message.resource_spans.add().scope_spans.add().spans
-    for name, rank, start, end in (("queue", None, 0, 2), ("rank decode", 1, 7, 9), ("rank prefill", 0, 3, 5)):
+    for name, rank, start, end in (("queue", None, 1, 2), ("rank decode", 1, 7, 9), ("rank prefill", 0, 0, 5)):
         span = added.add(name=name, start_time_unix_nano=start * 10**6, end_time_unix_nano=end * 10**6)
         span.trace_id = bytes.fromhex(parent.split("-")[1])
         if rank is not None:
@@ -194,7 +194,7 @@ def test_spans_of_a_question_that_was_asked_here_are_drawn_by_rank() -> None:
     traces.add(message.SerializeToString())
     columns = span_columns(traces.spans(parent))
     assert columns["what"] == ["queue", "rank 0: prefill", "rank 1: decode"]
-    assert columns["start"] == [0.0, 3.0, 7.0]
+    assert columns["start"] == [0.0, 0.0, 6.0]
     for _ in range(40):
         traces.begin()
     assert traces.spans(parent) == ()

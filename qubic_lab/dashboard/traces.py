@@ -76,17 +76,21 @@ class Traces:
 
 
 def span_columns(spans: Sequence[Span]) -> Columns:
-    """Return spans as columns of the timeline, in the order in which they begin, each rank's own beneath."""
-    first_ns = min((span.start_ns for span in spans), default=0)
+    """Return spans as columns of the timeline, in the order in which they begin, each rank's own beneath.
+
+    A rank's wait for the rank before it may have begun before the question, which does not count.
+    """
+    first_ns = min((span.start_ns for span in spans if span.rank is None), default=0)
     columns: Columns = {name: [] for name in ("what", "start", "end", "color", "ms")}
     for span in sorted(spans, key=lambda span: (span.rank is not None, span.rank or 0, span.start_ns)):
         name = span.name if span.rank is None else f"rank {span.rank}: {span.name.removeprefix('rank ')}"
+        start_ns = max(first_ns, span.start_ns)
         row = {
             "what": name if name not in columns["what"] else f"{name} ({len(columns['what'])})",
-            "start": (span.start_ns - first_ns) / 1e6,
+            "start": (start_ns - first_ns) / 1e6,
             "end": (span.end_ns - first_ns) / 1e6,
             "color": COLORS.get(span.name.split()[-1], OTHER),
-            "ms": (span.end_ns - span.start_ns) / 1e6,
+            "ms": (span.end_ns - start_ns) / 1e6,
         }
         for column, value in row.items():
             columns[column].append(value)
