@@ -19,7 +19,7 @@ from qubic_lab.consensus.prose_sentences import (
     repeats,
 )
 from qubic_lab.consensus.question_form import QuestionForm
-from qubic_lab.consensus.words import is_chinese, simplified, stem, word_set
+from qubic_lab.consensus.words import is_chinese, simplified, stem, word_set, words
 
 MOST_LOWER = 2
 """Words of a name in lower case."""
@@ -62,10 +62,11 @@ _PLACED = re.compile(rf"[lo][fqQ]*{_CAPITAL}(?![qQ])")
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
 _BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[plyo].*)?$|[fr]*{_NAME}v?$")
 _BARE_PLACE = re.compile(rf"[fbv]*l[fl]*{_NAME}(?:[plyvo].*)?$|f*{_NAME}$")
+_NAMING = re.compile(r"\b(?:called|known\sas|named)\s", re.IGNORECASE)
 _SETTING = re.compile(r"(?:when|if|while|although|though|since|because|unlike|after|before)\b", re.IGNORECASE)
 _CREDITED = r"\b(?:(?:attributed|credited)\s+to|(?:work|creation|invention|idea|discovery)\s+of)\b"
 _IDENTITY = re.compile(
-    r"\s(?:consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|comes?\s+from|refers?\s+to|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
+    r"\s(?:consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|is\s+the\s+(?:\w+\s+)?symbol\s+(?:for|of)|comes?\s+from|refers?\s+to|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
     re.IGNORECASE,
 )
 _NOT_BUT = re.compile(r"\bnot\s(?!only\b)[^.;]{1,60}?,?\sbut\s(?:rather\s)?", re.IGNORECASE)
@@ -101,6 +102,10 @@ def read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     is_short = length(" ".join(said)) <= SHORTEST_SENTENCE
     found: list[tuple[str, FinalAnswer]] = []
     is_corrected = False
+    titles = {*_TITLE.findall(" ".join(said))} if "哪" in form.words and form.words & _WORKS else set()
+    if titles := {title for title in titles if not {*words(title)} <= form.words}:
+        title = titles.pop()
+        return None if titles else readers.read_conclusion(title, form, marked=True)
     for number, sentence in enumerate(said[:MOST_SENTENCES]):
         find = _han_name if is_chinese(sentence) else _english_name
         text = QUOTES.sub("", BRACKETS.sub("", sentence)).strip(" .。!！")
@@ -122,7 +127,10 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     hits = [repeats(clause, form) for clause in clauses]
     if len(clauses) > 1 and _SETTING.match(clauses[0]):
         hits[0] = min(hits)
-    is_lower = sum(hits) >= min(2, len(form.content)) or (may_be_bare and _IT_IS.match(clauses[0]) is not None)
+    is_named = _NAMING.search(sentence) is not None
+    is_lower = (
+        is_named or sum(hits) >= min(2, len(form.content)) or (may_be_bare and _IT_IS.match(clauses[0]) is not None)
+    )
     is_lower = is_lower and not ("who" in form.words or form.asks_place)
     patterns = [_SUBJECT, _STATED, *([_PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
     patterns = [_PLACED] if "where" in form.words and {*_names(sentence, [_PLACED], form, False)} else patterns
@@ -149,7 +157,12 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
 
 def _capitalized(sentence: str, form: QuestionForm) -> Iterator[str]:
     """Yield the runs of capitalized words that a sentence adds to the question; "" for what cannot be its answer."""
-    said = [word for each in sentence.split() if (word := each.strip(".,!?\"'"))]
+    for clause in CLAUSE.split(sentence):
+        yield from _capitalized_in(clause, form)
+
+
+def _capitalized_in(clause: str, form: QuestionForm) -> Iterator[str]:
+    said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
     tags = "".join(tag_of(word, form) for word in said)
     initials = "".join(word[0] for word in form.content)
     for run in re.finditer(_CAPITAL_RUN, tags):
@@ -220,7 +233,7 @@ def tag_of(word: str, form: QuestionForm) -> str:
 
 def _proper(run: Sequence[str], is_subject: bool, may_be_thing: bool) -> str:
     """Return the name after a description, such as "English playwright", or before a verb, else the whole run."""
-    lower = [place for place, word in enumerate(run) if word[0].islower() and word not in _JOINING]
+    lower = [place for place, word in enumerate(run) if word[0].islower() and word not in _JOINING | {"of", "the"}]
     if not lower or len(lower) == len(run) or (is_subject and len(run) == len(lower) + 1 == 2):
         return " ".join(run)
     if not run[-1][0].islower():
@@ -230,13 +243,16 @@ def _proper(run: Sequence[str], is_subject: bool, may_be_thing: bool) -> str:
     return " ".join(run[: lower[0]] if is_subject else run if len(run) <= MOST_LOWER else [])
 
 
+_TITLE = re.compile("《([^《》]{1,20})》")
+_WORKS = frozenset("首本部篇书诗歌")
+"""Questions with these characters may ask for a work; then its title is the answer."""
 _HAN_LEAD = re.compile(
     r"^(?:但|其实|我想|我认为|我觉得|[一通普][般常遍]认为|应该|(?:正确)?答案|其实|毫无疑问|这幅画|这本书)*"
 )
-_HAN_IS = re.compile(r"(?:其实|才)?(?:被称为|被认为是|使用|采用|叫做|名叫|就是|是|为|叫|即)")
+_HAN_IS = re.compile(r"(?:其实|才)?(?:被称为|被认为是|出自|使用|采用|叫做|名叫|就是|是|为|叫|即)")
 _HAN_DOES = r"所?(?:写|著|发明|创作|画|发现|设计|建立|提出|创立|创办|执导|编剧|作曲|改进|制造)"
 _HAN_BY = re.compile(rf"(?:由|出自)(.{{2,12}}?)(?:于|在|之手|{_HAN_DOES})")
-_HAN_AT = re.compile(r"(?:位于|坐落[于在]|在)(.{2,8}?)(?:的?[东南西北中境]+部?)?$")
+_HAN_AT = re.compile(r"(?:位于|(?:坐落|收藏|陈列)[于在]|在)(.{2,8}?)(?:的?[东南西北中境]+部?)?$")
 _HAN_ADDED = re.compile(r"(?<=..)(?:先生|女士|爵士|教授|博士)?(?:[于在]\d.*)?$")
 _HAN_DID = re.compile(rf"{_HAN_DOES}(?:了|出|的|过)?.*$")
 _HAN_TITLE = re.compile(r"^.*(?:作家|[说画作曲科学明治]家|诗人|皇帝|总统|导演)(?=.{2,4}$)")

@@ -41,6 +41,8 @@ _LEFT = re.compile(r"\W*(?:\w+\s){0,3}(?:left|remain\w*)\b", re.IGNORECASE)
 
 def read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     """Return the number that a calculation comes to in the end, else the one that is stated."""
+    if len(said) == 1 and _BARE_NUMBER.fullmatch(plain(said[0])):
+        return readers.read_quantity(said[0], form)
     found = [(sentence, *picked) for sentence in said if (picked := _pick(sentence, form))]
     pool = [(sentence, answer) for sentence, answer, is_sure in found if is_sure or not any(each[2] for each in found)]
     places = [place for place, each in enumerate(pool) if each[0] in said[-2:] and SO.match(each[0])]
@@ -107,6 +109,7 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     return (answer, is_sure) if answer else None
 
 
+_BARE_NUMBER = re.compile(r"\W*\d[\d.,/]*\W*")
 _ONLY = re.compile(
     r"\W*(?:(?:about|around|roughly|approximately|nearly|almost|some|maybe|probably)\s*)?", re.IGNORECASE
 )

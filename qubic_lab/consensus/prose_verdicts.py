@@ -17,12 +17,14 @@ _TOLD = re.compile(
     r"(?:(?:so|but|and|then|therefore|hence|thus|well)\s+)*"
     r"(?:(?:i(?:'d|\s+would|\s+must)?\s+(?:say|answer)|(?:the|my)\s+(?:\w+\s+)?answer\b.{0,40}?\bis)\s+)?"
     r"(?:其实|当然|绝对|千万|最好|严格来说|一般来说|一般|通常|理论上|所以|因此|我认为|答案|应该|恐怕)*是?"
-    r"(?:yes|yep|肯定的|(?P<no>nope|no(?:\s+way)?|i\s+(?:do\s+not|don't)\s+think\s+so|not\s+(?:really|entirely|at\s+all|quite|exactly|always|necessarily|(?:all|every|each)(?:\s+of\s+\w+)?|even\s+close)"
+    r"(?:yes(?:\s+(?:it|he|she|they|you|we|there)\s+\w+)?|yep|肯定的|(?P<no>nope|no(?:\s+way)?|i\s+(?:do\s+not|don't)\s+think\s+so|not\s+(?:really|entirely|at\s+all|quite|exactly|always|necessarily|(?:all|every|each)(?:\s+of\s+\w+)?|even\s+close)"
     r"|(?:不是|不能|不会|不行|不要|不算|不宜|不建议|不可以|不可能|否定)的?[喔哦啊呢啦]?))\W*$"
     r"|(?:it|he|she|they|we|you|i|that|this|there)\s(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)"
     r"(?P<denied>\s?not|n?'t)?\W*$"
     r"|(?P<refuted>(?:it|that|this)(?:(?:'s|\sis)\snot|\sisn't)\s(?:recommended|advisable|possible|allowed|permitted|safe|true"
-    r"|correct|legal|necessary|required)\W*$|(?:it|that|this)(?:'s|\sis)\s(?:\w+\s)?an?\s(?:\w+\s)?(?:myth|misconception)\W*$)"
+    r"|correct|legal|necessary|required)\W*$|(?:it|that|this)(?:'s|\sis)\s(?:\w+\s)?an?\s(?:\w+\s)?(?:myth|misconception)\W*$"
+    r"|(?:it|that|this)(?:'s|\sis)\s(?:just\s|only\s)?an?\sold\swives'?\stale\W*$"
+    r"|there(?:'s|\sis)\sno\s(?:\w+\s)?(?:evidence|proof)\b.{0,100}$)"
     r"|(?P<never>(?:it|he|she|they|we|you|i)\snever\s(?:is|are|was|were|do|does|did|can|will))\W*$"
     r"|(?P<forbidden>(?:please\s)?(?:never|do(?:\s?not|n't)(?:\sever)?)(?:\sdo\s(?:it|so|that|this))?\W*$)",
     re.IGNORECASE,
@@ -33,6 +35,7 @@ _TO_REASONS = re.compile(
     re.I | re.S,
 )
 _CONTRAST = re.compile(r"((?:,|\bbut|,\s*but|,\s*just|，?而|，)\s*(?:not\b|不是|不算|不属于|非))", re.IGNORECASE)
+_SHORT_REPLY = re.compile(r"it\s?(?:is|was|'s)|不?(?:可以|能|会|有|需要|应该)", re.IGNORECASE)
 _UNSURE = re.compile(
     r"\b(?:whether|if|think|may|might|question|until|used\s+to|once)\b|[以认]为|是否|曾", re.IGNORECASE
 )
@@ -59,7 +62,10 @@ def _restated_with_contrast(sentence: str, form: QuestionForm, may_reply: bool) 
     )
     if is_denied and added:
         return ("no",)
-    return _restated(main, form, may_reply), "no" if is_denied else ""
+    said = _restated(main, form, may_reply)
+    if not said and may_reply and is_chinese(main):
+        said = _restated(CLAUSE.split(main)[0], form, True)
+    return said, "no" if is_denied else ""
 
 
 def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
@@ -88,7 +94,7 @@ def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     )
     is_taken_back = re.match(r"\W*but\s(?:it|they|s?he|this|that)\b.*?(?:\bnot\b|n't)", sentence[len(part) :], re.I)
     is_other = is_turned or is_taken_back or ("#all" in asked and "#all" not in said) or _UNSURE.search(part)
-    is_pronoun = may_reply and not added and said and re.match(r"it\s?(?:is|was|'s)", part, re.I)
+    is_pronoun = may_reply and not added and said and (_SHORT_REPLY.match(part) or (is_reply and len(said) > 1))
     if not asked or ([*asked][-1] not in said and not is_pronoun) or not (is_whole or is_reply) or is_other:
         return ""
     swaps = _swaps(asked, signs, is_chinese(part)) if {"than", "比"} & form.words else 0
