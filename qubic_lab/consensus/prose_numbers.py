@@ -117,7 +117,7 @@ _ONLY = re.compile(
 
 def _is_asked(number: Quantity, text: str, form: QuestionForm, has_digits: bool) -> bool:
     """Return whether a number in words, perhaps beside others in digits, is said of what the question asks for."""
-    if number.word and not has_digits and _ONLY.fullmatch(text[: number.start]) and not text[number.end :].strip(" .!"):
+    if number.word and not has_digits and _ONLY.fullmatch(text[: number.start]) and len(text[number.end :].split()) <= 1:
         return True
     if number.word:
         return bool(number.unit) or stem(number.word.casefold()) in form.words
