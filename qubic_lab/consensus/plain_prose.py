@@ -27,7 +27,8 @@ from qubic_lab.consensus.prose_verdicts import read_verdict
 from qubic_lab.consensus.question_form import QuestionForm
 
 _COMPARED = re.compile(
-    r"(\b(?:than|before|after|unlike|rather|instead)\b|,\s*not\b|\bbut\s+not\b|比(?!较)|而不是)", re.IGNORECASE
+    r"(\b(?:than|before|after|unlike|rather|instead)\b|,\s*(?:not|(?:al)?though|while|whereas)\b|\bbut\s+not\b|比(?!较)|而不是)",
+    re.IGNORECASE,
 )
 _NO_REPLY = re.compile(rf"{DENIED.pattern}|^(?:however|but)\b|\b(?:nobody|nothing)\b", re.IGNORECASE)
 

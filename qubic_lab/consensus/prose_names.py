@@ -55,18 +55,19 @@ _JOINING = word_set("de da van von der la le")
 _NAME = r"([xr]*X(?:[XxrQ]|[jo][jf]?X)*+|x++)"
 _CAPITAL = _NAME.replace("|x++", "")
 _CAPITAL_RUN = r"X(?:[XQ]|[jo]f?X)*"
-_SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvplf])|[frq]*{_CAPITAL}(?=[bv])|[fr]*(x++)(?=[bqQvl])")
+_SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvplf]|xf?[qQ])|[frq]*{_CAPITAL}(?=[bv])|[fr]*(x++)(?=[bqQvl])")
 _AGENT = re.compile(rf"y[fqQr]*{_CAPITAL}(?![qQ])|(?<=[qQ])yf(x++)(?![qQ])")
 _STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQoy])")
 _PLACED = re.compile(rf"[lo][fqQ]*{_CAPITAL}(?![qQ])")
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
-_BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[plyo].*)?$|[fr]*{_NAME}v?$")
+_BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[plyo].*)?$|[fr]*{_NAME}v?(?:[pl].*)?$")
 _BARE_PLACE = re.compile(rf"[fbv]*l[fl]*{_NAME}(?:[plyvo].*)?$|f*{_NAME}$")
+_TOWN = re.compile(r"\b(in|at)\s[A-Z]\w+(?:\s[A-Z]\w+)?,\s(?=[A-Z])")
 _NAMING = re.compile(r"\b(?:called|known\sas|named)\s", re.IGNORECASE)
 _SETTING = re.compile(r"(?:when|if|while|although|though|since|because|unlike|after|before)\b", re.IGNORECASE)
 _CREDITED = r"\b(?:(?:attributed|credited)\s+to|(?:work|creation|invention|idea|discovery)\s+of)\b"
 _IDENTITY = re.compile(
-    r"\s(?:consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|is\s+the\s+(?:\w+\s+)?symbol\s+(?:for|of)|comes?\s+from|refers?\s+to|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
+    r"\s(?:consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|is\s+the\s+(?:\w+\s+)?symbol\s+(?:for|of)|comes?\s+from|refers?\s+to|uses?|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
     re.IGNORECASE,
 )
 _NOT_BUT = re.compile(r"\bnot\s(?!only\b)[^.;]{1,60}?,?\sbut\s(?:rather\s)?", re.IGNORECASE)
@@ -121,6 +122,8 @@ def read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
 def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     """Return the only name at a place of the sentence where the answer stands, else nothing."""
     sentence = re.sub(_CREDITED, "by", _IDENTITY.sub(" is ", _NOT_BUT.sub("", sentence)))
+    if "country" in form.words:
+        sentence = _TOWN.sub(r"\1 ", sentence)
     if "month" not in form.words:
         sentence = _TIME.sub("", sentence)
     clauses = CLAUSE.split(sentence)
@@ -215,7 +218,7 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
                 and (is_adjective or re.search(r"\w{3}(?:ed|est)\b", name) or len(run) > MOST_LOWER or not may_be_lower)
             ):
                 continue
-            yield readers.HONOURS.sub("", name).removesuffix("'s")
+            yield readers.HONOURS.sub("", re.sub(r"^.*'s\s(?=[A-Z])", "", name)).removesuffix("'s")
 
 
 def tag_of(word: str, form: QuestionForm) -> str:
@@ -258,6 +261,15 @@ _HAN_DID = re.compile(rf"{_HAN_DOES}(?:了|出|的|过)?.*$")
 _HAN_TITLE = re.compile(r"^.*(?:作家|[说画作曲科学明治]家|诗人|皇帝|总统|导演)(?=.{2,4}$)")
 
 
+def _part_asked(name: str) -> str:
+    """Return the district that ends a Chinese address, or the province or city that begins it."""
+    if name.endswith("区"):
+        return name[max(name.rfind(sign, 0, -2) for sign in "省市县") + 1 :]
+    return (
+        name[: min(name.index(sign) for sign in "省市县" if sign in name) + 1] if name.endswith(("市", "县")) else name
+    )
+
+
 def han_own(form: QuestionForm) -> set[str]:
     """Return the characters that are the question's, or those of every answer."""
     return {*filter(is_chinese, form.words), *readers.HAN_FRAME, *"你您我他她的它其由被于之这那地位作者发明人画写家"}
@@ -293,7 +305,7 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
         name = name.rstrip("喔哦啊呢啦呀")
         name = name.rpartition("的")[2] if "的" in name[:-2] else name
         name = _HAN_ADDED.sub("", _HAN_TITLE.sub("", name).strip(" ·") if len(name) > 4 else name)
-        name = re.sub(r"^.*[省市县](?=..+区$)|(?<=[省市县]).+[省市县区]$", "", name)
+        name = _part_asked(name)
         if (
             not DENIED.search(clause)
             and 0 < length(name) <= 2 * MOST_WORDS

@@ -109,7 +109,7 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     return (answer, is_sure) if answer else None
 
 
-_BARE_NUMBER = re.compile(r"\W*\d[\d.,/]*\W*")
+_BARE_NUMBER = re.compile(r"\W*\d[\d.,/]*+\W*")
 _ONLY = re.compile(
     r"\W*(?:(?:about|around|roughly|approximately|nearly|almost|some|maybe|probably)\s*)?", re.IGNORECASE
 )
@@ -117,7 +117,12 @@ _ONLY = re.compile(
 
 def _is_asked(number: Quantity, text: str, form: QuestionForm, has_digits: bool) -> bool:
     """Return whether a number in words, perhaps beside others in digits, is said of what the question asks for."""
-    if number.word and not has_digits and _ONLY.fullmatch(text[: number.start]) and len(text[number.end :].split()) <= 1:
+    if (
+        number.word
+        and not has_digits
+        and _ONLY.fullmatch(text[: number.start])
+        and len(text[number.end :].split()) <= 1
+    ):
         return True
     if number.word:
         return bool(number.unit) or stem(number.word.casefold()) in form.words
