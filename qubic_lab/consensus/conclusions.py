@@ -88,7 +88,7 @@ _MARK = re.compile(
     r"|(?:应该?|應該?|故|我|所以|因此)[选選](?!项|項)\s*(?=[(（]?[A-Z])",
     re.IGNORECASE | re.MULTILINE,
 )
-_FULL_STOP = r"(?<!\bSt)(?<!\bMr)(?<!\b[DJ]r)(?<!\bMrs)(?<!\b[A-Z](?=\.\s[A-Z]))\.(?=\s|$)"
+_FULL_STOP = r"(?<!\bSt)(?<!\bMr)(?<!\b[DJ]r)(?<!\bMrs)(?<!\bProf)(?<!\b[A-Z](?=\.\s[A-Z]))\.(?=\s|$)"
 _SENTENCE_END = re.compile(rf"\n|{_FULL_STOP}|。")
 _SENTENCE = re.compile(rf"(?:[^.。！？!?]+|(?!{_FULL_STOP})\.)+[.。！？!?]*")
 SO = re.compile(

@@ -26,6 +26,12 @@ from qubic_lab.consensus.prose_sentences import (
 from qubic_lab.consensus.prose_verdicts import read_verdict
 from qubic_lab.consensus.question_form import QuestionForm
 
+_CORRECTED = re.compile(
+    r"(?<=[.!?…])\s(?:oh,?\s|no,?\s)?(?:wait|sorry|correction|on\ssecond\sthought)\b(?=\W)\W{1,3}(?:i\s(?:mean|meant)\s)?",
+    re.IGNORECASE,
+)
+"""Only what follows counts."""
+_CONCEDED = re.compile(r"^(?:despite|although|(?:even\s)?though|unlike|while)\b[^,]*,\s*", re.IGNORECASE)
 _COMPARED = re.compile(
     r"(\b(?:than|before|after|unlike|rather|instead)\b|,\s*(?:not|(?:al)?though|while|whereas)\b|\bbut\s+not\b|比(?!较)|而不是)",
     re.IGNORECASE,
@@ -44,6 +50,7 @@ def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
     """Return the answer of a text without emphasis to a question of one of these forms, without letters; else None."""
     if form.options:
         return None
+    text = _CORRECTED.split(text)[-1]
     if form.alternatives:
         return _read_alternative(text, form)
     if form.asks_list:
@@ -60,7 +67,7 @@ def _read_alternative(text: str, form: QuestionForm) -> FinalAnswer | None:
     names = {name: name.split() for name in form.alternatives}
     chosen: dict[str, str] = {}
     for sentence in sentences(text)[:MOST_SENTENCES]:
-        main, relation, rest = (*_COMPARED.split(sentence, maxsplit=1), "", "")[:3]
+        main, relation, rest = (*_COMPARED.split(_CONCEDED.sub("", sentence), maxsplit=1), "", "")[:3]
         named = [readers.named(part, names) for part in (main, rest)]
         is_turned = form.is_reversed_by(sentence) or (relation == "after" and "first" in form.words)
         if is_turned and len(named[0]) == 1 and not named[1]:

@@ -59,6 +59,8 @@ def _item(text: str, form: QuestionForm, is_first: bool) -> str:
     tags = [tag_of(word, form) for word in said]
     leads = [n for n, tag in enumerate(tags) if tag in "bvqx" and all(each in "XQojf" for each in tags[n + 1 :])]
     start = leads[-1] + 1 if is_first and leads and tags[-1] in "XQ" else 0
+    if is_first and not start and (led := re.match(r"f*Q+[qx](?=[xXf])", "".join(tags))):
+        start = led.end()
     if not start:
         start = next((n for n, tag in enumerate(tags) if tag not in ("fbvqplr" if is_first else "fq")), len(said))
     return " ".join(said[start:] or said[len(said) > 1 and len(said) :])
@@ -80,9 +82,14 @@ def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
     if is_chinese(text):
         own = re.escape("".join(han_own(form)))
         items[0] = re.sub(rf"^[{own}]{{2,}}(?=.)", "", items[0])
-        items[-1] = re.sub(rf"(?<=.)[{own}]{{2,}}$", "", _COUNTED.sub("", items[-1]))
+        last = _COUNTED.sub("", items[-1])
+        items[-1] = re.sub(rf"(?<=.)(?:(?<={items[0][-1]})|(?!{items[0][-1]}))[{own}]{{2,}}$", "", last)
     else:
         last = items[-1].split()
-        known = (n for n, word in enumerate(last) if n and tag_of(word, form) not in "xXjo")
+        known = (
+            n
+            for n, word in enumerate(last)
+            if n and tag_of(word, form) not in ("xXjo" if word.endswith("s") else "xXjoQ")
+        )
         items[-1] = " ".join(last[: next(known, None)])
     return items if all(0 < length(item) <= MOST_WORDS - 1 for item in items) else []

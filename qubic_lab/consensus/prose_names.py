@@ -21,6 +21,8 @@ from qubic_lab.consensus.prose_sentences import (
 from qubic_lab.consensus.question_form import QuestionForm
 from qubic_lab.consensus.words import is_chinese, simplified, stem, word_set, words
 
+MOST_TOLD = 12
+"""Words of a sentence whose only new name is read, wherever it stands."""
 MOST_LOWER = 2
 """Words of a name in lower case."""
 
@@ -154,7 +156,11 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
             found = {*_names(opened, [_BARE_PLACE if form.asks_place else _BARE], form, is_lower)}
             found |= {name for each in clauses if "who" in form.words for name in _names(each, [_AGENT], form, False)}
     if not found and (may_be_bare or any(hits)):
-        found = set() if _LEADS_ON.search(sentence) else {*_capitalized(sentence, form)}
+        found = (
+            set()
+            if _LEADS_ON.search(sentence) or len(sentence.split()) > MOST_TOLD
+            else {*_capitalized(sentence, form)}
+        )
     return found.pop() if len(found) == 1 else ""
 
 
@@ -166,7 +172,7 @@ def _capitalized(sentence: str, form: QuestionForm) -> Iterator[str]:
 
 def _capitalized_in(clause: str, form: QuestionForm) -> Iterator[str]:
     said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
-    tags = "".join(tag_of(word, form) for word in said)
+    tags = _tags(said, form)
     initials = "".join(word[0] for word in form.content)
     for run in re.finditer(_CAPITAL_RUN, tags):
         name = " ".join(said[run.start() : run.end()])
@@ -182,7 +188,7 @@ def _capitalized_in(clause: str, form: QuestionForm) -> Iterator[str]:
 def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm, may_be_lower: bool) -> Iterator[str]:
     """Yield what stands at the places of patterns and can be a name; "" for what only describes one."""
     said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
-    tags = "".join(tag_of(word, form) for word in said)
+    tags = _tags(said, form)
     for pattern in patterns:
         is_first = pattern in (_SUBJECT, _BARE, _BARE_PLACE)
         for each in filter(None, [pattern.match(tags)] if is_first else pattern.finditer(tags)):
@@ -221,6 +227,12 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
             yield readers.HONOURS.sub("", re.sub(r"^.*'s\s(?=[A-Z])", "", name)).removesuffix("'s")
 
 
+def _tags(said: Sequence[str], form: QuestionForm) -> str:
+    """Return the tags of words; "I" after a name is a number."""
+    tags = [tag_of(word, form) for word in said]
+    return "".join("X" if n and word == "I" and tags[n - 1] == "X" else tags[n] for n, word in enumerate(said))
+
+
 def tag_of(word: str, form: QuestionForm) -> str:
     """Return the tag of a word, see TAGS."""
     bare = word.casefold().replace("’", "'")
@@ -252,13 +264,15 @@ _WORKS = frozenset("首本部篇书诗歌")
 _HAN_LEAD = re.compile(
     r"^(?:但|其实|我想|我认为|我觉得|[一通普][般常遍]认为|应该|(?:正确)?答案|其实|毫无疑问|这幅画|这本书)*"
 )
-_HAN_IS = re.compile(r"(?:其实|才)?(?:被称为|被认为是|出自|使用|采用|叫做|名叫|就是|是|为|叫|即)")
-_HAN_DOES = r"所?(?:写|著|发明|创作|画|发现|设计|建立|提出|创立|创办|执导|编剧|作曲|改进|制造)"
+_HAN_IS = re.compile(r"(?:其实|才)?(?:被称为|被认为是|成为|出自|(?:使用|采用)(?!.*是)|叫做|名叫|就是|是|为|叫|即)")
+_HAN_DOES = r"所?(?:写|著|发明(?!家)|创作|画(?!家)|发现|设计(?!师)|建立|提出|创立|创办|执导|编剧|作曲|改进|制造)"
 _HAN_BY = re.compile(rf"(?:由|出自)(.{{2,12}}?)(?:于|在|之手|{_HAN_DOES})")
 _HAN_AT = re.compile(r"(?:位于|(?:坐落|收藏|陈列)[于在]|在)(.{2,8}?)(?:的?[东南西北中境]+部?)?$")
 _HAN_ADDED = re.compile(r"(?<=..)(?:先生|女士|爵士|教授|博士)?(?:[于在]\d.*)?$")
 _HAN_DID = re.compile(rf"{_HAN_DOES}(?:了|出|的|过)?.*$")
-_HAN_TITLE = re.compile(r"^.*(?:作家|[说画作曲科学明治]家|诗人|皇帝|总统|导演)(?=.{2,4}$)")
+_HAN_TITLE = re.compile(
+    r"^.*(?:作家|[说画作曲科学明治业险]家|诗人|皇帝|总统|导演|宇航员|航天员|演员|歌手|工程师|设计师|医生|学者)(?=.{2,16}$)"
+)
 
 
 def _part_asked(name: str) -> str:
@@ -305,7 +319,7 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
         name = name.rstrip("喔哦啊呢啦呀")
         name = name.rpartition("的")[2] if "的" in name[:-2] else name
         name = _HAN_ADDED.sub("", _HAN_TITLE.sub("", name).strip(" ·") if len(name) > 4 else name)
-        name = _part_asked(name)
+        name = re.sub("^中国(?=.{2,}[省市县区]$)", "", _part_asked(name))
         if (
             not DENIED.search(clause)
             and 0 < length(name) <= 2 * MOST_WORDS

@@ -32,7 +32,12 @@ _COMES_TO = re.compile(r"\b(?:to|in|gets?|yields?)\s*$|^\W*$", re.IGNORECASE)
 _ARITHMETIC = word_set("tim divid plus minu multiply twic half doubl squar cube root sum product differenc percent %")
 _HAN_COUNTS = {*"是为有剩下等于到共"}
 _PART = re.compile(r"[,，;；](?!\d)|\sand\s")
-_DIMENSIONS = {"far": "length", "tall": "length", "high": "length", "weigh": "mass", "speed": "length/time"}
+_DIMENSIONS = {"far": "length", "tall": "length", "high": "length", "weigh": "mass", "speed": "length/time"} | {
+    "take": "time",
+    "间": "time",
+    "重": "mass",
+    "远": "length",
+}
 _LEAVES = re.compile(
     r"(?:\b(?:leav\w+|remain\w*|left\s+(?:\w+\s+)?with|now\s+has)|剩下?|还有)\W*(?:\w{1,30}\W+){0,2}$", re.IGNORECASE
 )
@@ -141,6 +146,9 @@ def main_part(sentence: str, form: QuestionForm) -> str:
     is_new = any((each.value, each.unit) not in form.numbers for each in numbers_of(plain(head)))
     part = head if is_new and "=" not in "".join(tail) else part
     before = _BESIDE.sub("", part)
+    tail = part[len(before) :]
+    if re.match(r"\W*but\s(?:\w+\s){0,2}?(?:only|just)\b", tail) and repeats(tail, form) >= 1 and _quantities(tail):
+        before = tail
     units, kept = (
         {word for each in _quantities(text) for word in (each.unit, stem(each.word))} for text in (part, before)
     )

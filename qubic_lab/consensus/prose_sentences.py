@@ -42,7 +42,7 @@ DENIED = re.compile(
 
 def said_in(text: str) -> list[str]:
     """Return the sentences that may state the answer: no long one, no chatter, question or refusal."""
-    text = _HEDGE.sub("", _MARKER.sub("", text))
+    text = _HEDGE.sub("", _MARKER.sub("", text)).replace("≈", "=")
     return [each for each in sentences(text) if len(each) <= LONGEST and not NO_STATEMENT.search(each)]
 
 

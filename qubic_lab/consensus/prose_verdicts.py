@@ -43,7 +43,7 @@ _UNSURE = re.compile(
 
 def read_verdict(said: Sequence[str], form: QuestionForm, opened: str) -> FinalAnswer | None:
     """Return the verdict that sentences give, if only one; `opened` is that of the whole text's opening."""
-    said = [QUOTES.sub("", simplified(each)) for each in said]
+    said = [QUOTES.sub("", simplified(each)) for each in said if not re.match(r"if\b.*\bthen\b", each, re.I)]
     told = {"no" if any(no.groups()) else "yes" for s in said for c in CLAUSE.split(s) if (no := _TOLD.match(c))}
     told |= {opened} - {""}
     told = told or {

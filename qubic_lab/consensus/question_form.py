@@ -285,7 +285,7 @@ def _unit(question: str) -> tuple[str, str]:
 
 def _alternatives(question: str) -> frozenset[str]:
     if found := _OR.search(question):
-        return frozenset(" ".join(words(side)) for side in found.groups() if side)
+        return frozenset(" ".join(words(side.rpartition("是")[2])) for side in found.groups() if side)
     told, asked, _ = question.rpartition(_ASKED.findall(question)[-1]) if _ASKED.search(question) else ("", "", "")
     if not _WHO.search(asked):
         return frozenset()
