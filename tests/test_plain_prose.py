@@ -143,7 +143,7 @@ def test_the_judged_answers_are_varied_and_apart() -> None:
     assert asked[0].isdisjoint(asked[1])
 
 
-@pytest.mark.parametrize(("part", "right", "wrong"), [("development", 0.93, 0.013)])
+@pytest.mark.parametrize(("part", "right", "wrong"), [("development", 0.915, 0.018), ("held-out", 0.9, 0.045)])
 def test_judged_answers_are_read_as_a_reader_would(part: str, right: float, wrong: float) -> None:
     everything, *_ = evaluate_reading(committed_answers(part))
     assert everything.right.value >= right and everything.wrong.value <= wrong

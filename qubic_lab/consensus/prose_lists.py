@@ -10,7 +10,7 @@ from qubic_lab.consensus.prose_names import FRAME, han_own, tag_of
 from qubic_lab.consensus.prose_sentences import BRACKETS, MOST_WORDS, QUOTES, length, repeats, said_in
 from qubic_lab.consensus.quantities import plain
 from qubic_lab.consensus.question_form import QuestionForm
-from qubic_lab.consensus.words import is_chinese, words
+from qubic_lab.consensus.words import is_chinese, simplified, words
 
 _ITEM = re.compile(
     r"^[ \t]*(?:[-*•]|\d{1,2}[.)、])[ \t]*(?=\S)((?:[ \t]*+[^ \t\n])+?)"
@@ -21,7 +21,7 @@ _HAN_AND = r"(?<=[\u4e00-\u9fff\d])(?:以及|和|与|與|及)(?=[\u4e00-\u9fff\d
 _SEPARATOR = re.compile(rf",\s*(?:and|or)\s+|[,，、;；&]\s*|(?<!\s)\s+(?:and|or|as\s+well\s+as)\s+|{_HAN_AND}")
 _LEADING = re.compile(
     r"^.*(?:\b(?:are|is|were|include|includes|including|names?|called|example|such\s+as|like)\b"
-    r"|(?-i:\b[a-z]+)\s(?:of|by|from|as)\b"
+    r"|(?-i:\b[a-z]+)\s(?:of|by|from|as|between)\b"
     r"|是指?|[常般]指|[为有由]|推荐|包括|例如|比如|分[别別])\s*",
     re.I | re.S,
 )
@@ -63,11 +63,13 @@ def _item(text: str, form: QuestionForm, is_first: bool) -> str:
         start = led.end()
     if not start:
         start = next((n for n, tag in enumerate(tags) if tag not in ("fbvqplr" if is_first else "fq")), len(said))
-    return " ".join(said[start:] or said[len(said) > 1 and len(said) :])
+    end = next((n for n, tag in enumerate(tags) if n > start and tag in "pl" and tags[n - 1] in "XQ"), len(said))
+    return " ".join(said[start:end] or said[len(said) > 1 and len(said) :])
 
 
 def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
     """Return the items of an enumeration such as "The colours are red, green and blue.", else nothing."""
+    sentence = simplified(sentence)
     text = QUOTES.sub("", BRACKETS.sub("", sentence.replace("》《", "、").replace("：", ":")))
     shorter, text = (each.strip(" .。!！").rpartition(":")[2] for each in (_LISTED_TO.sub("", text), text))
     parts = [re.sub(r"^.*\b(?:are|were)\s", "", each) for each in (shorter, text)]
@@ -82,8 +84,8 @@ def _inline_items(sentence: str, form: QuestionForm) -> list[str]:
     if is_chinese(text):
         own = re.escape("".join(han_own(form)))
         items[0] = re.sub(rf"^[{own}]{{2,}}(?=.)", "", items[0])
-        last = _COUNTED.sub("", items[-1])
-        items[-1] = re.sub(rf"(?<=.)(?:(?<={items[0][-1]})|(?!{items[0][-1]}))[{own}]{{2,}}$", "", last)
+        ending = _COUNTED.sub("", items[-1])
+        items[-1] = re.sub(rf"(?<=.)(?:(?<={items[0][-1]})|(?!{items[0][-1]}))[{own}]{{2,}}$", "", ending)
     else:
         last = items[-1].split()
         known = (

@@ -66,10 +66,10 @@ _BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[plyo].*)?$|[fr]*{_NAME}v?(?:[pl]
 _BARE_PLACE = re.compile(rf"[fbv]*l[fl]*{_NAME}(?:[plyvo].*)?$|f*{_NAME}$")
 _TOWN = re.compile(r"\b(in|at)\s[A-Z]\w+(?:\s[A-Z]\w+)?,\s(?=[A-Z])")
 _NAMING = re.compile(r"\b(?:called|known\sas|named)\s", re.IGNORECASE)
-_SETTING = re.compile(r"(?:when|if|while|although|though|since|because|unlike|after|before)\b", re.IGNORECASE)
+_SETTING = re.compile(r"(?:in|when|if|while|although|though|since|because|unlike|after|before)\b", re.IGNORECASE)
 _CREDITED = r"\b(?:(?:attributed|credited)\s+to|(?:work|creation|invention|idea|discovery)\s+of)\b"
 _IDENTITY = re.compile(
-    r"\s(?:consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|is\s+the\s+(?:\w+\s+)?symbol\s+(?:for|of)|comes?\s+from|refers?\s+to|uses?|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
+    r"\s(?:(?:is|are)\s+(?:\w+ly\s+)?made\s+(?:\w+ly\s+)?(?:of|from)|consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|is\s+the\s+(?:\w+\s+)?symbol\s+(?:for|of)|comes?\s+from|refers?\s+to|uses?|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
     re.IGNORECASE,
 )
 _NOT_BUT = re.compile(r"\bnot\s(?!only\b)[^.;]{1,60}?,?\sbut\s(?:rather\s)?", re.IGNORECASE)
@@ -79,7 +79,7 @@ _TIME = re.compile(
     r"|\s(?:in|since|from|until)\s\d{4}"
 )
 _IT_IS = re.compile(
-    r"(?:(?:it|that|this|they|these|those)(?:'s|\s(?:is|was|are|were|would\sbe))\s(?:called\s)?(?:the\s|an?\s)?|the\s)"
+    r"(?:(?:it|that|this|they|these|those)(?:'s|\s(?:is|was|are|were|would\sbe))\s(?:\w+ly\s)?(?:called\s)?(?:the\s|an?\s)?|(?:the|your)\s)"
     r"\w+(?<!ed)(?<!ing)(?<!ous)(?<!ful)(?<!ive)(?<!ble)(?<!al)(?<!y)(?:\s(?:do|did|does|has|is|was))?$",
     re.IGNORECASE,
 )
@@ -131,7 +131,7 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     clauses = CLAUSE.split(sentence)
     hits = [repeats(clause, form) for clause in clauses]
     if len(clauses) > 1 and _SETTING.match(clauses[0]):
-        hits[0] = min(hits)
+        hits[:2] = 0, max(hits[:2])
     is_named = _NAMING.search(sentence) is not None
     is_lower = (
         is_named or sum(hits) >= min(2, len(form.content)) or (may_be_bare and _IT_IS.match(clauses[0]) is not None)

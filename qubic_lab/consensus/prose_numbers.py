@@ -46,7 +46,7 @@ _LEFT = re.compile(r"\W*(?:\w+\s){0,3}(?:left|remain\w*)\b", re.IGNORECASE)
 
 def read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     """Return the number that a calculation comes to in the end, else the one that is stated."""
-    if len(said) == 1 and _BARE_NUMBER.fullmatch(plain(said[0])):
+    if said and (len(said) == 1 or len(form.numbers) < 2) and _BARE_NUMBER.fullmatch(plain(said[0])):
         return readers.read_quantity(said[0], form)
     found = [(sentence, *picked) for sentence in said if (picked := _pick(sentence, form))]
     pool = [(sentence, answer) for sentence, answer, is_sure in found if is_sure or not any(each[2] for each in found)]
@@ -114,7 +114,7 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     return (answer, is_sure) if answer else None
 
 
-_BARE_NUMBER = re.compile(r"\W*\d[\d.,/]*+\W*")
+_BARE_NUMBER = re.compile(r"[^\w!]*\d[\d.,/]*+[^\w!]*")
 _ONLY = re.compile(
     r"\W*(?:(?:about|around|roughly|approximately|nearly|almost|some|maybe|probably)\s*)?", re.IGNORECASE
 )
@@ -146,9 +146,13 @@ def main_part(sentence: str, form: QuestionForm) -> str:
     is_new = any((each.value, each.unit) not in form.numbers for each in numbers_of(plain(head)))
     part = head if is_new and "=" not in "".join(tail) else part
     before = _BESIDE.sub("", part)
-    tail = part[len(before) :]
-    if re.match(r"\W*but\s(?:\w+\s){0,2}?(?:only|just)\b", tail) and repeats(tail, form) >= 1 and _quantities(tail):
-        before = tail
+    beside = part[len(before) :]
+    if (
+        re.match(r"\W*but\s(?:\w+\s){0,2}?(?:only|just)\b", beside)
+        and repeats(beside, form) >= 1
+        and _quantities(beside)
+    ):
+        before = beside
     units, kept = (
         {word for each in _quantities(text) for word in (each.unit, stem(each.word))} for text in (part, before)
     )

@@ -14,23 +14,24 @@ MOST_ADDED = 5
 """Words beside the question's in a sentence that says yes or no by repeating the question."""
 
 _TOLD = re.compile(
-    r"(?:(?:so|but|and|then|therefore|hence|thus|well)\s+)*"
+    r"(?:(?:so|but|and|then|therefore|hence|thus|well|indeed|practically|actually)\s+)*(?:"
     r"(?:(?:i(?:'d|\s+would|\s+must)?\s+(?:say|answer)|(?:the|my)\s+(?:\w+\s+)?answer\b.{0,40}?\bis)\s+)?"
     r"(?:其实|当然|绝对|千万|最好|严格来说|一般来说|一般|通常|理论上|所以|因此|我认为|答案|应该|恐怕)*是?"
-    r"(?:yes(?:\s+(?:it|he|she|they|you|we|there)\s+\w+)?|yep|肯定的|(?P<no>nope|no(?:\s+way)?|i\s+(?:do\s+not|don't)\s+think\s+so|not\s+(?:really|entirely|at\s+all|quite|exactly|always|necessarily|(?:all|every|each)(?:\s+of\s+\w+)?|even\s+close)"
+    r"(?:i\s+(?:believe|think)\s+so|yes(?:\s+(?:it|he|she|they|you|we|there)\s+\w+)?|yep|肯定的|(?P<no>nope|no(?:\s+way)?|i\s+(?:do\s+not|don't)\s+think\s+so|not\s+(?:really|usually|often|yet|entirely|at\s+all|quite|exactly|always|necessarily|(?:all|every|each)(?:\s+of\s+\w+)?|even\s+close)"
     r"|(?:不是|不能|不会|不行|不要|不算|不宜|不建议|不可以|不可能|否定)的?[喔哦啊呢啦]?))\W*$"
-    r"|(?:it|he|she|they|we|you|i|that|this|there)\s(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)"
+    r"|(?:it|he|she|they|we|you|i|that|this|there)\s(?:(?:probably|really|certainly|definitely)\s)?"
+    r"(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have)"
     r"(?P<denied>\s?not|n?'t)?\W*$"
     r"|(?P<refuted>(?:it|that|this)(?:(?:'s|\sis)\snot|\sisn't)\s(?:recommended|advisable|possible|allowed|permitted|safe|true"
     r"|correct|legal|necessary|required)\W*$|(?:it|that|this)(?:'s|\sis)\s(?:\w+\s)?an?\s(?:\w+\s)?(?:myth|misconception)\W*$"
     r"|(?:it|that|this)(?:'s|\sis)\s(?:just\s|only\s)?an?\sold\swives'?\stale\W*$"
     r"|there(?:'s|\sis)\sno\s(?:\w+\s)?(?:evidence|proof)\b.{0,100}$)"
     r"|(?P<never>(?:it|he|she|they|we|you|i)\snever\s(?:is|are|was|were|do|does|did|can|will))\W*$"
-    r"|(?P<forbidden>(?:please\s)?(?:never|do(?:\s?not|n't)(?:\sever)?)(?:\sdo\s(?:it|so|that|this))?\W*$)",
+    r"|(?P<forbidden>(?:please\s)?(?:never|do(?:\s?not|n't)(?:\sever)?)(?:\sdo\s(?:it|so|that|this))?\W*$))",
     re.IGNORECASE,
 )
 _TO_REASONS = re.compile(
-    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|while|whereas|which|who|but|except)\b|,\s*with\b|[;:；：]"
+    r"(?:(?<!\s)\s+)?(?:\b(?:because|since|although|though|while|whereas|which|who|but|except|unless|provided)\b|,\s*with\b|[;:；：]"
     r"|[，,]?(?:因为|而是|除非)).*",
     re.I | re.S,
 )

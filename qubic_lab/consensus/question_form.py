@@ -200,12 +200,13 @@ _DEED = re.compile(
 """Questions for deeds and definitions, which are no names."""
 _PLACE = re.compile(r"\bwhere\b|\b(?:in|on|at|from) (?:which|what)\b|哪[里儿]|哪一?[个座区省市县州国]", re.IGNORECASE)
 _ONE = re.compile(r"\b(?:is|was)\s+the\s.{0,80}?\band\b|\s(?:when|if|between)\s.*", re.IGNORECASE)
-_TITLE = re.compile(r"\b[A-Z]\w+ and (?:the )?[A-Z]\w+")
+_TITLE = re.compile(r"[「《“][^「《“」》”]{1,40}[」》”]|\b[A-Z]\w+ and (?:the )?[A-Z]\w+")
 _WHO = re.compile(r"\b(?:who|which|whose)\b", re.IGNORECASE)
 _NO_NAMES = word_set("who which whose what the a an in on of if there when where at after before two three is are")
 _OR = re.compile(
     r"(?:[,:]|\b(?:an?|the|is|are|than|it|does|do)\b|^)\s*"
     r"((?:[\w-]{1,40} )?[\w-]{1,40}),? or ((?:(?:an?|the) )?[\w-]{1,40}(?: [\w-]{1,40})?)\s*\?"
+    r"|\ban?\s([\w-]{1,40})\sor\s(?:an?\s)?([\w-]{1,40})\s"
     r"|^(?:is|are|was|were|do|does|did)\s(?:(?:the|an?)\s)?([\w-]{1,40})\sor\s(?:(?:the|an?)\s)?([\w-]{1,40})\s"
     r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]|^([\u4e00-\u9fff]{1,6}?)[和与跟]([\u4e00-\u9fff]{1,6}?)[，,]?(?:哪|谁)",
     re.IGNORECASE,
