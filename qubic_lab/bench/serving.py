@@ -180,9 +180,10 @@ def bench_serving(
             try:
                 process = stack.enter_context(PeerProcess(peer, _peer_model(pipeline.config, streams, new_tokens)))
                 with process.awake():
-                    others[peer.name] = System(partial(read_http, process.url, model_at(process.url)), process.awake)
-                versions[peer.name] = process.version
-            except PeerError as error:
+                    read = partial(read_http, process.url, model_at(process.url))
+                    asyncio.run(read("Hello", new_tokens))
+                others[peer.name], versions[peer.name] = System(read, process.awake), process.version
+            except (PeerError, InputError, OSError) as error:
                 not_measured[peer.name] = str(error)
         others |= {name: System(partial(read_http, url, model_at(url))) for name, url in (beside or {}).items()}
         spent_s = {RANKS: _spent(each.pid for each in pipeline.describe()), CLIENT: time.process_time}
