@@ -5,7 +5,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.schema import metadata
-from qubic_lab.votes.history import Grading, VoteHistory, VoteSummary
+from qubic_lab.votes.history import Grading, ListedVote, VoteHistory, VoteSummary
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 BARS = Series("qubic-network", "file", 60)
@@ -65,7 +65,7 @@ def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> No
     with pytest.raises(NotFoundError, match="the ledger is empty"):
         TrialLedger(again).trials("any")
     history = VoteHistory(again)
-    assert history.page().votes == (SUMMARY,)
+    assert history.page().votes == (ListedVote(**asdict(SUMMARY)),)
     assert history.trail(SUMMARY.id) == trail
     with pytest.raises(NotFoundError, match="no vote 'x'"):
         history.trail("x")

@@ -62,31 +62,18 @@ class Grading:
 
 @dataclass(frozen=True)
 class VoteSummary:
-    """A vote as lists show it.
+    """A vote as lists show it."""
 
-    Attributes:
-        id: id of the vote.
-        created_utc: when it ended.
-        mode: consensus.
-        question: what was asked.
-        level: how far to trust the answer, in words.
-        confidence: probability that the answer is right; None: uncalibrated.
-        conflict: no answer had more than half of the ballots.
-        voters: number of ballots.
-        tokens: new tokens of all voters.
-        seconds: time of the vote.
-    """
-
-    id: str
-    created_utc: datetime
-    mode: str
-    question: str
-    level: str
-    confidence: float | None
-    conflict: bool
-    voters: int
-    tokens: int
-    seconds: float
+    id: Annotated[str, Field(description="id of the vote")]
+    created_utc: Annotated[datetime, Field(description="when it ended")]
+    mode: Annotated[str, Field(description="consensus")]
+    question: Annotated[str, Field(description="what was asked")]
+    level: Annotated[str, Field(description="how far to trust the answer, in words")]
+    confidence: Annotated[float | None, Field(description="probability that the answer is right; null: uncalibrated")]
+    conflict: Annotated[bool, Field(description="no answer had more than half of the ballots")]
+    voters: Annotated[int, Field(description="number of ballots")]
+    tokens: Annotated[int, Field(description="new tokens of all voters")]
+    seconds: Annotated[float, Field(description="time of the vote")]
 
 
 @dataclass(frozen=True)
