@@ -41,7 +41,7 @@ from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 
 KILL = "[this ends the replica]"
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 """Timeout of a wait: far longer than it takes on a busy machine, and shorter than the timeout of a test."""
 
 

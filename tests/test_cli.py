@@ -108,7 +108,7 @@ def start(line: str, **environment: str) -> "subprocess.Popen[str]":
 def run_apart(line: str, **environment: str) -> Ended:
     """Run a command line in a process of its own; what it starts must be gone when it has ended."""
     mark = uuid.uuid4().hex
-    out, err = (process := start(line, **environment, **{RUN_MARK: mark})).communicate(timeout=100)
+    out, err = (process := start(line, **environment, **{RUN_MARK: mark})).communicate(timeout=2 * WITHIN_S)
     wait_until_gone(mark)
     return Ended(process.returncode, out, err)
 

@@ -73,8 +73,13 @@ def rows_of(share: float, count: int, spread: float = 0.25, wrong: str = "12") -
 
 
 @pytest.fixture(scope="module")
-def many() -> VoteEvaluation:
-    return evaluate_votes(rows_of(0.65, 210), 5, MODEL)
+def calibrations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("calibrations")
+
+
+@pytest.fixture(scope="module")
+def many(calibrations: Path) -> VoteEvaluation:
+    return evaluate_votes(rows_of(0.65, 210), 5, MODEL, calibrations=calibrations)
 
 
 def test_recorded_answers_are_those_of_the_pipeline(asked: Pipeline):
@@ -178,8 +183,10 @@ def test_votes_of_good_voters_are_better_and_of_bad_ones_worse(many: VoteEvaluat
     assert bad.agreeing_wrong.examples
 
 
-def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path: Path):
-    votes = evaluate_votes(rows_of(0.65, 210), 5, MODEL, calibrations=tmp_path)
+def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(
+    many: VoteEvaluation, calibrations: Path, tmp_path: Path
+):
+    votes = many
     assert [each.question_type for each in votes.calibrated] == ["any"]
     assert votes.uncalibrated == ("factual", "technical"), "105 votes each, and 200 are needed"
     (calibrated,) = votes.calibrated
@@ -188,7 +195,7 @@ def test_confidences_are_calibrated_on_one_half_and_judged_on_the_other(tmp_path
     assert calibrated.levels[0].votes, "the level 'answer' is given"
     assert all(share_estimate(at.wrong, at.votes).low <= at.most_wrong for at in calibrated.levels)
     assert [at.votes for at in calibrated.levels] == sorted(at.votes for at in calibrated.levels)
-    saved = {path.name: load_calibration(path) for path in tmp_path.iterdir()}
+    saved = {path.name: load_calibration(path) for path in calibrations.iterdir()}
     assert set(saved) == {f"any-5-{MODEL[:12]}.json"}
     assert saved[f"any-5-{MODEL[:12]}.json"].ballots == (5,)
     few = evaluate_votes(rows_of(0.65, 20), 5, MODEL, calibrations=tmp_path / "none")

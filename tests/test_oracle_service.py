@@ -550,7 +550,7 @@ def test_without_ta_lib_all_else_is_answered_and_no_model_is_loaded(tmp_path: Pa
     store.texts.add_scores([Score(1, "default@1", 0.5)])
     engine.dispose()
     command = [sys.executable, "-c", _WITHOUT, url, str(NOON + SECOND_US)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == 0, ended.stderr
     reason = 'indicators need TA-Lib, which is not installed: pip install "qubic-lab[oracle]"'
     assert ended.stdout.splitlines() == [reason] * 8 + [f"no rating: {reason}"]

@@ -47,8 +47,10 @@ def _install_kernel(folder: Path) -> str:
 
 
 def _execute(job: dict[str, Any], kernel: str, messages: TextIO) -> int:
-    # jsonschema would build its grammar, which takes a second; no notebook's schema has what it reads.
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+    # jsonschema would build a grammar for a second, which no notebook's schema needs; and papermill would load what it
+    # writes into Hadoop with.
+    for name in ("rfc3987_syntax", "pyarrow"):
+        sys.modules[name] = None  # type: ignore[assignment]
     import papermill
 
     begun = 0
