@@ -78,9 +78,23 @@ class VoteSummary:
 
 @dataclass(frozen=True)
 class ListedVote(VoteSummary):
-    """A vote of a page, and whether its answer was right."""
+    """A vote of a page, and whether its answer was right.
 
-    right: Annotated[bool | None, Field(description="whether the answer was right; null: nobody has graded it")] = None
+    Attributes:
+        id: id of the vote.
+        created_utc: when it ended.
+        mode: consensus.
+        question: what was asked.
+        level: how far to trust the answer, in words.
+        confidence: probability that the answer is right; None: uncalibrated.
+        conflict: no answer had more than half of the ballots.
+        voters: number of ballots.
+        tokens: new tokens of all voters.
+        seconds: time of the vote.
+        right: whether the answer was right; None: nobody has graded it.
+    """
+
+    right: bool | None = None
 
 
 @dataclass(frozen=True)
