@@ -141,9 +141,10 @@ def scraped(url: str) -> Iterator[None]:
     ending = threading.Event()
 
     def scrape() -> None:
-        while not ending.is_set():
-            httpx2.get(f"{url}/metrics").raise_for_status()
-            ending.wait(SCRAPE_S)
+        with httpx2.Client(trust_env=False) as client:
+            while not ending.is_set():
+                client.get(f"{url}/metrics").raise_for_status()
+                ending.wait(SCRAPE_S)
 
     thread = threading.Thread(target=scrape, daemon=True)
     thread.start()
