@@ -326,7 +326,7 @@ def test_the_latest_week_is_the_default_and_another_can_be_asked_for(add_run):
     old = build_page("2026-W53")
     assert old.parent.name == "2026-W53"
     old_text = text(parse_file(old))
-    assert "Week 53 of 2026 2026-12-28 to 2027-01-03" in old_text
+    assert "Week 53 of 2026 2026-12-28 – 2027-01-03" in old_text
     assert "Title of accuracy_comparison dtypes=fp32 bb22" in old_text
 
 

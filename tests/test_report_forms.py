@@ -71,7 +71,7 @@ def test_all_weeks_are_on_one_page_the_latest_first(lab_root: Path) -> None:
     for name in ("2026-W40", "2026-W41", SAMPLE):
         folder = lab_root / "reports" / name
         folder.mkdir(parents=True)
-        (folder / KEPT).write_text(kept.replace(f'"week": "{week}"', f'"week": "{name}"'))
+        (folder / KEPT).write_text(kept.replace(f'"week":"{week}"', f'"week":"{name}"'))
     (lab_root / "reports" / "2026-W39").mkdir()
     (lab_root / "reports" / "2026-W39" / KEPT).write_text("{}")
     page = write_weeks_page().read_text()

@@ -192,7 +192,7 @@ def verdict_in_the_page(page: Path) -> None:
 
 
 def verdict_in_the_week(page: Path) -> None:
-    edit(page.with_name(KEPT), '"verdict": "partial"', '"verdict": "pass"')
+    edit(page.with_name(KEPT), '"verdict":"partial"', '"verdict":"pass"')
 
 
 def deleted_run(page: Path) -> None:
