@@ -78,23 +78,9 @@ class VoteSummary:
 
 @dataclass(frozen=True)
 class ListedVote(VoteSummary):
-    """A vote of a page, and whether its answer was right.
+    """A vote of a page, and whether its answer was right."""
 
-    Attributes:
-        id: id of the vote.
-        created_utc: when it ended.
-        mode: consensus.
-        question: what was asked.
-        level: how far to trust the answer, in words.
-        confidence: probability that the answer is right; None: uncalibrated.
-        conflict: no answer had more than half of the ballots.
-        voters: number of ballots.
-        tokens: new tokens of all voters.
-        seconds: time of the vote.
-        right: whether the answer was right; None: nobody has graded it.
-    """
-
-    right: bool | None = None
+    right: Annotated[bool | None, Field(description="whether the answer was right; null: nobody has graded it")] = None
 
 
 @dataclass(frozen=True)
