@@ -384,7 +384,7 @@ def watching(
     rounds: Annotated[int, Option(help="Rounds, each with all ways in turn.")] = 12,
     new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 64,
 ) -> "BenchResult":
-    """Measure what traces for OpenTelemetry and scrapes of metrics cost a server."""
+    """Measure what traces and scrapes of metrics cost."""
     from qubic_lab.bench.watching import bench_watching
 
     return bench_watching(model, ranks, streams, rounds, new_tokens, progress)

@@ -23,11 +23,11 @@ def dashboard(
     ] = None,
     read_only: Annotated[bool, Option("--read-only", help="Neither ask questions nor change anything.")] = False,
 ) -> None:
-    """Show the cluster, the votes and the market in a browser, and ask questions there.
+    """Show cluster, votes and market in a browser.
 
-    Runs until Ctrl-C or SIGTERM. The coordinator may come and go; without one the oracle of this machine's database is
-    shown. With QUBIC_LAB_API_TOKEN it sends that token, and asks its own callers for it. Beyond loopback it requires
-    tokens and TLS.
+    Questions can be asked there, too. It runs until Ctrl-C or SIGTERM. The coordinator may come and go; without
+    one the oracle of this machine's database is shown. With QUBIC_LAB_API_TOKEN it sends that token, and asks its own
+    callers for it. Beyond loopback it requires tokens and TLS.
     """
     require("panel", extra="dashboard")
     from qubic_lab.api.http_server import ServeConfig

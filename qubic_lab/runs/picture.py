@@ -20,11 +20,11 @@ FONTS = "system-ui,DejaVu Sans,sans-serif"
 PLAIN = " !$'()*+,;=:@/?-._~[]{}|"
 """Characters that mean nothing in an address or between double quotes in HTML, and stay as they are in an address."""
 PLACES = ("d", "x", "y", "width", "height")
-DECIMALS = re.compile(r"-?\d*\.\d+")
+NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 LEAST_SIZE = 0.8
 """A translation is set no smaller than this share of the size of its English text: short texts have room."""
 USED = re.compile(r"#([\w-]+)")
-TEXT = re.compile(r"(<text[^>]*?font-size:)([\d.]+)(px[^>]*>)([^<>]*)(?=</text>)")
+TEXT = re.compile(r"(<text[^<>]*?font-size:)([\d.]+)(px[^<>]*>)([^<>]*)(?=</text>)")
 
 
 def read_svg(svg: str) -> tuple[str | None, str]:
@@ -79,10 +79,10 @@ def _short_style(style: str) -> str:
 
 def _short_path(value: str) -> str:
     """Return a path or a place in tenths; a line goes on without its letter."""
-    value = DECIMALS.sub(lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), value.replace("\n", ""))
+    value = NUMBER.sub(lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), value.replace("\n", ""))
     if not re.search("[A-KN-Y]", value):
         value = value.replace("L", "")
-    return re.sub(r" *([A-Za-z]) *", r"\1", re.sub(" {2,}", " ", value)).strip()
+    return re.sub(r" ?([A-Za-z]) ?", r"\1", re.sub(" {2,}", " ", value)).strip()
 
 
 def _share_style(group: ElementTree.Element) -> None:
