@@ -230,7 +230,7 @@ BAD_BODIES: list[tuple[Any, str]] = [
     ({"prompt": "hi", "top_logprobs": 21}, "top_logprobs"),
     ([1], "the body is not a JSON object"),
     (b'{"prompt": ', "the body is not JSON (Expecting value at character 11)"),
-    (b"\xff", "error parsing the body"),
+    (b"\xff", "the body is not UTF-8 text"),
     (b'{"prompt": "\\ud800"}', "prompt is"),
     (b'{"prompt": "hi", "temperature": NaN}', "temperature is 'nan'"),
     (b"", "Field required"),

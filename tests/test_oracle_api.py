@@ -48,7 +48,7 @@ WRONG = [
     ("prices?coin=bitcoin&cursor=coingecko:0:usd:x", 400, "cursor 'x' is none that a page gave"),
     ("texts?coin=bitcoin&end=0001-01-01T00:00:00%2B23:59", 404, "outside the years 1 to 9999 in UTC"),
     ("texts?coin=bitcoin&duplicates=perhaps", 400, "duplicates is 'perhaps'"),
-    ("nothing", 404, "Not Found"),
+    ("nothing", 404, "did you mean /api/oracle/sentiment?"),
 ]
 
 
