@@ -233,7 +233,7 @@ BAD_BODIES: list[tuple[Any, str]] = [
     (b"\xff", "the body is not UTF-8 text"),
     (b'{"prompt": "\\ud800"}', "prompt is"),
     (b'{"prompt": "hi", "temperature": NaN}', "temperature is 'nan'"),
-    (b"", "Field required"),
+    (b"", "the body is empty"),
 ]
 
 
