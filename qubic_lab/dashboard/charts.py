@@ -18,6 +18,8 @@ from qubic_lab.runs.language import translated
 INK, LINE, DEEP, WARM = "#7b8a95", "#8a99a355", "#1f9aa8", "#e07a3f"
 TOOLS = "xpan,xwheel_zoom,box_zoom,reset,save"
 HEIGHT = 240
+SPAN_OF_ONE_MS = 60_000
+"""How much time a chart shows around a single value."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ def _plot(label: str, height: int, values: Sequence[tuple[str, str]]) -> Any:
         toolbar_location="above",
         y_axis_label=label,
     )
+    plot.x_range.default_span = SPAN_OF_ONE_MS
     if values:
         plot.add_tools(HoverTool(tooltips=list(values), formatters={"@at": "datetime"}, mode="vline"))
     _look(plot)
