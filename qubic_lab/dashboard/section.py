@@ -1,7 +1,7 @@
 """What pages are put together from: sections that say how old they are, panes of HTML, buttons; and their style."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -94,3 +94,12 @@ def button(name: str, act: Callable[[], Any], kind: str = "default") -> Any:
 
     made.on_click(clicked)
     return made
+
+
+def offer(select: Any, options: Mapping[str, Any]) -> None:
+    """Offer options by their labels: what is chosen stays, and without it the first is chosen."""
+    if options != select.options:
+        values = list(options.values())
+        select.param.update(
+            options=dict(options), value=select.value if select.value in values else (values or [None])[0]
+        )

@@ -11,7 +11,7 @@ from qubic_lab.dashboard import cluster_view, consensus_view, oracle_view
 from qubic_lab.dashboard.charts import confidence_chart, news_chart, price_chart, rate_chart
 from qubic_lab.dashboard.lab import METRICS, NODES, Lab
 from qubic_lab.dashboard.rendering import render
-from qubic_lab.dashboard.section import STYLE, Section, button, html, put
+from qubic_lab.dashboard.section import STYLE, Section, button, html, offer, put
 from qubic_lab.dashboard.watch import STATUS, Seen, Watch
 from qubic_lab.errors import QubicLabError
 from qubic_lab.runs.language import translated
@@ -31,7 +31,7 @@ class ClusterTab:
         self._tasks = Section(translated("Queue"), _tasks)
         self._latency = Section(translated("Time to an answer, last five minutes"), _latency)
         self._rates = Section(translated("Speed of all nodes"), chart=rate_chart())
-        self._node = pn.widgets.Select(name=translated("node"), options=[], width=160, stylesheets=[STYLE])
+        self._node = pn.widgets.Select(name=translated("node"), options={}, width=160, stylesheets=[STYLE])
         self._drain = button(translated("Drain"), lambda: self._ask(True))
         self._return = button(translated("Return"), lambda: self._ask(False))
         self._sure, self._said = html(), html()
@@ -56,9 +56,7 @@ class ClusterTab:
             ahead_s = time.time() - now_s
             at = [1e3 * (at_s + ahead_s) for at_s in rates["at_s"]]
             self._rates.draw({"rates": {"at": [round(each, -2) for each in at], "tokens_per_s": rates["tokens_per_s"]}})
-        names = sorted(each["name"] for each in nodes.value or ())
-        if names != self._node.options:
-            self._node.options = names
+        offer(self._node, {name: name for name in sorted(each["name"] for each in nodes.value or ())})
 
     def _ask(self, draining: bool) -> None:
         if not self._node.value:
@@ -119,8 +117,7 @@ class ConsensusTab:
             f"{each['question'][:60]} ({each['created_utc'][11:19]})": each["id"]
             for each in (page.value or {"votes": []})["votes"]
         }
-        if votes != self._which.options:
-            self._which.options = votes
+        offer(self._which, votes)
         if self._which.value:
             self._vote.update(now_s, self._watch.see(f"/api/consensus/history/{self._which.value}"))
 
@@ -169,8 +166,7 @@ class OracleTab:
         coins = {
             f"{each['name']} ({each['symbol']})": each["coin"] for each in (market.value or {"coins": []})["coins"]
         }
-        if coins != self._coin.options:
-            self._coin.options = coins
+        offer(self._coin, coins)
         if not self._coin.value:
             return
         coin, frame = self._coin.value, self._frame.value
