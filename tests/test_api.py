@@ -394,3 +394,9 @@ def test_a_token_never_leaves_this_host_in_clear_text() -> None:
             CoordinatorClient(url, token="secret")
     for url, token in (("http://127.0.0.1:5000", "secret"), ("http://10.0.0.2:5000", None)):
         CoordinatorClient(url, token=token).close()
+
+
+@pytest.mark.parametrize("url", ["localhost", "localhost:5000", "ftp://lab.example", "http://"])
+def test_an_address_that_is_no_coordinators_is_refused_at_once(url: str) -> None:
+    with pytest.raises(InputError, match=r"is not a coordinator's URL.*: give http://HOST:PORT"):
+        CoordinatorClient(url)

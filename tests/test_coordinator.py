@@ -209,6 +209,8 @@ async def test_a_cancelled_task_frees_its_slot(start_cluster: StartCluster) -> N
         assert not await running.coordinators[1].cancel(waiting)
         assert node.running == 0
         await until(lambda: sum(each.working for each in running.coordinators) == 0)
+        await until(lambda: (view := running.view("a")) and view.record.state.finished == 1)
+        assert running.view("a").record.state.failed == 0
 
 
 async def test_a_node_without_ranks_says_why_none_start_and_tries_again(start_cluster: StartCluster) -> None:

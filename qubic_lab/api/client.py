@@ -59,6 +59,9 @@ class CoordinatorClient:
         except (httpx2.InvalidURL, ValueError) as error:
             raise InputError(f"{self.url!r} is not a coordinator's URL ({error}): give http://HOST:PORT") from error
         address = self._http.base_url
+        if address.scheme not in ("http", "https") or not address.host:
+            self._http.close()
+            raise InputError(f"{self.url!r} is not a coordinator's URL: give http://HOST:PORT")
         if token and address.scheme == "http" and not is_loopback(address.host):
             self._http.close()
             raise InputError(f"{self.url} would send the token in clear text: give https://{address.netloc.decode()}")

@@ -48,7 +48,7 @@ class StreamRead:
 
 @dataclass
 class System:
-    """Whom to ask, how, and what was seen: `read` reads a stream, while the block of `awake` runs.
+    """A server under measurement and its figures: `read` reads one stream, within the block of `awake`.
 
     Attributes:
         first_ms: times to the first token of single requests.

@@ -103,7 +103,13 @@ def collect(
     ] = None,
     metrics_port: Annotated[
         int | None,
-        Option("--metrics-port", help="Port of /metrics on loopback; 0: a free one.", show_default="no metrics"),
+        Option(
+            "--metrics-port",
+            min=0,
+            max=65_535,
+            help="Port of /metrics on loopback; 0: a free one.",
+            show_default="no metrics",
+        ),
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -144,7 +144,7 @@ class Node:
             await self._run_task(request, context)
 
     async def _run_task(self, request: pb.TaskRequest, context: Any) -> None:
-        started, finished, this = time.perf_counter(), False, object()
+        started, finished, cancelled, this = time.perf_counter(), False, False, object()
         self._running[this] = request.coordinator, most_tokens(request.request)
         try:
             await self._work(request.request, context)
@@ -154,10 +154,13 @@ class Node:
             logger.info("task %s: ran for %.0f ms", request.task, node_ms)
         except QubicLabError as error:
             await context.abort(status_of(error), str(error))
+        except asyncio.CancelledError:  # nobody wants the answer any more
+            cancelled = True
+            raise
         finally:
             del self._running[this]
             self._state.finished += finished
-            self._state.failed += not finished
+            self._state.failed += not (finished or cancelled)
 
     async def Echo(self, request: pb.Payload, context: Any) -> pb.Payload:
         """Send the payload back."""

@@ -24,7 +24,7 @@ DEFAULT_EVERY_S = 10.0
 LOST_EVERY_S = 2.0
 """Between two looks for a coordinator that does not answer."""
 WANTED_S = 30.0
-"""A path that no page has looked at for so long is not read any more; only its course is kept."""
+"""After this time without a page that shows a path, the path is no longer read; only its course is kept."""
 MOST_KEPT = 450
 TICK_S = 0.2
 

@@ -73,7 +73,7 @@ ASKED = (
         ("cluster/failure", "cluster/latencies"),
         "cluster/latencies",
         met="Rely on the cluster while nodes fail.",
-        missed="Do not rely on the cluster while nodes fail.",
+        missed="Do not rely on the cluster yet: it loses, repeats or delays requests more than its targets allow.",
         limits="All processes share one machine, and the nodes' model is a wait: no network is lost or slow.",
     ),
     Question(
