@@ -122,7 +122,7 @@ def test_the_state_of_the_cluster_is_tables(
         ("%cluster now", "%cluster takes nothing"),
         ("%%ask --model no-such-model\nWhy?\n", "no-such-model"),
         ("%%ask --url http://127.0.0.1:9\nWhy?\n", "no coordinator answers at http://127.0.0.1:9"),
-        ("%%ask --url nonsense\nWhy?\n", "no coordinator answers at nonsense"),
+        ("%%ask --url nonsense\nWhy?\n", "'nonsense' is not a coordinator's URL"),
     ],
 )
 def test_an_error_is_one_line(shell: InteractiveShell, capsys: Any, cell: str, said: str) -> None:
