@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+LISTENER = "LISTENER_NUMBER"
+"""Set for a process that serves at a socket which its parent holds: the socket's number."""
+_FIRST_GIVEN = 3
 LAUNCHER_PID = "QUBIC_LAB_LAUNCHER_PID"
 """Set by the launcher for its ranks."""
 CTRL_C_S = 3.0
@@ -72,6 +75,9 @@ def main() -> None:
     parent, module, *arguments = sys.argv[1:]
     end_when_stdin_closes()
     end_when_parent_dies(int(parent))
+    if (number := os.environ.pop(LISTENER, None)) is not None:  # handed on as systemd does
+        os.dup2(int(number), _FIRST_GIVEN)
+        os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
     sys.argv = [module, *arguments]  # run_module puts the module's path in place of the first
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

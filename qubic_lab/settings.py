@@ -29,6 +29,8 @@ class Settings(BaseSettings):
     """Pages made by `qubic-lab report`."""
     peers: Path = Path(".peers")
     """Environments of other engines and of harnesses, made by `make peers` and `make harnesses`."""
+    models: Path | None = None
+    """Folder of models and splits that a coordinator gives to nodes, by `qubic-lab model fetch NAME`."""
     data: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("qubic-lab", appauthor=False)))
     """Collected data that must not be lost, such as the SQLite database."""
     database_url: str | None = None

@@ -27,3 +27,24 @@ class Ended(NamedTuple):
 
 
 Run = Callable[[str], Ended]
+
+
+def parse(arguments: list[str]) -> str:
+    """Return the path of the command that would run, such as "model fetch"; it is not run.
+
+    Raises:
+        TyperException: there is no such command, or it does not take these arguments.
+    """
+    from typer.core import TyperGroup
+    from typer.main import get_command
+
+    from qubic_lab.cli.main import app
+
+    command, name, parent, path = get_command(app), "qubic-lab", None, []
+    while True:
+        context = command.make_context(name, list(arguments), parent=parent)
+        if not isinstance(command, TyperGroup):
+            return " ".join(path)
+        name, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
+        path.append(name)
+        parent = context

@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import os
 import socket
 from asyncio.events import TimerHandle
 from collections import Counter
@@ -10,6 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from qubic_lab.errors import InputError
 
 MOST_CONNECTIONS = 2_000
 """Of a server, with those whose TLS handshake has not ended; each holds a file handle and some 30 KB."""
@@ -30,6 +33,10 @@ HEAD_S = 10.0
 """Time limit from a connection, or the first byte of a further request, to the end of the headers."""
 BODY_S = 60.0
 """Time limit from there to the end of the body."""
+LINGER_S = 1.0
+"""How long a server that ends still answers on connections without a request: one may be on its way."""
+_FIRST_GIVEN = 3
+"""Number of the first listening socket that systemd hands over."""
 
 
 class _Connections:
@@ -38,6 +45,8 @@ class _Connections:
     def __init__(self) -> None:
         self.open: dict[BoundedProtocol, None] = {}
         self.handshakes: dict[BoundedProtocol, None] = {}
+        self.ending = False
+        """Whether the server ends: each connection is closed after its next answer."""
 
     @classmethod
     def of(cls, state: ServerState) -> "_Connections":
@@ -123,16 +132,45 @@ def _origin(address: str) -> str:
     return address if found.version == 4 else found.exploded[:19]
 
 
+def say_ending(state: ServerState) -> None:
+    """Let connections that come from now on be closed after their first answer."""
+    _Connections.of(state).ending = True
+
+
+def given_sockets() -> dict[Any, int]:
+    """Return the numbers of the listening sockets that whoever started this process holds for it, by address.
+
+    It gives them as systemd does to a service with a socket unit (sd_listen_fds): clients are not refused while the
+    process is started again.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    found = {}
+    for number in range(_FIRST_GIVEN, _FIRST_GIVEN + int(os.environ.get("LISTEN_FDS", "0"))):
+        held = socket.socket(fileno=number)
+        address = held.getsockname()[:2]
+        found[address] = held.detach()
+    return found
+
+
 def listen_at(host: str, port: int, state: ServerState) -> list[Listener]:
-    """Return bound sockets of a server for all addresses of a host.
+    """Return bound sockets of a server for all addresses of a host: those that were given, or new ones.
 
     Raises:
+        InputError: sockets were given, of other addresses only.
         OSError: there is no such host, or the port is in use.
     """
+    given = given_sockets()
     listeners = []
     for family, kind, protocol, _, address in socket.getaddrinfo(
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     ):
+        if (number := given.get(address[:2])) is not None:
+            listeners.append(Listener(state, family, kind, protocol, number))
+            continue
+        if given:
+            names = ", ".join(f"{host}:{port}" for host, port in given)
+            raise InputError(f"the socket unit listens at {names}, not at {host}:{port} (--listen): make both the same")
         listeners.append(listener := Listener(state, family, kind, protocol))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # its connections inherit it
@@ -202,6 +240,20 @@ class BoundedProtocol(HttpToolsProtocol):
         self._connections.handshakes.pop(self, None)
         if self._turned_away:
             self._turn_away()
+        elif self._connections.ending:
+            self.shutdown()
+
+    def shutdown(self) -> None:
+        """End after the answer that is being given; without one, after that to a request that is on its way."""
+        self._connections.ending = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(LINGER_S, self._end_idle)
+
+    def _end_idle(self) -> None:
+        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -237,6 +289,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._start_timer(BODY_S)
         self._in_head = False
         super().on_headers_complete()
+        if self._connections.ending:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""

@@ -32,7 +32,7 @@ from qubic_lab.api.access import (
     hash_token,
     read_origins,
 )
-from qubic_lab.api.bounded_http import MOST_CONNECTIONS, QUEUE, BoundedProtocol, listen_at
+from qubic_lab.api.bounded_http import MOST_CONNECTIONS, QUEUE, BoundedProtocol, listen_at, say_ending
 from qubic_lab.api.http_metrics import HttpMetrics, MetricsMiddleware
 from qubic_lab.api.request_id import HEADER, RequestIdMiddleware
 from qubic_lab.errors import InputError
@@ -44,7 +44,8 @@ RELOAD_S = 10.0
 """Interval of the check for renewed certificate files."""
 SWITCH_S = 0.0005
 """Longest wait of a thread with an answer from Redis for the busy event loop; Python's default is 5 ms."""
-STOP_S = 10
+STOP_S = 60
+"""How long a server that ends goes on with the requests that it has, as nodes do."""
 OTHER_FILES = 1_000
 """Open files of a coordinator apart from its clients: nodes, Redis, databases, worker processes."""
 TLS_BUFFER_BYTES = 2**14
@@ -254,6 +255,10 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._listening(self.servers[0].sockets[0].getsockname()[1])
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        say_ending(self.server_state)
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from functools import partial
 import redis
 from fastapi import FastAPI
 from limits.strategies import MovingWindowRateLimiter
+from starlette.staticfiles import StaticFiles
 
 from qubic_lab import __version__
 from qubic_lab.api import ai, cluster, consensus, health
@@ -22,7 +23,9 @@ from qubic_lab.api.openai.coordinator import CoordinatorAnswerer
 from qubic_lab.api.openai.embeddings import Embeddings
 from qubic_lab.api.pages import Home, add_pages
 from qubic_lab.cluster.coordinator import Coordinator
+from qubic_lab.errors import InputError
 from qubic_lab.oracle.serving.service import Oracle
+from qubic_lab.settings import settings
 from qubic_lab.votes.service import VoteService
 
 WHAT = "A coordinator: it lets the nodes of a cluster answer questions, alone or by vote."
@@ -56,6 +59,8 @@ def create_app(
         app.include_router(embedding_routes.make_routes(embeddings))
     app.include_router(cluster.make_routes(coordinator))
     app.include_router(health.make_routes(coordinator, metrics))
+    if (models := settings().models) is not None:
+        app.mount("/models", StaticFiles(directory=models))  # with ranges, for downloads that were cut
     add_pages(app, WHAT, partial(look_at, coordinator, votes), "QUBIC_LAB_API_TOKEN" if accesses else None)
     assert accesses is None or limiter is not None
     guard(app, metrics, accesses, limiter)
@@ -89,8 +94,10 @@ def serve(
     Calls `listening` with the URL for clients once they can connect.
 
     Raises:
-        InputError: the address is in use, or the tokens cannot be read.
+        InputError: the address is in use, or the tokens or the folder of models cannot be read.
     """
+    if (models := settings().models) is not None and not models.is_dir():
+        raise InputError(f"QUBIC_LAB_MODELS is {str(models)!r}, which is no folder: make it, or unset this")
     accesses = config.accesses()
     embeddings = Embeddings()
     app = create_app(coordinator, accesses, make_limiter(client) if accesses else None, votes, oracle, embeddings)

@@ -1,5 +1,6 @@
-"""Commands about models: their files (model-path, split, random-model), their layers, and plans."""
+"""Commands about models: their files (model-path, model fetch, split, random-model), their layers, and plans."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +17,12 @@ from qubic_lab.cli.console import (
     print_table,
     progress_bar,
     split_list,
+    split_numbers,
 )
 from qubic_lab.errors import InputError, QubicLabError
 
 if TYPE_CHECKING:
+    from qubic_lab.model.download import ModelSource
     from qubic_lab.model.recommend import Advice, Baseline
 
 
@@ -46,7 +49,10 @@ def register(app: typer.Typer) -> None:
 
 def commands() -> Commands:
     """Return the commands of the group `model`."""
-    return {"analyse": (analyse, "--model smollm2 --context 1024")}
+    return {
+        "analyse": (analyse, "--model smollm2 --context 1024"),
+        "fetch": (fetch, "https://10.0.0.10:5000/models/parts parts --rank 1"),
+    }
 
 
 def analyse(
@@ -75,6 +81,55 @@ def model_path(model: Annotated[str, Argument(metavar="MODEL", help="Alias, hub 
     from qubic_lab.model.resolve import resolve_model
 
     typer.echo(resolve_model(model))
+
+
+def fetch(
+    source: Annotated[
+        str, Argument(metavar="URL|NAME", help="Of a folder with a manifest.json; NAME: of QUBIC_LAB_COORDINATOR.")
+    ],
+    out: Annotated[Path, Argument(metavar="OUT", help="The folder to make, or with --file the file.")],
+    rank: Annotated[str | None, Option(help="Only these ranks of a split, such as 0,2.", show_default="all")] = None,
+    sha256: Annotated[str, Option(help="What the manifest.json, or the file, must have.", show_default="any")] = "",
+    file: Annotated[bool, Option("--file", help="Fetch one file, which needs --sha256.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Fetch a model or parts of a split over HTTP.
+
+    A command that was cut continues where it was. Each file is checked by its SHA-256, and OUT is there only when all
+    of it is. Coordinators serve the folder QUBIC_LAB_MODELS to who has a token (QUBIC_LAB_API_TOKEN).
+    """
+    from qubic_lab.model.download import fetch_model
+
+    if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise InputError(f"--sha256 is {sha256!r}: give 64 hexadecimal digits in lower case")
+    if file and not sha256:
+        raise InputError("--file needs --sha256: nothing else says what the file should be")
+    ranks = () if rank is None else split_numbers("--rank", rank)
+    with progress_bar() as progress, _source(source) as chosen:
+        if file:
+            chosen.fetch_file("", out, sha256, progress=progress)
+            made = [out]
+        else:
+            made = fetch_model(chosen, out, ranks, sha256, progress)
+    if json:
+        print_json({"paths": [str(path) for path in made]})
+        return
+    for path in made:
+        typer.echo(path)
+
+
+def _source(source: str) -> "ModelSource":
+    """Return the server of a URL, or of a name at the coordinator of the settings, which alone gets our token."""
+    from qubic_lab.api.client import CoordinatorClient
+    from qubic_lab.model.download import ModelSource
+    from qubic_lab.settings import settings
+
+    own = f"{settings().coordinator.rstrip('/')}/models/"
+    url = source if "://" in source else own + source
+    if not url.startswith(own):
+        return ModelSource(url)
+    CoordinatorClient().close()  # checks that the token does not travel in clear text
+    return ModelSource(url, settings().api_token or "", settings().tls_authority)
 
 
 def split(

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from qubic_lab.cluster.redis_server import open_lock
-from qubic_lab.cluster.supervisor import PLAN_JSON, STATE, STATE_JSON, ClusterPlan, ClusterState, wait_gone
+from qubic_lab.cluster.supervisor import PLAN_JSON, RESTART, STATE, STATE_JSON, ClusterPlan, ClusterState, wait_gone
 from qubic_lab.errors import InputError, QubicLabError
 
 LOG = "supervisor.log"
@@ -108,6 +108,13 @@ def stop(folder: Path, timeout_s: float) -> ClusterState | None:
         return None
     end(supervisor, timeout_s)
     return state
+
+
+def restart(folder: Path, name: str) -> None:
+    """Let a member of the cluster of a folder finish its requests, end, and be started again."""
+    new = folder / f"{RESTART}.new"
+    new.write_text(name)
+    new.replace(folder / RESTART)
 
 
 def end(supervisor: psutil.Process, timeout_s: float) -> None:

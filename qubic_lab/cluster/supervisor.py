@@ -28,8 +28,8 @@ from qubic_lab import logs
 from qubic_lab.cluster.node import DRAIN_S
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import Registry
-from qubic_lab.errors import QubicLabError
-from qubic_lab.lifeline import CTRL_C_S
+from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.lifeline import CTRL_C_S, LISTENER
 from qubic_lab.settings import settings
 from qubic_lab.wire.channel import tls_from_settings
 
@@ -38,20 +38,25 @@ START_S = 600.0
 """Time limit for all members to be ready; it is more than the largest model takes to load."""
 NODE_STOP_S = DRAIN_S + 15.0
 COORDINATOR_STOP_S = 20.0
-"""A coordinator gives open requests 10 s."""
+HURRY_S = 10.0
+"""A member is told to be quick this long before its time is up: a coordinator would wait for requests without nodes."""
+RESTART = "restart"
+"""File in the folder of a cluster with the name of a member that is to end, and so is started again."""
 GONE_S = 10.0
 """Time limit for the children of a member to end after it."""
 LOOK_S = 0.1
 ALIVE_LOOK_S = 1.0
 ANSWER_S = 5.0
 """Time limit of a coordinator's answer to the question whether it is alive."""
+SOON_S = 0.2
+"""The same while it starts: others wait then, too."""
+BACKLOG = 1_024
 FROZEN_S = 20.0
 """A member that was ready and has not answered for this time is killed, and so restarted."""
 MOST_LOG_BYTES = 16 * 2**20
 """A longer log is moved to `….log.1`, in place of the one before."""
 SHORT_LIFE_S = 10.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-_CONNECT_S = 1.0
 
 logger = logging.getLogger(__name__)
 Kind = Literal["coordinator", "node"]
@@ -83,7 +88,7 @@ class ClusterPlan:
 class MemberState:
     """The state of a member: its process id while it runs, its number of restarts, and whether it is ready.
 
-    A coordinator is ready when it accepts connections, a node when it has registered with a running pipeline.
+    A coordinator is ready when it answers, a node when it has registered with a running pipeline.
     """
 
     name: str
@@ -135,6 +140,8 @@ class _Member:
         self.ready = False
         self.answered_s = 0.0
         """When it last answered, or became ready; monotonic time in seconds."""
+        self.listener: socket.socket | None = None
+        """Held for a coordinator, so that its clients wait while it is started again."""
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
         self._restarts = 0
@@ -159,13 +166,18 @@ class _Member:
     def start(self) -> None:
         """Start the process; the calling thread must live as long, because the kernel ends the process with it."""
         command = [sys.executable, "-m", "qubic_lab.lifeline", str(os.getpid()), *self.plan.command]
+        held, environment = [], self._environment
+        if self.listener is not None:
+            held = [self.listener.fileno()]
+            environment = environment | {LISTENER: str(held[0])}
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=environment,
+                pass_fds=held,
                 start_new_session=True,  # Ctrl-C must not reach the members, which we end in order
             )
         self._started_s = time.monotonic()
@@ -209,6 +221,12 @@ class _Member:
         if not self.ended:
             assert self._process is not None
             self._process.send_signal(signal.SIGTERM if self.ready else signal.SIGKILL)
+
+    def ask_to_hurry(self) -> None:
+        """Let it end soon, whatever it still has."""
+        if not self.ended:
+            assert self._process is not None
+            self._process.send_signal(signal.SIGINT)
 
     def end(self) -> None:
         """Kill the process if it has not ended."""
@@ -263,6 +281,8 @@ class Supervisor:
         started_s = psutil.Process().create_time()
         self._state = ClusterState(os.getpid(), started_s, "starting", "", plan.urls, "", None, 0, ())
         self._members: list[_Member] = []
+        self._held = ExitStack()
+        self._encrypted = tls_from_settings() is not None
 
     def run(self) -> None:
         """Keep all members running until SIGTERM, SIGHUP or SIGINT (hurried), then end them; a second one kills them.
@@ -276,11 +296,12 @@ class Supervisor:
             self._clear_sockets()
             with RedisServer(self._plan.folder / "redis") as server, connect(server.url) as client:
                 self._write_state(redis=server.url)
-                try:
-                    self._start(server)
-                    self._keep(server, Registry(client))
-                finally:
-                    self._end()
+                with self._held:
+                    try:
+                        self._start(server)
+                        self._keep(server, Registry(client))
+                    finally:
+                        self._end()
         except QubicLabError as error:
             self._write_state(phase="failed", trouble=str(error))  # the file stays for the waiting command
             raise
@@ -309,6 +330,8 @@ class Supervisor:
                 environment["QUBIC_LAB_REDIS_URL"] = server.url
             member = _Member(plan, logs / f"{plan.name}.log", environment)
             self._members.append(member)
+            if plan.address:
+                member.listener = self._held.enter_context(_listen(plan.address))
             member.start()
 
     def _keep(self, server: RedisServer, registry: Registry) -> None:
@@ -322,6 +345,7 @@ class Supervisor:
         while not self._ending.is_set():
             if self._state.phase == "starting":
                 self._check_start(time.monotonic() > deadline)
+            self._restart_asked()
             for member in self._members:
                 member.end_if_frozen()
                 if member.ended:
@@ -332,6 +356,17 @@ class Supervisor:
                 self._write_state(phase="up")
                 self._when_up()
             self._ending.wait(LOOK_S)
+
+    def _restart_asked(self) -> None:
+        """Let the member end that `background.restart` names; it is started again as any that ends."""
+        asked = self._plan.folder / RESTART
+        with suppress(FileNotFoundError):
+            name = asked.read_text()
+            asked.unlink()
+            for member in self._members:
+                if member.plan.name == name and member.ready:
+                    member.ask_to_end()
+                    member.ready = False  # it no longer answers, and is not frozen
 
     def _check_start(self, late: bool) -> None:
         """Raise an error if a member has failed to start, as `_keep` says."""
@@ -346,7 +381,7 @@ class Supervisor:
         waiting = [member for member in self._members if not (member.ready or member.ended)]
         nodes = [member for member in waiting if member.plan.kind == "node"]
         for member in waiting:
-            if member.plan.kind == "coordinator" and _listens(member.plan.address):
+            if member.plan.kind == "coordinator" and _answers(member.plan.address, self._encrypted, SOON_S):
                 member.become_ready()
         if not nodes:
             return
@@ -365,11 +400,10 @@ class Supervisor:
 
     def _watch(self, registry: Registry) -> None:
         """Note who answers: a coordinator by HTTP, a node by its heartbeats. This may wait, so a thread does it."""
-        encrypted = tls_from_settings() is not None
         while not self._ending.wait(ALIVE_LOOK_S):
             ready = [member for member in self._members if member.ready]
             coordinators = [member for member in ready if member.plan.kind == "coordinator"]
-            answering = [member for member in coordinators if _answers(member.plan.address, encrypted)]
+            answering = [member for member in coordinators if _answers(member.plan.address, self._encrypted)]
             # Without a coordinator, or without Redis, no heartbeat arrives, and no node is to blame.
             beating = {member.plan.name for member in ready}
             if coordinators and len(answering) == len(coordinators):
@@ -396,9 +430,14 @@ class Supervisor:
         families = [process for member in members for process in member.family()]
         for member in members:
             member.ask_to_end()
+        hurried = False
         while not all(member.ended for member in members):
             if time.monotonic() > min(deadline_s, self._end_by_s):
                 break
+            if not hurried and time.monotonic() > deadline_s - HURRY_S:
+                hurried = True
+                for member in members:
+                    member.ask_to_hurry()
             time.sleep(LOOK_S)
         for member in members:
             member.end()
@@ -427,21 +466,26 @@ def wait_gone(processes: Iterable[psutil.Process]) -> None:
     psutil.wait_procs(left, GONE_S)
 
 
-def _listens(address: str) -> bool:
+def _listen(address: str) -> socket.socket:
+    """Return a socket that listens; an InputError if the address is in use."""
     host, _, port = address.rpartition(":")
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        socket.create_connection((host, int(port)), _CONNECT_S).close()
-    except OSError:
-        return False
-    return True
+        listener.bind((host, int(port)))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InputError(f"{address} cannot be used ({error.strerror}): give another --port") from error
+    return listener
 
 
-def _answers(address: str, encrypted: bool) -> bool:
+def _answers(address: str, encrypted: bool, within_s: float = ANSWER_S) -> bool:
     """Return whether a coordinator answers a request in time, with whatever status."""
     host, _, port = address.rpartition(":")
     try:
         with ExitStack() as stack:
-            connection = stack.enter_context(socket.create_connection((host, int(port)), ANSWER_S))
+            connection = stack.enter_context(socket.create_connection((host, int(port)), within_s))
             if encrypted:  # whoever listens there is our own process, so its certificate does not matter
                 connection = stack.enter_context(ssl._create_unverified_context().wrap_socket(connection))
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qubic_lab.errors import InputError, ModelError, did_you_mean
 from qubic_lab.model.checkpoint import TEXT_PATTERNS, weight_files
-from qubic_lab.model.folders import rank_folders, read_manifest
+from qubic_lab.model.folders import known_hash, rank_folders, read_manifest
 from qubic_lab.model.gguf import convert_gguf
 
 DEEPSEEK = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
@@ -85,7 +85,20 @@ def _download(hub_id: str) -> Path:
         raise ModelError(
             f"model {hub_id!r} is not a local folder and the hub cannot be reached ({reason}): give its folder"
         ) from error
+    _check_blobs(Path(folder))
     return Path(folder)
+
+
+def _check_blobs(folder: Path) -> None:
+    """Check the files of a snapshot in the hub's cache, which names large ones by their SHA-256.
+
+    Raises:
+        ModelError: one has another.
+    """
+    for file in folder.iterdir():
+        blob = file.resolve()
+        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and known_hash(blob) != blob.name:
+            raise ModelError(f"{file} is damaged: its SHA-256 is not {blob.name}; remove {blob}, then fetch it again")
 
 
 def _checked(folder: Path) -> Path:
