@@ -1,5 +1,6 @@
 """Fixtures that many tests share; rank groups are started once for the whole run."""
 
+import gc
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from qubic_lab.pipeline.config import resolve_config
 from qubic_lab.runs import fingerprint
 from qubic_lab.settings import settings
 
+# Collections would look at all that is imported again and again, which is a third of the time of a start.
+gc.disable()
+
 # jsonschema would build its grammar, which takes a second; no test needs it.
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
@@ -41,6 +45,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not {"one_rank", "two_ranks", "three_ranks"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("dist")
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, and leave out what is imported: it stays until the end."""
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Keep the interpreter's end from looking through all that is left."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from clusters import Process, all_gone, family, processes, wait_until
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.model.split import split_checkpoint
-from qubic_lab.pipeline import Pipeline
+from qubic_lab.pipeline import Pipeline, PipelineConfig
 
 pytestmark = pytest.mark.dist
 
@@ -52,9 +52,9 @@ def address() -> str:
     return f"127.0.0.1:{free_ports(1)[0]}"
 
 
-def test_two_hosts_serve_and_end_together(tiny: Path, address: str, tmp_path: Path) -> None:
-    with Pipeline.launch(model=str(tiny), threads=1) as alone:
-        expected = alone.generate(GREEDY).token_ids
+def test_two_hosts_serve_and_end_together(one_rank: Pipeline, tiny: Path, address: str, tmp_path: Path) -> None:
+    one_rank.configure(PipelineConfig(model=str(tiny), threads=1))
+    expected = one_rank.generate(GREEDY).token_ids
     with two_hosts(tmp_path, address, f"--model={tiny}", "--strategy=B", "--threads=1") as hosts:
         assert_serves(hosts[0], address)
         with Pipeline.connect(address) as pipeline:
