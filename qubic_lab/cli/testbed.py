@@ -1,0 +1,145 @@
+"""`qubic-lab testbed …`: a cluster's machines on this one, with the plan's addresses, names and firewall."""
+
+import subprocess
+import time
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import Commands, note, print_json, print_table
+from qubic_lab.errors import QubicLabError, check_range
+
+HostName = Annotated[str, Argument(metavar="HOST", help="Name of a host, such as vm-2.")]
+MOST_CUT_S = 3_600.0
+
+
+def commands() -> Commands:
+    """Return the commands of the group."""
+    return {
+        "up": (up, "--rate 100mbit --delay-ms 20"),
+        "status": (status, "--json"),
+        "exec": (execute, "vm-1 -- ping -c 3 vm-2"),
+        "scan": (scan, "--all"),
+        "cut": (cut, "vm-2 --seconds 20"),
+        "reboot": (reboot, "vm-2"),
+        "down": (down, ""),
+    }
+
+
+def up(
+    nodes: Annotated[int, Option(help="Number of machines: vm-1 at 10.0.0.10, vm-2 at 10.0.0.20, and so on.")] = 3,
+    rate: Annotated[
+        str | None, Option(help="What each machine can send, such as 100mbit.", show_default="unlimited")
+    ] = None,
+    delay_ms: Annotated[float, Option(help="Added to each round trip between two machines.")] = 0.0,
+    ssh_from: Annotated[str, Option(help="Address outside from which SSH is allowed.", show_default="none")] = "",
+    public: Annotated[bool, Option("--public", help="Open the TLS proxy of vm-1 to everybody.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Make the machines of a cluster as network namespaces of this one. Needs root.
+
+    They have the addresses, the names and the firewall of the plan, and their own /etc, /opt, /var and processes. A
+    machine that does not belong to the cluster is named outside.
+    """
+    from qubic_lab.launch_plan.network import Network
+    from qubic_lab.testbed import bed
+    from qubic_lab.testbed.network import Shape, read_rate
+
+    made = bed.up(Network(nodes, ssh_from, public), Shape(read_rate(rate) if rate else 0.0, delay_ms))
+    if json:
+        print_json({"hosts": made.addresses, "shape": asdict(made.shape)})
+        return
+    typer.echo(f"{', '.join(made.addresses)} with {made.shape.text()}")
+    note("a shell on a machine: qubic-lab testbed exec vm-1 -- bash; end it: qubic-lab testbed down")
+
+
+def status(json: options.Json = False) -> None:
+    """Show the machines and what runs on them."""
+    from qubic_lab.testbed import bed
+
+    found = bed.needed()
+    processes = {name: bed.processes(name) for name in found.addresses}
+    if json:
+        print_json({"hosts": found.addresses, "shape": asdict(found.shape), "processes": processes})
+        return
+    typer.echo(found.shape.text())
+    rows = [(name, address, str(processes[name])) for name, address in found.addresses.items()]
+    print_table(("host", "address", "processes"), rows)
+
+
+def execute(
+    host: HostName, command: Annotated[list[str], Argument(metavar="COMMAND…", help="After --, what to run there.")]
+) -> None:
+    """Run a command on a machine; its exit status is that of the command."""
+    from qubic_lab.testbed import bed
+
+    line, environment = bed.command_on(bed.needed(), host, command)
+    raise typer.Exit(subprocess.run(line, env=environment, check=False).returncode)
+
+
+def scan(
+    all_ports: Annotated[
+        bool, Option("--all", help="All 65,535 ports, in place of those that matter and a sample.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """Scan the TCP ports of every machine from every other, and compare with the plan.
+
+    Looks at the plan's ports, those where anything listens, and 1,000 others. The exit status is 1 if one is open that
+    should not be, or answers where the firewall should keep quiet.
+    """
+    from qubic_lab.testbed import bed
+    from qubic_lab.testbed.scan import scan_bed
+
+    result = scan_bed(bed.needed(), all_ports)
+    wrong = [asdict(each) for each in result.wrong]
+    if json:
+        print_json({"asked": result.asked, "open": result.open_ports, "wrong": wrong})
+    else:
+        header = ("from", *result.open_ports)
+        sources = list(next(iter(result.open_ports.values())))
+        names = {name: result.open_ports[name] for name in result.open_ports}
+        rows = [(source, *(_ports(names[target].get(source)) for target in names)) for source in sources]
+        print_table(header, rows)
+        typer.echo(f"{result.asked:,} ports asked; a line is where from, a column whose")
+        for each in result.wrong:
+            typer.echo(f"{each.source} → {each.target}:{each.port}: {each.found}, the plan says {each.planned}")
+    if wrong:
+        raise QubicLabError(f"{len(wrong)} ports are not as planned: the output says which")
+
+
+def cut(
+    host: HostName, seconds: Annotated[float, Option(help="For how long nothing passes its cable.")] = 20.0
+) -> None:
+    """Cut a machine off the network for a while."""
+    from qubic_lab.testbed import bed
+
+    check_range("--seconds", seconds, 0.0, MOST_CUT_S)
+    with bed.cut(bed.needed(), host):
+        time.sleep(seconds)
+    typer.echo(f"{host} was cut off for {seconds:g} s")
+
+
+def reboot(host: HostName) -> None:
+    """Kill everything on a machine and start it again; its disk stays, and its units start by themselves."""
+    from qubic_lab.testbed import bed
+
+    bed.reboot(bed.needed(), host)
+    typer.echo(f"{host} starts")
+
+
+def down() -> None:
+    """End all machines and remove all that belongs to them."""
+    from qubic_lab.testbed import bed
+
+    if bed.down():
+        typer.echo("ended the test bed")
+    else:
+        note("no test bed is up")
+
+
+def _ports(found: list[int] | None) -> str:
+    return "-" if found is None else ", ".join(map(str, found)) or "none"
