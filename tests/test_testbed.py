@@ -1,4 +1,4 @@
-"""The test bed: units read as systemd reads them, the firewall from the plan, and real hosts where root runs the tests."""
+"""The test bed: units read as systemd reads them, the plan's firewall, and real hosts where root runs the tests."""
 
 import os
 import subprocess
@@ -105,9 +105,7 @@ def test_a_rate_without_its_unit_is_refused() -> None:
 
 def test_without_root_there_is_one_line(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert here("testbed up").failed(2) == (
-        "error: a test bed needs root, for network namespaces: run it with sudo\n"
-    )
+    assert here("testbed up").failed(2) == ("error: a test bed needs root, for network namespaces: run it with sudo\n")
 
 
 @pytest.fixture(scope="module")

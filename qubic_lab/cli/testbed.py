@@ -13,7 +13,7 @@ from qubic_lab.cli.console import Commands, note, print_json, print_table
 from qubic_lab.errors import QubicLabError, check_range
 
 HostName = Annotated[str, Argument(metavar="HOST", help="Name of a host, such as vm-2.")]
-MOST_CUT_S = 3_600.0
+MOST_CUT_S = 3_600
 
 
 def commands() -> Commands:
@@ -111,16 +111,14 @@ def scan(
         raise QubicLabError(f"{len(wrong)} ports are not as planned: the output says which")
 
 
-def cut(
-    host: HostName, seconds: Annotated[float, Option(help="For how long nothing passes its cable.")] = 20.0
-) -> None:
+def cut(host: HostName, seconds: Annotated[int, Option(help="For how long nothing passes its cable.")] = 20) -> None:
     """Cut a machine off the network for a while."""
     from qubic_lab.testbed import bed
 
-    check_range("--seconds", seconds, 0.0, MOST_CUT_S)
+    check_range("--seconds", seconds, 1, MOST_CUT_S)
     with bed.cut(bed.needed(), host):
         time.sleep(seconds)
-    typer.echo(f"{host} was cut off for {seconds:g} s")
+    typer.echo(f"{host} was cut off for {seconds} s")
 
 
 def reboot(host: HostName) -> None:

@@ -19,7 +19,7 @@ import qubic_lab
 from qubic_lab.errors import InputError, QubicLabError, did_you_mean
 from qubic_lab.launch_plan.network import Network
 from qubic_lab.testbed import network as plan
-from qubic_lab.testbed.host import CONFIG, LOGS, READY, HostConfig
+from qubic_lab.testbed.host import READY, HostConfig
 
 FOLDER = Path("/run/qubic-lab-testbed")
 NAMESPACES = Path("/run/netns")
@@ -150,11 +150,11 @@ def boot(bed: Bed, name: str) -> None:
     """
     folder = bed.folder(name)
     (folder / READY).unlink(missing_ok=True)
+    spaces = ("--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc")
+    first = (sys.executable, "-m", "qubic_lab.testbed.host", str(folder))
     with (folder / INIT_LOG).open("ab") as log:
         process = subprocess.Popen(
-            ["ip", "netns", "exec", name]
-            + ["unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
-            + [sys.executable, "-m", "qubic_lab.testbed.host", str(folder)],
+            ["ip", "netns", "exec", name, "unshare", *spaces, *first],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,7 +1,7 @@
 """The first process of a host of the test bed: mounts the host's own folders, then runs its units as systemd does.
 
-`python -m qubic_lab.testbed.host FOLDER`, in new network, mount, process and UTS namespaces. /etc, /opt and /var are the
-machine's with the host's changes over them; /run is the host's own and empty after a reboot.
+`python -m qubic_lab.testbed.host FOLDER`, in new network, mount, process and UTS namespaces. /etc, /opt and /var are
+the machine's with the host's changes over them; /run is the host's own and empty after a reboot.
 """
 
 import json
@@ -74,11 +74,15 @@ class Service:
                 subprocess.run(["chown", f"{unit.user}:", folder], check=False)
         temporary = Path("/run/temporary") / unit.name
         temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
-        who = {}
-        if unit.user:
-            subprocess.run(["chown", f"{unit.user}:", temporary], check=False)
-            who = {"user": unit.user, "group": unit.user, "extra_groups": list(unit.groups)}
-        environment = {"PATH": PATH, "LANG": "C.UTF-8", "TMPDIR": str(temporary), "HOME": os.path.expanduser(f"~{unit.user}")}
+        user = unit.user or None
+        if user:
+            subprocess.run(["chown", f"{user}:", temporary], check=False)
+        environment = {
+            "PATH": PATH,
+            "LANG": "C.UTF-8",
+            "TMPDIR": str(temporary),
+            "HOME": str(Path(f"~{unit.user}").expanduser()),
+        }
         self.starts += self.step == len(unit.before)
         self.due_s = None
         with self.log.open("ab") as log:
@@ -93,7 +97,9 @@ class Service:
                     cwd=unit.folder or "/",
                     env=environment | dict(unit.environment),
                     start_new_session=True,
-                    **who,
+                    user=user,
+                    group=user,
+                    extra_groups=unit.groups if user else None,
                 )
             except (OSError, KeyError, LookupError) as error:
                 log.write(f"== cannot start: {error}\n".encode())
@@ -140,7 +146,7 @@ def mount_disks(folder: Path, config: HostConfig) -> None:
         for each in (upper, work):
             each.mkdir(parents=True, exist_ok=True)
         layers = f"lowerdir=/{name},upperdir={upper},workdir={work}"
-        Path(f"/{name}").exists() and run("mount", "-t", "overlay", "overlay", "-o", layers, f"/{name}")
+        run("mount", "-t", "overlay", "overlay", "-o", layers, f"/{name}")
     for source, target in config.binds:
         if Path(source).is_dir():
             Path(target).mkdir(parents=True, exist_ok=True)

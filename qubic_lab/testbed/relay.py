@@ -1,4 +1,4 @@
-"""A relay that delays what hosts send: each host's `eth0` and its port at the bridge are two TAP devices of one process.
+"""A relay that delays what hosts send: each host's `eth0` and its port at the bridge are two TAP devices of it.
 
 netem would do the same in the kernel, but not every kernel has it. Frames carry the header of virtio, so that segments
 of 64 KB pass as one and checksums are left to the kernel.

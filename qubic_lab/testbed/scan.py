@@ -1,6 +1,7 @@
 """Which TCP ports of other machines answer: a scan by plain connections, and its comparison with the plan.
 
-`python -m qubic_lab.testbed.scan` reads {address: [[port, …], seconds]} from stdin and prints the states of those that answer.
+`python -m qubic_lab.testbed.scan` reads {address: [[port, …], seconds]} from stdin and prints the states
+of those that answer.
 """
 
 import errno
@@ -22,7 +23,7 @@ from qubic_lab.launch_plan.network import SERVICES, Host
 from qubic_lab.testbed.bed import Bed, command_on, listening
 
 State = Literal["open", "closed"]
-"""Something listens; or nothing does, and the firewall lets the question through. Ports without an answer are left out."""
+"""Something listens; or nothing does, but the firewall lets the question through. What does not answer is left out."""
 BATCH, BURST, PAUSE_S = 5_000, 250, 0.005
 """Ports that wait for an answer together, and those that are asked at once: a queue of the network holds no more."""
 WAIT_S = 0.3

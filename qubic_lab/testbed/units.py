@@ -13,6 +13,8 @@ Settings = dict[str, list[str]]
 _SPEC = re.compile(r"%(.)")
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _PREFIXES = "-@:+!|"
+_FOLDERS = {"RuntimeDirectory": "/run", "StateDirectory": "/var/lib", "CacheDirectory": "/var/cache"}
+_FOLDERS |= {"LogsDirectory": "/var/log", "ConfigurationDirectory": "/etc"}
 _UNITS_S = {"": 1.0, "s": 1.0, "sec": 1.0, "ms": 1e-3, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
@@ -94,10 +96,7 @@ def read_unit(name: str, texts: Iterable[str], host: str, files: Mapping[str, st
     if not commands:
         raise InputError(f"{name}.service on {host} has no ExecStart: a test bed cannot run it")
     folders = [
-        f"{place}/{each}"
-        for key, place in (("RuntimeDirectory", "/run"), ("StateDirectory", "/var/lib"), ("CacheDirectory", "/var/cache"))
-        + (("LogsDirectory", "/var/log"), ("ConfigurationDirectory", "/etc"))
-        for each in " ".join(map(expand, service.get(key, []))).split()
+        f"{place}/{each}" for key, place in _FOLDERS.items() for each in expand(" ".join(service.get(key, []))).split()
     ]
     return Unit(
         name,
@@ -136,7 +135,7 @@ def read_environment(text: str) -> dict[str, str]:
 
 
 def unit_texts(folder: Path, name: str) -> list[str]:
-    """Return the texts of a unit in a folder: its file, or its template's, then drop-ins, also those of its prefixes."""
+    """Return the texts of a unit in a folder: its file or its template's, then its drop-ins and those of its prefixes."""
     template = re.sub("@.*", "@", name)
     names = list(dict.fromkeys((template, name)))
     paths = [path for each in names if (path := folder / f"{each}.service").is_file()][-1:]
