@@ -14,7 +14,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.launch_plan.network import Network
 from qubic_lab.testbed import bed, network
 from qubic_lab.testbed.network import Shape, read_rate
-from qubic_lab.testbed.scan import Difference, differences
+from qubic_lab.testbed.scan import Difference, State, differences
 from qubic_lab.testbed.units import Command, in_order, read_unit, unit_texts
 
 UNIT = """
@@ -85,7 +85,7 @@ def test_the_firewall_of_a_host_is_that_of_the_plan() -> None:
 
 
 def test_a_scan_differs_where_a_port_is_open_or_answers_unplanned() -> None:
-    found = {22: "open", 25: "open", 5000: "closed", 7000: "closed"}
+    found: dict[int, State] = {22: "open", 25: "open", 5000: "closed", 7000: "closed"}
     wrong = differences("vm-2", "vm-1", [22, 25, 5000, 7000, 8000], found, {22, 25, 5000}, {22, 5000})
     assert wrong == [
         Difference("vm-2", "vm-1", 25, "open", "closed"),

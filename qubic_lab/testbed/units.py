@@ -135,7 +135,7 @@ def read_environment(text: str) -> dict[str, str]:
 
 
 def unit_texts(folder: Path, name: str) -> list[str]:
-    """Return the texts of a unit in a folder: its file or its template's, then its drop-ins and those of its prefixes."""
+    """Return the texts of a unit in a folder: its file or its template's, then drop-ins, also of its prefixes."""
     template = re.sub("@.*", "@", name)
     names = list(dict.fromkeys((template, name)))
     paths = [path for each in names if (path := folder / f"{each}.service").is_file()][-1:]
