@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from datetime import UTC, datetime
 
 from qubic_lab.tracing import ids
@@ -45,6 +46,13 @@ def configure(level: int, form: str = "text", *, timed: bool = False) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter(text))
     logging.basicConfig(level=level, handlers=[handler])
+
+
+def write(level: int, logger: str, text: str, form: str = "text") -> None:
+    """Write a line to stderr whatever the level of the log, in one of FORMATS: it is meant for whoever started this."""
+    line = logging.LogRecord(logger, level, "", 0, text, None, None)
+    shown = JsonFormatter().format(line) if form == "json" else f"qubic-lab: {text}"
+    print(shown, file=sys.stderr, flush=True)
 
 
 def level_of(name: str) -> int:

@@ -66,6 +66,34 @@ CLUSTER: tuple[Panel, ...] = (
         },
     ),
     ("Memory of processes", "bytes", {"{{node}}": "max by (node) (qubic_lab_node_resident_memory_bytes)"}),
+    (
+        "Time in which ranks compute, and wait for the rank before them",
+        "percentunit",
+        {
+            "{{node}} rank {{rank}}": "max by (job, node, rank) (rate(qubic_lab_rank_compute_seconds_total[1m]))",
+            "{{node}} rank {{rank}} waits": "max by (job, node, rank) (rate(qubic_lab_rank_wait_seconds_total[1m]))",
+        },
+    ),
+    (
+        "Time of a rank's step",
+        "s",
+        {
+            "{{node}} rank {{rank}}": (
+                "max by (job, node, rank) (rate(qubic_lab_rank_compute_seconds_total[1m])"
+                " / rate(qubic_lab_rank_steps_total[1m]))"
+            )
+        },
+    ),
+    (
+        "Tokens of ranks",
+        "short",
+        {"{{node}} rank {{rank}} tokens/s": "max by (job, node, rank) (rate(qubic_lab_rank_tokens_total[1m]))"},
+    ),
+    (
+        "Memory of ranks",
+        "bytes",
+        {"{{node}} rank {{rank}}": "max by (job, node, rank) (qubic_lab_rank_resident_memory_bytes)"},
+    ),
     ("Free space", "percentunit", {"{{node}}{{instance}}": "qubic_lab:disk_free:ratio"}),
     ("Certificates", "s", {"{{node}}{{instance}}": "qubic_lab:certificate_left_seconds:min"}),
     (

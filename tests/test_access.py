@@ -3,6 +3,7 @@
 import socket
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -68,6 +69,28 @@ async def test_without_a_known_token_nothing_is_told_and_each_has_its_own_keys(s
 
         known.pop(0)  # withdrawn
         assert (await ask.get("/health", headers=bearer(token))).status_code == 401
+
+
+async def test_a_token_that_only_reads_neither_asks_nor_changes(start_cluster: StartCluster) -> None:
+    tokens, known = accesses_of("viewer", "notebook")
+    known[0] = replace(known[0], read_only=True)
+    viewer = bearer(tokens["viewer"])
+    async with start_cluster(nodes={"a": Fragile()}, served=True, accesses=known) as running:
+        ask = running.client
+        for method, path in (
+            ("POST", ASK),
+            ("POST", "/v1/chat/completions"),
+            ("POST", "/api/cluster/nodes/a/drain"),
+            ("DELETE", "/api/cluster/nodes/a/drain"),
+            ("DELETE", "/api/cluster/tasks/some"),
+        ):
+            refused = await ask.request(method, path, headers=viewer)
+            said = f"the token of viewer only reads, and {method} {path} asks or changes something"
+            assert refused.status_code == 403 and said in refused.text
+        assert running.gates("a") == {None} and (await running.coordinator.counts()).submitted == 0
+        assert [node["name"] for node in (await ask.get("/api/cluster/nodes", headers=viewer)).json()] == ["a"]
+        for headers, reads in ((viewer, True), (bearer(tokens["notebook"]), False)):
+            assert (await ask.get("/api/cluster/status", headers=headers)).json()["read_only"] is reads
 
 
 async def test_a_rate_counts_over_all_coordinators_and_for_each_client_alone(start_cluster: StartCluster) -> None:
@@ -227,10 +250,13 @@ def test_tokens_by_command(tmp_path: Path, here: Run) -> None:
         ("remove notebok", "did you mean 'notebook'"),
     ):
         assert said in told(line, status=2)[1]
-    told("add other")
+    told("add other --read-only")
     listed, _ = told("list --json")
     assert yaml.safe_load(listed) == {
-        "tokens": [{"name": "notebook", "per_minute": 60}, {"name": "other", "per_minute": 120}]
+        "tokens": [
+            {"name": "notebook", "per_minute": 60, "read_only": False},
+            {"name": "other", "per_minute": 120, "read_only": True},
+        ]
     }
     assert "notebook" in told("list")[0]
     told("remove notebook")

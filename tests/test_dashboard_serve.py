@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,12 @@ def test_whoever_does_not_show_the_token_sees_a_form_alone(guarded: str) -> None
         entered = browser.post("/login", data={"token": TOKEN})
         assert "httponly" in entered.headers["set-cookie"].lower()
         assert "samesite=strict" in entered.headers["set-cookie"].lower()
+        from bokeh.util.token import get_token_payload
+
+        page = browser.get("/").text
+        [session] = re.findall(r'"token":"([^"]+)"', page)
+        seen = json.dumps(get_token_payload(session), default=str)
+        assert browser.cookies["qubic_lab_token"].strip('"') not in seen, "a script could read it"
         for told in (TOKEN, base64.b64encode(TOKEN.encode()).decode()):
             assert told not in entered.headers["set-cookie"]
         assert browser.get("/").status_code == 200

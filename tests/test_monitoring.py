@@ -87,6 +87,12 @@ def test_prometheus_takes_its_configuration() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@pytest.mark.skipif(shutil.which("amtool") is None, reason="no amtool: apt-get install prometheus-alertmanager")
+def test_alertmanager_takes_its_configuration() -> None:
+    checked = subprocess.run(["amtool", "check-config", "alertmanager.yml"], cwd=MONITORING, capture_output=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def test_every_alert_is_tested_and_has_hysteresis() -> None:
     rules = [
         rule for group in yaml.safe_load((MONITORING / "rules.yml").read_text())["groups"] for rule in group["rules"]
@@ -110,6 +116,20 @@ def test_compose_and_grafana_name_files_that_are_there() -> None:
     services = yaml.safe_load((MONITORING / "compose.yaml").read_text())["services"]
     mounted = [volume.split(":")[0] for each in services.values() for volume in each["volumes"]]
     assert all((MONITORING / path).exists() for path in mounted if path.startswith("."))
+    known = {name: " ".join(each["command"]) for name, each in services.items() if "command" in each}
+    prometheus = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
+    [alertmanager] = prometheus["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    assert f"--web.listen-address={alertmanager}" in known["alertmanager"]
+    provisioned = MONITORING / "grafana" / "provisioning"
+    [source] = yaml.safe_load((provisioned / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert f"--web.listen-address={source['url'].removeprefix('http://')}" in known["prometheus"]
+    [provider] = yaml.safe_load((provisioned / "dashboards" / "files.yaml").read_text())["providers"]
+    inside = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
+    assert provider["options"]["path"] in inside and "/etc/grafana/provisioning" in inside
+    for name, path in (("prometheus", "prometheus.yml"), ("alertmanager", "alertmanager.yml")):
+        inside = [volume.split(":")[1] for volume in services[name]["volumes"]]
+        assert f"--config.file=/etc/{name}/{path}" in known[name] and f"/etc/{name}/{path}" in inside
+    assert "/etc/prometheus/rules.yml" in [volume.split(":")[1] for volume in services["prometheus"]["volumes"]]
     for name in grafana_dashboards.DASHBOARDS:
         written = json.loads((grafana_dashboards.FOLDER / f"{name}.json").read_text())
         assert written == grafana_dashboards.dashboard(name), "run python scripts/grafana_dashboards.py"

@@ -37,7 +37,7 @@ _PREFIX = "qlab_"
 
 @dataclass(frozen=True)
 class ApiToken:
-    """A client's access: its name, the SHA-256 of its token (hex), and its requests per minute.
+    """A client's access: its name, the SHA-256 of its token (hex), its requests per minute, and whether it only reads.
 
     Tokens are 256 random bits, so a plain hash is safe: they cannot be guessed.
 
@@ -49,6 +49,7 @@ class ApiToken:
     name: str
     sha256: str
     per_minute: int = PER_MINUTE
+    read_only: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.@-]{1,100}", self.name):
@@ -118,7 +119,10 @@ class TokenFile:
 
 
 class AuthMiddleware:
-    """Admits requests with a known token, up to its rate; rates count over all coordinators; no limiter, no rate."""
+    """Admits requests with a known token, up to its rate; rates count over all coordinators; no limiter, no rate.
+
+    Those with a token that only reads may neither ask questions nor change anything.
+    """
 
     def __init__(
         self, app: ASGIApp, accesses: Callable[[], list[ApiToken]], limiter: MovingWindowRateLimiter | None
@@ -140,6 +144,13 @@ class AuthMiddleware:
             detail = f"{what}: send the header Authorization: Bearer TOKEN"
             await problem(401, "No access", detail, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
+        if access.read_only and scope["method"] not in READING:
+            detail = (
+                f"the token of {access.name} only reads, and {scope['method']} {scope['path']} asks or changes "
+                "something: send a token that was added without --read-only"
+            )
+            await problem(403, "Refused", detail)(scope, receive, send)
+            return
         try:
             wait_s = await run_in_threadpool(_take_turn, self._limiter, access) if self._limiter else None
         except StorageError:
@@ -151,7 +162,7 @@ class AuthMiddleware:
             after = {"Retry-After": str(math.ceil(wait_s))}
             await problem(429, "Too many requests", detail, after)(scope, receive, send)
             return
-        scope.setdefault("state", {})["client"] = access.name
+        scope.setdefault("state", {}).update(client=access.name, read_only=access.read_only)
         await self._app(scope, receive, send)
 
 

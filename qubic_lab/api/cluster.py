@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 
 from qubic_lab import __version__
 from qubic_lab.api.schemas import ClusterStatus, DeadTask, NodeStatus, Tasks, TaskState
@@ -30,7 +30,7 @@ def make_routes(coordinator: Coordinator) -> APIRouter:
 
 def _add_cluster(routes: APIRouter, coordinator: Coordinator) -> None:
     @routes.get("/status", tags=["cluster"])
-    async def status() -> ClusterStatus:
+    async def status(request: Request) -> ClusterStatus:
         """Return the state of the cluster."""
         gates = Counter(str(view.gate or "open") for view in coordinator.nodes())
         return ClusterStatus(
@@ -40,6 +40,7 @@ def _add_cluster(routes: APIRouter, coordinator: Coordinator) -> None:
             nodes=dict(gates),
             working=coordinator.working,
             tasks=Tasks(**asdict(await coordinator.counts())),
+            read_only=getattr(request.state, "read_only", False),
         )
 
     @routes.get("/nodes", tags=["cluster"])

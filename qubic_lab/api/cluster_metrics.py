@@ -10,6 +10,7 @@ from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.cluster.health import Gate
 from qubic_lab.cluster.tasks import TaskCounts
 from qubic_lab.metrics import MOST_VALUES, Sample, counter, gauge
+from qubic_lab.wire.pipeline_pb2 import RankCounts
 
 _ENDED = ("completed", "failed", "dead", "cancelled")
 _GAUGES: tuple[tuple[str, str, Callable[[NodeView], float | None]], ...] = (
@@ -38,6 +39,16 @@ _COUNTERS: tuple[tuple[str, str, Callable[[NodeView], float]], ...] = (
     ("finished_requests", "Requests finished since the node started.", attrgetter("record.state.finished")),
     ("failed_requests", "Requests failed since the node started.", attrgetter("record.state.failed")),
     ("pipeline_restarts", "Restarts of the pipeline since the node started.", attrgetter("record.state.restarts")),
+)
+_RANK_COUNTERS: tuple[tuple[str, str, Callable[[RankCounts], float]], ...] = (
+    ("steps", "Micro-batches that a rank has computed.", attrgetter("steps")),
+    ("tokens", "Tokens of its micro-batches: of prompts, and one for each token of an answer.", attrgetter("tokens")),
+    ("compute_seconds", "Time of computing its micro-batches.", attrgetter("compute_s")),
+    ("wait_seconds", "Time of waiting for the rank before it, between two micro-batches.", attrgetter("wait_s")),
+)
+_RANK_GAUGES: tuple[tuple[str, str, Callable[[RankCounts], float | None]], ...] = (
+    ("resident_memory_bytes", "Resident memory of its process.", attrgetter("resident_bytes")),
+    ("gpu_memory_bytes", "Memory of its tensors on a GPU.", lambda counts: counts.gpu_bytes or None),
 )
 
 
@@ -73,9 +84,24 @@ def node_families(views: Sequence[NodeView]) -> list[Metric]:
         _of_nodes("heartbeat_age_seconds", "Time since the last heartbeat.", shown, attrgetter("record.age_s")),
     ]
     families += [_of_nodes(name, text, heard, read) for name, text, read in _GAUGES]
+    families += rank_families({view.record.id: view.record.state.ranks for view in heard}, ("node", "rank"))
     return families + [
         counter(f"node_{name}", text, [((view.record.id,), read(view)) for view in heard], ["node"])
         for name, text, read in _COUNTERS
+    ]
+
+
+def rank_families(ranks: Mapping[str, Sequence[RankCounts]], labels: Sequence[str] = ("rank",)) -> list[Metric]:
+    """Return the metrics of the ranks of each node, some seconds old; with ("rank",) as labels nodes are not named."""
+    found = [
+        ((node, str(each.rank))[-len(labels) :], each) for node, all_ in ranks.items() for each in all_[:MOST_VALUES]
+    ]
+    return [
+        counter(f"rank_{name}", text, [(who, read(each)) for who, each in found], labels)
+        for name, text, read in _RANK_COUNTERS
+    ] + [
+        gauge(f"rank_{name}", text, [(who, value) for who, each in found if (value := read(each)) is not None], labels)
+        for name, text, read in _RANK_GAUGES
     ]
 
 

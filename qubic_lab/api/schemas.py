@@ -305,6 +305,7 @@ class ClusterStatus(BaseModel):
     nodes: Annotated[dict[str, int], Field(description="number of nodes by gate; open: available")]
     working: Annotated[int, Field(description="tasks that this coordinator has given to nodes")]
     tasks: Tasks
+    read_only: Annotated[bool, Field(description="whether the token of this request may only read")] = False
 
 
 class Liveness(BaseModel):

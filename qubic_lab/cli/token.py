@@ -24,7 +24,12 @@ def commands() -> Commands:
     }
 
 
-def add(name: Name, per_minute: Annotated[int, Option(help="Requests a minute.")] = 120, file: File = None) -> None:
+def add(
+    name: Name,
+    per_minute: Annotated[int, Option(help="Requests a minute.")] = 120,
+    read_only: Annotated[bool, Option("--read-only", help="It may neither ask questions nor change anything.")] = False,
+    file: File = None,
+) -> None:
     """Add a token and print it once.
 
     The file keeps only its hash. Running coordinators accept the token at once.
@@ -36,20 +41,22 @@ def add(name: Name, per_minute: Annotated[int, Option(help="Requests a minute.")
     if any(each.name == name for each in known):
         raise InputError(f"{name!r} has a token: remove it first, or give another name")
     token = new_token()
-    write_tokens(path, [*known, ApiToken(name, hash_token(token), per_minute)])
+    write_tokens(path, [*known, ApiToken(name, hash_token(token), per_minute, read_only)])
     note(f"the token of {name}; it is not shown again:")
     typer.echo(token)
 
 
 def list_(file: File = None, json: options.Json = False) -> None:
-    """List the clients that have a token, with their rates."""
+    """List the clients that have a token, with their rates and what they may do."""
     from qubic_lab.api.access import read_tokens
 
     known = read_tokens(_path(file))
     if json:
-        print_json({"tokens": [{"name": each.name, "per_minute": each.per_minute} for each in known]})
+        listed = [{"name": each.name, "per_minute": each.per_minute, "read_only": each.read_only} for each in known]
+        print_json({"tokens": listed})
         return
-    print_table(("name", "requests a minute"), [(each.name, str(each.per_minute)) for each in known])
+    rows = [(each.name, str(each.per_minute), "read" if each.read_only else "read, ask, change") for each in known]
+    print_table(("name", "requests a minute", "may"), rows)
 
 
 def remove(name: Name, file: File = None) -> None:

@@ -276,6 +276,8 @@ class Node:
         state = self._state
         held = await self._replica.stats() if state.ready else pipeline_pb2.StatsReply()
         state.context_tokens, state.most_context_tokens = held.context_tokens, held.most_context_tokens
+        state.ClearField("ranks")
+        state.ranks.extend(held.ranks)
         if time.monotonic() >= self._look_s:  # not with each heartbeat that a change brings
             self._look_s = time.monotonic() + HEARTBEAT_S / 2
             state.resident_bytes = resident_bytes()

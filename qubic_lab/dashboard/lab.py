@@ -38,7 +38,7 @@ class Followed:
 
 
 class Lab:
-    """A coordinator at `url`, and what may be done there; `read_only`: nothing. Used by all pages, from any thread.
+    """A coordinator at `url`, and what is done there; `read_only`: nothing. Used by all pages, from any thread.
 
     Raises:
         InputError: see `CoordinatorClient`.

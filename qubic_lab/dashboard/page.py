@@ -1,6 +1,7 @@
 """The page: the tabs and a playground, made new each second."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import panel as pn
@@ -10,7 +11,7 @@ from qubic_lab.dashboard.charts import timeline_chart
 from qubic_lab.dashboard.lab import Lab
 from qubic_lab.dashboard.playground import Asking, spans, voter_spans
 from qubic_lab.dashboard.rendering import render
-from qubic_lab.dashboard.section import STYLE, button, drawn, html, put
+from qubic_lab.dashboard.section import STYLE, allow, button, drawn, html, put
 from qubic_lab.dashboard.tabs import VOTING, ClusterTab, ConsensusTab, OracleTab
 from qubic_lab.dashboard.traces import span_columns
 from qubic_lab.dashboard.watch import STATUS, Watch
@@ -22,8 +23,8 @@ UPDATE_MS, STREAM_S = 1_000, 0.1
 class Playground:
     """A question, its answer as it comes, and where its time went; or a vote on it."""
 
-    def __init__(self, lab: Lab, watch: Watch) -> None:
-        self._lab, self._watch = lab, watch
+    def __init__(self, lab: Lab, watch: Watch, why_not: Callable[[], str]) -> None:
+        self._lab, self._watch, self._why_not = lab, watch, why_not
         self._question = pn.widgets.TextAreaInput(
             name=translated("question"),
             placeholder=translated("Why is the sky blue?"),
@@ -49,18 +50,18 @@ class Playground:
         options = pn.FlexBox(
             self._tokens, self._temperature, self._ask_button, self._vote_button, self._stop_button, align_items="end"
         )
-        parts = (
-            [html(render("nothing", what=translated("This dashboard only reads.")))]
-            if lab.read_only
-            else [self._question, options]
+        self._form = pn.Column(self._question, options, sizing_mode="stretch_width")
+        self._note = html()
+        self.column = pn.Column(
+            self._note, self._form, self._answer, self._drawn, self._voices, sizing_mode="stretch_width"
         )
-        self.column = pn.Column(*parts, self._answer, self._drawn, self._voices, sizing_mode="stretch_width")
 
     def update(self, now_s: float) -> None:
         """Draw the timeline of an answer that has ended; its text is shown as it comes.
 
         Charts may be changed here alone, where the page is held.
         """
+        allow(self._form, self._note, self._why_not())
         spans = self._lab.traces.spans(self._parent) if self._parent and self._asking and self._asking.ended else ()
         if len(spans) > self._spans and any(span.rank is not None for span in spans):
             self._columns, self._spans = span_columns(spans), len(spans)
@@ -87,7 +88,7 @@ class Playground:
 
     def _asked(self) -> tuple[str, int, float] | None:
         question = (self._question.value_input or self._question.value or "").strip()
-        if not question or (self._asking and not self._asking.ended):
+        if self._why_not() or not question or (self._asking and not self._asking.ended):
             return None
         return question, self._tokens.value, self._temperature.value
 
@@ -116,17 +117,27 @@ class Playground:
 
 
 class Dashboard(pn.viewable.Viewer):
-    """The page, in a browser or in a notebook's cell; it is made new each second, `updates` times, or for ever."""
+    """The page, in a browser or in a notebook's cell; it is made new each second, `updates` times, or for ever.
 
-    def __init__(self, lab: Lab, watch: Watch, tag: str = ENGLISH, updates: int = 0) -> None:
+    `may_act` says whether the one who looks may ask and change; it is asked again and again.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        watch: Watch,
+        tag: str = ENGLISH,
+        updates: int = 0,
+        may_act: Callable[[], bool] = lambda: True,
+    ) -> None:
         super().__init__()
-        self._watch, self._tag, self._updates = watch, tag, updates
+        self._lab, self._watch, self._tag, self._updates, self._may_act = lab, watch, tag, updates, may_act
         with language(tag):
             tabs: dict[str, Any] = {
-                translated("Cluster"): ClusterTab(lab, watch),
+                translated("Cluster"): ClusterTab(lab, watch, self._why_not),
                 translated("Consensus"): ConsensusTab(lab, watch),
                 translated("Oracle"): OracleTab(lab, watch),
-                translated("Playground"): Playground(lab, watch),
+                translated("Playground"): Playground(lab, watch, self._why_not),
             }
         self._tabs = list(tabs.values())
         self._shown = pn.Tabs(
@@ -144,6 +155,16 @@ class Dashboard(pn.viewable.Viewer):
             period_ms = max(20, round(UPDATE_MS * self._watch.pace))
             pn.state.add_periodic_callback(self.update, period_ms, count=self._updates or None)
         return self._page
+
+    def _why_not(self) -> str:
+        """Return why nothing can be asked or changed here; empty: it can."""
+        if self._lab.read_only:
+            return translated("This dashboard only reads.")
+        if not self._may_act():
+            return translated("Your token only reads: nothing can be asked or changed with it.")
+        if (self._watch.see(STATUS).value or {}).get("read_only"):
+            return translated("The token that this dashboard sends to the coordinator only reads.")
+        return ""
 
     def update(self) -> None:
         """Show what is known now in the tab that is looked at."""

@@ -70,6 +70,12 @@ def drawn(chart: Chart) -> Any:
     )
 
 
+def allow(controls: Any, note: Any, why_not: str) -> None:
+    """Show controls, or instead of them in a pane why they cannot be used."""
+    controls.visible = not why_not
+    put(note, render("nothing", what=why_not) if why_not else "")
+
+
 def put(pane: Any, text: str) -> None:
     """Change a pane if its text is another one."""
     if pane.object != text:

@@ -23,6 +23,8 @@ from qubic_lab.runs.language import ENGLISH, LANGUAGES
 from qubic_lab.wire.channel import is_loopback, with_port
 
 COOKIE, LOGIN = "qubic_lab_token", "/login"
+VIEWER = "qubic_lab_viewer"
+"""The attribute of a request that says whose token let it in."""
 THEMES = ("light", "dark")
 
 
@@ -39,7 +41,7 @@ def serve(config: ServeConfig, lab: Lab, listening: Callable[[str], None], pace:
     def page() -> Any:
         tag, theme = language_of(_argument("lang"), pn.state.headers.get("Accept-Language", "")), _argument("theme")
         pn.config.global_css = [page_style(theme if theme in THEMES else "")]
-        return Dashboard(lab, watch, tag)
+        return Dashboard(lab, watch, tag, may_act=_may_act(accesses))
 
     accesses = config.accesses()
     options: dict[str, Any] = {}
@@ -57,6 +59,8 @@ def serve(config: ServeConfig, lab: Lab, listening: Callable[[str], None], pace:
             title="Qubic Lab",
             show=False,
             start=False,
+            include_headers=["Accept-Language"],  # the rest would stand in the page, for scripts to read
+            include_cookies=[],
             extra_patterns=[(PATH, Spans, {"traces": lab.traces, "accesses": accesses})],
             **options,
         )
@@ -86,8 +90,9 @@ class Spans(RequestHandler):
         body = self.request.body
         if self._accesses is not None:
             _, _, token = self.request.headers.get("Authorization", "").partition(" ")
-            if find_token(token.strip(), self._accesses()) is None:
-                self.send_error(401)
+            access = find_token(token.strip(), self._accesses())
+            if access is None or access.read_only:
+                self.send_error(401 if access is None else 403)
                 return
         if len(body) > MOST_BYTES or self.request.headers.get("Content-Encoding"):
             self.send_error(413)
@@ -98,6 +103,14 @@ class Spans(RequestHandler):
             self.send_error(400)
             return
         self.set_header("Content-Type", "application/x-protobuf")
+
+
+def _may_act(accesses: Accesses | None) -> Callable[[], bool]:
+    """Return what says whether whoever opened this page may ask and change: their token is known and not a reader's."""
+    if accesses is None:
+        return lambda: True
+    name = getattr(pn.state.curdoc.session_context.request, VIEWER, None)
+    return lambda: any(each.name == name and not each.read_only for each in accesses())
 
 
 def _names(host: str) -> list[str]:
@@ -142,9 +155,11 @@ class TokenAuth(AuthProvider):
             kind, _, token = handler.request.headers.get("Authorization", "").partition(" ")
             if kind.lower() == "bearer":
                 found = find_token(token.strip(), self._accesses())
-                return found.name if found else None
-            entered = (handler.get_secure_cookie(COOKIE) or b"").decode()  # signed, so nobody else can have made it
-            return next((each.name for each in self._accesses() if each.sha256 == entered), None)
+            else:
+                entered = (handler.get_secure_cookie(COOKIE) or b"").decode()  # signed: nobody else can have made it
+                found = next((each for each in self._accesses() if each.sha256 == entered), None)
+            setattr(handler.request, VIEWER, found.name if found else None)
+            return found.name if found else None
 
         return user
 

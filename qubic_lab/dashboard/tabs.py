@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,9 +12,9 @@ from qubic_lab.dashboard import cluster_view, consensus_view, oracle_view
 from qubic_lab.dashboard.charts import confidence_chart, news_chart, price_chart, rate_chart
 from qubic_lab.dashboard.lab import METRICS, NODES, Lab
 from qubic_lab.dashboard.rendering import render
-from qubic_lab.dashboard.section import STYLE, Section, button, html, offer, put
+from qubic_lab.dashboard.section import STYLE, Section, allow, button, html, offer, put
 from qubic_lab.dashboard.watch import STATUS, Seen, Watch
-from qubic_lab.errors import QubicLabError
+from qubic_lab.errors import QubicLabError, RefusedError
 from qubic_lab.runs.language import translated
 
 TASKS, VOTES, MODES = "/api/cluster/tasks", "/api/consensus/history?limit=50", "/api/consensus/metrics"
@@ -25,8 +26,8 @@ FRAMES = ["1h", "4h", "1d"]
 class ClusterTab:
     """Nodes, queue, latency, speed and errors; drain and return, after a second click."""
 
-    def __init__(self, lab: Lab, watch: Watch) -> None:
-        self._lab, self._watch = lab, watch
+    def __init__(self, lab: Lab, watch: Watch, why_not: Callable[[], str]) -> None:
+        self._lab, self._watch, self._why_not = lab, watch, why_not
         self._nodes = Section(translated("Nodes"), _nodes)
         self._tasks = Section(translated("Queue"), _tasks)
         self._latency = Section(translated("Time to an answer, last five minutes"), _latency)
@@ -39,13 +40,15 @@ class ClusterTab:
         self._no = button(translated("No"), self._close)
         self._confirm = pn.Row(self._sure, self._yes, self._no, visible=False, sizing_mode="stretch_width")
         self._draining = False
-        manage = pn.FlexBox(self._node, self._drain, self._return, align_items="end")
-        managed = [] if lab.read_only else [manage, self._confirm, self._said]
-        sections = [self._nodes.column, *managed, self._tasks.column, self._latency.column, self._rates.column]
-        self.column = pn.Column(*sections, sizing_mode="stretch_width")
+        choice = pn.FlexBox(self._node, self._drain, self._return, align_items="end")
+        self._manage = pn.Column(choice, self._confirm, self._said, sizing_mode="stretch_width")
+        self._note = html()
+        sections = [self._tasks.column, self._latency.column, self._rates.column]
+        self.column = pn.Column(self._nodes.column, self._note, self._manage, *sections, sizing_mode="stretch_width")
 
     def update(self, now_s: float) -> None:
         """Show the cluster as it is known."""
+        allow(self._manage, self._note, self._why_not())
         nodes, counts = self._watch.see(NODES), self._watch.see(METRICS)
         self._nodes.update(now_s, nodes)
         self._tasks.update(now_s, self._watch.see(TASKS))
@@ -77,6 +80,8 @@ class ClusterTab:
     async def _do(self) -> None:
         self._close()
         try:
+            if why_not := self._why_not():
+                raise RefusedError(why_not)
             await asyncio.to_thread(self._lab.drain, self._node.value, self._draining)
             put(self._said, render("said", error="", done=self._node.value))
         except QubicLabError as error:

@@ -3,7 +3,7 @@
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,6 +15,7 @@ from qubic_lab.core import SamplingParams
 from qubic_lab.errors import BusyError, RankError
 from qubic_lab.pipeline.member import (
     REPORT_ORDER,
+    Ended,
     Member,
     StageSettings,
     check_order,
@@ -31,8 +32,8 @@ GATHER_S, MOST_GATHER_S = 0.001, 0.01
 that are sent together then share their first micro-batch."""
 IDLE_BEAT_S = 2.0
 """Interval at which an idle ring sends a report round, because a receive that waits too long counts as a lost peer."""
-TELL_S = 5.0
-"""Shortest time between two reports while requests run: each empties the ring."""
+COUNT_S = 5.0
+"""Interval at which the ranks count what they have done while requests run; that travels among the micro-batches."""
 
 _CPU = torch.device("cpu")
 Replies = list[dict[str, Any]]
@@ -74,8 +75,9 @@ class Engine:
         self._begun_s: dict[int, float] = {}  # when the prompts of requests without an event were begun
         self._in_flight: deque[Message] = deque()
         self._undelivered: list[tuple[Sink, Event]] = []
-        self._told: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
-        self._tell_at = 0.0
+        self._told: queue.SimpleQueue[tuple[int, Mapping[str, str]]] = queue.SimpleQueue()
+        self._counted_at, self._counting = 0.0, False  # when the ranks began to count, and whether they do now
+        self.counts: Replies = []  # what each rank said last (`RankCounts`); other threads may read it
         self.progressed_at = time.monotonic()  # when the last micro-batch came back; other threads may read it
 
     def configure(self, settings: StageSettings, limits: Limits) -> Replies:
@@ -110,9 +112,9 @@ class Engine:
             _Submit(request, prompt, sampling, tuple(siblings), forced, scored, sink, time.perf_counter_ns())
         )
 
-    def tell(self, request: int, parent: str) -> None:
-        """Let all ranks know, with the next report, that a request has ended and which span it had."""
-        self._told.put((request, parent))
+    def tell(self, request: int, carried: Mapping[str, str]) -> None:
+        """Let all ranks know with the next count that a request has ended, and what names it (`tracing.headers`)."""
+        self._told.put((request, carried))
 
     def cancel(self, request: int) -> None:
         """Cancel a request; its slot is free at the next step."""
@@ -140,11 +142,11 @@ class Engine:
         while len(self._in_flight) < self._member.ranks and (message := self._scheduler.next_micro_batch()):
             self._send(self._scheduler, message)
         self._deliver()
-        if self._in_flight:
+        if self._in_flight or self._counting:
             self._take_back(self._scheduler)
 
     def _send(self, scheduler: Scheduler, message: Message) -> None:
-        stage = self._member.stage
+        member, stage = self._member, self._member.stage
         assert stage is not None
         hidden = stage.embed(message, scheduler.input_tokens(message))
         next_tokens = torch.tensor(scheduler.next_tokens(message)) if message.scored else None
@@ -156,12 +158,15 @@ class Engine:
         if message.kind is Kind.PREFILL:
             begun_s = time.perf_counter()
             self._begun_s |= {work.request: begun_s for work in message.works if work.position == 0}
-        returned, payloads = stage.run(message, hidden, next_tokens, adjustments)
-        self._member.transport.send(returned, *payloads)
+        returned, payloads = member.run(message, hidden, next_tokens, adjustments)
+        member.transport.send(returned, *payloads)
         self._in_flight.append(message)
 
     def _take_back(self, scheduler: Scheduler) -> None:
-        message = self._member.transport.receive()
+        message = self._member.receive()
+        if message.kind is Kind.CONTROL and self._counting:
+            self._counting, self.counts = False, self._member.receive_control(message)["counts"]
+            return
         sent = self._in_flight.popleft()
         check_order(self._member.ranks - 1, message, sent.sequence)
         self.progressed_at = time.monotonic()
@@ -210,32 +215,38 @@ class Engine:
     def _take_commands(self) -> "list[_Submit | _Cancel | _Order]":
         """Return the commands of other threads; wait for one if there is nothing else to do."""
         commands = []
-        idle = not self._in_flight and (self._scheduler is None or self._scheduler.idle)
+        idle = not (self._in_flight or self._counting) and (self._scheduler is None or self._scheduler.idle)
         if idle:
             self._deliver()
             self._member.tracer.flush()
             try:
                 commands.append(self._commands.get(timeout=IDLE_BEAT_S))
             except queue.Empty:
-                return [self._report_order()]
+                return [_Order({**REPORT_ORDER, "ended": self._ended()}, None, Future())]
             until = time.monotonic() + MOST_GATHER_S
             with suppress(queue.Empty):
                 while time.monotonic() < until:
                     commands.append(self._commands.get(timeout=GATHER_S))
         while not self._commands.empty():
             commands.append(self._commands.get())
-        if not self._told.empty() and time.monotonic() > self._tell_at:
-            commands.append(self._report_order())
+        if not (idle or self._counting) and time.monotonic() - self._counted_at > COUNT_S:
+            self._count()
         return commands
 
-    def _report_order(self) -> _Order:
-        """Return the order of a report that tells which requests have ended."""
-        self._tell_at = time.monotonic() + TELL_S
+    def _count(self) -> None:
+        """Let the ranks count; their counts come back behind the micro-batches that are on their way."""
+        ended = self._ended()
+        self._counting = True
+        self._member.send_control({"op": "count", "ended": ended, "counts": [self._member.count(ended)]})
+
+    def _ended(self) -> Ended:
+        """Return the requests that all ranks are told of with the next count."""
+        self._counted_at = time.monotonic()
         ended = {}
         while not self._told.empty():
-            number, parent = self._told.get()
-            ended[str(number)] = parent
-        return _Order({**REPORT_ORDER, "ended": ended}, None, Future())
+            number, carried = self._told.get()
+            ended[str(number)] = carried
+        return ended
 
     def _execute(self, command: "_Submit | _Cancel | _Order") -> None:
         match command:
@@ -266,7 +277,7 @@ class Engine:
         return check_replies(order.replies.result())
 
     def _carry_out(self, order: _Order) -> None:
-        while self._in_flight and self._scheduler is not None:
+        while (self._in_flight or self._counting) and self._scheduler is not None:
             self._take_back(self._scheduler)
         self._deliver()
         if order.limits is not None and self._scheduler is not None and not self._scheduler.idle:
@@ -282,6 +293,7 @@ class Engine:
         collected = member.receive_control(self._next_control())
         member.tracer.clocks(collected["clocks_ns"])
         replies: Replies = collected["replies"]
+        self.counts = [reply["counts"] for reply in replies if "counts" in reply]
         if order.limits is not None:
             self._scheduler = None
             if member.stage is not None and not any("error" in reply for reply in replies):
@@ -289,7 +301,7 @@ class Engine:
         order.replies.set_result(replies)
 
     def _next_control(self) -> Message:
-        message = self._member.transport.receive()
+        message = self._member.receive()
         if message.kind is not Kind.CONTROL:
             last = self._member.ranks - 1
             raise RankError(f"rank {last} diverged: it answered micro-batch {message.sequence} instead of an order")

@@ -5,8 +5,10 @@ load at the same time; then a collection, to which each rank adds its reply.
 """
 
 import json
+import logging
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,10 @@ from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 _CPU = torch.device("cpu")
 _ERRORS: dict[str, type[QubicLabError]] = {"ModelError": ModelError, "InputError": InputError}
+Ended = Mapping[str, Mapping[str, str]]
+"""Requests that have ended, by their numbers, each with what names it and its span (`tracing.headers`)."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,19 @@ class StageSettings:
     compression: str
 
 
+@dataclass
+class RankCounts:
+    """What this rank has done; fields as in RankCounts of wire/pipeline.proto."""
+
+    rank: int
+    steps: int = 0
+    tokens: int = 0
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    resident_bytes: int = 0
+    gpu_bytes: int = 0
+
+
 class Member:
     """One rank: its place in the ring and, once configured, its stage."""
 
@@ -61,18 +80,52 @@ class Member:
         self._bare = transport
         self.stage: Stage | None = None
         self._loaded: tuple[Any, ...] | None = None
+        self._counts = RankCounts(rank)
+        self._working = False
+
+    def receive(self) -> Message:
+        """Wait for the next message; the wait counts between two micro-batches, as without requests nothing comes."""
+        started_s = time.perf_counter()
+        message = self.transport.receive()
+        is_work = message.kind is not Kind.CONTROL
+        if is_work and self._working:
+            self._counts.wait_s += time.perf_counter() - started_s
+        self._working = is_work
+        return message
+
+    def run(
+        self, message: Message, hidden: torch.Tensor, *more: torch.Tensor | None
+    ) -> tuple[Message, tuple[torch.Tensor, ...]]:
+        """Run the stage on a micro-batch, as `Stage.run`, and count it."""
+        assert self.stage is not None, "a micro-batch came before the pipeline was configured"
+        started_s, counts = time.perf_counter(), self._counts
+        ran = self.stage.run(message, hidden, *more)
+        counts.compute_s += time.perf_counter() - started_s
+        counts.steps += 1
+        counts.tokens += message.count
+        return ran
+
+    def count(self, ended: Ended) -> dict[str, Any]:
+        """Take note of requests that have ended, and return what this rank has done so far."""
+        if self.rank:  # rank 0 knows it first
+            for number, carried in ended.items():
+                with tracing.following(carried):
+                    _log.info("request %s has ended", number)
+        if isinstance(self.tracer, RequestTracer):
+            self.tracer.ended({int(number): carried.get(tracing.PARENT, "") for number, carried in ended.items()})
+        self._counts.resident_bytes = psutil.Process().memory_info().rss
+        self._counts.gpu_bytes = torch.cuda.memory_allocated() if self._on_gpu else 0
+        return asdict(self._counts)
 
     def obey(self, order: dict[str, Any]) -> dict[str, Any]:
         """Carry out an order; return the reply, with an `error` if it failed."""
         try:
             if order["op"] == "configure":
                 self._configure(StageSettings(**{**order["settings"], "layers": tuple(order["settings"]["layers"])}))
-            elif isinstance(self.tracer, RequestTracer):
-                self.tracer.ended({int(number): parent for number, parent in order.get("ended", {}).items()})
         except QubicLabError as error:
             self.stage, self._loaded = None, None
             return {"error": str(error), "kind": type(error).__name__}
-        return self._report()
+        return self._report() | {"counts": self.count(order.get("ended", {}))}
 
     def send_control(self, content: dict[str, Any]) -> None:
         """Send a control message to the next rank."""
@@ -128,18 +181,21 @@ class Member:
             return NativeDecoder(checkpoint, stage, dtype, settings.threads)
         return Decoder(checkpoint, stage, dtype, device)
 
+    @property
+    def _on_gpu(self) -> bool:
+        return self.stage is not None and self.stage.decoder.device.type == "cuda"
+
     def _report(self) -> dict[str, Any]:
         self.tracer.memory()
         decoder = self.stage.decoder if self.stage else None
-        on_gpu = decoder is not None and decoder.device.type == "cuda"
         return {
             "rank": self.rank,
             "pid": os.getpid(),
             "stage": str(decoder.stage) if decoder else "",
             "weight_bytes": decoder.weight_bytes if decoder else 0,
             "peak_rss_bytes": peak_rss_bytes(),
-            "gpu_used_bytes": torch.cuda.max_memory_allocated() if on_gpu else 0,
-            "gpu_reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else 0,
+            "gpu_used_bytes": torch.cuda.max_memory_allocated() if self._on_gpu else 0,
+            "gpu_reserved_bytes": torch.cuda.max_memory_reserved() if self._on_gpu else 0,
         }
 
 
@@ -184,10 +240,13 @@ def follow(member: Member) -> None:
     reply: dict[str, Any] = {}
     due = FIRST_SEQUENCE
     while True:
-        message = member.transport.receive()
+        message = member.receive()
         if message.kind is Kind.CONTROL:
             content = member.receive_control(message)
-            if content["op"] == "collect":
+            if content["op"] == "count":
+                content["counts"].append(member.count(content["ended"]))
+                member.send_control(content)
+            elif content["op"] == "collect":
                 content["replies"].append(reply)
                 content["clocks_ns"].append(time.perf_counter_ns())
                 member.send_control(content)
@@ -208,7 +267,7 @@ def follow(member: Member) -> None:
             next_tokens = member.transport.receive_payload(message.score_shape[:1], torch.int64, _CPU)
         if message.adjustments:
             adjustments = member.transport.receive_payload((message.adjustments, 3), torch.int64, _CPU)
-        message, payloads = stage.run(message, hidden, next_tokens, adjustments)
+        message, payloads = member.run(message, hidden, next_tokens, adjustments)
         member.transport.send(message, *payloads)
 
 

@@ -6,6 +6,7 @@ model is loaded at the start: `torchrun … -m qubic_lab.pipeline.rank --listen 
 """
 
 import argparse
+import logging
 import os
 import sys
 import threading
@@ -46,7 +47,7 @@ def main() -> None:
             follow(member)
         _serve(Engine(member), options.listen or f"unix:{options.run_dir / SOCKET}", config)
     except QubicLabError as error:
-        _say(f"rank {rank}: {error}")
+        _say(f"rank {rank}: {error}", logging.ERROR)
         if options.run_dir and isinstance(error, RankError):
             tell_failure(options.run_dir, str(error))
         sys.exit(error.exit_status)
@@ -132,13 +133,13 @@ def _load(service: PipelineService, config: ResolvedConfig, address: str) -> Non
     try:
         service.configure(message)
     except QubicLabError as error:
-        _say(str(error))
+        _say(str(error), logging.ERROR)
         os._exit(error.exit_status)
     _say(f"{config.model} is served by {config.ranks} ranks at {address}")
 
 
-def _say(text: str) -> None:
-    print(f"qubic-lab: {text}", file=sys.stderr, flush=True)
+def _say(text: str, level: int = logging.INFO) -> None:
+    logs.write(level, "qubic_lab.pipeline.rank", text, settings().log_format)
 
 
 if __name__ == "__main__":

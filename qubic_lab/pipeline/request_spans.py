@@ -30,13 +30,18 @@ class RequestTimes:
     last_s: float | None
 
 
-def tell_request(carried: Mapping[str, str], number: int, times: RequestTimes, tokens: int, finished: bool) -> str:
-    """Log the end of a request and make its spans; return its span as the parent of the ranks' ones, if there is."""
+def tell_request(
+    carried: Mapping[str, str], number: int, times: RequestTimes, tokens: int, finished: bool
+) -> Mapping[str, str]:
+    """Log the end of a request and make its spans; return what the other ranks need for theirs; empty: nothing."""
     with tracing.following(carried):
         _log.info("request %d: %s after %d tokens", number, "finished" if finished else "ended", tokens)
     parent = carried.get(tracing.PARENT, "")
-    if not (parent and tracing.is_on()):
-        return ""
+    named = {tracing.REQUEST_ID: carried[tracing.REQUEST_ID]} if tracing.REQUEST_ID in carried else {}
+    if not tracing.is_on():
+        return named if _log.isEnabledFor(logging.INFO) else {}
+    if not parent:
+        return named | {tracing.PARENT: ""}
     now_ns = perf_counter_ns()
     marks = [None if at_s is None else int(at_s * 1e9) for at_s in vars(times).values()]
     marks = [min(mark, now_ns) if mark is not None else None for mark in marks]
@@ -45,7 +50,7 @@ def tell_request(carried: Mapping[str, str], number: int, times: RequestTimes, t
     for name, begin, end in zip(("wait", "prefill", "decode"), marks, marks[1:], strict=False):
         if begin is not None and end is not None:
             _past(name, begin, end, own)
-    return own
+    return named | {tracing.PARENT: own}
 
 
 def _past(name: str, start_ns: int, end_ns: int, parent: str, **attributes: tracing.Value) -> str:

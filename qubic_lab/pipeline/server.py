@@ -13,7 +13,6 @@ from typing import TypeVar
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from qubic_lab import tracing
 from qubic_lab.core import MAX_SEED, ChatMessage, Request, SamplingParams
 from qubic_lab.errors import BusyError, ContextError, DeadlineError, InputError, QubicLabError
 from qubic_lab.model.config import ModelConfig, load_config
@@ -131,6 +130,7 @@ class PipelineService:
                 uptime_s=time.monotonic() - self._started,
                 context_tokens=sum(call.context_tokens for call in self._live.values()),
                 most_context_tokens=self._loaded.slots * self._loaded.config.max_positions if self._loaded else 0,
+                ranks=[pb.RankCounts(**each) for each in self._engine.counts],
             )
 
     def configure(self, message: pb.Settings) -> pb.Description:
@@ -247,10 +247,10 @@ class PipelineService:
             self._failed += not call.finished
             self._tokens += call.tokens
         times = RequestTimes(call.started, call.begun, call.first_s, call.last_s)
-        parent = tell_request(call.carried, call.numbers.start, times, call.tokens, call.finished)
-        if tracing.is_on():
+        told = tell_request(call.carried, call.numbers.start, times, call.tokens, call.finished)
+        if told:
             for number in call.numbers:
-                self._engine.tell(number, parent)
+                self._engine.tell(number, told)
 
     def _check_progress(self, call: Call) -> None:
         if time.monotonic() - max(call.started_monotonic, self._engine.progressed_at) > NO_PROGRESS_S:

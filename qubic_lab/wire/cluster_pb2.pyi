@@ -68,7 +68,7 @@ class Heartbeat(_message.Message):
     def __init__(self, node: _Optional[str] = ..., session: _Optional[str] = ..., state: _Optional[_Union[NodeState, _Mapping]] = ...) -> None: ...
 
 class NodeState(_message.Message):
-    __slots__ = ("cpu_share", "memory_share", "ready", "draining", "loads", "finished", "failed", "tokens", "restarts", "trouble", "resident_bytes", "disk_free_bytes", "disk_size_bytes", "certificate_ends_s", "context_tokens", "most_context_tokens")
+    __slots__ = ("cpu_share", "memory_share", "ready", "draining", "loads", "finished", "failed", "tokens", "restarts", "trouble", "resident_bytes", "disk_free_bytes", "disk_size_bytes", "certificate_ends_s", "context_tokens", "most_context_tokens", "ranks")
     class LoadsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class NodeState(_message.Message):
     CERTIFICATE_ENDS_S_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MOST_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     cpu_share: float
     memory_share: float
     ready: bool
@@ -108,7 +109,8 @@ class NodeState(_message.Message):
     certificate_ends_s: int
     context_tokens: int
     most_context_tokens: int
-    def __init__(self, cpu_share: _Optional[float] = ..., memory_share: _Optional[float] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., loads: _Optional[_Mapping[str, Load]] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., restarts: _Optional[int] = ..., trouble: _Optional[str] = ..., resident_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_size_bytes: _Optional[int] = ..., certificate_ends_s: _Optional[int] = ..., context_tokens: _Optional[int] = ..., most_context_tokens: _Optional[int] = ...) -> None: ...
+    ranks: _containers.RepeatedCompositeFieldContainer[_pipeline_pb2.RankCounts]
+    def __init__(self, cpu_share: _Optional[float] = ..., memory_share: _Optional[float] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., loads: _Optional[_Mapping[str, Load]] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., restarts: _Optional[int] = ..., trouble: _Optional[str] = ..., resident_bytes: _Optional[int] = ..., disk_free_bytes: _Optional[int] = ..., disk_size_bytes: _Optional[int] = ..., certificate_ends_s: _Optional[int] = ..., context_tokens: _Optional[int] = ..., most_context_tokens: _Optional[int] = ..., ranks: _Optional[_Iterable[_Union[_pipeline_pb2.RankCounts, _Mapping]]] = ...) -> None: ...
 
 class Load(_message.Message):
     __slots__ = ("requests", "tokens")

@@ -51,7 +51,7 @@ class Description(_message.Message):
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., ranks: _Optional[_Iterable[_Union[RankDescription, _Mapping]]] = ...) -> None: ...
 
 class RankDescription(_message.Message):
-    __slots__ = ("rank", "pid", "stage", "weight_bytes", "peak_rss_bytes", "gpu_used_bytes", "gpu_reserved_bytes")
+    __slots__ = ("rank", "pid", "stage", "weight_bytes", "peak_rss_bytes", "gpu_used_bytes", "gpu_reserved_bytes", "counts")
     RANK_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class RankDescription(_message.Message):
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     GPU_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     GPU_RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
     rank: int
     pid: int
     stage: str
@@ -66,7 +67,26 @@ class RankDescription(_message.Message):
     peak_rss_bytes: int
     gpu_used_bytes: int
     gpu_reserved_bytes: int
-    def __init__(self, rank: _Optional[int] = ..., pid: _Optional[int] = ..., stage: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., gpu_used_bytes: _Optional[int] = ..., gpu_reserved_bytes: _Optional[int] = ...) -> None: ...
+    counts: RankCounts
+    def __init__(self, rank: _Optional[int] = ..., pid: _Optional[int] = ..., stage: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., gpu_used_bytes: _Optional[int] = ..., gpu_reserved_bytes: _Optional[int] = ..., counts: _Optional[_Union[RankCounts, _Mapping]] = ...) -> None: ...
+
+class RankCounts(_message.Message):
+    __slots__ = ("rank", "steps", "tokens", "compute_s", "wait_s", "resident_bytes", "gpu_bytes")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_S_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    GPU_BYTES_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    steps: int
+    tokens: int
+    compute_s: float
+    wait_s: float
+    resident_bytes: int
+    gpu_bytes: int
+    def __init__(self, rank: _Optional[int] = ..., steps: _Optional[int] = ..., tokens: _Optional[int] = ..., compute_s: _Optional[float] = ..., wait_s: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., gpu_bytes: _Optional[int] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "ignore_eos", "stop", "logprobs", "top_logprobs", "min_p", "presence_penalty", "frequency_penalty", "logit_bias")
@@ -252,7 +272,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("slots", "requests", "most_requests", "finished", "failed", "tokens", "uptime_s", "context_tokens", "most_context_tokens")
+    __slots__ = ("slots", "requests", "most_requests", "finished", "failed", "tokens", "uptime_s", "context_tokens", "most_context_tokens", "ranks")
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     REQUESTS_FIELD_NUMBER: _ClassVar[int]
     MOST_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -262,6 +282,7 @@ class StatsReply(_message.Message):
     UPTIME_S_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MOST_CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
     slots: int
     requests: int
     most_requests: int
@@ -271,7 +292,8 @@ class StatsReply(_message.Message):
     uptime_s: float
     context_tokens: int
     most_context_tokens: int
-    def __init__(self, slots: _Optional[int] = ..., requests: _Optional[int] = ..., most_requests: _Optional[int] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., uptime_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., most_context_tokens: _Optional[int] = ...) -> None: ...
+    ranks: _containers.RepeatedCompositeFieldContainer[RankCounts]
+    def __init__(self, slots: _Optional[int] = ..., requests: _Optional[int] = ..., most_requests: _Optional[int] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., uptime_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., most_context_tokens: _Optional[int] = ..., ranks: _Optional[_Iterable[_Union[RankCounts, _Mapping]]] = ...) -> None: ...
 
 class End(_message.Message):
     __slots__ = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s", "request", "token_ids", "logprobs", "prompt", "queue_ms")

@@ -166,28 +166,82 @@ def test_logs_of_all_processes_and_examples_of_metrics_name_the_request(
 ) -> None:
     [(_, root)] = received[1].of(NAME)["POST"]
     ranks = next(watched.folder.glob("qubic-lab-*/ranks.log"))
-    for log in (watched.coordinator.log, watched.node.log, ranks.read_text()):
+    wait_until(lambda: "has ended" in ranks.read_text())  # of the last rank, which is told later
+    for log, writers in ((watched.coordinator.log, 1), (watched.node.log, 1), (ranks.read_text(), 2)):
         lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-        [about] = {line.get("trace_id") for line in lines if line.get("request_id") == NAME}
-        assert about == root.trace_id.hex()
+        about = [line for line in lines if line.get("request_id") == NAME]
+        assert {line["trace_id"] for line in about} == {root.trace_id.hex()}
+        assert len({line["logger"] for line in about}) >= writers
     shown = watched.client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}).text
     assert f'# {{request_id="{NAME}",trace_id="{root.trace_id.hex()}"}}' in shown
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no prometheus: apt-get install prometheus")
-def test_prometheus_scrapes_a_live_cluster(watched: Watched, tmp_path: Path) -> None:
-    engine = open_database(f"sqlite:///{tmp_path / 'oracle.db'}")
-    server, _ = start_http_server(0, "127.0.0.1", make_registry(Collector(CollectorConfig(), engine), engine))
-    config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
-    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(MONITORING / "rules.yml")]
-    targets = {"coordinator": watched.url.removeprefix("http://"), "collector": f"127.0.0.1:{server.server_port}"}
-    config["scrape_configs"] = [each for each in config["scrape_configs"] if each["job_name"] in targets]
+@pytest.fixture
+def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A webhook for Alertmanager, and the alerts that came."""
+    alerts: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            alerts.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/alerts", alerts
+        server.shutdown()
+
+
+def configured(folder: Path, targets: dict[str, str], alertmanager: str, webhook: str) -> None:
+    """Write what launch/monitoring has, with the addresses of a test and without its waits."""
+    config, rules, receivers = (
+        yaml.safe_load((MONITORING / f"{name}.yml").read_text()) for name in ("prometheus", "rules", "alertmanager")
+    )
+    assert {each["job_name"] for each in config["scrape_configs"]} == targets.keys()
     for each in config["scrape_configs"]:
         each["static_configs"] = [{"targets": [targets[each["job_name"]]]}]
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-    port = free_port()
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = [alertmanager]
+    for rule in (rule for group in rules["groups"] for rule in group["rules"] if rule.get("alert") == "TargetDown"):
+        rule["for"] = "0s"
+    receivers["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    receivers["receivers"][0]["webhook_configs"][0]["url"] = webhook
+    for name, content in (("prometheus", config), ("rules", rules), ("alertmanager", receivers)):
+        (folder / f"{name}.yml").write_text(yaml.safe_dump(content))
+
+
+@pytest.mark.skipif(
+    not (shutil.which("prometheus") and shutil.which("prometheus-alertmanager")),
+    reason="no prometheus or no alertmanager: apt-get install prometheus prometheus-alertmanager",
+)
+def test_prometheus_scrapes_all_processes_and_alertmanager_tells_what_fires(
+    watched: Watched, tmp_path: Path, told: tuple[str, list[dict[str, Any]]]
+) -> None:
+    engine = open_database(f"sqlite:///{tmp_path / 'oracle.db'}")
+    server, _ = start_http_server(0, "127.0.0.1", make_registry(Collector(CollectorConfig(), engine), engine))
+    port, alert_port = free_port(), free_port()
+    pipeline = next(watched.folder.glob("qubic-lab-*/engine.sock"))
     with processes() as start:
+        arguments = ("qubic_lab.cli.main", "serve", "--pipeline", f"unix:{pipeline}", "--listen", "127.0.0.1:0")
+        serve = start(tmp_path, "serve", *arguments, QUBIC_LAB_CACHE=str(tmp_path))
+        wait_until(lambda: re.search(r"at http://(\S+)/v1;", serve.log))
+        found = re.search(r"at http://(\S+)/v1;", serve.log)
+        assert found is not None
+        targets = {
+            "coordinator": watched.url.removeprefix("http://"),
+            "serve": found[1],
+            "collector": f"127.0.0.1:{server.server_port}",
+        }
+        configured(tmp_path, targets, f"127.0.0.1:{alert_port}", told[0])
+        start(
+            *(tmp_path, "alertmanager", shutil.which("prometheus-alertmanager"), "--cluster.listen-address="),
+            *(f"--config.file={tmp_path}/alertmanager.yml", f"--storage.path={tmp_path}/alerts"),
+            f"--web.listen-address=127.0.0.1:{alert_port}",
+        )
         start(
             *(tmp_path, "prometheus", shutil.which("prometheus"), f"--config.file={tmp_path}/prometheus.yml"),
             *(f"--storage.tsdb.path={tmp_path}/data", f"--web.listen-address=127.0.0.1:{port}"),
@@ -219,9 +273,17 @@ def test_prometheus_scrapes_a_live_cluster(watched: Watched, tmp_path: Path) -> 
             for label in ask("labels"):
                 if label not in ("__name__", "le"):
                     assert len(ask(f"label/{label}/values")) <= MOST_VALUES, label
+            steps = ask("query", query="qubic_lab_rank_steps_total > 0")["result"]
+            ranks = {(each["metric"]["job"], each["metric"].get("node"), each["metric"]["rank"]) for each in steps}
+            assert ranks == {(*who, rank) for who in (("coordinator", "a"), ("serve", None)) for rank in "01"}
+
             engine.dispose()
-    server.shutdown()
-    server.server_close()
+            server.shutdown()
+            server.server_close()
+            wait_until(lambda: told[1])
+            alert, *_ = [alert for alert in told[1] if alert["labels"]["job"] == "collector"]
+            assert (alert["status"], alert["labels"]["alertname"]) == ("firing", "TargetDown")
+            assert alert["annotations"]["summary"] == f"collector at {targets['collector']} does not answer"
 
 
 IDLE = {

@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from qubic_lab.api.http_metrics import HttpMetrics
 from qubic_lab.core import Completion
-from qubic_lab.metrics import NAMESPACE, SECONDS
+from qubic_lab.metrics import NAMESPACE, SECONDS, Latest
 from qubic_lab.tracing import exemplar
 
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -28,6 +28,7 @@ class PipelineMetrics(HttpMetrics):
         self.token = Histogram(
             "token_seconds", "Time of a further token.", [], NAMESPACE, registry=all_, buckets=TOKEN_SECONDS
         )
+        self.ranks = Latest(all_)
         self.slots = 0
         self._open = 0
         running = Gauge("answers_running", "Answers that are computed.", [], NAMESPACE, registry=all_)

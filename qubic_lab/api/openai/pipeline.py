@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 from qubic_lab.api.openai.answerer import ClientInfo, ModelCard, Piece, with_seed
@@ -66,6 +66,10 @@ class PipelineAnswerer:
     def model(self) -> str:
         """The model's name."""
         return self._capabilities.model
+
+    async def ranks(self) -> Sequence[pipeline_pb2.RankCounts]:
+        """Return what each rank has done; nothing while the pipeline does not answer."""
+        return (await self._replica.stats()).ranks
 
     async def models(self) -> list[ModelCard]:
         """Return the one model."""

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from pydantic import BaseModel, Field
 
 from qubic_lab import __version__
+from qubic_lab.api.cluster_metrics import rank_families
 from qubic_lab.api.http_metrics import METRICS
 from qubic_lab.api.http_server import KEY, Accesses, ServeConfig, guard, new_app, run_server
 from qubic_lab.api.openai import embeddings as embedding_routes
@@ -111,6 +112,7 @@ def _monitoring(answerer: PipelineAnswerer, metrics: PipelineMetrics) -> APIRout
     @routes.get("/metrics", response_class=Response, responses=METRICS)
     async def tell(request: Request) -> Response:
         """Return the metrics in Prometheus's text format, or as OpenMetrics for those who accept that."""
+        metrics.ranks.families = rank_families({"": await answerer.ranks()})
         content, media_type = metrics.read(request.headers.get("accept", ""))
         return Response(content, media_type=media_type)
 
