@@ -39,7 +39,9 @@ import sys
 from qubic_lab.api.http_server import ServeConfig
 from qubic_lab.dashboard.lab import Lab
 from qubic_lab.dashboard.serve import serve
-serve(ServeConfig("127.0.0.1:0"), Lab(sys.argv[1]), lambda url: print(f"at {url}", flush=True), pace=0.05)
+from qubic_lab.settings import settings
+config = ServeConfig("127.0.0.1:0", settings().api_tokens)
+serve(config, Lab(sys.argv[1]), lambda url: print(f"at {url}", flush=True), pace=0.05)
 """
 
 
@@ -151,19 +153,17 @@ async def test_the_page_follows_what_happens(client: redis.Redis, tmp_path: Path
         assert [url for url in lab.requests if not re.match(rf"(https?|ws)://{host}/|data:|blob:", url)] == []
 
 
-<<<<<<< HEAD
-async def test_drain_asks_first_other_forms_fit_and_memory_stays_flat(client: redis.Redis, tmp_path: Path) -> None:
-    async with shown(client, tmp_path, *fast(tmp_path)) as lab:
-        page = await lab.open("?lang=zh-TW", viewport={"width": 400, "height": 800}, color_scheme="dark")
-=======
-async def test_drain_asks_first_readers_have_no_buttons_and_other_forms_fit(
+async def test_drain_asks_first_readers_have_no_buttons_other_forms_fit_and_memory_stays_flat(
     client: redis.Redis, tmp_path: Path
 ) -> None:
-    own, reader = ApiToken("own", hash_token("of all")), ApiToken("reader", hash_token("of one"), read_only=True)
+    own, reader = (
+        ApiToken("own", hash_token("of all"), 100_000),
+        ApiToken("reader", hash_token("of one"), read_only=True),
+    )
     write_tokens(tokens := tmp_path / "tokens.yaml", [own, reader])
     environment = {"QUBIC_LAB_API_TOKENS": str(tokens), "QUBIC_LAB_API_TOKEN": "of all"}
     known = [own]
-    async with shown(client, tmp_path, *COMMAND, accesses=known, **environment) as lab:
+    async with shown(client, tmp_path, *fast(tmp_path), accesses=known, **environment) as lab:
 
         async def enter(token: str, **options: Any) -> Any:
             page = await (await lab.browser.new_context(**options)).new_page()
@@ -180,10 +180,10 @@ async def test_drain_asks_first_readers_have_no_buttons_and_other_forms_fit(
         await page.locator(".bk-tab", has_text="Playground").click()
         await page.get_by_text("Your token only reads").nth(1).wait_for()
         assert await page.locator("textarea:visible").count() == 0
+        await page.context.close()
 
         page = await enter("of all", viewport={"width": 400, "height": 800}, color_scheme="dark")
         await page.goto(f"{lab.url}/?lang=zh-TW")
->>>>>>> e527bc7 (A token that only reads: refused with 403 where it asks or changes, and a dashboard without buttons that says why; metrics of each rank; an alert of a live cluster arrives at a webhook)
         await page.get_by_text("可用").first.wait_for()
         await page.get_by_role("button", name="停止接收").click()
         assert lab.running.gates("a") == {None}
@@ -195,12 +195,9 @@ async def test_drain_asks_first_readers_have_no_buttons_and_other_forms_fit(
         for number in range(4):
             await page.locator(".bk-tab").nth(number).click()
             assert await page.evaluate("document.documentElement.scrollWidth") <= 400
-<<<<<<< HEAD
         await assert_flat(lab, updates=120)
-=======
         known[:] = [replace(own, read_only=True)]
         await page.get_by_text("這個儀表板的權杖只能讀取").first.wait_for()
->>>>>>> e527bc7 (A token that only reads: refused with 403 where it asks or changes, and a dashboard without buttons that says why; metrics of each rank; an alert of a live cluster arrives at a webhook)
 
 
 async def hold(lab: Shown, updates: int) -> float:
