@@ -11,6 +11,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from prometheus_client import Counter
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
@@ -51,24 +53,64 @@ def open_database(url: str | None = None, *, make: bool = True, setting: str = "
             _check_folder(file, setting)
         else:
             _make_folder(file)
-    is_sqlite = parsed.get_backend_name() == "sqlite"
-    waits = {"timeout": BUSY_S} if is_sqlite else {"connect_timeout": CONNECT_S}
-    engine = create_engine(parsed, pool_pre_ping=True, connect_args=waits)
-    event.listen(engine, "handle_error", lambda context: ERRORS.inc())
-    if is_sqlite:
+    engine = _engine(parsed, shown)
+    if parsed.get_backend_name() == "sqlite":
         event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "handle_error", lambda context: _damage(context.original_exception, shown))
     try:
-        with _upgrading, _alone(parsed), engine.connect() as connection, _locked(connection):
+        with _told_of(shown, setting), _upgrading, _alone(parsed), engine.connect() as connection, _locked(connection):
             _upgrade(connection)
-    except (SQLAlchemyError, OSError, UnicodeDecodeError) as error:
-        engine.dispose()
-        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
-        raise QubicLabError(f"database {shown} cannot be used ({reason}): check {setting}") from error
     except BaseException:
         engine.dispose()
         raise
     return engine
+
+
+def missing_migrations(url: str | None = None, setting: str = "QUBIC_LAB_DATABASE_URL") -> list[str] | None:
+    """Return the migrations that a database still lacks, the next one first, without changing it; None: not made yet.
+
+    Arguments and errors as for `open_database`.
+    """
+    parsed = _parse(url)
+    if _is_file(parsed) and not Path(str(parsed.database)).exists():
+        return None
+    engine = _engine(parsed, shown := parsed.render_as_string(hide_password=True))
+    try:
+        with _told_of(shown, setting), _upgrading, engine.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            steps = ScriptDirectory.from_config(_config(connection)).iterate_revisions("head", current or "base")
+            return [step.revision for step in steps][::-1]
+    except CommandError as error:
+        raise _too_new(error) from error
+    finally:
+        engine.dispose()
+
+
+def shown_url(url: str | None = None) -> str:
+    """Return the URL of a database as for `open_database`, without its password."""
+    return _parse(url).render_as_string(hide_password=True)
+
+
+def _engine(parsed: URL, shown: str) -> Engine:
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    waits = {"timeout": BUSY_S} if is_sqlite else {"connect_timeout": CONNECT_S}
+    try:
+        engine = create_engine(parsed, pool_pre_ping=True, connect_args=waits)
+    except ModuleNotFoundError as error:
+        raise QubicLabError(f"database {shown} needs {error.name}: pip install 'qubic-lab[postgres]'") from error
+    event.listen(engine, "handle_error", lambda context: ERRORS.inc())
+    if is_sqlite:
+        event.listen(engine, "handle_error", lambda context: _damage(context.original_exception, shown))
+    return engine
+
+
+@contextmanager
+def _told_of(shown: str, setting: str) -> Iterator[None]:
+    """Turn what a database raises into one line with its URL and the setting."""
+    try:
+        yield
+    except (SQLAlchemyError, OSError, UnicodeDecodeError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+        raise QubicLabError(f"database {shown} cannot be used ({reason}): check {setting}") from error
 
 
 def check_url() -> None:
@@ -161,11 +203,19 @@ def _locked(connection: Connection) -> Iterator[None]:
 
 
 def _upgrade(connection: Connection) -> None:
+    try:
+        command.upgrade(_config(connection), "head")
+    except CommandError as error:
+        raise _too_new(error) from error
+    connection.commit()
+
+
+def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        raise QubicLabError(f"the database was made by a later version of this project ({error}): update it") from error
-    connection.commit()
+    return config
+
+
+def _too_new(error: CommandError) -> QubicLabError:
+    return QubicLabError(f"the database was made by a later version of this project ({error}): update it")

@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+
+import qubic_lab.database
 
 SERVER_USER = "nobody"
 """PostgreSQL refuses to run as root: there it runs as this one."""
@@ -55,6 +59,15 @@ def emptied(url: str) -> str:
         connection.execute(sa.text("CREATE SCHEMA public"))
     engine.dispose()
     return url
+
+
+def migrate(engine: sa.Engine, version: str) -> None:
+    """Take a database back to an earlier version of its tables."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(qubic_lab.database.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, version)
 
 
 def all_pages(page: Callable[..., Any], name: str, limit: int, **options: Any) -> list[Any]:

@@ -10,14 +10,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from databases import all_pages
+from databases import all_pages, migrate
 from sqlalchemy import Engine, inspect, text
 
-import qubic_lab.database
 from qubic_lab.consensus.weights import NO_RECORD
 from qubic_lab.database import check_url, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
@@ -39,14 +36,6 @@ def numbered(number: int, **values: object) -> VoteSummary:
 def test_migrations_make_the_tables_that_the_modules_define(engine: Engine) -> None:
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-
-
-def migrate(engine: Engine, version: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(qubic_lab.database.__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, version)
 
 
 def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> None:

@@ -16,7 +16,20 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 from qubic_lab import __version__, logs
-from qubic_lab.cli import chat, compare, coordinator, dashboard, generate, models, node, project, runs, serve, verify
+from qubic_lab.cli import (
+    chat,
+    compare,
+    coordinator,
+    dashboard,
+    doctor,
+    generate,
+    models,
+    node,
+    project,
+    runs,
+    serve,
+    verify,
+)
 from qubic_lab.cli.console import add_group
 from qubic_lab.errors import InputError, QubicLabError
 
@@ -27,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for file in (generate, chat, serve, compare, models, runs, verify, project, coordinator, node, dashboard):
+for file in (generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard):
     file.register(app)
 add_group(app, "model", "Look into a model.", "analyse --model smollm2", "models")
 add_group(app, "runs", "Look at runs of all weeks, repeat one, delete old ones.", "list --since 2026-W48")

@@ -11,7 +11,7 @@ from qubic_lab.cli.console import Commands, print_json, print_table, progress_ba
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from qubic_lab.api.client import CoordinatorClient
     from qubic_lab.cluster.links import LinkLimits
@@ -51,7 +51,8 @@ def check(
     from qubic_lab.settings import settings
 
     urls = split_list("--coordinator", coordinator or settings().coordinator)
-    checks = _run(urls, LinkLimits(rtt_ms, gbps), iperf3)
+    with progress_bar() as progress:
+        checks = list(run_checks(urls, LinkLimits(rtt_ms, gbps), iperf3, progress))
     wrong = sum(bool(each.trouble) for each in checks)
     if json:
         print_json({"checks": [asdict(each) for each in checks], "wrong": wrong, "rtt_ms": rtt_ms, "gbps": gbps})
@@ -65,22 +66,23 @@ def check(
         raise QubicLabError(f"{wrong} of {len(checks)} checks failed: the output says why")
 
 
-def _run(urls: tuple[str, ...], limits: "LinkLimits", iperf3: bool) -> list[NetworkCheck]:
+def run_checks(
+    urls: tuple[str, ...], limits: "LinkLimits", iperf3: bool, progress: "Callable[[str, int, int], None]"
+) -> "Iterator[NetworkCheck]":
+    """Yield the checks of the coordinators at `urls`, of their Redis, and of the nodes of the first."""
     from qubic_lab.api.client import CoordinatorClient
 
-    checks: list[NetworkCheck] = []
     for number, url in enumerate(urls):
-        with CoordinatorClient(url) as client, progress_bar() as progress:
+        with CoordinatorClient(url) as client:
             try:
                 name = str(client.call("GET", "/health")["coordinator"])
             except QubicLabError as error:
-                checks.append(NetworkCheck("health", "here", url, "no answer", str(error)))
+                yield NetworkCheck("health", "here", url, "no answer", str(error))
                 continue
-            checks.append(NetworkCheck("health", "here", url, name, ""))
-            checks.append(_redis(client, name))
+            yield NetworkCheck("health", "here", url, name, "")
+            yield _redis(client, name)
             if number == 0:  # all coordinators see the same nodes
-                checks += _nodes(client, name, limits, iperf3, progress)
-    return checks
+                yield from _nodes(client, name, limits, iperf3, progress)
 
 
 def _redis(client: "CoordinatorClient", name: str) -> NetworkCheck:
@@ -98,22 +100,20 @@ def _nodes(
     limits: "LinkLimits",
     iperf3: bool,
     progress: "Callable[[str, int, int], None]",
-) -> list[NetworkCheck]:
+) -> "Iterator[NetworkCheck]":
     from qubic_lab.cluster.links import NodeLink, trouble_of
 
     nodes = client.nodes()
-    checks: list[NetworkCheck] = []
     for number, node in enumerate(nodes):
         progress(f"from {node.name}", number, len(nodes))
         found = client.links(node.name, iperf3)
         http = f", HTTP {found['http_ms']:.2f} ms" if found["http_ms"] else ""
         state = f"{found['health_ms']:.2f} ms{http}" if found["serving"] else "not serving"
         why = found["trouble"] or ("" if found["serving"] else node.trouble or node.gate or "not serving")
-        checks.append(NetworkCheck("health", name, node.name, state, why))
+        yield NetworkCheck("health", name, node.name, state, why)
         for each in found["links"]:
             link = NodeLink(**each)
-            checks.append(NetworkCheck("link", node.name, link.to, link.text(), trouble_of(link, limits)))
+            yield NetworkCheck("link", node.name, link.to, link.text(), trouble_of(link, limits))
     if not nodes:
         why = "no node is registered: start one with qubic-lab node"
-        checks.append(NetworkCheck("health", name, "nodes", "none", why))
-    return checks
+        yield NetworkCheck("health", name, "nodes", "none", why)

@@ -54,7 +54,7 @@ def convert_gguf(file: Path) -> Path:
         InputError: the cache cannot be written.
     """
     source = file_hash(file)
-    folder = settings().cache / "models" / f"{file.stem}-{source[:12]}"
+    folder = converted_folder(file, source)
     if not _is_good(folder, source):
         reader = _open(file)
         with _locked(folder):
@@ -64,6 +64,11 @@ def convert_gguf(file: Path) -> Path:
                     _convert(file, reader, partial)
                     write_manifest(partial, {"kind": "gguf", "source": file.name, "source_sha256": source})
     return folder
+
+
+def converted_folder(file: Path, source: str | None = None) -> Path:
+    """Return where the conversion of a GGUF file is kept; `source` is its SHA-256, if it is known."""
+    return settings().cache / "models" / f"{file.stem}-{(source or file_hash(file))[:12]}"
 
 
 def _is_good(folder: Path, source: str) -> bool:

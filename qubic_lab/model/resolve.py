@@ -7,7 +7,7 @@ from pathlib import Path
 from qubic_lab.errors import InputError, ModelError, did_you_mean
 from qubic_lab.model.checkpoint import TEXT_PATTERNS, weight_files
 from qubic_lab.model.folders import known_hash, rank_folders, read_manifest
-from qubic_lab.model.gguf import convert_gguf
+from qubic_lab.model.gguf import convert_gguf, converted_folder
 
 DEEPSEEK = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
 ALIASES = ("smollm2", "deepseek")
@@ -40,6 +40,28 @@ def resolve_model(name: str) -> Path:
     if is_gguf or "/" in name or name.startswith((".", "~")):
         raise ModelError(f"model {name!r} does not exist: give an existing folder or .gguf file")
     raise ModelError(f"unknown model {name!r}, no hub id, folder or .gguf file either: {did_you_mean(name, ALIASES)}")
+
+
+def local_model(name: str) -> Path | None:
+    """Return the folder of a model as `resolve_model` does, but None if it would have to be converted or downloaded.
+
+    Raises:
+        ModelError: as for resolve_model.
+    """
+    path = Path(name).expanduser()
+    if name == "smollm2" or (path.suffix == ".gguf" and path.is_file()):
+        folder = converted_folder(_smollm2_file() if name == "smollm2" else path)
+        return folder if folder.is_dir() else None
+    hub_id = DEEPSEEK if name == "deepseek" else name
+    if path.is_dir() or not HUB_ID.fullmatch(hub_id):
+        return resolve_model(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def resolve_whole(name: str) -> Path:

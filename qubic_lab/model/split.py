@@ -2,13 +2,16 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model.checkpoint import Checkpoint, model_hash, text_files
 from qubic_lab.model.folders import (
     MANIFEST,
+    file_hash,
     new_folder,
     problems,
     rank_folders,
@@ -90,7 +93,7 @@ def rank_folder(folder: Path, rank: int) -> Path:
     return path
 
 
-def verify(folder: Path) -> list[str]:
+def verify(folder: Path, hash_of: Callable[[Path], str] = file_hash) -> list[str]:
     """Compare a split, a rank's folder or a converted model with its manifests; return the problems, one line each.
 
     Raises:
@@ -99,11 +102,11 @@ def verify(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give one that `qubic-lab split` has written")
     if (folder / MANIFEST).exists():
-        return problems(folder)
+        return problems(folder, hash_of)
     ranks = rank_folders(folder)
     if not ranks:
         raise InputError(f"{folder} has no {MANIFEST} to compare with: `qubic-lab split` writes one for each rank")
-    if found := [problem for rank in ranks for problem in problems(rank)]:
+    if found := [problem for rank in ranks for problem in problems(rank, hash_of)]:
         return found
     try:
         split = read_split(folder)
@@ -112,6 +115,33 @@ def verify(folder: Path) -> list[str]:
     assert split is not None
     expected = [folder / rank_name(rank) for rank in range(split.ranks)]
     return [f"{path} is missing" for path in expected if path not in ranks]
+
+
+def remake_ranks(folder: Path, source: Path, progress: Progress = lambda share: None) -> list[Path]:
+    """Write the damaged ranks of a split again from the model that it was made of; return their folders.
+
+    Raises:
+        ModelError: no rank's manifest is intact, or the source's files are missing or damaged.
+        InputError: the source is another model, or the folder cannot be written.
+    """
+    bad = [rank for rank in rank_folders(folder) if problems(rank)]
+    split = surviving_manifest(folder)
+    if model_hash(source) != split.model_hash:
+        raise InputError(f"{folder} was split from another model than {source}: give that one")
+    with TemporaryDirectory(prefix=".remade-", dir=folder) as place:
+        split_checkpoint(source, Path(place) / "all", split.layers_per_rank, split.strategy, progress)
+        for rank in bad:
+            rank.rename(Path(place) / f"bad-{rank.name}")
+            (Path(place) / "all" / rank.name).rename(rank)
+    return bad
+
+
+def surviving_manifest(folder: Path) -> SplitManifest:
+    """Return how a folder was split by the first manifest that is intact; a ModelError if none is."""
+    for rank in rank_folders(folder):
+        with suppress(ModelError):
+            return _rank_manifest(rank)
+    raise ModelError(f"{folder} has no intact {MANIFEST}: split the model again")
 
 
 def _write_stage(checkpoint: Checkpoint, stage: StageRange, folder: Path, advance: Callable[[int], None]) -> None:

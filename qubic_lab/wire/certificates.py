@@ -184,10 +184,8 @@ def renewed_host(
         InputError: another authority signed it, it has no names, or as for new_host.
     """
     old = _load(certificate)
-    try:
-        old.verify_directly_issued_by(_load(authority.certificate))
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise InputError("another authority signed it: renew it with that one") from error
+    if not is_signed_by(certificate, authority.certificate):
+        raise InputError("another authority signed it: renew it with that one")
     alternatives = _extension(old, x509.SubjectAlternativeName)
     if alternatives is None:
         raise InputError("it has no host names: make a new one")
@@ -195,6 +193,15 @@ def renewed_host(
         others = [name for name in alternatives if not isinstance(name, x509.UniformResourceIdentifier)]
         alternatives = x509.SubjectAlternativeName([*others, *_role_names(roles)])
     return _sign_host(old.subject, alternatives, old.public_key(), authority, now, days)
+
+
+def is_signed_by(certificate: bytes, authority: bytes) -> bool:
+    """Return whether an authority signed a certificate, both PEM; an InputError if one is malformed."""
+    try:
+        _load(certificate).verify_directly_issued_by(_load(authority))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def make_certificates(

@@ -122,9 +122,7 @@ def _built() -> Path:
     command = compiler()
     if command is None:
         raise OSError("no C++ compiler was found: install g++, or `pip install ziglang`")
-    parts = (SOURCE.read_bytes(), repr((command, FLAGS)).encode(), _processor().encode())
-    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    library = cache_folder("kernels") / f"decoder-{name}.so"
+    library = _library(command)
     if _is_whole(library):
         return library
     partial = library.with_suffix(f".{os.getpid()}.partial")
@@ -136,6 +134,19 @@ def _built() -> Path:
         file.write(hashlib.sha256(partial.read_bytes()).digest())
     partial.replace(library)
     return library
+
+
+def stale_libraries() -> list[Path]:
+    """Return the libraries in the cache that this version and compiler would not load."""
+    command = compiler()
+    current = command and _library(command)
+    return [path for path in sorted(cache_folder("kernels").glob("decoder-*.so")) if path != current]
+
+
+def _library(command: tuple[str, ...]) -> Path:
+    parts = (SOURCE.read_bytes(), repr((command, FLAGS)).encode(), _processor().encode())
+    name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return cache_folder("kernels") / f"decoder-{name}.so"
 
 
 def _compile(command: list[str]) -> tuple[int, str]:

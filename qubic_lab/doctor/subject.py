@@ -1,0 +1,82 @@
+"""Who is examined: a machine, its role, and the model that it is to run."""
+
+import shutil
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import psutil
+
+from qubic_lab.doctor.finding import Finding
+from qubic_lab.doctor.graphics import Graphics, read_graphics
+from qubic_lab.errors import check_choice
+from qubic_lab.launch_plan.network import SERVICES, Host, Network, Service
+
+ROLES = ("workbench", "coordinator", "node")
+"""`workbench`: a machine for itself, which needs no other."""
+AT_A_WORKBENCH = ("coordinator", "registry", "metrics", "dashboard", "serve")
+"""Services that commands start on a workbench."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is examined; `host` and `network` are of the plan, None and empty of a workbench.
+
+    `links` measures the network between nodes, as far as a coordinator answers. `options` are the words that repeat
+    this examination on a command line.
+    """
+
+    role: str = "workbench"
+    host: Host | None = None
+    hosts: tuple[Host, ...] = ()
+    services: tuple[Service, ...] = ()
+    model: str = "smollm2"
+    ranks: int = 1
+    dtype: str = "bf16"
+    slots: int = 4
+    source: str | None = None
+    links: Callable[[], Iterable[Finding]] = tuple
+    options: str = ""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it works with other machines."""
+        return self.host is not None
+
+    @cached_property
+    def graphics(self) -> Graphics:
+        """Its NVIDIA cards, read once."""
+        return read_graphics()
+
+    def command(self, check: str) -> str:
+        """Return the command line that mends what a check found."""
+        return " ".join(filter(None, (f"qubic-lab doctor --fix --only {check}", self.options)))
+
+
+def subject_of(role: str, name: str | None, nodes: int) -> Subject:
+    """Return a machine with a role of the plan; by default the host of the plan whose address this machine has.
+
+    Raises:
+        InputError: the role is unknown, or the number of nodes out of range.
+        NotFoundError: the plan has no host of that name.
+    """
+    check_choice("role", role, ROLES)
+    if role == "workbench":
+        return Subject(services=tuple(SERVICES[each] for each in AT_A_WORKBENCH))
+    network = Network(nodes)
+    host = network.host(name) if name else _own(network, first=role == "coordinator")
+    return replace(Subject(role), host=host, hosts=network.hosts, services=network.services(host))
+
+
+def _own(network: Network, *, first: bool) -> Host:
+    addresses = {each.address for found in psutil.net_if_addrs().values() for each in found}
+    names = {socket.gethostname()}
+    of_role = [host for host in network.hosts if host.first == first] or list(network.hosts)
+    here = [host for host in of_role if host.address in addresses or host.name in names]
+    return (here or of_role)[0]
+
+
+def find_program(*names: str) -> str | None:
+    """Return the first of some programs that is installed."""
+    return next((name for name in names if shutil.which(name)), None)
