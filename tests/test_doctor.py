@@ -151,6 +151,7 @@ def test_a_build_of_torch_that_cannot_use_the_card(ward: Path, monkeypatch: pyte
     pip = {"NO_INDEX": "1", "FIND_LINKS": str(ward), "TARGET": str(ward / "site"), "UPGRADE": "1"}
     for name, value in pip.items():
         monkeypatch.setenv(f"PIP_{name}", value)
+
     def seen() -> list[dict[str, Any]]:
         return apart("doctor --json --only cuda,torch", PYTHONPATH=f"{ward / 'site'}:{ROOT}")["findings"]
 
@@ -292,7 +293,7 @@ def test_redis_that_asks_for_no_password(
     assert ill(found := look("redis")) == []
     assert "is asked for" in [each["value"] for each in found]
     assert "secret" not in json.dumps(found) + remedy
-    with pytest.raises(QubicLabError, match="Authentication required"):
+    with pytest.raises(QubicLabError, match="check user and password in the URL"):
         connect(url)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -111,8 +112,12 @@ def _belongs(service: Service, process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         if service.name in PROGRAMS:
             return process.name() in PROGRAMS[service.name]
-        return process.pid == 1 or any("qubic" in word for word in process.cmdline())
+        return process.pid == 1 or any(_is_ours(word) for word in process.cmdline()[:4])
     return True  # it has just ended
+
+
+def _is_ours(word: str) -> bool:
+    return Path(word).name == "qubic-lab" or word.startswith("qubic_lab.")
 
 
 def names(subject: Subject) -> Iterator[Finding]:
@@ -201,9 +206,10 @@ def redis_server(subject: Subject) -> Iterator[Finding]:
         client = connect(url)
     except InputError as error:
         if is_open and urlsplit(url).password:
-            yield Finding(place, "asks for no password", "fail", "the URL has one", fix=lambda: set_password(url))
+            yield _unasked(url, place)
         else:
-            yield Finding(place, "refuses", "fail", str(error), "qubic-lab doctor --only redis")
+            ask = f"redis-cli -h {urlsplit(url).hostname or 'localhost'} --askpass PING"
+            yield Finding(place, "refuses", "fail", str(error), ask)
         return
     except QubicLabError as error:
         where = urlsplit(url).hostname or ""
@@ -252,8 +258,8 @@ def _password(url: str, place: str, is_open: bool, client: "redis.Redis") -> Fin
     if not is_open:
         return Finding(looked_at, "is asked for")
     if urlsplit(url).password:
-        return Finding(looked_at, "none is asked for", "fail", "the URL has one", fix=lambda: set_password(url))
-    config = {"bind": "unknown addresses"}
+        return _unasked(url, looked_at)
+    config: dict[Any, Any] = {"bind": "unknown addresses"}
     with suppress(redis.RedisError):
         config = client.config_get("bind", "protected-mode")
     reach = config["bind"] or "*"
@@ -267,6 +273,10 @@ def _password(url: str, place: str, is_open: bool, client: "redis.Redis") -> Fin
     else:
         remedy = f'echo "QUBIC_LAB_REDIS_URL={with_one}" >> .env && qubic-lab doctor --fix --only redis'
     return Finding(looked_at, "none", "fail", why, remedy)
+
+
+def _unasked(url: str, looked_at: str) -> Finding:
+    return Finding(looked_at, "none is asked for", "fail", "the URL has one", fix=lambda: set_password(url))
 
 
 def set_password(url: str) -> str:
