@@ -71,7 +71,9 @@ def missing_migrations(url: str | None = None, setting: str = "QUBIC_LAB_DATABAS
     Arguments and errors as for `open_database`.
     """
     parsed = _parse(url)
-    if _is_file(parsed) and not Path(str(parsed.database)).exists():
+    if _is_file(parsed) and not (file := Path(str(parsed.database))).exists():
+        if url or settings().database_url:
+            _check_folder(file, setting)
         return None
     engine = _engine(parsed, shown := parsed.render_as_string(hide_password=True))
     try:

@@ -22,7 +22,7 @@ from databases import migrate
 
 from qubic_lab.cluster.redis_server import connect, embedded_binary
 from qubic_lab.database import open_database
-from qubic_lab.doctor import examination, graphics, machine
+from qubic_lab.doctor import examination, graphics, machine, services
 from qubic_lab.doctor.finding import Finding
 from qubic_lab.doctor.graphics import parse_cards, runs_on
 from qubic_lab.doctor.subject import Subject, subject_of
@@ -372,7 +372,8 @@ def test_a_flipped_bit_in_a_shard(ward: Path, tiny: Path, look: Any, cure: Any) 
         shard.seek(-1, os.SEEK_END)
         shard.write(bytes([last ^ 1]))
     remedy = only_fault(look("model", options), "rank-1/model.safetensors has changed")
-    assert "rsync" in only_fault(look("model", "--model parts"), "")
+    assert only_fault(look("model", "--model parts"), "").endswith("--model parts --source MODEL")
+    assert only_fault(look("model", "--model parts --role node"), "").startswith("rsync -a --checksum vm-1.qubic-ai.")
     cure(remedy)
     assert ill(look("model", options)) == []
     assert sorted(path.name for path in (ward / "parts").iterdir()) == ["rank-0", "rank-1"]
@@ -403,18 +404,32 @@ def test_a_healthy_machine_is_green(tiny: Path, here: Run) -> None:
     assert all(each["reason"] for each in found["findings"] if each["verdict"] == "skip")
 
 
-def test_its_output_is_plain_in_a_pipe_and_has_the_remedy_below_the_fault(here: Run, ward: Path) -> None:
-    (ward / ".env").write_text("")
-    (ward / ".env").chmod(0o644)
-    ended = here("doctor --only secrets,dns")
-    assert ended.status == 0
+def test_its_output_is_plain_in_a_pipe_and_has_the_remedy_below_the_fault(
+    ward: Path, set_settings: Callable[..., None], here: Run
+) -> None:
+    set_settings(database_url=f"sqlite:///{ward}/gone/lab.db", ledger_url=f"sqlite:///{ward}/ledger.db")
+    ended = here("doctor --only dns,database")
+    assert ended.status == 1
     assert ended.out == (
-        "skip  dns      host names: no other host is named by the settings\n"
-        "warn  secrets  .env: 644: other users may read it\n"
-        "               $ chmod 600 .env\n"
+        "skip  dns       host names: no other host is named by the settings\n"
+        f"fail  database  QUBIC_LAB_DATABASE_URL: not usable: folder {ward}/gone of database lab.db does not exist: "
+        f"make it, or mend QUBIC_LAB_DATABASE_URL\n"
+        f"                $ mkdir -p {ward}/gone\n"
+        f"ok    database  sqlite:///{ward}/ledger.db: not made yet: its first use makes it\n"
     )
-    assert "1 warned of, 1 not applicable or not measured" in ended.err
-    assert "mended secrets: .env is for this user alone" in here("doctor --only secrets --fix").err
+    assert "1 ok, 1 failed, 1 not applicable or not measured, in " in ended.err
+    assert ended.err.endswith(f"error: 1 of 3 failed; first: mkdir -p {ward}/gone\n")
+
+
+def test_a_unit_that_does_not_start_with_the_machine(
+    ward: Path, monkeypatch: pytest.MonkeyPatch, sudo: None, look: Any, cure: Any
+) -> None:
+    monkeypatch.setattr(services, "SYSTEMD", ward)
+    answers = "{'is-enabled': 'enabled' if os.path.exists('on') else 'disabled', 'is-active': 'active'}"
+    program("systemctl", f"open('on', 'w') if sys.argv[1] == 'enable' else print({answers}[sys.argv[1]])")
+    remedy = only_fault(look("units", "--role node"), "disabled, active: it must run, and start with the machine")
+    cure(remedy)
+    assert ill(look("units", "--role node")) == []
 
 
 @pytest.mark.parametrize(

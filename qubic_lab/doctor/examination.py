@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from qubic_lab.core import Progress
-from qubic_lab.doctor import files, machine, services
+from qubic_lab.doctor import files, machine, redis_checks, services
 from qubic_lab.doctor.finding import Finding, skip
 from qubic_lab.doctor.subject import Subject
 from qubic_lab.errors import QubicLabError, check_choice
@@ -26,11 +26,11 @@ CHECKS: dict[str, Callable[[Subject], Iterator[Finding]]] = {
     "clock": services.clock,
     "dns": services.names,
     "ports": services.ports,
+    "units": services.units,
     "network": services.links,
-    "redis": services.redis_server,
+    "redis": redis_checks.redis_server,
     "database": services.databases,
     "certificates": files.certificates,
-    "secrets": files.secrets,
     "model": files.model,
 }
 

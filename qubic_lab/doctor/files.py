@@ -1,10 +1,11 @@
-"""Checks of files: certificates, those with secrets, and the model by its hashes."""
+"""Checks of files: certificates, and the model by its hashes."""
 
-import os
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,9 @@ from qubic_lab.doctor.finding import Finding, Verdict, skip
 from qubic_lab.doctor.subject import Subject
 from qubic_lab.errors import ModelError, QubicLabError
 from qubic_lab.model.checkpoint import Checkpoint, model_hash
-from qubic_lab.model.folders import MANIFEST, file_hash, rank_folders
-from qubic_lab.model.resolve import local_model, resolve_model
-from qubic_lab.model.split import remake_ranks, surviving_manifest, verify
+from qubic_lab.model.folders import MANIFEST, file_hash, problems, rank_folders
+from qubic_lab.model.resolve import DEEPSEEK, local_model, resolve_model
+from qubic_lab.model.split import remake_ranks, surviving_manifest
 from qubic_lab.settings import settings
 from qubic_lab.wire.certificates import (
     AUTHORITY,
@@ -29,15 +30,14 @@ from qubic_lab.wire.channel import TlsFiles
 
 HASH_S = 7.0
 """Time for hashes; files that take longer are for `qubic-lab verify`."""
-OTHERS = 0o077
 
 
 def certificates(subject: Subject) -> Iterator[Finding]:
     """This host's certificate and the authority's: whether they match, their ends, the role and the names."""
     paths = settings().tls_certificate, settings().tls_key, settings().tls_authority
-    role = subject.role if subject.is_remote else "client"
+    role = subject.role if subject.host else "client"
     if not any(paths):
-        if not subject.is_remote:
+        if subject.host is None:
             yield skip("certificates", "no TLS files are set: nothing is served beyond this machine")
             return
         remedy = f"qubic-lab certs make ~/qubic-lab-tls {_names(subject)} --role {role}"
@@ -89,7 +89,8 @@ def _host(subject: Subject, path: Path, info: CertificateInfo, *, signed: bool) 
     looked_at, value = f"{path}: authority, roles, names", f"{info.authority}; {', '.join((*info.roles, *info.names))}"
     folder = shlex.quote(str(path.parent))
     if not signed:
-        remedy = f"qubic-lab certs make {folder} {_names(subject) or path.stem} --role {subject.role} --renew"
+        roles = ",".join(info.roles) or "client"
+        remedy = f"qubic-lab certs make {folder} {_names(subject) or path.stem} --role {roles} --renew"
         return Finding(looked_at, value, "fail", "another authority signed it than the one that is set", remedy)
     if subject.host is None:
         return Finding(looked_at, value)
@@ -103,83 +104,50 @@ def _host(subject: Subject, path: Path, info: CertificateInfo, *, signed: bool) 
     return Finding(looked_at, value)
 
 
-def secrets(subject: Subject) -> Iterator[Finding]:
-    """Files with secrets, which nobody else may read."""
-    given = (Path(".env"), settings().api_tokens, settings().tls_key)
-    there = [path for path in given if path is not None and path.exists()]
-    if not there:
-        yield skip("files with secrets", "there are none")
-    for path in there:
-        mode = path.stat().st_mode & 0o777
-        if mode & OTHERS and path.stat().st_uid == os.geteuid():
-            why, remedy = "other users may read it", f"chmod 600 {shlex.quote(str(path))}"
-            yield Finding(str(path), f"{mode:03o}", "warn", why, remedy, partial(_close, path))
-        else:
-            yield Finding(str(path), f"{mode:03o}")
-
-
-def _close(path: Path) -> str:
-    path.chmod(0o600)
-    return f"{path} is for this user alone"
-
-
 def model(subject: Subject) -> Iterator[Finding]:
     """The model's files by their hashes, as far as they were recorded; nothing is downloaded or converted."""
-    try:
-        folder = local_model(subject.model)
-    except ModelError as error:
-        yield Finding(subject.model, "not usable", "fail", str(error), "qubic-lab generate --model smollm2 --prompt Hi")
+    folder = local_model(subject.model)
+    if folder is None and subject.model == "smollm2":
+        yield skip(subject.model, "not converted yet: its first use converts it")
         return
+    hub_id = DEEPSEEK if subject.model == "deepseek" else subject.model
     if folder is None:
-        if subject.model == "smollm2":
-            yield skip(subject.model, "not converted yet: its first use converts it")
-            return
-        hub_id = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B" if subject.model == "deepseek" else subject.model
         yield Finding(subject.model, "not here", "warn", "its first use downloads it", f"hf download {hub_id}")
         return
-    hash_of, hashed = _until(time.monotonic() + HASH_S), str(folder)
+    places = rank_folders(folder) or ([folder] if (folder / MANIFEST).exists() else [])
+    files = {} if places else hub_hashes(folder)
+    hash_of = _until(time.monotonic() + HASH_S)
     try:
-        if rank_folders(folder) or (folder / MANIFEST).exists():
-            problems = verify(folder, hash_of)
-        else:
+        wrong = [problem for place in places for problem in problems(place, hash_of)]
+        wrong += [f"{file} has changed: its SHA-256 is not the hub's" for file in files if hash_of(file) != files[file]]
+        if not places:
             Checkpoint.open(folder)
-            problems = hub_problems(folder, hash_of)
-            hashed = f"{folder}, {_count(folder)}"
     except _Late:
         remedy = f"qubic-lab verify {shlex.quote(str(folder))}"
-        yield skip(str(folder), f"more than what {HASH_S:g} s suffice for", remedy)
+        yield skip(str(folder), f"to hash all of it takes more than {HASH_S:g} s", remedy)
         return
-    except QubicLabError as error:
-        problems = [str(error)]
-    if not problems:
-        yield Finding(hashed, "as they were written" if "no hashes" not in hashed else "headers match the config")
+    except ModelError as error:
+        wrong = [str(error)]
+    if not wrong:
+        hashed = "all hashes are right" if places else f"{len(files)} hashes are right, headers fit the config"
+        yield Finding(str(folder), hashed)
         return
-    yield _mendable(subject, folder, problems)
-
-
-def _mendable(subject: Subject, folder: Path, problems: list[str]) -> Finding:
-    """Return the finding of a damaged model, with a fix where its source is at hand."""
-    value = f"{len(problems)} files are not as they were written"
-    again = partial(Finding, str(folder), value, "fail", problems[0])
+    bad = Finding(str(folder), f"{len(wrong)} wrong files", "fail", wrong[0])
     if not rank_folders(folder):
-        if (folder / MANIFEST).exists() and subject.model == "smollm2":
-            return again(fix=lambda: _convert_again(folder))
-        return again(remedy=f"hf download {subject.model} --force-download")
-    source = _source(subject, folder)
-    if source is None:
-        name = folder.name
-        return again(remedy=f"rsync -a --checksum vm-1:{shlex.quote(str(folder.resolve()))}/ {shlex.quote(name)}/")
-    return again(fix=lambda: _again(folder, source))
+        again = replace(bad, remedy=f"hf download {hub_id} --force-download")
+        yield replace(bad, fix=lambda: _convert_again(folder)) if subject.model == "smollm2" else again
+    elif (source := _source(subject, folder)) is not None:
+        yield replace(bad, fix=lambda: _split_again(folder, source))
+    else:
+        copy = subject.host and f"rsync -a --checksum {subject.hosts[0].domain_name}:{folder.resolve()}/ {folder}/"
+        yield replace(bad, remedy=copy or f"{subject.command('model')} --source MODEL")
 
 
-def _again(folder: Path, source: Path) -> str:
-    made = remake_ranks(folder, source)
-    return f"made {', '.join(path.name for path in made)} again from {source}"
+def _split_again(folder: Path, source: Path) -> str:
+    return f"made {', '.join(path.name for path in remake_ranks(folder, source))} again from {source}"
 
 
 def _convert_again(folder: Path) -> str:
-    import shutil
-
     shutil.rmtree(folder)
     return f"converted {resolve_model('smollm2')} again"
 
@@ -194,19 +162,10 @@ def _source(subject: Subject, folder: Path) -> Path | None:
     return None
 
 
-def hub_problems(folder: Path, hash_of: Callable[[Path], str]) -> list[str]:
-    """Compare a folder of the hub's cache with its hashes, which are the names of the files that it links to."""
-    found = []
-    for file in sorted(folder.iterdir()):
-        name = file.resolve().name
-        if file.is_symlink() and len(name) == 64 and hash_of(file) != name:
-            found.append(f"{file} has changed: its SHA-256 is not the hub's")
-    return found
-
-
-def _count(folder: Path) -> str:
-    known = sum(file.is_symlink() and len(file.resolve().name) == 64 for file in folder.iterdir())
-    return f"{known} files with hashes of the hub" if known else "no hashes are recorded"
+def hub_hashes(folder: Path) -> dict[Path, str]:
+    """Return the SHA-256 of files of the hub's cache: they are links to files that are named by it."""
+    links = {file: file.resolve().name for file in sorted(folder.iterdir()) if file.is_symlink()}
+    return {file: name for file, name in links.items() if len(name) == 64}
 
 
 class _Late(Exception):

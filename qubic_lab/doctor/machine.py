@@ -17,14 +17,16 @@ import psutil
 
 from qubic_lab.doctor.finding import Finding, Verdict, as_root, skip
 from qubic_lab.doctor.graphics import ANSWER_S, Graphics, runs_on
-from qubic_lab.doctor.subject import Subject, find_program
-from qubic_lab.model.config import ModelConfig, resolve_shape
+from qubic_lab.doctor.subject import Subject
+from qubic_lab.launch_plan.network import SERVICES
+from qubic_lab.model.config import CONFIGS, ModelConfig, resolve_shape
 from qubic_lab.model.device import USABLE_SHARE
 from qubic_lab.model.folders import rank_folders
 from qubic_lab.model.kernels.build import compiler, stale_libraries
 from qubic_lab.model.plan import plan_layers
 from qubic_lab.model.predict import rank_memory_bytes
-from qubic_lab.model.split import read_split
+from qubic_lab.model.resolve import local_model
+from qubic_lab.model.split import surviving_manifest
 from qubic_lab.provenance import usable_cores
 from qubic_lab.settings import settings
 
@@ -54,8 +56,9 @@ def driver(subject: Subject) -> Iterator[Finding]:
     else:
         value = "installed, not usable" if graphics.trouble else "none"
         why = graphics.trouble or f"a card of NVIDIA is on the PCI bus ({graphics.in_slots}), and nvidia-smi is missing"
-        ubuntu = find_program("ubuntu-drivers")
-        install = "ubuntu-drivers install --gpgpu" if ubuntu else "apt-get install -y nvidia-driver-570-server"
+        install = "apt-get install -y nvidia-driver-570-server"
+        if shutil.which("ubuntu-drivers"):
+            install = "ubuntu-drivers install --gpgpu"
         yield Finding("NVIDIA driver", value, "fail", why, as_root(install))
 
 
@@ -148,7 +151,10 @@ def packages(subject: Subject) -> Iterator[Finding]:
 
 def memory(subject: Subject) -> Iterator[Finding]:
     """The memory that the model needs by the planner's estimate, against what is there."""
-    config, layers, here = _ranks(subject)
+    if (found := _ranks(subject)) is None:
+        yield skip("memory", f"the size of {subject.model} is not known before its download")
+        return
+    config, layers, here = found
     cards = subject.graphics.cards
     on_cards = len(cards) >= len(here) > 0
     if on_cards:
@@ -163,7 +169,8 @@ def memory(subject: Subject) -> Iterator[Finding]:
 
     need = needs(subject.dtype, subject.slots)
     value = f"{have / GIB:.1f} GiB usable, {need / GIB:.1f} needed"
-    looked_at = f"{where}, for {subject.model} in {subject.dtype} with {subject.slots} slots on {places} ranks here"
+    looked_at = f"{where}, for {subject.model} in {subject.dtype} with {subject.slots} slots"
+    looked_at += f" on {places} ranks" if places > 1 else ""
     if need <= have:
         yield Finding(looked_at, value)
         return
@@ -174,7 +181,7 @@ def memory(subject: Subject) -> Iterator[Finding]:
         if needs(dtype, slots) <= have:
             start = f"qubic-lab serve --model {shlex.quote(subject.model)}"
             if subject.host is not None:
-                registry = f"{subject.hosts[0].domain_name}:5001"
+                registry = f"{subject.hosts[0].domain_name}:{SERVICES['registry'].ports[0]}"
                 start = f"qubic-lab node --coordinator {registry} --model {shlex.quote(subject.model)}"
             remedy = f"{start} --dtype {dtype} --slots {slots}"
             yield Finding(looked_at, value, "fail", "it does not fit; with these settings it does", remedy)
@@ -194,14 +201,16 @@ def _split(subject: Subject, config: ModelConfig, have: int) -> str:
     return "qubic-lab plan --model smollm2"
 
 
-def _ranks(subject: Subject) -> tuple[ModelConfig, tuple[int, ...], list[int]]:
-    """Return the model's shape, the layers of each rank, and which ranks run on this machine."""
-    folder = Path(subject.model).expanduser()
-    split = read_split(folder) if folder.is_dir() else None
-    if split is not None:
-        here = [int(path.name.removeprefix("rank-")) for path in rank_folders(folder)]
-        return resolve_shape(str(rank_folders(folder)[0])), split.layers_per_rank, here
-    config = resolve_shape(subject.model)
+def _ranks(subject: Subject) -> tuple[ModelConfig, tuple[int, ...], list[int]] | None:
+    """Return the model's shape, the layers of each rank, and which ranks run here; None if it is not here yet."""
+    path = Path(subject.model).expanduser()
+    folder = path if path.is_dir() else None if subject.model in CONFIGS else local_model(subject.model)
+    if folder is None and subject.model not in CONFIGS:
+        return None
+    if folder is not None and (ranks := rank_folders(folder)):
+        here = [int(path.name.removeprefix("rank-")) for path in ranks]
+        return resolve_shape(str(ranks[0])), surviving_manifest(folder).layers_per_rank, here
+    config = resolve_shape(str(folder or subject.model))
     return config, plan_layers(config, subject.ranks, "C"), list(range(subject.ranks))
 
 
@@ -281,13 +290,12 @@ def compile_kernels(subject: Subject) -> Iterator[Finding]:
 
 def cores(subject: Subject) -> Iterator[Finding]:
     """Cores, and the threads that each rank computes with."""
-    _, _, here = _ranks(subject)
-    usable, there = usable_cores(), os.cpu_count() or 1
-    value = f"{usable} of {there} usable; {len(here)} ranks with {max(1, usable // len(here))} threads each"
-    if len(here) > usable and not subject.graphics.cards:
-        why = "ranks take turns on the cores"
+    found, usable, there = _ranks(subject), usable_cores(), os.cpu_count() or 1
+    ranks = len(found[2]) if found else subject.ranks
+    value = f"{usable} of {there} usable; {ranks} rank{'s' * (ranks > 1)} with {max(1, usable // ranks)} threads each"
+    if ranks > usable and not subject.graphics.cards:
         remedy = f"qubic-lab serve --model {shlex.quote(subject.model)} --ranks {usable}"
-        yield Finding("cores", value, "warn", why, remedy)
+        yield Finding("cores", value, "warn", "ranks take turns on the cores", remedy)
     else:
         yield Finding("cores", value)
 

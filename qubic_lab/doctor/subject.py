@@ -1,6 +1,5 @@
 """Who is examined: a machine, its role, and the model that it is to run."""
 
-import shutil
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -39,11 +38,6 @@ class Subject:
     links: Callable[[], Iterable[Finding]] = tuple
     options: str = ""
 
-    @property
-    def is_remote(self) -> bool:
-        """Whether it works with other machines."""
-        return self.host is not None
-
     @cached_property
     def graphics(self) -> Graphics:
         """Its NVIDIA cards, read once."""
@@ -75,8 +69,3 @@ def _own(network: Network, *, first: bool) -> Host:
     of_role = [host for host in network.hosts if host.first == first] or list(network.hosts)
     here = [host for host in of_role if host.address in addresses or host.name in names]
     return (here or of_role)[0]
-
-
-def find_program(*names: str) -> str | None:
-    """Return the first of some programs that is installed."""
-    return next((name for name in names if shutil.which(name)), None)

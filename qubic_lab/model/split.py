@@ -11,7 +11,6 @@ from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model.checkpoint import Checkpoint, model_hash, text_files
 from qubic_lab.model.folders import (
     MANIFEST,
-    file_hash,
     new_folder,
     problems,
     rank_folders,
@@ -93,7 +92,7 @@ def rank_folder(folder: Path, rank: int) -> Path:
     return path
 
 
-def verify(folder: Path, hash_of: Callable[[Path], str] = file_hash) -> list[str]:
+def verify(folder: Path) -> list[str]:
     """Compare a split, a rank's folder or a converted model with its manifests; return the problems, one line each.
 
     Raises:
@@ -102,11 +101,11 @@ def verify(folder: Path, hash_of: Callable[[Path], str] = file_hash) -> list[str
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give one that `qubic-lab split` has written")
     if (folder / MANIFEST).exists():
-        return problems(folder, hash_of)
+        return problems(folder)
     ranks = rank_folders(folder)
     if not ranks:
         raise InputError(f"{folder} has no {MANIFEST} to compare with: `qubic-lab split` writes one for each rank")
-    if found := [problem for rank in ranks for problem in problems(rank, hash_of)]:
+    if found := [problem for rank in ranks for problem in problems(rank)]:
         return found
     try:
         split = read_split(folder)
