@@ -23,6 +23,7 @@ from qubic_lab.wire.certificates import (
     CertificateInfo,
     describe,
     expiry_warning,
+    file_name,
     is_signed_by,
     renew_certificates,
 )
@@ -79,7 +80,8 @@ def _expiry(path: Path, info: CertificateInfo) -> Finding:
     if (folder / f"{AUTHORITY}.key").exists() and (folder / f"{AUTHORITY}.pem").exists():
         renew = partial(renew_certificates, folder, [path.stem], now)
         return Finding(str(path), value, verdict, why_ends, fix=lambda: f"renewed {', '.join(map(str, renew()))}")
-    remedy = f"qubic-lab certs renew {shlex.quote(str(folder))} {path.stem}"
+    name = AUTHORITY if path == settings().tls_authority else file_name(info.names[0])
+    remedy = f"qubic-lab certs renew ~/qubic-lab-tls {name}"
     reason = f"{why_ends}, where {AUTHORITY}.key is, and copy {path.name} here"
     return Finding(str(path), value, verdict, reason, remedy)
 
