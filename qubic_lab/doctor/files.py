@@ -15,7 +15,7 @@ from qubic_lab.doctor.subject import Subject
 from qubic_lab.errors import ModelError, QubicLabError
 from qubic_lab.model.checkpoint import Checkpoint, model_hash
 from qubic_lab.model.folders import MANIFEST, file_hash, problems, rank_folders
-from qubic_lab.model.resolve import DEEPSEEK, local_model, resolve_model
+from qubic_lab.model.resolve import DEEPSEEK, hub_hashes, local_model, resolve_model
 from qubic_lab.model.split import remake_ranks, surviving_manifest
 from qubic_lab.settings import settings
 from qubic_lab.wire.certificates import (
@@ -162,12 +162,6 @@ def _source(subject: Subject, folder: Path) -> Path | None:
             if found is not None and model_hash(found) == surviving_manifest(folder).model_hash:
                 return found
     return None
-
-
-def hub_hashes(folder: Path) -> dict[Path, str]:
-    """Return the SHA-256 of files of the hub's cache: they are links to files that are named by it."""
-    links = {file: file.resolve().name for file in sorted(folder.iterdir()) if file.is_symlink()}
-    return {file: name for file, name in links.items() if len(name) == 64}
 
 
 class _Late(Exception):

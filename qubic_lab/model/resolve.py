@@ -117,10 +117,15 @@ def _check_blobs(folder: Path) -> None:
     Raises:
         ModelError: one has another.
     """
-    for file in folder.iterdir():
-        blob = file.resolve()
-        if re.fullmatch(r"[0-9a-f]{64}", blob.name) and known_hash(blob) != blob.name:
-            raise ModelError(f"{file} is damaged: its SHA-256 is not {blob.name}; remove {blob}, then fetch it again")
+    for file, digest in hub_hashes(folder).items():
+        if known_hash(blob := file.resolve()) != digest:
+            raise ModelError(f"{file} is damaged: its SHA-256 is not {digest}; remove {blob}, then fetch it again")
+
+
+def hub_hashes(folder: Path) -> dict[Path, str]:
+    """Return the SHA-256 of files of a snapshot in the hub's cache, as far as it names them by it."""
+    names = {file: file.resolve().name for file in sorted(folder.iterdir())}
+    return {file: name for file, name in names.items() if re.fullmatch(r"[0-9a-f]{64}", name)}
 
 
 def _checked(folder: Path) -> Path:
