@@ -66,8 +66,54 @@ RECORDED = (
     "price signals, {bars}",
     "{value} (too few)",
     "naive",
+    "bars of {bars} are longer than {hours} h",
+    "{processor}, {cores} cores, {memory} GiB",
 )
 """What changes, the ledger and cells of tables say, with their values as placeholders."""
+CELLS = (
+    "embedding",
+    "layer",
+    "head",
+    "whole model",
+    "strategy {name}",
+    "ours by torch",
+    "the run was not asked for it",
+    "it is that of one rank, which was not measured",
+    "not checkable",
+    "spread",
+    "in bursts",
+    "hangs",
+    "majority",
+    "weighted",
+    "oracle",
+    "shortest",
+    "longest",
+    "median length",
+    "words that two samples share",
+    "repetition within an answer",
+    "empty answers",
+    "cash",
+    "our forecast",
+    "the price stays",
+    "mean return",
+    "packaged",
+    "averages",
+    "momentum",
+    "no collected texts are of that time",
+    "volatility",
+    "fall",
+    "loss beyond value at risk",
+    "illiquidity",
+    "times the usual",
+    "deviations",
+    "times value at risk",
+    "standard errors",
+    "no volume is known",
+    "no sentiment is known",
+    "no other asset is known",
+    "1 day",
+)
+"""Words in the cells of tables that a page shows."""
 WORD = re.compile(r"[A-Za-z]{2}")
 VALUE = re.compile(r"(?<!\w)[-−+]?\d(?:[\d.,]*\d)?(?=\W|$)|\b(?:bf16|fp16|fp32)\b")
 """What is a value in a picture's text."""
@@ -106,7 +152,7 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
         "what a page asks and shows",
         (text for each in ASKED for text in (each.label, each.met, each.missed, each.limits)),
     )
-    yield "acceptance", (*RECORDED, *WHAT.values())
+    yield "acceptance", (*RECORDED, *CELLS, *WHAT.values())
     yield "the dashboard", (*Gate, *cluster_view.STATES, *cluster_view.PARTS, *ConfidenceLevel, *consensus_view.COLORS)
     yield "the dashboard", (*LEVELS, *get_args(Direction), "consensus", "single")
     yield "changes", (*get_args(change.Verdict), "faster", "slower", "yes", "no")

@@ -222,7 +222,7 @@ def make_sweeps(oldest_ratio: float = 1.7, *nodes: SweepCell) -> list[BalancingS
 
 def test_findings_own_where_two_choices_are_not_the_best_and_where_nothing_was_shown() -> None:
     found = study.findings(make_sweeps())
-    assert found[0].figure() == "8.0 times the time alone (7.0 … 9.0)"
+    assert found[0].figure() == "8.0 times the time alone (7.0\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}9.0)"
     assert told(found, "loss") == [
         "With two-choices, the p99 of slowdown is 8.0 (2 seeds).",
         "The simulation has 30 nodes, speeds 3:2:1, 4 slots a node, 10 coordinators, heartbeats every 5 s, load 0.8.",

@@ -115,7 +115,7 @@ def test_what_was_not_measured_has_no_verdict_but_a_reason():
 def test_findings_name_the_peer_the_date_what_missed_and_what_is_missing():
     headline, targets, source, absent = study.findings(result(LOW))
     assert str(headline) == "smollm2 decodes at 0.90 times the speed of vLLM or more (2 batch sizes, 2026-11-30)."
-    assert headline.figure() == "0.90 × (0.80 … 1.00)"
+    assert headline.figure() == "0.90 × (0.80\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}1.00)"
     assert str(targets) == "These missed their targets: vs_vllm at B = 8 (0.90 of 1)."
     assert "2026-11-30" in str(source) and "7 pairs" in str(source)
     assert str(absent).startswith("Not measured: vs_transformers") and "vs_llamacpp" in str(absent)

@@ -50,18 +50,18 @@ def test_a_translation_has_the_same_numbers_in_its_own_words() -> None:
         "{nodes:node} took {key:.1f} s ({parts}).": "{nodes:,} 個節點費時 {key:.1f} s（{parts}）。",
         "a": "甲",
         ", ": "、",
-        "{key} {unit} ({low} … {high})": "{key} {unit}（{low} 至 {high}）",
+        "{key} {unit} ({low}\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}{high})": "{key} {unit}（{low} 至 {high}）",
     }
     assert found.text(lambda text: words.get(text, text)) == "2 個節點費時 1.2 s（甲、b）。"
     assert found.figure(lambda text: words.get(text, text)) == "1.2 s（1.0 至 2.0）"
-    assert found.figure() == "1.2 s (1.0 … 2.0)"
+    assert found.figure() == "1.2 s (1.0\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}2.0)"
 
 
 def test_a_key_figure_without_an_interval_has_none_and_a_sentence_without_one_no_figure() -> None:
     assert say("{key:.1f} s", key=1.0, low=None, high=2.0, unit="s").figure() == "1.0 s"
     assert say("{other:.1f} s", other=1.0).figure() == ""
     beside = say("It is fast.", key=1.25, low=1, high=2, unit="s", rule=".2f")
-    assert (str(beside), beside.figure()) == ("It is fast.", "1.25 s (1.00 … 2.00)")
+    assert (str(beside), beside.figure()) == ("It is fast.", "1.25 s (1.00\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}2.00)")
     assert say("{key:.1f} s", key=None, low=None, high=None, unit="s").figure() == ""
 
 

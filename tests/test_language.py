@@ -69,7 +69,7 @@ def test_a_message_that_nobody_translated_is_named(collected: dict[str, str]) ->
 
 def test_findings_labels_and_recorded_texts_are_in_the_language_that_is_asked_for() -> None:
     found = say(
-        "{model} is fastest with {way}: {key:.1f} tokens/s for {requests:request}.",
+        "{model} runs fastest with {way}: {key:.1f} tokens/s for {requests:request}.",
         model="m",
         key=41.27,
         requests=2,

@@ -12,14 +12,16 @@ from studies import make_manifest
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs.experiment import ProjectStatus
+from qubic_lab.runs.first_screen import FIRST_SCREEN_WORDS
 from qubic_lab.runs.history import Trend
+from qubic_lab.runs.language import language
 from qubic_lab.runs.page import PICTURES, ROWS, WeekPage, make_page
 from qubic_lab.runs.records import RecordedPicture, RecordedTable, Records
 from qubic_lab.runs.report import TREND_SIZE, render, trend_points
 from qubic_lab.runs.summary import reader_answers
 from qubic_lab.runs.week_report import ReportedRun, WeekReport, read_week
 from qubic_lab.studies.acceptance import Criterion, FullVerdict
-from qubic_lab.studies.finding import Finding
+from qubic_lab.studies.finding import HEADLINE_WORDS, Finding
 from qubic_lab.studies.questions import ASKED
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +45,7 @@ def document(content: str) -> Element:
 
 def test_the_page_is_short(content: str, document: Element):
     first = one(document, "div[@class='first']")
-    assert len(words(first, NUMBERS_TOO)) <= 150
+    assert len(words(first, NUMBERS_TOO)) <= FIRST_SCREEN_WORDS
     assert len(words(document)) <= 2500
     shown = visible(document)
     assert sum(each.tag == "img" for each in shown) <= 16
@@ -51,13 +53,33 @@ def test_the_page_is_short(content: str, document: Element):
     assert not list(document.iter("script"))
 
 
+@pytest.mark.parametrize(("tag", "failing"), [("en", 0), ("en", 3), ("en", 6), ("zh-TW", 6)])
+def test_the_first_screen_is_short_whatever_fails_and_however_long_a_headline_is(
+    sample: WeekPage, tag: str, failing: int
+):
+    report = sample.report
+    longest = sorted((row for row in report.rows if row.measurable), key=lambda row: -len(row.what))
+    failed = {row.id for row in longest[:failing]}
+    rows = tuple(replace(row, verdict="fail" if row.id in failed else "partial") for row in report.rows)
+    values = {"key": 0.5, "low": 0.25, "high": 0.75, "unit": "of a long unit"}
+    for words_of_headline in (12, HEADLINE_WORDS):
+        headline = Finding(" ".join(["{key}", *["word"] * (words_of_headline - 1)]), values)
+        bare = [replace(run, records=Records(findings=(headline,))) for run in report.runs]
+        week = replace(report, rows=rows, runs=tuple(bare), unfinished=("Some are not done.", "Nor are these."))
+        with language(tag):
+            first = one(parse(render(make_page(week))), "div[@class='first']")
+        assert len(words(first, NUMBERS_TOO)) <= FIRST_SCREEN_WORDS
+        named = [text(each) for each in first.iter("a") if each.get("class") == "named"]
+        assert {each.split()[0] for each in named[:3]} <= failed and len(named) == {0: 0, 3: 3, 6: 4}[failing]
+        assert ("word" in text(first)) and ("3" in named[-1] if failing == 6 else True)
+
+
 def test_a_row_a_question_and_a_section_a_row(sample: WeekPage, document: Element):
     rows = one(document, "ul[@class='rows']")
     assert len(rows) == len(ASKED) == 6
     assert [one(row, "a").get("href") for row in rows] == [f"#{question.name}" for question in ASKED]
     assert [text(one(document, f"section[@id='{each.name}']/h2")) for each in ASKED] == [each.asks for each in ASKED]
-    for row in sample.rows:
-        assert row.sentence and row.sentence.text
+    assert all(row.sentence.text and row.fits for row in sample.first.rows)
     assert sample.hero is not None and sample.hero.source.endswith("#figures/throughput")
 
 
@@ -135,12 +157,12 @@ FAST = Finding("It is {key:.1f} {unit}.", {"key": 12.34, "low": 11.0, "high": 13
 
 def test_the_key_figure_stands_beside_its_sentence_with_its_interval():
     page = make_page(make_week(make_run("split_strategies", FAST, Finding("More."))))
-    (row,) = page.rows
-    assert row.sentence and (row.sentence.text, row.sentence.source) == (
+    (row,) = page.first.rows
+    assert (row.sentence.text, row.sentence.source) == (
         "It is 12.3 tokens/s.",
         "split_strategies/k1#findings/0",
     )
-    assert row.figure and row.figure.text == "12.3 tokens/s (11.0 … 13.0)"
+    assert row.figure and row.figure.text == "12.3 tokens/s (11.0\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}13.0)"
 
 
 def test_the_run_that_decides_the_first_criterion_has_the_answer():
@@ -149,8 +171,8 @@ def test_the_run_that_decides_the_first_criterion_has_the_answer():
         Criterion("12.7", "Calibrated", "").row("", "pass", run=few.name),
         Criterion("12.9", "Votes", "").row("", "measured, no benefit", run=many.name),
     )
-    (row,) = make_page(make_week(few, many, rows=rows)).rows
-    assert row.sentence and row.sentence.text == "It is many."
+    (row,) = make_page(make_week(few, many, rows=rows)).first.rows
+    assert row.sentence.text == "It is many."
     assert row.verdict == "measured, no benefit"
 
 
@@ -181,7 +203,7 @@ def test_what_to_decide_follows_from_the_verdicts():
     decided = said(make_week(rows=(votes.row("", "fail"),)))["What is to be decided?"]
     assert decided == ["Votes: Do not pay for votes of this model: another use of the tokens is as good or better."]
     decided = said(make_week(rows=(votes.row("", True, few="3 of the 300 questions"),)))["What is to be decided?"]
-    assert decided == ["Votes: Nothing yet: 3 of the 300 questions."]
+    assert decided == ["Votes: Nothing yet – 3 of the 300 questions."]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +253,7 @@ def test_the_quick_form_says_what_it_leaves_out_and_how_far_it_is():
 
 def test_a_trend_fills_its_box_from_left_to_right():
     assert trend_points([1.0, 3.0, 2.0]) == [(0, TREND_SIZE[1]), (50, 0), (100, TREND_SIZE[1] / 2)]
-    assert trend_points([2.0, 2.0]) == [(0, 0), (100, 0)]
+    assert trend_points([2.0, 2.0]) == [(0, TREND_SIZE[1] / 2), (100, TREND_SIZE[1] / 2)]
 
 
 def test_all_criteria_stand_in_one_table(sample: WeekPage, document: Element):
@@ -242,6 +264,6 @@ def test_the_key_figure_of_earlier_weeks_is_a_line_beside_it():
     run = make_run("split_strategies", FAST)
     trend = Trend(run.name, "tokens/s", ("2026-W47", "2026-W48"), (10.0, 12.34), (None, None))
     page = make_page(make_week(run, trends=(trend,)))
-    assert page.rows[0].trend == (10.0, 12.34)
+    assert page.first.rows[0].trend == (10.0, 12.34)
     line = one(parse(render(page)), "{http://www.w3.org/2000/svg}svg[@class='trend']")
     assert line.get("aria-label") == "Earlier weeks and this one: 10.0, 12.3"

@@ -50,7 +50,7 @@ def test_findings_answer_the_question_and_own_the_worst_prediction() -> None:
     advice = plan(resolve_shape("deepseek"), parse_devices(["t4", "t4"]), parse_link("10Gbps:0.1ms"))
     *found, planned = told(study.findings(PREDICTION, example(MemoryResult, ranks=ranks), advice), "speed")
     assert found == [
-        "small is fastest with one whole model: 1.1 times the next.",
+        "small runs fastest with one whole model, 1.1 times the next.",
         "With 2 requests it gives 90.0 tokens/s; the others: 60.0 with 2 ranks, A = B (15/15), 70.0 with 2 ranks, C "
         "(18/12), 80.0 with 2 replicas (D).",
         f"Predictions from single-layer costs have a median error of {percent(0.02)}; 5 of 6 are within "

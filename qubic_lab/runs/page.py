@@ -5,14 +5,14 @@ first finding of a run and `week#rows/11.4` for an acceptance row.
 """
 
 import itertools
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from qubic_lab.errors import check_choice
 from qubic_lab.runs.cells import format_column, format_value, heading, is_numeric, is_prose
+from qubic_lab.runs.first_screen import FirstScreen, QuestionRow, first_screen
 from qubic_lab.runs.language import translated as _
-from qubic_lab.runs.language import translated_figure, translated_finding, translated_text
+from qubic_lab.runs.language import translated_finding, translated_text
 from qubic_lab.runs.picture import in_language
 from qubic_lab.runs.records import RecordedPicture, RecordedTable
 from qubic_lab.runs.summary import (
@@ -20,13 +20,12 @@ from qubic_lab.runs.summary import (
     SIGNS,
     Answer,
     Sentence,
-    deciding_row,
     meaningless_models,
     reader_answers,
     rows_of,
 )
 from qubic_lab.runs.week_report import ReportedRun, WeekReport, differing_parameters
-from qubic_lab.studies.acceptance import AcceptanceRow, Verdict
+from qubic_lab.studies.acceptance import AcceptanceRow
 from qubic_lab.studies.questions import ASKED, Question
 
 PICTURES = 2
@@ -37,8 +36,6 @@ WIDE_TABLE = 8
 """Columns; a wider table is set in smaller type."""
 PARAGRAPH_WORDS = 80
 """Findings beyond these are folded."""
-NAMED_ROWS = 3
-"""Failing criteria that the first screen names."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +79,6 @@ class ShownPicture:
 
 
 @dataclass(frozen=True)
-class QuestionRow:
-    """A question and its answer in one line; the verdict is that of its least favourable criterion.
-
-    `trend` has the key figure of earlier weeks and of this one, oldest first.
-    """
-
-    question: Question
-    verdict: Verdict
-    sentence: Sentence | None
-    figure: Sentence | None
-    trend: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How many criteria have a verdict; the first ones that miss their target are named."""
-
-    verdict: Verdict
-    count: int
-    named: tuple[AcceptanceRow, ...]
-
-
-@dataclass(frozen=True)
 class RunDetails:
     """What a run recorded beyond what its section shows: the rest of its findings, and all of its tables."""
 
@@ -132,14 +106,10 @@ class WeekPage:
     """The page; tables of changes, of the project and of the runs are those of `report`."""
 
     report: WeekReport
-    rows: tuple[QuestionRow, ...]
+    first: FirstScreen
     hero: ShownPicture | None
-    tiles: tuple[Tile, ...]
-    notes: tuple[Sentence, ...]
     answers: tuple[Answer, ...]
     sections: tuple[Section, ...]
-    machines: tuple[str, ...]
-    models: tuple[str, ...]
 
     @property
     def missed(self) -> list[AcceptanceRow]:
@@ -155,36 +125,16 @@ def make_page(report: WeekReport) -> WeekPage:
         InputError: the week's file names a picture to open the page with that its study did not record.
     """
     asked = asked_questions(report)
-    answering = {question.name: _answering_runs(question, report) for question in asked}
-    rows = {question.name: _row(question, report, answering[question.name]) for question in asked}
+    answering = {question: _answering_runs(question, report) for question in asked}
+    first = first_screen(report, answering)
     hero = _hero(report, [run for runs in answering.values() for run in runs], asked)
     return WeekPage(
         report=report,
-        rows=tuple(rows.values()),
+        first=first,
         hero=hero,
-        tiles=tuple(_tiles(report)),
-        notes=tuple(_notes(report)),
         answers=reader_answers(report, asked),
-        sections=tuple(_section(rows[each.name], report, answering[each.name], hero) for each in asked),
-        machines=_names(short_machine(run.manifest.machine) for run in report.runs if run.manifest),
-        models=_names(_model(run) for run in report.runs if run.manifest and run.manifest.model),
+        sections=tuple(_section(row, report, answering[row.question], hero) for row in first.rows),
     )
-
-
-def _names(found: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(found))
-
-
-def _model(run: ReportedRun) -> str:
-    assert run.manifest is not None
-    model = str(run.manifest.model)
-    meaningless = model in dict(meaningless_models([run]))
-    return _("{model} (random weights)", model=model) if meaningless else model
-
-
-def short_machine(machine: str) -> str:
-    """Return a machine without the model of its processor and its system: 'AMD EPYC, 2 cores, 24 GiB'."""
-    return re.sub(r" \([^)]*\)", "", machine.partition(", Linux")[0])
 
 
 def asked_questions(report: WeekReport) -> list[Question]:
@@ -205,40 +155,6 @@ def _answering_runs(question: Question, report: WeekReport) -> list[ReportedRun]
         runs = [run for run in report.studies().get(study, ()) if run.records.findings]
         found += sorted(runs, key=lambda run: decided.index(run.name) if run.name in decided else len(decided))[:1]
     return found
-
-
-def _row(question: Question, report: WeekReport, runs: Sequence[ReportedRun]) -> QuestionRow:
-    decided = deciding_row(rows_of(question, report.rows))
-    verdict: Verdict = decided.verdict if decided else "not measured here"
-    if not runs:
-        return QuestionRow(question, verdict, None, None)
-    headline, source = runs[0].records.findings[0], f"{runs[0].name}#findings/0"
-    figure = translated_figure(headline)
-    trend = report.trend(runs[0].name)
-    return QuestionRow(
-        question,
-        verdict,
-        Sentence(translated_finding(headline), source),
-        Sentence(figure, source) if figure else None,
-        trend.figures if trend else (),
-    )
-
-
-def _tiles(report: WeekReport) -> Iterator[Tile]:
-    for verdict in SIGNS:
-        rows = [row for row in report.rows if row.measurable and row.verdict == verdict]
-        if rows:
-            yield Tile(verdict, len(rows), tuple(rows[:NAMED_ROWS]) if verdict == "fail" else ())
-
-
-def _notes(report: WeekReport) -> Iterator[Sentence]:
-    """Say what a reader must know before any number: what failed, and what is not done."""
-    for run in report.runs:
-        if run.error:
-            text = _("A run of {study} failed and is not in the numbers.", study=run.study)
-            yield Sentence(text, f"{run.name}#manifest")
-    for place, sentence in enumerate(report.unfinished):
-        yield Sentence(_("Not all runs are done. {sentence}", sentence=sentence), f"week#unfinished/{place}")
 
 
 def _section(row: QuestionRow, report: WeekReport, runs: Sequence[ReportedRun], hero: ShownPicture | None) -> Section:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from qubic_lab.errors import InputError
 from qubic_lab.runs.cells import in_words
+from qubic_lab.runs.first_screen import and_more
 from qubic_lab.runs.language import ENGLISH, current_language, language, translated_text
 from qubic_lab.runs.language import translated as _
 from qubic_lab.runs.page import ShownPicture, ShownTable, WeekPage, make_page
@@ -17,6 +18,7 @@ from qubic_lab.runs.summary import SIGNS, change_word, describe_shift, interval_
 from qubic_lab.runs.week_index import days_of
 from qubic_lab.runs.week_report import KEPT, WeekReport, read_week
 from qubic_lab.studies.acceptance import AcceptanceRow, Verdict
+from qubic_lab.studies.questions import Question
 
 TEMPLATE = "report.typ"
 LATIN = ("Libertinus Serif",)
@@ -81,7 +83,7 @@ def typeset(report: WeekReport, form: Literal["pdf", "png", "svg"]) -> list[byte
 
 def page_values(page: WeekPage, folder: Path, fonts: Sequence[str] = ()) -> Values:
     """Return what the template sets, and write its pictures, in these fonts if any, into the folder."""
-    report = page.report
+    report, first = page.report, page.first
     first_day, last_day = days_of(report.week)
 
     def picture(shown: ShownPicture) -> Values:
@@ -92,26 +94,26 @@ def page_values(page: WeekPage, folder: Path, fonts: Sequence[str] = ()) -> Valu
 
     return {
         "title": _("Week {number} of {year}", number=int(report.week[6:]), year=report.week[:4]),
-        "subtitle": " · ".join((f"{first_day} – {last_day}", *page.machines, *page.models)),
-        "notes": [note.text for note in page.notes],
+        "subtitle": " · ".join((f"{first_day} – {last_day}", *first.machines, *first.models)),
+        "notes": [note.text for note in first.notes],
         "rows": [
             {
                 "verdict": _verdict(row.verdict),
                 "label": _(row.question.label),
-                "sentence": row.sentence.text if row.sentence else "",
+                "sentence": row.sentence.text,
                 "figure": row.figure.text if row.figure else "",
                 "trend": row.trend,
             }
-            for row in page.rows
+            for row in first.rows
         ],
         "hero": picture(page.hero) if page.hero else None,
         "tiles": [
             {
                 "verdict": _verdict(tile.verdict),
                 "count": tile.count,
-                "named": [f"{row.id} {translated_text(row.what)}" for row in tile.named],
+                "named": [*(f"{id} {name}" for id, name in tile.named), and_more(tile.more)],
             }
-            for tile in page.tiles
+            for tile in first.tiles
         ],
         "answers": [{"asked": answer.asked, "said": [each.text for each in answer.said]} for answer in page.answers],
         "sections": [
@@ -122,12 +124,17 @@ def page_values(page: WeekPage, folder: Path, fonts: Sequence[str] = ()) -> Valu
                 "paragraph": " ".join(sentence.text for sentence in section.paragraph),
                 "pictures": [picture(each) for each in section.pictures],
                 "table": _table(section.table) if section.table else None,
-                "limits": _(section.row.question.limits),
+                "notes": [note.text for note in section.notes],
+                "limits": _limits(section.row.question),
             }
             for section in page.sections
         ],
         "tables": list(_tables(report)),
     }
+
+
+def _limits(question: Question) -> str:
+    return f"{_('What this does not show:')} {_(question.limits)}" if question.limits else ""
 
 
 def _verdict(verdict: Verdict) -> Values:

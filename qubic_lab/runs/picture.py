@@ -23,6 +23,7 @@ PLACES = ("d", "x", "y", "width", "height")
 NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
 LEAST_SIZE = 0.8
 """A translation is set no smaller than this share of the size of its English text: short texts have room."""
+NARROW = frozenset(" .,:;'|/()[]fijlrtI")
 USED = re.compile(r"#([\w-]+)")
 TEXT = re.compile(r"(<text[^<>]*?font-size:)([\d.]+)(px[^<>]*>)([^<>]*)(?=</text>)")
 
@@ -121,7 +122,7 @@ def _tell(element: re.Match[str]) -> str:
 
 def _width(text: str) -> float:
     """Return the approximate width of a text in units of its size."""
-    return sum(1.0 if east_asian_width(each) in "FW" else 0.55 for each in text)
+    return sum(1.0 if east_asian_width(each) in "FW" else 0.34 if each in NARROW else 0.62 for each in text)
 
 
 def data_uri(svg: str) -> str:

@@ -10,6 +10,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.runs import summary
 from qubic_lab.runs.cells import format_number, in_words
 from qubic_lab.runs.collect_week import collect_week, open_week
+from qubic_lab.runs.first_screen import and_more
 from qubic_lab.runs.history import MeasureChange
 from qubic_lab.runs.language import ENGLISH, current_language, language, translated, translated_text
 from qubic_lab.runs.notebook import EXECUTED
@@ -66,6 +67,7 @@ def render(page: WeekPage) -> str:
             words=summary,
             meanings=MEANINGS,
             show=show_table,
+            and_more=and_more,
             notebook=has_notebook,
             split_changes=split_changes,
         )
@@ -118,8 +120,8 @@ def trend_points(values: Sequence[float]) -> list[tuple[float, float]]:
     """Return the points of a line through values, in a box of TREND_SIZE with its origin at the upper left."""
     width, height = TREND_SIZE
     low, high = min(values), max(values)
-    span = high - low or 1.0
+    span = high - low
     return [
-        (round(width * place / (len(values) - 1), 1), round(height * (high - value) / span, 1))
+        (round(width * place / (len(values) - 1), 1), round(height * ((high - value) / span if span else 0.5), 1))
         for place, value in enumerate(values)
     ]

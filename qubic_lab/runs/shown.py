@@ -195,9 +195,9 @@ def show_week(report: "WeekReport") -> View:
     """Show a week: the answer to each question, the verdicts, and the acceptance table."""
     from qubic_lab.runs.page import make_page
 
-    page = make_page(report)
-    first = [f"{row.sentence.text} [{row.sentence.source.partition('#')[0]}]" for row in page.rows if row.sentence]
-    counts = f"Criteria: {', '.join(f'{tile.count} {tile.verdict}' for tile in page.tiles)}."
+    screen = make_page(report).first
+    first = [f"{row.sentence.text} [{row.sentence.source.partition('#')[0]}]" for row in screen.rows]
+    counts = f"Criteria: {', '.join(f'{tile.count} {tile.verdict}' for tile in screen.tiles)}."
     failed = [f"{run.name} failed: {run.error}" for run in report.runs if run.error is not None]
     names = ("id", "what", "target", "measured", "verdict", "run")
     rows = [{name: getattr(row, name) for name in names} for row in report.rows if row.measurable]

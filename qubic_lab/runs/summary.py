@@ -87,7 +87,7 @@ def _decisions(report: WeekReport, questions: Sequence[Question]) -> Iterator[Se
         elif row.verdict in MISSED:
             advice = _(question.missed)
         else:
-            advice = _("Nothing yet: {reason}.", reason=translated_text(row.reason))
+            advice = _("Nothing yet – {reason}.", reason=translated_text(row.reason))
         yield Sentence(_("{label}: {advice}", label=_(question.label), advice=advice), f"week#rows/{row.id}")
 
 

@@ -31,7 +31,7 @@ def _headline(real: Sequence[Family]) -> Finding:
     best = min((family.verdict for family in real), key=lambda verdict: verdict.p)
     low, high = best.interval or (None, None)
     values: Row = {"evidence": sum(family.evidence for family in real), "families": len(real)}
-    values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("Sharpe a year at best")}
+    values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("best Sharpe")}
     values |= {"rule": ".2f"}
     if values["evidence"]:
         return say("{evidence} of {families:set} of real signals beat luck after costs.", **values)

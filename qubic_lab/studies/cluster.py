@@ -243,7 +243,7 @@ def _headline(failover: FailoverResult, dispatch: DispatchResult) -> Finding:
     values: Row = {"node": failover.failures.node, "requests": failover.plan.requests}
     if failover.lost or failover.duplicated or wrong:
         return say(
-            "{key} of {requests:request} were not answered whole and once when {node} was killed ({lost} lost, {twice} "
+            "{key} of {requests:request} were not answered whole and once when {node} died ({lost} lost, {twice} "
             "twice).",
             key=wrong,
             unit=say("requests"),
@@ -253,16 +253,19 @@ def _headline(failover: FailoverResult, dispatch: DispatchResult) -> Finding:
         )
     if added is None:
         return say(
-            "None of {requests:request} was lost or doubled when {node} was killed; without a failure, none was "
-            "answered correctly.",
+            "None of {requests:request} was lost when {node} died; without a failure, none got its right answer.",
             **values,
         )
+    text = "None of {requests:request} was lost when {node} died; the delay is over {limit:g} ms."
+    if added.p95 < dispatch.limit_ms:
+        text = "None of {requests:request} was lost when {node} died; the delay is within {limit:g} ms."
     return say(
-        "None of {requests:request} was lost or doubled when {node} was killed.",
+        text,
         key=added.p95,
+        limit=dispatch.limit_ms,
         low=added.p95_low,
         high=added.p95_high,
-        unit=say("ms added at p95"),
+        unit=say("ms at p95"),
         rule=".0f",
         **values,
     )
@@ -436,6 +439,7 @@ def _coordinator_row(week: WeekResults) -> AcceptanceRow:
     worst = results[run]
     values: Row = {"requests": worst.requests, "clients": worst.concurrency}
     said = say("no latency of {requests:request} from {clients:client}", **values)
+    low = worst.added_ms.p95_low if worst.added_ms else None
     if added := worst.added_ms:
         p95 = estimate(added.p95, added.p95_low, added.p95_high)
         said = say("p95 {p95:.0f} ms of {requests:request} from {clients:client}", p95=p95, **values)
@@ -451,6 +455,7 @@ def _coordinator_row(week: WeekResults) -> AcceptanceRow:
         run,
         few=joined(*few),
         noisy="" if worst.errors else too_noisy(worst.noise),
+        certain=bool(worst.errors) or (None if low is None else low > ADDED_TARGET_MS),
     )
 
 

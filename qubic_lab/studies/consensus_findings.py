@@ -11,8 +11,8 @@ from qubic_lab.studies.finding import Finding, answering, estimate, say
 
 QUESTION = "voting"
 SMALL_P = 0.05
-SHOWN = {"better": "ahead of", "worse": "behind", "no difference shown": "level with"}
-"""Where a vote stands by each verdict."""
+SHOWN = {"better": "better than", "worse": "worse than", "no difference shown": "not clearly better than"}
+"""What a vote is by each verdict, beside another answer."""
 VERDICTS = {each: each for each in SHOWN}
 KINDS = {name: name for name in ("any", "factual", "analytical", "technical", "creative")}
 LEVELS = {each: each.value for each in ConfidenceLevel}
@@ -53,7 +53,7 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
     ]
     said = [
         say(
-            "A vote of {k} is {longer} one equally costly answer, {sample} a sample, {greedy} greedy.",
+            "A vote of {k} is {longer} one answer of equal cost, {greedy} greedy.",
             k=votes.k,
             longer=say(SHOWN[verdict(longer)]),
             key=longer.value,
@@ -61,7 +61,6 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
             high=longer.high,
             unit=say("points"),
             rule="points",
-            sample=say(SHOWN[verdict(gain.difference)]),
             greedy=say(SHOWN[verdict(greedy)]),
         ),
         say(

@@ -27,7 +27,7 @@ HEADLINE_WORDS = 20
 MISSING = "–"
 LIST = ", "
 """What stands between the items of a list; languages have their own."""
-FIGURE, FIGURE_WITH_INTERVAL = "{key} {unit}", "{key} {unit} ({low} … {high})"
+FIGURE, FIGURE_WITH_INTERVAL = "{key} {unit}", "{key} {unit} ({low}\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}{high})"
 PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}]*))?\}")
 NOUN = re.compile(r"[a-z][a-z -]+")
 SMALLEST_P = 1e-4

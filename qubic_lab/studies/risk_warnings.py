@@ -356,7 +356,7 @@ def _warning_findings(risk: RiskStudy) -> list[Finding]:
     p, falls = found.comparison.p, ours.falls
     values |= {"key": ours.recall.value, "low": ours.recall.low, "high": ours.recall.high, "falls": falls}
     values |= {"unit": say("of falls"), "found": ours.found, "naive": naive.found, "p": p}
-    text = "Warnings ({bars} bars) may find no more falls than volatility alone."
+    text = "Warnings ({bars} bars) did not clearly find more falls than volatility alone."
     if p < ALPHA:
         text = "Warnings ({bars} bars) found more falls than volatility alone."
         if found.comparison.only_ours < found.comparison.only_naive:

@@ -222,9 +222,9 @@ def _best_way_findings(prediction: PredictionResult) -> list[Finding]:
     best = max(cells, key=lambda cell: cell.measured)
     requests = _requests(best)
     others = [cell for cell in cells if _requests(cell) == requests and cell is not best]
-    text = "{model} is fastest with {way}: {key:.1f} tokens/s for {requests:request}."
+    text = "{model} runs fastest with {way}: {key:.1f} tokens/s for {requests:request}."
     if others:
-        text = "{model} is fastest with {way}: {times:.1f} times the next."
+        text = "{model} runs fastest with {way}, {times:.1f} times the next."
     said = [
         say(
             text,
