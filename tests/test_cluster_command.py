@@ -9,18 +9,23 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
-from clusters import all_gone, family, wait_until
+from clusters import WITHIN_S, all_gone, family, wait_until
 from commands import Run
 
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.api.schemas import QueryResponse
+from qubic_lab.bench.echo_node import echo_tokens
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.cli import cluster as commands
 from qubic_lab.cli.cluster import make_plan
@@ -121,6 +126,56 @@ def test_whatever_is_killed_comes_back_by_itself(folder: Path) -> None:
     for url in now.urls:
         with CoordinatorClient(url) as client:
             assert client.ask("hi", max_new_tokens=3).text
+
+
+def ask_all_along(url: str, number: int, ended: threading.Event) -> list[str]:
+    """Ask over one connection, with neither keys nor repetitions, until the end; return "right" or what went wrong."""
+    said = []
+    with httpx2.Client(base_url=url, timeout=WITHIN_S, trust_env=False) as client:
+        for asked in count():
+            seed, tokens = 1_000 * number + asked, 300 if asked % 10 == number else 4
+            body = {"prompt": "hi", "max_new_tokens": tokens, "seed": seed}
+            try:
+                answer = client.post("/api/ai/query", json=body)
+                wanted = "".join(f"{each} " for each in echo_tokens(seed, tokens))
+                right = answer.status_code == 200 and answer.json()["text"] == wanted
+                said.append("right" if right else f"{answer.status_code} {answer.text[:200]}")
+            except httpx2.HTTPError as error:
+                said.append(repr(error))
+            if ended.is_set():
+                return said
+    raise AssertionError
+
+
+@pytest.mark.slow  # test_upgrade.py has a form within one process
+def test_an_upgrade_under_load_loses_no_request(folder: Path, here: Run) -> None:
+    before, ended = state_of(folder), threading.Event()
+    with ThreadPoolExecutor(6) as clients:
+        asking = [clients.submit(ask_all_along, before.urls[each % 2], each, ended) for each in range(6)]
+        try:
+            done = here("cluster upgrade --timeout 120s")
+        finally:
+            ended.set()
+    assert (done.status, done.out.splitlines()) == (0, ["node-1", "node-2", *before.urls])
+    said = Counter(line for each in asking for line in each.result())
+    assert said.pop("right") > 20 and not said
+    now = state_of(folder)
+    assert all(old.pid != new.pid and new.ready for old, new in zip(before.members, now.members, strict=True))
+    assert (now.pid, now.redis_pid) == (before.pid, before.redis_pid)
+    wait_until_open(now, 2)
+
+
+def test_an_upgrade_that_fails_ends_and_leaves_the_others(folder: Path, set_settings: SetSettings, here: Run) -> None:
+    before = state_of(folder)
+    set_settings(coordinator=before.urls[0])
+    said = here("cluster upgrade --node 'sh -c \"echo no >&2; exit 3\" {name} {host}'").err
+    assert "error: 'sh -c 'echo no >&2; exit 3' node-1" in said and "ended with status 3: no" in said
+    assert "node-2" not in said
+    assert "only {host} and {name} are known" in here("cluster upgrade --node 'ssh {hots}'").err
+    assert "--only 'node-3'" in here("cluster upgrade --only node-3").failed(2)
+    assert "did not return within 1 s" in here("cluster upgrade --node true --only node-2 --timeout 1s").err
+    wait_until_open(state_of(folder), 2)
+    assert [each.pid for each in state_of(folder).members] == [each.pid for each in before.members]
 
 
 def test_nobody_else_reaches_what_is_within(folder: Path) -> None:

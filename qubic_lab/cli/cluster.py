@@ -20,6 +20,7 @@ from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_tables, progress_bar, read_seconds
+from qubic_lab.cli.upgrade import upgrade
 from qubic_lab.errors import InputError, QubicLabError, check_range
 
 if TYPE_CHECKING:
@@ -40,7 +41,12 @@ TableRows = tuple[Row, list[Row]]
 
 def commands() -> Commands:
     """Return the commands of the group."""
-    return {"up": (up, "--nodes 3"), "status": (status, "--json"), "down": (down, "--timeout 20s")}
+    return {
+        "up": (up, "--nodes 3"),
+        "status": (status, "--json"),
+        "upgrade": (upgrade, "--node 'ssh {host} sudo systemctl restart qubic-node'"),
+        "down": (down, "--timeout 20s"),
+    }
 
 
 def up(

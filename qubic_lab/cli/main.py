@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from qubic_lab import __version__, logs
 from qubic_lab.cli import (
+    backup,
     chat,
     compare,
     coordinator,
@@ -40,9 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for file in (generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard):
+for file in (generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard, backup):
     file.register(app)
-add_group(app, "model", "Look into a model.", "analyse --model smollm2", "models")
+add_group(app, "model", "Look into a model, or fetch one.", "analyse --model smollm2", "models")
 add_group(app, "runs", "Look at runs of all weeks, repeat one, delete old ones.", "list --since 2026-W48")
 add_group(app, "bench", "Measure pipelines, clusters, votes and the oracle.", "memory --model smollm2 --ranks 2")
 add_group(app, "cluster", "Run a cluster on this machine, and show its state.", "up --nodes 3")

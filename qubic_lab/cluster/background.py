@@ -13,7 +13,16 @@ from pathlib import Path
 import psutil
 
 from qubic_lab.cluster.redis_server import open_lock
-from qubic_lab.cluster.supervisor import PLAN_JSON, RESTART, STATE, STATE_JSON, ClusterPlan, ClusterState, wait_gone
+from qubic_lab.cluster.supervisor import (
+    PLAN_JSON,
+    RESTART,
+    STATE,
+    STATE_JSON,
+    ClusterPlan,
+    ClusterState,
+    MemberState,
+    wait_gone,
+)
 from qubic_lab.errors import InputError, QubicLabError
 
 LOG = "supervisor.log"
@@ -110,11 +119,28 @@ def stop(folder: Path, timeout_s: float) -> ClusterState | None:
     return state
 
 
-def restart(folder: Path, name: str) -> None:
-    """Let a member of the cluster of a folder finish its requests, end, and be started again."""
+def restart_member(folder: Path, name: str, within_s: float) -> None:
+    """Let a member of the cluster of a folder finish its requests and end, and wait until it is ready again.
+
+    Raises:
+        QubicLabError: there is no such member, or it is not back in time.
+    """
+
+    def state_of() -> MemberState:
+        members = (state := running(folder)) and [member for member in state.members if member.name == name]
+        if not members:
+            raise QubicLabError(f"no member {name!r} of a cluster runs in {folder}: see qubic-lab cluster status")
+        return members[0]
+
+    before = state_of()
     new = folder / f"{RESTART}.new"
     new.write_text(name)
     new.replace(folder / RESTART)
+    deadline = time.monotonic() + within_s
+    while not ((after := state_of()).ready and after.restarts > before.restarts):
+        if time.monotonic() > deadline:
+            raise QubicLabError(f"{name} was not ready within {within_s:g} s of its restart: see {after.log}")
+        time.sleep(LOOK_S)
 
 
 def end(supervisor: psutil.Process, timeout_s: float) -> None:

@@ -12,7 +12,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -213,6 +213,8 @@ class Coordinator:
         await health.set("", health_pb2.HealthCheckResponse.SERVING)
         await health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
         await server.start()
+        with suppress(QubicLabError):  # without Redis it looks again
+            await self._dispatcher.look_at_nodes()  # who asks at once is not told that there is no node
         loop = asyncio.get_running_loop()
         listener = threading.Thread(target=self._receive, args=(loop,), name="notifications", daemon=True)
         listener.start()

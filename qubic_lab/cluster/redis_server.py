@@ -67,8 +67,8 @@ def open_redis(url: str | None = None) -> "Iterator[redis.Redis]":
         yield client
 
 
-def connect(url: str) -> "redis.Redis":
-    """Return a client for the Redis at a redis://, rediss:// or unix:// URL.
+def connect(url: str, answer_s: float = ANSWER_S) -> "redis.Redis":
+    """Return a client for the Redis at a redis://, rediss:// or unix:// URL; it waits `answer_s` for each answer.
 
     Raises:
         InputError: the URL has another scheme, the password is wrong, or Redis is too old.
@@ -83,7 +83,7 @@ def connect(url: str) -> "redis.Redis":
     try:
         # No retries by the client itself, because only the caller knows what may be repeated.
         client = redis.Redis.from_url(
-            url, retry=Retry(NoBackoff(), 0), socket_timeout=ANSWER_S, socket_connect_timeout=ANSWER_S
+            url, retry=Retry(NoBackoff(), 0), socket_timeout=answer_s, socket_connect_timeout=ANSWER_S
         )
         version = str(client.info("server")["redis_version"])
     except (redis.AuthenticationError, redis.ResponseError) as error:

@@ -142,6 +142,15 @@ class LogEntry:
 
 
 @dataclass(frozen=True)
+class SavedKey:
+    """A key of Redis, the time that it still lives (-1: for ever), and its content as Redis writes it."""
+
+    key: bytes
+    lives_ms: int
+    content: bytes
+
+
+@dataclass(frozen=True)
 class TaskCounts:
     """Numbers of tasks: pending and processing now, the others since the queue was created."""
 
@@ -386,6 +395,28 @@ class TaskQueue:
         for entry in self._entries("log"):
             state = cast(State, entry[b"state"].decode())
             yield LogEntry(entry[b"task"].decode(), state, int(entry[b"token"]), entry[b"consumer"].decode())
+
+    def save(self) -> list[SavedKey]:
+        """Return all that the queue holds, of one moment; Redis answers nobody else meanwhile."""
+        found = self._run("save")
+        return [SavedKey(*found[place : place + 3]) for place in range(0, len(found), 3)]
+
+    def restore(self, saved: Sequence[SavedKey]) -> None:
+        """Write what `save` has returned in place of all that the queue holds, at once.
+
+        Raises:
+            QubicLabError: a later version of Redis saved it.
+        """
+
+        def write() -> None:
+            with self._redis.pipeline(transaction=True) as pipeline:
+                for key in self._redis.scan_iter(f"{self._scripts.prefix}:*", _PAGE):
+                    pipeline.delete(key)
+                for each in saved:
+                    pipeline.restore(each.key, max(0, each.lives_ms), each.content)
+                pipeline.execute()
+
+        self._scripts.call(write)
 
     def _entries(self, stream: str) -> Iterator[dict[bytes, bytes]]:
         key, start = self._scripts.key(stream), "-"
