@@ -4,6 +4,7 @@ Databases are kept as SQLite files whatever they were, so that each can be resto
 """
 
 import base64
+import gzip
 import json
 import os
 import shutil
@@ -256,8 +257,11 @@ def _unpack(file: Path, folder: Path) -> Saved:
         InputError: it is none, or damaged.
     """
     try:
-        with tarfile.open(file, "r:gz") as archive:
-            archive.extractall(folder, filter="data")
+        with gzip.open(file) as stream:
+            with tarfile.open(fileobj=stream, mode="r:") as archive:
+                archive.extractall(folder, filter="data")
+            while stream.read(2**20):  # to its end, where the checksum of all of it is
+                pass
         manifest = read_manifest(folder) or {}
         found = problems(folder)
     except FileNotFoundError as error:

@@ -41,7 +41,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for file in (generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard, backup):
+FILES = generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard, backup
+for file in FILES:
     file.register(app)
 add_group(app, "model", "Look into a model, or fetch one.", "analyse --model smollm2", "models")
 add_group(app, "runs", "Look at runs of all weeks, repeat one, delete old ones.", "list --since 2026-W48")
