@@ -146,8 +146,7 @@ def _upgrade_node(
     finally:
         if seen(first) is not None:
             first.call("DELETE", path)
-    for client in clients:
-        _until(lambda client=client: (found := seen(client)) is not None and found.gate is None, within_s)
+    _until(lambda: all((found := seen(client)) and found.gate is None for client in clients), within_s)
 
 
 def _upgrade_coordinator(client: "CoordinatorClient", restart: Callable[[str], None], within_s: float) -> None:
