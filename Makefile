@@ -12,7 +12,7 @@ WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 7 ? core
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-slow lint lab peers harnesses proto clean
+.PHONY: help setup report test test-slow lint lab peers harnesses gcp proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,14 @@ $(PEERS)/inspect-ai/.stamp: PACKAGES = inspect-ai openai
 $(HARNESSES:%=$(PEERS)/%/.stamp): $(PEERS)/%/.stamp:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install -q $(or $(PACKAGES),$*)
+	@touch $@
+
+gcp: $(PEERS)/pulumi/.stamp ## install Pulumi's packages, for `qubic-lab gcp up` and its tests
+
+# In an environment of its own, because Pulumi refuses our version of protobuf.
+$(PEERS)/pulumi/.stamp:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q 'pulumi>=3.200' 'pulumi-gcp>=10,<11'
 	@touch $@
 
 proto: setup ## generate the protobuf code again

@@ -53,6 +53,7 @@ add_group(app, "testbed", "Run the machines of a cluster on this one, with its f
 add_group(app, "token", "Add and remove tokens of HTTP clients.", "add notebook")
 add_group(app, "certs", "Make, show and renew TLS certificates of hosts.", "make ~/qubic-lab-tls laptop")
 add_group(app, "oracle", "Collect and analyse market data and texts.", "demo")
+add_group(app, "gcp", "Plan, make and remove a cluster on Google Cloud.", "plan")
 
 
 def _version(asked: bool) -> None:
