@@ -47,6 +47,7 @@ def plan(config: Config = None, set_: Set = None, json: options.Json = False) ->
     Needs no account, no network and no Pulumi.
     """
     from qubic_lab.launch_plan import resources as plans
+    from qubic_lab.launch_plan import tables
 
     site = read_site(config, set_)
     parts = {"bootstrap": plans.bootstrap(site), "cluster": _cluster(site)}
@@ -56,8 +57,8 @@ def plan(config: Config = None, set_: Set = None, json: options.Json = False) ->
             {
                 "settings": site.to_dict(),
                 "resources": [{"part": part, **each} for part, made in parts.items() for each in plans.plain(made)],
-                "ports": [dict(zip(_PORTS, row, strict=True)) for row in port_rows(site)],
-                "roles": [dict(zip(_ROLES, row, strict=True)) for row in role_rows(site)],
+                "ports": [dict(zip(tables.PORTS, row, strict=True)) for row in tables.port_rows(site)],
+                "roles": [dict(zip(tables.ROLES, row, strict=True)) for row in tables.role_rows(site)],
                 "monthly_usd": round(estimate.monthly_usd, 2),
                 "over_budget": estimate.over_budget,
             }
@@ -69,9 +70,9 @@ def plan(config: Config = None, set_: Set = None, json: options.Json = False) ->
         print_table(("what", "names"), _kinds(made))
         typer.echo("")
     typer.echo("Open ports; all others are closed, and what is not listed listens on loopback\n")
-    print_table(_PORTS, port_rows(site))
+    print_table(tables.PORTS, tables.port_rows(site))
     typer.echo("\nRoles, beyond those of the owner in the new project\n")
-    print_table(_ROLES, role_rows(site))
+    print_table(tables.ROLES, tables.role_rows(site))
     typer.echo("")
     _show_cost(estimate, site)
 
@@ -187,6 +188,8 @@ def ssh(
 
     From one address they lead through vm-1; with `iap` through Google's proxy, which needs gcloud.
     """
+    from qubic_lab.launch_plan.tables import ssh_aliases
+
     there = {each.name: each for each in _engine().made("cluster")}
     if "vm-1" not in there:
         raise QubicLabError("vm-1 does not exist: qubic-lab gcp up makes it")
@@ -258,52 +261,6 @@ def _as_given(name: str, text: str, value: Any) -> Any:
     return text if name == "ubuntu" else value
 
 
-_PORTS = ("port", "on", "who may connect", "what listens", "guarded by")
-_ROLES = ("who", "role", "for")
-
-
-def port_rows(site: "Site") -> list[tuple[str, ...]]:
-    """Return a row for each port that is open to somebody beyond its machine, or could be opened."""
-    from qubic_lab.launch_plan.network import IAP, SERVICES
-
-    network = site.network
-    outside = {
-        "": "; nobody outside: set ssh_from",
-        IAP: "; operators by Google's proxy",
-    }.get(site.ssh_from, f"; on vm-1 also {site.ssh_from}")
-    who = {
-        "nodes": "the other machines",
-        "ssh": f"the other machines{outside}",
-        "public": "anybody" if site.public else "nobody: closed, opened by public: true",
-    }
-    rows = []
-    for each in sorted(SERVICES.values(), key=lambda each: each.ports):
-        there = [host.name for host in network.hosts if each.runs_on(host)]
-        if each.reach == "host" or not there:
-            continue
-        first, last = each.ports
-        port = str(first) if first == last else f"{first}–{last}"
-        rows.append((f"tcp {port}", ", ".join(there), who[each.reach], each.what, each.guard))
-    rows.append(("icmp", "all", "the other machines", "ping, largest packet", "nothing is served"))
-    return rows
-
-
-def role_rows(site: "Site") -> list[tuple[str, ...]]:
-    """Return a row for each role that somebody needs or gets."""
-    from qubic_lab.launch_plan import resources as plans
-
-    rows: list[tuple[str, ...]] = [("owner, for the bootstrap", role, why) for role, why in plans.OWNER_ROLES.items()]
-    rows += [("deploy account", role, why) for role, why in plans.DEPLOY_ROLES.items()]
-    rows.append(("deploy account", "roles/iam.serviceAccountUser", "on the node account alone: gives it to machines"))
-    rows += [("node account", role, why) for role, why in plans.NODE_ROLES.items()]
-    who = ", ".join(site.operators) or "operators: none yet, set operators"
-    rows += [(who, role, why) for role, why in plans.OPERATOR_ROLES.items()]
-    rows.append((who, "roles/iam.serviceAccountTokenCreator", "on the deploy account: acts as it, without a key"))
-    rows.append((who, "roles/iam.serviceAccountUser", "on the node account: logs in to its machines"))
-    rows.append(("Google's scheduler", "roles/compute.instanceAdmin.v1", "starts and stops machines by the schedule"))
-    return rows
-
-
 @cache
 def tokens_per_s(nodes: int, batch: int = 1) -> float:
     """Return the predicted speed of the best plan for DeepSeek on a number of T4s."""
@@ -311,24 +268,6 @@ def tokens_per_s(nodes: int, batch: int = 1) -> float:
 
     advice = advise("deepseek", ",".join(["t4"] * nodes), LINK, "throughput", 1024, batch, "fp16", 512)
     return max(each.tokens_per_s for each in advice.plans)
-
-
-def ssh_aliases(site: "Site", outside: str, user: str | None) -> list[dict[str, str]]:
-    """Return the entries of an SSH configuration, `Host` first; `outside` is the address of vm-1 outside."""
-    from qubic_lab.launch_plan.network import IAP
-
-    aliases = []
-    for number, host in enumerate(site.network.hosts):
-        entry = {"Host": host.name, "HostKeyAlias": host.domain_name}
-        if site.ssh_from == IAP:
-            tunnel = f"gcloud compute start-iap-tunnel {host.name} 22 --listen-on-stdin"
-            entry["ProxyCommand"] = f"{tunnel} --project {site.project} --zone {site.zone(number)}"
-        elif host.first:
-            entry["HostName"] = outside
-        else:
-            entry |= {"HostName": host.address, "ProxyJump": site.network.hosts[0].name}
-        aliases.append(entry | ({"User": user} if user else {}))
-    return aliases
 
 
 def _cluster(site: "Site") -> "tuple[Resource, ...]":
