@@ -40,6 +40,10 @@ report: .venv/.report ## run this week's studies and write the page
 	$(BIN)/qubic-lab run experiments/weekly.yaml --jobs 2
 	$(BIN)/qubic-lab report
 
+# Threads of linear algebra that spin while they wait take the cores from other tests.
+test test-slow: export OPENBLAS_NUM_THREADS = 1
+test test-slow: export OMP_WAIT_POLICY = PASSIVE
+
 # In the order of their names those that wait for ranks come first, and the others fill the time.
 test: lint ## check style, types, imports and notebooks, then run the fast tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(FAST)"

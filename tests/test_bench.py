@@ -19,7 +19,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.model.config import load_config
 from qubic_lab.model.cost import model_cost
 
-ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 1"
+ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 60 --repeat 1"
 
 
 @pytest.fixture(autouse=True)

@@ -29,13 +29,15 @@ LEAKS, CLEAN = (
     for module in (first_leaks, first_clean)
 )
 FRAME = bars_frame(360)
+check = partial(check_lookahead, extra_s=0.0)
+"""Without cuts for which there is time left, except where a test gives some."""
 SAMPLE = slice(None, None, 3)  # all are audited by `test_error_rates_are_within_their_limits`
 
 
 @pytest.mark.parametrize("name", [*LEAKS][SAMPLE])
 def test_a_planted_leak_is_caught(name: str) -> None:
     signal = LEAKS[name]
-    found = check_lookahead(signal, FRAME, extra_s=0.0)
+    found = check(signal, FRAME)
     assert found.leaks and not found.passed
     finding = found.findings[0]
     assert finding.kind == "look-ahead", str(found)
@@ -55,7 +57,7 @@ def test_a_planted_leak_is_caught(name: str) -> None:
 @pytest.mark.parametrize("name", [*CLEAN][SAMPLE])
 def test_a_clean_signal_passes(name: str) -> None:
     signal = CLEAN[name]
-    found = check_lookahead(signal, FRAME, extra_s=0.0)
+    found = check(signal, FRAME)
     assert found.passed, str(found)
     assert len(found.cuts) >= 32
     assert str(found).startswith(f"{signal.__name__} does not look ahead")
@@ -63,14 +65,13 @@ def test_a_clean_signal_passes(name: str) -> None:
 
 def test_the_first_bar_that_changed_is_named_with_both_values() -> None:
     frame = bars_frame(100)
-    found = check_lookahead(next_return, frame).findings[0]
+    found = check(next_return, frame, extra_s=60.0).findings[0]
     pd.testing.assert_frame_equal(frame, bars_frame(100))
     assert found.test == "prefix" and found.bar == found.cut - 1
     assert found.then is None and found.later == pytest.approx(returns(frame).iloc[found.bar + 1])
     assert "is missing from the only bar known then, and " in found.text
     assert found.text.endswith("from all 100: values depend on up to 1 later bar")
-    options = {"frame": frame, "extra_s": 0.0}
-    first, second, other = (check_lookahead(next_return, seed=seed, **options) for seed in (3, 3, 4))
+    first, second, other = (check(next_return, frame, seed=seed) for seed in (3, 3, 4))
     assert first == second and first.cuts != other.cuts
 
 
@@ -91,8 +92,8 @@ def test_further_cuts_find_a_leak_at_one_bar_and_end_there() -> None:
     def at_one_bar(frame: pd.DataFrame) -> pd.Series:
         return returns(frame).where(np.arange(len(frame)) != 123, returns(frame).shift(-1))
 
-    assert check_lookahead(at_one_bar, FRAME, extra_s=0.0).passed
-    found = check_lookahead(at_one_bar, FRAME, extra_s=60.0)
+    assert check(at_one_bar, FRAME).passed
+    found = check(at_one_bar, FRAME, extra_s=60.0)
     assert found.leaks and found.findings[0].bar == 123 and found.findings[0].cut == 124
     assert len(found.cuts) < len(FRAME) - 1
 
@@ -144,7 +145,7 @@ def knows_the_prices(frame: pd.DataFrame) -> pd.Series:
     ],
 )
 def test_a_signal_that_cannot_be_trusted_is_told_in_one_line(signal: Signal, kind: str, said: str) -> None:
-    found = check_lookahead(signal, FRAME)
+    found = check(signal, FRAME)
     assert not found.passed and not found.leaks
     assert [each.kind for each in found.findings] == [kind]
     assert "\n" not in str(found)
@@ -164,7 +165,7 @@ def test_a_signal_that_cannot_be_trusted_is_told_in_one_line(signal: Signal, kin
     ],
 )
 def test_a_signal_that_passes_may_have_a_note(signal: Signal, note: str) -> None:
-    found = check_lookahead(signal, FRAME)
+    found = check(signal, FRAME)
     assert found.passed and re.search(note, " ".join(found.notes))
 
 
@@ -176,17 +177,17 @@ def test_a_model_in_float32_passes() -> None:
         past = pd.concat([returns(frame).shift(lag) for lag in range(8)], axis=1).fillna(0.0)
         return layers(torch.tensor(past.to_numpy(np.float32)))  # with its gradient, which NumPy refuses
 
-    found = check_lookahead(lambda frame: model(frame).detach()[:, 0], FRAME, extra_s=0.0)
+    found = check(lambda frame: model(frame).detach()[:, 0], FRAME)
     assert found.passed, str(found)
-    assert "is not one number for each bar" in str(check_lookahead(model, FRAME))
+    assert "is not one number for each bar" in str(check(model, FRAME))
 
 
 def test_lag_sweep_shows_where_power_lies() -> None:
-    lags = {each.lag: each for each in check_lookahead(next_return, FRAME).lags}
+    lags = {each.lag: each for each in check(next_return, FRAME).lags}
     assert lags[1].correlation == pytest.approx(1.0)
     assert abs(lags[2].correlation) < 4 * lags[2].error
     tainted = FRAME.assign(score=returns(FRAME).shift(-1))  # no test of the function can see this
-    found = check_lookahead(lambda given: given["score"], tainted)
+    found = check(lambda given: given["score"], tainted)
     assert any("do the data themselves hold the future?" in note for note in found.notes)
 
 
@@ -197,9 +198,9 @@ def test_several_assets_are_checked_together() -> None:
     def relative(given: pd.DataFrame) -> pd.DataFrame:
         return given["close"].pct_change().rank(axis=1)
 
-    assert check_lookahead(relative, frame).passed
-    assert check_lookahead(lambda given: relative(given)["a"], frame).passed  # one column for two assets
-    assert check_lookahead(lambda given: given["close"].pct_change().shift(-1), frame).leaks
+    assert check(relative, frame).passed
+    assert check(lambda given: relative(given)["a"], frame).passed  # one column for two assets
+    assert check(lambda given: given["close"].pct_change().shift(-1), frame).leaks
 
 
 # State kept between runs
@@ -210,7 +211,7 @@ def fitted_once(frame: pd.DataFrame, kept: dict[str, float] = {}) -> pd.Series: 
 
 
 def test_state_kept_from_later_bars_is_a_leak() -> None:
-    found = check_lookahead(fitted_once, FRAME)
+    found = check(fitted_once, FRAME)
     assert found.leaks and [each.kind for each in found.findings] == ["state"]
     assert "on all bars depends on what was run before: it keeps something of other bars" in str(found)
 
@@ -278,24 +279,24 @@ def test_any_kind_of_column_gets_another_future(kind: str) -> None:
         "object": [[each] for each in numbers],
     }
     frame = FRAME.assign(more=pd.Series(columns[kind], FRAME.index, dtype=kind))
-    assert check_lookahead(lambda given: given["close"].diff(), frame, cuts=4).passed
+    assert check(lambda given: given["close"].diff(), frame, cuts=4).passed
 
     def ahead(given: pd.DataFrame) -> pd.Series:
         return given["more"].shift(-1).map(lambda each: hash(str(each)) % 97).astype(float)
 
-    assert check_lookahead(ahead, frame).leaks
+    assert check(ahead, frame).leaks
     assert not scrambled(frame, 100, np.random.default_rng(0))["more"].iloc[100:].equals(frame["more"].iloc[100:])
 
 
 def test_frames_that_cannot_be_checked_are_refused() -> None:
     with pytest.raises(InputError, match="bars to audit is 10: it must be at least 20"):
-        check_lookahead(momentum, FRAME.iloc[:10])
+        check(momentum, FRAME.iloc[:10])
     with pytest.raises(InputError, match="cuts is 0"):
-        check_lookahead(momentum, FRAME, cuts=0)
+        check(momentum, FRAME, cuts=0)
     with pytest.raises(InputError, match=r"bar 1 \(2021-.*\) does not close after the one before: sort bars by time"):
-        check_lookahead(lambda frame: frame["close"].shift(1), FRAME[::-1])
+        check(lambda frame: frame["close"].shift(1), FRAME[::-1])
     with pytest.raises(InputError, match=r"columns twice: \['close'\]"):
-        check_lookahead(lambda frame: frame["open"], FRAME[["open", "close", "close"]])
+        check(lambda frame: frame["open"], FRAME[["open", "close", "close"]])
 
 
 # By name, and by command

@@ -21,7 +21,7 @@ from qubic_lab.model.config import load_config
 from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, _open, _values
 
 PROMPTS = ((1, 2), (3, 4))
-ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 300 --repeat 1 --json --peers llama.cpp"
+ENGINE = "bench engine --ranks 1,2 --batch 1,2 --prompt-tokens 5 --new-tokens 60 --repeat 1 --json --peers llama.cpp"
 
 
 @pytest.fixture
