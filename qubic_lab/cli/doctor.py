@@ -15,9 +15,10 @@ from qubic_lab.cli.console import add_commands, note, print_json, progress_bar, 
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from qubic_lab.doctor.finding import Finding
+    from qubic_lab.doctor.finding import Finding, Verdict
+    from qubic_lab.doctor.subject import Subject
 
 COLOURS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED, "skip": None}
 WORDS: dict[str, str] = {"ok": "ok", "warn": "warned of", "fail": "failed", "skip": "not applicable or not measured"}
@@ -109,18 +110,20 @@ def _print(findings: "Sequence[Finding]") -> None:
             typer.echo(f"{'':{width + 8}}$ {each.remedy}")
 
 
-def _links() -> "Iterable[Finding]":
-    """Yield what `qubic-lab net check` finds, as far as a coordinator answers."""
+def _links(subject: "Subject") -> "Iterator[Finding]":
+    """Yield what `qubic-lab net check` finds, as far as a coordinator answers; links only from this host's nodes."""
     from qubic_lab.cli.net import run_checks
     from qubic_lab.cluster.links import LinkLimits
     from qubic_lab.doctor.finding import Finding, skip
-    from qubic_lab.settings import settings
 
-    for each in run_checks((settings().coordinator,), LinkLimits(), iperf3=False, progress=lambda *_: None):
-        looked_at = f"{each.what}, {each.source} → {each.target}"
-        if each.found == "no answer" and each.source == "here":
-            yield skip("links between nodes", f"no coordinator answers at {settings().coordinator}")
-        elif each.trouble:
-            yield Finding(looked_at, each.found, "fail", each.trouble, "qubic-lab net check")
-        else:
-            yield Finding(looked_at, each.found)
+    own = subject.host.name if subject.host else ""
+    try:
+        for each in run_checks((subject.coordinator,), LinkLimits(), False, lambda *_: None, own):
+            if each.found == "no answer" and each.source == "here":
+                yield skip("links between nodes", f"no coordinator answers at {subject.coordinator}")
+                continue
+            looked_at = f"{each.what}, {each.source} → {each.target}"
+            verdict: Verdict = "fail" if each.trouble else "ok"
+            yield Finding(looked_at, each.found, verdict, each.trouble, "qubic-lab net check" if each.trouble else "")
+    except QubicLabError as error:  # for example without a token
+        yield skip("links between nodes", str(error), "qubic-lab net check")

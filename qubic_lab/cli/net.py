@@ -67,9 +67,16 @@ def check(
 
 
 def run_checks(
-    urls: tuple[str, ...], limits: "LinkLimits", iperf3: bool, progress: "Callable[[str, int, int], None]"
+    urls: tuple[str, ...],
+    limits: "LinkLimits",
+    iperf3: bool,
+    progress: "Callable[[str, int, int], None]",
+    host: str = "",
 ) -> "Iterator[NetworkCheck]":
-    """Yield the checks of the coordinators at `urls`, of their Redis, and of the nodes of the first."""
+    """Yield the checks of the coordinators at `urls`, of their Redis, and of the nodes of the first.
+
+    Links are measured from all nodes, or from those of a host alone.
+    """
     from qubic_lab.api.client import CoordinatorClient
 
     for number, url in enumerate(urls):
@@ -82,7 +89,7 @@ def run_checks(
             yield NetworkCheck("health", "here", url, name, "")
             yield _redis(client, name)
             if number == 0:  # all coordinators see the same nodes
-                yield from _nodes(client, name, limits, iperf3, progress)
+                yield from _nodes(client, name, limits, iperf3, progress, host)
 
 
 def _redis(client: "CoordinatorClient", name: str) -> NetworkCheck:
@@ -100,11 +107,15 @@ def _nodes(
     limits: "LinkLimits",
     iperf3: bool,
     progress: "Callable[[str, int, int], None]",
+    host: str,
 ) -> "Iterator[NetworkCheck]":
     from qubic_lab.cluster.links import NodeLink, trouble_of
 
     nodes = client.nodes()
     for number, node in enumerate(nodes):
+        if host and node.name.rpartition("@")[2] != host:
+            yield NetworkCheck("health", name, node.name, node.gate or "open", node.trouble or node.gate or "")
+            continue
         progress(f"from {node.name}", number, len(nodes))
         found = client.links(node.name, iperf3)
         http = f", HTTP {found['http_ms']:.2f} ms" if found["http_ms"] else ""

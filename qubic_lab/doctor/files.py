@@ -14,7 +14,7 @@ from qubic_lab.doctor.finding import Finding, Verdict, skip
 from qubic_lab.doctor.subject import Subject
 from qubic_lab.errors import ModelError, QubicLabError
 from qubic_lab.model.checkpoint import Checkpoint, model_hash
-from qubic_lab.model.folders import MANIFEST, file_hash, problems, rank_folders
+from qubic_lab.model.folders import MANIFEST, file_hash, known_hash, problems, rank_folders
 from qubic_lab.model.resolve import DEEPSEEK, hub_hashes, local_model, resolve_model
 from qubic_lab.model.split import remake_ranks, surviving_manifest
 from qubic_lab.settings import settings
@@ -141,8 +141,10 @@ def model(subject: Subject) -> Iterator[Finding]:
     elif (source := _source(subject, folder)) is not None:
         yield replace(bad, fix=lambda: _split_again(folder, source))
     else:
-        copy = subject.host and f"rsync -a --checksum {subject.hosts[0].domain_name}:{folder.resolve()}/ {folder}/"
-        yield replace(bad, remedy=copy or f"{subject.command('model')} --source MODEL")
+        ranks = [rank.name.removeprefix("rank-") for rank in rank_folders(folder) if problems(rank, known_hash)]
+        gone = " ".join(shlex.quote(f"{folder}/rank-{rank}") for rank in ranks)
+        fetch = f"rm -r {gone} && qubic-lab model fetch {folder.name} {folder} --rank {','.join(ranks)}"
+        yield replace(bad, remedy=fetch if subject.host else f"{subject.command('model')} --source MODEL")
 
 
 def _split_again(folder: Path, source: Path) -> str:

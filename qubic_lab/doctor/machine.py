@@ -256,8 +256,8 @@ def disk(subject: Subject) -> Iterator[Finding]:
 
 def stale_files() -> list[Path]:
     """Return what the cache holds without use: kernels of other versions, and folders whose makers were killed."""
-    partial = (settings().cache / "models").glob(".*.partial")
-    dead = [path for path in partial if not psutil.pid_exists(int(path.name.split(".")[-2]))]
+    partial = {path: path.name.split(".")[-2] for path in (settings().cache / "models").glob(".*.*.partial")}
+    dead = [path for path, pid in partial.items() if pid.isdecimal() and not psutil.pid_exists(int(pid))]
     return [*stale_libraries(), *dead]
 
 

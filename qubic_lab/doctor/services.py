@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,8 +39,10 @@ PROGRAMS = {
 """Programs that may listen at the ports of services; at all others it is our own, or systemd for it."""
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 WARN_CLOCK_S, MOST_CLOCK_S = 0.5, 2.0
-"""Difference of clocks above which it is warned, and above which a machine is ill; HTTP tells whole seconds."""
+"""Difference of clocks above which it is warned, and above which a machine is ill."""
 ANSWER_S = 3.0
+DATE_STEP_S = 2.0
+"""The date of an HTTP answer is in whole seconds, and servers renew it once a second."""
 TRIES = 3
 SYSTEMD = Path("/run/systemd/system")
 """There where systemd runs."""
@@ -147,7 +150,7 @@ def _is_ours(word: str) -> bool:
 def names(subject: Subject) -> Iterator[Finding]:
     """Names of the cluster's hosts, and of those in the settings' URLs."""
     wanted = {host.domain_name: host.address for host in subject.hosts}
-    urls = (settings().coordinator, settings().redis_url, settings().database_url)
+    urls = (subject.coordinator, settings().redis_url, settings().database_url)
     for name in filter(None, (urlsplit(url or "").hostname for url in urls)):
         if not is_loopback(name) and not name.replace(".", "").isdecimal() and ":" not in name:
             wanted.setdefault(name, "")
@@ -176,8 +179,8 @@ def clock(subject: Subject) -> Iterator[Finding]:
         if url:
             with closing(connect(url)) as client:
                 yield _judge_clock("Redis's clock", *_offset(lambda: _redis_time(client)))
-        elif not is_loopback(urlsplit(settings().coordinator).hostname or ""):
-            yield _judge_clock("the coordinator's clock", *_offset(_coordinator_time))
+        elif not is_loopback(urlsplit(subject.coordinator).hostname or ""):
+            yield _judge_clock("the coordinator's clock", *_offset(partial(_coordinator_time, subject.coordinator)))
         else:
             yield skip("clock", "no other machine is named by the settings to compare with")
     except (QubicLabError, redis.RedisError, httpx2.HTTPError, OSError, ValueError) as error:
@@ -211,11 +214,11 @@ def _redis_time(client: "redis.Redis") -> tuple[float, float]:
     return seconds + microseconds / 1e6, 1e-6
 
 
-def _coordinator_time() -> tuple[float, float]:
+def _coordinator_time(url: str) -> tuple[float, float]:
     authority = settings().tls_authority
     with httpx2.Client(trust_env=False, timeout=ANSWER_S, verify=str(authority) if authority else True) as client:
-        date = client.get(f"{settings().coordinator.rstrip('/')}/health").headers["Date"]
-    return parsedate_to_datetime(date).timestamp(), 1.0
+        date = client.get(f"{url}/health").headers["Date"]
+    return parsedate_to_datetime(date).timestamp(), DATE_STEP_S
 
 
 def databases(subject: Subject) -> Iterator[Finding]:
@@ -263,4 +266,4 @@ def links(subject: Subject) -> Iterator[Finding]:
                 as_root(f"ip link set {name} mtu 1460"),
             )
             yield Finding(name, f"MTU {state.mtu}", *(("warn", why, remedy) if small else ()))
-    yield from subject.links()
+    yield from subject.links(subject)

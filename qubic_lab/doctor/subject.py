@@ -11,6 +11,7 @@ from qubic_lab.doctor.finding import Finding
 from qubic_lab.doctor.graphics import Graphics, read_graphics
 from qubic_lab.errors import check_choice
 from qubic_lab.launch_plan.network import SERVICES, Host, Network, Service
+from qubic_lab.settings import settings
 
 ROLES = ("workbench", "coordinator", "node")
 """`workbench`: a machine for itself, which needs no other."""
@@ -35,13 +36,20 @@ class Subject:
     dtype: str = "bf16"
     slots: int = 4
     source: str | None = None
-    links: Callable[[], Iterable[Finding]] = tuple
+    links: Callable[["Subject"], Iterable[Finding]] = lambda subject: ()
     options: str = ""
 
     @cached_property
     def graphics(self) -> Graphics:
         """Its NVIDIA cards, read once."""
         return read_graphics()
+
+    @property
+    def coordinator(self) -> str:
+        """The URL of its coordinator, by the settings or else the plan."""
+        if self.hosts and "coordinator" not in settings().model_fields_set:
+            return f"https://{self.hosts[0].domain_name}:{SERVICES['coordinator'].ports[0]}"
+        return settings().coordinator.rstrip("/")
 
     def command(self, check: str) -> str:
         """Return the command line that mends what a check found."""
