@@ -46,7 +46,7 @@ def doctor(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Check this machine, and say for each fault the command that mends it.
+    """Check this machine, and name what mends each fault.
 
     The exit status is 1 if something fails. --fix migrates databases, renews certificates where the authority's key
     is, gives Redis the password of its URL, deletes what the cache does not need, and makes bad shards again.
