@@ -74,6 +74,8 @@ elif command[0] == "up":
         made = {"currentStatus": "RUNNING"} if each["kind"] == "compute.Instance" else {}
         rows.append(row(each["name"], kind, **made, address="198.51.100.4"))
     write(rows)
+elif command[0] == "preview":
+    print(f"    + {len(json.loads(Path('resources.json').read_text())) - len(rows)} to create")
 elif command[0] == "destroy":
     write(rows[:3] if fault == "left over" else [])
 elif command[0] == "refresh":

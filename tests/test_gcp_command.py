@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,10 @@ def test_plan_names_every_open_port_in_one_table(here: Run):
         ),
     }
     assert all(all(row) for row in rows)
+    assert (
+        "| vm-3    | 10.0.0.30 | no      | asia-east1-a | on-demand | n1-standard-4, nvidia-tesla-t4 | 30 GB SSD |"
+        in ended.out
+    )
     assert "OVER the budget of 700 USD" in ended.out and "3 × 280 = 840 USD, over 700 by 140" in ended.out
 
 
@@ -86,6 +91,7 @@ def test_cost_says_what_fits_and_what_a_million_tokens_costs(here: Run):
         ("plan --set zones=asia-east1-b", "zone asia-east1-b has no T4: give asia-east1-a or asia-east1-c"),
         ("plan --set zones=asia-east-c", "unknown zone 'asia-east-c': did you mean 'asia-east1-c'?"),
         ("plan --set ubuntu=20.04", "Ubuntu 20.04 has had no updates since May 2025: set ubuntu to '24.04'"),
+        ("plan --set ubuntu=22.04", "Ubuntu 22.04 has Python 3.10, and 3.11 is needed: set ubuntu to '24.04'"),
         ("plan --set hours.stop=7", "stop is 7: it must be at least 10"),
         ("up", "ssh_from is not set, so nobody could log in: give your address, or iap"),
         ("up --bootstrap", "billing_account is not set: give the one of `gcloud billing accounts list`"),
@@ -177,9 +183,18 @@ def test_down_fails_while_something_is_left(here: Run, pulumi: Path, monkeypatch
     assert here("gcp down --yes").status == 0
 
 
-def test_it_asks_before_it_changes_anything(here: Run, pulumi: Path):
-    assert "there is no terminal to ask: give --yes" in here(UP.removesuffix(" --yes")).failed(2)
-    assert not (pulumi / "resources.json").exists()
+def test_it_shows_the_change_and_asks_before_it_changes_anything(
+    here: Run, pulumi: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ask = UP.removesuffix(" --yes")
+    assert "there is no terminal to ask: give --yes" in here(ask).failed(2)
+    for answer, made in (("n\n", 0), ("y\n", 17)):
+        terminal = StringIO(answer)
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        monkeypatch.setattr(sys, "stdin", terminal)
+        assert "+ 18 to create" in here(ask).out
+        state = json.loads((pulumi / "state" / "cluster.json").read_text())["deployment"]["resources"]
+        assert sum(not each["type"].startswith("pulumi:") for each in state) == made
 
 
 def test_an_interrupted_up_lets_pulumi_save_what_it_made(pulumi: Path, monkeypatch: pytest.MonkeyPatch):

@@ -42,7 +42,7 @@ def commands() -> Commands:
 
 
 def plan(config: Config = None, set_: Set = None, json: options.Json = False) -> None:
-    """Show what would be made, which ports are open to whom, and the cost.
+    """Show what would be made, who may reach which port, and the cost.
 
     Needs no account, no network and no Pulumi.
     """
@@ -57,6 +57,7 @@ def plan(config: Config = None, set_: Set = None, json: options.Json = False) ->
             {
                 "settings": site.to_dict(),
                 "resources": [{"part": part, **each} for part, made in parts.items() for each in plans.plain(made)],
+                "machines": [dict(zip(tables.MACHINES, row, strict=True)) for row in tables.machine_rows(site)],
                 "ports": [dict(zip(tables.PORTS, row, strict=True)) for row in tables.port_rows(site)],
                 "roles": [dict(zip(tables.ROLES, row, strict=True)) for row in tables.role_rows(site)],
                 "monthly_usd": round(estimate.monthly_usd, 2),
@@ -69,7 +70,8 @@ def plan(config: Config = None, set_: Set = None, json: options.Json = False) ->
         typer.echo(f"{part}: {len(made)} resources, made {who}\n")
         print_table(("what", "names"), _kinds(made))
         typer.echo("")
-    typer.echo("Open ports; all others are closed, and what is not listed listens on loopback\n")
+    print_table(tables.MACHINES, tables.machine_rows(site))
+    typer.echo("\nOpen ports; all others are closed, and what is not listed listens on loopback\n")
     print_table(tables.PORTS, tables.port_rows(site))
     typer.echo("\nRoles, beyond those of the owner in the new project\n")
     print_table(tables.ROLES, tables.role_rows(site))
@@ -128,7 +130,7 @@ def up(
 ) -> None:
     """Make the cluster, or change it to what the settings say.
 
-    Pulumi does it, with the login of `gcloud auth application-default login`.
+    Pulumi does it, with the login of `gcloud auth application-default login`, and first shows what would change.
     """
     from qubic_lab.launch_plan import resources as plans
 
@@ -145,7 +147,10 @@ def up(
         )
     part, made = ("bootstrap", plans.bootstrap(site)) if bootstrap else ("cluster", _cluster(site))
     engine = _engine()
-    _confirm(f"Make {part}: {len(made)} resources in {site.project}?", yes)
+    _check_can_ask(yes)
+    if not yes:
+        engine.preview(part, plans.plain(made))
+        _ask(f"Make {part} so, in {site.project}?")
     engine.up(part, plans.plain(made))
     if not bootstrap:
         _site_file().write_text(json_format.dumps(site.to_dict()), encoding="utf-8")
@@ -206,7 +211,7 @@ def down(
     everything: Annotated[bool, Option("--all", help="Also the owner's part: project, budget, accounts.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Remove the cluster: machines with their disks, addresses, network, names.
+    """Remove the cluster: machines, disks, addresses, network.
 
     Nothing of it is left, and nothing on its disks is kept: back up first.
     """
@@ -217,7 +222,9 @@ def down(
         note("nothing is made")
         return
     what = " and ".join(f"{part} ({count} resources)" for part, count in found.items() if count)
-    _confirm(f"Remove {what}, with all data on the disks?", yes)
+    _check_can_ask(yes)
+    if not yes:
+        _ask(f"Remove {what}, with all data on the disks?")
     for part in parts:
         engine.down(part)
     _site_file().unlink(missing_ok=True)
@@ -347,9 +354,15 @@ def _outputs(there: Any, name: str) -> dict[str, Any]:
     return dict(there[name].outputs) if name in there else {}
 
 
-def _confirm(question: str, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
+def _check_can_ask(yes: bool) -> None:
+    if not yes and not sys.stdin.isatty():
         raise InputError("there is no terminal to ask: give --yes")
-    typer.confirm(question, abort=True)
+
+
+def _ask(question: str) -> None:
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise QubicLabError("nothing was changed")

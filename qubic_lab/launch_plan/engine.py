@@ -54,15 +54,18 @@ class Engine:
             raise QubicLabError(f"Pulumi's packages are not in {packages}: run make gcp in a checkout, or {install}")
         self._command, self._folder, self._packages, self._show = found, folder, packages, show
 
+    def preview(self, part: str, described: Sequence[Mapping[str, Any]]) -> None:
+        """Show what `up` would change; nothing is changed."""
+        self._describe(part, described)
+        self._run("preview", "--non-interactive", "--stack", part)
+
     def up(self, part: str, described: Sequence[Mapping[str, Any]]) -> None:
         """Make, change or remove resources until they are those described.
 
         Raises:
             QubicLabError: Pulumi fails; the message has its error.
         """
-        self._prepare()
-        self._write("resources.json", described)
-        self._run("stack", "select", "--create", part)
+        self._describe(part, described)
         self._run("up", "--yes", "--skip-preview", "--non-interactive", "--stack", part)
 
     def down(self, part: str) -> None:
@@ -100,6 +103,11 @@ class Engine:
             for row in rows
             if not str(row["type"]).startswith("pulumi:")
         )
+
+    def _describe(self, part: str, described: Sequence[Mapping[str, Any]]) -> None:
+        self._prepare()
+        self._write("resources.json", described)
+        self._run("stack", "select", "--create", part)
 
     def _prepare(self) -> None:
         """Write Pulumi's project: the program and where its packages are."""

@@ -229,7 +229,7 @@ def _machine(site: Site, host: Host, zone: str, startup: str) -> dict[str, Any]:
         "guest_accelerators": [{"type": GPU, "count": 1}],
         "boot_disk": {
             "auto_delete": True,
-            "initialize_params": {"image": IMAGES[site.ubuntu][0], "size": host.disk_gb, "type": "pd-ssd"},
+            "initialize_params": {"image": IMAGES[site.ubuntu], "size": host.disk_gb, "type": "pd-ssd"},
         },
         "network_interfaces": [interface],
         "tags": list(site.network.tags(host)),

@@ -11,11 +11,9 @@ from qubic_lab.launch_plan.network import Network
 REGION = "asia-east1"
 ZONES = ("asia-east1-a", "asia-east1-c")
 """Those of the region that have T4s; asia-east1-b has none."""
-IMAGES = {
-    "22.04": ("ubuntu-os-cloud/ubuntu-2204-lts", "its Python 3.10 is too old: one of 3.11 or newer must be installed"),
-    "24.04": ("ubuntu-os-cloud/ubuntu-2404-lts-amd64", ""),
-}
-"""Ubuntu's releases with long support that are maintained; 20.04 has had none since May 2025."""
+IMAGES = {"24.04": "ubuntu-os-cloud/ubuntu-2404-lts-amd64"}
+"""Ubuntu's releases with long support that are maintained, and whose Python is 3.11 or newer."""
+TOO_OLD = {"20.04": "has had no updates since May 2025", "22.04": "has Python 3.10, and 3.11 is needed"}
 DAYS_A_MONTH = 365.25 / 12
 
 Provisioning = Literal["on-demand", "spot", "schedule"]
@@ -85,8 +83,8 @@ class Site:
                 raise InputError(f"zone asia-east1-b has no T4: give {' or '.join(ZONES)}")
             if zone not in ZONES:
                 raise InputError(f"unknown zone {zone!r}: {did_you_mean(zone, ZONES)}")
-        if self.ubuntu == "20.04":
-            raise InputError("Ubuntu 20.04 has had no updates since May 2025: set ubuntu to '24.04'")
+        if self.ubuntu in TOO_OLD:
+            raise InputError(f"Ubuntu {self.ubuntu} {TOO_OLD[self.ubuntu]}: set ubuntu to '24.04'")
         if self.ubuntu not in IMAGES:
             raise InputError(f"unknown Ubuntu {self.ubuntu!r}: {did_you_mean(self.ubuntu, IMAGES)}")
         _ = self.network  # checks its own values

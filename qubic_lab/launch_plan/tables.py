@@ -1,11 +1,25 @@
 """What people read of a site: who may connect to which port, who has which role, how to get in by SSH. Pure."""
 
 from qubic_lab.launch_plan.network import IAP, SERVICES
-from qubic_lab.launch_plan.resources import DEPLOY_ROLES, NODE_ROLES, OPERATOR_ROLES, OWNER_ROLES
-from qubic_lab.launch_plan.site import Site
+from qubic_lab.launch_plan.resources import DEPLOY_ROLES, GPU, MACHINE, NODE_ROLES, OPERATOR_ROLES, OWNER_ROLES
+from qubic_lab.launch_plan.site import IMAGES, Site
 
+MACHINES = ("machine", "address", "outside", "zone", "paid", "type", "disk", "image", "tags")
 PORTS = ("port", "on", "who may connect", "what listens", "guarded by")
 ROLES = ("who", "role", "for")
+
+
+def machine_rows(site: Site) -> list[tuple[str, ...]]:
+    """Return a row for each machine."""
+    hours = f" {site.hours.start}–{site.hours.stop} {site.hours.days}" if site.provisioning == "schedule" else ""
+    return [
+        (
+            *(host.name, host.address, "yes" if host.first and site.outside else "no", site.zone(number)),
+            *(site.provisioning + hours, f"{MACHINE}, {GPU}", f"{host.disk_gb} GB SSD", IMAGES[site.ubuntu]),
+            ", ".join(site.network.tags(host)),
+        )
+        for number, host in enumerate(site.network.hosts)
+    ]
 
 
 def port_rows(site: Site) -> list[tuple[str, ...]]:
