@@ -6,14 +6,25 @@ import shlex
 import shutil
 import stat
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
+import yaml
+from clusters import wait_until
 from commands import parse
+from limits import RateLimitItemPerMinute
 
+from qubic_lab import backup
+from qubic_lab.api.access import make_limiter
 from qubic_lab.api.http_server import STOP_S
 from qubic_lab.cluster.node import DRAIN_S
+from qubic_lab.cluster.redis_server import connect, embedded_binary
+from qubic_lab.cluster.registry import Registry
+from qubic_lab.cluster.tasks import TaskQueue
+from qubic_lab.errors import InputError
 from qubic_lab.launch_plan.network import EPHEMERAL, SERVICES, SUBNET
 from qubic_lab.settings import settings
 
@@ -169,3 +180,67 @@ def test_a_wrong_call_of_the_installer_says_how(tmp_path: Path) -> None:
     command = [str(ROOT / "launch" / "install.sh"), "other", "vm-2", "10.0.0.20"]
     done = subprocess.run(command, env={**os.environ, "DESTDIR": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("usage:") and not any(tmp_path.iterdir())
+
+
+def test_containers_run_commands_of_ours_unprivileged() -> None:
+    compose = yaml.safe_load((ROOT / "launch" / "compose.yaml").read_text())
+    services = compose["services"]
+    assert {parse(each["command"]) for each in services.values()} == {"coordinator", "node", "oracle collect"}
+    for each in services.values():
+        assert each["read_only"] and each["cap_drop"] == ["ALL"] and each["network_mode"] == "host"
+        assert int(each["stop_grace_period"].removesuffix("s")) >= STOP_S + 10
+        assert {volume.partition(":")[0] for volume in each["volumes"]} <= compose["volumes"].keys()
+        file = ROOT / "launch" / each["build"]["context"] / each["build"]["dockerfile"]
+        assert file.samefile(ROOT / "launch" / "Containerfile")
+
+
+def test_the_image_is_made_of_what_is_here() -> None:
+    text = re.sub(r"\\\n", " ", (ROOT / "launch" / "Containerfile").read_text())
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    assert {word for word, _ in lines} == {
+        "ARG",
+        "FROM",
+        "RUN",
+        "WORKDIR",
+        "COPY",
+        "USER",
+        "ENV",
+        "VOLUME",
+        "ENTRYPOINT",
+        "CMD",
+    }
+    copied = [path for word, rest in lines if word == "COPY" for path in rest.split()[:-1]]
+    assert all((ROOT / path).exists() for path in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = {file.split("/")[0] for file in project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]}
+    assert wanted | {"qubic_lab", "pyproject.toml", project["project"]["readme"]} <= {*copied}
+    extras = re.search(r'"\.\[([\w,]+)\]"', text)
+    assert extras is not None and {*extras[1].split(",")} <= project["project"]["optional-dependencies"].keys()
+    words = [word for word, _ in lines]
+    assert "RUN" not in words[words.index("USER") :], "all that needs root comes before"
+
+
+def test_the_user_of_redis_may_do_what_the_cluster_does_and_no_more(install: Install, tmp_path: Path) -> None:
+    folder = install("first", "vm-1", "10.0.0.10")
+    password = re.search(r"coordinator:(\w+)@", (folder / "etc/qubic-lab/coordinator.env").read_text())
+    assert password is not None
+    socket, acl = tmp_path / "redis.sock", folder / "etc/redis/qubic-lab.acl"
+    command = [embedded_binary(), "--port", "0", "--unixsocket", socket, "--dir", tmp_path, "--aclfile", acl]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        try:
+            wait_until(socket.exists)
+            url = f"unix://coordinator:{password[1]}@{socket}"
+            with connect(url) as client:
+                queue = TaskQueue(client)
+                task = queue.submit({"prompt": "hi"})
+                assert Registry(client).nodes() == [] and make_limiter(client).hit(RateLimitItemPerMinute(1), "x")
+                backup.save(backup.Places({}, url), tmp_path / "a.tar.gz")
+                backup.restore(tmp_path / "a.tar.gz", backup.Places({}, url), replace=True)
+                assert queue.state(task) == "pending" and next(queue.notifications(lambda: False)) is not None
+                for refused in ("FLUSHALL", "CONFIG GET *", "SHUTDOWN", "ACL LIST"):
+                    with pytest.raises(redis.exceptions.NoPermissionError):
+                        client.execute_command(*refused.split())
+            with pytest.raises(InputError, match="check user and password"):
+                connect(f"unix://{socket}")
+        finally:
+            server.terminate()
