@@ -69,6 +69,6 @@ SQL
   if [ -z "$root" ]; then
     for folder in /etc/postgresql/*/main/conf.d; do put 644 etc/postgresql/qubic-lab.conf "$folder/qubic-lab.conf"; done
   fi
-  run chown -R qubic-lab: /var/lib/qubic-lab 2>/dev/null || true
+  run install -d -m 700 -o qubic-lab /var/lib/qubic-lab /var/lib/qubic-lab/models
 fi
 run systemctl daemon-reload

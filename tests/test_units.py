@@ -27,6 +27,7 @@ from qubic_lab.cluster.tasks import TaskQueue
 from qubic_lab.errors import InputError
 from qubic_lab.launch_plan.network import EPHEMERAL, SERVICES, SUBNET
 from qubic_lab.settings import settings
+from qubic_lab.testbed.units import read_environment
 
 ROOT = Path(__file__).parents[1]
 UNITS = ROOT / "launch" / "systemd"
@@ -59,9 +60,8 @@ def lines_of(unit: str, key: str) -> list[str]:
 
 def environment_of(folder: Path, *names: str) -> dict[str, str]:
     """Return the variables of the environment files of a host."""
-    texts = [(folder / "etc" / "qubic-lab" / f"{name}.env").read_text() for name in names]
-    lines = [line for text in texts for line in text.splitlines() if line and not line.startswith("#")]
-    return dict(line.split("=", 1) for line in lines)
+    files = [folder / "etc" / "qubic-lab" / f"{name}.env" for name in names]
+    return {name: value for file in files for name, value in read_environment(file.read_text()).items()}
 
 
 def started(unit: str, variables: dict[str, str]) -> list[str]:
