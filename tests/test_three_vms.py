@@ -1,4 +1,4 @@
-"""docs/three-vms.md: each command of ours is one, and is run by a test or marked as not run; both languages say the same."""
+"""docs/three-vms.md: its commands are ours, run by a test or marked as not run; both languages have the same."""
 
 import re
 import shlex
@@ -22,7 +22,6 @@ RUN = {
     "gcp cost": "test_gcp_command.py",
     "gcp plan": "test_gcp_command.py",
     "model fetch": "test_download.py",
-    "net check": "test_link.py",
     "restore": "test_backup.py",
     "split": "test_split.py",
     "testbed down": "test_testbed.py",
@@ -70,14 +69,19 @@ def test_addresses_are_those_of_the_plan() -> None:
 
 def test_both_languages_have_the_same_commands_and_chapters() -> None:
     assert commands(".zh-TW") == commands()
-    heads = [re.findall(r"^#+ ", (ROOT / "docs" / f"three-vms{each}.md").read_text(), re.MULTILINE) for each in ("", ".zh-TW")]
+    heads = [
+        re.findall(r"^#+ ", (ROOT / "docs" / f"three-vms{each}.md").read_text(), re.MULTILINE)
+        for each in ("", ".zh-TW")
+    ]
     assert heads[0] == heads[1]
 
 
 def test_certificates_and_models_are_made_as_the_page_says(tmp_path: Path, here: Run, monkeypatch) -> None:
     monkeypatch.setenv("QUBIC_LAB_API_TOKENS", str(tmp_path / "tokens.yaml"))
     for line in commands():
-        if line.startswith(("qubic-lab certs make", "qubic-lab certs show", "qubic-lab certs renew", "qubic-lab token add")):
+        if line.startswith(
+            ("qubic-lab certs make", "qubic-lab certs show", "qubic-lab certs renew", "qubic-lab token add")
+        ):
             done = here(line.removeprefix("qubic-lab ").replace("~", str(tmp_path)))
             assert done.status == 0, done.err
     made = {file.name for file in (tmp_path / "qubic-lab-tls").glob("*.key")}
