@@ -32,7 +32,9 @@ from qubic_lab.model.split import split_checkpoint
 from qubic_lab.runs.notebook import NotebookError, run_notebook
 from qubic_lab.runs.parameters import read_source
 from qubic_lab.studies import accuracy_comparison as study
+from qubic_lab.studies import accuracy_findings as words
 from qubic_lab.studies.finding import Finding
+from qubic_lab.studies.style import percent
 
 
 def plant(model: Path, out: Path, name: str, choose: Callable[..., torch.Tensor] = torch.argmax) -> Path:
@@ -72,8 +74,8 @@ def test_one_weight_changed_by_one_percent_is_found(
     assert result.logits_max_abs > 0.0
     assert result.cases[0].kl_max > 0.0 or choose is torch.argmin
     assert result.candidate_hash != result.model_hash
-    assert not study.is_identical(result.cases[0])
-    first = str(study.findings(result)[0])
+    assert not words.is_identical(result.cases[0])
+    first = str(words.findings(result)[0])
     assert str(candidate) in first and ("is not " in first or "not bit-equal" in first)
     assert result.reference[0].token_identity == 1.0, "the reference is still compared with the model itself"
 
@@ -126,7 +128,7 @@ def test_the_same_model_is_found_to_be_the_same_in_every_respect(asked: dict[str
     ways = {each.system for each in result.accuracy}
     assert {"whole, batch 1", "whole, batch 4", "split, 2 ranks, C, batch 4"} < ways
     assert all(row.correct is None for row in result.answers if row.kind == "creative")
-    assert any("need no test" in str(each) for each in study.findings(result))
+    assert any("need no test" in str(each) for each in words.findings(result))
 
 
 @pytest.mark.slow
@@ -153,13 +155,13 @@ def test_findings_name_changes_accuracy_and_tests() -> None:
         accuracy=(make_accuracy(),),
         paired=(make_pair(), make_pair(other="transformers", identical=False, tests=tests, questions=100)),
     )
-    nothing, digits, answers = map(str, study.variant_findings(result))
+    nothing, digits, answers = map(str, words.variant_findings(result))
     assert nothing.endswith("changed nothing: tokens and logits are equal bit for bit.")
     assert "changed no token; logits differ by up to 0.00001" in digits
     assert "changed 1 of 8 answers (the model's own margin is up to 0.02)" in answers
-    [right] = map(str, study.accuracy_findings(result))
+    [right] = map(str, words.accuracy_findings(result))
     assert "3 of 6 checkable questions" in right and "33.3 % of the answers were cut at 32 tokens" in right
-    same, tested = map(str, study.paired_findings(result))
+    same, tested = map(str, words.paired_findings(result))
     assert same.endswith("identical to the whole model's and need no test: 1 run of the split model.")
     assert "accuracy differs by −1.0 points" in tested
     assert "McNemar p = 1, not shown to be equivalent within 3 points; with 100 questions a difference of " in tested
@@ -167,14 +169,14 @@ def test_findings_name_changes_accuracy_and_tests() -> None:
 
 def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_once() -> None:
     result = make_comparison()
-    labels = [study.case_label(case, result) for case in study.measured_cases(result)]
+    labels = [words.case_label(case, result) for case in words.measured_cases(result)]
     assert labels[:2] == ["fp32, 2 ranks, A = B, batch 1", "fp32, 2 ranks, C, batch 1"]
     assert (len(labels), len(study.case_rows(result))) == (8, len(result.cases))
     assert [row["verdict"] for row in study.answer_rows(result)].count("not checkable") == 1
     answers = tuple(make_answer(kind, question=str(number)) for number, kind in enumerate("bab"))
     assert [row["question"] for row in study.answer_rows(make_comparison(answers=answers))] == ["0", "1"]
     assert study.paired_rows(result)[0]["result"] == "identical, no test needed"
-    assert [row["tokens equal"] for row in study.variant_rows(result)] == [study.percent(1.0)]
+    assert [row["tokens equal"] for row in study.variant_rows(result)] == [percent(1.0)]
     systems = ("whole, batch 1", *(f"split, 2 ranks, {strategy}, batch 1" for strategy in "CB"), "transformers 5.24.0")
     pairs = tuple(make_pair(other=other) for other in systems[1:])
     found = make_comparison(accuracy=tuple(map(make_accuracy, systems)), paired=pairs)
@@ -196,12 +198,12 @@ def test_cases_and_questions_are_counted_once_and_ways_that_are_identical_drawn_
             {"cases": [make_case(token_identity=0.5)]},
             "The split smollm2 is not smollm2: 100 % of 8 questions have identical answers; 1 of 1 cases differ.",
         ),
-        ({"cases": [make_case(token_identity=0.5)]}, f"batch 1), {study.percent(0.5)} of the tokens agree."),
+        ({"cases": [make_case(token_identity=0.5)]}, f"batch 1), {percent(0.5)} of the tokens agree."),
         ({"candidate": "parts"}, "The split candidate parts equals smollm2"),
     ],
 )
 def test_identity_in_words(changes: dict[str, Any], expected: str) -> None:
-    assert expected in " ".join(told(study.findings(make_comparison(**changes)), "sameness"))
+    assert expected in " ".join(told(words.findings(make_comparison(**changes)), "sameness"))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_identity_in_words(changes: dict[str, Any], expected: str) -> None:
     ],
 )
 def test_the_reference_in_words(changes: dict[str, Any], expected: str) -> None:
-    [found] = study.reference_findings(make_comparison(reference=(make_reference(**changes),)))
+    [found] = words.reference_findings(make_comparison(reference=(make_reference(**changes),)))
     assert expected in str(found)
 
 

@@ -22,7 +22,7 @@ from qubic_lab.runs.page_numbers import read_pieces
 from qubic_lab.runs.picture import in_language, texts_of
 from qubic_lab.runs.report import render
 from qubic_lab.runs.week_report import SAMPLE
-from qubic_lab.studies import accuracy_comparison
+from qubic_lab.studies import accuracy_findings
 from qubic_lab.studies.acceptance import joined
 from qubic_lab.studies.finding import NOUN, PLACEHOLDER, RULES, say
 
@@ -163,7 +163,7 @@ def shown(page: str) -> list[tuple[str | None, str]]:
 @pytest.mark.parametrize("tag", OTHERS)
 def test_a_page_has_the_same_numbers_from_the_same_sources_in_each_language(tag: str) -> None:
     week = messages.read_week(messages.ROOT / "reports" / SAMPLE / "week.json")
-    found = tuple(accuracy_comparison.findings(make_comparison()))  # more than a paragraph has room for
+    found = tuple(accuracy_findings.findings(make_comparison()))  # more than a paragraph has room for
     accuracy = next(run for run in week.runs if run.study == "accuracy_comparison")
     told = replace(accuracy, records=replace(accuracy.records, findings=found))
     week = replace(week, runs=tuple(told if run is accuracy else run for run in week.runs))

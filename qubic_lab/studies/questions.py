@@ -62,7 +62,7 @@ ASKED = (
         ("dtype", "way", "right", "of", "share", "95 % interval", "cut"),
         "Split the model freely: its answers stay the same.",
         "Do not use the split until its difference is explained.",
-        "Equal answers can be equally wrong; GPUs and the network between hosts are not in it.",
+        "Equal answers can be equally wrong; no GPU and no network between hosts was tested.",
     ),
     Question(
         "loss",
@@ -74,7 +74,7 @@ ASKED = (
         "cluster/latencies",
         met="Rely on the cluster while nodes fail.",
         missed="Do not rely on the cluster yet: it loses, repeats or delays requests more than its targets allow.",
-        limits="All processes share one machine, and the nodes' model is a wait: no network is lost or slow.",
+        limits="All processes share one machine, and nodes wait instead of computing: no network fails or slows.",
     ),
     Question(
         "voting",
@@ -87,7 +87,7 @@ ASKED = (
         ("questions", "n", "vote", "against", "difference (points)", "95 % interval (points)", "verdict"),
         "Vote where answers are worth the tokens.",
         "Do not pay for votes of this model: another use of the tokens is as good or better.",
-        "It is one small model on questions with short answers; a larger one can gain more or less.",
+        "One small model answered short questions; a larger model can gain more or less.",
     ),
     Question(
         "prediction",
@@ -100,7 +100,7 @@ ASKED = (
         ("family", "signal", "sharpe", "low", "high", "spa_p", "detectable sharpe", "evidence"),
         "Test the signals with evidence on new data.",
         "Do not trade on these signals.",
-        "It is one coin over one stretch of time; where no texts were collected, sentiment is simulated.",
+        "This tests one coin over one period; without collected texts, sentiment is simulated.",
     ),
     Question(
         "warning",
@@ -113,7 +113,7 @@ ASKED = (
         ("bars of", "warnings", "raised", "right", "precision", "by chance", "recall", "lead_h"),
         "Act on the warnings.",
         "Do not act on the warnings alone: a naive rule is as good.",
-        "It is one coin with few falls: rules that found these can miss others.",
+        "This tests one coin with few falls: rules that found these falls can miss others.",
     ),
 )
 """The questions in their order; the first picture of the first one opens the page."""

@@ -37,7 +37,7 @@ from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.evaluate import backtest, signal_name
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.studies import (
-    accuracy_comparison,
+    accuracy_findings,
     cluster,
     collected_signals,
     concurrency,
@@ -290,7 +290,7 @@ STUDIES = {
 def _accuracy_findings(results: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
     packing = _read(results, "compression", CompressionResult)
     comparison = _read(results, "comparison", SplitComparison)
-    return [*accuracy_comparison.findings(comparison), accuracy_comparison.packing_finding(packing)]
+    return [*accuracy_findings.findings(comparison), accuracy_findings.packing_finding(packing)]
 
 
 def _cluster_findings(results: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
