@@ -185,6 +185,17 @@ def test_a_study_without_a_question_has_a_row_and_a_section_too():
     assert len(section.details[0].tables[0].rows) == 11
 
 
+def test_runs_of_one_study_are_told_apart_by_what_differs_between_them():
+    def run(study: str, key: str, **parameters: int) -> ReportedRun:
+        manifest = make_manifest(study=study, key=key, title=study.capitalize(), parameters=parameters)
+        return make_run(study, FAST, key=key, manifest=manifest)
+
+    runs = run("split_strategies", "k1", ranks=1, batch=2), run("split_strategies", "k2", ranks=2, batch=2)
+    (section,) = make_page(make_week(*runs, run("concurrency", "k3", clients=4))).sections
+    headings = ["Split_strategies ranks=1", "Split_strategies ranks=2", "Concurrency"]
+    assert [detail.heading for detail in section.details] == headings
+
+
 def test_the_weeks_file_names_the_picture_that_opens_the_page():
     run = make_run("own", Finding("Seen."))
     assert make_page(make_week(run, status=ProjectStatus(hero="own/shape"))).hero

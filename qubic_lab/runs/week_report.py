@@ -152,8 +152,11 @@ def read_week(file: Path) -> WeekReport:
 
 
 def differing_parameters(runs: Sequence[ReportedRun]) -> dict[str, dict[str, Any]]:
-    """Return for each run of a study the parameters in which its runs differ."""
-    given = {run.name: run.manifest.parameters for run in runs if run.manifest}
-    first = next(iter(given.values()), {})
-    names = [name for name in first if any(each.get(name) != first[name] for each in given.values())]
-    return {run: {name: parameters.get(name) for name in names} for run, parameters in given.items()}
+    """Return for each run the parameters in which the runs of its study differ."""
+    found = {}
+    for study in dict.fromkeys(run.study for run in runs):
+        given = {run.name: run.manifest.parameters for run in runs if run.manifest and run.study == study}
+        first = next(iter(given.values()), {})
+        names = [name for name in first if any(each.get(name) != first[name] for each in given.values())]
+        found |= {run: {name: parameters.get(name) for name in names} for run, parameters in given.items()}
+    return found
