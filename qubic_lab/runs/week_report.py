@@ -153,7 +153,7 @@ def read_week(file: Path) -> WeekReport:
 
 def differing_parameters(runs: Sequence[ReportedRun]) -> dict[str, dict[str, Any]]:
     """Return for each run the parameters in which the runs of its study differ."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for study in dict.fromkeys(run.study for run in runs):
         given = {run.name: run.manifest.parameters for run in runs if run.manifest and run.study == study}
         first = next(iter(given.values()), {})
