@@ -66,9 +66,9 @@ def open_database(url: str | None = None, *, make: bool = True, setting: str = "
 
 
 def missing_migrations(url: str | None = None, setting: str = "QUBIC_LAB_DATABASE_URL") -> list[str] | None:
-    """Return the migrations that a database still lacks, the next one first, without changing it; None: not made yet.
+    """Return the migrations that a database still lacks, the next one first; None: it has no tables yet.
 
-    Arguments and errors as for `open_database`.
+    Nothing is changed. Arguments and errors as for `open_database`.
     """
     parsed = _parse(url)
     if _is_file(parsed) and not (file := Path(str(parsed.database))).exists():
@@ -79,7 +79,9 @@ def missing_migrations(url: str | None = None, setting: str = "QUBIC_LAB_DATABAS
     try:
         with _told_of(shown, setting), _upgrading, engine.connect() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
-            steps = ScriptDirectory.from_config(_config(connection)).iterate_revisions("head", current or "base")
+            if current is None:
+                return None
+            steps = ScriptDirectory.from_config(_config(connection)).iterate_revisions("head", current)
             return [step.revision for step in steps][::-1]
     except CommandError as error:
         raise _too_new(error) from error

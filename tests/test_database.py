@@ -16,7 +16,7 @@ from databases import all_pages, migrate
 from sqlalchemy import Engine, inspect, text
 
 from qubic_lab.consensus.weights import NO_RECORD
-from qubic_lab.database import check_url, open_database
+from qubic_lab.database import check_url, missing_migrations, open_database
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.model.records import Price, Series
@@ -39,7 +39,9 @@ def test_migrations_make_the_tables_that_the_modules_define(engine: Engine) -> N
 
 
 def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> None:
+    assert missing_migrations(url) is None
     first = open_database(url)
+    assert missing_migrations(url) == []
     trail = {"question": "Was ist 2 + 2?", "groups": [[0, 1], [2]], "text": "四", "none": None, "share": 1 / 3}
     VoteHistory(first).add(SUMMARY, trail)
     VoteHistory(first).grade(SUMMARY.id, [Grading("a", "a", 0, True)], NOON)
@@ -48,6 +50,8 @@ def test_the_oracles_tables_go_and_come_again_and_the_votes_stay(url: str) -> No
     migrate(first, "0001")
     assert set(inspect(first).get_table_names()) == {"alembic_version", "consensus_gradings", "consensus_votes"}
     first.dispose()
+    missing = missing_migrations(url)
+    assert missing is not None and missing[0] == "0002" and missing[-1] >= "0007"
     again = open_database(url)
     assert set(inspect(again).get_table_names()) == made
     assert PriceStore(again).series() == []

@@ -22,10 +22,10 @@ from databases import migrate
 
 from qubic_lab.cluster.redis_server import connect, embedded_binary
 from qubic_lab.database import open_database
-from qubic_lab.doctor import examination, graphics, machine, services
+from qubic_lab.doctor import examination, graphics, machine, services, subject
 from qubic_lab.doctor.finding import Finding
 from qubic_lab.doctor.graphics import parse_cards, runs_on
-from qubic_lab.doctor.subject import Subject, subject_of
+from qubic_lab.doctor.subject import Subject, subject_of, variables_of
 from qubic_lab.errors import NotFoundError, QubicLabError
 from qubic_lab.launch_plan.network import SERVICES
 from qubic_lab.model.split import split_checkpoint
@@ -488,6 +488,16 @@ def test_what_the_driver_tells_of_cards_is_read() -> None:
     assert (card.name, card.capability, card.total_bytes) == ("Tesla T4", "7.5", 15 * 2**30)
     with pytest.raises(ValueError, match="unpack"):
         parse_cards("No devices were found\n")
+
+
+def test_a_role_is_examined_with_the_settings_of_its_unit(ward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "OF_SERVICES", ward)
+    (ward / "host.env").write_text("# of all\nQUBIC_LAB_CLUSTER_NETWORK=10.0.0.0/24\n")
+    (ward / "node.env").write_text("MODEL=deepseek\nQUBIC_LAB_CACHE=/elsewhere\n")
+    found = variables_of("node")
+    assert (found["MODEL"], found["QUBIC_LAB_DATA"]) == ("deepseek", "/var/lib/qubic-node")
+    assert (found["QUBIC_LAB_CACHE"], found["QUBIC_LAB_CLUSTER_NETWORK"]) == ("/elsewhere", "10.0.0.0/24")
+    assert variables_of("workbench") == {}
 
 
 def test_the_host_of_a_role_is_that_of_the_plan() -> None:

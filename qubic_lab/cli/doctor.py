@@ -37,7 +37,9 @@ def doctor(
     nodes: Annotated[int, Option(help="Machines of the plan.")] = 3,
     only: Annotated[str | None, Option(metavar="CHECK,…", help="Run these checks alone.", show_default="all")] = None,
     fix: Annotated[bool, Option("--fix", help="Mend what can be mended safely.")] = False,
-    model: options.Model = "smollm2",
+    model: Annotated[
+        str | None, Option(help="Model that it is to run, as for `generate`.", show_default="the unit's, or smollm2")
+    ] = None,
     ranks: Annotated[int, Option(help="Ranks on this machine.", min=1)] = 1,
     dtype: options.Dtype = "bf16",
     slots: options.Slots = 4,
@@ -54,11 +56,15 @@ def doctor(
     from dataclasses import replace
 
     from qubic_lab.doctor.examination import check_names, examine, mend
-    from qubic_lab.doctor.subject import subject_of
+    from qubic_lab.doctor.subject import subject_of, variables_of
+    from qubic_lab.settings import settings
 
     started = time.monotonic()
-    names = check_names(split_list("--only", only) if only is not None else ())
+    os.environ.update({name: value for name, value in variables_of(role).items() if name not in os.environ})
+    settings.cache_clear()
     given = {"role": role, "host": host, "nodes": nodes, "model": model, "ranks": ranks, "dtype": dtype}
+    model = model or os.environ.get("MODEL") or "smollm2"
+    names = check_names(split_list("--only", only) if only is not None else ())
     subject = replace(
         subject_of(role, host, nodes),
         model=model,

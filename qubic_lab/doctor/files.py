@@ -14,7 +14,7 @@ from qubic_lab.doctor.finding import Finding, Verdict, skip
 from qubic_lab.doctor.subject import Subject
 from qubic_lab.errors import ModelError, QubicLabError
 from qubic_lab.model.checkpoint import Checkpoint, model_hash
-from qubic_lab.model.folders import MANIFEST, file_hash, known_hash, problems, rank_folders
+from qubic_lab.model.folders import MANIFEST, file_hash, problems, rank_folders
 from qubic_lab.model.resolve import DEEPSEEK, hub_hashes, local_model, resolve_model
 from qubic_lab.model.split import remake_ranks, surviving_manifest
 from qubic_lab.settings import settings
@@ -131,8 +131,8 @@ def model(subject: Subject) -> Iterator[Finding]:
     except ModelError as error:
         wrong = [str(error)]
     if not wrong:
-        hashed = "all hashes are right" if places else f"{len(files)} hashes are right, headers fit the config"
-        yield Finding(str(folder), hashed)
+        hashed = "all hashes are right" if places else f"{len(files)} hashes of the hub are right"
+        yield Finding(str(folder), hashed if places or files else "no hashes are recorded; its headers fit its config")
         return
     bad = Finding(str(folder), f"{len(wrong)} wrong files", "fail", wrong[0])
     if not rank_folders(folder):
@@ -141,7 +141,7 @@ def model(subject: Subject) -> Iterator[Finding]:
     elif (source := _source(subject, folder)) is not None:
         yield replace(bad, fix=lambda: _split_again(folder, source))
     else:
-        ranks = [rank.name.removeprefix("rank-") for rank in rank_folders(folder) if problems(rank, known_hash)]
+        ranks = [rank.name.removeprefix("rank-") for rank in rank_folders(folder) if problems(rank)]
         gone = " ".join(shlex.quote(f"{folder}/rank-{rank}") for rank in ranks)
         fetch = f"rm -r {gone} && qubic-lab model fetch {folder.name} {folder} --rank {','.join(ranks)}"
         yield replace(bad, remedy=fetch if subject.host else f"{subject.command('model')} --source MODEL")

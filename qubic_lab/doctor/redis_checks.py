@@ -25,7 +25,8 @@ def redis_server(subject: Subject) -> Iterator[Finding]:
     """Redis: whether it answers, asks for a password, lets us do what we need, and keeps what it has answered."""
     url = settings().redis_url
     if not url:
-        yield skip("Redis", "QUBIC_LAB_REDIS_URL is not set: the embedded one starts with what needs it")
+        embedded = "QUBIC_LAB_REDIS_URL is not set: the embedded one starts with what needs it"
+        yield skip("Redis", "nodes do not use it" if subject.role == "node" else embedded)
         return
     place = place_of(url)
     is_open = answers_anybody(url)

@@ -23,7 +23,7 @@ from qubic_lab.doctor.finding import Finding, Verdict, as_root, skip
 from qubic_lab.doctor.subject import Subject
 from qubic_lab.errors import QubicLabError
 from qubic_lab.launch_plan.network import EPHEMERAL, Service
-from qubic_lab.settings import cache_folder, settings
+from qubic_lab.settings import settings
 from qubic_lab.wire.channel import is_loopback
 
 PROGRAMS = {
@@ -223,7 +223,10 @@ def _coordinator_time(url: str) -> tuple[float, float]:
 
 def databases(subject: Subject) -> Iterator[Finding]:
     """The databases of votes and market data, and of the ledger of trials: reachable, and with today's tables."""
-    ledger = settings().ledger_url or f"sqlite:///{cache_folder() / 'ledger.db'}"
+    if subject.role == "node":
+        yield skip("database", "nodes do not use any")
+        return
+    ledger = settings().ledger_url or f"sqlite:///{settings().cache / 'ledger.db'}"
     for name, url in (("QUBIC_LAB_DATABASE_URL", None), ("QUBIC_LAB_LEDGER_URL", ledger)):
         yield _database(name, url)
 

@@ -2,8 +2,10 @@
 
 import socket
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import psutil
 
@@ -17,6 +19,10 @@ ROLES = ("workbench", "coordinator", "node")
 """`workbench`: a machine for itself, which needs no other."""
 AT_A_WORKBENCH = ("coordinator", "registry", "metrics", "dashboard", "serve")
 """Services that commands start on a workbench."""
+
+OF_SERVICES = Path("/etc/qubic-lab")
+"""Where `launch/install.sh` puts what units are started with."""
+USERS = {"coordinator": "qubic-lab", "node": "qubic-node"}
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,20 @@ def subject_of(role: str, name: str | None, nodes: int) -> Subject:
     network = Network(nodes)
     host = network.host(name) if name else _own(network, first=role == "coordinator")
     return replace(Subject(role), host=host, hosts=network.hosts, services=network.services(host))
+
+
+def variables_of(role: str) -> dict[str, str]:
+    """Return the variables that the unit of a role is started with, as far as this user may read them."""
+    if role not in USERS or not OF_SERVICES.exists():
+        return {}
+    places = {"CACHE": Path("/var/cache"), "DATA": Path("/var/lib")}
+    found = {f"QUBIC_LAB_{name}": str(place / USERS[role]) for name, place in places.items()}
+    found["HF_HOME"] = f"{found['QUBIC_LAB_CACHE']}/hub"
+    for name in ("host", role):
+        with suppress(OSError):
+            lines = (OF_SERVICES / f"{name}.env").read_text().splitlines()
+            found |= dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return found
 
 
 def _own(network: Network, *, first: bool) -> Host:

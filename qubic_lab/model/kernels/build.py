@@ -14,7 +14,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from qubic_lab.settings import cache_folder
+from qubic_lab.settings import cache_folder, settings
 
 SOURCE = Path(__file__).with_name("decoder.cpp")
 FLAGS = (
@@ -122,7 +122,7 @@ def _built() -> Path:
     command = compiler()
     if command is None:
         raise OSError("no C++ compiler was found: install g++, or `pip install ziglang`")
-    library = _library(command)
+    library = cache_folder("kernels") / _library_name(command)
     if _is_whole(library):
         return library
     partial = library.with_suffix(f".{os.getpid()}.partial")
@@ -139,14 +139,14 @@ def _built() -> Path:
 def stale_libraries() -> list[Path]:
     """Return the libraries in the cache that this version and compiler would not load."""
     command = compiler()
-    current = command and _library(command)
-    return [path for path in sorted(cache_folder("kernels").glob("decoder-*.so")) if path != current]
+    current = command and _library_name(command)
+    return [path for path in sorted((settings().cache / "kernels").glob("decoder-*.so")) if path.name != current]
 
 
-def _library(command: tuple[str, ...]) -> Path:
+def _library_name(command: tuple[str, ...]) -> str:
     parts = (SOURCE.read_bytes(), repr((command, FLAGS)).encode(), _processor().encode())
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    return cache_folder("kernels") / f"decoder-{name}.so"
+    return f"decoder-{name}.so"
 
 
 def _compile(command: list[str]) -> tuple[int, str]:
