@@ -40,13 +40,14 @@ fi
 # The project itself, from URL#REVISION; without a source it is brought by hand, to the same folder.
 folder=/opt/qubic-lab
 if [ -n "$source" ] && [ ! -e "$folder/.git" ]; then
+  rm -rf "$folder.new"  # of a start that was cut off
   git clone --quiet "${source%%#*}" "$folder.new"
   case $source in *'#'*) git -C "$folder.new" checkout --quiet --detach "${source#*#}" ;; esac
   mv "$folder.new" "$folder"
 fi
 if [ -e "$folder/pyproject.toml" ] && [ ! -e "$folder/.venv/.installed" ]; then
   python3 -m venv "$folder/.venv"
-  "$folder/.venv/bin/pip" install --quiet -e "${folder}[oracle,postgres]"
+  "$folder/.venv/bin/pip" install --quiet -e "${folder}[oracle,postgres,dashboard]"
   case $role in
     first) "$folder/launch/install.sh" first "$(hostname -s)" "$address" ;;
     *) "$folder/launch/install.sh" other "$(hostname -s)" "$address" "$first" ;;
