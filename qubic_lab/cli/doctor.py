@@ -120,13 +120,18 @@ def _links(subject: "Subject") -> "Iterator[Finding]":
     """Yield what `qubic-lab net check` finds, as far as a coordinator answers; links only from this host's nodes."""
     from qubic_lab.cli.net import run_checks
     from qubic_lab.cluster.links import LinkLimits
-    from qubic_lab.doctor.finding import Finding, skip
+    from qubic_lab.doctor.finding import Finding, as_root, skip
 
     own = subject.host.name if subject.host else ""
     try:
         for each in run_checks((subject.coordinator,), LinkLimits(), False, lambda *_: None, own):
             if each.found == "no answer" and each.source == "here":
-                yield skip("links between nodes", f"no coordinator answers at {subject.coordinator}")
+                why, start = f"no coordinator answers at {subject.coordinator}", "systemctl start qubic-orchestrator"
+                if subject.host is None:
+                    yield skip("links between nodes", why)
+                    continue
+                remedy = as_root(start) if subject.host.first else f"ssh {subject.hosts[0].name} sudo {start}"
+                yield Finding("coordinator", "no answer", "fail", why, remedy)
                 continue
             looked_at = f"{each.what}, {each.source} → {each.target}"
             verdict: Verdict = "fail" if each.trouble else "ok"
