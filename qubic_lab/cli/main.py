@@ -49,7 +49,7 @@ add_group(app, "runs", "Look at runs of all weeks, repeat one, delete old ones."
 add_group(app, "bench", "Measure pipelines, clusters, votes and the oracle.", "memory --model smollm2 --ranks 2")
 add_group(app, "cluster", "Run a cluster on this machine, and show its state.", "up --nodes 3")
 add_group(app, "net", "Check the network between a cluster's machines.", "check")
-add_group(app, "testbed", "Run the machines of a cluster on this one, with its firewall.", "up --rate 100mbit")
+add_group(app, "testbed", "Run a cluster's machines on this one, with its firewall.", "up --rate 100mbit")
 add_group(app, "token", "Add and remove tokens of HTTP clients.", "add notebook")
 add_group(app, "certs", "Make, show and renew TLS certificates of hosts.", "make ~/qubic-lab-tls laptop")
 add_group(app, "oracle", "Collect and analyse market data and texts.", "demo")
