@@ -37,6 +37,7 @@ from qubic_lab.cluster.node import Node, NodeConfig
 from qubic_lab.cluster.replica import Replica
 from qubic_lab.cluster.tasks import QueueLimits, TaskOutcome
 from qubic_lab.errors import QubicLabError, RankError
+from qubic_lab.settings import cache_folder
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 
@@ -275,6 +276,13 @@ async def _end_nodes(running: Cluster) -> None:
         task.cancel()
     with suppress(asyncio.CancelledError):
         await asyncio.gather(*running.nodes.values(), return_exceptions=True)
+
+
+def cache_with_kernels(folder: Path) -> Path:
+    """Make a cache of its own that needs no compiler: the kernels in it are those of this process's cache."""
+    folder.mkdir(parents=True)
+    (folder / "kernels").symlink_to(cache_folder("kernels"))
+    return folder
 
 
 class Process:

@@ -1,6 +1,7 @@
 """The process between a client and its ranks: runs torchrun, reports which rank failed, and cleans up."""
 
 import argparse
+import gc
 import os
 import shutil
 import signal
@@ -25,10 +26,13 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, required=True)
     args = parser.parse_args()
     end_when_stdin_closes(before=lambda: _clear(args.run_dir))
-    # Slow imports, after the watch: an end may be asked for meanwhile.
+    # Slow imports, after the watch: an end may be asked for meanwhile. Collections of garbage take a fifth of them.
+    gc.disable()
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
+    gc.freeze()
+    gc.enable()
     os.environ[LAUNCHER_PID] = str(os.getpid())
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # that store would listen on all interfaces
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"

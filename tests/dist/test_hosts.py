@@ -13,8 +13,10 @@ from clusters import Process, all_gone, family, processes, wait_until
 
 from qubic_lab.bench.local_cluster import free_ports
 from qubic_lab.core import Request, SamplingParams
+from qubic_lab.errors import InputError
 from qubic_lab.model.split import split_checkpoint
 from qubic_lab.pipeline import Pipeline, PipelineConfig
+from qubic_lab.pipeline.rank import _options, _resolve
 
 pytestmark = pytest.mark.dist
 
@@ -78,6 +80,19 @@ def test_hosts_that_hold_their_own_rank_only(split: Path, address: str, tmp_path
             assert len(pipeline.generate(GREEDY).token_ids) == 8
 
 
+def test_a_rank_that_is_not_on_its_host_refuses(split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "rank-0").symlink_to(split / "rank-0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setattr("sys.argv", ["rank", "--listen", "127.0.0.1:0", "--model", "./model"])
+    options = _options()
+    assert _resolve(options, rank=0, ranks=2).ranks == 2
+    with pytest.raises(InputError, match=r"^this host has only rank-0 of the split in \./model: copy rank-1 here"):
+        _resolve(options, rank=1, ranks=2)
+
+
+@pytest.mark.slow
 def test_a_host_with_another_ranks_files_refuses(split: Path, address: str, tmp_path: Path) -> None:
     for host in range(2):
         (tmp_path / f"host-{host}" / "model").mkdir(parents=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from clusters import Process, all_gone, family, processes, wait_until
+from clusters import Process, all_gone, cache_with_kernels, family, processes, wait_until
 
 from qubic_lab.api.openai.metrics import PipelineMetrics
 from qubic_lab.api.openai.pipeline import PipelineAnswerer
@@ -121,7 +121,8 @@ def server(tiny: Path, tmp_path: Path) -> Iterator[Process]:
     with processes() as start:
         arguments = ("serve", "--model", str(tiny), "--ranks", "2", "--threads", "1", "--listen", "127.0.0.1:0")
         arguments += ("--served-model-name", "mine")
-        environment = {"QUBIC_LAB_API_KEY": KEY, "QUBIC_LAB_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+        cache = cache_with_kernels(tmp_path / "cache")
+        environment = {"QUBIC_LAB_API_KEY": KEY, "QUBIC_LAB_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
         process = start(tmp_path, "serve", "qubic_lab.cli.main", *arguments, **environment)
         wait_until(lambda: "curl" in process.log or process.ended)
         assert not process.ended, process.log

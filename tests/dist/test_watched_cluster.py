@@ -15,7 +15,7 @@ import grafana_dashboards
 import httpx2
 import pytest
 import yaml
-from clusters import Process, processes, wait_until
+from clusters import Process, cache_with_kernels, processes, wait_until
 from prometheus_client import start_http_server
 
 from qubic_lab.database import open_database
@@ -97,7 +97,7 @@ def watched(received: tuple[str, Received], tiny: Path, tmp_path_factory: pytest
         "OTEL_BSP_SCHEDULE_DELAY": "100",
         "QUBIC_LAB_LOG_FORMAT": "json",
         "QUBIC_LAB_LOG_LEVEL": "info",
-        "QUBIC_LAB_CACHE": str(folder),
+        "QUBIC_LAB_CACHE": str(cache_with_kernels(folder / "cache")),
         "QUBIC_LAB_DATA": str(folder),
         "TMPDIR": str(folder),
     }
