@@ -217,7 +217,7 @@ def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation
     assert headline.figure() == f"{longer['difference (points)']} points ({interval})"
     assert str(right).startswith(f"The vote of m is right on {gain['vote right']} of 420 questions, one sample on ")
     expected = f"{gain['difference (points)']} ({gain['95 % interval (points)']})"
-    assert str(gained) == f"The vote less one sample is {expected} points."
+    assert str(gained) == f"The vote minus one sample is {expected} points."
     assert len(study.baseline_rows(result)) == 2
     assert [row["n"] for row in study.confidence_rows(result)] == [210, 210]
     assert {row["method"] for row in study.curve_rows(result)} >= {"greedy", "pass@1", "majority", "weighted", "oracle"}

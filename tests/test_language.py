@@ -137,7 +137,7 @@ def test_parts_and_values_of_a_recorded_text_are_translated_too() -> None:
     )
     missing = say("missing: {missing}", missing=[say("NCCL on GPU"), say("replicas")])
     gain = say(
-        "less {name} {value:points} points ({low:points} to {high:points})", name="x", value=0.069, low=0, high=1
+        "minus {name} {value:points} points ({low:points} to {high:points})", name="x", value=0.069, low=0, high=1
     )
     with language("zh-TW"):
         told = translated_text(joined(lost, missing, gain, "a text of one's own; and more"))

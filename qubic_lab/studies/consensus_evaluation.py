@@ -222,12 +222,12 @@ def _votes_row(results: dict[str, ConsensusEvaluation]) -> AcceptanceRow:
     if "worse" in {each for _, each in said}:
         judged = "fail"
     few = too_few(votes.questions, VOTED_QUESTIONS_TARGET, say("questions"))
-    less = "less {name} {value:points} points ({low:points} to {high:points})"
+    minus = "minus {name} {value:points} points ({low:points} to {high:points})"
     return VOTES.row(
         joined(
             say("a vote of {k} on {questions:question}", k=votes.k, questions=votes.questions),
             _asked(results[run]),
-            *(say(less, name=name, **columns(each, "value", "low", "high")) for name, each in gains),
+            *(say(minus, name=name, **columns(each, "value", "low", "high")) for name, each in gains),
         ),
         "partial" if few else judged,
         joined(*(say("against {name}: {verdict}", name=name, verdict=say(VERDICTS[each])) for name, each in said)),
@@ -281,8 +281,8 @@ def gains_by_kind(result: ConsensusEvaluation) -> Figure:
     votes = result.votes
     kinds = list(votes.gains)
     shown = (
-        ("less one sample", votes.gains, -0.15, "o", DARK),
-        ("less the greedy answer", votes.greedy_gains, 0.15, "D", PALE),
+        ("minus one sample", votes.gains, -0.15, "o", DARK),
+        ("minus the greedy answer", votes.greedy_gains, 0.15, "D", PALE),
     )
     with rows([f"{kind} ({votes.gains[kind].difference.n})" for kind in kinds], 0.5) as (figure, axes):
         axes.axvline(0, color=INK, linewidth=0.8, linestyle=":")
@@ -290,7 +290,7 @@ def gains_by_kind(result: ConsensusEvaluation) -> Figure:
             places = [place + offset for place in range(len(kinds))]
             differences = [gains[kind].difference for kind in kinds]
             dots(axes, places, differences, mark, fill, label, scale=100, across=True)
-        axes.set_xlabel(f"right answers: vote of {votes.k} less … (points)")
+        axes.set_xlabel(f"right answers: vote of {votes.k} minus … (points)")
     return figure
 
 

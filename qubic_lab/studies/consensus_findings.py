@@ -72,11 +72,11 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
             sample=gain.baseline.value,
             greedy=votes.greedy_gains[ALL].baseline.value,
         ),
-        say("The vote less one sample is {gain:points} points.", gain=_estimate(gain.difference)),
+        say("The vote minus one sample is {gain:points} points.", gain=_estimate(gain.difference)),
         say("The vote takes {k} times the {tokens:.0f} tokens of one sample.", k=votes.k, tokens=votes.tokens),
     ]
     if kinds:
-        said.append(say("By type of question, the vote less one sample is, in points: {kinds}.", kinds=kinds))
+        said.append(say("By type of question, the vote minus one sample is, in points: {kinds}.", kinds=kinds))
     return said
 
 
@@ -114,12 +114,12 @@ def _baseline_findings(result: ConsensusEvaluation) -> list[Finding]:
     votes, equal, signal = result.votes, result.votes.equal_tokens.gain.difference, result.votes.rule_gain.difference
     said = [
         say(
-            "At equal tokens, the vote less a longer greedy answer is {gain:points} points (held out, n = {n}).",
+            "At equal tokens, the vote minus a longer greedy answer is {gain:points} points (held out, n = {n}).",
             gain=_estimate(equal),
             n=equal.n,
         ),
         say(
-            "The vote less the best single signal ({rule} of {k}) is {gain:points} points (held out, n = {n}).",
+            "The vote minus the best single signal ({rule} of {k}) is {gain:points} points (held out, n = {n}).",
             rule=votes.best_rule,
             k=votes.k,
             gain=_estimate(signal),

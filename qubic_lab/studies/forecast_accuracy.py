@@ -195,8 +195,8 @@ def _named(horizon: Horizon) -> Row:
     return {"bars of": horizon.bars, "hours": horizon.hours}
 
 
-def _cells(name: str, estimate: DailyEstimate, scale: float = 1.0) -> Row:
-    return {name: scale * estimate.value, "low": scale * estimate.low, "high": scale * estimate.high}
+def _cells(name: str, estimate: DailyEstimate) -> Row:
+    return {name: estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def error_rows(study: ForecastStudy) -> list[Row]:
