@@ -73,7 +73,7 @@ def status(json: options.Json = False) -> None:
 def execute(
     host: HostName, command: Annotated[list[str], Argument(metavar="COMMAND…", help="After --, what to run there.")]
 ) -> None:
-    """Run a command on a machine; its exit status is that of the command."""
+    """Run a command on a machine, and end with its exit status."""
     from qubic_lab.testbed import bed
 
     line, environment = bed.command_on(bed.needed(), host, command)
@@ -86,7 +86,7 @@ def scan(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Scan the TCP ports of every machine from every other, and compare with the plan.
+    """Scan the TCP ports between all machines, and compare with the plan.
 
     Looks at the plan's ports, those where anything listens, and 1,000 others. The exit status is 1 if one is open that
     should not be, or answers where the firewall should keep quiet.
@@ -122,7 +122,10 @@ def cut(host: HostName, seconds: Annotated[int, Option(help="For how long nothin
 
 
 def reboot(host: HostName) -> None:
-    """Kill everything on a machine and start it again; its disk stays, and its units start by themselves."""
+    """Kill everything on a machine and start its units again.
+
+    Its disk stays.
+    """
     from qubic_lab.testbed import bed
 
     bed.reboot(bed.needed(), host)
