@@ -60,6 +60,7 @@ lint: setup ## check style, types, imports and notebooks
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
 
 lab: .venv/.report ## open the notebooks
+	@$(BIN)/python -c 'import panel' 2>/dev/null || $(BIN)/python -m pip install -q -e '.[dashboard]'
 	$(BIN)/jupyter lab notebooks
 
 peers: $(PEERS)/transformers/.stamp $(LLAMA)/.stamp $(PEERS)/vllm/.stamp ## install the engines of `bench engine --peers` and `bench serving --peers`

@@ -86,7 +86,9 @@ def test_recent_percentiles_leave_out_what_was_before_and_start_anew_with_the_co
 
 def test_token_rates_survive_a_restart_of_a_node() -> None:
     course = ((0.0, {"a": 100, "b": 5}), (2.0, {"a": 140, "b": 5}), (4.0, {"a": 10}), (6.0, {"a": 20, "b": 90}))
-    assert cluster_view.token_rates(course)["tokens_per_s"] == [20.0, 5.0, 5.0]
+    rates = cluster_view.token_rates(course)
+    assert rates["tokens_per_s"] == [20.0, 20.0, 5.0, 5.0, 5.0, 5.0]  # at the beginning and the end of each time
+    assert rates["at_s"] == [0.0, 2.0, 2.0, 4.0, 4.0, 6.0]
 
 
 def test_a_held_vote_shows_who_said_what_and_why_some_do_not_count() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, HoverTool, LinearAxis, Range1d
+from bokeh.models import ColumnDataSource, HoverTool, LinearAxis, NoOverlap, Range1d
 from bokeh.plotting import figure
 
 from qubic_lab.dashboard.oracle_view import Columns
@@ -92,6 +92,13 @@ def price_chart(body_ms: float) -> Chart:
     _hover(plot, [found], [("", "@kind"), ("", "@text"), ("", "@when")])
     _hover(plot, [lines], [("", "@kind"), ("", "@price{0.[00000000]}"), (translated("touches"), "@touches")])
     _calm_legend(plot)
+    [old_entry] = [item for item in plot.legend[0].items if item.label.value == translated("forecast of a day before")]
+    old_entry.visible = False  # where there is none
+
+    def show_old_entry(attr: str, old: Any, new: Any) -> None:
+        old_entry.visible = bool(new["at"])
+
+    then.on_change("data", show_old_entry)
     below = _plot(translated("volume"), 90, [])
     below.x_range = plot.x_range
     below.vbar("at", body_ms, "volume", source=bars, color="color", alpha=0.6)
@@ -168,6 +175,7 @@ def _look(plot: Any) -> None:
     plot.grid.grid_line_color = LINE
     for axis in plot.axis:
         axis.axis_label_text_color = axis.major_label_text_color = INK
+        axis.major_label_policy = NoOverlap()
         axis.axis_line_color = axis.major_tick_line_color = axis.minor_tick_line_color = LINE
 
 

@@ -140,13 +140,13 @@ def node_tokens(answer: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def token_rates(course: Course) -> dict[str, list[float]]:
-    """Return the tokens/s of all nodes between two looks each, and when, in ms after the epoch of the course's clock.
+    """Return the tokens/s of all nodes at the beginning and the end of each time between two looks.
 
     A node that was started again counts from 0; one that comes or goes adds nothing to that look.
     """
     rates: dict[str, list[float]] = {"at_s": [], "tokens_per_s": []}
     for (then_s, then), (now_s, now) in pairwise(course):
         given = sum(now[name] - (then[name] if then[name] <= now[name] else 0) for name in now.keys() & then.keys())
-        rates["at_s"].append(now_s)
-        rates["tokens_per_s"].append(given / (now_s - then_s))
+        rates["at_s"] += [then_s, now_s]
+        rates["tokens_per_s"] += [given / (now_s - then_s)] * 2
     return rates

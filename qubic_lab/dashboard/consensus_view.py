@@ -90,7 +90,7 @@ def vote_view(trail: Mapping[str, Any]) -> VoteView:
         level=trail["level"],
         confidence=confidence["probability"],
         note=confidence["note"],
-        why=decision["why"],
+        why="; ".join(dict.fromkeys(decision["why"].split("; "))),  # two rules may have failed alike
         conflict=trail["conflict"],
     )
 

@@ -27,6 +27,11 @@ def age_text(age_s: float | None) -> str:
     return translated("{n:.0f} d ago", n=age_s / 86_400)
 
 
+def moment_text(at: str | None) -> str:
+    """Return an instant of the interface (ISO 8601, UTC) for people, to the minute."""
+    return f"{at[:16].replace('T', ' ')} UTC" if at else "–"
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -36,6 +41,6 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(age=age_text, price=price_text)
+    environment.filters.update(age=age_text, moment=moment_text, price=price_text)
     environment.globals.update(_=translated, text=translated_text, missing=missing)
     return environment
