@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -30,6 +31,16 @@ _REMEDIES = {
     "model_type": "it must be a map of names and values",
 }
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+
+
+@cache
+def _codec(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def codec(kind: type[T]) -> TypeAdapter[T]:
+    """Return what reads and writes values of a type; to make it takes milliseconds, so it is kept."""
+    return _codec(kind)
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,7 +109,7 @@ def check_content(kind: type[T], content: Any, where: Path | str = "") -> T:
         InputError: the first unknown name or wrong value: where it is, the value and the remedy.
     """
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(content, default=_refuse), strict=True)
+        return codec(kind).validate_json(json.dumps(content, default=_refuse), strict=True)
     except ValidationError as error:
         first = min(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN)
         raise InputError(_prefixed(where, _message(kind, content, first))) from None

@@ -1,6 +1,7 @@
 """The page of a vote: the reply, the voters, their similarity and the decision."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,8 +23,12 @@ def render_live(id: str, question: str) -> str:
 
 
 def _render(template: str, **content: Any) -> str:
-    environment = Environment(loader=PackageLoader("qubic_lab.api"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template(template).render(**content)
+    return _environment().get_template(template).render(**content)
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(loader=PackageLoader("qubic_lab.api"), autoescape=True, undefined=StrictUndefined)
 
 
 def _picture(trail: Mapping[str, Any]) -> dict[str, Any]:

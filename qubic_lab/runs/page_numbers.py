@@ -8,14 +8,14 @@ which rule it was rounded, and of each run its inputs, its code and the hashes o
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from qubic_lab.checked_yaml import codec
 from qubic_lab.errors import NotFoundError, QubicLabError
 from qubic_lab.model.folders import file_hash
 from qubic_lab.runs.cells import SUPERSCRIPT
@@ -110,7 +110,7 @@ class RecordedWeek:
     """What a week recorded, by source."""
 
     def __init__(self, report: WeekReport) -> None:
-        content = TypeAdapter(WeekReport).dump_python(report, mode="json")
+        content = codec(WeekReport).dump_python(report, mode="json")
         runs = content.pop("runs")
         self._content: dict[str, Any] = {run["name"]: _by_name(run) for run in runs}
         told = {name: {part: run[part] for part in ("manifest", "findings")} for name, run in self._content.items()}
@@ -259,7 +259,7 @@ def folder_of(run: str) -> Path:
 
 def manifest_to_json(manifest: PageManifest) -> str:
     """Return a page's manifest as JSON."""
-    return _codec().dump_json(manifest, indent=1).decode() + "\n"
+    return codec(PageManifest).dump_json(manifest, indent=1).decode() + "\n"
 
 
 def read_page_manifest(file: Path) -> PageManifest:
@@ -271,13 +271,8 @@ def read_page_manifest(file: Path) -> PageManifest:
     if not file.is_file():
         raise NotFoundError(f"{file} is missing, so its page cannot be checked: write it with 'qubic-lab report'")
     try:
-        return _codec().validate_json(file.read_bytes())
+        return codec(PageManifest).validate_json(file.read_bytes())
     except (OSError, ValidationError):
         raise QubicLabError(
             f"{file} holds no readable manifest of its page: write the page with 'qubic-lab report'"
         ) from None
-
-
-@cache
-def _codec() -> TypeAdapter[PageManifest]:
-    return TypeAdapter(PageManifest)

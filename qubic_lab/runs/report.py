@@ -1,6 +1,7 @@
 """Write the page of a week as HTML, with a page beside it for each study: it computes no result again."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -102,6 +103,7 @@ def split_changes(
     return [each for each in numbered if moved[each[0]]], [each for each in numbered if not moved[each[0]]]
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("qubic_lab.runs"),

@@ -1,12 +1,17 @@
 """Executed notebooks as HTML without scripts, for the pages that lie beside the page of a week."""
 
 from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
 
 from qubic_lab.runs.notebook import EXECUTED
 from qubic_lab.runs.picture import data_uri, in_language
 from qubic_lab.runs.records import RecordedPicture
 from qubic_lab.runs.store import run_folder
 from qubic_lab.runs.week_report import ReportedRun
+
+if TYPE_CHECKING:
+    from nbconvert import HTMLExporter
 
 KEPT_ATTRIBUTES = ("alt", "class", "colspan", "href", "rowspan", "scope", "src")
 """Others could repeat an id, or hold a script."""
@@ -25,10 +30,14 @@ def notebook_bodies(runs: Sequence[ReportedRun]) -> dict[str, str]:
 
 
 def _convert(file: str) -> str:
+    return str(_exporter().from_filename(file)[0])
+
+
+@cache
+def _exporter() -> "HTMLExporter":
     from nbconvert import HTMLExporter
 
-    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)  # type: ignore[no-untyped-call]
-    return str(exporter.from_filename(file)[0])
+    return HTMLExporter(template_name="basic", exclude_anchor_links=True)  # type: ignore[no-untyped-call]
 
 
 def without_scripts(body: str, recorded: Sequence[RecordedPicture] = ()) -> str:

@@ -9,8 +9,9 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from qubic_lab.checked_yaml import codec
 from qubic_lab.errors import InputError
 from qubic_lab.runs.experiment import ProjectStatus
 from qubic_lab.runs.store import locked, run_folder, runs_folder, write_atomically
@@ -89,7 +90,7 @@ def read_index(week: str) -> WeekIndex:
     if not file.exists():
         return WeekIndex(week)
     try:
-        return TypeAdapter(WeekIndex).validate_json(file.read_bytes())
+        return codec(WeekIndex).validate_json(file.read_bytes())
     except ValidationError:
         raise InputError(
             f"{file} is damaged: delete it and run the week's studies again; finished runs are kept"
@@ -97,7 +98,7 @@ def read_index(week: str) -> WeekIndex:
 
 
 def _write(index: WeekIndex) -> None:
-    content = TypeAdapter(WeekIndex).dump_json(index, indent=2).decode()
+    content = codec(WeekIndex).dump_json(index, indent=2).decode()
     write_atomically(_folder() / f"{index.week}.json", content + "\n")
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from qubic_lab.checked_yaml import codec
 from qubic_lab.errors import InputError, check_choice
 from qubic_lab.oracle.inference.track_record import HEADER, ClaimRecord
 from qubic_lab.runs.experiment import ProjectStatus
@@ -140,13 +141,13 @@ class WeekReport:
 
 def week_to_json(report: WeekReport) -> str:
     """Return a week as JSON."""
-    return TypeAdapter(WeekReport).dump_json(report).decode() + "\n"
+    return codec(WeekReport).dump_json(report).decode() + "\n"
 
 
 def read_week(file: Path) -> WeekReport:
     """Read a week as it was kept beside its page; an InputError if this version cannot."""
     try:
-        return TypeAdapter(WeekReport).validate_json(file.read_bytes())
+        return codec(WeekReport).validate_json(file.read_bytes())
     except (OSError, ValidationError):
         raise InputError(f"{file} holds no readable week: write it again with 'qubic-lab report'") from None
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from qubic_lab.checked_yaml import codec
 from qubic_lab.runs.language import translated
 from qubic_lab.runs.store import reports_folder, write_atomically
 from qubic_lab.runs.summary import SIGNS, deciding_row, rows_of
@@ -42,7 +43,7 @@ def _weeks() -> Iterator[tuple[str, str, list[Verdict]]]:
         if file.parent.name == SAMPLE:
             continue
         try:
-            kept = TypeAdapter(_Kept).validate_json(file.read_bytes())
+            kept = codec(_Kept).validate_json(file.read_bytes())
         except ValidationError:
             log.warning("%s holds no readable week: write it again with 'qubic-lab report'", file)
             continue

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from qubic_lab.bench.noise import QUIET, MachineNoise
+from qubic_lab.checked_yaml import codec
 from qubic_lab.studies.finding import Finding, say
 
 Verdict = Literal["pass", "fail", "partial", "measured, no benefit", "not measured here"]
@@ -155,11 +156,11 @@ class WeekResults:
 
         A result that does not fit the type was recorded by another version: it is logged and left out.
         """
-        codec, found = TypeAdapter(kind), {}
+        found: dict[str, T] = {}
         for run, results in self.results.items():
             if name in results:
                 try:
-                    found[run] = codec.validate_python(results[name])
+                    found[run] = codec(kind).validate_python(results[name])
                 except ValidationError:
                     log.warning("run %s is not judged: another version recorded its result %r", run, name)
         return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from qubic_lab.bench.balance import BalanceResult, bench_balance
 from qubic_lab.bench.compression import CompressionResult
@@ -20,7 +20,7 @@ from qubic_lab.bench.engine import EngineResult
 from qubic_lab.bench.failover import FailoverResult
 from qubic_lab.bench.scale import ScaleResult
 from qubic_lab.bench.vote_load import VoteLoadResult
-from qubic_lab.checked_yaml import check_content
+from qubic_lab.checked_yaml import check_content, codec
 from qubic_lab.errors import QubicLabError
 from qubic_lab.evals.compare import answer_again
 from qubic_lab.evals.comparison import SplitComparison
@@ -104,12 +104,12 @@ def findings_again(study: str, results: Mapping[str, Mapping[str, Any]]) -> list
 
 def plain(value: Any) -> Any:
     """Return a value as it is read back from JSON; what is no number is missing."""
-    found = TypeAdapter(type(value)).dump_python(value, by_alias=True, mode="json")
+    found = codec(type(value)).dump_python(value, by_alias=True, mode="json")
     return json.loads(json.dumps(found, default=lambda each: each.item()), parse_constant=lambda _: None)
 
 
 def _read(results: Mapping[str, Mapping[str, Any]], name: str, kind: type[T]) -> T:
-    return TypeAdapter(kind).validate_python(results[name])
+    return codec(kind).validate_python(results[name])
 
 
 def _answers(run: Recorded) -> dict[str, Any]:
