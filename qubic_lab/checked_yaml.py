@@ -40,7 +40,8 @@ def _codec(kind: Any) -> TypeAdapter[Any]:
 
 def codec(kind: type[T]) -> TypeAdapter[T]:
     """Return what reads and writes values of a type; to make it takes milliseconds, so it is kept."""
-    return _codec(kind)
+    known: Any = kind  # mypy doubts that each type has a hash
+    return _codec(known)
 
 
 class _Loader(yaml.SafeLoader):
