@@ -86,7 +86,7 @@ def scan(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Scan the TCP ports between all machines, and compare with the plan.
+    """Compare the open TCP ports between machines with the plan.
 
     Looks at the plan's ports, those where anything listens, and 1,000 others. The exit status is 1 if one is open that
     should not be, or answers where the firewall should keep quiet.
