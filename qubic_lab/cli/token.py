@@ -47,7 +47,7 @@ def add(
 
 
 def list_(file: File = None, json: options.Json = False) -> None:
-    """List the clients that have a token, with their rates and what they may do."""
+    """List clients that have a token: rates, and what they may do."""
     from qubic_lab.api.access import read_tokens
 
     known = read_tokens(_path(file))
