@@ -49,6 +49,11 @@ def current_language() -> str:
     return _language.get()
 
 
+def sentence_gap() -> str:
+    """Return what stands between two sentences in the language that is used now."""
+    return "" if current_language().startswith("zh") else " "
+
+
 def translated(message: str, /, **values: Any) -> str:
     """Return a message of the code in the language used now, its placeholders filled by the rules of findings."""
     return Finding(message, values).text(_translate)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from qubic_lab.errors import InputError
 from qubic_lab.runs.cells import in_words
 from qubic_lab.runs.first_screen import and_more
-from qubic_lab.runs.language import ENGLISH, current_language, language, translated_text
+from qubic_lab.runs.language import ENGLISH, current_language, language, sentence_gap, translated_text
 from qubic_lab.runs.language import translated as _
 from qubic_lab.runs.page import ShownPicture, ShownTable, WeekPage, make_page
 from qubic_lab.runs.picture import FONTS
@@ -121,7 +121,7 @@ def page_values(page: WeekPage, folder: Path, fonts: Sequence[str] = ()) -> Valu
                 "asks": _(section.row.question.asks),
                 "verdict": _verdict(section.row.verdict),
                 "criteria": section.criteria.text if section.criteria else "",
-                "paragraph": " ".join(sentence.text for sentence in section.paragraph),
+                "paragraph": sentence_gap().join(sentence.text for sentence in section.paragraph),
                 "pictures": [picture(each) for each in section.pictures],
                 "table": _table(section.table) if section.table else None,
                 "notes": [note.text for note in section.notes],

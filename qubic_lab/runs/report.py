@@ -13,7 +13,7 @@ from qubic_lab.runs.cells import format_number, in_words
 from qubic_lab.runs.collect_week import collect_week, open_week
 from qubic_lab.runs.first_screen import and_more
 from qubic_lab.runs.history import MeasureChange
-from qubic_lab.runs.language import ENGLISH, current_language, language, translated, translated_text
+from qubic_lab.runs.language import ENGLISH, current_language, language, sentence_gap, translated, translated_text
 from qubic_lab.runs.notebook import EXECUTED
 from qubic_lab.runs.page import WeekPage, make_page, show_table
 from qubic_lab.runs.page_numbers import NUMBERS, describe_page, manifest_to_json
@@ -113,7 +113,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["number"] = format_number
-    environment.globals.update(_=translated, text=translated_text, language=current_language)
+    environment.globals.update(_=translated, text=translated_text, language=current_language, gap=sentence_gap)
     environment.globals.update(data_uri=lambda svg: Markup(data_uri(svg)), trend_points=trend_points, in_words=in_words)
     return environment
 
