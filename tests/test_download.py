@@ -1,5 +1,6 @@
 """Models over HTTP from a server with faults: what was cut continues, what is wrong is told of in one line."""
 
+import asyncio
 import hashlib
 import json
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from clusters import StartCluster
 from commands import Run
 
+from qubic_lab.api.access import ApiToken, hash_token
 from qubic_lab.errors import InputError, ModelError, NotFoundError, QubicLabError, RefusedError, UnreachableError
 from qubic_lab.model import download
 from qubic_lab.model.download import ModelSource, fetch_model
@@ -280,6 +282,13 @@ async def test_a_coordinator_serves_models(
         assert (found.status_code, found.content) == (206, whole[1000:])
         for path in ("/models/parts/none", "/models/../secret", "/models/%2e%2e/secret", "/models/parts"):
             assert (await running.client.get(path)).status_code == 404
+    access = ApiToken("nodes", hash_token("secret"), read_only=True)
+    async with start_cluster(served=True, accesses=[access]) as running:
+        url = f"{running.client.base_url}/models/parts"
+        assert (await running.client.get("/models/parts/rank-0/manifest.json")).status_code == 401
+        with ModelSource(url, "secret") as source:
+            await asyncio.to_thread(fetch_model, source, tmp_path / "here")
+    assert verify(tmp_path / "here") == []
 
 
 def test_a_damaged_file_of_the_hub_is_found(tmp_path: Path) -> None:

@@ -95,6 +95,15 @@ def test_the_units_verify(placed: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def test_the_weekly_units_verify_as_those_of_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    for file in UNITS.glob("qubic-lab-week.*"):
+        text = file.read_text().replace("%h/qubic-lab/", f"{ROOT}/")
+        (tmp_path / file.name).write_text(text)
+    done = analyse(tmp_path, "--user", "verify", "--man=no", "./qubic-lab-week.service", "./qubic-lab-week.timer")
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("name", SERVICE_NAMES)
 def test_a_service_is_confined(name: str, placed: Path) -> None:
     most = f"--threshold={10 * MOST_EXPOSED:g}"
