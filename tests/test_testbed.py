@@ -65,7 +65,7 @@ def test_drop_ins_of_a_prefix_and_of_a_template_count(tmp_path: Path) -> None:
     for name, user in (("qubic-", "b"), ("qubic-node@", "c")):
         (tmp_path / f"{name}.service.d").mkdir()
         (tmp_path / f"{name}.service.d" / "own.conf").write_text(f"[Service]\nUser={user}\n")
-    unit = read_unit("qubic-node@two", unit_texts(tmp_path, "qubic-node@two"), "vm-1", {})
+    unit = read_unit("qubic-node@two", unit_texts([tmp_path], "qubic-node@two"), "vm-1", {})
     assert (unit.commands, unit.user) == ((Command(("/bin/x", "two")),), "c")
 
 

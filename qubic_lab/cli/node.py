@@ -38,9 +38,11 @@ def node(
     slots: options.Slots = 4,
     threads: options.Threads = None,
     compression: options.Compression = None,
+    pipeline: options.Running = None,
 ) -> None:
     """Run a pipeline as a node of a cluster.
 
+    With --pipeline the ranks are others', for example on several hosts; the node connects again when they come back.
     On SIGTERM it finishes the requests that it has started, and leaves the cluster.
     """
     import asyncio
@@ -49,13 +51,13 @@ def node(
     from qubic_lab.cluster.identity import claimed_name
     from qubic_lab.cluster.node import Node, NodeConfig
     from qubic_lab.cluster.registry import NODE_TYPES
-    from qubic_lab.cluster.replica import PipelineReplica
+    from qubic_lab.cluster.replica import Joined, Launched, PipelineReplica
     from qubic_lab.pipeline import Pipeline, PipelineConfig
 
     division = split_numbers("--layers", layers) if layers is not None else None
     coordinators = split_list("--coordinator", coordinator)
     check_choice("node type", type, NODE_TYPES)  # before a name is claimed
-    pipeline = PipelineConfig(
+    shape = PipelineConfig(
         model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
     )
     show_warnings()
@@ -65,12 +67,16 @@ def node(
         def capabilities(self) -> "pb.Capabilities":
             return capabilities_of(self.config)
 
+    def start() -> "Launched":
+        return NodePipeline.launch(shape) if pipeline is None else Joined(pipeline, NodePipeline.connect)
+
     async def run(config: NodeConfig) -> None:
-        await Node(config, PipelineReplica(lambda: NodePipeline.launch(pipeline))).run()
+        await Node(config, PipelineReplica(start)).run()
 
     with claimed_name(coordinators, name) as (own, identity):
         config = NodeConfig(own, coordinators, listen, type, weight, identity, health_port)
-        note(f"node {own} starts {model}; it registers at {coordinator}")
+        what = f"starts {model}" if pipeline is None else f"connects to the pipeline at {pipeline}"
+        note(f"node {own} {what}; it registers at {coordinator}")
         asyncio.run(run(config))
 
 

@@ -16,6 +16,10 @@ Compression = Annotated[
     str | None, Option(help="lossless: pack what travels between ranks, for slow links.", show_default="none")
 ]
 Threads = Annotated[int | None, Option(help="Compute threads of each rank.", show_default="cores / ranks")]
+Running = Annotated[
+    str | None,
+    Option(metavar="ADDRESS", help="Serve this running pipeline instead: HOST:PORT or unix:PATH.", show_default=False),
+]
 Slots = Annotated[int, Option(help="Requests that decode together in a lane.")]
 Balancer = Annotated[str, Option(help="Strategy by which a node is chosen.")]
 Json = Annotated[bool, Option("--json", help="Print one JSON object.")]

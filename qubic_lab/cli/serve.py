@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
@@ -34,12 +34,7 @@ def serve(
     slots: options.Slots = SLOTS,
     threads: options.Threads = None,
     compression: options.Compression = None,
-    pipeline: Annotated[
-        str | None,
-        Option(
-            metavar="ADDRESS", help="Serve this running pipeline instead: HOST:PORT or unix:PATH.", show_default=False
-        ),
-    ] = None,
+    pipeline: options.Running = None,
     served_model_name: Annotated[
         str | None, Option(help="Name of the model for clients.", show_default="that of --model")
     ] = None,
@@ -49,21 +44,19 @@ def serve(
     Runs until Ctrl-C or SIGTERM, and restarts the pipeline when a rank is lost. With QUBIC_LAB_API_KEY clients must
     send that key. Beyond loopback it requires the key and TLS.
     """
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
     from qubic_lab import tracing
     from qubic_lab.api.http_server import KEY, ServeConfig
     from qubic_lab.api.openai.consensus import CONSENSUS
     from qubic_lab.api.openai.routes import DEFAULT
     from qubic_lab.api.openai.serve import serve as serve_pipeline
     from qubic_lab.cli.node import capabilities_of
-    from qubic_lab.cluster.replica import Launched, PipelineReplica
-    from qubic_lab.errors import InputError, RankError
+    from qubic_lab.cluster.replica import Joined, Launched, PipelineReplica
+    from qubic_lab.errors import InputError
     from qubic_lab.model.split import text_folder
     from qubic_lab.pipeline import Pipeline, PipelineConfig
     from qubic_lab.pipeline.text import Tokenizer
     from qubic_lab.settings import settings
-    from qubic_lab.wire.channel import open_channel, tls_from_settings
+    from qubic_lab.wire.channel import tls_from_settings
 
     division = split_numbers("--layers", layers) if layers is not None else None
     shape = PipelineConfig(
@@ -89,32 +82,8 @@ def serve(
             found.model = served_model_name or found.model
             return found
 
-    class JoinedPipeline:
-        """A pipeline that others started; it has ended when a watch of its health does."""
-
-        def __init__(self, address: str) -> None:
-            self.address, self.ended = address, False
-            self._pipeline = ServedPipeline.connect(address)
-            self._channel = open_channel(address)
-            health: Any = health_pb2_grpc.HealthStub(self._channel)
-            self._watch = health.Watch(health_pb2.HealthCheckRequest())  # if nobody held it, it would end
-            self._watch.add_callback(self._end)
-
-        def _end(self) -> None:
-            self.ended = True
-
-        def capabilities(self) -> "pb.Capabilities":
-            return self._pipeline.capabilities()
-
-        def loss(self) -> RankError:
-            return RankError(f"the pipeline at {self.address} is gone")
-
-        def close(self) -> None:
-            self._pipeline.close()
-            self._channel.close()
-
     def start() -> "Launched":
-        return ServedPipeline.launch(shape) if pipeline is None else JoinedPipeline(pipeline)
+        return ServedPipeline.launch(shape) if pipeline is None else Joined(pipeline, ServedPipeline.connect)
 
     what = model if pipeline is None else f"the pipeline at {pipeline}"
     known = f"{what} as {served_model_name}" if served_model_name else what

@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table
-from qubic_lab.errors import QubicLabError, check_range
+from qubic_lab.errors import QubicLabError, check_choice, check_range
 
 HostName = Annotated[str, Argument(metavar="HOST", help="Name of a host, such as vm-2.")]
 MOST_CUT_S = 3_600
@@ -37,6 +37,12 @@ def up(
     delay_ms: Annotated[float, Option(help="Added to each round trip between two machines.")] = 0.0,
     ssh_from: Annotated[str, Option(help="Address outside from which SSH is allowed.", show_default="none")] = "",
     public: Annotated[bool, Option("--public", help="Open the TLS proxy of vm-1 to everybody.")] = False,
+    cluster: Annotated[
+        str | None, Option(help="Also start the services: replicas, or one pipeline over all.", show_default="none")
+    ] = None,
+    model: options.Model = "smollm2",
+    dtype: options.Dtype = "bf16",
+    threads: Annotated[int, Option(help="Compute threads of each rank.")] = 1,
     json: options.Json = False,
 ) -> None:
     """Make the machines of a cluster as network namespaces of this one. Needs root.
@@ -45,10 +51,23 @@ def up(
     machine that does not belong to the cluster is named outside.
     """
     from qubic_lab.launch_plan.network import Network
+    from qubic_lab.model.resolve import resolve_model
     from qubic_lab.testbed import bed
+    from qubic_lab.testbed import cluster as services
     from qubic_lab.testbed.network import Shape, read_rate
 
-    made = bed.up(Network(nodes, ssh_from, public), Shape(read_rate(rate) if rate else 0.0, delay_ms))
+    network, shape = Network(nodes, ssh_from, public), Shape(read_rate(rate) if rate else 0.0, delay_ms)
+    if cluster is not None:
+        check_choice("cluster", cluster, services.KINDS)
+        spec = services.ClusterSpec(cluster, resolve_model(model), threads, dtype=dtype)
+        services.check(network, spec)
+    made = bed.up(network, shape)
+    if cluster is not None:
+        try:
+            services.start(made, spec)
+        except BaseException:
+            bed.down()
+            raise
     if json:
         print_json({"hosts": made.addresses, "shape": asdict(made.shape)})
         return

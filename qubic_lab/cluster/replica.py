@@ -4,15 +4,16 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qubic_lab.cluster.shared_stream import SharedStream
 from qubic_lab.errors import QubicLabError, RankError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
-from qubic_lab.wire.channel import open_async_channel
+from qubic_lab.wire.channel import open_async_channel, open_channel
 from qubic_lab.wire.services import PIPELINE_SERVICE, stub_of
 
 LOOK_S = 0.1
@@ -48,7 +49,7 @@ class Replica(Protocol):
 
 
 class Launched(Protocol):
-    """A pipeline that was started on this host."""
+    """A pipeline that was started on this host, or joined."""
 
     @property
     def address(self) -> str:
@@ -66,6 +67,44 @@ class Launched(Protocol):
 
     def close(self) -> None:
         """End the pipeline."""
+
+
+class Joinable(Protocol):
+    """A connection to a pipeline that others started."""
+
+    def capabilities(self) -> pb.Capabilities:
+        """Return its capabilities without its speed."""
+
+    def close(self) -> None:
+        """Close the connection; the pipeline goes on."""
+
+
+class Joined:
+    """A pipeline at an address that others started; it has ended when a watch of its health does."""
+
+    def __init__(self, address: str, connect: Callable[[str], Joinable]) -> None:
+        self.address, self.ended = address, False
+        self._pipeline = connect(address)
+        self._channel = open_channel(address)
+        health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self._watch = health.Watch(health_pb2.HealthCheckRequest())  # if nobody held it, it would end
+        self._watch.add_callback(self._end)
+
+    def _end(self) -> None:
+        self.ended = True
+
+    def capabilities(self) -> pb.Capabilities:
+        """Return its capabilities without its speed."""
+        return self._pipeline.capabilities()
+
+    def loss(self) -> RankError:
+        """Return why it has ended."""
+        return RankError(f"the pipeline at {self.address} is gone")
+
+    def close(self) -> None:
+        """Close the connections; the pipeline goes on."""
+        self._pipeline.close()
+        self._channel.close()
 
 
 class PipelineReplica:

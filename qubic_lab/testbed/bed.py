@@ -171,9 +171,14 @@ def boot(bed: Bed, name: str) -> None:
 
 def reboot(bed: Bed, name: str) -> None:
     """Kill all processes of a host, then start it again: its disk stays, and its units start by themselves."""
+    halt(bed, name)
+    boot(bed, name)
+
+
+def halt(bed: Bed, name: str) -> None:
+    """Kill all processes of a host."""
     bed.folder(name)
     _kill([name])
-    boot(bed, name)
 
 
 @contextmanager
@@ -201,6 +206,15 @@ def command_on(bed: Bed, name: str, command: Sequence[str]) -> tuple[list[str], 
     return ["nsenter", "--target", str(first), *spaces, "--", *command], environment
 
 
+def output_on(bed: Bed, name: str, command: Sequence[str], content: str = "") -> str:
+    """Run a command on a host with a text as its stdin, and return its output; a QubicLabError if it fails."""
+    line, environment = command_on(bed, name, command)
+    done = subprocess.run(line, env=environment, input=content, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise QubicLabError(f"{command[0]} failed on {name}: {_last(done.stderr.encode())}")
+    return done.stdout
+
+
 def first_process(bed: Bed, name: str) -> int:
     """Return the id, on this machine, of a host's first process; a QubicLabError if it does not run."""
     bed.folder(name)
@@ -214,7 +228,7 @@ def first_process(bed: Bed, name: str) -> int:
 
 
 def configure(bed: Bed, config: HostConfig, files: Mapping[str, str], environment: Mapping[str, str]) -> None:
-    """Write files to a host's disk, and what it mounts and starts; it counts from its next start on."""
+    """Write files to the disk of a host that is halted, and what it mounts and starts at its next start."""
     folder = bed.folder(config.name)
     for path, content in files.items():
         target = folder / "disk" / path.lstrip("/")

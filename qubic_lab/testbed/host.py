@@ -32,10 +32,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HostConfig:
-    """A host: its name, folders of the machine to show there (source, target), and units that it starts."""
+    """A host.
+
+    Attributes:
+        name: its name.
+        binds: folders of the machine to show there, as (source, target).
+        opened: folders of the machine that only root may enter, and there everybody.
+        units: units that it starts.
+    """
 
     name: str
     binds: tuple[tuple[str, str], ...] = ()
+    opened: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
@@ -46,7 +54,8 @@ class HostConfig:
     def read(cls, folder: Path) -> "HostConfig":
         """Read it from the host's folder."""
         content = json.loads((folder / CONFIG).read_text())
-        return cls(content["name"], tuple(map(tuple, content["binds"])), tuple(content["units"]))
+        binds = tuple((source, target) for source, target in content["binds"])
+        return cls(content["name"], binds, tuple(content["opened"]), tuple(content["units"]))
 
 
 @dataclass
@@ -141,7 +150,7 @@ def mount_disks(folder: Path, config: HostConfig) -> None:
 
     run("mount", "--make-rprivate", "/")
     run("hostname", config.name)
-    for name in DISKS:
+    for name in (*DISKS, *(each.lstrip("/") for each in config.opened)):
         upper, work = folder / "disk" / name, folder / "work" / name
         for each in (upper, work):
             each.mkdir(parents=True, exist_ok=True)
@@ -178,7 +187,7 @@ def load_units(config: HostConfig) -> list[Unit]:
     """
     units = []
     for name in config.units:
-        texts = [text for folder in UNIT_FOLDERS for text in unit_texts(folder, name)]
+        texts = unit_texts(UNIT_FOLDERS, name)
         files = {str(path): path.read_text() for path in _environment_files(texts)}
         units.append(read_unit(name, texts, config.name, files))
     return in_order(units)

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -134,14 +134,15 @@ def read_environment(text: str) -> dict[str, str]:
     return found
 
 
-def unit_texts(folder: Path, name: str) -> list[str]:
-    """Return the texts of a unit in a folder: its file or its template's, then drop-ins, also of its prefixes."""
+def unit_texts(folders: Sequence[Path], name: str) -> list[str]:
+    """Return the texts of a unit: its file or its template's from the first folder, then all drop-ins."""
     template = re.sub("@.*", "@", name)
-    names = list(dict.fromkeys((template, name)))
-    paths = [path for each in names if (path := folder / f"{each}.service").is_file()][-1:]
+    names = list(dict.fromkeys((name, template)))
+    paths = [path for folder in folders for each in names if (path := folder / f"{each}.service").is_file()][:1]
     prefixes = [name[: match.end()] for match in re.finditer("-", template)]
-    for each in (*prefixes, *names):
-        paths += sorted((folder / f"{each}.service.d").glob("*.conf"))
+    for each in (*prefixes, *reversed(names)):
+        for folder in reversed(folders):
+            paths += sorted((folder / f"{each}.service.d").glob("*.conf"))
     return [path.read_text() for path in paths]
 
 
