@@ -14,6 +14,7 @@ from qubic_lab.errors import QubicLabError, check_choice, check_range
 
 HostName = Annotated[str, Argument(metavar="HOST", help="Name of a host, such as vm-2.")]
 MOST_CUT_S = 3_600
+MOST_REQUESTS = 100_000
 
 
 def commands() -> Commands:
@@ -23,6 +24,7 @@ def commands() -> Commands:
         "status": (status, "--json"),
         "exec": (execute, "vm-1 -- ping -c 3 vm-2"),
         "scan": (scan, "--all"),
+        "trial": (trial, "--cut vm-2 --reboot vm-3"),
         "cut": (cut, "vm-2 --seconds 20"),
         "reboot": (reboot, "vm-2"),
         "down": (down, ""),
@@ -110,10 +112,10 @@ def scan(
     Looks at the plan's ports, those where anything listens, and 1,000 others. The exit status is 1 if one is open that
     should not be, or answers where the firewall should keep quiet.
     """
-    from qubic_lab.testbed import bed
+    from qubic_lab.testbed import bed, cluster
     from qubic_lab.testbed.scan import scan_bed
 
-    result = scan_bed(bed.needed(), all_ports)
+    result = scan_bed(bed.needed(), all_ports, cluster.moved_services())
     wrong = [asdict(each) for each in result.wrong]
     if json:
         print_json({"asked": result.asked, "open": result.open_ports, "wrong": wrong})
@@ -128,6 +130,37 @@ def scan(
             typer.echo(f"{each.source} → {each.target}:{each.port}: {each.found}, the plan says {each.planned}")
     if wrong:
         raise QubicLabError(f"{len(wrong)} ports are not as planned: the output says which")
+
+
+def trial(
+    requests: Annotated[int, Option(help="Number of requests.")] = 200,
+    seconds: Annotated[int, Option(help="Their starts are spread over this time.")] = 60,
+    tokens: Annotated[int, Option(help="New tokens of each answer.")] = 32,
+    source: Annotated[str, Option(metavar="HOST", help="Where the client runs.")] = "vm-1",
+    cut: Annotated[str, Option(metavar="HOST", help="Cut this one off for 20 s.", show_default="none")] = "",
+    reboot: Annotated[str, Option(metavar="HOST", help="Then reboot this one.", show_default="none")] = "",
+    json: options.Json = False,
+) -> None:
+    """Send requests to the cluster while a machine is cut off and another reboots.
+
+    The answers must be those of a single process, bit for bit. The exit status is 1 if one is lost, wrong, or was
+    answered twice.
+    """
+    from qubic_lab.testbed import bed, cluster
+    from qubic_lab.testbed.trial import TrialPlan, run
+
+    found, spec = bed.needed(), cluster.read()
+    for host in filter(None, (source, cut, reboot)):
+        found.folder(host)
+    check_range("--requests", requests, 1, MOST_REQUESTS)
+    plan = TrialPlan(requests, seconds, tokens, source, cut, reboot=reboot)
+    result = run(found, spec, plan, note)
+    if json:
+        print_json(asdict(result))
+    else:
+        print_table(("figure", "value"), [(name, str(value)) for name, value in asdict(result).items()])
+    if not result.good:
+        raise QubicLabError(f"{result.lost} answers lost, {result.wrong} wrong, {result.duplicated} duplicated")
 
 
 def cut(host: HostName, seconds: Annotated[int, Option(help="For how long nothing passes its cable.")] = 20) -> None:

@@ -121,6 +121,13 @@ def urls(bed: Bed) -> list[str]:
     return [f"https://{bed.network.host(name).address}:{port}" for name in COORDINATORS]
 
 
+def moved_services() -> dict[str, tuple[str, ...]]:
+    """Return services that run on a host besides those of the plan, if a cluster runs: the second coordinator's."""
+    if not (FOLDER / "cluster.json").exists():
+        return {}
+    return dict.fromkeys(COORDINATORS[1:], ("coordinator", "registry"))
+
+
 def client_environment(bed: Bed, token: str) -> dict[str, str]:
     """Return the variables of a client on a host."""
     return {
