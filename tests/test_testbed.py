@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from clusters import wait_until
 from commands import Run
+from models import tiny_model
 
 from qubic_lab.errors import InputError
 from qubic_lab.launch_plan.network import Network
-from qubic_lab.testbed import bed, network
+from qubic_lab.testbed import bed, cluster, network, trial
+from qubic_lab.testbed.measure import measure_link
 from qubic_lab.testbed.network import Shape, read_rate
-from qubic_lab.testbed.scan import Difference, State, differences
+from qubic_lab.testbed.scan import Difference, State, differences, scan_bed
 from qubic_lab.testbed.units import Command, in_order, read_unit, unit_texts
 
 UNIT = """
@@ -91,6 +93,16 @@ def test_a_scan_differs_where_a_port_is_open_or_answers_unplanned() -> None:
         Difference("vm-2", "vm-1", 25, "open", "closed"),
         Difference("vm-2", "vm-1", 7000, "closed", "no answer"),
     ]
+
+
+def test_an_answer_is_lost_wrong_or_doubled() -> None:
+    right = {"text": "a", "token_ids": [1], "logprobs": [-0.5]}
+    said = {"tries": 2, "troubles": ["busy"], "seconds": 1.0, "attempts": 2, "node": "vm-1"}
+    answers = [{"number": 0, **said, **right}, {"number": 1, **said, **right, "logprobs": [-0.25]}]
+    answers.append({"number": 2, "tries": 3, "troubles": [], "seconds": 9.0})
+    result = trial.judge([right] * 3, answers, {"submitted": 4, "completed": 2, "changed": 0})
+    assert (result.lost, result.wrong, result.duplicated, result.good) == (1, 1, 1, False)
+    assert (result.resumed, result.repeated, result.by_node, result.troubles) == (2, 4, {"vm-1": 2}, {"busy": 2})
 
 
 @pytest.mark.parametrize(("text", "bps"), [("100mbit", 1e8), ("1.5 Gbit/s", 1.5e9), ("64kbit", 64e3)])
@@ -186,3 +198,41 @@ def test_a_second_bed_is_refused_and_down_leaves_nothing(two_hosts: bed.Bed, her
     left = subprocess.run(["pgrep", "-f", "qubic_lab.testbed"], capture_output=True, text=True, check=False)
     assert left.stdout == ""
     assert here("testbed status").failed(2) == "error: no test bed is up: qubic-lab testbed up\n"
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.parametrize("kind", cluster.KINDS)
+def test_no_answer_is_lost_wrong_or_doubled_while_hosts_go(
+    kind: cluster.Kind, tmp_path: Path, two_hosts: bed.Bed
+) -> None:
+    """A cable is out for 20 s and a host reboots; the fixture skips where no test bed can be."""
+    bed.down()
+    spec = cluster.ClusterSpec(kind, tiny_model(tmp_path / "tiny", num_hidden_layers=6))
+    try:
+        cluster.check(Network(3), spec)
+    except InputError as error:
+        pytest.skip(str(error))
+    made = bed.up(Network(3), Shape())
+    try:
+        cluster.start(made, spec)
+        assert scan_bed(made, more=cluster.moved_services()).wrong == []
+        result = trial.run(made, spec, trial.TrialPlan(tokens=128, cut="vm-2", reboot="vm-3"), print)
+    finally:
+        bed.down()
+    assert (result.lost, result.wrong, result.duplicated, result.asked) == (0, 0, 0, 200)
+    assert result.resumed or result.repeated  # what happened was noticed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rate", "delay_ms"), [(0.0, 0.0), (0.0, 20.0), (1e8, 0.0), (1e8, 20.0)])
+def test_what_a_meter_measures_is_what_was_set(rate: float, delay_ms: float, two_hosts: bed.Bed) -> None:
+    bed.down()
+    made = bed.up(Network(2), Shape(rate, delay_ms))
+    try:
+        link = measure_link(made, "vm-1", "vm-2")
+    finally:
+        bed.down()
+    assert delay_ms <= link.rtt_min_ms < delay_ms + 2.0
+    if rate:
+        assert link.gbps == pytest.approx(rate / 1e9, rel=0.1)

@@ -24,6 +24,7 @@ def commands() -> Commands:
         "status": (status, "--json"),
         "exec": (execute, "vm-1 -- ping -c 3 vm-2"),
         "scan": (scan, "--all"),
+        "measure": (measure, "--model smollm2 --tokens 48"),
         "trial": (trial, "--cut vm-2 --reboot vm-3"),
         "cut": (cut, "vm-2 --seconds 20"),
         "reboot": (reboot, "vm-2"),
@@ -130,6 +131,42 @@ def scan(
             typer.echo(f"{each.source} → {each.target}:{each.port}: {each.found}, the plan says {each.planned}")
     if wrong:
         raise QubicLabError(f"{len(wrong)} ports are not as planned: the output says which")
+
+
+def measure(
+    model: options.Model = "smollm2",
+    dtype: options.Dtype = "bf16",
+    tokens: Annotated[int, Option(help="New tokens of an answer.")] = 48,
+    repeat: Annotated[int, Option(help="Answers for each shape of the links.")] = 5,
+    json: options.Json = False,
+) -> None:
+    """Measure a pipeline over three machines, and compare with what the planner says of the links as measured.
+
+    Makes a bed for each of four shapes: with and without 20 ms, and 100 Mbit/s or no limit. The exit status is 1 if the
+    median error is 15 % or more. No test bed may be up.
+    """
+    from qubic_lab.model.resolve import resolve_model
+    from qubic_lab.testbed.cluster import ClusterSpec
+    from qubic_lab.testbed.measure import GOOD_ERROR, RANKS, SHAPES
+    from qubic_lab.testbed.measure import measure as measure_all
+
+    spec = ClusterSpec("pipeline", resolve_model(model), slots=1, dtype=dtype)
+    result = measure_all(spec, tokens, repeat, note)
+    if json:
+        print_json(asdict(result))
+    else:
+        header = ("set", "round trip ms", "Gbit/s", "predicted ms", "measured ms", "error")
+        rows = [
+            (
+                *(cell.shape.text(), f"{cell.link.rtt_ms:.2f}", f"{cell.link.gbps:.3f}"),
+                *(f"{cell.predicted_ms:.1f}", f"{cell.measured_ms:.1f}", f"{cell.error:+.1%}"),
+            )
+            for cell in result.cells
+        ]
+        print_table(header, rows)
+        typer.echo(f"median error {result.median_error:.1%} over {len(SHAPES)} shapes; {RANKS} ranks of one thread")
+    if result.median_error >= GOOD_ERROR:
+        raise QubicLabError(f"the median error is {result.median_error:.1%}: the planner should be within 15 %")
 
 
 def trial(
