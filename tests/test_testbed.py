@@ -203,9 +203,7 @@ def test_a_second_bed_is_refused_and_down_leaves_nothing(two_hosts: bed.Bed, her
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("kind", cluster.KINDS)
-def test_no_answer_is_lost_wrong_or_doubled_while_hosts_go(
-    kind: cluster.Kind, tmp_path: Path, two_hosts: bed.Bed
-) -> None:
+def test_no_answer_is_lost_wrong_or_doubled_while_hosts_go(kind: str, tmp_path: Path, two_hosts: bed.Bed) -> None:
     """A cable is out for 20 s and a host reboots; the fixture skips where no test bed can be."""
     bed.down()
     spec = cluster.ClusterSpec(kind, tiny_model(tmp_path / "tiny", num_hidden_layers=6))

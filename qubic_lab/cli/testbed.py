@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table
-from qubic_lab.errors import QubicLabError, check_choice, check_range
+from qubic_lab.errors import QubicLabError, check_range
 
 HostName = Annotated[str, Argument(metavar="HOST", help="Name of a host, such as vm-2.")]
 MOST_CUT_S = 3_600
@@ -61,7 +61,6 @@ def up(
 
     network, shape = Network(nodes, ssh_from, public), Shape(read_rate(rate) if rate else 0.0, delay_ms)
     if cluster is not None:
-        check_choice("cluster", cluster, services.KINDS)
         spec = services.ClusterSpec(cluster, resolve_model(model), threads, dtype=dtype)
         services.check(network, spec)
     made = bed.up(network, shape)

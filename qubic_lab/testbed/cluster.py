@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
-from qubic_lab.errors import InputError, QubicLabError
+from qubic_lab.errors import InputError, QubicLabError, check_choice
 from qubic_lab.launch_plan.network import SERVICES, Host, Network
 from qubic_lab.settings import cache_folder
 from qubic_lab.testbed.bed import FOLDER, Bed, boot, configure, halt, output_on
@@ -27,19 +26,26 @@ STAND_INS = "/opt/testbed/bin"
 """Programs of this folder take the place of `systemctl` and `sysctl`, which would speak to this machine's own."""
 COORDINATORS = ("vm-1", "vm-2")
 PIPELINE = 3
-Kind = Literal["replicas", "pipeline"]
-KINDS: tuple[Kind, ...] = ("replicas", "pipeline")
+KINDS = ("replicas", "pipeline")
+"""One node on each host, or one pipeline over all of them."""
 
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """What runs in a bed: replicas or one pipeline over all hosts, the model's folder, and threads of each rank."""
+    """What runs in a bed: one of KINDS, the model's folder, and threads of each rank.
 
-    kind: Kind
+    Raises:
+        InputError: the kind is unknown.
+    """
+
+    kind: str
     model: Path
     threads: int = 1
     slots: int = 4
     dtype: str = "fp32"
+
+    def __post_init__(self) -> None:
+        check_choice("cluster", self.kind, KINDS)
 
     @property
     def options(self) -> str:
