@@ -2,6 +2,7 @@
 
 import gc
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -231,17 +232,28 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return emptied(request.getfixturevalue("postgres_url"))
 
 
+@pytest.fixture(scope="session")
+def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with empty tables: to copy it takes a fifth of the time of making the tables."""
+    file = tmp_path_factory.mktemp("tables") / "lab.db"
+    open_database(f"sqlite:///{file}").dispose()
+    return file
+
+
 @pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
+def engine(url: str, tmp_path: Path, empty_tables: Path) -> Iterator[Engine]:
     """A database with empty tables, of both kinds."""
+    if url.startswith("sqlite"):
+        shutil.copyfile(empty_tables, tmp_path / "lab.db")
     engine = open_database(url)
     yield engine
     engine.dispose()
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Engine]:
+def sqlite(tmp_path: Path, empty_tables: Path) -> Iterator[Engine]:
     """A SQLite database with empty tables, for what is the same on both kinds."""
+    shutil.copyfile(empty_tables, tmp_path / "lab.db")
     engine = open_database(f"sqlite:///{tmp_path / 'lab.db'}")
     yield engine
     engine.dispose()

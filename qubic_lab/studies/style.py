@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from numpy.typing import ArrayLike
+if TYPE_CHECKING:  # who only writes numbers, such as the dashboard, starts without
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 INK = "#1c2733"
 DARK = "#0f5f6b"
@@ -54,12 +52,14 @@ def plot(
     fontsize: int = 10,
     font_size: int = 10,
     **options: Any,
-) -> Iterator[tuple[Figure, Any]]:
+) -> "Iterator[tuple[Figure, Any]]":
     """Give a figure in the studies' style with one panel, or an array of them, and put its legend above it.
 
     `panels` are rows and columns, `size` is in inches, `grid` is x, y, both or none, `ncols` and `fontsize` are of the
     legend, `font_size` is of everything else, and `options` are for `pyplot.subplots`.
     """
+    import matplotlib.pyplot as plt
+
     style = STYLE | ({"axes.grid": False} if grid == "none" else {"axes.grid.axis": grid})
     with plt.rc_context(style | {"font.size": font_size}):
         figure, axes = plt.subplots(*panels, figsize=size, layout="constrained", **options)
@@ -71,7 +71,7 @@ def plot(
 
 
 @contextmanager
-def rows(labels: list[str], inches_per_row: float = 0.3) -> Iterator[tuple[Figure, Axes]]:
+def rows(labels: list[str], inches_per_row: float = 0.3) -> "Iterator[tuple[Figure, Axes]]":
     """Give a figure with one row a label, the first one on top, and a legend above it."""
     with plot(size=(WIDTH_INCHES, 1.3 + inches_per_row * len(labels)), grid="x", ncols=2) as (figure, axes):
         axes.set_yticks(range(len(labels)), labels)
@@ -89,8 +89,8 @@ class Dot(NamedTuple):
 
 
 def dots(
-    axes: Axes,
-    at: ArrayLike,
+    axes: "Axes",
+    at: "ArrayLike",
     found: Sequence[Any],
     look: str = "o",
     fill: str = DARK,
@@ -140,8 +140,10 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def log_axis(axes: Axes) -> None:
+def log_axis(axes: "Axes") -> None:
     """Make the y-axis logarithmic, with plain numbers that do not run into each other."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if high > 8.0 * low else MaxNLocator(5))
@@ -149,8 +151,10 @@ def log_axis(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def date_axis(axes: Axes) -> None:
+def date_axis(axes: "Axes") -> None:
     """Make the x-axis a time axis with short labels."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
     locator = AutoDateLocator()  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
