@@ -14,14 +14,14 @@ from pathlib import Path
 from statistics import fmean
 
 from qubic_lab.checked_yaml import STRICT
-from qubic_lab.consensus.answers import before_cut, final_answer
+from qubic_lab.consensus.answers import before_cut
 from qubic_lab.consensus.quality import judge_all
 from qubic_lab.consensus.similarity import bonds, compare, group
 from qubic_lab.core import Completion, Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_range
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, read_recorded
-from qubic_lab.evals.scoring import judge
+from qubic_lab.evals.scoring import judge, read_answer
 from qubic_lab.pipeline.client import Pipeline
 
 MOST_SAMPLES = 32
@@ -100,7 +100,7 @@ def read_answers(question: Question, row: RecordedQuestion) -> RecordedQuestion:
     """
     texts = [sample.text for sample in row.samples]
     finals = [
-        final_answer(before_cut(each.text, row.question) if each.cut else each.text, row.question)
+        read_answer(before_cut(each.text, row.question) if each.cut else each.text, row.question)
         for each in row.samples
     ]
     similarities = compare(texts)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 
 from qubic_lab.consensus import symbolic
 from qubic_lab.consensus.answer_readers import CHOICE, SPAN, SYMBOLIC
@@ -30,6 +31,8 @@ TOLERANCE = Fraction(2, 1000)
 """Relative tolerance if neither number is whole, or the units differ: 0.111 for 1/9."""
 MOST_CUT = 0.1
 """Share of cut answers from which a report advises a higher token limit."""
+read_answer = lru_cache(maxsize=128)(final_answer)
+"""Keeps what it has read: an answer has its vote and its score, and references are compared with many answers."""
 _LIST = re.compile(r"\[([^\[\]]*)\]")
 _RIVALS = (
     {"yes", "no"},
@@ -104,6 +107,7 @@ def _is_exact(reference: str) -> bool:
     return _is_formula(reference) or bool(_quantities(plain(reference)))
 
 
+@lru_cache(maxsize=64)
 def _is_formula(reference: str) -> bool:
     return symbolic.SIGN.search(reference) is not None or final_answer(reference).kind == SYMBOLIC
 
@@ -121,7 +125,7 @@ def right_option(question: Question) -> str:
 
 def _chooses(question: Question, text: str, right: str) -> bool:
     """Compare the option that an answer concludes, else all letters it names, else the only option that it holds."""
-    said = final_answer(text, question.question)
+    said = read_answer(text, question.question)
     offered = options(question.question)
     if said.kind == CHOICE and offered:
         return said.value == right
@@ -283,8 +287,8 @@ def _near(wanted: Fraction | str, found: Fraction | str) -> bool:
 
 def _is_same_formula(question: Question, text: str) -> bool:
     """Compare the formula, else what follows its last equals sign if the reference has none."""
-    reference = final_answer(question.answer, question.question)
-    if same(reference, final_answer(text, question.question)) is True:
+    reference = read_answer(question.answer, question.question)
+    if same(reference, read_answer(text, question.question)) is True:
         return True
     result = conclusion(text).rpartition("=")[2].strip(" $.")
     return "=" not in question.answer and same(reference, final_answer(result)) is True
@@ -308,7 +312,7 @@ def _names(question: Question, text: str) -> bool:
     answer, reference_text = conclusion(text), question.answer.strip()
     if len(reference_text) == 1 and not is_chinese(reference_text):  # a symbol such as W or G, where case matters
         return re.search(rf"(?<![\w'-]){re.escape(reference_text)}(?![\w'-])", answer) is not None
-    concluded, reference = final_answer(text, question.question), words(question.answer)
+    concluded, reference = read_answer(text, question.question), words(question.answer)
     if concluded.kind == CHOICE and concluded.value in ("yes", "no") and (wanted := verdict(reference_text)):
         return concluded.value == wanted
     beside = words(concluded.value) if concluded.kind == SPAN else []  # without the words that the question has
