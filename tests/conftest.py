@@ -261,11 +261,11 @@ def sqlite(tmp_path: Path, empty_tables: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def quick_audits() -> Iterator[None]:
-    """Let backtests check signals at 8 bars, without the seconds for more; `test_lookahead.py` tests all."""
+    """Let backtests check signals at 2 bars, without the seconds for more; `test_lookahead.py` tests all."""
     from qubic_lab.oracle.backtest import lookahead
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lookahead, "check_lookahead", partial(lookahead.check_lookahead, cuts=8, extra_s=0.0))
+        patch.setattr(lookahead, "check_lookahead", partial(lookahead.check_lookahead, cuts=2, extra_s=0.0))
         yield
 
 

@@ -19,8 +19,6 @@ from qubic_lab.runs.on_dask import check_address, run_there
 from qubic_lab.runs.one_run import RunOutcome, plan_runs
 from qubic_lab.runs.shared_store import SharedStore
 
-distributed = pytest.importorskip("distributed")
-
 # Keys do not change while somebody edits the package.
 WORKER = """from qubic_lab.runs import fingerprint
 fingerprint.hash_package = lambda: "package"
@@ -40,6 +38,7 @@ def start_worker(address: str, folder: Path) -> "subprocess.Popen[bytes]":
 @pytest.fixture
 def workers(tmp_path: Path, lab_root: Path) -> Iterator[tuple[str, list["subprocess.Popen[bytes]"]]]:
     """The address of a scheduler, and its two workers."""
+    distributed = pytest.importorskip("distributed")  # a second, which other tests need not wait for
     with distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address=":0") as cluster:
         address = cluster.scheduler_address
         processes = [start_worker(address, tmp_path / f"worker{number}") for number in range(2)]
@@ -90,6 +89,7 @@ class FakeWorker(SimpleNamespace):
 
 
 def test_a_worker_makes_a_run_from_the_store_alone_and_no_other_run(lab_root: Path, monkeypatch: pytest.MonkeyPatch):
+    distributed = pytest.importorskip("distributed")
     worker = FakeWorker(local_directory=str(lab_root), address="tcp://worker", events=[])
     monkeypatch.setattr(distributed, "get_worker", lambda: worker)
     (lab_root / "data").mkdir()

@@ -5,13 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import papermill
 import psutil
 import pytest
 from bar_series import walk, write_closes
 from clusters import wait_until
 from IPython.core.interactiveshell import InteractiveShell
-from papermill.translators import translate_parameters
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.timestamps import HOUR_US
@@ -32,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "balancing": {
         "nodes": 12,
         "requests": 40,
+        "seeds": 2,
         "others": [],
         "heartbeats_s": [0.0, 5.0],
         "loads": [0.5],
@@ -66,7 +65,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 QUICK_AUDITS = """from functools import partial
 from qubic_lab.oracle.backtest import lookahead
-lookahead.check_lookahead = partial(lookahead.check_lookahead, cuts=8, extra_s=0.0)
+lookahead.check_lookahead = partial(lookahead.check_lookahead, cuts=2, extra_s=0.0)
 """
 """As the fixture `quick_audits`, in a kernel."""
 JUDGED = {"oracle_backtest": "13.7", "oracle_overview": "13.7", "risk_warnings": "14"}
@@ -109,6 +108,8 @@ def test_balancing_asserts_arithmetic_and_no_finding() -> None:
 
 def given_to_a_notebook(**parameters: Any) -> dict[str, Any]:
     """Run the first cells of a notebook as papermill does, and return its names."""
+    from papermill.translators import translate_parameters
+
     shell = InteractiveShell()
     shell.run_cell("file: str = ''\nreading: dict = {}\nmodels: list[str] = []\nseed: int = 0", store_history=True)
     injected = translate_parameters("python3", "python", parameters, "Parameters")
@@ -141,6 +142,8 @@ def test_what_a_notebook_does_not_take_is_an_error(given: dict[str, Any], said: 
 
 
 def test_an_unknown_name_of_papermill_ends_a_notebook(tmp_path: Path) -> None:
+    import papermill
+
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'weak' of this notebook"):
         papermill.execute_notebook(
             ROOT / "notebooks" / "weekly.ipynb", tmp_path / "out.ipynb", {"weak": "x"}, cwd=ROOT, progress_bar=False
@@ -157,6 +160,8 @@ def started_by(mark: str) -> list[psutil.Process]:
 def test_a_notebook_runs_from_top_to_bottom(
     notebook: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import papermill
+
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))  # none: the weekly notebook shows the kept week
     if notebook.stem in JUDGED:
         monkeypatch.setenv(RUN_DIR, str(tmp_path))
