@@ -12,7 +12,6 @@ import pytest
 from clusters import Process, processes, until
 
 from qubic_lab.api.http_server import ServeConfig
-from qubic_lab.dashboard.serve import language_of
 from qubic_lab.errors import InputError
 
 TOKEN = "qlab_a-token-of-a-test"
@@ -28,6 +27,8 @@ TOKEN = "qlab_a-token-of-a-test"
     ],
 )
 def test_a_page_is_in_the_language_that_is_asked_for_or_preferred(asked: str, accepted: str, tag: str) -> None:
+    from qubic_lab.dashboard.serve import language_of  # Panel takes a second and more
+
     assert language_of(asked, accepted) == tag
 
 

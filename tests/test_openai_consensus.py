@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import openai
 import pytest
 import redis
 from clusters import cluster, until
@@ -135,6 +134,8 @@ async def test_a_stream_shows_life_and_then_the_answer_in_words(path: str) -> No
 
 
 async def test_the_openai_package_reads_a_vote_and_its_stream() -> None:
+    import openai
+
     async with served(Saying((RIGHT,))) as http:
         http.base_url = "http://localhost"
         async with openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=http) as client:

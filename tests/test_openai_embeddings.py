@@ -8,7 +8,6 @@ from typing import Any
 
 import httpx2
 import numpy as np
-import openai
 import pytest
 from embedder import embedder, needs_embedder
 from fastapi import FastAPI
@@ -38,6 +37,8 @@ async def ask(http: httpx2.AsyncClient, **body: Any) -> httpx2.Response:
 
 @needs_embedder
 async def test_vectors_are_those_of_the_projects_own_embedder() -> None:
+    import openai
+
     async with served(Embeddings()) as http:
         found = (await ask(http, input=TEXTS)).json()
         packed = (await ask(http, input=TEXTS[0], encoding_format="base64")).json()

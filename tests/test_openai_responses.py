@@ -2,10 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
-import openai
 import pytest
 from words import Words, text_of
 
@@ -16,6 +15,9 @@ from qubic_lab.api.openai.responses import REFUSED, ResponseObject
 from qubic_lab.api.openai.schemas import REFUSED as ALL_REFUSED
 from qubic_lab.api.openai.serve import create_app
 from qubic_lab.errors import BusyError, RankError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1/responses"
@@ -43,8 +45,10 @@ async def served(replica: Words) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @asynccontextmanager
-async def packaged(replica: Words) -> AsyncIterator[openai.AsyncOpenAI]:
+async def packaged(replica: Words) -> AsyncIterator["AsyncOpenAI"]:
     """Yield the openai package's client."""
+    import openai
+
     async with (
         served(replica) as http,
         openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=http, max_retries=0) as client,
@@ -130,6 +134,8 @@ async def test_a_stream_has_the_events_that_the_package_knows() -> None:
 
 
 async def test_errors_come_with_their_status_or_as_the_last_event() -> None:
+    import openai
+
     async with packaged(Words(error=BusyError("full", 5.0))) as client:
         with pytest.raises(openai.RateLimitError, match="full"):
             await client.responses.create(model="words", input="Hello", stream=True)
