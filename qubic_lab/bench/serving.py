@@ -268,8 +268,10 @@ async def read_grpc(pipeline: AsyncPipeline, prompt: str, new_tokens: int) -> St
     return StreamRead(first_s or seconds, seconds, len(stream.completion.token_ids))
 
 
-async def read_http(url: str, model: str, prompt: str, new_tokens: int) -> StreamRead:
+async def read_http(url: str, model: str, prompt: str, new_tokens: int, parent: str = "") -> StreamRead:
     """Read a stream of `/v1/completions`, by as little Python as can be: its client shares the machine with the model.
+
+    Its spans continue `parent`, a `traceparent` (W3C).
 
     Raises:
         InputError: the server refuses, or ends early.
@@ -278,6 +280,7 @@ async def read_http(url: str, model: str, prompt: str, new_tokens: int) -> Strea
     asked = {"model": model, "prompt": prompt, "max_tokens": new_tokens, "temperature": 0, "stream": True}
     body = json.dumps(asked | {"stream_options": {"include_usage": True}}).encode()
     head = f"POST {place.path}/v1/completions HTTP/1.1\r\nHost: {place.netloc}\r\nConnection: close\r\n"
+    head += f"traceparent: {parent}\r\n" if parent else ""
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     loop, started = asyncio.get_running_loop(), time.perf_counter()
     transport, arriving = await loop.create_connection(_Arriving, place.hostname or "", place.port or 80)

@@ -1,11 +1,12 @@
 """Measures what being watched costs a server: traces for OpenTelemetry, and scrapes of its metrics.
 
-Two servers of the same model run, one of them with traces, whose spans this process takes and drops. They are asked in
-turn; each way is compared with the plain one of the same round, by tokens/s and by the processor's time for a token,
-which says the same on a busy machine.
+One server runs, which makes spans of those requests alone whose client asks for them; this process takes and drops
+them. It is asked in turn with and without; each way is compared with the plain one of the same round, by tokens/s and
+by the processor's time for a token. Two servers would not do: two of the same model can differ by a fifth.
 """
 
 import asyncio
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -70,7 +71,7 @@ class WatchingResult(MeasuredResult):
 def bench_watching(
     model: str, ranks: int, streams: int = 8, rounds: int = 12, new_tokens: int = 64, progress: Progress = no_progress
 ) -> WatchingResult:
-    """Ask both servers in turn.
+    """Ask a server in turn in each way.
 
     Raises:
         InputError: too few rounds.
@@ -78,19 +79,18 @@ def bench_watching(
     """
     check_at_least("rounds", rounds, FEWEST_PAIRS)
     shape: dict[str, Any] = {"model": model, "ranks": ranks, "slots": -(-streams // ranks), "threads": 1}
-    with sink() as endpoint, served(**shape) as plain:
-        traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
-        with served(traces, **shape) as traced:
-            watch, say = NoiseWatch(), counted(progress, 3 * rounds)
-            urls = {PLAIN: plain.url, TRACED: traced.url, SCRAPED: plain.url}
-            for url in (plain.url, traced.url):  # warm-up
-                _measure(url, streams, new_tokens)
-            found: dict[str, list[tuple[float, float]]] = {way: [] for way in urls}
+    with sink() as endpoint:
+        traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+        with served(traces, **shape) as server:
+            watch, say, ways = NoiseWatch(), counted(progress, 3 * rounds), (PLAIN, TRACED, SCRAPED)
+            for traced in (False, True):  # warm-up
+                _measure(server.url, streams, new_tokens, traced)
+            found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
             for number in range(rounds):
-                for way in urls if number % 2 == 0 else reversed(urls):
+                for way in ways if number % 2 == 0 else reversed(ways):
                     say(way)
-                    with scraped(urls[way]) if way == SCRAPED else nullcontext():
-                        found[way].append(_measure(urls[way], streams, new_tokens))
+                    with scraped(server.url) if way == SCRAPED else nullcontext():
+                        found[way].append(_measure(server.url, streams, new_tokens, way == TRACED))
             costs = tuple(_cost(way, found[way], found[PLAIN]) for way in (TRACED, SCRAPED))
             return WatchingResult(
                 costs=costs,
@@ -103,13 +103,15 @@ def bench_watching(
             )
 
 
-def _measure(url: str, streams: int, new_tokens: int) -> tuple[float, float]:
-    """Return the tokens/s of all streams together, and the processor's seconds for a token of all servers."""
+def _measure(url: str, streams: int, new_tokens: int, traced: bool) -> tuple[float, float]:
+    """Return the tokens/s of all streams together, and the processor's seconds for a token of the server."""
     model = model_at(url)
 
     async def read() -> int:
         prompts = (f"In the {number}th chapter of the history of bridges we read that" for number in range(streams))
-        reads = await asyncio.gather(*(read_http(url, model, prompt, new_tokens) for prompt in prompts))
+        parents = (f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01" if traced else "" for _ in range(streams))
+        asked = zip(prompts, parents, strict=True)
+        reads = await asyncio.gather(*(read_http(url, model, prompt, new_tokens, parent) for prompt, parent in asked))
         return sum(each.tokens for each in reads)
 
     before_s, started_s = _processor_s(), time.perf_counter()
