@@ -5,7 +5,6 @@ Trials are the net returns of every idea that was tried, [bars, trials], not onl
 
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -144,12 +143,11 @@ def superior_ability(
     """Test for superior predictive ability (SPA), studentised and consistent: is a trial more than luck?
 
     Trials are net returns in excess of their benchmark, [bars, trials]; None chooses the best one. Each is prewhitened,
-    and the stationary bootstrap draws blocks of what is left, of this mean length; None chooses it from the data. Each
-    resample is divided by errors of its own.
+    and the stationary bootstrap draws blocks of what is left, of this mean length; None chooses it from the data.
 
     The tests compare it with `arch.bootstrap.SPA`. Resampling by matrix products makes it several times faster, and
-    each trial is divided by its own deviation, which SPA there leaves out. Without prewhitening and errors of
-    their own both find luck significant up to three times as often as at their level where returns have memory.
+    each trial is divided by its own deviation, which SPA there leaves out. Without prewhitening both find luck
+    significant up to three times as often as at their level where returns have memory.
 
     Source: P. R. Hansen, "A test for superior predictive ability", Journal of Business & Economic Statistics 23 (2005),
     365-380; the chosen trial's value: J. P. Romano and M. Wolf, Econometrica 73 (2005), 1237-1282.
@@ -166,8 +164,8 @@ def superior_ability(
     deviation = np.sqrt(np.maximum(long_run_variance(white, block), 1.0 / bars))
     mean = white.mean(axis=0)
     statistics = root * mean / deviation
-    weights = resampled_weights(bars, block, resamples, seed)
-    drawn = np.where(used, root / deviation * _redrawn_means(white - mean, scaled[:-1], weights), 0.0)
+    means = np.concatenate([part @ white / bars for part in resampled_weights(bars, block, resamples, seed)])
+    drawn = (means - mean) * root / deviation
     # A trial so bad that it cannot be the best by luck keeps its own mean.
     hopeless = statistics < -math.sqrt(2.0 * math.log(math.log(bars)))
     luck = np.where(used, drawn + np.where(hopeless, statistics, 0.0), -math.inf).max(axis=1)
@@ -181,24 +179,6 @@ def superior_ability(
         errors=deviation / root * scale,
         block=block,
     )
-
-
-def _redrawn_means(white: Floats, before: Floats, weights: Iterable[Floats]) -> Floats:
-    """Return the means of resamples of centred prewhitened returns as shares of their own errors, [resamples, trials].
-
-    Each is divided by the deviation and the autoregression that its resample has, relative to those of all bars. So
-    they spread as statistics whose errors are estimated do, and not as if the errors were known.
-
-    Source: F. Götze and H. R. Künsch, "Second-order correctness of the blockwise bootstrap for stationary
-    observations", Annals of Statistics 24 (1996), 1914-1933, for the principle.
-    """
-    lagged, bars = before - before.mean(axis=0), len(white)
-    products = np.concatenate([white, white**2, white * lagged, lagged**2], axis=1)
-    sums = np.concatenate([part @ products / bars for part in weights])
-    means, squares, slopes, spreads = np.split(sums, 4, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of trials that do not vary
-        wider = np.sqrt((white**2).mean(axis=0) / (squares - means**2))
-        return np.asarray(means * wider * (1.0 - slopes / spreads))
 
 
 def overfitting_probability(trials: Floats, parts: int = PARTS) -> float | None:

@@ -70,18 +70,39 @@ def _block_lengths(columns: Floats) -> Floats:
 def prewhitened(columns: Floats) -> Floats:
     """Return columns without the memory of an autoregression of order 1, [rows − 1, columns].
 
-    Each is (x(t) − φ x(t − 1)) / (1 − φ) with its own φ by least squares, corrected for its bias: it keeps the mean and
-    the long-run variance, which short blocks miss in the column itself, and has hardly any memory left to resample.
+    Each is (x(t) − φ x(t − 1)) / (1 − φ): it keeps the mean and the long-run variance, which short blocks miss in the
+    column itself, and has hardly any memory left to resample. φ is found by least squares, corrected for its bias,
+    drawn towards the mean of all columns as far as they differ by chance, and the mean towards 0: errors of φ would
+    make the largest of many statistics larger. Columns that do not vary stay as they are.
 
     Source: D. W. K. Andrews and J. C. Monahan, Econometrica 60 (1992), 953-966, with their limit to φ; the bias:
-    M. G. Kendall, Biometrika 41 (1954), 403-404.
+    M. G. Kendall, Biometrika 41 (1954), 403-404; the mean: B. Efron and C. Morris, JASA 70 (1975), 311-319.
     """
     before, now = columns[:-1], columns[1:]
     around = before - before.mean(axis=0)
     variance = (around**2).sum(axis=0)
-    slopes = np.divide((around * now).sum(axis=0), variance, out=np.zeros_like(variance), where=variance > 0.0)
-    phi = np.clip(slopes + (1.0 + 3.0 * slopes) / len(now), -_MOST_PHI, _MOST_PHI)
+    vary = variance > 0.0
+    slopes = (around * now).sum(axis=0)[vary] / variance[vary]
+    phi = np.zeros(columns.shape[1])
+    phi[vary] = np.clip(_drawn_together(slopes + (1.0 + 3.0 * slopes) / len(now), len(now)), -_MOST_PHI, _MOST_PHI)
     return np.asarray((now - phi * before) / (1.0 - phi))
+
+
+def _drawn_together(phis: Floats, rows: int) -> Floats:
+    """Return autoregressions drawn towards their mean, and that towards 0, by the share that is chance, [columns]."""
+    count = len(phis)
+    if not count:
+        return phis
+    mean = float(phis.mean())
+    around, error = phis - mean, (1.0 - mean**2) / rows
+    if count > 3:
+        around = around * _not_chance((count - 3) * error, float(around @ around))
+    return np.asarray(mean * _not_chance(error / count, mean**2) + around)
+
+
+def _not_chance(chance: float, square: float) -> float:
+    """Return the share of an estimate that is kept: its square less what chance adds to it, over its square."""
+    return max(0.0, 1.0 - chance / square) if square > 0.0 else 0.0
 
 
 def resampled_weights(rows: int, block: float, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Floats]:
