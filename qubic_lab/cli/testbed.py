@@ -139,7 +139,9 @@ def measure(
     repeat: Annotated[int, Option(help="Answers for each shape of the links.")] = 5,
     json: options.Json = False,
 ) -> None:
-    """Measure a pipeline over three machines, and compare with what the planner says of the links as measured.
+    """Measure a pipeline over three machines beside its prediction.
+
+    The planner predicts it from the links as measured.
 
     Makes a bed for each of four shapes: with and without 20 ms, and 100 Mbit/s or no limit. The exit status is 1 if the
     median error is 15 % or more. No test bed may be up.
@@ -177,7 +179,7 @@ def trial(
     reboot: Annotated[str, Option(metavar="HOST", help="Then reboot this one.", show_default="none")] = "",
     json: options.Json = False,
 ) -> None:
-    """Send requests to the cluster while a machine is cut off and another reboots.
+    """Send requests to a cluster whose machines fail.
 
     The answers must be those of a single process, bit for bit. The exit status is 1 if one is lost, wrong, or was
     answered twice.
@@ -210,7 +212,7 @@ def cut(host: HostName, seconds: Annotated[int, Option(help="For how long nothin
 
 
 def reboot(host: HostName) -> None:
-    """Kill everything on a machine and start its units again.
+    """Kill all of a machine and start its units again.
 
     Its disk stays.
     """
