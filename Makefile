@@ -5,14 +5,14 @@ PEERS := .peers
 LLAMA := $(PEERS)/llama.cpp
 HARNESSES := openai lm-eval inspect-ai langchain-openai
 FAST := not slow and not gpu and not network
-# Four more than cores, because many tests wait; 9 at most.
-WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 5 ? cores + 4 : 9)))
+# Two more than cores, because many tests wait; 9 at most.
+WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 7 ? cores + 2 : 9)))
 
 # Tests start many processes; without this each of them may have to compile the package.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test tests test-slow lint lab peers harnesses gcp proto clean
+.PHONY: help setup report test test-slow lint lab peers harnesses gcp proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,15 +41,11 @@ report: .venv/.report ## run this week's studies and write the page
 	$(BIN)/qubic-lab report
 
 # Threads of linear algebra that spin while they wait take the cores from other tests.
-tests test-slow: export OPENBLAS_NUM_THREADS = 1
-tests test-slow: export OMP_WAIT_POLICY = PASSIVE
-
-# The checks fill the time in which tests wait. If something fails, the checks run once more, so that theirs stands last.
-test: setup ## check style, types, imports and notebooks, and run the fast tests
-	@$(MAKE) --no-print-directory -j 2 tests lint || { $(MAKE) --no-print-directory lint; exit 1; }
+test test-slow: export OPENBLAS_NUM_THREADS = 1
+test test-slow: export OMP_WAIT_POLICY = PASSIVE
 
 # In the order of their names those that wait for ranks come first, and the others fill the time.
-tests: setup
+test: lint ## check style, types, imports and notebooks, then run the fast tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(FAST)"
 
 test-slow: setup ## run the tests that take minutes

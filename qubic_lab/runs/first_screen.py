@@ -25,7 +25,6 @@ NAMED_ROWS = 3
 NAME_WORDS = 2
 """A criterion with a longer name has that of its question."""
 NAMED_MACHINES, NAMED_MODELS = 1, 2
-WORD = re.compile(r"\S*\w\S*")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def short_machine(machine: str) -> str:
 
 
 def _words(text: str) -> int:
-    return len(WORD.findall(text))
+    return sum(re.search(r"\w", part) is not None for part in text.split())
 
 
 def _fitting(words: Iterable[int], room: int) -> int:
