@@ -87,7 +87,7 @@ def _expiry(path: Path, info: CertificateInfo) -> Finding:
 
 
 def _host(subject: Subject, path: Path, info: CertificateInfo, *, signed: bool) -> Finding:
-    """Judge whom a certificate is of."""
+    """Check which authority, roles and names a certificate states."""
     looked_at, value = f"{path}: authority, roles, names", f"{info.authority}; {', '.join((*info.roles, *info.names))}"
     folder = shlex.quote(str(path.parent))
     if not signed:

@@ -1,4 +1,4 @@
-"""The machines of a cluster, what listens on them at which port, and which firewall rules let whom reach it. Pure.
+"""The machines of a cluster, what listens on them at which port, and who may reach it by which firewall rule. Pure.
 
 All that opens, checks or shows a port reads it here: the cloud's firewall, that of the test bed, and the doctor.
 """

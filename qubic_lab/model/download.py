@@ -97,7 +97,7 @@ class ModelSource:
         Args:
             name: of the folder; empty: that of the URL.
             out: a new folder.
-            sha256: of the manifest, from whom one trusts; empty: any.
+            sha256: expected hash of the manifest, from a trusted source; empty accepts any.
             progress: see `Progress`.
 
         Raises:

@@ -104,7 +104,7 @@ def first_screen(report: WeekReport, answering: Mapping[Question, Sequence[Repor
 
 
 def and_more(count: int) -> str:
-    """Say that so many are not named; empty for none."""
+    """Return "and N more" for the number that is not named, or an empty text for 0."""
     return _("and {count} more", count=count) if count else ""
 
 
