@@ -255,6 +255,12 @@ def test_options_are_shuffled_by_seed_and_a_file_with_one_letter_is_told(tmp_pat
     assert load_user_questions(both)[0].answer == "(C) Both A and B", "letters in options still mean what they meant"
 
 
+def test_a_column_without_a_name_numbers_rows_and_is_no_id(tmp_path: Path) -> None:
+    file = tmp_path / "frame.csv"
+    file.write_text(",prompt,answer\n0,How much is 2 + 2?,4\n1,How much is 3 + 3?,6\n", encoding="utf-8")
+    assert [question.answer for question in load_user_questions(file)] == ["4", "6"]
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [

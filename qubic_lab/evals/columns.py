@@ -98,8 +98,8 @@ def recognize(file: Path, rows: Sequence[Row]) -> ColumnMap:
         raise _missing(file, "question", QUESTION, columns)
     if not answer and not is_marked:
         raise _missing(file, "answer", ANSWER, columns)
-    ids = [str(row.get(known.get("id", ""), "")).strip() for row in rows]
-    kinds = {str(row.get(known.get("kind", ""))) for row in rows}
+    ids = [str(row.get(known["id"], "")).strip() for row in rows] if "id" in known else [""]
+    kinds = {str(row.get(known["kind"])) for row in rows} if "kind" in known else {""}
     found = ColumnMap(
         question=question,
         answer="" if is_marked else answer,
