@@ -50,6 +50,8 @@ def test_every_token_is_drawn_once() -> None:
     assert drawn == sorted(at_s for each in failover.streams for at_s in each.token_s)
     broken = stream(0, ("node-1", 0.5), token_s=[1.0], ended_s=None)
     study.failure(make_failover(streams=(broken,), open_s=None))
+    [silent] = study.segments(make_failover(streams=(stream(0, ("node-1", 0.5), token_s=[], ended_s=1.0),)))
+    assert (silent.to_s, silent.token_s, silent.lane) == (1.0, (), 0)  # it ended without a token
     [axes] = study.failure(failover).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["node-1\n(killed)", "node-2"]
     named = axes.get_legend_handles_labels()[1]

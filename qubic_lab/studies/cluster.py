@@ -167,7 +167,7 @@ def segments(failover: FailoverResult) -> list[NodeSegment]:
     for each in sorted(found, key=lambda each: each.from_s):
         ends = free_s.setdefault(each.node, [])
         lane = next((number for number, end_s in enumerate(ends) if end_s <= each.from_s), len(ends))
-        ends[lane : lane + 1] = [max(each.to_s, *each.token_s)]
+        ends[lane : lane + 1] = [max((each.to_s, *each.token_s))]
         placed.append(replace(each, lane=lane))
     return placed
 
