@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import select
 import shutil
 import signal
 import threading
@@ -17,6 +18,11 @@ from qubic_lab.pipeline.local import RENDEZVOUS, tell_failure
 
 STOPPED_LOOKS = 3
 """A rank that is stopped (SIGSTOP) for this many checks, a second apart, is lost; its peers would wait forever."""
+
+KILLED_S = 10.0
+"""How long killed ranks may take to be gone: while they live they may write into the run's folder."""
+CLEARINGS = 10
+"""How often the folder is removed, because torchrun may write into it meanwhile."""
 
 
 def main() -> None:
@@ -57,14 +63,29 @@ def main() -> None:
         how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
         tell_failure(args.run_dir, f"rank {rank} (process {failure.pid}) {how}")
         raise
+    finally:
+        if _client_is_gone():  # the ranks ended with it; the watch removes the folder and ends this process
+            threading.Event().wait()
+
+
+def _client_is_gone() -> bool:
+    """Return whether every writing end of the pipe at stdin is closed."""
+    poll = select.poll()
+    poll.register(0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
 
 
 def _clear(run_dir: Path) -> None:
-    """Remove the folder and end the ranks, which may still be importing and not watch anything yet."""
-    shutil.rmtree(run_dir, ignore_errors=True)
-    for rank in psutil.Process().children(recursive=True):
+    """End the ranks, which may still be importing and not watch anything yet, and remove the folder."""
+    ranks = psutil.Process().children(recursive=True)
+    for rank in ranks:
         with suppress(psutil.NoSuchProcess):
             rank.kill()
+    psutil.wait_procs(ranks, timeout=KILLED_S)
+    for _ in range(CLEARINGS):
+        shutil.rmtree(run_dir, ignore_errors=True)
+        if not run_dir.exists():
+            break
 
 
 def _watch_for_stopped_ranks(run_dir: Path) -> None:
