@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     """Redis of the task queue: redis://, rediss:// or unix://; by default an embedded server is started."""
     api_tokens: Path | None = None
-    """File with the tokens of HTTP clients, written by `qubic-lab token add`. Required beyond loopback."""
+    """File with tokens of HTTP clients (`qubic-lab token add`). Required beyond loopback, unless `serve` has a key."""
     api_token: str | None = None
     """Token that our own commands send to a coordinator."""
     api_key: SecretStr | None = None

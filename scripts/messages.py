@@ -28,10 +28,11 @@ from qubic_lab.oracle.risk.measures import LEVELS
 from qubic_lab.runs import change
 from qubic_lab.runs.cells import heading
 from qubic_lab.runs.collect_week import NOT_MEASURABLE, STUDIES
+from qubic_lab.runs.experiment import load
 from qubic_lab.runs.language import ENGLISH, LANGUAGES, catalogue_file
 from qubic_lab.runs.picture import texts_of
 from qubic_lab.runs.week_report import SAMPLE, WeekReport, read_week
-from qubic_lab.studies import finding
+from qubic_lab.studies import cloud, finding
 from qubic_lab.studies.acceptance import MEANINGS, PARTS, Criterion
 from qubic_lab.studies.engine_speed import WHAT
 from qubic_lab.studies.questions import ASKED
@@ -112,6 +113,12 @@ CELLS = (
     "no sentiment is known",
     "no other asset is known",
     "1 day",
+    "on demand",
+    "spot",
+    "weekdays 9–19",
+    "daily 8–20",
+    "replicas",
+    "pipeline",
 )
 """Words in the cells of tables that a page shows."""
 WORD = re.compile(r"[A-Za-z]{2}")
@@ -144,10 +151,11 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
     yield "findings", (finding.LIST, finding.FIGURE, finding.FIGURE_WITH_INTERVAL)
     yield "acceptance", (PARTS,)
     yield "verdicts", (*MEANINGS, *MEANINGS.values())
-    criteria = [each for study in STUDIES for each in vars(study).values() if isinstance(each, Criterion)]
+    criteria = [each for study in (*STUDIES, cloud) for each in vars(study).values() if isinstance(each, Criterion)]
     yield "acceptance", (text for each in criteria for text in (each.what, each.target))
     yield "acceptance", (text for each in NOT_MEASURABLE for text in each[1:])
     yield "studies", (str(yaml.safe_load(file.read_bytes())["title"]) for file in (ROOT / "experiments").glob("*.yaml"))
+    yield "the project", project_texts(ROOT / "experiments" / "weekly.yaml")
     yield (
         "what a page asks and shows",
         (text for each in ASKED for text in (each.label, each.met, each.missed, each.limits)),
@@ -160,6 +168,15 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
     yield HEADINGS, headings(sample)
     yield PICTURES, picture_texts(sample)
     yield "the ledger", track_record.HEADER
+
+
+def project_texts(file: Path) -> Iterator[str]:
+    """Return what a week's file says of how the project stands."""
+    status = load(file).status
+    assert status is not None
+    yield from (*status.done, *status.in_progress, *status.not_started, *status.next_focus, *status.tomorrow)
+    yield from (text for each in status.problems for text in (each.problem, each.solution))
+    yield from (text for each in status.overview for text in (each.item, *each.built, *each.open))
 
 
 def headings(week: WeekReport) -> Iterator[str]:

@@ -196,6 +196,9 @@ def test_beyond_loopback_tokens_and_certificates_are_asked_for(listen: str, tls:
     assert "a secret" not in repr(served)
     accesses = served.accesses()
     assert accesses is not None and find_token("a secret of the test", accesses()) and not find_token("", accesses())
+    write_tokens(tokens := tls.key.with_name("tokens.yaml"), [ApiToken("reader", hash_token("of one"), read_only=True)])
+    both = ServeConfig(listen, tokens, tls, "a secret of the test", guard=KEY).accesses()
+    assert both is not None and [each.read_only for each in both()] == [False, True]
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:5000", "localhost:5000", "[::1]:5000"])

@@ -25,7 +25,7 @@ from qubic_lab.pipeline.text import Tokenizer
 pytestmark = pytest.mark.anyio
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hello"}], "seed": 7}
-KEY = "a key of the test"
+KEY, READER = "a key of the test", "a token of the test"
 
 
 @asynccontextmanager
@@ -33,7 +33,7 @@ async def served(replica: Words, key: str = "", real: bool = False) -> AsyncIter
     """Serve a replica, in this process or, if `real`, at a port."""
     metrics = PipelineMetrics()
     answerer = PipelineAnswerer(replica, metrics)
-    known = [ApiToken("key", hash_token(key))]
+    known = [ApiToken("key", hash_token(key)), ApiToken("reader", hash_token(READER), read_only=True)]
     app = create_app(answerer, metrics, (lambda: known) if key else None)
     async with answerer.running():
         if real:
@@ -397,6 +397,13 @@ async def test_one_who_has_no_key_gets_nothing() -> None:
         headers = {"Authorization": f"Bearer {KEY}"}
         for _ in range(3):
             assert (await client.post(CHAT, json=HELLO, headers=headers)).status_code == 200
+
+
+async def test_a_token_that_only_reads_sees_metrics_and_cannot_ask() -> None:
+    async with served(Words(), KEY) as client:
+        headers = {"Authorization": f"Bearer {READER}"}
+        assert (await client.get("/metrics", headers=headers)).status_code == 200
+        assert_error(await client.post(CHAT, json=HELLO, headers=headers), 403, "the token of reader only reads")
 
 
 async def test_limits_speak_as_the_routes_do() -> None:

@@ -255,7 +255,7 @@ def test_a_plan_is_priced_where_its_devices_have_a_price():
 def test_the_quick_form_says_what_it_leaves_out_and_how_far_it_is():
     manifest = make_manifest(study="own", parameters={"questions": 8, "dtypes": ["fp32"]})
     run = make_run("own", manifest=manifest, left_out={"questions": 128, "dtypes": ["fp32", "bf16"]})
-    row = Criterion("11.6", "Answers", "").row("", True, few="8 of the 50 questions")
+    row = Criterion("11.6", "Answers", "").row("", True, few="8 of the 50 questions", run="own")
     told = said(make_week(run, rows=(row,)))
     assert told["What did the quick form leave out?"][1:] == ["A study questions 8 of 128; dtypes fp32 of fp32, bf16."]
     assert told["How far is it from the full form?"] == ["11.6 Answers: 8 of the 50 questions."]

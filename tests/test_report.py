@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -214,8 +215,10 @@ def test_each_verdict_has_its_look_and_is_explained_and_counted(add_run):
     assert all(f".{look} {{ color: var(--" in style for _, look in SIGNS.values())
     assert set(SIGNS) == set(MEANINGS) == set(get_args(Verdict))
     tiles = [text(each) for each in one(document, "ul[@class='tiles']")]
-    count = sum(row.measurable for row in judge({})) - 1
-    assert tiles == ["1 ◐ partial", f"{count} – not measured here"]
+    counts = Counter(row.verdict for row in judge({}) if row.measurable) + Counter(
+        {"partial": 1, "not measured here": -1}
+    )
+    assert tiles == [f"{counts[name]} {sign} {name}" for name, (sign, _) in SIGNS.items() if counts[name]]
 
 
 def test_the_last_full_run_stands_beside_a_quick_one_with_its_date(add_run):

@@ -69,7 +69,7 @@ class ServeConfig:
         listen: HOST:PORT of the HTTP interface.
         tokens: the token file; without it and without a key everybody may call, only on loopback.
         tls: the host's certificate for HTTPS; None: plain HTTP, only on loopback.
-        key: the one key that all clients send, in place of a token file.
+        key: a key that any client may send; a token of the file is as good.
         guard: the variable that says who may call, for the error message.
 
     Raises:
@@ -122,12 +122,11 @@ class ServeConfig:
         Raises:
             InputError: the token file cannot be read.
         """
+        known = [ApiToken("key", hash_token(self.key))] if self.key else []
         if self.tokens is not None:
-            return TokenFile(self.tokens)
-        if self.key:
-            known = [ApiToken("key", hash_token(self.key))]
-            return lambda: known
-        return None
+            file = TokenFile(self.tokens)
+            return lambda: [*known, *file()]
+        return (lambda: known) if known else None
 
 
 def new_app() -> FastAPI:

@@ -41,8 +41,8 @@ def serve(
 ) -> None:
     """Serve a model to any client of OpenAI's interface.
 
-    Runs until Ctrl-C or SIGTERM, and restarts the pipeline when a rank is lost. With QUBIC_LAB_API_KEY clients must
-    send that key. Beyond loopback it requires the key and TLS.
+    Runs until Ctrl-C or SIGTERM, and restarts the pipeline when a rank is lost. With QUBIC_LAB_API_KEY or
+    QUBIC_LAB_API_TOKENS clients must send that key, or a token. Beyond loopback it requires one of both, and TLS.
     """
     from qubic_lab import tracing
     from qubic_lab.api.http_server import KEY, ServeConfig
@@ -63,7 +63,8 @@ def serve(
         model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
     )
     secret = settings().api_key
-    config = ServeConfig(listen, tls=tls_from_settings(), key=secret.get_secret_value() if secret else "", guard=KEY)
+    key = secret.get_secret_value() if secret else ""
+    config = ServeConfig(listen, settings().api_tokens, tls_from_settings(), key, guard=KEY)
     if served_model_name is not None and served_model_name.partition("/")[0] in ("", DEFAULT, CONSENSUS):
         raise InputError(
             f"--served-model-name is {served_model_name!r}, which is nothing or has a meaning: give another"
@@ -90,7 +91,8 @@ def serve(
 
     def listening(url: str) -> None:
         note(f"serves {known} at {url}/v1; try:")
-        access = ' -H "Authorization: Bearer $QUBIC_LAB_API_KEY"' if config.key else ""
+        secret_of = "$QUBIC_LAB_API_KEY" if config.key else "TOKEN" if config.tokens else ""
+        access = f' -H "Authorization: Bearer {secret_of}"' if secret_of else ""
         access += ' --cacert "$QUBIC_LAB_TLS_AUTHORITY"' if config.tls else ""
         note(
             f"curl -s {url}/v1/chat/completions -H 'Content-Type: application/json'{access} -d '{json.dumps(EXAMPLE)}'"

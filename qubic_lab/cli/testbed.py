@@ -3,6 +3,7 @@
 import subprocess
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -11,6 +12,7 @@ from typer import Argument, Option
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table
 from qubic_lab.errors import QubicLabError, check_range
+from qubic_lab.provenance import machine, source_commit
 
 HostName = Annotated[str, Argument(metavar="HOST", help="Name of a host, such as vm-2.")]
 MOST_CUT_S = 3_600
@@ -118,7 +120,7 @@ def scan(
     result = scan_bed(bed.needed(), all_ports, cluster.moved_services())
     wrong = [asdict(each) for each in result.wrong]
     if json:
-        print_json({"asked": result.asked, "open": result.open_ports, "wrong": wrong})
+        print_json({"asked": result.asked, "open": result.open_ports, "wrong": wrong} | _measured_by())
     else:
         header = ("from", *result.open_ports)
         sources = list(next(iter(result.open_ports.values())))
@@ -194,7 +196,8 @@ def trial(
     plan = TrialPlan(requests, seconds, tokens, source, cut, reboot=reboot)
     result = run(found, spec, plan, note)
     if json:
-        print_json(asdict(result))
+        asked = {"cluster": spec.kind, "cut": cut, "reboot": reboot}
+        print_json(asdict(result) | asked | _measured_by())
     else:
         print_table(("figure", "value"), [(name, str(value)) for name, value in asdict(result).items()])
     if not result.good:
@@ -230,6 +233,11 @@ def down() -> None:
         typer.echo("ended the test bed")
     else:
         note("no test bed is up")
+
+
+def _measured_by() -> dict[str, str]:
+    """Return when, by which commit and on which machine."""
+    return {"day": f"{datetime.now(UTC):%Y-%m-%d}", "commit": str(source_commit()), "machine": str(machine())}
 
 
 def _ports(found: list[int] | None) -> str:

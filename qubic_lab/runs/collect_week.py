@@ -1,19 +1,22 @@
 """Collects a week from its runs and lets the studies judge them, or reads it as it was kept beside its page."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
+from typing import TypeVar
 
+from qubic_lab.checked_yaml import codec
 from qubic_lab.errors import InputError, NotFoundError
 from qubic_lab.oracle.inference.track_record import ClaimRecord, track_record
 from qubic_lab.oracle.model.timestamps import to_us
 from qubic_lab.oracle.store.chain import START, has_head, ledger_database
 from qubic_lab.runs.history import PastRun, find_changes, find_repetitions, find_trends
 from qubic_lab.runs.records import Records, read_records
-from qubic_lab.runs.store import Manifest, check_files, read_manifest, reports_folder, utc_now
+from qubic_lab.runs.store import Manifest, check_files, in_project, read_manifest, reports_folder, utc_now
 from qubic_lab.runs.week_index import (
     WeekEntry,
     choose_week,
@@ -27,6 +30,7 @@ from qubic_lab.runs.week_index import (
 from qubic_lab.runs.week_report import KEPT, SAMPLE, LedgerOfWeek, ReportedRun, WeekReport, read_week
 from qubic_lab.studies import (
     accuracy_comparison,
+    cloud,
     cluster,
     concurrency,
     consensus_evaluation,
@@ -35,6 +39,11 @@ from qubic_lab.studies import (
     split_strategies,
 )
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, FullVerdict, WeekResults
+from qubic_lab.studies.cloud import BedRecords, KeptScan, KeptTrial
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 STUDIES = (
     cluster,
@@ -46,13 +55,9 @@ STUDIES = (
     oracle_results,
 )
 """Those that judge acceptance rows."""
-CLOUD = "there are no machines in the cloud to measure, and the launch code is not written yet"
-
+BEDS = Path("data/testbed")
+"""In the project: the last scan and the last trials of test beds, as `qubic-lab testbed … --json` prints them."""
 NOT_MEASURABLE = (
-    ("9.1", "Cloud project as code", "a plan to review, idempotent, torn down by one command", CLOUD),
-    ("9.2", "Three machines with one T4 each", "estimate and budget checked against each other", CLOUD),
-    ("9.3", "Network and firewall", "a test shows that no other port is opened", CLOUD),
-    ("9.4", "Set-up of a node", "each part verified on its node, with a remedy per failure", CLOUD),
     ("9.5", "Benchmark of the GPU", "DeepSeek in fp16, 100 new tokens", "no study runs it; qubic-lab bench gpu does"),
     (
         "9.6",
@@ -220,11 +225,29 @@ def judge(runs: Mapping[str, Records]) -> list[AcceptanceRow]:
         {run: {picture.name: picture.caption for picture in records.pictures} for run, records in runs.items()},
     )
     judged = [row for study in STUDIES for row in study.acceptance(week)]
+    planned = cloud.acceptance(read_beds(in_project(BEDS)))
     unbuilt = [
         replace(Criterion(id, what, target).row("", "not measured here", reason), measurable=False)
         for id, what, target, reason in NOT_MEASURABLE
     ]
-    return sorted(judged, key=lambda row: [int(part) for part in row.id.split(".")]) + unbuilt
+    return sorted(judged, key=lambda row: [int(part) for part in row.id.split(".")]) + planned + unbuilt
+
+
+def read_beds(folder: Path) -> BedRecords:
+    """Read what a folder holds of test beds; a file that another version wrote is logged and left out."""
+    scans = _read_all(folder.glob("scan*.json"), KeptScan)
+    trials = _read_all(folder.glob("trial*.json"), KeptTrial)
+    return BedRecords(max(scans, key=lambda each: each.day, default=None), trials)
+
+
+def _read_all(files: Iterable[Path], kind: type[T]) -> list[T]:
+    found = []
+    for file in sorted(files):
+        try:
+            found.append(codec(kind).validate_json(file.read_bytes()))
+        except ValueError:
+            log.warning("%s is left out: another version wrote it", file)
+    return found
 
 
 def beside_full_runs(rows: Iterable[AcceptanceRow], entries: Iterable[WeekEntry]) -> Iterator[AcceptanceRow]:

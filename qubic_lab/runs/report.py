@@ -112,7 +112,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["number"] = format_number
+    environment.filters |= {"number": format_number, "told": translated_text}
     environment.globals.update(_=translated, text=translated_text, language=current_language, gap=sentence_gap)
     environment.globals.update(data_uri=lambda svg: Markup(data_uri(svg)), trend_points=trend_points, in_words=in_words)
     return environment

@@ -160,7 +160,7 @@ def _value(value: Any) -> str:
 
 def _distances(report: WeekReport) -> Iterator[Sentence]:
     """Say which rows have too little for a verdict, and where the last full run says something else."""
-    partial = [row for row in report.rows if row.verdict == "partial"]
+    partial = [row for row in report.rows if row.verdict == "partial" and row.run]
     for row in partial[:NAMED]:
         yield _of_row(row, translated_text(row.reason))
     if len(partial) > NAMED:
