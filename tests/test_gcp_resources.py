@@ -22,6 +22,7 @@ SITES = {
     "as few as possible": Site(ssh_from="iap", nodes=1),
     "spot, two zones": replace(SITE, provisioning="spot", zones=("asia-east1-a", "asia-east1-c"), public=False),
     "schedule": replace(SITE, provisioning="schedule", nodes=2),
+    "two coordinators": Site(ssh_from="203.0.113.7", coordinators=2),
 }
 MISSION_INSIDE = {"22", "5000", "6379", "9090", "3000"}
 GRPC_AND_COLLECTIVES = {"5001", "7700", "7701", "7702", "{}-{}".format(*EPHEMERAL)}
@@ -46,6 +47,9 @@ def test_every_open_port_is_in_the_missions_list(site: Site):
     expected = {"allow-internal-qubic-ai": (MISSION_INSIDE | GRPC_AND_COLLECTIVES, inside)}
     outside = {"source_ranges": ["35.235.240.0/20" if site.ssh_from == "iap" else "203.0.113.7/32"]}
     expected["allow-ssh-access"] = ({"22"}, outside | {"target_tags": ["qubic-ai-ssh"]})
+    if site.coordinators > 1:  # the database is for other coordinators alone
+        between = {"source_tags": ["qubic-ai-coordinator"], "target_tags": ["qubic-ai-database"]}
+        expected["allow-internal-database"] = ({"5432"}, between)
     if site.public:
         anybody = {"source_ranges": [ANYBODY], "target_tags": ["qubic-ai-public"]}
         expected["allow-external-api"] = ({"80", "443"}, anybody)
@@ -151,7 +155,7 @@ def test_alternatives_fit_and_are_others():
 
 def test_the_start_up_script_is_valid_and_takes_its_values_from_the_machine():
     subprocess.run(["bash", "-n", FOLDER / "startup.sh"], check=True)
-    asked = {"role", "address", "first-address", "source", "ports"}
+    asked = {"role", "address", "coordinators", "source", "ports"}
     metadata = named(cluster(SITE, startup_script()), "compute.Instance")["vm-1"]["metadata"]
     assert {name.removeprefix("qubic-lab-") for name in metadata if name.startswith("qubic-lab-")} == asked
     assert all(f"attribute {name}" in metadata["startup-script"] for name in asked)
@@ -172,4 +176,5 @@ def test_pulumi_registers_just_these_resources_and_the_same_again(tmp_path: Path
         rules = {each["name"]: each["inputs"] for each in first if each["type"] == "gcp:compute/firewall:Firewall"}
         opened = {port for rule in rules.values() for allow in rule["allows"] for port in allow.get("ports", ())}
         allowed = MISSION_INSIDE | GRPC_AND_COLLECTIVES | ({"80", "443"} if SITES[name].public else set())
+        allowed |= {"5432"} if SITES[name].coordinators > 1 else set()
         assert opened == allowed

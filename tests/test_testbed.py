@@ -1,5 +1,6 @@
 """The test bed: units read as systemd reads them, the plan's firewall, and real hosts where root runs the tests."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from qubic_lab.testbed.network import Shape, read_rate
 from qubic_lab.testbed.scan import Difference, State, differences, scan_bed
 from qubic_lab.testbed.units import Command, in_order, read_unit, unit_texts
 
+ROOT = Path(__file__).parents[1]
 UNIT = """
 [Unit]
 After=redis-server.service network-online.target
@@ -181,6 +183,23 @@ def test_the_firewall_lets_in_what_the_plan_says(two_hosts: bed.Bed, here: Run) 
     assert found["open"]["vm-1"] == {"vm-2": [5000], "outside": []}
 
 
+def test_the_doctor_finds_a_path_that_loses_large_packets(two_hosts: bed.Bed) -> None:
+    def looked() -> list[dict[str, str]]:
+        line = [sys.executable, "-m", "qubic_lab.cli.main", "doctor", "--role", "node", "--nodes", "2"]
+        done = on(two_hosts, "vm-2", "env", f"PYTHONPATH={ROOT}", *line, "--only", "network", "--json")
+        found = json.loads(done.stdout)["findings"]
+        return [each for each in found if each["looked_at"].startswith("packets")]
+
+    assert [(each["verdict"], each["value"]) for each in looked()] == [("ok", "1500 bytes arrive, as many as are sent")]
+    for port in ("vm-1", "vm-2"):
+        subprocess.run(["ip", "-n", network.BRIDGE, "link", "set", port, "mtu", "1400"], check=True)
+    (bad,) = looked()
+    assert (bad["verdict"], bad["value"]) == ("fail", "up to 1400 bytes arrive")
+    assert bad["remedy"] == "ip route replace 10.0.0.10 dev eth0 mtu 1400"
+    assert on(two_hosts, "vm-2", *bad["remedy"].split()).returncode == 0
+    assert [(each["verdict"], each["value"]) for each in looked()] == [("ok", "1400 bytes arrive, as many as are sent")]
+
+
 def test_a_cut_host_is_silent_until_its_cable_is_back(two_hosts: bed.Bed) -> None:
     with bed.cut(two_hosts, "vm-2"):
         assert round_trip_ms(two_hosts, "vm-1", "10.0.0.20") is None
@@ -207,14 +226,15 @@ def test_no_answer_is_lost_wrong_or_doubled_while_hosts_go(kind: str, tmp_path: 
     """A cable is out for 20 s and a host reboots; the fixture skips where no test bed can be."""
     bed.down()
     spec = cluster.ClusterSpec(kind, tiny_model(tmp_path / "tiny", num_hidden_layers=6))
+    three = Network(3, coordinators=cluster.COORDINATORS)
     try:
-        cluster.check(Network(3), spec)
+        cluster.check(three, spec)
     except InputError as error:
         pytest.skip(str(error))
-    made = bed.up(Network(3), Shape())
+    made = bed.up(three, Shape())
     try:
         cluster.start(made, spec)
-        assert scan_bed(made, more=cluster.moved_services()).wrong == []
+        assert scan_bed(made).wrong == []
         result = trial.run(made, spec, trial.TrialPlan(tokens=128, cut="vm-2", reboot="vm-3"), print)
     finally:
         bed.down()

@@ -7,7 +7,8 @@ import shutil
 import stat
 import subprocess
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import yaml
 from clusters import wait_until
 from commands import parse
 from limits import RateLimitItemPerMinute
+from sqlalchemy import make_url
 
 from qubic_lab import backup
 from qubic_lab.api.access import make_limiter
@@ -25,7 +27,7 @@ from qubic_lab.cluster.redis_server import connect, embedded_binary
 from qubic_lab.cluster.registry import Registry
 from qubic_lab.cluster.tasks import TaskQueue
 from qubic_lab.errors import InputError
-from qubic_lab.launch_plan.network import EPHEMERAL, SERVICES, SUBNET
+from qubic_lab.launch_plan.network import EPHEMERAL, SERVICES, SUBNET, Network
 from qubic_lab.settings import settings
 from qubic_lab.testbed.units import read_environment
 
@@ -152,12 +154,35 @@ def test_ports_and_addresses_are_those_of_the_plan(install: Install) -> None:
     )
     redis = (first / "etc/redis/qubic-lab.conf").read_text().splitlines()
     assert {"port 0", f"tls-port {ports['redis']}", "bind 127.0.0.1 10.0.0.10", "tls-auth-clients yes"} <= {*redis}
-    postgres = (ROOT / "launch/etc/postgresql/qubic-lab.conf").read_text()
-    assert SERVICES["postgres"].reach == "host" and "listen_addresses = 'localhost'" in postgres
+    postgres = (first / "etc/postgresql/qubic-lab.conf").read_text().splitlines()
+    assert Network().reach(SERVICES["postgres"]) == "host" and "listen_addresses = 'localhost'" in postgres
     low, high = EPHEMERAL
     assert f"net.ipv4.ip_local_port_range = {low} {high}" in (other / "etc/sysctl.d/60-qubic-lab.conf").read_text()
     for unit in ("orchestrator", "node", "pipeline", "dashboard"):
         assert lines_of(unit, "IPAddressAllow") == [f"localhost {SUBNET}"]
+
+
+def test_hosts_of_several_coordinators_share_the_database_of_the_first(install: Install) -> None:
+    every = "10.0.0.10,10.0.0.20"
+    first, second, third = (
+        install(role, f"vm-{number}", f"10.0.0.{number}0", every)
+        for role, number in (("first", 1), ("other", 2), ("other", 3))
+    )
+    postgres = (first / "etc/postgresql/qubic-lab.conf").read_text().splitlines()
+    assert {"listen_addresses = 'localhost,10.0.0.10'", "ssl = on"} <= {*postgres}
+    allowed = [line.split() for line in (first / "etc/postgresql/qubic-lab.hba").read_text().splitlines()]
+    beyond = {words[3]: (words[0], *words[4:]) for words in allowed if words[0].startswith("host")}
+    with_tls = ("hostssl", "scram-sha-256", "clientcert=verify-ca")
+    assert beyond == {"127.0.0.1/32": ("host", "scram-sha-256"), "10.0.0.10/32": with_tls, "10.0.0.20/32": with_tls}
+    url = make_url(environment_of(first, "coordinator")["QUBIC_LAB_DATABASE_URL"])
+    assert (url.host, url.query["sslmode"]) == ("10.0.0.10", "verify-full")
+    assert (second / "etc/systemd/system/qubic-orchestrator.socket.d/address.conf").exists()
+    assert not (second / "etc/qubic-lab/coordinator.env").exists()  # that of the first is copied
+    assert not list(third.glob("etc/systemd/system/qubic-orchestrator*"))
+    for folder in (first, second, third):
+        node = environment_of(folder, "node")
+        assert node["COORDINATORS"] == "10.0.0.10:5001,10.0.0.20:5001"
+        assert ("--health-port" in node["NODE_OPTIONS"]) == (folder == third)
 
 
 def test_secrets_are_for_root_alone_and_stay_what_they_are(install: Install) -> None:
@@ -229,27 +254,54 @@ def test_the_image_is_made_of_what_is_here() -> None:
     assert "RUN" not in words[words.index("USER") :], "all that needs root comes before"
 
 
-def test_the_user_of_redis_may_do_what_the_cluster_does_and_no_more(install: Install, tmp_path: Path) -> None:
+@pytest.fixture
+def redis_of_first(install: Install, tmp_path: Path) -> "tuple[Callable[[], AbstractContextManager[object]], str]":
+    """A function that runs Redis with the first host's users and append-only file until it is killed; its URL."""
     folder = install("first", "vm-1", "10.0.0.10")
     password = re.search(r"coordinator:(\w+)@", (folder / "etc/qubic-lab/coordinator.env").read_text())
     assert password is not None
     socket, acl = tmp_path / "redis.sock", folder / "etc/redis/qubic-lab.acl"
-    command = [embedded_binary(), "--port", "0", "--unixsocket", socket, "--dir", tmp_path, "--aclfile", acl]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        try:
-            wait_until(socket.exists)
-            url = f"unix://coordinator:{password[1]}@{socket}"
-            with connect(url) as client:
-                queue = TaskQueue(client)
-                task = queue.submit({"prompt": "hi"})
-                assert Registry(client).nodes() == [] and make_limiter(client).hit(RateLimitItemPerMinute(1), "x")
-                backup.save(backup.Places({}, url), tmp_path / "a.tar.gz")
-                backup.restore(tmp_path / "a.tar.gz", backup.Places({}, url), replace=True)
-                assert queue.state(task) == "pending" and next(queue.notifications(lambda: False)) is not None
-                for refused in ("FLUSHALL", "CONFIG GET *", "SHUTDOWN", "ACL LIST"):
-                    with pytest.raises(redis.exceptions.NoPermissionError):
-                        client.execute_command(*refused.split())
-            with pytest.raises(InputError, match="check user and password"):
-                connect(f"unix://{socket}")
-        finally:
-            server.terminate()
+    command = [shutil.which("redis-server") or embedded_binary(), "--port", "0", "--unixsocket", socket]
+    command += ["--dir", tmp_path, "--aclfile", acl, "--appendonly", "yes", "--appendfsync", "always", "--save", ""]
+
+    @contextmanager
+    def run() -> Iterator[object]:
+        socket.unlink(missing_ok=True)
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+            try:
+                wait_until(socket.exists)
+                yield server
+            finally:
+                server.kill()
+
+    return run, f"unix://coordinator:{password[1]}@{socket}"
+
+
+def test_the_user_of_redis_may_do_what_the_cluster_does_and_no_more(redis_of_first, tmp_path: Path) -> None:
+    run, url = redis_of_first
+    with run(), connect(url) as client:
+        queue = TaskQueue(client)
+        task = queue.submit({"prompt": "hi"})
+        assert Registry(client).nodes() == [] and make_limiter(client).hit(RateLimitItemPerMinute(1), "x")
+        backup.save(backup.Places({}, url), tmp_path / "a.tar.gz")
+        backup.restore(tmp_path / "a.tar.gz", backup.Places({}, url), replace=True)
+        assert queue.state(task) == "pending" and next(queue.notifications(lambda: False)) is not None
+        for refused in ("FLUSHALL", "CONFIG GET *", "SHUTDOWN", "ACL LIST"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command(*refused.split())
+        with pytest.raises(InputError, match="check user and password"):
+            connect(f"unix://{url.partition('@')[2]}")
+
+
+def test_a_killed_redis_has_all_tasks_again(redis_of_first) -> None:
+    """Redis 8.0 reads its file as the user `default`, and leaves out scripts that this user may not run."""
+    run, url = redis_of_first
+    with run(), connect(url) as client:
+        queue = TaskQueue(client)
+        tasks = [queue.submit({"prompt": str(number)}) for number in range(3)]
+        lease = queue.take("vm-1")
+        assert lease is not None
+        queue.complete(lease, {"text": "done"})
+    with run(), connect(url) as client:
+        queue = TaskQueue(client)
+        assert sorted(queue.state(task) for task in tasks) == ["completed", "pending", "pending"]

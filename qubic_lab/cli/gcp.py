@@ -65,16 +65,15 @@ def plan(config: Config = None, set_: Set = None, json: options.Json = False) ->
             }
         )
         return
-    for part, made in parts.items():
-        who = "once, by an owner" if part == "bootstrap" else f"by {site.deploy_account}"
-        typer.echo(f"{part}: {len(made)} resources, made {who}\n")
-        print_table(("what", "names"), _kinds(made))
-        typer.echo("")
     print_table(tables.MACHINES, tables.machine_rows(site))
     typer.echo("\nOpen ports; all others are closed, and what is not listed listens on loopback\n")
     print_table(tables.PORTS, tables.port_rows(site))
-    typer.echo("\nRoles, beyond those of the owner in the new project\n")
+    typer.echo(f"\n{tables.closed(site)}\n\nRoles, beyond those of the owner in the new project\n")
     print_table(tables.ROLES, tables.role_rows(site))
+    for part, made in parts.items():
+        who = "once, by an owner" if part == "bootstrap" else f"by {site.deploy_account}"
+        typer.echo(f"\n{part}: {len(made)} resources, made {who}\n")
+        print_table(("what", "names"), _kinds(made))
     typer.echo("")
     _show_cost(estimate, site)
 
@@ -287,7 +286,7 @@ def _cluster(site: "Site") -> "tuple[Resource, ...]":
 def _kinds(made: "Sequence[Resource]") -> list[tuple[str, str]]:
     names: dict[str, list[str]] = {}
     for each in made:
-        names.setdefault(each.kind, []).append(each.name)
+        names.setdefault(each.kind, []).append(each.name.removeprefix("service-"))
     return [(kind, ", ".join(those)) for kind, those in names.items()]
 
 

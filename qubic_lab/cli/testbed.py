@@ -61,7 +61,9 @@ def up(
     from qubic_lab.testbed import cluster as services
     from qubic_lab.testbed.network import Shape, read_rate
 
-    network, shape = Network(nodes, ssh_from, public), Shape(read_rate(rate) if rate else 0.0, delay_ms)
+    coordinators = 1 if cluster is None else min(services.COORDINATORS, nodes)
+    network = Network(nodes, ssh_from, public, coordinators)
+    shape = Shape(read_rate(rate) if rate else 0.0, delay_ms)
     if cluster is not None:
         spec = services.ClusterSpec(cluster, resolve_model(model), threads, dtype=dtype)
         services.check(network, spec)
@@ -114,10 +116,10 @@ def scan(
     Looks at the plan's ports, those where anything listens, and 1,000 others. The exit status is 1 if one is open that
     should not be, or answers where the firewall should keep quiet.
     """
-    from qubic_lab.testbed import bed, cluster
+    from qubic_lab.testbed import bed
     from qubic_lab.testbed.scan import scan_bed
 
-    result = scan_bed(bed.needed(), all_ports, cluster.moved_services())
+    result = scan_bed(bed.needed(), all_ports)
     wrong = [asdict(each) for each in result.wrong]
     if json:
         print_json({"asked": result.asked, "open": result.open_ports, "wrong": wrong} | _measured_by())

@@ -74,6 +74,9 @@ def subject_of(role: str, name: str | None, nodes: int) -> Subject:
         return Subject(services=tuple(SERVICES[each] for each in AT_A_WORKBENCH))
     network = Network(nodes)
     host = network.host(name) if name else _own(network, first=role == "coordinator")
+    if role == "coordinator":
+        network = Network(nodes, coordinators=network.hosts.index(host) + 1)
+        host = network.host(host.name)
     return replace(Subject(role), host=host, hosts=network.hosts, services=network.services(host))
 
 
@@ -94,6 +97,6 @@ def variables_of(role: str) -> dict[str, str]:
 def _own(network: Network, *, first: bool) -> Host:
     addresses = {each.address for found in psutil.net_if_addrs().values() for each in found}
     names = {socket.gethostname()}
-    of_role = [host for host in network.hosts if host.first == first] or list(network.hosts)
-    here = [host for host in of_role if host.address in addresses or host.name in names]
-    return (here or of_role)[0]
+    here = [host for host in network.hosts if host.address in addresses or host.name in names]
+    of_role = [host for host in network.hosts if host.first == first]
+    return (here or of_role or network.hosts)[0]

@@ -10,7 +10,10 @@ SAID_USD = 280
 """What a machine was said to cost a month when the budget was set."""
 _CATALOG = "catalogs/v8/gcp/vms.csv of github.com/skypilot-org/skypilot-catalog, from Google's price list, 2026"
 _NAT = "cloud.google.com/nat/pricing, 2026"
-_LISTS = "Google's lists of disks, addresses and DNS, 2025, not checked since"
+_CALCULATOR = "pricing.yml of github.com/Cyclenerd/google-cloud-pricing-cost-calculator, from Google's price list"
+_DISKS, _ADDRESSES = f"{_CALCULATOR}, 2026-08-20", f"{_CALCULATOR}, 2025-03-06"
+_SPOT_ADDRESS = "cloud.google.com/vpc/network-pricing, as read on 2026-10-16 by the wiki of Clouds-Against-Humanity"
+_DNS = "cloud.google.com/dns/pricing, as read on 2026-09-20 by github.com/api-evangelist/google-cloud-dns"
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,13 @@ PRICES = {
     "n1-standard-4, spot": Price(0.03563, "hour", _CATALOG),
     "T4": Price(0.35, "hour", _CATALOG),
     "T4, spot": Price(0.1383, "hour", _CATALOG),
-    "SSD": Price(0.17, "GB and month", _LISTS),
-    "address outside": Price(0.005, "hour", _LISTS),
-    "address outside, machine stopped": Price(0.01, "hour", _LISTS),
+    "SSD": Price(0.17, "GB and month", _DISKS),
+    "address outside": Price(0.005, "hour", _ADDRESSES),
+    "address outside, spot": Price(0.0025, "hour", _SPOT_ADDRESS),
+    "address outside, machine stopped": Price(0.01, "hour", _ADDRESSES),
     "NAT of a machine": Price(0.0014, "hour", _NAT),
     "NAT's address": Price(0.005, "hour", _NAT),
-    "private DNS zone": Price(0.2, "month", _LISTS),
+    "private DNS zone": Price(0.2, "month", _DNS),
 }
 NOT_COUNTED = "traffic to the outside, NAT's 0.045 USD a GB, logs beyond the free 50 GB, snapshots, tax"
 _SUSTAINED = (1.0, 0.8, 0.6, 0.4)
@@ -89,7 +93,7 @@ def estimate(site: Site, tokens_per_s: float, name: str = "as set") -> Estimate:
     lines.append(Line(f"SSD of {' + '.join(map(str, disks))} GB", sum(disks) * _usd("SSD")))
     if site.outside:
         stopped = (HOURS_A_MONTH - hours) * _usd("address outside, machine stopped")
-        lines.append(Line("address outside of vm-1", hours * _usd("address outside") + stopped))
+        lines.append(Line("address outside of vm-1", hours * _usd(f"address outside{suffix}") + stopped))
     nat = HOURS_A_MONTH * _usd("NAT's address") + site.nodes * hours * _usd("NAT of a machine")
     lines += [Line("NAT", nat), Line("private DNS zone", _usd("private DNS zone"))]
     return Estimate(name, site.nodes, site.provisioning, hours, tuple(lines), site.budget_usd, tokens_per_s)
@@ -104,7 +108,9 @@ def alternatives(site: Site, tokens_per_s: Callable[[int], float]) -> tuple[Esti
     """
     long = Hours(8, 20, "daily", site.hours.time_zone)
     variants = {
-        f"{nodes} {_machines(nodes)}, {name}": replace(site, nodes=nodes, **changes)
+        f"{nodes} {_machines(nodes)}, {name}": replace(
+            site, nodes=nodes, coordinators=min(site.coordinators, nodes), **changes
+        )
         for nodes in range(site.nodes, 0, -1)
         for name, changes in (
             ("on demand", {"provisioning": "on-demand"}),

@@ -12,6 +12,7 @@ from qubic_lab.errors import InputError, NotFoundError, check_range, did_you_mea
 DOMAIN = "qubic-ai.internal"
 SUBNET = IPv4Network("10.0.0.0/24")
 INTERNAL, PUBLIC, SSH = "qubic-ai-internal", "qubic-ai-public", "qubic-ai-ssh"
+COORDINATOR, DATABASE = "qubic-ai-coordinator", "qubic-ai-database"
 """Tags of machines that firewall rules name."""
 IAP = "iap"
 """As the source of SSH: Google's Identity-Aware Proxy, which knows who calls."""
@@ -24,17 +25,19 @@ _NOT_SEEN_OUTSIDE = tuple(
 EPHEMERAL = (40_000, 49_999)
 """`net.ipv4.ip_local_port_range` of each node: gloo and NCCL listen at ports that the kernel chooses in it."""
 
-Reach = Literal["host", "nodes", "ssh", "public"]
+On = Literal["first", "coordinators", "others", "all"]
+Reach = Literal["host", "coordinators", "nodes", "ssh", "public"]
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine of the cluster; `name` is that of its certificate, too."""
+    """A machine of the cluster; `name` is that of its certificate, too. The first one is always a coordinator."""
 
     name: str
     address: str
     disk_gb: int
     first: bool
+    coordinator: bool
 
     @property
     def domain_name(self) -> str:
@@ -46,23 +49,25 @@ class Host:
 class Service:
     """What listens at a port, or at any of a range of ports.
 
-    `on` are the hosts where it runs. `reach` says who may connect: this host alone (it listens on loopback), all nodes,
-    also whoever may use SSH, or also the public.
+    `on` are the hosts where it runs; `others` are those without a coordinator. `reach` says who may connect: this host
+    alone (it listens on loopback), the coordinators (it does so, too, if there is one), all nodes, also whoever may
+    use SSH, or also the public.
     """
 
     name: str
     ports: tuple[int, int]
-    on: Literal["first", "others", "all"]
+    on: On
     reach: Reach
     what: str
     guard: str
 
     def runs_on(self, host: Host) -> bool:
         """Return whether it listens on this host."""
-        return self.on == "all" or host.first == (self.on == "first")
+        there = {"first": host.first, "coordinators": host.coordinator, "others": not host.coordinator}
+        return there.get(self.on, True)
 
 
-def _service(name: str, port: int, on: Literal["first", "others", "all"], reach: Reach, *texts: str) -> Service:
+def _service(name: str, port: int, on: On, reach: Reach, *texts: str) -> Service:
     return Service(name, (port, port), on, reach, *texts)
 
 
@@ -70,9 +75,9 @@ SERVICES = {
     each.name: each
     for each in (
         _service("ssh", 22, "all", "ssh", "OpenSSH", "keys; no passwords"),
-        _service("coordinator", 5000, "first", "nodes", "coordinator: HTTP and /health", "TLS, tokens"),
+        _service("coordinator", 5000, "coordinators", "nodes", "coordinator: HTTP and /health", "TLS, tokens"),
         _service("health", 5000, "others", "nodes", "node: /health, its state in one word", "the cluster's network"),
-        _service("registry", 5001, "first", "nodes", "coordinator: gRPC for nodes", "mutual TLS, node token"),
+        _service("registry", 5001, "coordinators", "nodes", "coordinator: gRPC for nodes", "mutual TLS, node token"),
         _service("redis", 6379, "first", "nodes", "Redis: queue and registry", "TLS, password, ACL"),
         _service("pipeline", 7700, "first", "nodes", "gRPC of a pipeline over several hosts", "mutual TLS"),
         _service("store", 7701, "first", "nodes", "torchrun's store of such a pipeline", "none: nodes only"),
@@ -84,7 +89,7 @@ SERVICES = {
         _service("https", 443, "first", "public", "TLS proxy before the coordinator", "TLS, tokens"),
         _service("metrics", 5002, "first", "host", "collector: metrics", "loopback"),
         _service("dashboard", 5006, "first", "host", "qubic-lab dashboard", "loopback"),
-        _service("postgres", 5432, "first", "host", "PostgreSQL", "loopback, password"),
+        _service("postgres", 5432, "first", "coordinators", "PostgreSQL: votes, prices", "mutual TLS, password"),
         _service("serve", 8000, "first", "host", "qubic-lab serve", "loopback"),
         _service("alertmanager", 9093, "first", "host", "Alertmanager", "loopback"),
     )
@@ -112,7 +117,7 @@ class Network:
     """The network of a cluster of `nodes` machines: vm-1 at 10.0.0.10, vm-2 at .20, and so on.
 
     `ssh_from` is the address from which SSH is allowed, `iap` for Google's proxy, or empty for nobody outside. With
-    `public` the TLS proxy of vm-1 is open to anybody.
+    `public` the TLS proxy of vm-1 is open to anybody. The first `coordinators` machines have a coordinator each.
 
     Raises:
         InputError: a number is out of range, or `ssh_from` is no single address.
@@ -121,9 +126,11 @@ class Network:
     nodes: int = 3
     ssh_from: str = ""
     public: bool = False
+    coordinators: int = 1
 
     def __post_init__(self) -> None:
         check_range("nodes", self.nodes, 1, MOST_HOSTS)
+        check_range("coordinators", self.coordinators, 1, self.nodes)
         if self.ssh_from not in ("", IAP):
             _check_one_address(self.ssh_from)
 
@@ -131,7 +138,13 @@ class Network:
     def hosts(self) -> tuple[Host, ...]:
         """All machines."""
         return tuple(
-            Host(f"vm-{number}", str(SUBNET[10 * number]), 50 if number == 1 else 30, number == 1)
+            Host(
+                f"vm-{number}",
+                str(SUBNET[10 * number]),
+                50 if number == 1 else 30,
+                number == 1,
+                number <= self.coordinators,
+            )
             for number in range(1, self.nodes + 1)
         )
 
@@ -151,14 +164,28 @@ class Network:
 
         SSH from an address enters at vm-1 and goes on from there; Google's proxy reaches each machine by itself.
         """
-        enters = self.ssh_from == IAP or (self.ssh_from != "" and host.first)
-        return (INTERNAL, *((PUBLIC,) if self.public and host.first else ()), *((SSH,) if enters else ()))
+        held = {
+            INTERNAL: True,
+            COORDINATOR: self.coordinators > 1 and host.coordinator,
+            DATABASE: self.coordinators > 1 and host.first,
+            PUBLIC: self.public and host.first,
+            SSH: self.ssh_from == IAP or (self.ssh_from != "" and host.first),
+        }
+        return tuple(tag for tag, holds in held.items() if holds)
+
+    def reach(self, service: Service) -> Reach:
+        """Return who may connect to a service here: where one coordinator is, nobody beside it needs the database."""
+        return "host" if service.reach == "coordinators" and self.coordinators == 1 else service.reach
 
     @property
     def rules(self) -> tuple[Rule, ...]:
         """The firewall's rules."""
         inside = sorted({each.ports for each in SERVICES.values() if each.reach in ("nodes", "ssh")})
         rules = [Rule("allow-internal-qubic-ai", INTERNAL, tuple(inside), source_tags=(INTERNAL,), icmp=True)]
+        if self.coordinators > 1:
+            rules.append(
+                Rule("allow-internal-database", DATABASE, (SERVICES["postgres"].ports,), source_tags=(COORDINATOR,))
+            )
         if self.public:
             ports = tuple(each.ports for each in SERVICES.values() if each.reach == "public")
             rules.append(Rule("allow-external-api", PUBLIC, ports, source_ranges=(ANYBODY,)))

@@ -4,8 +4,8 @@ The `bootstrap` is made once by an owner: project, services, budget, accounts an
 removed as often as wanted, by the deploy account, which can do no more than that.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from qubic_lab.launch_plan.network import DOMAIN, EPHEMERAL, SUBNET, Host, Rule
@@ -59,60 +59,69 @@ class Resource:
     """Others that must exist before, though no property says so."""
 
 
+PROJECT = Ref("project", "project_id")
+VPC, SUBNETWORK = Ref("qubic-ai-vpc"), Ref("qubic-ai-subnet")
+
+
 def bootstrap(site: Site) -> tuple[Resource, ...]:
     """Return what an owner makes once."""
-    project, number = Ref("project", "project_id"), Ref("project", "number", "projects/{}")
-    made = [
-        Resource(
-            "organizations.Project",
-            "project",
-            {
-                "project_id": site.project,
-                "name": site.project,
-                "billing_account": site.billing_account,
-                "auto_create_network": False,  # the network `default` has rules that admit anybody
-                "deletion_policy": "DELETE",
-            },
-        )
-    ]
-    services = [f"service-{name}" for name in SERVICES]
-    made += [
+    made = _project(site)
+    services = tuple(each.name for each in made if each.kind == "projects.Service")
+    # Budgets are asked for in the name of a project, which must exist.
+    inside = {"project": PROJECT, "billing_project": PROJECT, "user_project_override": True}
+    made.append(Resource("Provider", "in-project", inside, after=services))
+    return (
+        *made,
+        *(replace(each, provider="in-project", after=services) for each in (_budget(site), *_accounts(site))),
+    )
+
+
+def _project(site: Site) -> list[Resource]:
+    """Return the project and its services."""
+    project = {
+        "project_id": site.project,
+        "name": site.project,
+        "billing_account": site.billing_account,
+        "auto_create_network": False,  # the network `default` has rules that admit anybody
+        "deletion_policy": "DELETE",
+    }
+    services = [
         Resource(
             "projects.Service",
             f"service-{name}",
-            {"project": project, "service": f"{name}.googleapis.com", "disable_on_destroy": False},
+            {"project": PROJECT, "service": f"{name}.googleapis.com", "disable_on_destroy": False},
         )
         for name in SERVICES
     ]
-    # Budgets are asked for in the name of a project, which must exist.
-    inside = {"project": project, "billing_project": project, "user_project_override": True}
-    made.append(Resource("Provider", "in-project", inside, after=tuple(services)))
+    return [Resource("organizations.Project", "project", project), *services]
 
-    def add(kind: str, name: str, properties: Mapping[str, Any]) -> None:
-        made.append(Resource(kind, name, properties, "in-project", tuple(services)))
 
-    add(
-        "billing.Budget",
-        "budget",
-        {
-            "billing_account": site.billing_account,
-            "display_name": f"{site.project}: {site.budget_usd} USD a month",
-            "amount": {"specified_amount": {"currency_code": "USD", "units": str(site.budget_usd)}},
-            "budget_filter": {"projects": [number], "calendar_period": "MONTH"},
-            "threshold_rules": [{"threshold_percent": share} for share in ALERTS],
-        },
-    )
-    for account, what in (("deploy", "makes and removes the machines"), ("node", "held by the machines")):
-        add("serviceaccount.Account", account, {"account_id": f"qubic-ai-{account}", "display_name": what})
+def _budget(site: Site) -> Resource:
+    properties = {
+        "billing_account": site.billing_account,
+        "display_name": f"{site.project}: {site.budget_usd} USD a month",
+        "amount": {"specified_amount": {"currency_code": "USD", "units": str(site.budget_usd)}},
+        "budget_filter": {"projects": [Ref("project", "number", "projects/{}")], "calendar_period": "MONTH"},
+        "threshold_rules": [{"threshold_percent": share} for share in ALERTS],
+    }
+    return Resource("billing.Budget", "budget", properties)
 
-    def grant(who: str, member: Any, roles: Mapping[str, str]) -> None:
+
+def _accounts(site: Site) -> list[Resource]:
+    """Return the accounts, their roles, and who may act as them."""
+    made = [
+        Resource("serviceaccount.Account", name, {"account_id": f"qubic-ai-{name}", "display_name": what})
+        for name, what in (("deploy", "makes and removes the machines"), ("node", "held by the machines"))
+    ]
+
+    def grant(who: str, member: Any, roles: Iterable[str]) -> None:
         for role in roles:
-            name = f"{who}-{role.removeprefix('roles/')}"
-            add("projects.IAMMember", name, {"project": project, "role": role, "member": member})
+            properties = {"project": PROJECT, "role": role, "member": member}
+            made.append(Resource("projects.IAMMember", f"{who}-{role.removeprefix('roles/')}", properties))
 
     def lend(who: str, member: Any, account: str, role: str) -> None:
         properties = {"service_account_id": Ref(account, "name"), "role": role, "member": member}
-        add("serviceaccount.IAMMember", f"{who}-{role.removeprefix('roles/')}-{account}", properties)
+        made.append(Resource("serviceaccount.IAMMember", f"{who}-{role.removeprefix('roles/')}-{account}", properties))
 
     deploy = Ref("deploy", "member")
     grant("deploy", deploy, DEPLOY_ROLES)
@@ -124,84 +133,87 @@ def bootstrap(site: Site) -> tuple[Resource, ...]:
         lend(address, member, "deploy", "roles/iam.serviceAccountTokenCreator")
         lend(address, member, "node", "roles/iam.serviceAccountUser")
     agent = Ref("project", "number", "serviceAccount:service-{}@compute-system.iam.gserviceaccount.com")
-    grant("scheduler", agent, {"roles/compute.instanceAdmin.v1": "starts and stops machines by the schedule"})
-    return tuple(made)
+    grant("scheduler", agent, ("roles/compute.instanceAdmin.v1",))  # starts and stops machines by the schedule
+    return made
 
 
 def cluster(site: Site, startup: str) -> tuple[Resource, ...]:
     """Return what the deploy account makes; `startup` is the script that machines run at each start."""
-    network = site.network
-    made: list[Resource] = []
+    account = {"project": site.project, "region": REGION, "impersonate_service_account": site.deploy_account}
+    deployed = (*_network(site), *_names(site), *_machines(site, startup))
+    return (Resource("Provider", "deploy", account), *(replace(each, provider="deploy") for each in deployed))
 
-    def add(kind: str, name: str, **properties: Any) -> None:
-        made.append(Resource(kind, name, {"name": name, **properties}, "deploy"))
 
-    made.append(
-        Resource(
-            "Provider",
-            "deploy",
-            {"project": site.project, "region": REGION, "impersonate_service_account": site.deploy_account},
-        )
-    )
-    vpc, subnet = Ref("qubic-ai-vpc"), Ref("qubic-ai-subnet")
-    add("compute.Network", vpc.name, auto_create_subnetworks=False, routing_mode="REGIONAL")
-    add(
-        "compute.Subnetwork",
-        subnet.name,
-        network=vpc,
-        region=REGION,
-        ip_cidr_range=str(SUBNET),
-        private_ip_google_access=True,
-    )
+def _named(kind: str, name: str, **properties: Any) -> Resource:
+    """Return a resource that has the same name on Google Cloud."""
+    return Resource(kind, name, {"name": name, **properties})
+
+
+def _network(site: Site) -> list[Resource]:
+    """Return the network, its subnet, the way out and the firewall."""
+    subnet = {
+        "network": VPC,
+        "region": REGION,
+        "ip_cidr_range": str(SUBNET),
+        "private_ip_google_access": True,
+    }
     # Machines without an address outside reach package indexes and models through it; nothing comes in.
-    add("compute.Router", "qubic-ai-router", network=vpc, region=REGION)
-    add(
-        "compute.RouterNat",
-        "qubic-ai-nat",
-        router=Ref("qubic-ai-router", "name"),
-        region=REGION,
-        nat_ip_allocate_option="AUTO_ONLY",
-        source_subnetwork_ip_ranges_to_nat="LIST_OF_SUBNETWORKS",
-        subnetworks=[{"name": subnet, "source_ip_ranges_to_nats": ["ALL_IP_RANGES"]}],
-    )
-    for rule in network.rules:
-        add("compute.Firewall", rule.name, network=vpc, **_firewall(rule))
-    add(
-        "dns.ManagedZone",
-        "qubic-ai-internal",
-        dns_name=f"{DOMAIN}.",
-        description="Names of the machines",
-        visibility="private",
-        private_visibility_config={"networks": [{"network_url": vpc}]},
-    )
+    nat = {
+        "router": Ref("qubic-ai-router", "name"),
+        "region": REGION,
+        "nat_ip_allocate_option": "AUTO_ONLY",
+        "source_subnetwork_ip_ranges_to_nat": "LIST_OF_SUBNETWORKS",
+        "subnetworks": [{"name": SUBNETWORK, "source_ip_ranges_to_nats": ["ALL_IP_RANGES"]}],
+    }
+    return [
+        _named("compute.Network", VPC.name, auto_create_subnetworks=False, routing_mode="REGIONAL"),
+        _named("compute.Subnetwork", SUBNETWORK.name, **subnet),
+        _named("compute.Router", "qubic-ai-router", network=VPC, region=REGION),
+        _named("compute.RouterNat", "qubic-ai-nat", **nat),
+        *(_named("compute.Firewall", rule.name, network=VPC, **_firewall(rule)) for rule in site.network.rules),
+    ]
+
+
+def _names(site: Site) -> list[Resource]:
+    """Return the private DNS with the machines' names."""
+    zone = {
+        "dns_name": f"{DOMAIN}.",
+        "description": "Names of the machines",
+        "visibility": "private",
+        "private_visibility_config": {"networks": [{"network_url": VPC}]},
+    }
+    record = {"managed_zone": Ref("qubic-ai-internal", "name"), "type": "A", "ttl": 300}
+    return [
+        _named("dns.ManagedZone", "qubic-ai-internal", **zone),
+        *(
+            Resource(
+                "dns.RecordSet",
+                f"{host.name}-name",
+                {"name": f"{host.domain_name}.", **record, "rrdatas": [host.address]},
+            )
+            for host in site.network.hosts
+        ),
+    ]
+
+
+def _machines(site: Site, startup: str) -> list[Resource]:
+    """Return the machines with their addresses, and the hours in which they run."""
+    made = []
     if site.provisioning == "schedule":
-        add(
-            "compute.ResourcePolicy",
-            "qubic-ai-hours",
-            region=REGION,
-            instance_schedule_policy={
-                "vm_start_schedule": {"schedule": site.hours.cron(site.hours.start)},
-                "vm_stop_schedule": {"schedule": site.hours.cron(site.hours.stop)},
-                "time_zone": site.hours.time_zone,
-            },
-        )
+        policy = {
+            "vm_start_schedule": {"schedule": site.hours.cron(site.hours.start)},
+            "vm_stop_schedule": {"schedule": site.hours.cron(site.hours.stop)},
+            "time_zone": site.hours.time_zone,
+        }
+        hours = _named("compute.ResourcePolicy", "qubic-ai-hours", region=REGION, instance_schedule_policy=policy)
+        made.append(hours)
     if site.outside:
-        add("compute.Address", "vm-1-outside", region=REGION, address_type="EXTERNAL")
-    for number, host in enumerate(network.hosts):
-        add(
-            "compute.Address",
-            f"{host.name}-inside",
-            region=REGION,
-            subnetwork=subnet,
-            address_type="INTERNAL",
-            address=host.address,
-        )
-        record = {"managed_zone": Ref("qubic-ai-internal", "name"), "type": "A", "ttl": 300, "rrdatas": [host.address]}
-        made.append(
-            Resource("dns.RecordSet", f"{host.name}-name", {"name": f"{host.domain_name}.", **record}, "deploy")
-        )
-        add("compute.Instance", host.name, **_machine(site, host, site.zone(number), startup))
-    return tuple(made)
+        made.append(_named("compute.Address", "vm-1-outside", region=REGION, address_type="EXTERNAL"))
+    for number, host in enumerate(site.network.hosts):
+        inside = {"region": REGION, "subnetwork": SUBNETWORK, "address_type": "INTERNAL", "address": host.address}
+        made.append(_named("compute.Address", f"{host.name}-inside", **inside))
+        made.append(_named("compute.Instance", host.name, **_machine(site, host, site.zone(number), startup)))
+    return made
 
 
 def _firewall(rule: Rule) -> dict[str, Any]:
@@ -218,7 +230,7 @@ def _firewall(rule: Rule) -> dict[str, Any]:
 def _machine(site: Site, host: Host, zone: str, startup: str) -> dict[str, Any]:
     spot = site.provisioning == "spot"
     interface: dict[str, Any] = {
-        "subnetwork": Ref("qubic-ai-subnet"),
+        "subnetwork": SUBNETWORK,
         "network_ip": Ref(f"{host.name}-inside", "address"),
     }
     if host.first and site.outside:
@@ -249,7 +261,7 @@ def _machine(site: Site, host: Host, zone: str, startup: str) -> dict[str, Any]:
             "startup-script": startup,
             "qubic-lab-role": "first" if host.first else "other",
             "qubic-lab-address": host.address,
-            "qubic-lab-first-address": site.network.hosts[0].address,
+            "qubic-lab-coordinators": ",".join(each.address for each in site.network.hosts if each.coordinator),
             "qubic-lab-ports": "{} {}".format(*EPHEMERAL),
             "qubic-lab-source": site.source,
         },

@@ -60,6 +60,8 @@ class Site:
     operators: tuple[str, ...] = ()
     """Who may run `gcp up` as the deploy account and log in, by their addresses."""
     nodes: int = 3
+    coordinators: int = 1
+    """Machines with a coordinator, from vm-1 on; with more than one, they reach the database of vm-1."""
     zones: tuple[str, ...] = ZONES[:1]
     """Machines are spread over them in turn; in one zone they are nearest to each other."""
     provisioning: Provisioning = "on-demand"
@@ -92,7 +94,7 @@ class Site:
     @property
     def network(self) -> Network:
         """The machines and who may reach which port."""
-        return Network(self.nodes, self.ssh_from, self.public)
+        return Network(self.nodes, self.ssh_from, self.public, self.coordinators)
 
     @property
     def outside(self) -> bool:

@@ -5,7 +5,7 @@ from qubic_lab.launch_plan.resources import DEPLOY_ROLES, GPU, MACHINE, NODE_ROL
 from qubic_lab.launch_plan.site import IMAGES, Site
 
 MACHINES = ("machine", "address", "outside", "zone", "paid", "type", "disk", "image", "tags")
-PORTS = ("port", "on", "who may connect", "what listens", "guarded by")
+PORTS = ("port", "on", "who may connect", "what for", "guarded by")
 ROLES = ("who", "role", "for")
 
 
@@ -23,27 +23,39 @@ def machine_rows(site: Site) -> list[tuple[str, ...]]:
 
 
 def port_rows(site: Site) -> list[tuple[str, ...]]:
-    """Return a row for each port that is open to somebody beyond its machine, or could be opened."""
+    """Return a row for each port that is open to somebody beyond its machine."""
     network = site.network
     outside = {
-        "": "; nobody outside: set ssh_from",
+        "": "",
         IAP: "; operators by Google's proxy",
     }.get(site.ssh_from, f"; on vm-1 also {site.ssh_from}")
     who = {
+        "coordinators": "the other coordinators",
         "nodes": "the other machines",
         "ssh": f"the other machines{outside}",
-        "public": "anybody" if site.public else "nobody: closed, opened by public: true",
+        "public": "anybody",
     }
     rows: list[tuple[str, ...]] = []
     for each in sorted(SERVICES.values(), key=lambda each: each.ports):
-        there = [host.name for host in network.hosts if each.runs_on(host)]
-        if each.reach == "host" or not there:
+        there = [host.name for host in network.hosts if each in network.services(host)]
+        reach = network.reach(each)
+        if reach == "host" or not there:
             continue
         first, last = each.ports
         port = str(first) if first == last else f"{first}–{last}"
-        rows.append((f"tcp {port}", ", ".join(there), who[each.reach], each.what, each.guard))
+        rows.append((f"tcp {port}", ", ".join(there), who[reach], each.what, each.guard))
     rows.append(("icmp", "all", "the other machines", "ping, largest packet", "nothing is served"))
     return rows
+
+
+def closed(site: Site) -> str:
+    """Return what is closed by these settings, and which of them opens it."""
+    ways = {
+        "ports 80 and 443 of vm-1 (public: true, for a TLS proxy of yours)": site.public,
+        "SSH from outside (ssh_from)": bool(site.ssh_from),
+        "PostgreSQL for other coordinators (coordinators: 2)": site.coordinators > 1,
+    }
+    return f"Closed, with what opens it: {'; '.join(what for what, is_open in ways.items() if not is_open) or 'none'}."
 
 
 def role_rows(site: Site) -> list[tuple[str, ...]]:

@@ -1,7 +1,7 @@
 """The project's services in a test bed: set up by launch/install.sh on each host, started by the units at its boot.
 
-vm-1 and vm-2 have a coordinator each, vm-1 Redis (TLS, ACL) and PostgreSQL. The hosts are replicas, one node each, or
-the ranks of one pipeline, which a node on vm-1 has joined.
+vm-1 and vm-2 have a coordinator each, vm-1 Redis and PostgreSQL (both with TLS) for both. The hosts are replicas, one
+node each, or the ranks of one pipeline, which a node on vm-1 has joined.
 """
 
 import json
@@ -24,8 +24,8 @@ CODE, TLS = "/opt/qubic-lab", "/etc/qubic-lab/tls"
 DATABASE = "/var/lib/postgresql/testbed"
 STAND_INS = "/opt/testbed/bin"
 """Programs of this folder take the place of `systemctl` and `sysctl`, which would speak to this machine's own."""
-COORDINATORS = ("vm-1", "vm-2")
-PIPELINE = 3
+COORDINATORS, PIPELINE = 2, 3
+"""Coordinators of a cluster, and hosts of a pipeline."""
 KINDS = ("replicas", "pipeline")
 """One node on each host, or one pipeline over all of them."""
 
@@ -62,7 +62,7 @@ def check(network: Network, spec: ClusterSpec) -> Path:
     code = Path(__file__).resolve().parents[2]
     if not (code / "launch" / "install.sh").exists() or not (code / ".venv").exists():
         raise InputError(f"{code} is no checkout with its .venv: a cluster in a test bed needs one (make setup)")
-    if network.nodes < len(COORDINATORS) or (spec.kind == "pipeline" and network.nodes != PIPELINE):
+    if network.coordinators < COORDINATORS or (spec.kind == "pipeline" and network.nodes != PIPELINE):
         raise InputError(f"--nodes is {network.nodes}: a cluster has 2 or more, a pipeline 3")
     if shutil.which("redis-server") is None or _postgres() is None:
         raise InputError("redis-server and PostgreSQL are needed: apt install redis-server postgresql")
@@ -90,13 +90,13 @@ def start(bed: Bed, spec: ClusterSpec) -> None:
         boot(bed, host.name)
     _start_database(bed, first)
     for host in bed.network.hosts:
-        role = ("first",) if host.first else ("other",)
-        more = () if host.first else (first.address,)
-        install = (f"{CODE}/launch/install.sh", *role, host.name, host.address, *more)
+        every = ",".join(each.address for each in coordinators(bed))
+        install = (f"{CODE}/launch/install.sh", "first" if host.first else "other", host.name, host.address, every)
         output_on(bed, host.name, ("env", f"PATH={STAND_INS}:/usr/sbin:/usr/bin:/sbin:/bin", *install))
         _give_certificate(bed, host)
-    token = _make_token(bed)
-    _add_coordinator(bed, first, bed.network.host("vm-2"))
+    token = _make_token(bed, first)
+    for host in coordinators(bed)[1:]:
+        _share_settings(bed, first, host)
     for host in bed.network.hosts:
         environment = client_environment(bed, token)
         _set_node(bed, host, spec)
@@ -112,7 +112,7 @@ def units(host: Host, spec: ClusterSpec) -> tuple[str, ...]:
     names = []
     if host.first:
         names += ["redis-server", "postgresql"]
-    if host.name in COORDINATORS:
+    if host.coordinator:
         names.append("qubic-orchestrator")
     if spec.kind == "pipeline":
         names.append("qubic-pipeline")
@@ -121,17 +121,14 @@ def units(host: Host, spec: ClusterSpec) -> tuple[str, ...]:
     return tuple(names)
 
 
+def coordinators(bed: Bed) -> list[Host]:
+    """Return the hosts with a coordinator."""
+    return [host for host in bed.network.hosts if host.coordinator]
+
+
 def urls(bed: Bed) -> list[str]:
     """Return the addresses of the coordinators."""
-    port = SERVICES["coordinator"].ports[0]
-    return [f"https://{bed.network.host(name).address}:{port}" for name in COORDINATORS]
-
-
-def moved_services() -> dict[str, tuple[str, ...]]:
-    """Return services that run on a host besides those of the plan, if a cluster runs: the second coordinator's."""
-    if not (FOLDER / "cluster.json").exists():
-        return {}
-    return dict.fromkeys(COORDINATORS[1:], ("coordinator", "registry"))
+    return [f"https://{host.address}:{SERVICES['coordinator'].ports[0]}" for host in coordinators(bed)]
 
 
 def client_environment(bed: Bed, token: str) -> dict[str, str]:
@@ -161,7 +158,7 @@ def _files(host: Host) -> dict[str, str]:
     files = {f"{STAND_INS}/systemctl": quiet, f"{STAND_INS}/sysctl": quiet}
     if host.first:
         files["/etc/systemd/system/postgresql.service"] = (
-            "[Service]\nUser=postgres\nRuntimeDirectory=postgresql\nRestart=on-failure\n"
+            "[Service]\nUser=postgres\nSupplementaryGroups=qubic-tls\nRuntimeDirectory=postgresql\nRestart=on-failure\n"
             f"ExecStart={_postgres()}/postgres -D {DATABASE}\n"
         )
     return files
@@ -175,9 +172,10 @@ def _postgres() -> Path | None:
 
 def _start_database(bed: Bed, host: Host) -> None:
     """Make a database server's folder, and run the server until the host starts again."""
-    settings = f"include '{CODE}/launch/etc/postgresql/qubic-lab.conf'\\nunix_socket_directories = '/run/postgresql'\\n"
+    included = "/etc/postgresql/testbed/main/conf.d"  # where Debian's clusters have it, for launch/install.sh
+    settings = f"include_dir '{included}'\\nunix_socket_directories = '/run/postgresql'\\n"
     script = f"""
-chmod +x {STAND_INS}/*
+chmod +x {STAND_INS}/* && mkdir -p {included}
 install -d -o postgres -m 755 /run/postgresql && install -d -o postgres -m 700 {DATABASE} && cd /
 runuser -u postgres -- {_postgres()}/initdb -D {DATABASE} --auth-local=peer --auth-host=scram-sha-256 --no-sync
 printf "{settings}" >> {DATABASE}/postgresql.conf
@@ -192,7 +190,7 @@ def _give_certificate(bed: Bed, host: Host) -> None:
     """Make a host's certificate, and put it where its services read it."""
     folder = FOLDER / "tls"
     names = (host.name, host.domain_name, host.address, "localhost", "127.0.0.1")
-    roles = ("coordinator", "node") if host.name in COORDINATORS else ("node",)
+    roles = ("coordinator", "node") if host.coordinator else ("node",)
     certificate, *_ = make_certificates(folder, [names], datetime.now(UTC), roles=roles)
     for source, name in (
         (certificate, "host.pem"),
@@ -203,39 +201,28 @@ def _give_certificate(bed: Bed, host: Host) -> None:
         output_on(bed, host.name, line, source.read_text())
 
 
-def _make_token(bed: Bed) -> str:
+def _make_token(bed: Bed, first: Host) -> str:
     """Make a token of a client, which all coordinators accept."""
     tokens = "/var/lib/qubic-lab/tokens.yaml"
     add = f"{CODE}/.venv/bin/python -m qubic_lab.cli.main token add testbed --per-minute 100000 --file {tokens}"
     script = f"mkdir -p /var/lib/qubic-lab && PYTHONPATH={CODE} {add} && chown -R qubic-lab: /var/lib/qubic-lab"
-    return output_on(bed, COORDINATORS[0], ("sh", "-ec", script)).split()[-1]
+    return output_on(bed, first.name, ("sh", "-ec", script)).split()[-1]
 
 
-def _add_coordinator(bed: Bed, first: Host, host: Host) -> None:
-    """Set up a second coordinator, with the Redis and the tokens of the first; its votes are in files of its own."""
-    settings = output_on(bed, first.name, ("cat", "/etc/qubic-lab/coordinator.env")).splitlines()
-    kept = [line for line in settings if not line.startswith("QUBIC_LAB_DATABASE_URL")]
-    tokens = output_on(bed, first.name, ("cat", "/var/lib/qubic-lab/tokens.yaml"))
-    script = f"""
-install -m 644 {CODE}/launch/systemd/qubic-orchestrator.service /etc/systemd/system/
-install -d -o qubic-lab -m 700 /var/lib/qubic-lab /var/lib/qubic-lab/models
-install -o qubic-lab -m 600 /dev/stdin /var/lib/qubic-lab/tokens.yaml"""
-    output_on(bed, host.name, ("sh", "-ec", script), tokens)
-    line = ("install", "-m", "600", "/dev/stdin", "/etc/qubic-lab/coordinator.env")
-    output_on(bed, host.name, line, "\n".join(kept) + "\n")
+def _share_settings(bed: Bed, first: Host, host: Host) -> None:
+    """Give another coordinator the settings and the tokens of the first."""
+    for path, owner in (("/etc/qubic-lab/coordinator.env", "root"), ("/var/lib/qubic-lab/tokens.yaml", "qubic-lab")):
+        content = output_on(bed, first.name, ("cat", path))
+        output_on(bed, host.name, ("install", "-o", owner, "-m", "600", "/dev/stdin", path), content)
 
 
 def _set_node(bed: Bed, host: Host, spec: ClusterSpec) -> None:
-    """Set what a host's node and rank run; where a coordinator has port 5000, the node's health page has a free one."""
-    registry, health = (SERVICES[name].ports[0] for name in ("registry", "health"))
-    coordinators = ",".join(f"{bed.network.host(name).address}:{registry}" for name in COORDINATORS)
-    first = bed.network.hosts[0].address
-    more = "" if host.name in COORDINATORS else f" --health-port {health}"
+    """Set what a host's node and rank run; where a coordinator has port 5000, the node's health page has none."""
+    more = "" if host.coordinator else f" --health-port {SERVICES['health'].ports[0]}"
     if spec.kind == "pipeline":
-        more += f" --pipeline {first}:{SERVICES['pipeline'].ports[0]}"
+        more += f" --pipeline {bed.network.hosts[0].address}:{SERVICES['pipeline'].ports[0]}"
     model = f"/opt/models/{spec.model.name}"
-    node = {"COORDINATORS": coordinators, "MODEL": model, "NODE_OPTIONS": spec.options + more}
-    _set(bed, host, "node", node)
+    _set(bed, host, "node", {"MODEL": model, "NODE_OPTIONS": spec.options + more})
     _set(bed, host, "pipeline", {"MODEL": model, "PIPELINE_OPTIONS": spec.options})
     _set(bed, host, "host", {"PYTHONPATH": CODE})
 
@@ -274,7 +261,7 @@ for url in {urls(bed)!r}:
         time.sleep(0.5)
 """
     try:
-        output_on(bed, COORDINATORS[0], ("python", "-c", script))
+        output_on(bed, bed.network.hosts[0].name, ("python", "-c", script))
     except QubicLabError as error:
         raise QubicLabError(f"the cluster does not come up ({error}): its logs are in {FOLDER}/vm-*/log") from error
 

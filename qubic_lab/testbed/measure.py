@@ -75,7 +75,7 @@ def measure(spec: ClusterSpec, tokens: int, repeat: int, say: Callable[[str], No
     cells = []
     for shape in SHAPES:
         say(shape.text())
-        bed = beds.up(Network(RANKS), shape)
+        bed = beds.up(Network(RANKS, coordinators=cluster.COORDINATORS), shape)
         try:
             link = measure_link(bed, "vm-1", "vm-2")
             say(f"link: {link.rtt_ms:.2f} ms, {link.gbps:.3f} Gbit/s")

@@ -97,8 +97,11 @@ def hosts_file(network: Network) -> str:
 
 
 def system_values() -> dict[str, str]:
-    """Return values of sysctl, as the real machines set them."""
-    return {"net/ipv4/ip_local_port_range": f"{EPHEMERAL[0]} {EPHEMERAL[1]}"}
+    """Return values of sysctl, as the real machines set them: our range of ports, and systemd's leave to ping."""
+    return {
+        "net/ipv4/ip_local_port_range": f"{EPHEMERAL[0]} {EPHEMERAL[1]}",
+        "net/ipv4/ping_group_range": "0 2147483647",
+    }
 
 
 def _sources(network: Network, rule: Rule) -> Sequence[str]:

@@ -12,14 +12,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import qubic_lab
 from qubic_lab.errors import QubicLabError
-from qubic_lab.launch_plan.network import SERVICES, Host
+from qubic_lab.launch_plan.network import SERVICES, Host, Network
 from qubic_lab.testbed.bed import Bed, command_on, listening
 
 State = Literal["open", "closed"]
@@ -114,15 +114,12 @@ class ScanResult:
     wrong: list[Difference]
 
 
-def scan_bed(
-    bed: Bed, all_ports: bool = False, more: Mapping[str, Sequence[str]] | None = None, seed: int = 0
-) -> ScanResult:
+def scan_bed(bed: Bed, all_ports: bool = False, seed: int = 0) -> ScanResult:
     """Scan every host of the cluster from every other and from outside.
 
     Args:
         bed: a bed that is up.
         all_ports: all 65,535, in place of those that matter and a sample.
-        more: services of a host by its name, besides those of the plan.
         seed: of the sample.
 
     Raises:
@@ -156,14 +153,14 @@ def scan_bed(
             open_ports[host.name][source] = sorted(port for port, state in found.items() if state == "open")
             caller = bed.addresses[source]
             allowed = {port for port in ports if bed.network.may_reach(caller, host.name, port)}
-            served = {port for port in ports if _is_served(bed, host, port, (more or {}).get(host.name, ()))}
+            served = {port for port in ports if _is_served(bed.network, host, port)}
             wrong += differences(source, host.name, ports, found, allowed, served)
     return ScanResult(asked, open_ports, wrong)
 
 
-def _is_served(bed: Bed, host: Host, port: int, more: Sequence[str]) -> bool:
-    services = (*bed.network.services(host), *(SERVICES[name] for name in more))
-    return any(each.reach != "host" and each.ports[0] <= port <= each.ports[1] for each in services)
+def _is_served(network: Network, host: Host, port: int) -> bool:
+    services = (each for each in network.services(host) if network.reach(each) != "host")
+    return any(each.ports[0] <= port <= each.ports[1] for each in services)
 
 
 def main() -> None:
