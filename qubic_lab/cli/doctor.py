@@ -55,7 +55,7 @@ def doctor(
     """
     from dataclasses import replace
 
-    from qubic_lab.doctor.examination import check_names, examine, mend
+    from qubic_lab.doctor.examination import check_names
     from qubic_lab.doctor.subject import subject_of, variables_of
     from qubic_lab.settings import settings
 
@@ -75,14 +75,9 @@ def doctor(
         links=_links,
         options=_words(given | {"slots": slots, "source": source}),
     )
-    with progress_bar() as progress:
-        findings = examine(subject, names, progress)
-        if fix and (again := mend(findings, note)):
-            repeated = examine(subject, check_names(tuple(again)), progress)
-            findings = [each for each in findings if each.check not in again] + repeated
-            findings.sort(key=lambda each: names.index(each.check))
-    counts: Counter[str] = Counter(each.verdict for each in findings)
+    findings = _examined(subject, names, fix)
     seconds = time.monotonic() - started
+    counts: Counter[str] = Counter(each.verdict for each in findings)
     if json:
         verdicts = {verdict: counts[verdict] for verdict in WORDS}
         found = [each.to_dict() for each in findings]
@@ -94,6 +89,19 @@ def doctor(
     if counts["fail"]:
         first = next(each for each in findings if each.verdict == "fail")
         raise QubicLabError(f"{counts['fail']} of {len(findings)} failed; first: {first.remedy or first.reason}")
+
+
+def _examined(subject: "Subject", names: "Sequence[str]", fix: bool) -> "list[Finding]":
+    """Return what the checks found; with `fix` after mending what can be mended."""
+    from qubic_lab.doctor.examination import check_names, examine, mend
+
+    with progress_bar() as progress:
+        findings = examine(subject, names, progress)
+        if fix and (again := mend(findings, note)):
+            repeated = examine(subject, check_names(tuple(again)), progress)
+            findings = [each for each in findings if each.check not in again] + repeated
+            findings.sort(key=lambda each: names.index(each.check))
+    return findings
 
 
 def _words(given: Mapping[str, object]) -> str:

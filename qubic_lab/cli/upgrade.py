@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 LOOK_S = 0.1
 DRAINING = "draining"
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Members:
+    """The coordinators' addresses, and what starts a member again; None: members of that kind stay as they are."""
+
+    urls: "Sequence[str]"
+    restart_node: "Callable[[NodeStatus], None] | None"
+    restart_coordinator: Callable[[str], None] | None
 
 
 def upgrade(
@@ -55,49 +65,65 @@ def upgrade(
     supervisor stay.
     """
     from qubic_lab.api.client import CoordinatorClient
-    from qubic_lab.cli.cluster import cluster_folder
-    from qubic_lab.cluster import background
-    from qubic_lab.settings import settings
 
     within_s = read_seconds("--timeout", timeout)
-    local = None if node_command or coordinator_command else background.running(cluster_folder())
-    if local is None and not (node_command or coordinator_command):
-        raise InputError("no cluster runs on this machine: give --node COMMAND, which restarts a node elsewhere")
-    if local is not None and coordinators is not None:
-        raise InputError("--coordinators is for members elsewhere: give --node or --coordinator with it")
-    urls = local.urls if local else split_list("--coordinators", coordinators or settings().coordinator)
-    names = {url: member.name for url, member in zip(urls, local.of_kind("coordinator"), strict=True)} if local else {}
-
-    def restart_node(node: "NodeStatus") -> None:
-        if local is None:
-            _run(node_command or "", name=node.name, host=urlsplit(f"//{node.address}").hostname or node.address)
-        else:
-            background.restart_member(cluster_folder(), node.name, within_s)
-
-    def restart_coordinator(url: str) -> None:
-        if local is None:
-            _run(coordinator_command or "", name=url, host=urlsplit(url).hostname or url)
-        else:
-            background.restart_member(cluster_folder(), names[url], within_s)
-
+    if node_command or coordinator_command:
+        members = _elsewhere(node_command, coordinator_command, coordinators)
+    else:
+        members = _of_this_machine(coordinators, within_s)
     done: list[str] = []
     with ExitStack() as stack:
-        clients = [stack.enter_context(CoordinatorClient(url, answer_s=within_s)) for url in urls]
-        if local is not None or node_command:
+        clients = [stack.enter_context(CoordinatorClient(url, answer_s=within_s)) for url in members.urls]
+        if members.restart_node is not None:
             for node in _chosen(clients[0].nodes(), only):
                 note(f"node {node.name}: drained")
-                _upgrade_node(clients, node, restart_node, within_s)
+                _upgrade_node(clients, node, members.restart_node, within_s)
                 done.append(node.name)
-        if local is not None or coordinator_command:
+        if members.restart_coordinator is not None:
             for client in clients:
                 note(f"coordinator {client.url}: ends its requests")
-                _upgrade_coordinator(client, restart_coordinator, within_s)
+                _upgrade_coordinator(client, members.restart_coordinator, within_s)
                 done.append(client.url)
     if json:
         print_json({"upgraded": done})
         return
     for name in done:
         typer.echo(name)
+
+
+def _elsewhere(node_command: str | None, coordinator_command: str | None, urls: str | None) -> _Members:
+    """Return members that commands start again."""
+    from qubic_lab.settings import settings
+
+    def node(found: "NodeStatus") -> None:
+        _run(node_command or "", name=found.name, host=urlsplit(f"//{found.address}").hostname or found.address)
+
+    def coordinator(url: str) -> None:
+        _run(coordinator_command or "", name=url, host=urlsplit(url).hostname or url)
+
+    return _Members(
+        split_list("--coordinators", urls or settings().coordinator),
+        node if node_command else None,
+        coordinator if coordinator_command else None,
+    )
+
+
+def _of_this_machine(urls: str | None, within_s: float) -> _Members:
+    """Return the members of this machine's cluster; an InputError if none runs, or `urls` are given."""
+    from qubic_lab.cli.cluster import cluster_folder
+    from qubic_lab.cluster import background
+
+    local = background.running(cluster_folder())
+    if local is None:
+        raise InputError("no cluster runs on this machine: give --node COMMAND, which restarts a node elsewhere")
+    if urls is not None:
+        raise InputError("--coordinators is for members elsewhere: give --node or --coordinator with it")
+    names = {url: member.name for url, member in zip(local.urls, local.of_kind("coordinator"), strict=True)}
+
+    def restart(name: str) -> None:
+        background.restart_member(cluster_folder(), name, within_s)
+
+    return _Members(local.urls, lambda node: restart(node.name), lambda url: restart(names[url]))
 
 
 def _chosen(nodes: "Sequence[NodeStatus]", only: str | None) -> "list[NodeStatus]":

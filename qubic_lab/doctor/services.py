@@ -20,6 +20,7 @@ import redis
 from qubic_lab.cluster.redis_server import connect
 from qubic_lab.database import missing_migrations, open_database, shown_url
 from qubic_lab.doctor.finding import Finding, Verdict, as_root, skip
+from qubic_lab.doctor.path import paths
 from qubic_lab.doctor.subject import Subject
 from qubic_lab.errors import QubicLabError
 from qubic_lab.launch_plan.network import EPHEMERAL, Service
@@ -55,9 +56,14 @@ def units(subject: Subject) -> Iterator[Finding]:
         return
     needed = ["qubic-node"]
     if subject.role == "coordinator":
-        postgres = (settings().database_url or "").startswith("postgresql")
-        needed = [*(["redis-server"] if settings().redis_url else []), *(["postgresql"] if postgres else [])]
-        needed.append("qubic-orchestrator")
+        needed = ["qubic-orchestrator"]
+        if subject.host.first:  # other coordinators use those of the first
+            postgres = (settings().database_url or "").startswith("postgresql")
+            needed = [
+                *(["redis-server"] if settings().redis_url else []),
+                *(["postgresql"] if postgres else []),
+                *needed,
+            ]
     for unit in needed:
         ask = (["systemctl", question, unit] for question in ("is-enabled", "is-active"))
         said = [subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() for words in ask]
@@ -260,7 +266,7 @@ def _database(setting: str, url: str | None) -> Finding:
 
 
 def links(subject: Subject) -> Iterator[Finding]:
-    """The largest packet of each interface that is up, and the links between nodes."""
+    """The largest packet of each interface that is up and of each path, and the links between nodes."""
     for name, state in psutil.net_if_stats().items():
         if state.isup and not name.startswith(("lo", "docker", "br-", "veth")):
             small = 0 < state.mtu < 1_280
@@ -269,4 +275,5 @@ def links(subject: Subject) -> Iterator[Finding]:
                 as_root(f"ip link set {name} mtu 1460"),
             )
             yield Finding(name, f"MTU {state.mtu}", *(("warn", why, remedy) if small else ()))
+    yield from paths(subject)
     yield from subject.links(subject)
