@@ -150,12 +150,15 @@ def mount_disks(folder: Path, config: HostConfig) -> None:
 
     run("mount", "--make-rprivate", "/")
     run("hostname", config.name)
-    for name in (*DISKS, *(each.lstrip("/") for each in config.opened)):
-        upper, work = folder / "disk" / name, folder / "work" / name
-        for each in (upper, work):
-            each.mkdir(parents=True, exist_ok=True)
-        layers = f"lowerdir=/{name},upperdir={upper},workdir={work}"
-        run("mount", "-t", "overlay", "overlay", "-o", layers, f"/{name}")
+    names = [Path(name.lstrip("/")) for name in (*DISKS, *config.opened)]
+    for name in names:
+        (folder / "disk" / name).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not any(above in names for above in name.parents):  # else the folder is part of that one's layer
+            work = folder / "work" / name
+            work.mkdir(parents=True, exist_ok=True)
+            layers = f"lowerdir=/{name},upperdir={folder / 'disk' / name},workdir={work}"
+            run("mount", "-t", "overlay", "overlay", "-o", layers, f"/{name}")
     for source, target in config.binds:
         if Path(source).is_dir():
             Path(target).mkdir(parents=True, exist_ok=True)
