@@ -21,10 +21,12 @@ import qubic_lab
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "qubic_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LAB, ORACLE, DASHBOARD = (PROJECT["optional-dependencies"][extra] for extra in ("lab", "oracle", "dashboard"))
+LAB, ORACLE, DASHBOARD, SIMULATION = (
+    PROJECT["optional-dependencies"][extra] for extra in ("lab", "oracle", "dashboard", "simulation")
+)
 PYPI_NAME = {"pytorch": "torch", "matplotlib-base": "matplotlib", "redis-py": "redis", "arch-py": "arch"}
 """By conda-forge's name, where they differ."""
-USABLE_WITH = {"runs": LAB, "studies": LAB, "oracle": ORACLE, "dashboard": DASHBOARD}
+USABLE_WITH = {"runs": LAB, "studies": LAB, "oracle": ORACLE, "dashboard": DASHBOARD, "simulation": SIMULATION}
 """Rooms that only an extra makes usable."""
 
 
