@@ -25,7 +25,7 @@ from qubic_lab.runs.summary import (
     rows_of,
 )
 from qubic_lab.runs.week_report import ReportedRun, WeekReport, differing_parameters
-from qubic_lab.studies.acceptance import AcceptanceRow
+from qubic_lab.studies.acceptance import PARTS, AcceptanceRow
 from qubic_lab.studies.questions import ASKED, Question
 
 PICTURES = 2
@@ -206,7 +206,7 @@ def _criteria(rows: Sequence[AcceptanceRow]) -> Sentence | None:
     passed = sum(row.verdict == "pass" for row in rows)
     others = ", ".join(f"{row.id} {SIGNS[row.verdict][0]}" for row in rows if row.verdict != "pass")
     said = _("{passed} of {count} criteria pass", passed=passed, count=len(rows))
-    return Sentence(f"{said}{f'; {others}' if others else ''}", "week#rows")
+    return Sentence(_(PARTS).join(filter(None, (said, others))), "week#rows")
 
 
 def _hero(report: WeekReport, runs: Sequence[ReportedRun], asked: Sequence[Question]) -> ShownPicture | None:

@@ -34,8 +34,8 @@ def _headline(real: Sequence[Family]) -> Finding:
     values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("best Sharpe")}
     values |= {"rule": ".2f"}
     if values["evidence"]:
-        return say("{evidence} of {families:set} of real signals beat luck after costs.", **values)
-    return say("None of {families:set} of real signals beat luck after costs.", **values)
+        return say("{evidence} of {families:set} of signals on real data beat luck after costs.", **values)
+    return say("None of {families:set} of signals on real data beat luck after costs.", **values)
 
 
 def _verdict_finding(family: Family) -> Finding:

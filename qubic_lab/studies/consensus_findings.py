@@ -53,7 +53,7 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
     ]
     said = [
         say(
-            "A vote of {k} is {longer} one answer of equal cost, {greedy} greedy.",
+            "{k} votes are {longer} one answer of equal cost, {greedy} one plain answer.",
             k=votes.k,
             longer=say(SHOWN[verdict(longer)]),
             key=longer.value,
@@ -65,7 +65,7 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
         ),
         say(
             "The vote of {model} is right on {vote:percent} of {questions:question}, one sample on {sample:percent}, "
-            "the greedy answer on {greedy:percent}.",
+            "the plain (greedy) answer on {greedy:percent}.",
             model=result.model,
             questions=votes.questions,
             vote=gain.method.value,
