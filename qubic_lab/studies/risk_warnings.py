@@ -356,7 +356,9 @@ def _warning_findings(risk: RiskStudy) -> list[Finding]:
     p, falls = found.comparison.p, ours.falls
     values |= {"key": ours.recall.value, "low": ours.recall.low, "high": ours.recall.high, "falls": falls}
     values |= {"unit": say("of falls"), "found": ours.found, "naive": naive.found, "p": p}
-    text = "Warnings ({bars} bars) did not clearly find more falls than a simple volatility rule: {found} against {naive}."
+    text = (
+        "Warnings ({bars} bars) did not clearly find more falls than a simple volatility rule: {found} against {naive}."
+    )
     if p < ALPHA:
         text = "Warnings ({bars} bars) found more falls than a simple volatility rule: {found} against {naive}."
         if found.comparison.only_ours < found.comparison.only_naive:
