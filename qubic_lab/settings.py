@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     cluster_network: str = ""
     """Networks of the cluster's machines, such as 10.0.0.0/24: nodes tell their health there without a token."""
     coordinator: str = "http://127.0.0.1:5000"
-    """Address of the coordinator that our own commands use."""
+    """Address of the coordinator that our own commands use; several with commas: if one is lost, the next is asked."""
     coingecko_key: SecretStr | None = None
     """CoinGecko's key; without one, prices still come, at lower limits."""
     newsapi_key: SecretStr | None = None
@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     """The certificate's private key (PEM)."""
     tls_authority: Path | None = None
     """Certificate of the authority that signed the certificates of all hosts (PEM)."""
+
+    @property
+    def coordinators(self) -> tuple[str, ...]:
+        """The addresses in `coordinator`."""
+        return tuple(each.strip().rstrip("/") for each in self.coordinator.split(","))
 
 
 @cache

@@ -49,6 +49,7 @@ WITHIN_S = 120.0
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses of nodes and coordinators: heartbeats, polls and retries."""
     for name in (
+        "coordinator.LEFT_S",
         "registry.HEARTBEAT_S",
         "dispatcher.BEAT_S",
         "dispatcher.LOOK_S",

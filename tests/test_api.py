@@ -25,6 +25,7 @@ ASK = "/api/ai/query"
 QUESTION: dict[str, Any] = {"prompt": "hi", "max_new_tokens": 8}
 STREAM = {**QUESTION, "stream": True}
 KEY = {"Idempotency-Key": "key"}
+HANG_UP = {"X-Qubic-Hang-Up": "cancel"}
 Event = tuple[str, int, dict[str, Any]]
 
 
@@ -94,15 +95,17 @@ async def test_an_answer_in_one_piece_and_as_a_stream(start_cluster: StartCluste
 
 
 @pytest.mark.parametrize("body", [QUESTION, STREAM], ids=["json", "stream"])
-async def test_whoever_hangs_up_without_a_key_ends_the_work(start_cluster: StartCluster, body: dict[str, Any]) -> None:
+@pytest.mark.parametrize("headers", [{}, KEY | HANG_UP], ids=["no key", "a key that says so"])
+async def test_whoever_hangs_up_without_a_key_ends_the_work(
+    start_cluster: StartCluster, body: dict[str, Any], headers: dict[str, str]
+) -> None:
     node = Fragile(seconds=600.0, slots=1)
     async with start_cluster(nodes={"a": node}, served=True) as running:
-        asking = asyncio.ensure_future(running.client.post(ASK, json=body))
+        asking = asyncio.ensure_future(running.client.post(ASK, json=body, headers=headers))
         await until(lambda: node.running)
         asking.cancel()
         await until(lambda: not node.running)
-        counts = await running.coordinator.counts()
-        assert (counts.cancelled, counts.processing, counts.submitted) == (1, 0, 1)
+        assert await until(lambda: counted_as(running, cancelled=1, processing=0, submitted=1))
         node.seconds = 0.1
         assert (await running.client.post(ASK, json=QUESTION)).status_code == 200
 
@@ -125,6 +128,24 @@ async def test_who_hangs_up_at_once_leaves_nothing_behind(start_cluster: StartCl
             await writer.drain()
             writer.close()
         assert await until(lambda: counted_as(running, submitted=4, cancelled=4))
+
+
+async def test_a_client_that_lost_its_connection_finds_its_work_going_on(
+    start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Fragile(held=True)
+    async with start_cluster(nodes={"a": node}, served=True) as running:
+        asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY | HANG_UP))
+        await until(lambda: node.running)
+        left: list[str] = []
+        monkeypatch.setattr(running.coordinator, "_cancel_left", left.append)  # it is called when the time is up
+        asking.cancel()
+        again = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY | HANG_UP))
+        await until(lambda: left and running.coordinator._followed)
+        type(running.coordinator)._cancel_left(running.coordinator, left[0])
+        node.held = False
+        assert QueryResponse(**(await again).json()).token_ids == counted(0, 8)
+        assert node.asked == 1
 
 
 async def test_with_a_key_the_work_goes_on_and_a_repeat_gets_its_answer(start_cluster: StartCluster) -> None:
@@ -380,6 +401,12 @@ async def test_from_python(start_cluster: StartCluster) -> None:
             assert isinstance(told[-1], QueryResponse) and told[-1].task_id == answer.task_id
             with pytest.raises(InputError, match="did you mean 'top_k'"):
                 await asyncio.to_thread(lab.ask, "hi", topk=3)
+            node.held = True
+            left = lab.stream("hi", max_new_tokens=8)
+            await asyncio.to_thread(next, left)
+            left.close()  # its own key does not keep the work
+            assert await until(lambda: counted_as(running, cancelled=1))
+            node.held = False
             node.error = KeyError("a fault")
             with pytest.raises(RankError, match="all 3 attempts"):
                 await asyncio.to_thread(lambda: list(lab.stream("hi")))

@@ -124,10 +124,13 @@ async def test_long_prompts_have_their_scores_which_are_not_kept(
 
 
 @pytest.mark.parametrize("body", [{}, {"stream": True}, {"n": 3}], ids=["whole", "stream", "samples"])
-async def test_whoever_hangs_up_leaves_no_task_behind(start_cluster: StartCluster, body: dict[str, Any]) -> None:
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k", "X-Qubic-Hang-Up": "cancel"}], ids=["", "key"])
+async def test_whoever_hangs_up_leaves_no_task_behind(
+    start_cluster: StartCluster, body: dict[str, Any], headers: dict[str, str]
+) -> None:
     node = Fragile(seconds=600.0, slots=8)
     async with start_cluster(nodes={"a": node}, served=True) as running:
-        asking = asyncio.ensure_future(running.client.post(CHAT, json=HELLO | body))
+        asking = asyncio.ensure_future(running.client.post(CHAT, json=HELLO | body, headers=headers))
         await until(lambda: node.running == body.get("n", 1))
         asking.cancel()
         await until(lambda: not node.running)

@@ -11,10 +11,11 @@ from qubic_lab.api.problems import problem
 from qubic_lab.api.responses import (
     STREAMED,
     EventStream,
+    HangUp,
     IdempotencyKey,
     as_lines,
-    cancel_task,
     key_of,
+    leave_task,
     read_answer,
     read_events,
     until_done,
@@ -37,18 +38,26 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
 
     @routes.post("/single_query", response_model=QueryResponse, responses=STREAMED)
     async def answer_alone(
-        query: SingleQuery, request: Request, idempotency_key: IdempotencyKey = None, last_event_id: LastEvent = 0
+        query: SingleQuery,
+        request: Request,
+        idempotency_key: IdempotencyKey = None,
+        last_event_id: LastEvent = 0,
+        x_qubic_hang_up: HangUp = None,
     ) -> QueryResponse | Response:
         """Answer a question with one node, as a whole or, with `stream`, as server-sent events.
 
         Without the header Idempotency-Key the work ends when the client disconnects. With it the work goes on, and the
         same request gets the answer, or the stream from the event after Last-Event-ID.
         """
-        return await answer_with_one(query, request, idempotency_key, last_event_id)
+        return await answer_with_one(query, request, idempotency_key, last_event_id, x_qubic_hang_up)
 
     @routes.post("/query", response_model=QueryResponse | ConsensusResponse, responses=STREAMED)
     async def answer(
-        query: Query, request: Request, idempotency_key: IdempotencyKey = None, last_event_id: LastEvent = 0
+        query: Query,
+        request: Request,
+        idempotency_key: IdempotencyKey = None,
+        last_event_id: LastEvent = 0,
+        x_qubic_hang_up: HangUp = None,
     ) -> QueryResponse | ConsensusResponse | Response:
         """Answer a question with one node as single_query does, or with several.
 
@@ -56,7 +65,7 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
         A vote has no stream and no Idempotency-Key.
         """
         if query.mode == "single":
-            return await answer_with_one(query, request, idempotency_key, last_event_id)
+            return await answer_with_one(query, request, idempotency_key, last_event_id, x_qubic_hang_up)
         if votes is None or query.stream:
             why = "this coordinator holds no votes" if votes is None else "a vote has no stream"
             raise InputError(f"mode is {query.mode!r}, but {why}: ask with mode single")
@@ -65,7 +74,7 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
         return await answer_query(coordinator, votes, ConsensusQuery.of(query), request)
 
     async def answer_with_one(
-        query: Query, request: Request, idempotency_key: str | None, last_event_id: int
+        query: Query, request: Request, idempotency_key: str | None, last_event_id: int, hang_up: str | None
     ) -> QueryResponse | Response:
         started_s = time.perf_counter()
         key = key_of(idempotency_key, getattr(request.state, "client", ""))
@@ -74,11 +83,11 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
         if not len(coordinator.fleet):
             return problem(503, "No node", "no node is registered: start one with qubic-lab node", NO_NODE_HEADERS)
         task_id = await coordinator.submit(query.to_message(), query.priority, key)
+        leave = partial(leave_task, coordinator, task_id, key is not None, hang_up)
         if query.stream:
             events = read_events(coordinator, task_id, started_s, last_event_id)
-            end = None if key else partial(cancel_task, coordinator, task_id)
-            return EventStream(as_lines(events, query.deadline_s), end)
-        whole = read_answer(coordinator, task_id, started_s, query.deadline_s, keep=key is not None)
+            return EventStream(as_lines(events, query.deadline_s), leave)
+        whole = read_answer(coordinator, task_id, started_s, query.deadline_s, leave=leave)
         return await until_done(request, whole)
 
     return routes

@@ -1,7 +1,7 @@
-"""Client of a coordinator for notebooks and commands; problems are raised as the project's errors."""
+"""Client of a cluster's coordinators for notebooks and commands; problems are raised as the project's errors."""
 
 import json
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -14,6 +14,7 @@ from qubic_lab.core import ChatMessage
 from qubic_lab.errors import BusyError, InputError, QubicLabError, UnreachableError
 from qubic_lab.settings import settings
 from qubic_lab.wire.channel import is_loopback
+from qubic_lab.wire.failover import KEY, CoordinatorTransport
 
 CONNECT_S = 5.0
 _TRACED = {"X-Qubic-Trace": "1"}
@@ -30,7 +31,12 @@ _ERRORS: dict[int, type[QubicLabError]] = {
 
 
 class CoordinatorClient:
-    """A coordinator at `url` (by default from the settings); use it as a context manager, or call `close`.
+    """The coordinators at `url` (by default those of the settings); use it as a context manager, or call `close`.
+
+    The first one that can be reached is asked; `url` may have several with commas. If it is lost while it answers, the
+    question is asked again, there or at the next one, with the same key: the answer is the same, and a stream goes on
+    where it broke off (see `wire.failover`). Without a `key` of the caller each question gets one, and its work ends
+    when the answer is left.
 
     Raises, in every method:
         UnreachableError: no coordinator answers.
@@ -43,40 +49,43 @@ class CoordinatorClient:
         A coordinator that sends nothing for `answer_s` counts as unreachable; None: it may take any time.
 
         Raises:
-            InputError: the URL is invalid, or would send the token to another host in clear text.
+            InputError: a URL is invalid, or would send the token to another host in clear text.
         """
-        self.url = (url or settings().coordinator).rstrip("/")
         token = token or settings().api_token
-        authority = settings().tls_authority
-        try:
-            self._http = httpx2.Client(
-                base_url=self.url,
-                headers={"Authorization": f"Bearer {token}"} if token else {},
-                timeout=httpx2.Timeout(answer_s, connect=CONNECT_S),
-                verify=str(authority) if authority and self.url.startswith("https:") else True,
-                trust_env=False,  # a web proxy does not reach our own hosts
-            )
-        except (httpx2.InvalidURL, ValueError) as error:
-            raise InputError(f"{self.url!r} is not a coordinator's URL ({error}): give http://HOST:PORT") from error
-        address = self._http.base_url
-        if address.scheme not in ("http", "https") or not address.host:
-            self._http.close()
-            raise InputError(f"{self.url!r} is not a coordinator's URL: give http://HOST:PORT")
-        if token and address.scheme == "http" and not is_loopback(address.host):
-            self._http.close()
-            raise InputError(f"{self.url} would send the token in clear text: give https://{address.netloc.decode()}")
+        self.urls = tuple(each.strip().rstrip("/") for each in url.split(",")) if url else settings().coordinators
+        for each in self.urls:
+            _check_url(each, token)
+        self._http = httpx2.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx2.Timeout(answer_s, connect=CONNECT_S),
+            transport=CoordinatorTransport(self.urls, httpx2.HTTPTransport(verify=self._trusted())),
+        )
+
+    @property
+    def url(self) -> str:
+        """The first of its URLs."""
+        return self.urls[0]
+
+    def _trusted(self) -> bool | str:
+        """Return the file of the authority of its coordinators, or whether that of the system's is meant."""
+        encrypted, authority = any(each.startswith("https:") for each in self.urls), settings().tls_authority
+        return str(authority) if authority and encrypted else encrypted
 
     def ask(self, prompt: str, *, key: str | None = None, **options: Any) -> QueryResponse:
         """Return the answer to one question.
 
         Args:
             prompt: the question.
-            key: an idempotency key: a repeated request with the same key gets the first answer.
+            key: an idempotency key: a repeated request with the same key gets the first answer, and the work goes on
+                when this client hangs up.
             **options: other fields of `schemas.Query`, such as `max_new_tokens`.
         """
         return QueryResponse(**self.call("POST", "/api/ai/query", {"prompt": prompt, **options}, key))
 
-    def stream(self, prompt: str, *, key: str | None = None, **options: Any) -> Iterator[Token | QueryResponse]:
+    def stream(
+        self, prompt: str, *, key: str | None = None, **options: Any
+    ) -> Generator[Token | QueryResponse, None, None]:
         """Yield the tokens of an answer as they arrive, then the whole answer; arguments as in `ask`."""
         for name, value in self._events("/api/ai/query", {"prompt": prompt, "stream": True, **options}, _key(key)):
             content = json.loads(value)
@@ -187,13 +196,25 @@ class CoordinatorClient:
 
     def _unreachable(self, error: Exception) -> UnreachableError:
         return UnreachableError(
-            f"no coordinator answers at {self.url} ({error}): start one with qubic-lab cluster up (or, for chats, "
-            "qubic-lab serve), or set QUBIC_LAB_COORDINATOR"
+            f"no coordinator answers at {', '.join(self.urls)} ({error}): start one with qubic-lab cluster up (or, for "
+            "chats, qubic-lab serve), or set QUBIC_LAB_COORDINATOR"
         )
 
 
+def _check_url(url: str, token: str | None) -> None:
+    """Raise an InputError if a URL is not that of a coordinator, or would send the token in clear text."""
+    try:
+        address = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError) as error:
+        raise InputError(f"{url!r} is not a coordinator's URL ({error}): give http://HOST:PORT") from error
+    if address.scheme not in ("http", "https") or not address.host:
+        raise InputError(f"{url!r} is not a coordinator's URL: give http://HOST:PORT")
+    if token and address.scheme == "http" and not is_loopback(address.host):
+        raise InputError(f"{url} would send the token in clear text: give https://{address.netloc.decode()}")
+
+
 def _key(key: str | None) -> dict[str, str]:
-    return {} if key is None else {"Idempotency-Key": key}
+    return {} if key is None else {KEY: key}
 
 
 def _error_of(status: int, text: str, retry_after: str | None) -> QubicLabError:

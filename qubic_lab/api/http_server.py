@@ -40,7 +40,7 @@ from qubic_lab.lifeline import CTRL_C_S
 from qubic_lab.settings import settings
 from qubic_lab.wire.channel import TlsFiles, is_loopback, read_host, with_port
 
-RELOAD_S = 10.0
+RELOAD_S = 1.0
 """Interval of the check for renewed certificate files."""
 SWITCH_S = 0.0005
 """Longest wait of a thread with an answer from Redis for the busy event loop; Python's default is 5 ms."""

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Header, Request
 from fastapi.responses import StreamingResponse
@@ -26,6 +26,13 @@ IdempotencyKey = Annotated[
         max_length=MOST_KEY_CHARACTERS,
         json_schema_extra={"pattern": "^[!-~]([ -~]*[!-~])?$"},  # what HTTP carries unchanged
         description="on a coordinator the same request with the same key gets the first one's answer",
+    ),
+]
+HangUp = Annotated[
+    Literal["cancel"] | None,
+    Header(
+        description="cancel: with an Idempotency-Key the work also ends when the client hangs up, if it does not ask "
+        "again at this coordinator soon"
     ),
 ]
 T = TypeVar("T")
@@ -70,12 +77,12 @@ async def read_answer(
     started_s: float,
     deadline_s: float,
     *,
-    keep: bool = False,
+    leave: Callable[[], Awaitable[None]] | None = None,
     is_auto: bool = False,
 ) -> QueryResponse:
     """Wait for a task's whole answer to a request that arrived at `started_s`, by `time.perf_counter`.
 
-    With `keep` the task goes on after the deadline (from now) or a cancellation, as a client may ask for it again.
+    After the deadline (from now) or a cancellation the task is left as `leave` does, by default cancelled.
 
     Raises:
         DeadlineError: there is no answer by the deadline.
@@ -94,8 +101,7 @@ async def read_answer(
                 items += progress.items
                 outcome = progress.outcome
     except (TimeoutError, asyncio.CancelledError) as error:
-        if not keep:
-            await cancel_task(coordinator, task_id)
+        await (leave() if leave else cancel_task(coordinator, task_id))
         if isinstance(error, TimeoutError):
             raise _too_late(deadline_s) from None
         raise
@@ -176,6 +182,14 @@ async def as_lines(events: AsyncGenerator[Event, None], deadline_s: float) -> As
                 yield f"event: error\ndata: {bytes(problem_of(shown).body).decode()}\n\n"
                 return
             yield f"event: {name}\nid: {number}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+async def leave_task(coordinator: Coordinator, task_id: str, has_key: bool, hang_up: str | None) -> None:
+    """Let a task end that its client has left: at once without a key, and with one only if the client wants that."""
+    if not has_key:
+        await cancel_task(coordinator, task_id)
+    elif hang_up:
+        coordinator.leave(task_id)
 
 
 async def cancel_task(coordinator: Coordinator, task_id: str) -> None:

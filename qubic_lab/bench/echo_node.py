@@ -2,14 +2,16 @@
 
 `python -m qubic_lab.bench.echo_node --coordinator HOST:PORT --name NAME --seconds 1` answers with numbers that count up
 from the request's seed; 16 tokens take one second, fewer tokens take less. It handles as many requests at once as it
-has slots. A prompt that contains KILL ends the process at once. The node prints a line of JSON for each request that it
-starts (see `Begun`). Several names make several nodes in one process, each with its own service.
+has slots. A prompt that contains KILL ends the process at once. SIGUSR1 makes it ten times slower and SIGUSR2 lets each
+request fail, until the same signal comes again. The node prints a line of JSON for each request that it starts (see
+`Begun`). Several names make several nodes in one process, each with its own service.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import signal
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import ExitStack
@@ -43,6 +45,7 @@ class EchoReplica:
 
     def __init__(self, node: str, token_s: float, slots: int, says: str = "") -> None:
         self._node, self._token_s, self._slots, self._says = node, token_s, slots, says
+        self._slower, self._fails = 1, False
 
     async def start(self) -> pb.Capabilities:
         return pb.Capabilities(
@@ -57,7 +60,9 @@ class EchoReplica:
         known, due_s = len(request.forced_token_ids), time.monotonic()
         print(json.dumps(asdict(Begun(self._node, request.prompt, known, due_s))), flush=True)
         for number in tokens[known:]:
-            due_s += self._token_s
+            if self._fails:
+                raise QubicLabError("this node was told to fail")
+            due_s += self._token_s * self._slower
             await asyncio.sleep(due_s - time.monotonic())
             yield pipeline_pb2.GenerateReply(token=_echo_token(number, request.sampling))
         reason = "stop" if self._says else "length"
@@ -68,6 +73,14 @@ class EchoReplica:
 
     async def stats(self) -> pipeline_pb2.StatsReply:
         return pipeline_pb2.StatsReply()
+
+    def change_pace(self) -> None:
+        """Become ten times slower, or as fast as before."""
+        self._slower = 11 - self._slower
+
+    def change_luck(self) -> None:
+        """Let each request fail, or no longer."""
+        self._fails = not self._fails
 
     async def lost(self) -> QubicLabError:
         return await asyncio.Future()
@@ -102,8 +115,11 @@ def read_begun(lines: Iterable[str]) -> list[Begun]:
     return [Begun(**json.loads(line)) for line in lines if line.startswith("{")]
 
 
-async def serve(nodes: Sequence[Node]) -> None:
-    """Run nodes until SIGTERM; errors as for `Node.run`."""
+async def serve(nodes: Sequence[Node], replica: EchoReplica) -> None:
+    """Run nodes until SIGTERM, with the signals of one replica; errors as for `Node.run`."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, replica.change_pace)
+    loop.add_signal_handler(signal.SIGUSR2, replica.change_luck)
     running = [asyncio.ensure_future(node.run()) for node in nodes]
     # Only the last node that installed its handler gets the signal; when it has ended, the others are ended.
     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -118,6 +134,7 @@ def main() -> None:
     parser.add_argument("--coordinator", required=True, action="append", help="may be repeated")
     parser.add_argument("--name", required=True, action="append", help="may be repeated, for one node each")
     parser.add_argument("--listen", default="127.0.0.1:0")
+    parser.add_argument("--address", default="", help="where coordinators reach it, if a relay is between")
     parser.add_argument("--seconds", type=float, default=1.0, help="time of an answer of --new-tokens")
     parser.add_argument("--new-tokens", type=int, default=16)
     parser.add_argument("--slots", type=int, default=64)
@@ -125,15 +142,11 @@ def main() -> None:
     options = parser.parse_args()
 
     async def run(identities: Sequence[tuple[str, str]]) -> None:  # nodes must be created inside their event loop
-        await serve(
-            [
-                Node(
-                    NodeConfig(name, tuple(options.coordinator), options.listen, identity=identity),
-                    EchoReplica(name, options.seconds / options.new_tokens, options.slots, options.says),
-                )
-                for name, identity in identities
-            ]
-        )
+        pace_s = options.seconds / options.new_tokens
+        replicas = [EchoReplica(name, pace_s, options.slots, options.says) for name, _ in identities]
+        where = {"listen": options.listen, "address": options.address}
+        configs = [NodeConfig(name, tuple(options.coordinator), identity=own, **where) for name, own in identities]
+        await serve([Node(*each) for each in zip(configs, replicas, strict=True)], replicas[-1])
 
     with ExitStack() as stack:
         asyncio.run(run([stack.enter_context(claimed_name(options.coordinator, name)) for name in options.name]))

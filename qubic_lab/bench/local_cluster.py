@@ -6,7 +6,9 @@ even if it is killed, and write only to one temporary folder.
 
 import asyncio
 import os
+import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -26,7 +28,7 @@ import qubic_lab
 from qubic_lab.cluster.balance import DEFAULT_BALANCER
 from qubic_lab.cluster.redis_server import RedisServer
 from qubic_lab.errors import QubicLabError
-from qubic_lab.settings import cache_folder
+from qubic_lab.settings import PREFIX, cache_folder
 
 START_S = 120.0
 """A coordinator listens within this time, even on a busy machine."""
@@ -42,6 +44,7 @@ class _Member:
     """A process of the cluster, and the command that restarts it."""
 
     command: Sequence[str]
+    environment: Mapping[str, str]
     log: Path
     process: "subprocess.Popen[bytes]"
 
@@ -67,13 +70,16 @@ class LocalCluster:
 
     def __init__(self, folder: Path, redis: RedisServer, coordinators: int, settings: Mapping[str, str]) -> None:
         self.redis = redis
+        authority = settings.get(f"{PREFIX}TLS_AUTHORITY")
+        self.trusted = ssl.create_default_context(cafile=authority) if authority else None
         self._folder = folder
         self._environment = {**child_environment(), **settings}
         self._members: dict[str, _Member] = {}
         ports = free_ports(2 * coordinators)
         self.registries = tuple(f"127.0.0.1:{port}" for port in ports[:coordinators])
+        scheme = "https" if self.trusted else "http"
         self.urls: Mapping[str, str] = {
-            f"coordinator-{number}": f"http://127.0.0.1:{port}"
+            f"coordinator-{number}": f"{scheme}://127.0.0.1:{port}"
             for number, port in enumerate(ports[coordinators:], start=1)
         }
 
@@ -84,27 +90,38 @@ class LocalCluster:
             QubicLabError: one has ended (with its last line of output), or does not answer in time.
         """
         for name, url, registry in zip(self.urls, self.urls.values(), self.registries, strict=True):
-            options = ("--listen", url.removeprefix("http://"), "--nodes", registry, "--balancer", balancer)
+            options = ("--listen", url.partition("://")[2], "--nodes", registry, "--balancer", balancer)
             self._start(name, ("qubic_lab.cli.main", "coordinator", *options, "--redis", self.redis.url))
         for name, url in self.urls.items():
-            self._wait(name, partial(_get, f"{url}/health"), START_S)
+            self._wait(name, partial(self._get, f"{url}/health"), START_S)
 
-    def start_echo(self, *names: str, token_s: float, slots: int, says: str = "") -> None:
+    def start_echo(
+        self,
+        *names: str,
+        token_s: float,
+        slots: int,
+        says: str = "",
+        registries: Sequence[str] = (),
+        where: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Start a process with one echo node per name; a token takes `token_s`, and `slots` requests run at once.
 
-        `says` is the text of every answer, by default the echo.
+        `says` is the text of every answer, by default the echo. `registries` are where it registers if not at the
+        coordinators themselves, `where` its options of addresses, `environment` its own variables.
         """
-        lists = (("--coordinator", self.registries), ("--name", names))
+        lists = (("--coordinator", registries or self.registries), ("--name", names))
         repeated = [word for option, values in lists for value in values for word in (option, value)]
-        options = ("--seconds", str(token_s), "--new-tokens", "1", "--slots", str(slots), "--says", says)
-        self._start(names[0], ("qubic_lab.bench.echo_node", *repeated, *options))
+        options = ("--seconds", str(token_s), "--new-tokens", "1", "--slots", str(slots), "--says", says, *where)
+        self._start(names[0], ("qubic_lab.bench.echo_node", *repeated, *options), environment or {})
 
-    def start_node(self, name: str, model: str, dtype: str, threads: int, slots: int) -> None:
-        """Start a real node with one rank; `slots` requests decode together."""
+    def start_node(self, name: str, model: str, dtype: str, threads: int, slots: int, ranks: int = 1) -> None:
+        """Start a real node; `slots` requests decode together."""
         if (folder := Path(model)).exists():  # nodes run in another working directory
             model = str(folder.absolute())
         coordinators = ("--coordinator", ",".join(self.registries))
-        options = ("--model", model, "--ranks", "1", "--dtype", dtype, "--threads", str(threads), "--slots", str(slots))
+        shape = ("--model", model, "--ranks", str(ranks), "--dtype", dtype)
+        options = (*shape, "--threads", str(threads), "--slots", str(slots))
         self._start(name, ("qubic_lab.cli.main", "node", *coordinators, "--name", name, *options))
 
     def wait_for_nodes(self, *names: str, within_s: float = START_S) -> list[str]:
@@ -115,15 +132,32 @@ class LocalCluster:
         """
         for url in self.urls.values():
             for name in names:
-                self._wait(name, partial(_may_choose, url, name), within_s)
-        addresses = _open_nodes(next(iter(self.urls.values())))
+                self._wait(name, partial(self._may_choose, url, name), within_s)
+        addresses = self._open_nodes(next(iter(self.urls.values())))
         return [addresses[name] for name in names]
 
     def kill(self, name: str) -> None:
         self._members[name].end()
 
     def start_again(self, name: str) -> None:
-        self._start(name, self._members[name].command)
+        self._start(name, self._members[name].command, self._members[name].environment)
+
+    def send(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a process."""
+        self._members[name].process.send_signal(number)
+
+    def pid(self, name: str) -> int:
+        """Return the id of a process."""
+        return self._members[name].process.pid
+
+    def ended(self) -> list[str]:
+        """Return the names of the processes that have ended."""
+        return [name for name, member in self._members.items() if member.process.poll() is not None]
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes as the first coordinator that answers sees them."""
+        found = (self._get(f"{url}/api/cluster/nodes") for url in self.urls.values())
+        return next((nodes for nodes in found if nodes is not None), [])
 
     def cpu_s(self, name: str) -> float:
         """Return the CPU time of a process and its children so far, in seconds."""
@@ -143,7 +177,7 @@ class LocalCluster:
                 member.process.wait(max(0.0, deadline - time.monotonic()))
             member.end()
 
-    def _start(self, name: str, module: Sequence[str]) -> None:
+    def _start(self, name: str, module: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         log = self._folder / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -152,10 +186,10 @@ class LocalCluster:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,  # which has no .env file
-                env=self._environment,
+                env=self._environment | dict(environment or {}),
                 start_new_session=True,  # Ctrl-C must reach this process alone, which then ends them
             )
-        self._members[name] = _Member(module, log, process)
+        self._members[name] = _Member(module, environment or {}, log, process)
 
     def _wait(self, name: str, ready: Callable[[], object], within_s: float) -> None:
         """Wait until a condition holds that depends on the process `name`."""
@@ -169,25 +203,50 @@ class LocalCluster:
                 raise QubicLabError(f"{name} was not ready within {within_s:g} s")
             time.sleep(_LOOK_S)
 
+    def _may_choose(self, url: str, node: str) -> bool:
+        return node in self._open_nodes(url)
+
+    def _get(self, url: str) -> Any:
+        """Return the JSON at a URL, or None if nothing answers yet."""
+        with suppress(httpx2.TransportError):
+            return httpx2.get(url, trust_env=False, verify=self.trusted or False).json()
+        return None
+
+    def _open_nodes(self, url: str) -> dict[str, str]:
+        """Return the addresses of the nodes that a coordinator may choose, by name."""
+        nodes = self._get(f"{url}/api/cluster/nodes") or ()
+        return {node["name"]: node["address"] for node in nodes if node["gate"] is None}
+
 
 @contextmanager
 def local_cluster(
-    coordinators: int = 1, balancer: str = DEFAULT_BALANCER, settings: Mapping[str, str] | None = None
+    coordinators: int = 1,
+    balancer: str = DEFAULT_BALANCER,
+    settings: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[LocalCluster]:
     """Yield a cluster with coordinators and without nodes; all of it is removed when the block ends.
 
-    `settings` are those of the processes, by their environment variables' names.
+    `settings` are those of the processes, by their environment variables' names; all files go to `folder`, by default a
+    temporary one.
 
     Raises:
         QubicLabError: a coordinator does not start.
     """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qubic-lab-", ignore_cleanup_errors=True)))
+        folder = folder or stack.enter_context(temporary_folder())
         redis = stack.enter_context(RedisServer(folder / "redis"))
         cluster = LocalCluster(folder, redis, coordinators, settings or {})
         stack.push(lambda kind, *_: cluster.end(STOP_S if kind is None else 0.0))  # nodes would end their requests
         cluster.start_coordinators(balancer)
         yield cluster
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Yield a folder that is removed when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="qubic-lab-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def run_apart(main: Coroutine[Any, Any, T]) -> T:
@@ -263,20 +322,3 @@ def child_environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(paths),
         "GRPC_VERBOSITY": "ERROR",
     }
-
-
-def _may_choose(url: str, node: str) -> bool:
-    return node in _open_nodes(url)
-
-
-def _get(url: str) -> Any:
-    """Return the JSON at a URL, or None if nothing answers yet."""
-    with suppress(httpx2.TransportError):
-        return httpx2.get(url, trust_env=False).json()
-    return None
-
-
-def _open_nodes(url: str) -> dict[str, str]:
-    """Return the addresses of the nodes that a coordinator may choose, by name."""
-    nodes = _get(f"{url}/api/cluster/nodes") or ()
-    return {node["name"]: node["address"] for node in nodes if node["gate"] is None}

@@ -220,8 +220,8 @@ def _announce(plan: "ClusterPlan", json: bool) -> None:
     if settings().api_tokens is not None:
         line += ' -H "Authorization: Bearer $QUBIC_LAB_API_TOKEN"'
     typer.echo(f"""{line} -d '{{"prompt": "Why is the sky blue?", "max_new_tokens": 24}}'""")
-    if settings().coordinator not in plan.urls:
-        note(f"for notebooks and other commands: export QUBIC_LAB_COORDINATOR={plan.urls[0]}")
+    if not {*plan.urls} >= {*settings().coordinators}:
+        note(f"for notebooks and other commands: export QUBIC_LAB_COORDINATOR={','.join(plan.urls)}")
     note("end it: qubic-lab cluster down")
 
 
@@ -283,7 +283,7 @@ def read_status() -> ClusterSnapshot:
     from qubic_lab.settings import settings
 
     supervisor = background.running(cluster_folder())
-    urls: Sequence[str] = [settings().coordinator]
+    urls: Sequence[str] = settings().coordinators
     if supervisor is not None and "coordinator" not in settings().model_fields_set:
         urls = supervisor.urls
     elif supervisor is not None and urls[0] not in supervisor.urls:

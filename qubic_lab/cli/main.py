@@ -18,6 +18,7 @@ from typer.main import get_command
 from qubic_lab import __version__, logs
 from qubic_lab.cli import (
     backup,
+    chaos,
     chat,
     compare,
     coordinator,
@@ -41,7 +42,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-FILES = generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard, backup
+FILES = (
+    *(generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard),
+    *(backup, chaos),
+)
 for file in FILES:
     file.register(app)
 add_group(app, "model", "Look into a model, or fetch one.", "analyse --model smollm2", "models")

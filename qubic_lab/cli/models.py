@@ -124,7 +124,7 @@ def _source(source: str) -> "ModelSource":
     from qubic_lab.model.download import ModelSource
     from qubic_lab.settings import settings
 
-    own = f"{settings().coordinator.rstrip('/')}/models/"
+    own = f"{settings().coordinators[0]}/models/"
     url = source if "://" in source else own + source
     if not url.startswith(own):
         return ModelSource(url)

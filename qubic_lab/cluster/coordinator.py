@@ -52,6 +52,8 @@ MOST_THREADS = 16
 LOOK_S = 5.0
 """Interval at which a follower reads progress without a notification, in case one was lost."""
 RETRY_S = 1.0
+LEFT_S = 5.0
+"""A task that its client has left is cancelled after this time, unless the client has come back."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -99,6 +101,7 @@ class Coordinator:
         self._threads = ThreadPoolExecutor(MOST_THREADS, "redis")
         self._dispatcher = Dispatcher(self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call)
         self._followed: dict[str, dict[asyncio.Event, bool]] = {}  # by task: events, and if only the outcome sets them
+        self._cancelling = set[asyncio.Future[bool]]()
         self._ending = threading.Event()
         self.port = 0
         """Port at which nodes register, while it runs."""
@@ -152,6 +155,21 @@ class Coordinator:
     async def cancel(self, task_id: str) -> bool:
         """Cancel a task that has not ended; errors as for `TaskQueue.cancel`."""
         return await self.call(self.queue.cancel, task_id)
+
+    def leave(self, task_id: str) -> None:
+        """Cancel a task in a while if nobody follows it here then: a client may have lost only its connection."""
+        asyncio.get_running_loop().call_later(LEFT_S, self._cancel_left, task_id)
+
+    def _cancel_left(self, task_id: str) -> None:
+        if task_id not in self._followed and not self._ending.is_set():
+            cancelling = asyncio.ensure_future(self.cancel(task_id))
+            self._cancelling.add(cancelling)
+            cancelling.add_done_callback(self._on_cancelled)
+
+    def _on_cancelled(self, cancelling: "asyncio.Future[bool]") -> None:
+        self._cancelling.discard(cancelling)
+        if not cancelling.cancelled() and (error := cancelling.exception()) is not None:
+            logger.info("a task that was left is not cancelled: %s", error)
 
     async def counts(self) -> TaskCounts:
         """Return the numbers of tasks by state."""

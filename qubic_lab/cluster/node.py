@@ -60,7 +60,7 @@ class NodeConfig:
     enough. The node listens at `HOST:PORT` or `unix:PATH`; port 0 takes any free port. Its type is whole or expert,
     its weight that in weighted round robin. A node that was restarted shows the identity of before, and so gets its
     name at once; others must wait until the name is free. `/health` is served over HTTP at `health_port`; 0 is any
-    free one.
+    free one. Coordinators reach it at `address`, by default where it listens.
 
     Raises:
         InputError: there is no coordinator, or the weight is below 1.
@@ -73,6 +73,7 @@ class NodeConfig:
     weight: int = 1
     identity: str = field(default_factory=new_identity, repr=False)
     health_port: int = 0
+    address: str = ""
 
     def __post_init__(self) -> None:
         check_at_least("weight", self.weight, 1)
@@ -116,7 +117,7 @@ class Node:
         add_service(server, NODE_SERVICE, self)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         port = listen_as("node", server, self._config.listen)
-        self._registration.address = guard.address = reachable(self._config.listen, port)
+        self._registration.address = guard.address = self._config.address or reachable(self._config.listen, port)
         await self._set_ready(False)
         await server.start()
         try:

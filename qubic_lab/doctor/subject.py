@@ -55,7 +55,7 @@ class Subject:
         """The URL of its coordinator, by the settings or else the plan."""
         if self.hosts and "coordinator" not in settings().model_fields_set:
             return f"https://{self.hosts[0].domain_name}:{SERVICES['coordinator'].ports[0]}"
-        return settings().coordinator.rstrip("/")
+        return settings().coordinators[0]
 
     def command(self, check: str) -> str:
         """Return the command line that mends what a check found."""

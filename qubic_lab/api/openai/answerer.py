@@ -31,6 +31,7 @@ class ClientInfo:
     """Who asks: the name of the client's token, empty without tokens.
 
     What was asked before with the same `key` gets the same answer, if the `body` that came with it has the same digest.
+    `hang_up` is "cancel" if the work also ends with the connection when there is a key.
     `traced_s` is when the request came, by `time.perf_counter`, if the client wants to know where its time went.
     """
 
@@ -38,6 +39,7 @@ class ClientInfo:
     key: str = ""
     body: str = ""
     traced_s: float | None = None
+    hang_up: str | None = None
 
     def part(self, number: int) -> "ClientInfo":
         """Return it for one of several parts of a request."""

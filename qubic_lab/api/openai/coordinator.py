@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from qubic_lab.api.openai.answerer import ClientInfo, ModelCard, Piece, together, with_seed
-from qubic_lab.api.responses import cancel_task, count_answer, result_of
+from qubic_lab.api.responses import count_answer, leave_task, result_of
 from qubic_lab.cluster.calls import PROMPT, scored_tokens_of, token_of
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.core import Completion, Request
@@ -76,13 +76,13 @@ class CoordinatorAnswerer:
                         yield 0, completion
         finally:
             if not ended:
-                await asyncio.shield(self._leave(submitting, keep=bool(client.key)))
+                await asyncio.shield(self._leave(submitting, client))
 
-    async def _leave(self, submitting: "asyncio.Future[str]", *, keep: bool) -> None:
-        """Cancel a task, also one that is just being submitted; but `keep` one that a client may ask for again."""
+    async def _leave(self, submitting: "asyncio.Future[str]", client: ClientInfo) -> None:
+        """Leave a task, also one that is just being submitted."""
         await asyncio.wait({submitting})
-        if not submitting.cancelled() and submitting.exception() is None and not keep:
-            await cancel_task(self._coordinator, submitting.result())
+        if not submitting.cancelled() and submitting.exception() is None:
+            await leave_task(self._coordinator, submitting.result(), bool(client.key), client.hang_up)
 
 
 def _completion_of(request: Request, items: list[dict[str, Any]], result: dict[str, Any]) -> Completion:

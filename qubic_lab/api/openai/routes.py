@@ -29,7 +29,7 @@ from qubic_lab.api.openai.schemas import (
     messages_of,
 )
 from qubic_lab.api.problems import problem_of
-from qubic_lab.api.responses import EventStream, IdempotencyKey, key_of, until_done
+from qubic_lab.api.responses import EventStream, HangUp, IdempotencyKey, key_of, until_done
 from qubic_lab.core import Completion
 from qubic_lab.errors import QubicLabError
 
@@ -73,12 +73,15 @@ class Asked:
 
 
 async def client_of(
-    request: Request, idempotency_key: IdempotencyKey = None, x_qubic_trace: Trace = None
+    request: Request,
+    idempotency_key: IdempotencyKey = None,
+    x_qubic_trace: Trace = None,
+    x_qubic_hang_up: HangUp = None,
 ) -> ClientInfo:
     """Return who sent a request, and what its headers ask for."""
     key = key_of(idempotency_key, name := getattr(request.state, "client", "")) or ""
     body = hashlib.sha256(await request.body()).hexdigest() if key else ""
-    return ClientInfo(name, key, body, time.perf_counter() if x_qubic_trace == "1" else None)
+    return ClientInfo(name, key, body, time.perf_counter() if x_qubic_trace == "1" else None, x_qubic_hang_up)
 
 
 Client = Annotated[ClientInfo, Depends(client_of)]
