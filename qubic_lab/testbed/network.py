@@ -15,7 +15,8 @@ BRIDGE = "qubic-lan"
 OUTSIDE, OUTSIDE_ADDRESS = "outside", "203.0.113.9"
 """A machine that does not belong to the cluster, at an address that is nobody's (RFC 5737)."""
 INTERFACE = "eth0"
-BURST_BYTES = 64 * 2**10
+BURST_BYTES = 128 * 2**10
+"""More than a segment of 64 KB, which tbf would else cut into packets of 1,500 bytes."""
 MOST_DELAY_MS = 2_000.0
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)bit(?:/s|ps)?", re.IGNORECASE)
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}

@@ -1,7 +1,7 @@
 """A relay that delays what hosts send: each host's `eth0` and its port at the bridge are two TAP devices of it.
 
 netem would do the same in the kernel, but not every kernel has it. Frames carry the header of virtio, so that segments
-of 64 KB pass as one and checksums are left to the kernel.
+of 64 KB pass as one and checksums are left to the kernel. Each host has a process of its own.
 
 `python -m qubic_lab.testbed.relay DELAY_MS BRIDGE HOST…` prints a line when the devices are there. Names are those of
 network namespaces.
@@ -44,13 +44,11 @@ def open_tap(name: str) -> int:
     return device
 
 
-def relay(pairs: list[tuple[int, int]], delay_s: float) -> None:
-    """Pass on frames for ever: from the first device of a pair to the second after a delay, and back at once."""
-    to = dict(pairs) | {second: first for first, second in pairs}
-    delayed = {first for first, _ in pairs}
-    waiting: deque[tuple[float, int, bytes]] = deque()  # one delay for all, so it is in order
+def relay(inside: int, port: int, delay_s: float) -> None:
+    """Pass on frames for ever: what a host sends to its port after a delay, and what comes there at once."""
+    waiting: deque[tuple[float, bytes]] = deque()  # one delay for all, so it is in order
     poller = select.epoll()
-    for device in to:
+    for device in (inside, port):
         poller.register(device, select.EPOLLIN)
     while True:
         pause_s = waiting[0][0] - time.monotonic() if waiting else None
@@ -61,14 +59,13 @@ def relay(pairs: list[tuple[int, int]], delay_s: float) -> None:
             with suppress(BlockingIOError):
                 for _ in range(_BATCH):
                     frame = os.read(device, MOST_BYTES)
-                    if device in delayed:
-                        waiting.append((time.monotonic() + delay_s, to[device], frame))
+                    if device == inside:
+                        waiting.append((time.monotonic() + delay_s, frame))
                     else:
-                        _write(to[device], frame)
+                        _write(inside, frame)
         now_s = time.monotonic()
         while waiting and waiting[0][0] <= now_s:
-            _, device, frame = waiting.popleft()
-            _write(device, frame)
+            _write(port, waiting.popleft()[1])
 
 
 def _write(device: int, frame: bytes) -> None:
@@ -86,7 +83,9 @@ def main() -> None:
         enter(bridge)
         pairs.append((inside, open_tap(host)))
     print("ready", flush=True)
-    relay(pairs, float(delay_ms) / 1e3)
+    first, *others = pairs
+    own = next((pair for pair in others if os.fork() == 0), first)  # all end with the bridge's namespace
+    relay(*own, float(delay_ms) / 1e3)
 
 
 if __name__ == "__main__":
