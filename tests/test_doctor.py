@@ -335,6 +335,20 @@ def test_redis_that_does_not_answer(
             client.shutdown(nosave=True)
 
 
+@pytest.mark.parametrize(
+    ("where", "start"),
+    [("127.0.0.1", "systemctl start postgresql"), ("localhost.", "ssh localhost. sudo systemctl start postgresql")],
+)
+def test_a_database_server_that_does_not_answer(
+    ward: Path, set_settings: Callable[..., None], look: Any, where: str, start: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    set_settings(database_url=f"postgresql://lab@{where}:{port}/lab")
+    remedy = only_fault(look("database", "--role coordinator --host vm-2"), "not usable")
+    assert remedy.removeprefix("sudo ") == start
+
+
 def test_a_database_behind_in_migrations(ward: Path, set_settings: Callable[..., None], look: Any, cure: Any) -> None:
     set_settings(database_url=f"sqlite:///{ward / 'lab.db'}")
     engine = open_database()

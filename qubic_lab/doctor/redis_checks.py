@@ -11,7 +11,7 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from qubic_lab.cluster.redis_server import connect
-from qubic_lab.doctor.finding import Finding, as_root, skip
+from qubic_lab.doctor.finding import Finding, skip
 from qubic_lab.doctor.subject import Subject
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.settings import settings
@@ -40,11 +40,7 @@ def redis_server(subject: Subject) -> Iterator[Finding]:
             yield Finding(place, "refuses", "fail", str(error), ask)
         return
     except QubicLabError as error:
-        where = urlsplit(url).hostname or ""
-        start = "systemctl start redis-server"
-        local = not where or is_loopback(where) or (subject.host is not None and where in _names_of(subject))
-        remedy = as_root(start) if local else f"ssh {where} sudo {start}"
-        yield Finding(place, "does not answer", "fail", str(error), remedy)
+        yield Finding(place, "does not answer", "fail", str(error), subject.start("redis-server", url))
         return
     with closing(client):
         started = time.perf_counter()
@@ -54,11 +50,6 @@ def redis_server(subject: Subject) -> Iterator[Finding]:
         yield _password(url, place, is_open, client)
         yield from _rights(url, place, client)
         yield from _persistence(place, client)
-
-
-def _names_of(subject: Subject) -> tuple[str, ...]:
-    assert subject.host is not None
-    return subject.host.address, subject.host.name, subject.host.domain_name
 
 
 def place_of(url: str) -> str:

@@ -234,20 +234,22 @@ def databases(subject: Subject) -> Iterator[Finding]:
         return
     ledger = settings().ledger_url or f"sqlite:///{settings().cache / 'ledger.db'}"
     for name, url in (("QUBIC_LAB_DATABASE_URL", None), ("QUBIC_LAB_LEDGER_URL", ledger)):
-        yield _database(name, url)
+        yield _database(subject, name, url)
 
 
-def _database(setting: str, url: str | None) -> Finding:
+def _database(subject: Subject, setting: str, url: str | None) -> Finding:
     try:
         missing = missing_migrations(url, setting)
         place = shown_url(url)
     except QubicLabError as error:
         if "later version" in str(error):
             return Finding(setting, "too new", "fail", str(error), "pip install --upgrade qubic-lab")
-        if "psycopg" in str(error):
+        if isinstance(error.__cause__, ModuleNotFoundError):
             return Finding(setting, "no driver", "fail", str(error), "pip install 'qubic-lab[postgres]'")
-        remedy = as_root("systemctl start postgresql") if "postgresql" in str(error) else f"unset {setting}"
-        if found := re.match(r"folder (.*) of database .* does not exist", str(error)):
+        remedy, used = f"unset {setting}", url or settings().database_url or ""
+        if used.startswith("postgres"):
+            remedy = subject.start("postgresql", used)
+        elif found := re.match(r"folder (.*) of database .* does not exist", str(error)):
             remedy = f"mkdir -p {shlex.quote(found[1])}"
         return Finding(setting, "not usable", "fail", str(error), remedy)
     if missing is None:

@@ -6,14 +6,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
-from qubic_lab.doctor.finding import Finding
+from qubic_lab.doctor.finding import Finding, as_root
 from qubic_lab.doctor.graphics import Graphics, read_graphics
 from qubic_lab.errors import check_choice
 from qubic_lab.launch_plan.network import SERVICES, Host, Network, Service
 from qubic_lab.settings import settings
+from qubic_lab.wire.channel import is_loopback
 
 ROLES = ("workbench", "coordinator", "node")
 """`workbench`: a machine for itself, which needs no other."""
@@ -56,6 +58,13 @@ class Subject:
         if self.hosts and "coordinator" not in settings().model_fields_set:
             return f"https://{self.hosts[0].domain_name}:{SERVICES['coordinator'].ports[0]}"
         return settings().coordinators[0]
+
+    def start(self, unit: str, url: str) -> str:
+        """Return the command that starts a unit of systemd on the host of a URL, perhaps this one."""
+        where, host = urlsplit(url).hostname or "", self.host
+        own = (host.name, host.address, host.domain_name) if host else ()
+        command = f"systemctl start {unit}"
+        return as_root(command) if not where or is_loopback(where) or where in own else f"ssh {where} sudo {command}"
 
     def command(self, check: str) -> str:
         """Return the command line that mends what a check found."""

@@ -21,7 +21,7 @@ from qubic_lab.testbed.host import HostConfig
 from qubic_lab.wire.certificates import make_certificates
 
 CODE, TLS = "/opt/qubic-lab", "/etc/qubic-lab/tls"
-DATABASE = "/var/lib/postgresql/testbed"
+DATABASE, CLIENT_CACHE = "/var/lib/postgresql/testbed", "/var/cache/testbed"
 STAND_INS = "/opt/testbed/bin"
 """Programs of this folder take the place of `systemctl` and `sysctl`, which would speak to this machine's own."""
 COORDINATORS, PIPELINE = 2, 3
@@ -138,7 +138,7 @@ def client_environment(bed: Bed, token: str) -> dict[str, str]:
         "PATH": f"{CODE}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "QUBIC_LAB_API_TOKEN": token,
         "QUBIC_LAB_COORDINATOR": urls(bed)[0],
-        "QUBIC_LAB_CACHE": "/var/cache/testbed",
+        "QUBIC_LAB_CACHE": CLIENT_CACHE,
         "QUBIC_LAB_TLS_AUTHORITY": f"{TLS}/authority.pem",
         "QUBIC_LAB_TLS_CERTIFICATE": f"{TLS}/host.pem",
         "QUBIC_LAB_TLS_KEY": f"{TLS}/host.key",
@@ -175,14 +175,14 @@ def _start_database(bed: Bed, host: Host) -> None:
     included = "/etc/postgresql/testbed/main/conf.d"  # where Debian's clusters have it, for launch/install.sh
     settings = f"include_dir '{included}'\\nunix_socket_directories = '/run/postgresql'\\n"
     script = f"""
-chmod +x {STAND_INS}/* && mkdir -p {included}
+mkdir -p {included}
 install -d -o postgres -m 755 /run/postgresql && install -d -o postgres -m 700 {DATABASE} && cd /
 runuser -u postgres -- {_postgres()}/initdb -D {DATABASE} --auth-local=peer --auth-host=scram-sha-256 --no-sync
 printf "{settings}" >> {DATABASE}/postgresql.conf
 runuser -u postgres -- {_postgres()}/pg_ctl -D {DATABASE} -l {DATABASE}/start.log -w start
 """
-    for each in bed.network.hosts[1:]:
-        output_on(bed, each.name, ("sh", "-ec", f"chmod +x {STAND_INS}/*"))
+    for each in bed.network.hosts:
+        output_on(bed, each.name, ("sh", "-ec", f"chmod +x {STAND_INS}/*; mkdir -p {CLIENT_CACHE}"))
     output_on(bed, host.name, ("sh", "-ec", script))
 
 
