@@ -30,6 +30,7 @@ from qubic_lab.cli import (
     project,
     runs,
     serve,
+    simulate,
     verify,
 )
 from qubic_lab.cli.console import add_group
@@ -44,7 +45,7 @@ app = typer.Typer(
 )
 FILES = (
     *(generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard),
-    *(backup, chaos),
+    *(backup, chaos, simulate),
 )
 for file in FILES:
     file.register(app)

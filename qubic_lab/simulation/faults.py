@@ -30,7 +30,7 @@ KINDS = {
 """Kinds of faults, and how often they strike relative to each other."""
 LONGEST_S = {"coordinator paused": 60.0, "node paused": 60.0, "Redis paused": 15.0}
 _LONGEST_S = 30.0
-_SETTLE_S = 20.0
+_SETTLE_S = 5.0
 """Before the first fault all parts have come up."""
 
 

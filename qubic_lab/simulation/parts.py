@@ -37,13 +37,18 @@ Note = Callable[[Process, str], None]
 class WaitingReplica:
     """A replica that gives a token each `token_s`; a prompt with POISON ends its process."""
 
-    def __init__(self, process: Process, token_s: float, slots: int, note: Note) -> None:
+    def __init__(
+        self, process: Process, token_s: float, slots: int, note: Note, happened: Callable[[str], None]
+    ) -> None:
         self._process, self._token_s, self._slots, self._note = process, token_s, slots, note
+        self._happened = happened
         self._loss = process.create_future()
         self.running = 0
 
     async def start(self) -> pb.Capabilities:
         """Load for a while."""
+        if self._loss.done():
+            self._happened("replica started again")
         await asyncio.sleep(LOAD_S * self._process.slow)
         self._loss = self._process.create_future()
         return pb.Capabilities(
@@ -60,6 +65,8 @@ class WaitingReplica:
         """Yield the tokens of the answer that are not known yet."""
         known, sampling = len(request.forced_token_ids), request.sampling
         self._note(self._process, f"begins {request.prompt} after {known}")
+        if known:
+            self._happened("answer continued elsewhere")
         if POISON in request.prompt:
             self._process.crash()
             await asyncio.Future()

@@ -29,8 +29,9 @@ _OUT_OF_MEMORY = "OOM command not allowed when used memory > 'maxmemory'."
 class Connection(Protocol):
     """A connection of a client to the server; all but `push` may raise redis.ConnectionError."""
 
-    is_open: bool
-    """Whether the server can still send over it."""
+    @property
+    def is_open(self) -> bool:
+        """Whether the server can still send over it."""
 
     def call(self, work: Callable[[], Any]) -> Any:
         """Run `work` at the server, and return what it returns, or raise what it raises."""

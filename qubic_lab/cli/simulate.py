@@ -1,0 +1,117 @@
+"""`qubic-lab simulate`: the whole cluster in virtual time, with faults from a seed."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer import Option
+
+from qubic_lab.cli import options
+from qubic_lab.cli.console import add_commands, print_json, print_table, progress_bar, require
+from qubic_lab.errors import InputError, QubicLabError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qubic_lab.simulation.runs import Summary
+    from qubic_lab.simulation.world import Report
+
+_ALL = 100
+"""Steps of a seed's progress."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    add_commands(app, {"simulate": (simulate, "--seed 7 --hours 0.1")})
+
+
+def simulate(
+    seed: Annotated[int, Option(min=0, help="The first seed.")] = 1,
+    seeds: Annotated[int, Option(min=1, help="How many seeds, one after the other.")] = 1,
+    hours: Annotated[float, Option(help="Virtual hours of each, with 5 requests a second.")] = 0.1,
+    only: Annotated[
+        str | None, Option(metavar="NUMBERS", help="Faults that strike, such as 3,17.", show_default="all of the seed")
+    ] = None,
+    shrink: Annotated[bool, Option("--shrink", help="Find the fewest faults by which a failed seed fails.")] = False,
+    log: Annotated[Path | None, Option(metavar="FILE", help="Write the events of a single seed.")] = None,
+    json: options.Json = False,
+) -> None:
+    """Run a cluster in virtual time, with faults from a seed.
+
+    Three coordinators, eight nodes and Redis run in this process; machines fail, links break and clocks jump as the
+    seed says, and what the cluster promises is checked. The same seed always does the same. The exit status is 1 if a
+    promise was broken.
+    """
+    require("greenlet", "lupa", extra="simulation")
+    from qubic_lab.simulation import runs
+    from qubic_lab.simulation.world import World
+
+    if not 0 < hours < float("inf"):
+        raise InputError(f"--hours is {hours:g}: it must be a number above 0")
+    if (log or only) and seeds > 1:
+        raise InputError("--log and --only are for a single seed: leave --seeds out")
+    kept = None if only is None else frozenset(_numbers(only))
+    reports = []
+    with progress_bar() as progress:
+        for number in range(seeds):
+
+            def show(share: float, number: int = number) -> None:
+                progress(f"seed {seed + number}", int(_ALL * (number + share)), _ALL * seeds)
+
+            world = World(seed + number, hours, kept, log, on_progress=show)
+            reports.append(world.run())
+        summary = runs.Summary.of(reports)
+        shrunk = [runs.shrink(report, progress) for report in summary.failed] if shrink else []
+    if json:
+        print_json(_content(summary, shrunk))
+    else:
+        _show(summary, runs.PROMISES, shrunk)
+    if summary.failed:
+        raise QubicLabError(f"{len(summary.failed)} of {seeds} seeds broke a promise")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part]
+    except ValueError:
+        raise InputError(f"--only is {text!r}: give numbers of faults, such as 3,17") from None
+
+
+def _content(summary: "Summary", shrunk: "Sequence[Report]") -> dict[str, object]:
+    return {
+        "seeds": len(summary.reports),
+        "virtual_s": summary.virtual_s,
+        "times_real": summary.times_real,
+        "requests": summary.requests,
+        "ended": summary.ended,
+        "struck": summary.struck,
+        "sometimes": summary.sometimes,
+        "violations": [asdict(report) | {"replay": _replay(report)} for report in shrunk or summary.failed],
+        "digests": {str(report.seed): report.digest for report in summary.reports},
+    }
+
+
+def _replay(report: "Report") -> str:
+    """Return the command that does the same again."""
+    only = ",".join(map(str, report.faults))
+    return f"qubic-lab simulate --seed {report.seed} --hours {report.hours:g}" + (f" --only {only}" if only else "")
+
+
+def _show(summary: "Summary", promises: "Sequence[str]", shrunk: "Sequence[Report]") -> None:
+    hours = summary.virtual_s / 3_600
+    typer.echo(
+        f"{len(summary.reports)} seeds, {hours:.2f} virtual hours, {summary.requests:,} requests, "
+        f"{summary.times_real:.0f} × real time on one core\n\nPromised:"
+    )
+    for promise in promises:
+        typer.echo(f"- {promise}")
+    typer.echo("")
+    print_table(("fault", "struck"), [(kind, f"{count:,}") for kind, count in summary.struck.items()])
+    typer.echo("")
+    print_table(("happened", "times"), [(what, f"{count:,}") for what, count in summary.sometimes.items()])
+    typer.echo("")
+    print_table(("request", "number"), [(how, f"{count:,}") for how, count in summary.ended.items()])
+    typer.echo("\nViolations: none" if not summary.failed else "\nViolations:")
+    for report in shrunk or summary.failed:
+        typer.echo(f"- seed {report.seed}, {report.violation}\n  replay: {_replay(report)}")
