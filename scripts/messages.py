@@ -71,6 +71,28 @@ RECORDED = (
     "{processor}, {cores} cores, {memory} GiB",
 )
 """What changes, the ledger and cells of tables say, with their values as placeholders."""
+VOTES = (
+    "no voter gave an answer",
+    *(
+        f"{who} {share}{each}, which {met} {{rule}} (more than {{least}})"
+        for who, each in (("group {group} has", ""), ("groups {groups} have", " each"))
+        for share in ("{votes} of {total} ballots", "{share} of the weight")
+        for met in ("meets", "falls short of")
+    ),
+    "{group} was chosen by {what}",
+    "super-majority",
+    "plurality",
+    "weighted-plurality",
+    "ballots",
+    "weight",
+    "uncalibrated: none for this model and {kind} questions",
+    "uncalibrated: fitted to votes of {known} ballots, not of {ballots}",
+    "uncalibrated: {signals} must be known",
+    "{method} on {signals}, {votes} votes",
+    "of votes at this level or a better one at most {share} are wrong",
+    "not needed: the decision was certain",
+)
+"""What a vote says of its decision and its confidence (`consensus/voting.py`, `confidence.py`, `votes/`)."""
 CELLS = (
     "embedding",
     "layer",
@@ -162,6 +184,7 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
     )
     yield "acceptance", (*RECORDED, *CELLS, *WHAT.values())
     yield "the dashboard", (*Gate, *cluster_view.STATES, *cluster_view.PARTS, *ConfidenceLevel, *consensus_view.COLORS)
+    yield "the dashboard", VOTES
     yield "the dashboard", (*LEVELS, *get_args(Direction), "consensus", "single")
     yield "changes", (*get_args(change.Verdict), "faster", "slower", "yes", "no")
     sample = read_week(ROOT / "reports" / SAMPLE / "week.json")

@@ -1,6 +1,7 @@
 """What the dashboard shows, as plain values from answers of the interface; no browser and no server."""
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from qubic_lab.dashboard import cluster_view, consensus_view, oracle_view
 from qubic_lab.dashboard.playground import spans, voter_spans
 from qubic_lab.dashboard.rendering import age_text, render
 from qubic_lab.dashboard.traces import Traces, span_columns
-from qubic_lab.runs.language import language
+from qubic_lab.runs.language import language, translated_text
 
 EXAMPLES = json.loads(resources.files("qubic_lab.api").joinpath("examples.json").read_text())
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "oracle_routes.json").read_text())
@@ -206,3 +207,20 @@ def test_the_timeline_of_a_vote_has_each_voter() -> None:
     columns = voter_spans(trail())
     assert columns["what"] == ["a#1", "a#2"]
     assert columns["end"][0] == pytest.approx(867.08, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "no voter gave an answer",
+        "group 0 has 3 of 3 ballots, which meets majority (more than 1/2)",
+        "groups 0 and 1 have 2 of 4 ballots each, which falls short of super-majority (more than 2/3)",
+        "group 1 has 51.5% of the weight, which meets weighted (more than 1/2); 1 was chosen by weight",
+        "uncalibrated: none for this model and factual questions",
+    ],
+)
+def test_why_a_vote_was_decided_is_told_in_chinese(said: str) -> None:
+    with language("zh-TW"):
+        told = translated_text(said)
+    assert not re.search("[a-z]{4}", told), told
+    assert re.findall(r"[\d./%]+", told) == re.findall(r"[\d./%]+", said)

@@ -140,7 +140,7 @@ class OracleTab:
     def __init__(self, lab: Lab, watch: Watch) -> None:
         self._lab, self._watch = lab, watch
         self._coin = pn.widgets.Select(name=translated("coin"), options={}, width=160, stylesheets=[STYLE])
-        self._frame = pn.widgets.Select(name=translated("bars"), options=FRAMES, width=90, stylesheets=[STYLE])
+        self._frame = pn.widgets.Select(name=translated("bars of"), options=FRAMES, width=90, stylesheets=[STYLE])
         self._where = html()
         self._price = Section(
             translated("Price"), lambda values, waited_s: render("price", price=values[0], waited_s=waited_s)
