@@ -154,6 +154,21 @@ def dispatch(
     return bench_dispatch(*settings, progress)
 
 
+@bench("--tasks 20")
+def durability(
+    progress: Progress,
+    tasks: Annotated[int, Option(help="Tasks whose calls are in the log.")] = 3,
+    per_s: Annotated[float, Option(help="Tasks a second.")] = 5.0,
+) -> "BenchResult":
+    """Measure what a power failure takes from the task queue.
+
+    Its log is cut behind and within every record; a new server reads the rest.
+    """
+    from qubic_lab.bench.durability import bench_durability
+
+    return bench_durability(tasks, per_s, progress)
+
+
 @bench("--model smollm2 --peers transformers,llama.cpp,vllm --batch 1,8", "pandas")
 def engine(
     progress: Progress,

@@ -138,7 +138,7 @@ class RedisServer:
     @property
     def url(self) -> str:
         """Its URL for `connect`."""
-        return f"unix://{quote(str(self.folder / SOCKET))}"
+        return _url_of(self.folder)
 
     @property
     def pid(self) -> int | None:
@@ -194,21 +194,8 @@ class RedisServer:
             self._stop(self._process)
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-IS", "-c", _TIED, str(os.getpid()), str(self._binary)]
-        options = [
-            *("--port", "0", "--unixsocket", str(self.folder / SOCKET), "--unixsocketperm", "700"),
-            *("--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
-            *("--daemonize", "no", "--logfile", str(self.folder / LOG)),
-        ]
         # The server inherits the lock, so that no other server starts here while it lives, even if we are killed.
-        return subprocess.Popen(
-            [*command, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[self._lock],
-            start_new_session=True,  # Ctrl-C must not reach the server, which we stop last
-        )
+        return _launch(self._binary, self.folder, self._lock)
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:
         process.terminate()
@@ -222,6 +209,52 @@ class RedisServer:
         with suppress(OSError):
             return (self.folder / LOG).read_text(errors="replace").strip().rpartition("\n")[2]
         return ""
+
+
+@contextmanager
+def bare_server(binary: Path, folder: Path) -> Iterator[str]:
+    """Yield the URL of a server that reads what a folder holds, is not restarted, and is killed when the block ends.
+
+    Raises:
+        QubicLabError: it ends, or does not answer in time.
+    """
+    process = _launch(binary, folder)
+    try:
+        deadline, url = time.monotonic() + START_S, _url_of(folder)
+        while True:
+            try:
+                connect(url).close()
+                break
+            except QubicLabError as error:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise QubicLabError(f"{binary} does not serve {folder}: {folder / LOG} says why") from error
+                time.sleep(0.005)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _url_of(folder: Path) -> str:
+    return f"unix://{quote(str(folder / SOCKET))}"
+
+
+def _launch(binary: Path, folder: Path, *held: int) -> "subprocess.Popen[bytes]":
+    """Start a server with its data in a folder, which ends with us and holds some of our files open."""
+    command = [sys.executable, "-IS", "-c", _TIED, str(os.getpid()), str(binary)]
+    options = [
+        *("--port", "0", "--unixsocket", str(folder / SOCKET), "--unixsocketperm", "700"),
+        *("--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+        *("--daemonize", "no", "--logfile", str(folder / LOG)),
+    ]
+    return subprocess.Popen(
+        [*command, *options],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=held,
+        start_new_session=True,  # Ctrl-C must not reach the server, which we stop last
+    )
 
 
 def open_lock(folder: Path) -> int:
