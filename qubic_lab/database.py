@@ -1,12 +1,14 @@
 """The SQL database: SQLite in a file by default, PostgreSQL by its URL; opening it creates missing tables."""
 
 import fcntl
+import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 from alembic import command
@@ -18,9 +20,11 @@ from prometheus_client import Counter
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.errors import FullError, InputError, NotFoundError, QubicLabError
 from qubic_lab.metrics import NAMESPACE
 from qubic_lab.settings import settings
+
+logger = logging.getLogger(__name__)
 
 BACKENDS = ("sqlite", "postgresql")
 BUSY_S, CONNECT_S = 30, 10
@@ -28,6 +32,11 @@ BUSY_S, CONNECT_S = 30, 10
 _UPGRADE_LOCK = 0x5142_4C41
 """Number of a PostgreSQL advisory lock that nothing else in the database uses."""
 ERRORS = Counter("database_errors", "Calls to an SQL database that failed.", [], NAMESPACE, registry=None)
+FULL_RETRY_S = 10.0
+"""When a caller may ask again after the disk was full."""
+_ROOM_BYTES = 2**20
+_DISK_FULL = "53100"
+"""PostgreSQL's code for a full disk."""
 _upgrading = threading.Lock()
 """Alembic keeps its state in module globals: two threads at once would migrate each other's database."""
 
@@ -94,6 +103,19 @@ def shown_url(url: str | None = None) -> str:
     return _parse(url).render_as_string(hide_password=True)
 
 
+def storable(value: Any) -> Any:
+    """Return a value of JSON whose texts any database takes: without NUL characters, and valid Unicode."""
+    if isinstance(value, str):
+        if value.isascii() and "\0" not in value:
+            return value
+        return value.replace("\0", "").encode("utf-8", "replace").decode()
+    if isinstance(value, list | tuple):
+        return [storable(each) for each in value]
+    if isinstance(value, Mapping):
+        return {storable(name): storable(each) for name, each in value.items()}
+    return value
+
+
 def _engine(parsed: URL, shown: str) -> Engine:
     is_sqlite = parsed.get_backend_name() == "sqlite"
     waits = {"timeout": BUSY_S} if is_sqlite else {"connect_timeout": CONNECT_S}
@@ -102,6 +124,7 @@ def _engine(parsed: URL, shown: str) -> Engine:
     except ModuleNotFoundError as error:
         raise QubicLabError(f"database {shown} needs {error.name}: pip install 'qubic-lab[postgres]'") from error
     event.listen(engine, "handle_error", lambda context: ERRORS.inc())
+    event.listen(engine, "handle_error", lambda context: _full(context.original_exception, parsed, shown))
     if is_sqlite:
         event.listen(engine, "handle_error", lambda context: _damage(context.original_exception, shown))
     return engine
@@ -154,6 +177,24 @@ def _make_folder(file: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{file.parent} cannot be made ({error.strerror}): set QUBIC_LAB_DATA to another") from error
+
+
+def _full(error: BaseException | None, url: URL, shown: str) -> FullError | None:
+    """Return the error of a full disk, with the remedy, in place of the driver's own; None for all others."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0)
+        is_full = code == sqlite3.SQLITE_FULL
+        if code & 0xFF == sqlite3.SQLITE_IOERR and _is_file(url):  # of a file beside it that could not grow
+            is_full = disk_usage(Path(str(url.database)).parent).free < _ROOM_BYTES
+    else:
+        is_full = getattr(error, "sqlstate", None) == _DISK_FULL
+    if not is_full:
+        return None
+    logger.error("database %s: %s", shown, str(error).strip().partition("\n")[0])
+    return FullError(
+        "the disk of the database is full: free space there. What was stored before is kept, and no restart is needed",
+        FULL_RETRY_S,
+    )
 
 
 def _damage(error: BaseException | None, shown: str) -> QubicLabError | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from qubic_lab.bench.echo_node import serve
 from qubic_lab.cluster.identity import claimed_name
 from qubic_lab.cluster.node import Node, NodeConfig
-from qubic_lab.errors import QubicLabError, RankError
+from qubic_lab.errors import InputError, QubicLabError, RankError
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
 
@@ -39,6 +39,8 @@ class Saying:
 
     async def generate(self, request: pipeline_pb2.GenerateRequest) -> AsyncGenerator[pipeline_pb2.GenerateReply, None]:
         self.prompt = request.prompt
+        if request.samples > self.slots:
+            raise InputError(f"samples is {request.samples}: this pipeline answers at most {self.slots} at once")
         for sample in range(max(1, request.samples)):
             text = self.texts[self.asked % len(self.texts)]
             self.asked += 1

@@ -66,7 +66,9 @@ def test_missing_voters_count_unless_they_were_not_needed() -> None:
     one_of_three = reply_to(votes_of("It is 13."), *absences)
     assert (one_of_three.level, one_of_three.decision.ballots) == (ConfidenceLevel.RECOMPUTE, 3)
     assert one_of_three.conflict
-    certain = reply_to(votes_of("12", "12"), Absence("v9", AbsenceReason.STOPPED, "the decision was certain"))
+    certain = reply_to(
+        votes_of("12", "12"), Absence("v9", AbsenceReason.STOPPED, "no ballots to come can change the decision")
+    )
     assert (certain.level, certain.decision.ballots) == (ConfidenceLevel.NOTE, 2)
 
 

@@ -28,8 +28,8 @@ async def answering(voter: Voter) -> AsyncGenerator[Vote, None]:
 
 
 def collected(*voters: Voter, deadline_s: float = 5.0, certain_from: int = 10**9) -> CollectedVotes:
-    async def certain(votes: Sequence[Vote], *_: object) -> bool:
-        return len(votes) >= certain_from
+    async def certain(votes: Sequence[Vote], *_: object) -> str | None:
+        return "two are enough" if len(votes) >= certain_from else None
 
     return run_virtually(collect(voters, answering, deadline_s, certain))
 
@@ -55,7 +55,7 @@ def test_the_late_and_the_failed_are_named() -> None:
 def test_who_is_not_needed_is_stopped_and_its_tokens_are_counted() -> None:
     found = collected(Voter("a"), Voter("b"), Voter("slow", samples=2), certain_from=2)
     assert sorted(vote.voter for vote in found.votes) == ["a", "b"]
-    assert {absence.why for absence in found.absences} == {AbsenceReason.STOPPED}
+    assert {(each.why, each.detail) for each in found.absences} == {(AbsenceReason.STOPPED, "two are enough")}
     assert found.tokens_saved == 20
 
 
@@ -69,8 +69,8 @@ def test_whoever_is_asked_is_cancelled_with_the_collection() -> None:
         finally:
             ended.append(voter.node)
 
-    async def never(*_: object) -> bool:
-        return False
+    async def never(*_: object) -> None:
+        return None
 
     async def cancelled() -> None:
         collecting = asyncio.ensure_future(collect([Voter("a"), Voter("b")], hanging, 60.0, never))

@@ -26,7 +26,7 @@ from fake_source.faults import TRANSPORT
 from fake_source.ledger import read_ledger
 from fake_source.reply import KEYS
 from fake_source.server import FakeServer, collector_settings, running_source
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import BusyError, FencedError, InputError
@@ -273,6 +273,38 @@ def test_one_run_stores_all_that_it_is_given_and_the_next_asks_for_nothing_befor
     with lab.begin() as connection:  # the comparison itself finds what is missing
         connection.execute(text("DELETE FROM market_data WHERE closed_us = (SELECT min(closed_us) FROM market_data)"))
     assert {given.kind for _, given in lost(entries, stored_versions(lab))} == {"price"}
+
+
+@on_sqlite
+def test_of_a_long_answer_the_first_items_are_stored_and_it_is_told(lab: Engine) -> None:
+    with trial(most_items=3) as (_, config):
+        assert collect(lab, config, "fake-rss", once=True).added == 3
+    [fetch] = FetchLog(lab).recent(limit=5)
+    assert fetch.outcome == "ok" and "more than most_items, 3: the others are left out" in str(fetch.error)
+
+
+@on_sqlite
+def test_a_collector_waits_while_the_disk_is_full_and_then_goes_on(
+    lab: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qubic_lab.oracle.ingest.collector.FULL_RETRY_S", 0.05)
+    pages = [int(lab.connect().exec_driver_sql("PRAGMA page_count").scalar_one())]
+    event.listen(lab, "checkout", lambda sqlite, *_: sqlite.execute(f"PRAGMA max_page_count = {pages[0]}"))
+
+    async def run() -> CollectorProgress:
+        collector = Collector(config, lab, sources=("fake-rss",))
+        running = asyncio.create_task(collector.run())
+        while "disk of the database is full: free space" not in collector.progress.troubles.get("fake-rss", ""):
+            assert not running.done()
+            await asyncio.sleep(0.02)
+        pages[0] = 2**30
+        while not (collector.progress.added or running.done()):
+            await asyncio.sleep(0.02)
+        collector.stop()
+        return await running
+
+    with trial() as (_, config):
+        assert asyncio.run(run()).added > 3
 
 
 @on_sqlite

@@ -105,6 +105,13 @@ def test_pages_hold_each_vote_once_newest_first_even_at_equal_times(engine: Engi
             history.page(**wrong)
 
 
+def test_a_vote_with_characters_that_no_database_takes_is_stored_without_them(engine: Engine) -> None:
+    history = VoteHistory(engine)
+    history.add(numbered(1, question="a\0b\ud800"), {"voters": [{"text": "\0c"}], "decision": {"winner": 0}})
+    [found] = history.page().votes
+    assert found.question == "ab?" and history.trail(found.id)["voters"] == [{"text": "c"}]
+
+
 def test_metrics_are_by_mode(engine: Engine) -> None:
     history = VoteHistory(engine)
     history.add(numbered(0, confidence=0.5, seconds=1.0, tokens=10), {})

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
+from xml.sax.saxutils import escape
 
 import httpx2
 import pytest
@@ -451,6 +452,15 @@ def test_a_feed_that_holds_its_parser_is_given_up_and_the_next_one_is_read(
         fetch(opened, lambda ready: feeds.fetch_feed(ready, FEED))
     monkeypatch.setattr(feeds, "READ_SECONDS", 20.0)
     assert feeds.read_feed(RSS.encode(), FEED, {}) == read
+
+
+def test_titles_of_unfinished_markup_keep_nobody_busy() -> None:
+    parts = ("<!--", "<a", "</")
+    hostile = "".join(f"<item><title>{escape(100_000 // len(part) * part)}</title></item>" for part in parts)
+    for end in ("</channel></rss>", "<b></channel></rss>"):  # by its strict and by its loose parser
+        content = RSS.replace("</channel></rss>", hostile + end).encode()
+        texts = feeds.read_feed(content, FEED, {})  # within READ_SECONDS
+        assert texts is not None and len(texts) >= 5
 
 
 def test_a_feed_reaches_neither_files_nor_addresses(tmp_path: Path) -> None:

@@ -71,7 +71,10 @@ def test_reasons():
     assert reason_to_stop(three, to_come, level) == "the leader is ahead with probability 0.938, at least 0.9"
     assert reason_to_stop(three, to_come[:2], level) == "no ballots to come can change the decision"
     assert reason_to_stop(three, to_come) is None
-    assert reason_to_stop(cast((None, None), "majority"), to_come, level) is None
+    unusable = cast((None, None, None), "majority")
+    assert reason_to_stop(unusable, to_come, level) is None
+    assert reason_to_stop(unusable, to_come, 0.5) is None, "nobody leads"
+    assert reason_to_stop(unusable, to_come[:2], level) == "no answer can win any more"
     heavy = [Ballot("a", 0, 5.0), *(Ballot(name, 1, 0.1) for name in "bcde")]
     assert decide(heavy, "weighted").winner == 0
     by_weight = reason_to_stop(heavy, [Ballot("z", None, 9.0)], level, "weighted")

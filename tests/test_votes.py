@@ -151,6 +151,16 @@ async def test_what_cannot_be_certified_is_asked_in_full(client: redis.Redis, tm
     assert (verdict["certificate"], node.asked) == ("not certified after 9", 9)
 
 
+async def test_more_samples_than_a_node_has_slots_come_one_part_after_the_other(
+    client: redis.Redis, tmp_path: Path
+) -> None:
+    nodes = {"a": Saying((RIGHT, WRONG), slots=2), "b": Saying((RIGHT, WRONG), slots=3)}
+    verdict = await held(client, tmp_path, nodes, nodes=2, samples=5, rounds=1)
+    voters = verdict["trail"]["voters"]
+    assert {each["voter"] for each in voters} == {f"{node}#{number}" for node in nodes for number in range(1, 6)}
+    assert len({each["seed"] for each in voters}) == 10
+
+
 async def test_a_vote_that_is_too_close_is_held_again(client: redis.Redis, tmp_path: Path) -> None:
     nodes = {"a": Saying((RIGHT,)), "b": Saying((WRONG, RIGHT))}
     verdict = await held(client, tmp_path, nodes, nodes=2, rounds=2)

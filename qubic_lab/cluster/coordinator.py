@@ -40,7 +40,7 @@ from qubic_lab.cluster.tasks import (
     TaskProgress,
     TaskQueue,
 )
-from qubic_lab.errors import QubicLabError
+from qubic_lab.errors import FullError, QubicLabError
 from qubic_lab.wire import pipeline_pb2
 from qubic_lab.wire.channel import SERVER_OPTIONS
 from qubic_lab.wire.members import MemberGuard, listen_as
@@ -140,7 +140,11 @@ class Coordinator:
         try:
             while True:
                 news.clear()
-                progress = await self.call(self.queue.look, task_id, after)
+                try:
+                    progress = await self.call(self.queue.look, task_id, after)
+                except FullError:  # the task is kept, and its client says how long it waits
+                    await asyncio.sleep(RETRY_S)
+                    continue
                 if progress.outcome or (progress.items and not whole):
                     after = progress.after
                     yield progress

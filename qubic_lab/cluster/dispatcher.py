@@ -38,7 +38,7 @@ from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.health import Outcome
 from qubic_lab.cluster.registry import NodeRecord, Registry
 from qubic_lab.cluster.tasks import BEAT_S, FINAL, TaskLease, TaskNotification, TaskQueue
-from qubic_lab.errors import BusyError, FencedError, InputError, NotFoundError, QubicLabError, RefusedError
+from qubic_lab.errors import BusyError, FencedError, FullError, InputError, NotFoundError, QubicLabError, RefusedError
 from qubic_lab.metrics import NAMESPACE, SECONDS
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire import pipeline_pb2
@@ -116,7 +116,7 @@ class _Progress:
             if self._closing.is_set() and not self._items:
                 return
             items, self._items = self._items, []
-            await self._call(self._queue.progress, self._lease, self._written, items)
+            await _once_there_is_room(self._call, self._queue.progress, self._lease, self._written, items)
             self._written += len(items)
             await wait_at_most(self._closing, WRITE_S)
             if self._closing.is_set():
@@ -262,7 +262,7 @@ class Dispatcher:
         try:
             items = (await self._call(self._queue.look, lease.task_id)).items if lease.attempt > 1 else []
             result = await self._try(lease, request_of(lease.payload, items), len(items))
-            await self._call(self._queue.complete, lease, result)
+            await _once_there_is_room(self._call, self._queue.complete, lease, result)
             logger.info("task %s: answered by %s in %.0f ms", lease.task_id, result["node"], result["node_ms"])
         except _Failed as failed:
             await self._end_try(lease, str(failed), failed.failure is not Failure.TASK, failed.code)
@@ -414,6 +414,18 @@ class Dispatcher:
         if "node_ms" not in result:
             raise _Failed(Failure.TRY, f"node {node.id} ended the answer early")
         return result, result.get("tokens_per_s", 0.0) if given >= FEWEST_TOKENS else 0.0
+
+
+async def _once_there_is_room(call: Call, *arguments: Any) -> None:
+    """Make a call again while Redis is full, as the work that it writes is done; a lost lease ends that."""
+    while True:
+        try:
+            await call(*arguments)
+        except FullError as error:
+            logger.warning("%s", error)
+            await asyncio.sleep(LOOK_S)
+        else:
+            return
 
 
 async def _again_and_again(step: Callable[[], Awaitable[None]]) -> None:

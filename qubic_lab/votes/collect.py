@@ -56,14 +56,15 @@ class CollectedVotes:
 
 
 Ask = Callable[[Voter], AsyncGenerator[Vote, None]]
-Certain = Callable[[Sequence[Vote], Sequence[str], Sequence[str]], Awaitable[bool]]
+Certain = Callable[[Sequence[Vote], Sequence[str], Sequence[str]], Awaitable[str | None]]
 
 
 async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain: Certain) -> CollectedVotes:
     """Return the votes of all voters, each of a different node, until `deadline_s` from now.
 
     `ask` yields a voter's votes as they arrive; a QubicLabError fails the votes that have not arrived. `certain` says
-    whether the decision can no longer change, given the votes so far and the names of failed and of missing votes.
+    why the missing votes are not needed, or None if they are, given the votes so far and the names of failed and of
+    missing votes.
 
     Raises:
         ContextError: the question is too long for every voter.
@@ -95,12 +96,12 @@ async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain:
         news.put_nowait(None)
 
     asking = [asyncio.ensure_future(follow(voter)) for voter in voters]
-    stopped = False
+    stopped: str | None = None
     try:
         async with asyncio.timeout(deadline_s):
             while missing() and not stopped:
                 await news.get()
-                stopped = bool(missing()) and await certain(votes, list(failed), missing())
+                stopped = await certain(votes, list(failed), missing()) if missing() else None
     except TimeoutError:
         pass
     finally:
@@ -109,9 +110,8 @@ async def collect(voters: Sequence[Voter], ask: Ask, deadline_s: float, certain:
         await asyncio.gather(*asking, return_exceptions=True)
     if len(too_long) == len(voters) and not votes:
         raise too_long[0]
-    why, detail = AbsenceReason.LATE, f"after {deadline_s:g} s"
-    if stopped:
-        why, detail = AbsenceReason.STOPPED, "the decision was certain"
+    late = AbsenceReason.LATE, f"after {deadline_s:g} s"
+    why, detail = (AbsenceReason.STOPPED, stopped) if stopped else late
     absences = [Absence(name, AbsenceReason.FAILED, text) for name, text in failed.items()]
     absences += [Absence(name, why, detail) for name in missing()]
     saved = round(len(missing()) * fmean(vote.new_tokens for vote in votes)) if stopped else 0

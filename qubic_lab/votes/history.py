@@ -14,6 +14,7 @@ from pydantic import Field
 
 from qubic_lab.consensus.dependence import PastVote
 from qubic_lab.consensus.weights import NO_RECORD, TrackRecord
+from qubic_lab.database import storable
 from qubic_lab.errors import InputError, NotFoundError, check_range
 from qubic_lab.schema import metadata
 
@@ -117,8 +118,9 @@ class VoteHistory:
 
     def add(self, summary: VoteSummary, trail: Mapping[str, Any]) -> None:
         """Store a vote: its summary and its whole trail, as plain values for JSON."""
+        row = storable(asdict(summary) | {"trail": dict(trail)})
         with self._engine.begin() as connection:
-            connection.execute(sa.insert(VOTES).values(**asdict(summary), trail=dict(trail)))
+            connection.execute(sa.insert(VOTES).values(**row))
 
     def trail(self, id: str) -> dict[str, Any]:
         """Return the whole trail of a vote; a NotFoundError if there is no such vote."""

@@ -41,6 +41,7 @@ from qubic_lab.votes.live import LiveVote
 from qubic_lab.votes.trail import round_of, standings_of, trail_of
 from qubic_lab.votes.voters import CERTIFIED, EXPERT, VoteRequest, choose_voters, is_busy, question_of
 from qubic_lab.wire import pipeline_pb2
+from qubic_lab.wire.cluster_pb2 import Capabilities
 
 CANCEL_S = 5.0
 COUNTING_SHARE, MOST_COUNTING_S = 0.1, 1.0
@@ -84,9 +85,9 @@ class _State:
         self.absences += collected.absences
         self.tokens_saved += collected.tokens_saved
 
-    def skip(self, names: Sequence[str]) -> None:
+    def skip(self, names: Sequence[str], why: str) -> None:
         """Add voters that need not be asked any more, and the tokens that this saves, by the mean of the votes."""
-        self.absences += [Absence(name, AbsenceReason.STOPPED, "the decision was certain") for name in names]
+        self.absences += [Absence(name, AbsenceReason.STOPPED, why) for name in names]
         self.tokens_saved += round(len(names) * fmean(vote.new_tokens for vote in self.votes)) if self.votes else 0
 
     def asked(self) -> Mapping[str, int]:
@@ -286,7 +287,8 @@ class VoteService:
         """
         state.rounds += 1
         later: Sequence[Voter] = voters
-        taken, total, stopped = 0, voters[0].samples, False
+        taken, total = 0, voters[0].samples
+        stopped: str | None = None
         while taken < total and not stopped and (taken == 0 or left_s() > 0):
             wave = total
             if vote.stop_rule == CERTIFIED:
@@ -301,7 +303,7 @@ class VoteService:
             later = [each.part(taken, total - taken) for each in voters]
             stopped = await self._collect(vote, now, later, state, context, max(0.1, left_s()))
         if stopped:
-            state.skip([name for voter in later for name in voter.names()])
+            state.skip([name for voter in later for name in voter.names()], stopped)
 
     async def _collect(
         self,
@@ -311,27 +313,28 @@ class VoteService:
         state: _State,
         context: VoteContext,
         deadline_s: float,
-    ) -> bool:
-        """Collect a wave; stop early if the missing votes and the later ones are not needed, and say so."""
+    ) -> str | None:
+        """Collect a wave; stop early if the missing votes and the later ones are not needed, and return why."""
         weights = {name: context.weight(voter.node).weight for voter in (*voters, *later) for name in voter.names()}
         later_names = [name for voter in later for name in voter.names()]
         state.rows += [tuple(voter.name(sample) for voter in voters) for sample in range(voters[0].samples)]
 
-        async def enough(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> bool:
+        async def enough(votes: Sequence[Vote], failed: Sequence[str], missing: Sequence[str]) -> str | None:
             try:
                 result = await self._count(vote, state, context, votes, failed)
             except QubicLabError:
-                return False
+                return None
             answered, left = len(result.voters), len(missing) + len(later_names)
             state.live.note("count", {"answered": answered, "missing": left, "standings": standings_of(result)})
             to_come = [Ballot(name, None, weights[name]) for name in (*missing, *later_names)]
             rules = vote.voting.rule, vote.voting.fallback
             certifier = certify(result, state.rows, vote) if vote.stop_rule == CERTIFIED else None
-            return reason_to_stop(result.ballots, to_come, vote.stop_at, *rules, certifier) is not None
+            return reason_to_stop(result.ballots, to_come, vote.stop_at, *rules, certifier)
 
         collected = await collect(voters, lambda voter: self._ask(voter, vote.request), deadline_s, enough)
         state.add(collected)
-        return any(each.why is AbsenceReason.STOPPED for each in collected.absences) or await enough((), (), ())
+        stopped = (each.detail for each in collected.absences if each.why is AbsenceReason.STOPPED)
+        return next(stopped, None) or await enough((), (), ())
 
     async def _deliberate(self, vote: VoteRequest, state: _State, context: VoteContext) -> Consensus:
         """Return the result of all votes; those that cannot be read in time count as failed.
@@ -367,10 +370,25 @@ class VoteService:
         return await _VOTES.deliberate(vote.question, cast, absences, without, vote.voting, quick=True)
 
     async def _ask(self, voter: Voter, question: pipeline_pb2.GenerateRequest) -> AsyncGenerator[Vote, None]:
-        """Yield a node's votes as they arrive; closing the generator cancels the node's task."""
+        """Yield a node's votes as they arrive, of which it makes as many at once as it has slots.
+
+        Closing the generator cancels the node's task.
+        """
+        capabilities = self._capabilities(voter.node)
+        slots = max(1, capabilities.slots) if capabilities else voter.samples
+        for first in range(0, voter.samples, slots):
+            async with aclosing(self._ask_some(voter, first, min(slots, voter.samples - first), question)) as votes:
+                async for vote in votes:
+                    yield vote
+
+    async def _ask_some(
+        self, voter: Voter, first: int, samples: int, question: pipeline_pb2.GenerateRequest
+    ) -> AsyncGenerator[Vote, None]:
+        """Yield some of a node's votes, from the number `first` on."""
         request = pipeline_pb2.GenerateRequest()
         request.CopyFrom(question)
-        request.sampling.seed, request.samples, request.sampling.logprobs = voter.seed, voter.samples, True
+        request.sampling.seed, request.samples = voter.part(first, samples).seed, samples
+        request.sampling.logprobs = True
         if voter.prompt is not None:
             request.prompt = voter.prompt
         if voter.temperature is not None:
@@ -389,7 +407,7 @@ class VoteService:
                             tokens, logprob = tokens + 1, logprob + item.get("logprob", 0.0)
                         elif item["sample"] not in seen:  # a retry repeats some samples
                             seen.add(item["sample"])
-                            yield self._vote(voter, request, item, seconds)
+                            yield self._vote(voter, request, first, item, seconds)
                     if progress.outcome is not None:
                         ended = True
                         if progress.outcome.state != "completed":
@@ -397,7 +415,8 @@ class VoteService:
                             raise (ContextError if too_long else RankError)(progress.outcome.why)
                         if not seen:
                             counted = {"sample": 0, "tokens": tokens, "logprob": logprob}
-                            yield self._vote(voter, request, {**(progress.outcome.result or {}), **counted}, seconds)
+                            whole = {**(progress.outcome.result or {}), **counted}
+                            yield self._vote(voter, request, first, whole, seconds)
         finally:
             if not ended:
                 await asyncio.shield(self._cancel(task_id))
@@ -409,13 +428,15 @@ class VoteService:
         except (QubicLabError, TimeoutError):
             return  # the task or Redis is gone: its lease ends it
 
+    def _capabilities(self, node: str) -> Capabilities | None:
+        found = (view.record.registration for view in self._coordinator.nodes() if view.record.id == node)
+        return next((each.capabilities for each in found), None)
+
     def _vote(
-        self, voter: Voter, request: pipeline_pb2.GenerateRequest, item: Mapping[str, Any], seconds: float
+        self, voter: Voter, request: pipeline_pb2.GenerateRequest, first: int, item: Mapping[str, Any], seconds: float
     ) -> Vote:
-        capabilities = next(
-            (v.record.registration.capabilities for v in self._coordinator.nodes() if v.record.id == voter.node), None
-        )
-        sample, s = int(item["sample"]), request.sampling
+        capabilities = self._capabilities(voter.node)
+        sample, s = first + int(item["sample"]), request.sampling
         sampling = SamplingParams(
             s.max_new_tokens, s.temperature, s.top_p, s.top_k, (voter.seed + sample) % (MAX_SEED + 1)
         )
@@ -479,9 +500,9 @@ class VoteService:
         return VoteResult(summary.id, result, certificate, state.rounds, tokens, state.tokens_saved, seconds, trail)
 
 
-async def _never(*_: Sequence[object]) -> bool:
+async def _never(*_: Sequence[object]) -> str | None:
     """Return that a vote goes on."""
-    return False
+    return None
 
 
 def _noted(result: Consensus, certificate: Certificate) -> Consensus:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from qubic_lab.errors import BusyError, InputError, QubicLabError
+from qubic_lab.database import FULL_RETRY_S
+from qubic_lab.errors import BusyError, FullError, InputError, QubicLabError
 from qubic_lab.oracle.ingest import coingecko, feeds, hacker_news, newsapi
 from qubic_lab.oracle.ingest.collector_config import (
     PACKAGED,
@@ -210,12 +211,13 @@ class Collector:
         while True:
             await asyncio.sleep(self._lease.lasts_s / 3)
             # Without the lock of `_write`: a write may take longer than the lease lasts.
-            await asyncio.to_thread(self._lease.renew)
-            circuits = {name: client.circuit.state for name, client in self._clients.items()}
-            if circuits != reported:
-                reported = dict(circuits)
-                about = JobState(COLLECTOR, self._clock.now_us(), {"circuits": reported})
-                await self._write(partial(save_job, self._engine, about))
+            with suppress(FullError):
+                await asyncio.to_thread(self._lease.renew)
+                circuits: dict[str, str] = {name: client.circuit.state for name, client in self._clients.items()}
+                if circuits != reported:
+                    about = JobState(COLLECTOR, self._clock.now_us(), {"circuits": circuits})
+                    await self._write(partial(save_job, self._engine, about))
+                    reported = circuits
 
     async def _read_states(self) -> dict[str, JobState]:
         known = await asyncio.to_thread(read_jobs, self._engine)
@@ -244,7 +246,16 @@ class Collector:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(wake.wait(), self._clock.real_s(wait_s))
             else:
-                await self._do(job)
+                try:
+                    await self._do(job)
+                except FullError as error:  # what was collected before is stored, and the rest is asked for again
+                    await self._wait_for_room(job, error)
+
+    async def _wait_for_room(self, job: Job, error: FullError) -> None:
+        self.progress.troubles[job.name] = str(error)
+        _log.error("%s: %s", job.name, error)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), FULL_RETRY_S)
 
     async def _do(self, job: Job) -> None:
         """Do a job now, by its first source that works."""
@@ -394,7 +405,7 @@ class Collector:
 
     async def _keep(self, job: Job, client: SourceClient, batch: Batch) -> None:
         """Store a batch; only then may the source be asked for later changes alone."""
-        added = await self._write(partial(self._add, job, batch))
+        added = await self._write(partial(self._add, job, batch.at_most(client.config.most_items)))
         await client.keep(batch.fetched)
         self._report(
             requests=self.progress.requests + 1,

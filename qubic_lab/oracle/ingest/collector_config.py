@@ -69,6 +69,7 @@ class SourceConfig:
         monthly_quota: requests allowed in a calendar month of UTC; None: any number. The same for days and half days.
         period_s: how often it is polled; a quota may make that rarer.
         delay_s: how long after publication an item appears there.
+        most_items: of an answer with more texts, or more prices of a series, the first ones are stored.
         timeout_s: an attempt that takes longer fails; `deadline_s`: a request with all its attempts.
         wait_s: the wait before the second attempt; it doubles up to `most_wait_s`, with random jitter.
         most_retry_after_s: if the source asks for a longer wait, the request fails.
@@ -95,6 +96,7 @@ class SourceConfig:
     timeout_s: float = 20.0
     deadline_s: float = 120.0
     most_body_bytes: int = 16 * 1024 * 1024
+    most_items: int = 10_000
     attempts: int = 4
     wait_s: float = 1.0
     most_wait_s: float = 30.0
@@ -150,7 +152,7 @@ DEFAULT_SOURCES: Mapping[str, SourceConfig] = {
     "hacker-news": SourceConfig(
         base_url="https://hn.algolia.com/api/v1", rate=10_000, window_s=3600.0, burst=5, period_s=600.0
     ),
-    "feeds": SourceConfig(base_url="", rate=30, burst=2, period_s=900.0, attempts=3),
+    "feeds": SourceConfig(base_url="", rate=30, burst=2, period_s=900.0, attempts=3, most_items=1_000),
 }
 """The sources that are asked over HTTP. CoinGecko documents 5 to 100 requests a minute; this is its free plan."""
 DEFAULT_FEEDS = (

@@ -17,7 +17,7 @@ def main() -> None:
 
 def _entries(question: dict[str, Any]) -> list[dict[str, Any]] | str:
     content = question["content"].encode("latin-1")
-    texts = parse_feed(content, Feed(**question["feed"]), question["headers"])
+    texts = parse_feed(content, Feed(**question["feed"]), question["headers"], question["most"])
     return "not a feed" if texts is None else [asdict(text) for text in texts]
 
 

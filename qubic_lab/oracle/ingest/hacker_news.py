@@ -8,7 +8,7 @@ from typing import Any
 
 from qubic_lab.oracle.ingest.http_rules import Params
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, malformed, search_back
-from qubic_lab.oracle.ingest.validation import plain_text, read_date
+from qubic_lab.oracle.ingest.validation import LONGEST_LINE, plain_text, read_date
 from qubic_lab.oracle.model.coins import find_coin, mentioned
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import SECOND_US
@@ -28,7 +28,10 @@ def parse_hits(hits: Sequence[Any], source: str) -> tuple[tuple[Text, ...], tupl
         if not isinstance(id, str) or not id:
             faults.append(f"hit {str(hit)[:80]!r} has no objectID")
             continue
-        title, body_text = plain_text(hit.get("title")), plain_text(hit.get("story_text") or hit.get("comment_text"))
+        title, body_text = (
+            plain_text(hit.get("title"), LONGEST_LINE),
+            plain_text(hit.get("story_text") or hit.get("comment_text")),
+        )
         coins = mentioned(f"{title}\n{body_text}")
         if not coins:
             continue

@@ -5,7 +5,7 @@ All but the quotas are pure functions; quotas are counted in the database for al
 
 import ipaddress
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -18,6 +18,7 @@ from pydantic import Field
 from sqlalchemy import Engine, and_, select
 
 from qubic_lab import __version__
+from qubic_lab.database import storable
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.model.response import Instant, Part
 from qubic_lab.oracle.model.timestamps import DAY_US, SECOND_US, from_us, iso, now_us, to_us
@@ -127,7 +128,7 @@ def _read_json(content: bytes) -> Any:
         raise ValueError(f"{name} is no number of JSON")  # NaN and infinities
 
     try:
-        return json.loads(content, parse_constant=refuse)
+        return storable(json.loads(content, parse_constant=refuse))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -161,11 +162,6 @@ def clock_fault(response: RawResponse, clock_us: int, now_us: int) -> FetchFault
             what = f"says that it is {iso(at_us)}, and this machine's clock {iso(now_us)}: set the clock"
             return FetchFault("refused", what, again=False)
     return None
-
-
-def leads_inside(host: str, addresses: Sequence[str]) -> bool:
-    """Return whether a host is this one or one of a private network, by its name or what the name stands for."""
-    return host == "localhost" or any(not ipaddress.ip_address(each.partition("%")[0]).is_global for each in addresses)
 
 
 def shown_request(base_url: str, path: str, params: Params | None) -> str:

@@ -6,8 +6,10 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import httpx2
 from aiolimiter import AsyncLimiter
@@ -32,11 +34,11 @@ from qubic_lab.oracle.ingest.http_rules import (
     clock_fault,
     is_loopback,
     judge,
-    leads_inside,
     sendable,
     shown_request,
     starting_level,
 )
+from qubic_lab.oracle.ingest.reach import InsideError, Reach
 from qubic_lab.oracle.model.records import Price, Series, Text
 from qubic_lab.oracle.model.timestamps import SECOND_US, iso, now_us
 from qubic_lab.oracle.store.fetch_log import Fetch
@@ -98,6 +100,15 @@ class Batch:
     faults: tuple[str, ...] = ()
     until_us: int | None = None
 
+    def at_most(self, items: int) -> "Batch":
+        """Return the first items of each kind, and a line on what was left out."""
+        given = max(len(self.texts), *(len(prices) for _, prices in self.prices), 0)
+        if given <= items:
+            return self
+        prices = tuple((series, each[:items]) for series, each in self.prices)
+        line = f"it has more than most_items, {items:,}: the others are left out"
+        return replace(self, prices=prices, texts=self.texts[:items], faults=(line, *self.faults))
+
 
 def malformed(fetched: Fetched) -> SourceError:
     """Return the error for a good response whose content is not what the source's interface documents."""
@@ -131,15 +142,6 @@ async def search_back(
             new = {text.external_id: text for text in batch.texts if text.external_id not in seen}
             seen |= set(new)
             yield replace(batch, texts=tuple(new.values()), faults=faults)
-
-
-async def _addresses(host: str) -> list[str]:
-    """Return the IP addresses of a host; none if its name cannot be resolved here, as behind a proxy."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None)
-    except OSError:
-        return []
-    return sorted({str(address[0]) for *_, address in found})
 
 
 def _without_key(key: SecretStr) -> Callable[[logging.LogRecord], bool]:
@@ -212,6 +214,7 @@ class SourceClient:
         self._quotas = Quotas(engine, clock)
         self._log_filter = None if key is None else _without_key(key)
         self._not_before_us = 0
+        self._reach = Reach(urlsplit(config.base_url).hostname or "")
 
     async def __aenter__(self) -> "SourceClient":
         config, rate = self.config, self.config.rate
@@ -228,6 +231,8 @@ class SourceClient:
             transport=self._transport,
             trust_env=not is_loopback(config.base_url),  # a proxy set for the web does not lead to this host
         )
+        if self._transport is None:
+            self._reach.guard(self._http)
         return self
 
     async def __aexit__(self, *raised: object) -> None:
@@ -369,9 +374,11 @@ class SourceClient:
             answer = await self._exchange(sending)
             if not isinstance(answer, httpx2.Request):
                 return answer
-            host = answer.url.host
-            if host != sending.url.host and leads_inside(host, await _addresses(host)):
-                return FetchFault("refused", f"redirects to {host}, in a private network or on this host", again=False)
+            try:
+                with suppress(OSError):  # a proxy resolves names that this machine cannot
+                    await self._reach.checked(answer.url.host)
+            except InsideError as error:
+                return FetchFault("refused", str(error), again=False)
             sending = answer
         return FetchFault("refused", f"redirects {_MOST_HOPS} times or more", again=False)
 
@@ -389,6 +396,8 @@ class SourceClient:
                     return await self._read(response)
                 finally:
                     await response.aclose()
+        except InsideError as error:
+            return FetchFault("refused", str(error), again=False)
         except (TimeoutError, httpx2.TimeoutException):
             what = f"gave no complete response in {self.config.timeout_s:g} s"
         except httpx2.RequestError as error:

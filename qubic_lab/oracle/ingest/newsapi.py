@@ -12,7 +12,7 @@ from urllib.parse import quote_plus
 
 from qubic_lab.oracle.ingest.http_rules import Params
 from qubic_lab.oracle.ingest.http_source import Batch, SourceClient, malformed, search_back
-from qubic_lab.oracle.ingest.validation import plain_text, read_date, short_id
+from qubic_lab.oracle.ingest.validation import LONGEST_LINE, plain_text, read_date, short_id
 from qubic_lab.oracle.model.coins import find_coin, mentioned
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import from_us
@@ -20,6 +20,7 @@ from qubic_lab.oracle.model.timestamps import from_us
 LONGEST_QUERY = 500
 """Characters of a query in the encoding of URLs."""
 PAGE_SIZE = 100
+LONGEST_PUBLISHER = 1_000
 _COLUMNS = frozenset(("title", "description", "content", "url", "publishedAt"))
 _CUT = re.compile(r"(?<!\s)\s*(?:…\s*)?\[\+(\d{1,9}) chars\]\s*$")
 _REMOVED = "[Removed]"
@@ -52,7 +53,7 @@ def parse_articles(articles: Sequence[Any], source: str) -> tuple[tuple[Text, ..
         if not isinstance(entry, dict):
             faults.append(f"article {str(entry)[:80]!r} is not an object")
             continue
-        title, description = plain_text(entry.get("title")), plain_text(entry.get("description"))
+        title, description = plain_text(entry.get("title"), LONGEST_LINE), plain_text(entry.get("description"))
         content, cut = cut_words(entry.get("content"))
         url = str(entry.get("url") or "")
         if _REMOVED in (title, description) or url.startswith("https://removed.com"):
@@ -72,7 +73,7 @@ def parse_articles(articles: Sequence[Any], source: str) -> tuple[tuple[Text, ..
                 publisher=publisher_name(entry.get("source"))[:256] or source,
                 published_us=read_date(entry.get("publishedAt")),
                 coins=mentioned(f"{title}\n{body_text}"),
-                author=plain_text(entry.get("author"))[:256],
+                author=plain_text(entry.get("author"), LONGEST_LINE)[:256],
                 cut_characters=cut,
             )
         )
@@ -115,10 +116,10 @@ def publisher_name(value: Any) -> str:
     """Return the name of a publisher, which may be an object with a name, or such an object as Python prints it."""
     if isinstance(value, str) and value.startswith("{"):
         try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return plain_text(value)
-    return plain_text(value.get("name") if isinstance(value, dict) else value)
+            value = ast.literal_eval(value[:LONGEST_PUBLISHER])
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: nested too deeply
+            return plain_text(value, LONGEST_LINE)
+    return plain_text(value.get("name") if isinstance(value, dict) else value, LONGEST_LINE)
 
 
 def cut_words(value: Any) -> tuple[str, int]:

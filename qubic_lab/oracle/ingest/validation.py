@@ -33,8 +33,9 @@ EARLIEST_US = 1_230_940_800_000_000
 MOST_OUTSIDE = 0.1
 """How far, as a share, open and close may be outside low to high, as publishers round; more is a wrong column."""
 LONGEST_ID = 512
-LONGEST_MARKUP = 400_000
-"""Characters; the time of Python's HTML parser can grow with their square."""
+LONGEST_MARKUP, LONGEST_LINE = 400_000, 10_000
+"""Characters that are read of a text, and of a title or a name; the time of Python's HTML parser can grow with their
+square."""
 _INLINE = frozenset(("a", "abbr", "b", "cite", "code", "del", "em", "font", "i", "ins", "kbd", "mark", "q", "s"))
 _INLINE |= frozenset(("small", "span", "strong", "sub", "sup", "u", "wbr"))
 """Tags within a word; all others end it."""
@@ -226,16 +227,16 @@ def _closed(markup: str) -> str:
     return before + end + _CUT_TAG.sub("", rest).replace("<", "&lt;")
 
 
-def plain_text(markup: Any) -> str:
+def plain_text(markup: Any, most: int = LONGEST_MARKUP) -> str:
     """Return the words of HTML in one line: without tags, scripts and styles, entities as their characters.
 
-    A tag that is cut off at the end is left out, and so is all behind LONGEST_MARKUP characters. What is not a text
+    A tag that is cut off at the end is left out, and so is all behind the first `most` characters. What is not a text
     gives an empty one.
     """
     if not isinstance(markup, str):
         return ""
     words = _Words()
-    words.feed(_closed(markup[:LONGEST_MARKUP]))
+    words.feed(_closed(markup[:most]))
     words.close()
     return " ".join("".join(words.parts).replace("\x00", "").split())
 
