@@ -5,7 +5,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from qubic_lab.bench.echo_node import serve
 from qubic_lab.cluster.identity import claimed_name
 from qubic_lab.cluster.node import Node, NodeConfig
 from qubic_lab.errors import InputError, QubicLabError, RankError
@@ -82,7 +81,7 @@ async def main() -> None:
     options = parser.parse_args()
     replica = Saying((options.text,), pause_s=options.pause_s)
     with claimed_name([options.coordinator], options.name) as (name, identity):
-        await serve([Node(NodeConfig(name, (options.coordinator,), options.listen, identity=identity), replica)])
+        await Node(NodeConfig(name, (options.coordinator,), options.listen, identity=identity), replica).run()
 
 
 if __name__ == "__main__":
