@@ -10,6 +10,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -205,13 +206,28 @@ def test_a_full_disk(ward: Path, set_settings: Callable[..., None], look: Any, c
         subprocess.run(["umount", small], check=True)
 
 
+LISTENS = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+
+
+@contextmanager
+def listener(*words: str) -> "Iterator[tuple[subprocess.Popen[str], int]]":
+    """Run a program that listens, with these words on its command line; give its process and port."""
+    command = [sys.executable, "-c", LISTENS, *words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process, int(process.stdout.readline())
+        process.kill()
+
+
+def test_torchruns_store_belongs_to_the_pipeline(monkeypatch: pytest.MonkeyPatch, look: Any) -> None:
+    with listener("--nnodes=3", "--node-rank=0", "-m", "qubic_lab.pipeline.rank") as (_, port):
+        monkeypatch.setitem(SERVICES, "store", replace(SERVICES["store"], ports=(port, port)))
+        *_, summary = look("ports", "--role coordinator")
+    assert str(port) in summary["value"].partition("ours: ")[2]
+
+
 def test_a_port_that_another_program_has_taken(monkeypatch: pytest.MonkeyPatch, look: Any, cure: Any) -> None:
-    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        port = int(other.stdout.readline())
+    with listener() as (other, port):
         monkeypatch.setitem(SERVICES, "coordinator", replace(SERVICES["coordinator"], ports=(port, port)))
         (fault,) = [each for each in look("ports", "--role coordinator") if each["looked_at"] == f"port {port}"]
         assert (fault["verdict"], fault["value"]) == ("fail", "taken")

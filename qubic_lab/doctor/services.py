@@ -145,7 +145,8 @@ def _belongs(service: Service, process: psutil.Process) -> bool:
     with suppress(psutil.Error):
         if service.name in PROGRAMS:
             return process.name() in PROGRAMS[service.name]
-        return process.pid == 1 or any(_is_ours(word) for word in process.cmdline()[:4])
+        words = process.cmdline()
+        return process.pid == 1 or any(map(_is_ours, words[:4])) or "qubic_lab.pipeline.rank" in words  # of torchrun
     return True  # it has just ended
 
 
