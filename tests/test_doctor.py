@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -204,6 +205,16 @@ def test_a_full_disk(ward: Path, set_settings: Callable[..., None], look: Any, c
         assert list((small / "cache" / "kernels").iterdir()) == []
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_another_coordinator_uses_the_services_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {each.name for each in subject_of("coordinator", "vm-2", 3).services} >= {"coordinator", "registry"}
+    assert not {"redis", "postgres"} & {each.name for each in subject_of("coordinator", "vm-2", 3).services}
+    held = {"eth0": [SimpleNamespace(address="10.0.0.20")]}
+    monkeypatch.setattr("qubic_lab.doctor.subject.psutil.net_if_addrs", lambda: held)
+    for role in ("coordinator", "node"):
+        host = subject_of(role, None, 3).host
+        assert host is not None and host.name == "vm-2"
 
 
 LISTENS = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
