@@ -4,70 +4,22 @@ import itertools
 import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
+from queue_steps import Clock, Queues, client_of, reply_of, simulated, step, violation_of
 
-from qubic_lab.cluster import registry as registry_module
-from qubic_lab.cluster import tasks as tasks_module
-from qubic_lab.cluster.registry import Registry
-from qubic_lab.cluster.tasks import PRIORITIES, QueueLimits, TaskLease, TaskQueue
+from qubic_lab.cluster.tasks import QueueLimits, TaskLease, TaskQueue
 from qubic_lab.errors import QubicLabError
-from qubic_lab.wire import cluster_pb2 as pb
 
 if TYPE_CHECKING:
-    from qubic_lab.simulation.redis import Fsync, SimulatedRedis
+    from qubic_lab.simulation.redis import Fsync
 
 NAMES = itertools.count()
 ENTRY = re.compile(rb"\d{13}-\d+")
-
-
-class Clock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.us = 1_800_000_000_000_000
-
-    def monotonic(self) -> float:
-        return self.us / 1e6
-
-
-def simulated(clock: Clock, fsync: "Fsync" = "always") -> "SimulatedRedis":
-    from qubic_lab.simulation.redis import SimulatedRedis
-
-    return SimulatedRedis(lambda: clock.us, clock.monotonic, fsync)
-
-
-class Direct:
-    """A link, and a connection, without a network."""
-
-    def __init__(self) -> None:
-        self.is_open, self.messages = True, list[Any]()
-
-    def call(self, work: Callable[[], Any], block_s: float = 0.0) -> Any:
-        return work()
-
-    def open(self) -> "Direct":
-        return Direct()
-
-    def push(self, message: Any) -> None:
-        self.messages.append(message)
-
-    def receive(self, seconds: float) -> Any:
-        return self.messages.pop(0) if self.messages else None
-
-    def close(self) -> None:
-        self.is_open = False
-
-
-def client_of(server: "SimulatedRedis") -> Any:
-    from qubic_lab.simulation.redis import SimulatedClient
-
-    return SimulatedClient(server, Direct())
 
 
 @pytest.fixture
@@ -78,15 +30,6 @@ def raw(client: redis.Redis) -> Any:
     found.response_callbacks.clear()
     found.execute_command("FLUSHALL")
     return found
-
-
-def reply_of(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except redis.ResponseError as error:
-        return type(error).__name__, str(error)
-    except QubicLabError as error:
-        return type(error).__name__, str(error).partition(" script: ")[0]
 
 
 def commands(chance: random.Random) -> tuple[Any, ...]:
@@ -179,23 +122,15 @@ def compare_commands(raw: Any, seed: int, steps: int) -> None:
         assert real == ours, f"step {number} of seed {seed}: {command} gave {real!r}, ours {ours!r}"
 
 
-class Twins:
+class Twins(Queues):
     """A real and a simulated queue and registry, to which the same happens."""
 
-    def __init__(self, client: redis.Redis, monkeypatch: pytest.MonkeyPatch, limits: QueueLimits) -> None:
-        self.clock, self.name = Clock(), f"twins-{next(NAMES)}"
-        self.server = simulated(self.clock)
-        self.clients: tuple[Any, Any] = (client, client_of(self.server))
-        self.queues = [TaskQueue(each, self.name, limits) for each in self.clients]
-        self.registries = [Registry(each, f"{self.name}-nodes") for each in self.clients]
-        self._uuids = itertools.count(1)
-        for module in (tasks_module, registry_module):
-            monkeypatch.setattr(module, "uuid", self)
+    def __init__(self, client: redis.Redis, limits: QueueLimits) -> None:
+        name, clock = f"twins-{next(NAMES)}", Clock()
+        super().__init__([client, client_of(simulated(clock))], name, f"{name}-nodes", limits)
+        self.clock = clock
 
-    def uuid4(self) -> uuid.UUID:
-        return uuid.UUID(int=self._number)
-
-    def both(self, call: Callable[[Any], Any], of: list[Any]) -> Any:
+    def each(self, call: Callable[[Any], Any], of: list[Any]) -> Any:
         """Call the real one and ours, at the instant at which the real one did it; return what both gave."""
         self._number = next(self._uuids)
         real = reply_of(lambda: call(of[0]))
@@ -241,60 +176,10 @@ class Twins:
         return [lives, run("LRANGE", key, 0, -1) if kind == "progress" else kind == "clock" or run("GET", key)]
 
 
-def step(twins: Twins, chance: random.Random, leases: list[TaskLease], tasks: list[str]) -> None:
-    """Do something at random with both."""
-    worker, task, number = chance.choice("xyz"), chance.choice(tasks), chance.randint(0, 9)
-    key, owner, retry = chance.choice([None, None, "k1", "k2"]), chance.choice(["", "", "owner"]), chance.random() < 0.7
-    node, session, state = (
-        chance.choice(["n1", "n2", "n3"]),
-        f"{chance.randint(1, 9):032x}",
-        pb.NodeState(cpu_share=0.5),
-    )
-    lease = chance.choice(leases[-6:]) if leases else None
-    queues, nodes = twins.queues, twins.registries
-    what = chance.randrange(18 if lease else 12)
-    if what <= 2:
-        payload = {"n": number % 2 if key else number}
-        found = twins.both(lambda queue: queue.submit(payload, PRIORITIES[number % 3], key, {"c": "d"}), queues)
-        tasks += [found] if isinstance(found, str) else []
-    elif what <= 4:
-        found = twins.both(lambda queue: queue.take(worker), queues)
-        leases += [found] if isinstance(found, TaskLease) else []
-    elif what == 5:
-        for _ in range(chance.choice([1, 1, 3, 8, 36])):
-            twins.pass_ms(900)
-            twins.both(lambda queue: queue.beat(worker), queues)
-    elif what == 6:
-        twins.both(lambda queue: sorted(queue.reclaim(worker)), queues)
-    elif what == 7:
-        call: Any = chance.choice([TaskQueue.cancel, TaskQueue.state, TaskQueue.look, TaskQueue.result])
-        twins.both(lambda queue: call(queue, task), queues)
-    elif what == 8:
-        twins.both(lambda queue: (queue.counts(), list(queue.log()), list(queue.dead_letters())), queues)
-    elif what == 9:
-        address, identity = f"127.0.0.1:{chance.randint(1, 2)}", chance.choice("ab")
-        registration = pb.NodeRegistration(node=node, address=address, identity=identity, type="whole")
-        registration.capabilities.slots, registration.capabilities.tokens_per_s = 2, 5.0
-        twins.both(lambda registry: registry.register(registration, owner), nodes)
-    elif what == 10:
-        call = Registry.beat if number else Registry.leave
-        twins.both(lambda registry: call(registry, node, session, *([state] if number else [])), nodes)
-    elif what == 11:
-        twins.both(lambda registry: registry.drain(node, number > 4), nodes)
-        twins.both(lambda registry: [(n.id, n.age_s, n.registered_s, n.draining) for n in registry.nodes()], nodes)
-    elif what <= 13:
-        twins.both(lambda queue: queue.complete(lease, {"text": "ü" * number}), queues)
-    elif what == 14:
-        twins.both(lambda queue: queue.progress(lease, number % 4, [number] * (number % 3)), queues)
-    elif what == 15:
-        twins.both(lambda queue: queue.renew(lease), queues)
-    else:
-        twins.both(lambda queue: queue.fail(lease, "a\nreason", retry, "code"), queues)
-
-
 def compare_scripts(client: redis.Redis, monkeypatch: pytest.MonkeyPatch, seed: int, steps: int) -> None:
     limits = QueueLimits(most_waiting=6, most_logged=1_000, most_dead=3_000, keep_s=600.0)
-    twins, chance = Twins(client, monkeypatch, limits), random.Random(seed)
+    twins, chance = Twins(client, limits), random.Random(seed)
+    twins.same_ids(monkeypatch)
     leases: list[TaskLease] = []
     tasks: list[str] = ["nothing"]
     for _ in range(steps):
@@ -315,6 +200,11 @@ def test_scripts_do_as_on_a_real_server(
 ) -> None:
     for seed in range(seeds):
         compare_scripts(client, monkeypatch, seed, steps)
+
+
+@pytest.mark.parametrize("seeds", [range(8), pytest.param(range(8, 1_000), marks=pytest.mark.slow)])
+def test_scripts_do_what_a_model_of_their_promises_says(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [(seed, what) for seed in seeds if (what := violation_of(seed, 400, monkeypatch))] == []
 
 
 def test_a_blocked_read_and_a_subscription_hear_of_news_until_a_crash() -> None:

@@ -72,6 +72,8 @@ class SimulatedRedis:
         self._wall_us, self._monotonic, self._fsync = wall_us, monotonic, fsync
         self.changed: Callable[[], None] = lambda: None
         """Called when a stream has a new entry for which somebody waits."""
+        self.seen: Callable[[tuple[bytes, ...], Any, int], None] | None = None
+        """Called with each command, its reply or error, and the time by `wall_us`."""
         self._listeners: dict[bytes, list[Connection]] = defaultdict(list)
         self._logged: list[tuple[float, int, tuple[bytes, ...]]] = []  # writes since `_disk`, with their times
         lua = luajit21.LuaRuntime(encoding=None, register_eval=False, register_builtins=False)
@@ -104,9 +106,17 @@ class SimulatedRedis:
         result = self._execute(time_us, *encoded)
         if self._fsync != "always" and self._lua[b"has_changed"]():
             self._log(time_us, encoded)
+        try:
+            reply = self._reply(result)
+        except redis.ResponseError as error:
+            if self.seen is not None:
+                self.seen(encoded, error, time_us)
+            raise
+        if self.seen is not None:
+            self.seen(encoded, reply, time_us)
         if result[0]:
             self._tell()
-        return self._reply(result)
+        return reply
 
     def transaction(self, commands: Sequence[Sequence[Argument]]) -> list[Any]:
         """Execute commands at once; an error takes the place of its reply."""
@@ -277,7 +287,7 @@ class SimulatedScript:
 
     def __call__(self, keys: Sequence[Argument], args: Sequence[Argument]) -> Any:
         """Run it."""
-        command = ("EVALSHA", _sha_of(self.source), len(keys), *keys, *args)
+        command = ("EVALSHA", sha_of(self.source), len(keys), *keys, *args)
         try:
             return self.client.execute_command(*command)
         except redis.exceptions.NoScriptError:
@@ -352,7 +362,8 @@ def _source() -> str:
 
 
 @cache
-def _sha_of(source: str) -> bytes:
+def sha_of(source: str) -> bytes:
+    """Return the name of a script."""
     return _sha1(source.encode())
 
 
