@@ -14,6 +14,9 @@ PROMISES = (
     "only a task that ends every node that runs it, or whose last try was lost, has no answer",
     "when faults stop, all requests and tasks end within three minutes",
     "no part of the cluster fails in a way that its code does not expect",
+    "every answer of Redis is that of a model: leases never overlap, and only the latest one writes",
+    "the history of each task is linearizable, as those who called saw it",
+    "no coordinator gives a node more requests than it has slots",
 )
 
 

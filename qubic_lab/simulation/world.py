@@ -26,6 +26,7 @@ from qubic_lab.simulation.faults import Fault, plan_faults
 from qubic_lab.simulation.loop import Process, Scheduler
 from qubic_lab.simulation.network import Network
 from qubic_lab.simulation.places import CoordinatorPlace, NodePlace, Place, RedisPlace
+from qubic_lab.simulation.proofs import Proofs
 from qubic_lab.simulation.redis import SimulatedClient
 from qubic_lab.simulation.striking import Striker
 
@@ -191,7 +192,7 @@ class World:
         plan = plan_faults(self.seed, seconds, COORDINATORS, NODES)
         faults = [fault for fault in plan if self.kept is None or fault.number in self.kept]
         pairs = seams.stands_for(self.scheduler, self.network, self.draw("names"), self.draw("load"))
-        with _undisturbed(), seams.replaced(pairs), _errors_as_violations(self):
+        with _undisturbed(), seams.replaced(pairs), _errors_as_violations(self), Proofs(self).watching():
             try:
                 self._live(faults, seconds)
             except Violation:
