@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from qubic_lab.runs.language import translated
 from qubic_lab.runs.notebook import EXECUTED
 from qubic_lab.runs.picture import data_uri, in_language
 from qubic_lab.runs.records import RecordedPicture
@@ -56,6 +57,8 @@ def without_scripts(body: str, recorded: Sequence[RecordedPicture] = ()) -> str:
         for name in ("href", "src"):
             if not str(element.get(name, "#")).startswith(ADDRESSES):
                 del element[name]
+    for output in document("div", class_="output"):  # a wide one scrolls, by the keyboard too
+        output.attrs |= {"tabindex": "0", "role": "group", "aria-label": translated("Output of a cell")}
     for picture in recorded:
         for image in document("img", alt=picture.caption):
             image["src"] = data_uri(in_language(picture.svg))
