@@ -24,7 +24,6 @@ from qubic_lab.consensus.answer_readers import (
     NO_ANSWER,
     NUMBER,
     PROSE,
-    READERS,
     SPAN,
     SYMBOLIC,
     FinalAnswer,
@@ -64,15 +63,14 @@ def final_answer(text: str, question: str = "") -> FinalAnswer:
     for part in conclusions(prose):
         if (found := read_conclusion(part, form, marked=False)) and may_be(found.kind, prose, form):
             return found
-    if form.kind == DATE and (found := READERS[form.kind](prose, form, False)):
-        return found
     return read_prose(said)
 
 
 def _marked(text: str, form: QuestionForm) -> FinalAnswer:
     text = text.strip('"“”「」『』 ')
     text = main_part(text, form) if form.kind == NUMBER else text
-    found = read_plain(text, form) if form.asks_list or form.kind in (CHOICE, NUMBER) else None
+    is_plain = form.asks_list or form.alternatives or form.kind in (CHOICE, NUMBER)
+    found = read_plain(text, form) if is_plain else None
     if (form.kind != CHOICE or form.options) and not form.asks_list:
         found = found or read_conclusion(text, form, marked=True)
     return read_prose(text) if found is None or (form.kind, found.kind) == (NUMBER, SPAN) else found

@@ -5,11 +5,13 @@ denials and opinions of others state no answer, and two different statements nei
 """
 
 import re
+from itertools import combinations
 
 from qubic_lab.consensus import answer_readers as readers
-from qubic_lab.consensus.answer_readers import CHOICE, NUMBER, SPAN, FinalAnswer
+from qubic_lab.consensus.answer_readers import CHOICE, DATE, NUMBER, SPAN, FinalAnswer, read_conclusion
 from qubic_lab.consensus.conclusions import sentences
 from qubic_lab.consensus.contradictions import verdict
+from qubic_lab.consensus.dates import may_agree
 from qubic_lab.consensus.prose_lists import read_list
 from qubic_lab.consensus.prose_names import read_name
 from qubic_lab.consensus.prose_numbers import read_number
@@ -19,12 +21,14 @@ from qubic_lab.consensus.prose_sentences import (
     MOST_SENTENCES,
     NO_STATEMENT,
     SHORTEST_SENTENCE,
+    agreed,
     length,
     repeats,
     said_in,
 )
 from qubic_lab.consensus.prose_verdicts import read_verdict
 from qubic_lab.consensus.question_form import QuestionForm
+from qubic_lab.consensus.words import stem
 
 _CORRECTED = re.compile(
     r"(?<=[.!?…])\s(?:oh,?\s|no,?\s)?(?:wait|sorry|correction|on\ssecond\sthought)\b(?=\W)\W{1,3}(?:i\s(?:mean|meant)\s)?",
@@ -59,26 +63,45 @@ def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
         return read_verdict(said_in(text), form, verdict(next(iter(sentences(text)), "")))
     if form.kind == NUMBER:
         return read_number(said_in(text), form)
+    if form.kind == DATE:
+        return _read_date(said_in(text), form)
     return read_name(said_in(text), form) if form.asks_name and "=" not in text else None
+
+
+def _read_date(said: list[str], form: QuestionForm) -> FinalAnswer | None:
+    """Return the date of the sentence that repeats most of the question; of one with two different dates nothing."""
+    found: list[tuple[str, FinalAnswer]] = []
+    for sentence in said:
+        whole = read_conclusion(sentence, form, False)
+        parts = [sentence] if whole and whole.kind == DATE else CLAUSE.split(sentence)
+        dates = [date for part in parts if (date := read_conclusion(part, form, False)) and date.kind == DATE]
+        if all(may_agree(one.value, other.value) for one, other in combinations(dates, 2)):
+            found += [(sentence, date) for date in dates[:1]]
+    return agreed(found, form) if found else None
 
 
 def _read_alternative(text: str, form: QuestionForm) -> FinalAnswer | None:
     """Return the one of two things to choose that sentences prefer: the first in "A is larger than B"."""
-    names = {name: name.split() for name in form.alternatives}
+    names = {name: [*map(stem, name.split())] for name in form.alternatives}
     chosen: dict[str, str] = {}
     for sentence in sentences(text)[:MOST_SENTENCES]:
         main, relation, rest = (*_COMPARED.split(_CONCEDED.sub("", sentence), maxsplit=1), "", "")[:3]
-        named = [readers.named(part, names) for part in (main, rest)]
+        named = [_named(part, names) for part in (main, rest)]
         is_turned = form.is_reversed_by(sentence) or (relation == "after" and "first" in form.words)
         if is_turned and len(named[0]) == 1 and not named[1]:
             named[1] = [*form.alternatives - {*named[0]}]
         if len(named[0]) > 1:
             parts = sorted(CLAUSE.split(main), key=lambda part: repeats(part, form))
             if len(parts) > 1 and repeats(parts[-1], form) > repeats(parts[-2], form):
-                named[0] = readers.named(parts[-1], names)
+                named[0] = _named(parts[-1], names)
         if len(said := named[is_turned]) == 1 and not NO_STATEMENT.search(sentence.rstrip("!！")):
             chosen[said[0]] = sentence
     return FinalAnswer(CHOICE, *chosen.popitem()) if len(chosen) == 1 else None
+
+
+def _named(part: str, names: dict[str, list[str]]) -> list[str]:
+    """Return the names whose stems a text has in a clause without negation."""
+    return readers.named(re.sub("[A-Za-z]+", lambda word: stem(word[0].casefold()), part), names)
 
 
 def may_be(kind: str, text: str, form: QuestionForm) -> bool:
@@ -87,6 +110,8 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
         return bool(form.options) or kind == CHOICE
     if form.kind == NUMBER:
         return kind not in (NUMBER, SPAN)
+    if form.kind == DATE:
+        return kind == DATE
     if form.kind == CHOICE or form.asks_list:
         return False
     if kind == SPAN and _CLAUSE_LIKE.match(text):

@@ -7,10 +7,11 @@ from itertools import pairwise
 from qubic_lab.consensus import answer_readers as readers
 from qubic_lab.consensus.answer_readers import FinalAnswer, numbers_of
 from qubic_lab.consensus.conclusions import SO
-from qubic_lab.consensus.prose_sentences import BRACKETS, agreed, repeats
+from qubic_lab.consensus.prose_names import MOST_TOLD, TAGS
+from qubic_lab.consensus.prose_sentences import BRACKETS, agreed, length, repeats
 from qubic_lab.consensus.quantities import Quantity, plain, spelled_out
 from qubic_lab.consensus.question_form import QuestionForm
-from qubic_lab.consensus.words import stem, word_set
+from qubic_lab.consensus.words import stem, word_set, words
 
 NEAR = 30
 """Characters before a number that are searched for what it is."""
@@ -19,7 +20,7 @@ NEAR = 30
 _SAYS_SO = re.compile(r"\b(?:so|therefore|thus|hence|means\s+that)\b|所以|因此|于是|那么|一共|共有", re.IGNORECASE)
 _BESIDE = re.compile(
     r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:making\sit|not|but|because|since|while|whereas|which|as\s+each)\b"
-    r"|(?<=[,，；])(?:而|但|因为|不是)).*",
+    r"|(?<=[,，；])(?:而|但|因为|不是|比)).*",
     re.I | re.S,
 )
 _DEFINED = re.compile(r"(?<![A-Za-z\\])[A-Za-z]\s*=(?!=)")
@@ -52,7 +53,7 @@ def read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     pool = [(sentence, answer) for sentence, answer, is_sure in found if is_sure or not any(each[2] for each in found)]
     places = [place for place, each in enumerate(pool) if each[0] in said[-2:] and SO.match(each[0])]
     if _is_bare(form) and not places:
-        pool = [each for each in pool if repeats(each[0], form)][:1] or pool
+        pool = [each for each in pool if repeats(each[0], form)][:1] or [e for e in pool if length(e[0]) <= MOST_TOLD]
     elif places:
         told = pool[places[-1] :] + pool[:1] * (len(form.numbers) < 2 and pool[0][1].unit == pool[places[-1]][1].unit)
         return told[0][1] if len({answer.key for _, answer in told}) == 1 else None
@@ -104,6 +105,8 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     if len(values) > 1 and not (is_calculated or "=" in text or readers.limits(found, text)):
         return None
     chosen = of_asked[-1 if is_calculated or "=" in text else 0]
+    if _is_of_other(chosen, numbers_of(text), text, form):
+        return None
     before = text[max(0, chosen.start - NEAR) : chosen.start]
     is_said = _COUNTS.search(before) or (is_sure and _COMES_TO.search(before))
     if not is_sure or _is_bare(form):
@@ -112,6 +115,24 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
             return None
     answer = readers.quantity_answer(chosen, [] if is_calculated else found, text, form)
     return (answer, is_sure) if answer else None
+
+
+_DIFFERENCE = re.compile(r"\s*\b(?:more|fewer|less)\b.*\bthan\b")
+
+
+def _is_of_other(number: Quantity, found: Sequence[Quantity], text: str, form: QuestionForm) -> bool:
+    """Return whether a number is of something else than asked: another noun, unit or quantity, or a difference."""
+    given = {(value, unit) for value, unit in form.numbers if unit not in ("", form.unit)}
+    said = {(each.value, each.unit) for each in found}
+    is_converted = {unit for _, unit in given} & {unit for _, unit in said} and not given & said
+    if form.unit and (is_converted or number.unit in {unit for _, unit in given}):
+        return True
+    if len(form.numbers) > 1:
+        return False
+    after = text[number.end :]
+    is_noun = number.word and not number.unit and number.word not in {*TAGS, *form.words}
+    is_counted = form.noun and is_noun and {*form.content}.isdisjoint(map(stem, words(after)[:3]))
+    return bool(is_counted or ("than" not in form.words and _DIFFERENCE.match(after)))
 
 
 _BARE_NUMBER = re.compile(r"[^\w!]*\d[\d.,/]*+[^\w!]*")

@@ -47,9 +47,8 @@ def read_verdict(said: Sequence[str], form: QuestionForm, opened: str) -> FinalA
     said = [QUOTES.sub("", simplified(each)) for each in said if not re.match(r"if\b.*\bthen\b", each, re.I)]
     told = {"no" if any(no.groups()) else "yes" for s in said for c in CLAUSE.split(s) if (no := _TOLD.match(c))}
     told |= {opened} - {""}
-    told = told or {
-        v for n, each in enumerate(said[:MOST_SENTENCES]) for v in _restated_with_contrast(each, form, n == 0) if v
-    }
+    restating = enumerate(each for each in said if not (told and is_chinese(each)))  # Chinese repeats by chance
+    told |= {v for n, each in restating for v in _restated_with_contrast(each, form, n == 0 and not told) if v}
     return FinalAnswer(CHOICE, told.pop(), " ".join(said[:1])) if len(told) == 1 else None
 
 

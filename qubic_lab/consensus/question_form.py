@@ -208,7 +208,7 @@ _OR = re.compile(
     r"((?:[\w-]{1,40} )?[\w-]{1,40}),? or ((?:(?:an?|the) )?[\w-]{1,40}(?: [\w-]{1,40})?)\s*\?"
     r"|\ban?\s([\w-]{1,40})\sor\s(?:an?\s)?([\w-]{1,40})\s"
     r"|^(?:is|are|was|were|do|does|did)\s(?:(?:the|an?)\s)?([\w-]{1,40})\sor\s(?:(?:the|an?)\s)?([\w-]{1,40})\s"
-    r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]|^([\u4e00-\u9fff]{1,6}?)[和与跟]([\u4e00-\u9fff]{1,6}?)[，,]?(?:哪|谁)",
+    r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]|^([\u4e00-\u9fff]{1,6}?)[和与跟]([\u4e00-\u9fff]{1,6}?)[，,]?(?:哪(?!一?[年月天里儿])|谁)",
     re.IGNORECASE,
 )
 _MANY = r"(?:two|three|four|five|six|seven|eight|nine|ten|\d+)"
@@ -286,7 +286,8 @@ def _unit(question: str) -> tuple[str, str]:
 
 def _alternatives(question: str) -> frozenset[str]:
     if found := _OR.search(question):
-        return frozenset(" ".join(words(side.rpartition("是")[2])) for side in found.groups() if side)
+        sides = frozenset(" ".join(words(side.rpartition("是")[2])) for side in found.groups() if side)
+        return sides if all(sides) else frozenset()
     told, asked, _ = question.rpartition(_ASKED.findall(question)[-1]) if _ASKED.search(question) else ("", "", "")
     if not _WHO.search(asked):
         return frozenset()
