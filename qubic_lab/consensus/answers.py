@@ -61,7 +61,7 @@ def final_answer(text: str, question: str = "") -> FinalAnswer:
     if found := read_plain(without_emphasis(prose), form):
         return found
     for part in conclusions(prose):
-        if (found := read_conclusion(part, form, marked=False)) and may_be(found.kind, prose, form):
+        if (found := read_conclusion(part, form, marked=False)) and may_be(found, prose, form):
             return found
     return read_prose(said)
 

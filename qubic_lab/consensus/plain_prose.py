@@ -28,7 +28,7 @@ from qubic_lab.consensus.prose_sentences import (
 )
 from qubic_lab.consensus.prose_verdicts import read_verdict
 from qubic_lab.consensus.question_form import QuestionForm
-from qubic_lab.consensus.words import stem
+from qubic_lab.consensus.words import is_chinese, stem, words
 
 _CORRECTED = re.compile(
     r"(?<=[.!?…])\s(?:oh,?\s|no,?\s)?(?:wait|sorry|correction|on\ssecond\sthought)\b(?=\W)\W{1,3}(?:i\s(?:mean|meant)\s)?",
@@ -104,8 +104,9 @@ def _named(part: str, names: dict[str, list[str]]) -> list[str]:
     return readers.named(re.sub("[A-Za-z]+", lambda word: stem(word[0].casefold()), part), names)
 
 
-def may_be(kind: str, text: str, form: QuestionForm) -> bool:
-    """Return whether a part of a text may answer the question as this kind, though `read_plain` finds nothing."""
+def may_be(found: FinalAnswer, text: str, form: QuestionForm) -> bool:
+    """Return whether a part of a text may answer the question, though `read_plain` finds nothing."""
+    kind = found.kind
     if form.options or form.alternatives:
         return bool(form.options) or kind == CHOICE
     if form.kind == NUMBER:
@@ -114,7 +115,8 @@ def may_be(kind: str, text: str, form: QuestionForm) -> bool:
         return kind == DATE
     if form.kind == CHOICE or form.asks_list:
         return False
-    if kind == SPAN and _CLAUSE_LIKE.match(text):
+    is_echo = form.words.issuperset(map(stem, words(found.value))) and not is_chinese(text)
+    if kind == SPAN and (is_echo or _CLAUSE_LIKE.match(text)):
         return False
     is_open = not (form.asks_name or (form.asks_what and kind == SPAN))
     return is_open or kind == CHOICE or (length(text) <= SHORTEST_SENTENCE and not _NO_REPLY.search(text))

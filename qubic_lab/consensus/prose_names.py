@@ -109,16 +109,43 @@ def read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     if titles := {title for title in titles if not {*words(title)} <= form.words}:
         title = titles.pop()
         return None if titles else readers.read_conclusion(title, form, marked=True)
+    members = _CLOSED.get(form.content[0], "").split("; ") if form.content else []
     for number, sentence in enumerate(said[:MOST_SENTENCES]):
         find = _han_name if is_chinese(sentence) else _english_name
         text = QUOTES.sub("", BRACKETS.sub("", sentence)).strip(" .。!！")
         name = find(text, form, not (number or DENIED.match(sentence) or (is_short and "," in text)))
         answer = readers.read_conclusion(name, form, marked=True) if name else None
-        found += [(sentence, answer)] if answer and answer.kind in (SPAN, CHOICE) else []
+        is_name = answer is not None and answer.kind in (SPAN, CHOICE) and _is_about(sentence, form)
+        found += [(sentence, answer)] if answer and is_name else []
         is_corrected = is_corrected or bool(
             not answer and CORRECTS.match(sentence) and repeats(sentence, form) == len(form.content)
         )
-    return None if is_corrected else agreed(found, form)
+    if found or is_corrected:
+        answer = None if is_corrected else agreed(found, form)
+        is_other = form.content[:1] == ("season",) and answer and answer.value not in members
+        return None if is_other else answer
+    text = _OF_A_CONTINENT.sub(r"\1", " ".join(said[:MOST_SENTENCES]))
+    own = [each for each in readers.named(text, {each: each.split() for each in members}) if each not in form.words]
+    return readers.read_conclusion(own[0], form, marked=True) if len(own) == 1 else None
+
+
+_CLOSED = {
+    "season": "spring; summer; autumn; winter; fall",
+    "planet": "mercury; venus; earth; mars; jupiter; saturn; uranus; neptune; pluto",
+    "continent": "africa; antarctica; asia; europe; australia; oceania; north america; south america",
+    "ocean": "pacific; atlantic; indian; arctic; southern",
+}
+_OF_A_CONTINENT = re.compile(r"\b(Africa|Asia|Europe|Australia|America)a?n\b")
+
+
+_RANK = re.compile(r"(?:\w{3,}(est)|first|second|third|fourth|fifth|last|most|least|capital)$")
+"""Words that say which of several."""
+
+
+def _is_about(sentence: str, form: QuestionForm) -> bool:
+    """Return whether a sentence does not tell of another rank than the question: the closest one for the third."""
+    told, asked = ({word: rank[1] for word in said if (rank := _RANK.match(word))} for said in (words(sentence), form.words))
+    return not (told and asked) or not told.keys().isdisjoint(asked) or all([*told.values(), *asked.values()])
 
 
 def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
