@@ -116,7 +116,7 @@ def may_be(found: FinalAnswer, text: str, form: QuestionForm) -> bool:
     if form.kind == CHOICE or form.asks_list:
         return False
     is_echo = form.words.issuperset(map(stem, words(found.value))) and not is_chinese(text)
-    if kind == SPAN and (is_echo or _CLAUSE_LIKE.match(text)):
+    if is_echo or (kind == SPAN and _CLAUSE_LIKE.match(text)):
         return False
     is_open = not (form.asks_name or (form.asks_what and kind == SPAN))
     return is_open or kind == CHOICE or (length(text) <= SHORTEST_SENTENCE and not _NO_REPLY.search(text))

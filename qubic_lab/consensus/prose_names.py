@@ -64,7 +64,7 @@ _PLACED = re.compile(rf"[lo][fqQ]*{_CAPITAL}(?![qQ])")
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
 _BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[plyo].*)?$|[fr]*{_NAME}v?(?:[pl].*)?$")
 _BARE_PLACE = re.compile(rf"[fbv]*l[fl]*{_NAME}(?:[plyvo].*)?$|f*{_NAME}$")
-_TOWN = re.compile(r"\b(in|at)\s[A-Z]\w+(?:\s[A-Z]\w+)?,\s(?=[A-Z])")
+_TOWN = re.compile(r"\b(in|at|of)\s[A-Z]\w+(?:\s[A-Z]\w+)?,\s(?=[A-Z])")
 _NAMING = re.compile(r"\b(?:called|known\sas|named)\s", re.IGNORECASE)
 _SETTING = re.compile(r"(?:in|when|if|while|although|though|since|because|unlike|after|before)\b", re.IGNORECASE)
 _CREDITED = r"\b(?:(?:attributed|credited)\s+to|(?:work|creation|invention|idea|discovery)\s+of)\b"

@@ -47,7 +47,7 @@ _LEFT = re.compile(r"\W*(?:\w+\s){0,3}(?:left|remain\w*)\b", re.IGNORECASE)
 
 def read_number(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
     """Return the number that a calculation comes to in the end, else the one that is stated."""
-    if said and (len(said) == 1 or len(form.numbers) < 2) and _BARE_NUMBER.fullmatch(plain(said[0])):
+    if said and (len(said) == 1 or len(form.numbers) < 2) and _BARE_NUMBER.fullmatch(spelled_out(plain(said[0]))):
         return readers.read_quantity(said[0], form)
     found = [(sentence, *picked) for sentence in said if (picked := _pick(sentence, form))]
     pool = [(sentence, answer) for sentence, answer, is_sure in found if is_sure or not any(each[2] for each in found)]
@@ -101,7 +101,8 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     hits = {end: repeats(text[start:end], form) for start, end in pairwise(bounds)}
     told = [next(hit for end, hit in hits.items() if each.start < end) for each in pool]
     of_asked = [each for each, hit in zip(pool, told, strict=True) if hit == max(told)]
-    values = {each.value for each in of_asked if each.unit == of_asked[0].unit}
+    near = [each for each, hit in zip(pool, told, strict=True) if hit and 2 * hit >= max(told)] or of_asked
+    values = {each.value for each in near if each.unit == of_asked[0].unit}
     if len(values) > 1 and not (is_calculated or "=" in text or readers.limits(found, text)):
         return None
     chosen = of_asked[-1 if is_calculated or "=" in text else 0]
@@ -127,12 +128,11 @@ def _is_of_other(number: Quantity, found: Sequence[Quantity], text: str, form: Q
     is_converted = {unit for _, unit in given} & {unit for _, unit in said} and not given & said
     if form.unit and (is_converted or number.unit in {unit for _, unit in given}):
         return True
-    if len(form.numbers) > 1:
-        return False
     after = text[number.end :]
     is_noun = number.word and not number.unit and number.word not in {*TAGS, *form.words}
     is_counted = form.noun and is_noun and {*form.content}.isdisjoint(map(stem, words(after)[:3]))
-    return bool(is_counted or ("than" not in form.words and _DIFFERENCE.match(after)))
+    is_difference = "than" not in form.words and _DIFFERENCE.match(after)
+    return bool(is_difference or (is_counted and len(form.numbers) < 2))
 
 
 _BARE_NUMBER = re.compile(r"[^\w!]*\d[\d.,/]*+[^\w!]*")
