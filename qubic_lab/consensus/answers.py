@@ -56,7 +56,7 @@ def final_answer(text: str, question: str = "") -> FinalAnswer:
         return program
     prose = both_ends(without_blocks(said))
     marked = marked_conclusion(prose)
-    if marked is not None:
+    if marked is not None and not (form.alternatives and _marked(marked, form).kind != CHOICE):
         return _marked(marked, form)
     if found := read_plain(without_emphasis(prose), form):
         return found

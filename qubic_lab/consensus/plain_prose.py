@@ -35,6 +35,7 @@ _CORRECTED = re.compile(
     re.IGNORECASE,
 )
 """Only what follows counts."""
+_SORRY = re.compile(r"\bi(?:'m|\sam)\s(?:\w+\s)?sorry\b", re.IGNORECASE)
 _CONCEDED = re.compile(r"^(?:despite|although|(?:even\s)?though|unlike|while)\b[^,]*,\s*", re.IGNORECASE)
 _COMPARED = re.compile(
     r"(\b(?:than|before|after|unlike|rather|instead)\b|,\s*(?:not|(?:al)?though|while|whereas)\b|\bbut\s+not\b|比(?!较)|而不是)",
@@ -60,12 +61,16 @@ def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
     if form.asks_list:
         return read_list(text, form)
     if form.kind == CHOICE:
-        return read_verdict(said_in(text), form, verdict(next(iter(sentences(text)), "")))
+        said, opened = said_in(text), sentences(text)[:1]
+        return read_verdict(said, form, verdict(opened[0]) if opened and not _SORRY.search(opened[0]) else "")
     if form.kind == NUMBER:
         return read_number(said_in(text), form)
     if form.kind == DATE:
         return _read_date(said_in(text), form)
     return read_name(said_in(text), form) if form.asks_name and "=" not in text else None
+
+
+_UNDECIDED = re.compile(r"\b(?:both|either|neither|depends)\b", re.IGNORECASE)
 
 
 def _read_date(said: list[str], form: QuestionForm) -> FinalAnswer | None:
@@ -84,7 +89,11 @@ def _read_alternative(text: str, form: QuestionForm) -> FinalAnswer | None:
     """Return the one of two things to choose that sentences prefer: the first in "A is larger than B"."""
     names = {name: [*map(stem, name.split())] for name in form.alternatives}
     chosen: dict[str, str] = {}
-    for sentence in sentences(text)[:MOST_SENTENCES]:
+    compared = {*form.content}.difference(*names.values())
+    for number, sentence in enumerate(sentences(text)[:MOST_SENTENCES]):
+        if _UNDECIDED.search(sentence):
+            return None
+        is_about = not number or not compared.isdisjoint(map(stem, words(sentence))) or form.is_reversed_by(sentence)
         main, relation, rest = (*_COMPARED.split(_CONCEDED.sub("", sentence), maxsplit=1), "", "")[:3]
         named = [_named(part, names) for part in (main, rest)]
         is_turned = form.is_reversed_by(sentence) or (relation == "after" and "first" in form.words)
@@ -94,7 +103,7 @@ def _read_alternative(text: str, form: QuestionForm) -> FinalAnswer | None:
             parts = sorted(CLAUSE.split(main), key=lambda part: repeats(part, form))
             if len(parts) > 1 and repeats(parts[-1], form) > repeats(parts[-2], form):
                 named[0] = _named(parts[-1], names)
-        if len(said := named[is_turned]) == 1 and not NO_STATEMENT.search(sentence.rstrip("!！")):
+        if len(said := named[is_turned]) == 1 and is_about and not NO_STATEMENT.search(sentence.rstrip("!！")):
             chosen[said[0]] = sentence
     return FinalAnswer(CHOICE, *chosen.popitem()) if len(chosen) == 1 else None
 
@@ -108,7 +117,7 @@ def may_be(found: FinalAnswer, text: str, form: QuestionForm) -> bool:
     """Return whether a part of a text may answer the question, though `read_plain` finds nothing."""
     kind = found.kind
     if form.options or form.alternatives:
-        return bool(form.options) or kind == CHOICE
+        return bool(form.options)
     if form.kind == NUMBER:
         return kind not in (NUMBER, SPAN)
     if form.kind == DATE:

@@ -61,6 +61,7 @@ _SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvplf]|xf?[qQ])|[frq]*{_CAPITAL}(?
 _AGENT = re.compile(rf"y[fqQr]*{_CAPITAL}(?![qQ])|(?<=[qQ])yf(x++)(?![qQ])")
 _STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQoy])")
 _PLACED = re.compile(rf"[lo][fqQ]*{_CAPITAL}(?![qQ])")
+_PLACED_IN = re.compile(_PLACED.pattern.replace("[lo]", "l", 1))
 _OBJECT = re.compile(rf"(?<=[qQ]){_NAME}(?![qQ])")
 _BARE = re.compile(rf"[fbvr]*b[fbvr]*{_NAME}(?:[plyo].*)?$|[fr]*{_NAME}v?(?:[pl].*)?$")
 _BARE_PLACE = re.compile(rf"[fbv]*l[fl]*{_NAME}(?:[plyvo].*)?$|f*{_NAME}$")
@@ -164,7 +165,8 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
         is_named or sum(hits) >= min(2, len(form.content)) or (may_be_bare and _IT_IS.match(clauses[0]) is not None)
     )
     is_lower = is_lower and not ("who" in form.words or form.asks_place)
-    patterns = [_SUBJECT, _STATED, *([_PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
+    is_in = {*_names(sentence, [_PLACED_IN], form, False)} - {""}
+    patterns = [_SUBJECT, _STATED, *([_PLACED_IN if is_in else _PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
     patterns = [_PLACED] if "where" in form.words and {*_names(sentence, [_PLACED], form, False)} else patterns
     found: set[str] = set()
     concluded = [clause for clause, hit in zip(clauses, hits, strict=True) if hit and clause.startswith("so ")]
@@ -279,7 +281,7 @@ def _proper(run: Sequence[str], is_subject: bool, may_be_thing: bool) -> str:
     if not lower or len(lower) == len(run) or (is_subject and len(run) == len(lower) + 1 == 2):
         return " ".join(run)
     if not run[-1][0].islower():
-        return " ".join(run[lower[-1] + 1 :])
+        return " ".join(run[lower[-1] + 1 :]).removeprefix("of ")
     if _MODIFIER.fullmatch(run[lower[0] - 1]):
         return " ".join(run) if may_be_thing and len(run) <= MOST_LOWER else ""
     return " ".join(run[: lower[0]] if is_subject else run if len(run) <= MOST_LOWER else [])

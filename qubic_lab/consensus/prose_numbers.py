@@ -118,6 +118,7 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     return (answer, is_sure) if answer else None
 
 
+_OPERAND = re.compile(r"\b(?:by|divide|multiply|subtract|add)\s*$", re.IGNORECASE)
 _DIFFERENCE = re.compile(r"\s*\b(?:more|fewer|less)\b.*\bthan\b")
 
 
@@ -129,6 +130,8 @@ def _is_of_other(number: Quantity, found: Sequence[Quantity], text: str, form: Q
     if form.unit and (is_converted or number.unit in {unit for _, unit in given}):
         return True
     after = text[number.end :]
+    if _OPERAND.search(text, max(0, number.start - NEAR), number.start):
+        return True
     is_noun = number.word and not number.unit and number.word not in {*TAGS, *form.words}
     is_counted = form.noun and is_noun and {*form.content}.isdisjoint(map(stem, words(after)[:3]))
     is_difference = "than" not in form.words and _DIFFERENCE.match(after)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from qubic_lab.consensus.answer_readers import FinalAnswer
+from qubic_lab.consensus.answer_readers import SPAN, FinalAnswer
 from qubic_lab.consensus.conclusions import LONGEST, sentences
 from qubic_lab.consensus.question_form import QuestionForm
 from qubic_lab.consensus.words import is_chinese, stem, words
@@ -50,8 +50,14 @@ def agreed(found: Sequence[tuple[str, FinalAnswer]], form: QuestionForm) -> Fina
     """Return the first answer, unless a sentence that repeats as much of the question as any gives another one."""
     hits = [repeats(sentence, form) for sentence, _ in found]
     counts = [not n or hit == max(hits) or CORRECTS.match(found[n][0]) for n, hit in enumerate(hits)]
-    said = {answer.key for is_counted, (_, answer) in zip(counts, found, strict=True) if is_counted}
-    return found[0][1] if len(said) == 1 else None
+    said = [answer for is_counted, (_, answer) in zip(counts, found, strict=True) if is_counted]
+    return said[0] if said and all(_agree(said[0], other) for other in said[1:]) else None
+
+
+def _agree(one: FinalAnswer, other: FinalAnswer) -> bool:
+    """Return whether two answers are equal, or names of which one is a part of the other."""
+    named = [{*each.value.split()} for each in (one, other)]
+    return one.key == other.key or (one.kind == other.kind == SPAN and (named[0] <= named[1] or named[1] <= named[0]))
 
 
 def repeats(text: str, form: QuestionForm) -> float:

@@ -48,7 +48,7 @@ class QuestionForm:
     def is_reversed_by(self, text: str) -> bool:
         """Return whether a text has the opposite of one of the question's words, such as lighter for heavier."""
         other = {f"{'-' if each[0] == '+' else '+'}{each[1:]}" for each in polarities(text)}
-        return not other.isdisjoint(self.polarities)
+        return not other.isdisjoint(each for each in self.polarities if not {f"+{each[1:]}", f"-{each[1:]}"} <= self.polarities)
 
 
 @lru_cache(1024)
@@ -211,6 +211,7 @@ _OR = re.compile(
     r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]|^([\u4e00-\u9fff]{1,6}?)[和与跟]([\u4e00-\u9fff]{1,6}?)[，,]?(?:哪(?!一?[年月天里儿])|谁)",
     re.IGNORECASE,
 )
+_IS_IT = re.compile(r"(?:is|are|was|were)\s(?:(?:an?|the)\s)?[\w-]+\s[\w-]+,?\sor\s", re.IGNORECASE)
 _MANY = r"(?:two|three|four|five|six|seven|eight|nine|ten|\d+)"
 _LIST = re.compile(
     rf"\b(?:name|list|give|what\s+are|which)\s+(?:me\s+)?(?:the\s+)?(?:first\s+|last\s+)?{_MANY}\b|^\W*list\s"
@@ -286,8 +287,10 @@ def _unit(question: str) -> tuple[str, str]:
 
 def _alternatives(question: str) -> frozenset[str]:
     if found := _OR.search(question):
-        sides = frozenset(" ".join(words(side.rpartition("是")[2])) for side in found.groups() if side)
-        return sides if all(sides) else frozenset()
+        sides = [words(side.rpartition("是")[2]) for side in found.groups() if side]
+        if _IS_IT.match(question):  # "Is snow white or black?" has its subject before them
+            sides = [side[-len(sides[-1]) :] for side in sides]
+        return frozenset(map(" ".join, sides)) if all(sides) else frozenset()
     told, asked, _ = question.rpartition(_ASKED.findall(question)[-1]) if _ASKED.search(question) else ("", "", "")
     if not _WHO.search(asked):
         return frozenset()
