@@ -19,6 +19,7 @@ from qubic_lab.consensus.prose_sentences import (
     CLAUSE,
     DENIED,
     MOST_SENTENCES,
+    MOST_WORDS,
     NO_STATEMENT,
     SHORTEST_SENTENCE,
     agreed,
@@ -80,7 +81,9 @@ def _read_date(said: list[str], form: QuestionForm) -> FinalAnswer | None:
         whole = read_conclusion(sentence, form, False)
         parts = [sentence] if whole and whole.kind == DATE else CLAUSE.split(sentence)
         dates = [date for part in parts if (date := read_conclusion(part, form, False)) and date.kind == DATE]
-        if all(may_agree(one.value, other.value) for one, other in combinations(dates, 2)):
+        hit = repeats(sentence, form)
+        is_about = not hit or 2 * hit >= min(len(form.content), MOST_WORDS)
+        if is_about and all(may_agree(one.value, other.value) for one, other in combinations(dates, 2)):
             found += [(sentence, date) for date in dates[:1]]
     return agreed(found, form) if found else None
 

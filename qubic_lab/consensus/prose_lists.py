@@ -38,6 +38,7 @@ _COUNTED = re.compile(
 def read_list(text: str, form: QuestionForm) -> FinalAnswer | None:
     """Return the items in the order of the text if they are numbers, else sorted; best as many as requested."""
     lists = [("", _ITEM.findall(text)), *((each, _inline_items(each, form)) for each in said_in(text))]
+    lists = [each for n, each in enumerate(lists) if n < 2 or repeats(each[0], form)]
     items = max(
         lists, key=lambda each: ((Fraction(len(each[1])), "") in form.numbers, len(each[1]), repeats(each[0], form))
     )[1]

@@ -250,7 +250,7 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
             if (
                 run[0][0].islower()
                 and name[:1].islower()
-                and (is_adjective or re.search(r"\w{3}(?:ed|est)\b", name) or len(run) > MOST_LOWER or not may_be_lower)
+                and (is_adjective or re.search(r"\w{3}(?:ed|est|ible|able)\b", name) or len(run) > MOST_LOWER or not may_be_lower)
             ):
                 continue
             yield readers.HONOURS.sub("", re.sub(r"^.*'s\s(?=[A-Z])", "", name)).removesuffix("'s")

@@ -36,6 +36,7 @@ _TO_REASONS = re.compile(
     re.I | re.S,
 )
 _CONTRAST = re.compile(r"((?:,|\bbut|,\s*but|,\s*just|，?而|，)\s*(?:not\b|不是|不算|不属于|非))", re.IGNORECASE)
+_PRONOUN = re.compile(r"^(?:it|they|s?he)\b", re.IGNORECASE)
 _SHORT_REPLY = re.compile(r"it\s?(?:is|was|'s)|不?(?:可以|能|会|有|需要|应该)", re.IGNORECASE)
 _UNSURE = re.compile(
     r"\b(?:whether|if|think|may|might|question|until|used\s+to|once)\b|[以认]为|是否|曾", re.IGNORECASE
@@ -47,6 +48,8 @@ def read_verdict(said: Sequence[str], form: QuestionForm, opened: str) -> FinalA
     said = [QUOTES.sub("", simplified(each)) for each in said if not re.match(r"if\b.*\bthen\b", each, re.I)]
     told = {"no" if any(no.groups()) else "yes" for s in said for c in CLAUSE.split(s) if (no := _TOLD.match(c))}
     told |= {opened} - {""}
+    subject = next((word for word in form.content if word.isalpha()), "")
+    said[1:] = [_PRONOUN.sub(subject, each) for each in said[1:]] if subject and told else said[1:]
     restating = enumerate(each for each in said if not (told and is_chinese(each)))  # Chinese repeats by chance
     told |= {v for n, each in restating for v in _restated_with_contrast(each, form, n == 0 and not told) if v}
     return FinalAnswer(CHOICE, told.pop(), " ".join(said[:1])) if len(told) == 1 else None

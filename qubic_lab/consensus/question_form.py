@@ -205,7 +205,7 @@ _WHO = re.compile(r"\b(?:who|which|whose)\b", re.IGNORECASE)
 _NO_NAMES = word_set("who which whose what the a an in on of if there when where at after before two three is are")
 _OR = re.compile(
     r"(?:[,:]|\b(?:an?|the|is|are|than|it|does|do)\b|^)\s*"
-    r"((?:[\w-]{1,40} )?[\w-]{1,40}),? or ((?:(?:an?|the) )?[\w-]{1,40}(?: [\w-]{1,40})?)\s*\?"
+    r"((?:[\w-]{1,40} )?[\w-]{1,40}),? or ((?:(?:an?|the) )?[\w-]{1,40}(?: [\w-]{1,40})?)\s*(?:\?|\sthan\b)"
     r"|\ban?\s([\w-]{1,40})\sor\s(?:an?\s)?([\w-]{1,40})\s"
     r"|^(?:is|are|was|were|do|does|did)\s(?:(?:the|an?)\s)?([\w-]{1,40})\sor\s(?:(?:the|an?)\s)?([\w-]{1,40})\s"
     r"|([\u4e00-\u9fff]{1,6})，?还是([\u4e00-\u9fff]{1,6})[？?]|^([\u4e00-\u9fff]{1,6}?)[和与跟]([\u4e00-\u9fff]{1,6}?)[，,]?(?:哪(?!一?[年月天里儿])|谁)",
