@@ -77,7 +77,8 @@ _MOST_BOXES = 8
 _BOX = re.compile(r"\\boxed\s*\{")
 _MARK = re.compile(
     r"\banswer(?:\s+to\s+(?:your|the|this|that)(?:\s+\w+){0,2}?\s+(?:question|problem|puzzle))?"
-    r"[\"']?(?:\s*:|\s+(?:is|are|was|would be)\b(?!\s+(?:not|based|determined)\b)(?:\s+(?:indeed|actually|simply|just|probably)\b)?:?)"
+    r"[\"']?(?:\s*:|\s+(?:is|are|was|would be)\b(?!\s+(?:not|based|determined)\b)"
+    r"(?:\s+(?:indeed|actually|simply|just|probably)\b)?:?)"
     r"[\s:]*(?=\S)"
     r"|\b(?:correct|right|best|final)\s+(?:option|choice|one|statement)"
     r"(?:\s*:|\s+(?:is|would be)\b(?!\s+not\b):?)[\s:]*(?=\S)"

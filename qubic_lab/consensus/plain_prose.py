@@ -123,8 +123,6 @@ def may_be(found: FinalAnswer, text: str, form: QuestionForm) -> bool:
         return bool(form.options)
     if form.kind == NUMBER:
         return kind not in (NUMBER, SPAN)
-    if form.kind == DATE:
-        return kind == DATE
     if form.kind == CHOICE or form.asks_list:
         return False
     is_echo = form.words.issuperset(map(stem, words(found.value))) and not is_chinese(text)

@@ -145,7 +145,9 @@ _RANK = re.compile(r"(?:\w{3,}(est)|first|second|third|fourth|fifth|last|most|le
 
 def _is_about(sentence: str, form: QuestionForm) -> bool:
     """Return whether a sentence does not tell of another rank than the question: the closest one for the third."""
-    told, asked = ({word: rank[1] for word in said if (rank := _RANK.match(word))} for said in (words(sentence), form.words))
+    told, asked = (
+        {word: rank[1] for word in said if (rank := _RANK.match(word))} for said in (words(sentence), form.words)
+    )
     return not (told and asked) or not told.keys().isdisjoint(asked) or all([*told.values(), *asked.values()])
 
 
@@ -166,7 +168,12 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     )
     is_lower = is_lower and not ("who" in form.words or form.asks_place)
     is_in = {*_names(sentence, [_PLACED_IN], form, False)} - {""}
-    patterns = [_SUBJECT, _STATED, *([_PLACED_IN if is_in else _PLACED] * form.asks_place), *([_OBJECT] * ("do" in form.words))]
+    patterns = [
+        _SUBJECT,
+        _STATED,
+        *([_PLACED_IN if is_in else _PLACED] * form.asks_place),
+        *([_OBJECT] * ("do" in form.words)),
+    ]
     patterns = [_PLACED] if "where" in form.words and {*_names(sentence, [_PLACED], form, False)} else patterns
     found: set[str] = set()
     concluded = [clause for clause, hit in zip(clauses, hits, strict=True) if hit and clause.startswith("so ")]
@@ -250,7 +257,12 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
             if (
                 run[0][0].islower()
                 and name[:1].islower()
-                and (is_adjective or re.search(r"\w{3}(?:ed|est|ible|able)\b", name) or len(run) > MOST_LOWER or not may_be_lower)
+                and (
+                    is_adjective
+                    or re.search(r"\w{3}(?:ed|est|ible|able)\b", name)
+                    or len(run) > MOST_LOWER
+                    or not may_be_lower
+                )
             ):
                 continue
             yield readers.HONOURS.sub("", re.sub(r"^.*'s\s(?=[A-Z])", "", name)).removesuffix("'s")

@@ -118,7 +118,7 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     return (answer, is_sure) if answer else None
 
 
-_OPERAND = re.compile(r"\b(?:by|divide|multiply|subtract|add)\s*$", re.IGNORECASE)
+_OPERAND = re.compile(r"\b(?:(?:divide|multiply|multiplied)\b.{0,20}\bby|divide|multiply|subtract|add)\s*$", re.I)
 _DIFFERENCE = re.compile(r"\s*\b(?:more|fewer|less)\b.*\bthan\b")
 
 

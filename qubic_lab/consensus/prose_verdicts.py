@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from qubic_lab.consensus import answer_readers as readers
 from qubic_lab.consensus.answer_readers import CHOICE, FinalAnswer
 from qubic_lab.consensus.prose_names import TAGS
-from qubic_lab.consensus.prose_sentences import CLAUSE, DENIED, MOST_SENTENCES, QUOTES, length, repeats
+from qubic_lab.consensus.prose_sentences import CLAUSE, DENIED, QUOTES, length, repeats
 from qubic_lab.consensus.question_form import QuestionForm
 from qubic_lab.consensus.words import HAN_OPPOSITES, is_chinese, polarity, simplified, stem, words
 

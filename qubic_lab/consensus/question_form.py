@@ -48,7 +48,9 @@ class QuestionForm:
     def is_reversed_by(self, text: str) -> bool:
         """Return whether a text has the opposite of one of the question's words, such as lighter for heavier."""
         other = {f"{'-' if each[0] == '+' else '+'}{each[1:]}" for each in polarities(text)}
-        return not other.isdisjoint(each for each in self.polarities if not {f"+{each[1:]}", f"-{each[1:]}"} <= self.polarities)
+        return not other.isdisjoint(
+            each for each in self.polarities if not {f"+{each[1:]}", f"-{each[1:]}"} <= self.polarities
+        )
 
 
 @lru_cache(1024)
