@@ -125,7 +125,7 @@ def read_name(said: Sequence[str], form: QuestionForm) -> FinalAnswer | None:
         answer = None if is_corrected else agreed(found, form)
         is_other = form.content[:1] == ("season",) and answer and answer.value not in members
         return None if is_other else answer
-    text = _OF_A_CONTINENT.sub(r"\1", " ".join(said[:MOST_SENTENCES]))
+    text = _OF_A_CONTINENT.sub(r"\1", " ".join(each for each in said[:MOST_SENTENCES] if _is_about(each, form)))
     own = [each for each in readers.named(text, {each: each.split() for each in members}) if each not in form.words]
     return readers.read_conclusion(own[0], form, marked=True) if len(own) == 1 else None
 
