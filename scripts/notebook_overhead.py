@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -25,30 +26,25 @@ from qubic_lab.runs.project import new_study
 from qubic_lab.runs.store import PROJECT_MARK
 
 
-def one_round(notebook: Path, experiment: Path, seed: int) -> tuple[float, float, float]:
-    """Return the seconds of papermill by a call, by its command, and of a batch of one run."""
+def timed(call: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds that a call takes, and those of processor time, its processes included."""
+    before = os.times()
+    seconds = seconds_of(call)
+    return seconds, sum(os.times()[:4]) - sum(before[:4])
+
+
+def one_round(notebook: Path, experiment: Path, seed: int) -> list[tuple[float, float]]:
+    """Time papermill by a call, by its command, and a batch of one run."""
     given = {"seed": seed}
-    experiment.write_text(
-        json.dumps({"title": "Overhead", "notebook": notebook.stem, "quick": {"parameters": given}, "full": {}})
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        str(notebook),
-        "b.ipynb",
-        "--no-progress-bar",
-        "-p",
-        "seed",
-        str(seed),
+    content = {"title": "Overhead", "notebook": notebook.stem, "quick": {"parameters": given}, "full": {}}
+    experiment.write_text(json.dumps(content))
+    begins = [sys.executable, "-m", "papermill", str(notebook), "b.ipynb"]
+    command = [*begins, "--no-progress-bar", "-p", "seed", str(seed)]
+    return [
+        timed(lambda: papermill.execute_notebook(notebook, "a.ipynb", given, progress_bar=False)),
+        timed(lambda: subprocess.run(command, check=True, capture_output=True)),
+        timed(lambda: run_batch(load(experiment), full=False, watcher=Mock())),
     ]
-    return (
-        seconds_of(
-            lambda: papermill.execute_notebook(notebook, "a.ipynb", given, kernel_name="python3", progress_bar=False)
-        ),
-        seconds_of(lambda: subprocess.run(command, check=True, capture_output=True)),
-        seconds_of(lambda: run_batch(load(experiment), full=False, watcher=Mock())),
-    )
 
 
 def main() -> None:
@@ -64,15 +60,13 @@ def main() -> None:
         failed = list(Path("runs").rglob("failed-*"))
         os.chdir("/")
     assert not failed, failed
-    calls, commands, batches = zip(*rounds, strict=True)
-    figures = {
-        "papermill, called": calls,
-        "papermill, its command": commands,
-        "a batch of one run": batches,
-        "a batch beyond the call": [batch - call for call, _, batch in rounds],
-        "a batch beyond the command": [batch - command for _, command, batch in rounds],
-    }
-    print_table(("way", "s: median (low to high)"), [(name, Spread.of(each).text()) for name, each in figures.items()])
+    shown = []
+    for place, name in enumerate(("papermill, called", "papermill, its command", "a batch of one run")):
+        shown.append((name, *(Spread.of([each[place][of] for each in rounds]).text() for of in (0, 1))))
+    for place, name in enumerate(("a batch beyond the call", "a batch beyond the command")):
+        differences = ([each[2][of] - each[place][of] for each in rounds] for of in (0, 1))
+        shown.append((name, *(Spread.of(each).text() for each in differences)))
+    print_table(("way", "s: median (low to high)", "s of processor time"), shown)
 
 
 if __name__ == "__main__":
