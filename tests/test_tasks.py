@@ -345,6 +345,15 @@ def test_progress_is_read_in_order_and_outlives_a_lost_try(queue: TaskQueue) -> 
         queue.progress(taken_after(queue, {"number": 2}), 7, ["z"])
 
 
+def test_a_task_that_its_client_asks_for_elsewhere_is_not_cancelled_where_it_left(queue: TaskQueue) -> None:
+    task = queue.submit({}, idempotency_key="k", asker="first")
+    assert queue.submit({}, idempotency_key="k", asker="second") == task
+    assert not queue.cancel(task, "first")
+    assert queue.state(task) == "pending"
+    assert queue.cancel(task, "second")
+    assert queue.submit({}, idempotency_key="k", asker="first") != task  # its client comes back too late
+
+
 def test_notifications_come_for_progress_and_outcomes_and_say_when_some_may_be_lost(
     queue: TaskQueue, client: redis.Redis
 ) -> None:

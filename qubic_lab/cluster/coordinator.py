@@ -124,7 +124,8 @@ class Coordinator:
         used with another request is refused, also if it was only made of another `body`, given by its digest.
         """
         carried = tracing.headers() | {SUBMITTED: str(time.time_ns())}
-        return await self.call(self.queue.submit, payload_of(request, node, body), priority, idempotency_key, carried)
+        payload = payload_of(request, node, body)
+        return await self.call(self.queue.submit, payload, priority, idempotency_key, carried, self.name)
 
     async def follow(self, task_id: str, whole: bool = False) -> AsyncGenerator[TaskProgress, None]:
         """Yield a task's progress from its first token on as it comes; the last one has the outcome.
@@ -161,12 +162,15 @@ class Coordinator:
         return await self.call(self.queue.cancel, task_id)
 
     def leave(self, task_id: str) -> None:
-        """Cancel a task in a while if nobody follows it here then: a client may have lost only its connection."""
+        """Cancel a task in a while if nobody follows it here then, or asks for it elsewhere.
+
+        The client may have lost only its connection, and ask again here or at another coordinator.
+        """
         asyncio.get_running_loop().call_later(LEFT_S, self._cancel_left, task_id)
 
     def _cancel_left(self, task_id: str) -> None:
         if task_id not in self._followed and not self._ending.is_set():
-            cancelling = asyncio.ensure_future(self.cancel(task_id))
+            cancelling = asyncio.ensure_future(self.call(self.queue.cancel, task_id, self.name))
             self._cancelling.add(cancelling)
             cancelling.add_done_callback(self._on_cancelled)
 

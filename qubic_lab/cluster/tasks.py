@@ -188,10 +188,12 @@ class TaskQueue:
         priority: Priority = "normal",
         idempotency_key: str | None = None,
         carried: Mapping[str, str] | None = None,
+        asker: str = "",
     ) -> str:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
 
-        What is `carried` comes with its leases, and is not compared when a key is repeated.
+        What is `carried` comes with its leases, and is not compared when a key is repeated. The `asker` is who asks for
+        the client, as `cancel` knows it.
 
         Raises:
             InputError: the priority is unknown, or the payload is not JSON or too large.
@@ -205,7 +207,7 @@ class TaskQueue:
         new = uuid.uuid4().hex
         text, beside = self._encode("payload", payload), json.dumps(dict(carried or {}))
         # Without a key the id serves as one, so that a call repeated after a lost answer adds no second task.
-        what, task_id = self._run("submit", new, text, priority, idempotency_key or new, beside)
+        what, task_id = self._run("submit", new, text, priority, idempotency_key or new, beside, asker)
         if what == b"busy":
             raise BusyError(
                 f"{self._limits.most_waiting} tasks are waiting: try again after {self._limits.retry_after_s:g} s",
@@ -282,13 +284,16 @@ class TaskQueue:
             written = self._run("finish", lease.task_id, lease.token, "failed", "why", line, code)
         self._check_written(lease, written)
 
-    def cancel(self, task_id: str) -> bool:
+    def cancel(self, task_id: str, asker: str = "") -> bool:
         """Cancel a task that has not ended; return whether it is cancelled now.
+
+        With `asker` it is because the client has left: the task goes on if anybody else was the last one to ask for it,
+        as the client has only gone elsewhere; and a client that comes back with its key gets a new task.
 
         Raises:
             NotFoundError: there is no such task, or its outcome is no longer kept.
         """
-        state = self._run("cancel", task_id)
+        state = self._run("cancel", task_id, asker)
         if not state:
             raise self._unknown(task_id)
         return cast(bytes, state) == b"cancelled"

@@ -39,6 +39,8 @@ class Asked:
         kind: how the client behaves.
         tokens: how many it asks for.
         keyed: whether it has a key; without one it asks once.
+        whole: whether it waits for the whole answer, not for each token.
+        hangs_up: whether its task ends with its connection unless it asks again soon, as the project's client wants it.
         seen: the tokens that have come.
         tasks: the ids that coordinators gave it.
         end: `answered`, `gone` or the kind of the error; empty while it waits.
@@ -49,6 +51,8 @@ class Asked:
     tokens: int
     priority: str
     keyed: bool
+    whole: bool
+    hangs_up: bool
     begun_s: float
     seen: list[int] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
@@ -104,13 +108,15 @@ class Clients:
         draw, self.sent = self._draw, self.sent + 1
         keyed = kind in ("poison", "twice") or (kind == "normal" and draw.random() < 0.9)
         priority = draw.choice(("high", "normal", "normal", "low"))
-        asked = Asked(self.sent, kind, draw.randint(1, 8), priority, keyed, self._process.time())
+        tokens, whole = draw.choice((1, 2, 2, 3, 4, 8)), draw.random() < 0.5
+        hangs_up = keyed and kind != "twice" and draw.random() < 0.5
+        asked = Asked(self.sent, kind, tokens, priority, keyed, whole, hangs_up, self._process.time())
         self.waiting[asked.number] = asked
         self._note(self._process, f"asks {asked.number}: {kind}, {asked.tokens} tokens, {priority}, key {keyed}")
         start = draw.randrange(len(self._fronts))
         self._spawn(self._read(asked, start))
         if kind == "twice":  # a proxy that sends a request again
-            again = Asked(asked.number, kind, asked.tokens, priority, True, asked.begun_s)
+            again = Asked(asked.number, kind, asked.tokens, priority, True, not asked.whole, False, asked.begun_s)
             self._spawn(self._read(again, start + 1))
 
     def _spawn(self, coroutine: Any) -> None:
@@ -152,6 +158,8 @@ class Clients:
             "priority": asked.priority,
             "key": f"key-{asked.number}" if asked.keyed else None,
             "after": len(asked.seen),
+            "whole": asked.whole,
+            "hang_up": "cancel" if asked.hangs_up else None,
         }
         call = channel.unary_stream(ASK, bytes, bytes)(json.dumps(body).encode())
         try:
@@ -175,6 +183,8 @@ class Clients:
             asked.seen.append(data["id"])
         elif name == "end":
             asked.end = "answered"
+            if asked.whole:
+                asked.seen = list(data["token_ids"])
             if data["token_ids"] != list(asked.expected) or data["text"] != echo_text(asked.expected):
                 self._violate(f"request {asked.number} was answered {data['token_ids']}, not {list(asked.expected)}")
         elif data["kind"] in _FINAL:

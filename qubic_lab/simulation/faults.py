@@ -28,8 +28,8 @@ KINDS = {
     "request sent twice": 4,
 }
 """Kinds of faults, and how often they strike relative to each other."""
-LONGEST_S = {"coordinator paused": 60.0, "node paused": 60.0, "Redis paused": 15.0}
-_LONGEST_S = 30.0
+_MEAN_S, _LONGEST_S = (1.0, 6.0, 25.0), 90.0
+"""Faults are short, or as long as time limits, or longer than all of them."""
 _SETTLE_S = 5.0
 """Before the first fault all parts have come up."""
 
@@ -72,7 +72,7 @@ def plan_faults(seed: int, seconds: float, coordinators: Sequence[str], nodes: S
     at_s = _SETTLE_S
     while (at_s := at_s + draw.expovariate(1 / every_s)) < seconds:
         kind = draw.choices(list(KINDS), list(KINDS.values()))[0]
-        lasts_s = min(draw.expovariate(1 / 6.0), LONGEST_S.get(kind, _LONGEST_S))
+        lasts_s = min(draw.expovariate(1 / draw.choice(_MEAN_S)), _LONGEST_S)
         if kind.startswith("coordinator"):
             target, other = draw.choice(coordinators), ""
         elif kind.startswith(("node", "rank")):

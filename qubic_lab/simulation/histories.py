@@ -66,6 +66,8 @@ def after(task: TaskState, call: Call, task_id: str, most_tries: int) -> TaskSta
         case "reclaim":
             return _lost(task, most_tries) if state == "processing" else None
         case "cancel":
+            if not call.unsure and call.arguments[1] and call.reply.decode() == state:
+                return task  # somebody else has asked for it since
             then = "cancelled" if state in ("pending", "processing") else state
             if not call.unsure and call.reply.decode() != then:
                 return None

@@ -10,11 +10,12 @@ import random
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
 
-from qubic_lab.api.responses import cancel_task, read_events
+from qubic_lab.api.responses import leave_task, read_answer, read_events
 from qubic_lab.bench.echo_node import echo_text, echo_tokens
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.node import Node, NodeConfig
@@ -28,6 +29,8 @@ from qubic_lab.wire import pipeline_pb2
 
 MODEL, POISON = "echo", "[this ends the node]"
 FRONT, ASK = "front", "/front/Ask"
+DEADLINE_S = 3_600.0
+"""Of an answer that comes as a whole."""
 LOAD_S = 2.0
 """Time until a replica has loaded its model."""
 Note = Callable[[Process, str], None]
@@ -133,7 +136,10 @@ async def run_coordinator(
 
 
 class Front:
-    """Answers clients as the HTTP routes do: `submit`, then `read_events`; a client without a key ends its task."""
+    """Answers clients as the HTTP routes do: `submit`, then `read_answer` or `read_events`.
+
+    A client that leaves ends its task if it has no key, or says so.
+    """
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
@@ -155,14 +161,18 @@ class Front:
         key = body["key"]
         task_id = await coordinator.submit(message, body["priority"], key)
         await context.write(_event("task", 0, {"id": task_id}))
+        started_s = asyncio.get_running_loop().time()
+        leave = partial(leave_task, coordinator, task_id, key is not None, body["hang_up"])
+        if body["whole"]:
+            answer = await read_answer(coordinator, task_id, started_s, DEADLINE_S, leave=leave)
+            await context.write(_event("end", len(answer.token_ids), answer.model_dump(exclude_none=True)))
+            return
         try:
-            started_s = asyncio.get_running_loop().time()
             async with aclosing(read_events(coordinator, task_id, started_s, body["after"])) as events:
                 async for name, number, data in events:
                     await context.write(_event(name, number, data))
         finally:
-            if key is None:
-                await asyncio.shield(cancel_task(coordinator, task_id))
+            await asyncio.shield(leave())
 
 
 def _event(name: str, number: int, data: dict[str, Any]) -> bytes:

@@ -48,6 +48,7 @@ class _Task:
     key: bytes
     payload: bytes
     carried: bytes
+    asker: bytes
     priority: int
     sequence: int
     state: bytes = b"pending"
@@ -155,10 +156,20 @@ class QueueModel:
     # One method for each script: its arguments, and what it must answer; None: anything.
 
     def _submit(
-        self, task_id: bytes, payload: bytes, priority: bytes, key: bytes, carried: bytes, *, wall_ms: int, reply: Any
+        self,
+        task_id: bytes,
+        payload: bytes,
+        priority: bytes,
+        key: bytes,
+        carried: bytes,
+        asker: bytes,
+        *,
+        wall_ms: int,
+        reply: Any,
     ) -> Any:
         known = self._keys.get(key)
         if known is not None and not (self._may_be_gone(known) and reply[0] not in (b"known", b"differs")):
+            known.asker = asker
             return [b"known" if known.payload == payload else b"differs", known.task_id]
         if reply[0] in (b"known", b"differs") and reply[1] not in self.tasks and self._forgotten:
             return None
@@ -168,7 +179,7 @@ class QueueModel:
             return None  # by the memory that Redis uses
         self._sequence += 1
         place = PRIORITIES.index(priority.decode())
-        task = _Task(task_id, key, payload, carried, place, self._sequence)
+        task = _Task(task_id, key, payload, carried, asker, place, self._sequence)
         self.tasks[task_id] = self._keys[key] = task
         self._wait(task)
         if len(self.tasks) > 2 * self._limits.most_waiting and self._sequence % self._limits.most_waiting == 0:
@@ -265,12 +276,14 @@ class QueueModel:
         self._lose_try(held, wall_ms)
         return 1
 
-    def _cancel(self, task_id: bytes, *, wall_ms: int, reply: Any) -> Any:
+    def _cancel(self, task_id: bytes, asker: bytes, *, wall_ms: int, reply: Any) -> Any:
         task = self.tasks.get(task_id)
         if task is None or (self._may_be_gone(task) and reply == b""):
             return None if self._forgotten else b""
-        if not task.is_final:
+        if not task.is_final and asker in (b"", task.asker):
             self._end(task, b"cancelled", wall_ms)
+            if asker:
+                del self._keys[task.key]
         return task.state
 
     def _reclaim(self, consumer: bytes, *, wall_ms: int, reply: Any) -> Any:

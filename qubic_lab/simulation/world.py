@@ -66,7 +66,8 @@ class Options:
     def of(cls, seed: int) -> "Options":
         """Return the options of a seed."""
         draw = random.Random(f"{seed} options")
-        return cls(draw.choice((0.02, 0.05, 0.2)), draw.choice((2, 4, 8)), draw.choice(sorted(BALANCERS)))
+        token_s, slots = draw.choice(((0.02, 2), (0.05, 4), (0.2, 8), (2.0, 12)))
+        return cls(token_s, slots, draw.choice(sorted(BALANCERS)))
 
 
 @dataclass(frozen=True)
@@ -317,9 +318,9 @@ class _Errors(logging.Handler):
         self._world = world
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take an error of the log for a violation."""
-        error = record.exc_info[1] if record.exc_info else None
-        self._world.violate(f"{record.getMessage()} {error!r}")
+        """Take a traceback in the log for a violation."""
+        if record.exc_info:
+            self._world.violate(f"{record.getMessage()} {record.exc_info[1]!r}")
 
 
 @contextmanager

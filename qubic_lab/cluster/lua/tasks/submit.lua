@@ -1,10 +1,12 @@
--- ARGV: id, payload, priority, idempotency key, what is carried beside the payload. Returns what happened, and the id of the task that has this key.
-local id, payload, priority, idempotency_key = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- ARGV: id, payload, priority, idempotency key, what is carried beside the payload, who asks for the client. Returns what
+-- happened, and the id of the task that has this key.
+local id, payload, priority, idempotency_key, asker = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 
 local first = redis.call('GET', key('key', idempotency_key))
 local digest = redis.sha1hex(payload)
 local known = first and redis.call('HGET', key('task', first), 'digest')
 if known then
+  redis.call('HSET', key('task', first), 'asker', asker)
   return {known == digest and 'known' or 'differs', first}
 end
 
@@ -22,7 +24,7 @@ end
 
 local entry = redis.call('XADD', key('stream', priority), '*', 'task', id)
 redis.call('HSET', key('task', id), 'state', 'pending', 'payload', payload, 'digest', digest,
-  'carried', ARGV[6], 'priority', priority, 'tries', 0, 'entry', entry, 'sequence', redis.call('INCR', key('sequence')), 'key', idempotency_key)
+  'carried', ARGV[6], 'priority', priority, 'asker', asker, 'tries', 0, 'entry', entry, 'sequence', redis.call('INCR', key('sequence')), 'key', idempotency_key)
 redis.call('SET', key('key', idempotency_key), id)
 count('submitted')
 wake(id)
