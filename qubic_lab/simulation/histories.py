@@ -19,6 +19,8 @@ from qubic_lab.cluster.tasks import FINAL, TaskProgress, TaskQueue
 NEVER = 2**62
 LATE_S = 120.0
 """A request whose answer was lost has arrived within this time, or never does."""
+_OF_ANY = ("take", "reclaim")
+"""Calls that are of no certain task until they are answered."""
 _KNOWN = 50_000
 
 
@@ -117,6 +119,7 @@ def is_linearizable(calls: Sequence[Call], task_id: str, most_tries: int) -> boo
         done, task = waiting.pop()
         if done & needed == needed:
             return True
+        unsure = set[str]()
         first_end, place = NEVER, ((done + 1) & ~done).bit_length() - 1
         sure: list[tuple[int, TaskState]] = []
         for number in range(place, len(order)):
@@ -127,6 +130,10 @@ def is_linearizable(calls: Sequence[Call], task_id: str, most_tries: int) -> boo
                 break
             if not call.unsure:
                 first_end = min(first_end, call.ended)
+            elif call.what in _OF_ANY and call.what in unsure:
+                continue  # like the one before, and that might have been first
+            else:
+                unsure.add(call.what)
             then = after(task, call, task_id, most_tries)
             if then is None or (call.unsure and then == task):
                 continue
@@ -194,7 +201,7 @@ class Histories:
     def _begin(self, script: str, arguments: tuple[Any, ...]) -> Call:
         """Begin a call, of which nobody knows yet whether it ends."""
         begun = Call(script, arguments, next(self._numbers), self._now(), unsure=True)
-        if script in ("take", "reclaim"):
+        if script in _OF_ANY:
             self._unsure.append(begun)
         elif script != "beat":
             self._calls[arguments[0]].append(begun)
@@ -204,7 +211,7 @@ class Histories:
         """End a call: if its first try was answered, that is all; else another try of it may have had an effect."""
         ended = Call(begun.what, begun.arguments, begun.began, begun.at_s, next(self._numbers), reply)
         if begun.tries == 1:
-            others = self._unsure if begun.what in ("take", "reclaim") else self._calls[begun.arguments[0]]
+            others = self._unsure if begun.what in _OF_ANY else self._calls[begun.arguments[0]]
             if begun in others:
                 others.remove(begun)
         match begun.what:
