@@ -14,7 +14,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,8 +166,12 @@ def _check_empty(url: str, replace: bool) -> None:
     """Raise an InputError if a database has rows, and may not be replaced."""
     parsed = sa.make_url(url)
     is_file = parsed.get_backend_name() == "sqlite"
-    if is_file and (replace or not Path(str(parsed.database)).exists()):
-        return
+    if is_file:
+        if not (file := Path(str(parsed.database))).exists():
+            return
+        _check_closed(file)
+        if replace:
+            return
     engine = open_database(url)
     try:
         with engine.connect() as connection:
@@ -178,6 +182,19 @@ def _check_empty(url: str, replace: bool) -> None:
         what = ", ".join(f"{count:,} in {name}" for name, count in full.items())
         remedy = "give --replace, which moves it aside" if is_file else "create an empty one, and name it in the URL"
         raise InputError(f"database {parsed.render_as_string()} has rows ({what}): {remedy}")
+
+
+def _check_closed(file: Path) -> None:
+    """Raise an InputError if a process has a SQLite file open: it would go on writing into the one moved aside."""
+    with closing(sqlite3.connect(file, timeout=0.0)) as connection, suppress(sqlite3.DatabaseError):
+        try:
+            connection.execute("PRAGMA journal_mode = DELETE")  # only who is alone may leave the mode that we set
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise InputError(
+                    f"{file} is open in another process: end its coordinators and collector first"
+                ) from None
+            raise
 
 
 def _restore_database(copy: Path, url: str, replace: bool) -> None:

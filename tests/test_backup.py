@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -141,6 +142,11 @@ def test_what_is_there_is_moved_aside_only_if_asked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"3 in trials.*\): give --replace, which moves it aside"):
         backup.restore(tmp_path / "a.tar.gz", Places({"database": other}))
     assert rows(other) == after
+    using = sqlite3.connect(tmp_path / "other.db")  # as a coordinator between two requests
+    using.execute("SELECT count(*) FROM trials").fetchone()
+    with pytest.raises(InputError, match=r"other\.db is open in another process: end its coordinators"):
+        backup.restore(tmp_path / "a.tar.gz", Places({"database": other}), replace=True)
+    using.close()
     backup.restore(tmp_path / "a.tar.gz", Places({"database": other}), replace=True)
     (aside,) = (file for file in tmp_path.glob("other.db.*") if re.search(r"\d{8}T", file.name))
     assert (rows(other), rows(f"sqlite:///{aside}")) == (before, after)

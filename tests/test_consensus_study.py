@@ -95,6 +95,17 @@ def test_recorded_answers_are_those_of_the_pipeline(asked: Pipeline):
     assert [row.is_judged for row in rows] == [True] * 6 + [False]
 
 
+def test_a_question_beyond_the_models_context_is_left_out_and_told(
+    asked: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    endless = replace(QUESTIONS[0], id="endless", question="why? " * 20_000)
+    rows = record_answers(asked, [QUESTIONS[1], endless], ASKING)
+    assert [row.id for row in rows] == [QUESTIONS[1].id]
+    assert "question endless is left out" in caplog.text
+    with pytest.raises(InputError, match="every question is longer than the model's context"):
+        record_answers(asked, [endless], ASKING)
+
+
 def test_a_stopped_recording_goes_on_and_asks_nothing_twice(asked: Pipeline, tmp_path: Path):
     whole = record_answers(asked, QUESTIONS, ASKING)
     file = tmp_path / "deeper" / "answers.jsonl"

@@ -116,6 +116,21 @@ async def test_a_process_without_the_token_neither_registers_nor_asks(client: re
         await honest.assert_unharmed()
 
 
+@pytest.mark.usefixtures("token")
+async def test_a_node_with_another_token_says_so_before_its_model_is_loaded(
+    client: redis.Redis, set_settings: SetSettings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = Fragile()
+    monkeypatch.setattr(replica, "start", asyncio.Future)  # loads for ever
+    async with Coordinator(client, f"{HOST}:0").running() as coordinator:
+        set_settings(node_token=f"another {TOKEN}")
+        node = Node(NodeConfig("a@localhost", (f"{HOST}:{coordinator.port}",), f"{HOST}:0"), replica)
+        running = asyncio.ensure_future(node.run())
+        await until(lambda: "does not prove the node token" in caplog.text or running.done())
+        node.end()
+        await running
+
+
 @dataclass
 class Impostor:
     """Takes whatever comes, answers as if it were a member, and keeps what it was shown."""

@@ -181,6 +181,15 @@ def test_what_is_not_known_is_null_and_old_prices_are_called_stale(sqlite: Engin
     assert isinstance(overview.coins[1].last, Missing)
 
 
+@pytest.mark.parametrize(("hours", "stale"), [(1, False), (2, False), (4, True)])
+def test_quotes_of_a_source_that_no_setting_names_are_late_by_their_own_pace(
+    hours: int, stale: bool, sqlite: Engine
+) -> None:
+    store = MarketStore(sqlite, StandingClock(NOON), {})
+    store.prices.add(Series("bitcoin", "archive"), hourly(50, NOON - hours * HOUR_US))
+    assert store.snapshot().sources("bitcoin")[0].stale is stale
+
+
 def test_the_freshest_source_that_is_not_late_is_used_and_named(sqlite: Engine) -> None:
     clock = StandingClock(NOON)
     store = MarketStore(sqlite, clock, {"coingecko": Frequency(300.0), "slow": Frequency(300.0, delay_s=7_200.0)})

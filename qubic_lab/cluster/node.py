@@ -120,6 +120,7 @@ class Node:
         self._registration.address = guard.address = self._config.address or reachable(self._config.listen, port)
         await self._set_ready(False)
         await server.start()
+        asking = asyncio.ensure_future(self._look_for_strangers())
         try:
             await self._open_page()
             if (capabilities := await self._start_replica()) is None:
@@ -129,6 +130,7 @@ class Node:
             await self._set_ready(True)
             await self._live()
         finally:
+            asking.cancel()
             self._page.stop()
             await self._replica.stop()
             await server.stop(STOP_S)
@@ -254,6 +256,18 @@ class Node:
             finally:
                 await channel.close()
             await asyncio.sleep(_PAUSE_S)
+
+    async def _look_for_strangers(self) -> None:
+        """Tell of coordinators that do not share the node token now: a model takes long to load."""
+        for address in self._config.coordinators:
+            channel = open_member_channel(address)
+            try:
+                await stub_of(channel, REGISTRY_SERVICE).Beat(pb.Heartbeat(node=self._config.name), timeout=CALL_S)
+            except grpc.aio.AioRpcError as error:
+                if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+                    logger.warning("%s: coordinator %s: %s", self._config.name, address, error.details())
+            finally:
+                await channel.close()
 
     async def _beat_at(self, registry: Any) -> None:
         """Register, and send heartbeats until the coordinator no longer knows this node; leave when cancelled."""

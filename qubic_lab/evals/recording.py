@@ -4,6 +4,7 @@ The file holds only texts; groups and correctness are computed whenever it is re
 """
 
 import json
+import logging
 import math
 import os
 import threading
@@ -18,12 +19,13 @@ from qubic_lab.consensus.answers import before_cut
 from qubic_lab.consensus.quality import judge_all
 from qubic_lab.consensus.similarity import bonds, compare, group
 from qubic_lab.core import Completion, Progress, Request, SamplingParams, no_progress
-from qubic_lab.errors import InputError, check_range
+from qubic_lab.errors import ContextError, InputError, check_range
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.recorded import RecordedQuestion, RecordedSample, read_recorded
 from qubic_lab.evals.scoring import judge, read_answer
 from qubic_lab.pipeline.client import Pipeline
 
+logger = logging.getLogger(__name__)
 MOST_SAMPLES = 32
 MOST_FACTOR = 32
 LEAST_LOGPROB = -50.0
@@ -62,7 +64,8 @@ def record_answers(
     """Ask all questions, as many at once as the pipeline has slots for, and return judged and grouped answers.
 
     The samples of a question share one computation of its prompt. Answers are appended to `file` as they arrive, and
-    stored ones are not asked for again; the caller ensures that model and settings are the same.
+    stored ones are not asked for again; the caller ensures that model and settings are the same. Questions that are
+    longer than the model's context are left out, and logged.
 
     Raises:
         InputError: too few slots for the samples, or the file holds answers to other questions or of another number.
@@ -75,7 +78,11 @@ def record_answers(
     lock = threading.Lock()
 
     def ask(number: int, question: Question) -> None:
-        row = ask_question(pipeline, number, question, asking)
+        try:
+            row = ask_question(pipeline, number, question, asking)
+        except ContextError as error:
+            logger.warning("question %s is left out: %s", question.id, error)
+            return
         with lock:
             known[row.id] = row
             if file is not None:
@@ -90,7 +97,9 @@ def record_answers(
                 done.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    return tuple(read_answers(question, known[question.id]) for question in questions)
+    if not known:
+        raise InputError("every question is longer than the model's context: take another model, or shorter questions")
+    return tuple(read_answers(question, known[question.id]) for question in questions if question.id in known)
 
 
 def read_answers(question: Question, row: RecordedQuestion) -> RecordedQuestion:

@@ -18,7 +18,7 @@ from qubic_lab.oracle.model.bars import Bars, join_bars
 from qubic_lab.oracle.model.coins import COINS
 from qubic_lab.oracle.model.records import CURRENCY, QUOTES, TEXTS, Frequency, Series
 from qubic_lab.oracle.model.response import Frame, Missing, age_s
-from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, iso, now_us
+from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso, now_us
 from qubic_lab.oracle.store.price_store import PricedSeries, PriceReader, PriceStore, StoredPrice
 from qubic_lab.oracle.store.tables import MARKET_DATA
 from qubic_lab.oracle.store.text_reader import ScoreColumns, TextReader
@@ -27,6 +27,8 @@ from qubic_lab.oracle.store.transactions import NEWEST, Clock, check_as_of
 
 AHEAD_US = MINUTE_US
 """A price with a stamp this little after now counts as one of now: a source's clock may be ahead of ours."""
+_SEEN_QUOTES, _FEWEST_GAPS = 25, 5
+"""As many last quotes, of as many days at most, tell how often an unknown source has one; fewer gaps tell nothing."""
 WARM_DAYS = 400
 WARM_UP_S = 3.0
 """The days of each series that are read in advance, and the time limit for all series together."""
@@ -64,10 +66,10 @@ class MarketStore:
         """Return when a coin's prices, texts or scores last changed; 0 where there are none."""
         return max(self.prices.stamp(coin), self.texts.stamp(coin))
 
-    def frequency(self, series: Series) -> Frequency:
-        """Return how often a series should have a price."""
-        own = self._frequencies.get(series.source, QUOTES)
-        return Frequency(float(series.interval_s), own.delay_s) if series.interval_s else own
+    def frequency(self, series: Series) -> Frequency | None:
+        """Return how often a series should have a price; None: only its prices tell."""
+        own = self._frequencies.get(series.source)
+        return Frequency(float(series.interval_s), own.delay_s if own else 0.0) if series.interval_s else own
 
     def text_frequency(self, source: str) -> Frequency:
         """Return how often a source should have a text."""
@@ -126,7 +128,15 @@ class Snapshot:
         last = self.latest(series) if series.currency == CURRENCY else None
         if last is None:
             return None
-        return PricedSeries(series, last, self.store.frequency(series), age_s(last.closed_us, self.at_us))
+        frequency = self.store.frequency(series) or self._seen_frequency(series, last.closed_us)
+        return PricedSeries(series, last, frequency, age_s(last.closed_us, self.at_us))
+
+    def _seen_frequency(self, series: Series, last_us: int) -> Frequency:
+        """Return how often quotes came from a source that no setting names, such as an archive."""
+        first_us = last_us - _SEEN_QUOTES * DAY_US
+        prices = self.prices.page(series, first_us, last_us + 1, limit=_SEEN_QUOTES).prices
+        gaps = sorted((one.closed_us - two.closed_us) / SECOND_US for one, two in pairwise(prices))
+        return Frequency(max(QUOTES.every_s, gaps[len(gaps) // 2])) if len(gaps) >= _FEWEST_GAPS else QUOTES
 
     def sources(self, coin: str) -> list[PricedSeries]:
         """Return the series that have a coin's price: the freshest that is not late first, else the freshest.
