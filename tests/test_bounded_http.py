@@ -207,18 +207,26 @@ async def test_tls_handshakes_that_never_end_make_room_for_others(
 async def test_a_client_that_reads_nothing_of_its_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     if not hasattr(socket, "TCP_USER_TIMEOUT"):
         pytest.skip("the system has no such limit")
-    monkeypatch.setattr(bounded_http, "UNREAD_S", 0.5)
+    asked: list[bool] = []
+
+    async def long() -> PlainTextResponse:
+        asked.append(True)
+        return PlainTextResponse("a" * 2**26)
+
     app = FastAPI()
-    app.get("/long")(lambda: PlainTextResponse("a" * 2**26))
+    app.get("/long")(long)
+    async with serving(app) as address:  # with the usual limit, as this process may stand still for a while
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET /long HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        whole = await asyncio.wait_for(reader.read(-1), WITHIN_S)
+        assert whole.count(b"a") > 2**26, "who reads gets all"
+        writer.close()
+    monkeypatch.setattr(bounded_http, "UNREAD_S", 0.5)
     with socket.socket() as deaf:
         async with serving(app) as address:
             deaf.connect(address)
             deaf.sendall(b"GET /long HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(b"GET /long HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            whole = await asyncio.wait_for(reader.read(-1), WITHIN_S)
-            assert whole.count(b"a") > 2**26, "who reads gets all"
-            writer.close()
+            await until(lambda: len(asked) == 2)
 
 
 @pytest.fixture
