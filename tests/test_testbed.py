@@ -219,6 +219,16 @@ def test_a_second_bed_is_refused_and_down_leaves_nothing(two_hosts: bed.Bed, her
     assert here("testbed status").failed(2) == "error: no test bed is up: qubic-lab testbed up\n"
 
 
+VOTE = """
+import json
+from qubic_lab.api.client import CoordinatorClient
+with CoordinatorClient("https://10.0.0.20:5000") as second, CoordinatorClient("https://10.0.0.10:5000") as first:
+    vote = second.vote("Is 7 prime?", max_new_tokens=4)
+    shown = [client.call("GET", "/api/consensus/history")["votes"] for client in (first, second)]
+print(json.dumps([vote.vote_id in [each["id"] for each in votes] for votes in shown]))
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("kind", cluster.KINDS)
@@ -235,6 +245,7 @@ def test_no_answer_is_lost_wrong_or_doubled_while_hosts_go(kind: str, tmp_path: 
     try:
         cluster.start(made, spec)
         assert scan_bed(made).wrong == []
+        assert json.loads(bed.output_on(made, "vm-3", ["python", "-"], VOTE)) == [True, True]
         result = trial.run(made, spec, trial.TrialPlan(tokens=128, cut="vm-2", reboot="vm-3"), print)
     finally:
         bed.down()
