@@ -36,7 +36,7 @@ from qubic_lab.wire.certificates import make_certificates
 ROOT = Path(__file__).parent.parent
 T4 = """
 if len(sys.argv) > 1:
-    print("Tesla T4, 535.183.01, 7.5, 15360, 15101")
+    print("Tesla T4, 535.183.01, 7.5, 15360")
 else:
     print("| NVIDIA-SMI 535.183.01   Driver Version: 535.183.01   CUDA Version: 12.2 |")
 """
@@ -525,7 +525,7 @@ def test_which_cards_a_build_runs_on(architectures: list[str], capability: str, 
 
 
 def test_what_the_driver_tells_of_cards_is_read() -> None:
-    (card,) = parse_cards("Tesla T4, 535.183.01, 7.5, 15360, 15101\n")
+    (card,) = parse_cards("Tesla T4, 535.183.01, 7.5, 15360\n")
     assert (card.name, card.capability, card.total_bytes) == ("Tesla T4", "7.5", 15 * 2**30)
     with pytest.raises(ValueError, match="unpack"):
         parse_cards("No devices were found\n")

@@ -11,7 +11,7 @@ PCI = Path("/sys/bus/pci/devices")
 NVIDIA, DISPLAY = "0x10de", "0x03"
 """PCI's number of the vendor, and the first digits of the class of graphics cards."""
 ANSWER_S = 6.0
-_QUERY = "--query-gpu=name,driver_version,compute_cap,memory.total,memory.free"
+_QUERY = "--query-gpu=name,driver_version,compute_cap,memory.total"
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class Card:
     driver: str
     capability: str
     total_bytes: int
-    free_bytes: int
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,7 @@ def count_slots(pci: Path) -> int:
 def parse_cards(text: str) -> tuple[Card, ...]:
     """Read a line of CSV for each card; a ValueError if a line is none."""
     rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
-    return tuple(
-        Card(name, driver, capability, int(total) << 20, int(free) << 20)
-        for name, driver, capability, total, free in rows
-    )
+    return tuple(Card(name, driver, capability, int(total) << 20) for name, driver, capability, total in rows)
 
 
 def runs_on(architectures: Iterable[str], capability: str) -> bool:
