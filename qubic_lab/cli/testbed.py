@@ -160,10 +160,10 @@ def measure(
     if json:
         print_json(asdict(result))
     else:
-        header = ("set", "round trip ms", "Gbit/s", "predicted ms", "measured ms", "error")
+        header = ("set", "least round trip ms", "Gbit/s", "predicted ms", "measured ms", "error")
         rows = [
             (
-                *(cell.shape.text(), f"{cell.link.rtt_ms:.2f}", f"{cell.link.gbps:.3f}"),
+                *(cell.shape.text(), f"{cell.link.rtt_min_ms:.2f}", f"{cell.link.gbps:.3f}"),
                 *(f"{cell.predicted_ms:.1f}", f"{cell.measured_ms:.1f}", f"{cell.error:+.1%}"),
             )
             for cell in result.cells

@@ -124,7 +124,8 @@ def predicted_ms(spec: ClusterSpec, layers: Sequence[int], link: PlainLink, toke
             lab.generate(PROMPT, max_new_tokens=tokens, ignore_eos=True)
             lab.describe()  # makes the ranks write their traces
             times = step_times(read_trace(Path(folder)), other)
-    sent = hop_seconds(config, Link(link.gbps * 1e9, link.rtt_ms / 2e3), spec.dtype, spec.slots)
+    # The least round trip: what the hosts add to it, until a process runs again, is in the time of a hop over loopback.
+    sent = hop_seconds(config, Link(link.gbps * 1e9, link.rtt_min_ms / 2e3), spec.dtype, spec.slots)
     speed = pipeline_speed(stage_seconds(times.ranks, layers), times.hop_s + sent, 1, 1)
     return speed.idle_latency_ms
 
