@@ -355,7 +355,7 @@ def test_a_page_says_how_the_project_stood_in_its_week(add_run):
     page = built("2026-W49")
     assert "Done engine cluster" in page and "Tomorrow votes" in page
     assert "5 of 8 weeks of the project are done." in page
-    assert "ItemDoneBuiltOpenWeek9100%a,bWeek10100%a,b" in "".join(page.split())
+    assert "ItemDoneBuiltOpenWeek9100%a,b–Week10100%a,b–" in "".join(page.split())
     assert "Week1550%acWeek1650%ac" in "".join(page.split())
 
 
