@@ -149,5 +149,5 @@ def test_a_case_that_cannot_be_played_says_why(monkeypatch: pytest.MonkeyPatch, 
 def test_the_table_says_what_was_not_as_promised() -> None:
     good = judged(answered(0, 0.0), ends=(0,))
     bad = judged(answered(0, 0.0), ends=(0, 0))
-    *_, last = ChaosResult(requests=12, cases=(good, bad)).report()
+    *_, last = ChaosResult(requests=12, cases=(good, bad), measured_utc="2026-12-01T00:00:00+00:00").report()
     assert last == "2 requests in 2 cases: 0 lost, 1 answered twice, 0 wrong; not as promised: a case"

@@ -1,7 +1,7 @@
 """What a fault did, from what the clients saw: missing and wrong answers, the time to recover, and latencies."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 
 from qubic_lab.bench.result import quantile
@@ -48,6 +48,7 @@ class CaseResult:
         skipped: why it was not run; empty: it was.
         faults: what clients were told instead of answers, each once.
         seconds: how long the case took.
+        passed: whether nothing was lost, doubled or wrong, and it recovered in time; None: it was skipped.
     """
 
     case: str
@@ -66,19 +67,12 @@ class CaseResult:
     skipped: str
     faults: tuple[str, ...]
     seconds: float
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether nothing was lost, doubled or wrong, and it recovered in time; None: it was skipped."""
-        if self.skipped:
-            return None
-        whole = not (self.lost or self.duplicated or self.wrong)
-        return whole and self.recovery_s is not None and self.recovery_s < self.limit_s
+    passed: bool | None
 
 
 def skipped_case(case: str, does: str, limit_s: float, why: str) -> CaseResult:
     """Return the result of a case that was not run."""
-    return CaseResult(case, does, 0, 0, 0, 0, 0, 0, 0, 0, None, limit_s, None, why, (), 0.0)
+    return CaseResult(case, does, 0, 0, 0, 0, 0, 0, 0, 0, None, limit_s, None, why, (), 0.0, None)
 
 
 def judge(
@@ -103,14 +97,15 @@ def judge(
     recovery_s = None
     if at_s[0] is not None and at_s[1] is not None:
         recovery_s = max(at_s[0] - struck_s, at_s[1] - mended_s)
+    duplicated, wrong = len(log) - len(ended), sum(each.is_answered and not each.is_right for each in everyone)
     return CaseResult(
         case=case,
         does=does,
         sent=len(everyone),
         answered=sum(each.is_answered for each in everyone),
         lost=lost,
-        duplicated=len(log) - len(ended),
-        wrong=sum(each.is_answered and not each.is_right for each in everyone),
+        duplicated=duplicated,
+        wrong=wrong,
         interrupted=sum(each.question.due_s < struck_s < (each.ended_s or struck_s + 1) for each in answers),
         moved=sum(each.attempts > 1 or each.is_dead_letter for each in everyone),
         repeated=sum(each.repeated > 0 for each in everyone),
@@ -120,6 +115,7 @@ def judge(
         skipped="",
         faults=tuple(sorted({each.fault for each in everyone if each.fault})),
         seconds=seconds,
+        passed=not (lost or duplicated or wrong) and recovery_s is not None and recovery_s < limit_s,
     )
 
 
@@ -171,8 +167,3 @@ def _latencies(answers: Sequence[Answered], struck_s: float, over_s: float) -> P
     missing = [name for name, found in phases.items() if not found]
     why = f"no request was answered {' or '.join(missing)} the fault" if missing else ""
     return PhaseLatencies(**p95, requests=(len(phases["before"]), len(phases["during"]), len(phases["after"])), why=why)
-
-
-def as_json(result: CaseResult) -> dict[str, object]:
-    """Return plain values, with the verdict."""
-    return asdict(result) | {"passed": result.passed}

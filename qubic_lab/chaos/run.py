@@ -1,9 +1,12 @@
 """Plays cases of chaos one after the other, each with a cluster of its own, and judges what the clients saw."""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from queue import Empty
 from threading import Thread
 from typing import Any
@@ -13,14 +16,15 @@ from qubic_lab.bench.noise import NoiseWatch
 from qubic_lab.bench.result import MeasuredResult, Table
 from qubic_lab.chaos.case import ChaosCase
 from qubic_lab.chaos.clients import GIVE_UP_S, Answered, ask_all, asker
-from qubic_lab.chaos.judge import CaseResult, as_json, judge, skipped_case
+from qubic_lab.chaos.judge import CaseResult, judge, skipped_case
 from qubic_lab.chaos.node_cases import NODE_CASES
 from qubic_lab.chaos.service_cases import SERVICE_CASES
 from qubic_lab.chaos.stage import Stage
+from qubic_lab.checked_yaml import check_content
 from qubic_lab.cluster.redis_server import connect
 from qubic_lab.cluster.tasks import TaskQueue
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.errors import check_choice, check_range
+from qubic_lab.errors import InputError, check_choice, check_range
 
 CASES = {case.name: case for case in (make() for make in (*NODE_CASES, *SERVICE_CASES))}
 FEWEST_REQUESTS, MOST_REQUESTS = 12, 1_000
@@ -37,10 +41,20 @@ class ChaosResult(MeasuredResult):
 
     requests: int
     cases: tuple[CaseResult, ...]
+    measured_utc: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return super().to_dict() | {"cases": [as_json(case) for case in self.cases]}
+    @classmethod
+    def from_json(cls, file: Path) -> "ChaosResult":
+        """Read what `qubic-lab chaos --json` printed.
+
+        Raises:
+            InputError: the file cannot be read, or is something else.
+        """
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} cannot be read ({error}): give what `qubic-lab chaos --json` printed") from error
+        return check_content(cls, content, file)
 
     def report(self) -> Iterator[Table | str]:
         header = (
@@ -108,7 +122,8 @@ def run_chaos(names: Sequence[str] = (), requests: int = 200, progress: Progress
         tell(0)
         why = case.missing()
         found.append(skipped_case(case.name, case.does, case.limit_s, why) if why else play(case, requests, tell))
-    return ChaosResult(requests=requests, cases=tuple(found), noise=watch.noise())
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return ChaosResult(requests=requests, cases=tuple(found), measured_utc=at, noise=watch.noise())
 
 
 def play(case: ChaosCase, requests: int, tell: Any = lambda answered: None) -> CaseResult:

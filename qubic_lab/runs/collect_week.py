@@ -32,6 +32,7 @@ from qubic_lab.studies import (
     accuracy_comparison,
     cloud,
     cluster,
+    cluster_faults,
     concurrency,
     consensus_evaluation,
     engine_speed,
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 STUDIES = (
     cluster,
+    cluster_faults,
     split_strategies,
     accuracy_comparison,
     concurrency,

@@ -51,6 +51,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "queue_tasks": 8,
         "levels": [2, 20],
     },
+    "cluster_faults": {"cases": []},  # shows the last matrix
     "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5},
     "consensus_evaluation": {"questions": 6, "k": 2, "samples": 2, "max_new_tokens": 4},
     "dashboard": {"updates": 2, "coordinator": "http://127.0.0.1:1"},
@@ -73,6 +74,7 @@ JUDGED = {"oracle_backtest": "13.7", "oracle_overview": "13.7", "risk_warnings":
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 START_NO_RANKS = {
     "balancing",
+    "cluster_faults",
     "dashboard",
     "engine_speed",
     "oracle_backtest",
