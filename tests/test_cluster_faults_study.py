@@ -46,6 +46,11 @@ def test_it_says_what_was_lost_and_of_when_the_matrix_is() -> None:
     assert "None of 60 requests was lost, doubled or wrong in 2 kinds of faults." in said
     assert "The longest disturbance took 4.5 s: a." in said
     assert any("2026-12-01" in each for each in said)
+    late = told(study.findings(result("a", recovery_s=50.0, passed=False), None), study.QUESTION)
+    assert late[:2] == [
+        "None of 30 requests was lost, doubled or wrong in 1 kind of faults.",
+        "Slower to recover than promised: a.",
+    ]
     broken = told(study.findings(result("a", lost=1, passed=False), None), study.QUESTION)
     assert broken[0] == "Of 1 kind of faults these broke a promise: a."
 

@@ -58,6 +58,8 @@ def findings(now: ChaosResult | None, kept: ChaosResult | None) -> list[Finding]
     cases = played(kept, now)
     done = [case for case in cases.values() if not case.skipped]
     said = [_headline(done)]
+    if late := [case.case for case in done if _is_whole(case) and not case.passed]:
+        said.append(say("Slower to recover than promised: {late}.", late=late))
     if times := [(case.recovery_s, case.case) for case in done if case.recovery_s is not None]:
         seconds, name = max(times)
         said.append(say("The longest disturbance took {seconds:.1f} s: {case}.", seconds=seconds, case=name))
@@ -74,11 +76,15 @@ def findings(now: ChaosResult | None, kept: ChaosResult | None) -> list[Finding]
 
 
 def _headline(done: list[CaseResult]) -> Finding:
-    bad = [case.case for case in done if not case.passed]
+    bad = [case.case for case in done if not _is_whole(case)]
     values = {"requests": sum(case.sent for case in done), "kinds": len(done)}
     if bad:
         return say("Of {kinds:kind} of faults these broke a promise: {bad}.", bad=bad, **values)
     return say("None of {requests:request} was lost, doubled or wrong in {kinds:kind} of faults.", **values)
+
+
+def _is_whole(case: CaseResult) -> bool:
+    return not (case.lost or case.duplicated or case.wrong)
 
 
 def acceptance(week: WeekResults) -> list[AcceptanceRow]:
