@@ -109,7 +109,7 @@ _NO = re.compile(
 )
 _YES = re.compile(
     rf"""\W*(?:yes{_END}|yep\b|(?:absolutely|definitely|certainly|of\s+course)(?:\s+(?:it|they)\s+\w+)?{_END}|(?:{_IT_IS}\s+)?(?:{_TRUE}){_END}
-    |(?:是的?|对的?|正确的?|没错|可以的?|肯定的?|能|会的?|需要|行|应该|有|当然(?:是|可以|能|会)?){_HAN_END})""",
+    |(?:是的?|对的?|正确的?|没错|可以的?|肯定的?|能|会的?|需要|行|应该|有的?|当然(?:是|可以|能|会)?){_HAN_END})""",
     re.IGNORECASE | re.VERBOSE,
 )
 _CONTRACTED = [

@@ -39,7 +39,7 @@ _CORRECTED = re.compile(
 _SORRY = re.compile(r"\bi(?:'m|\sam)\s(?:\w+\s)?sorry\b", re.IGNORECASE)
 _CONCEDED = re.compile(r"^(?:despite|although|(?:even\s)?though|unlike|while)\b[^,]*,\s*", re.IGNORECASE)
 _COMPARED = re.compile(
-    r"(\b(?:than|before|after|unlike|rather|instead)\b|,\s*(?:not|(?:al)?though|while|whereas)\b|\bbut\s+not\b|比(?!较)|而不是)",
+    r"(\b(?:than|before|after|unlike|rather|instead)\b|,\s*(?:not|(?:al)?though|while|whereas)\b|\bbut\s+not\b|(?<=\w)\sas\s(?=(?:an?|the)\s)|比(?!较)|而不是)",
     re.IGNORECASE,
 )
 _NO_REPLY = re.compile(rf"{DENIED.pattern}|^(?:however|but)\b|\b(?:nobody|nothing)\b", re.IGNORECASE)
@@ -94,9 +94,10 @@ def _read_alternative(text: str, form: QuestionForm) -> FinalAnswer | None:
     chosen: dict[str, str] = {}
     compared = {*form.content}.difference(*names.values())
     for number, sentence in enumerate(sentences(text)[:MOST_SENTENCES]):
-        if _UNDECIDED.search(sentence):
+        said = {*map(stem, words(sentence))}
+        if _UNDECIDED.search(sentence) and (not number or all(said.issuperset(name) for name in names.values())):
             return None
-        is_about = not number or not compared.isdisjoint(map(stem, words(sentence))) or form.is_reversed_by(sentence)
+        is_about = not number or not compared.isdisjoint(said) or form.is_reversed_by(sentence)
         main, relation, rest = (*_COMPARED.split(_CONCEDED.sub("", sentence), maxsplit=1), "", "")[:3]
         named = [_named(part, names) for part in (main, rest)]
         is_turned = form.is_reversed_by(sentence) or (relation == "after" and "first" in form.words)
@@ -106,8 +107,8 @@ def _read_alternative(text: str, form: QuestionForm) -> FinalAnswer | None:
             parts = sorted(CLAUSE.split(main), key=lambda part: repeats(part, form))
             if len(parts) > 1 and repeats(parts[-1], form) > repeats(parts[-2], form):
                 named[0] = _named(parts[-1], names)
-        if len(said := named[is_turned]) == 1 and is_about and not NO_STATEMENT.search(sentence.rstrip("!！")):
-            chosen[said[0]] = sentence
+        if len(own := named[is_turned]) == 1 and is_about and not NO_STATEMENT.search(sentence.rstrip("!！")):
+            chosen[own[0]] = sentence
     return FinalAnswer(CHOICE, *chosen.popitem()) if len(chosen) == 1 else None
 
 

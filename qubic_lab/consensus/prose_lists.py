@@ -22,7 +22,7 @@ _SEPARATOR = re.compile(rf",\s*(?:and|or)\s+|[,，、;；&]\s*|(?<!\s)\s+(?:and|
 _LEADING = re.compile(
     r"^.*(?:\b(?:are|is|were|include|includes|including|names?|called|example|such\s+as|like)\b"
     r"|(?-i:\b[a-z]+)\s(?:of|by|from|as|between)\b"
-    r"|是指?|[常般]指|[为有由]|推荐|包括|例如|比如|分[别別])\s*",
+    r"|是指?|指(?!南)|[常般]指|[为有由]|推荐|包括|例如|比如|分[别別])\s*",
     re.I | re.S,
 )
 _LISTED_TO = re.compile(

@@ -44,6 +44,7 @@ TAGS = {
         also just indeed really still often most more one only known located situated considered regarded referred
         believed thought said generally usually typically commonly widely officially currently probably actually simply
         mainly certainly definitely think say guess believe answer yes no sure found find listed written
+        held itself himself herself themselves sometimes perhaps maybe
         however therefore thus hence""",
     }.items()
     for word in listed.split()
@@ -58,6 +59,7 @@ _NAME = r"([xr]*X(?:[XxrQ]|[jo][jf]?X)*+|x++)"
 _CAPITAL = _NAME.replace("|x++", "")
 _CAPITAL_RUN = r"X(?:[XQ]|[jo]f?X)*"
 _SUBJECT = re.compile(rf"[fr]*{_CAPITAL}(?=[bqQvplf]|xf?[qQ])|[frq]*{_CAPITAL}(?=[bv])|[fr]*(x++)(?=[bqQvl])")
+_ACTOR = re.compile(r"[fr]*(X++(?:[jo]f?X++)*)xf?[qQ]")
 _AGENT = re.compile(rf"y[fqQr]*{_CAPITAL}(?![qQ])|(?<=[qQ])yf(x++)(?![qQ])")
 _STATED = re.compile(rf"b[fqQvr]*{_NAME}(?![qQoy])")
 _PLACED = re.compile(rf"[lo][fqQ]*{_CAPITAL}(?![qQ])")
@@ -89,7 +91,7 @@ _SUBORDINATE = re.compile(
     r"|if|until|however|through|using)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
-_RESTRICTIVE = re.compile(r"the\s\w+\s(?:\w+\s)?(?:that|which|who)\b.*\s(?:is|was|are)\b", re.IGNORECASE)
+_RESTRICTIVE = re.compile(r"(?:the|an?)\s\w+\s(?:\w+\s)?(?:that|which|who)\b.*\s(?:is|was|are)\b", re.IGNORECASE)
 _LEADS_ON = re.compile(
     rf"{DENIED.pattern}|^(?:as|with|for|like)\s|\bwhether\b|mistak"
     r"|\b(?:some|many|most|few|people|others)\b.{0,20}\b(?:say|think|believe|guess|assume|claim)",
@@ -183,7 +185,8 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
         counts = counts and (not concluded or clause.startswith("so "))
         if hit and counts and not _LEADS_ON.search(main):
             agents = {*_names(main, [_AGENT], form, is_lower)} - {""}
-            found |= agents or {*_names(main, patterns, form, is_lower)}
+            actors = [_ACTOR] * ("who" in form.words)
+            found |= agents or {*_names(main, patterns, form, is_lower)} or {*_names(main, actors, form, False)}
     opened = _SUBORDINATE.sub("", clauses[0])
     if not hits[0] and not _LEADS_ON.search(opened):
         if found and form.asks_place:
@@ -226,7 +229,7 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
     said = [word for each in clause.split() if (word := each.strip(".,!?\"'"))]
     tags = _tags(said, form)
     for pattern in patterns:
-        is_first = pattern in (_SUBJECT, _BARE, _BARE_PLACE)
+        is_first = pattern in (_SUBJECT, _ACTOR, _BARE, _BARE_PLACE)
         for each in filter(None, [pattern.match(tags)] if is_first else pattern.finditer(tags)):
             at = next(group for group in range(1, pattern.groups + 1) if each[group])
             run = said[each.start(at) : each.end(at)]

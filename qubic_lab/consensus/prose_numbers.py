@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from itertools import pairwise
 
 from qubic_lab.consensus import answer_readers as readers
@@ -84,12 +85,20 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
         for each in numbers_of(text)
         if (each.value in digits or each in ends or _is_asked(each, text, form, bool(digits)))
         and (not (each.unit and dimensions) or each.base[0] in dimensions)
+        and ("per" in form.words or not _RATE.match(text, each.end))
     ]
     pool = [each for each in found if each.start > text.rfind("=")] or found
     tests: tuple[tuple[bool, Callable[[Quantity], object]], ...] = (
         (True, lambda each: _LEAVES.search(text, max(0, each.start - NEAR), each.start) or _LEFT.match(text, each.end)),
         (False, lambda each: form.unit and each.unit == form.unit),
-        (True, lambda each: each.value not in known if is_calculated else (each.value, each.unit) not in form.numbers),
+        (
+            True,
+            lambda each: (
+                each.value not in known
+                if is_calculated and "=" not in text[: each.start]
+                else (each.value, each.unit) not in form.numbers
+            ),
+        ),
         (False, lambda each: form.noun and stem(each.word.casefold()) == form.noun),
     )
     for is_sign, fits in tests:
@@ -118,6 +127,7 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     return (answer, is_sure) if answer else None
 
 
+_RATE = re.compile(r"(?:\s\w+)?\sper\s")
 _OPERAND = re.compile(r"\b(?:(?:divide|multiply|multiplied)\b.{0,20}\bby|divide|multiply|subtract|add)\s*$", re.I)
 _DIFFERENCE = re.compile(r"\s*\b(?:more|fewer|less)\b.*\bthan\b")
 
@@ -127,6 +137,9 @@ def _is_of_other(number: Quantity, found: Sequence[Quantity], text: str, form: Q
     given = {(value, unit) for value, unit in form.numbers if unit not in ("", form.unit)}
     said = {(each.value, each.unit) for each in found}
     is_converted = {unit for _, unit in given} & {unit for _, unit in said} and not given & said
+    dimension = Quantity(Fraction(1), form.unit).base[0]
+    if form.unit and number.unit and number.base[0] != dimension:
+        return True
     if form.unit and (is_converted or number.unit in {unit for _, unit in given}):
         return True
     after = text[number.end :]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from qubic_lab.consensus import answer_readers as readers
 from qubic_lab.consensus.answer_readers import CHOICE, FinalAnswer
 from qubic_lab.consensus.prose_names import TAGS
-from qubic_lab.consensus.prose_sentences import CLAUSE, DENIED, QUOTES, length, repeats
+from qubic_lab.consensus.prose_sentences import BRACKETS, CLAUSE, DENIED, QUOTES, length, repeats
 from qubic_lab.consensus.question_form import QuestionForm
 from qubic_lab.consensus.words import HAN_OPPOSITES, is_chinese, polarity, simplified, stem, words
 
@@ -36,6 +36,7 @@ _TO_REASONS = re.compile(
     re.I | re.S,
 )
 _CONTRAST = re.compile(r"((?:,|\bbut|,\s*but|,\s*just|，?而|，)\s*(?:not\b|不是|不算|不属于|非))", re.IGNORECASE)
+_OPENING = re.compile(r"^(?:yes|no),\s", re.IGNORECASE)
 _PRONOUN = re.compile(r"^(?:it|they|s?he)\b", re.IGNORECASE)
 _SHORT_REPLY = re.compile(r"it\s?(?:is|was|'s)|不?(?:可以|能|会|有|需要|应该)", re.IGNORECASE)
 _UNSURE = re.compile(
@@ -45,11 +46,16 @@ _UNSURE = re.compile(
 
 def read_verdict(said: Sequence[str], form: QuestionForm, opened: str) -> FinalAnswer | None:
     """Return the verdict that sentences give, if only one; `opened` is that of the whole text's opening."""
-    said = [QUOTES.sub("", simplified(each)) for each in said if not re.match(r"if\b.*\bthen\b", each, re.I)]
+    said = [
+        QUOTES.sub("", simplified(BRACKETS.sub("", each)))
+        for each in said
+        if not re.match(r"if\b.*\bthen\b", each, re.I)
+    ]
     told = {"no" if any(no.groups()) else "yes" for s in said for c in CLAUSE.split(s) if (no := _TOLD.match(c))}
     told |= {opened} - {""}
     subject = next((word for word in form.content if word.isalpha()), "")
-    said[1:] = [_PRONOUN.sub(subject, each) for each in said[1:]] if subject and told else said[1:]
+    said[1:] = [_PRONOUN.sub(subject, each) for each in said[1:]] if subject else said[1:]
+    said = [_OPENING.sub("", each) for each in said]
     restating = enumerate(each for each in said if not (told and is_chinese(each)))  # Chinese repeats by chance
     told |= {v for n, each in restating for v in _restated_with_contrast(each, form, n == 0 and not told) if v}
     return FinalAnswer(CHOICE, told.pop(), " ".join(said[:1])) if len(told) == 1 else None
