@@ -49,6 +49,8 @@ SMALL: dict[str, dict[str, Any]] = {
         "every_s": 0.15,
         "answer_s": 0.6,
         "queue_tasks": 8,
+        "vote_clients": [1, 2],
+        "votes": 3,
         "levels": [2, 20],
     },
     "cluster_faults": {"cases": []},  # shows the last matrix
