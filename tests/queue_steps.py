@@ -159,7 +159,10 @@ def violation_of(seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> str:
         if chance.random() < 0.02:
             alone.pass_ms(chance.choice((-3_000_000, -5_000, 5_000, 100_000)))
         alone.pass_ms(chance.choice(pauses_ms))
-        step(alone, chance, leases, tasks)
+        try:
+            step(alone, chance, leases, tasks)
+        except Exception as error:  # of code that no longer understands its own replies
+            alone.violations.append(repr(error))
         if alone.violations:
             return alone.violations[0]
     return ""
