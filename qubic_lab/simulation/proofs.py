@@ -1,7 +1,8 @@
 """What must always be so in a simulated cluster, checked after every step of its Redis and at every event.
 
 Each answer of Redis is compared with a model's (`queue_model`), each task's calls are checked to be linearizable
-(`histories`), no coordinator gives a node more requests than it has slots, and in the end nothing is held.
+(`histories`), no coordinator gives a node more requests than it has slots, each try begins after all tokens that are
+known, and in the end nothing is held.
 """
 
 from collections import Counter
@@ -9,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from qubic_lab.cluster.dispatcher import Dispatcher
 from qubic_lab.cluster.fleet import Fleet
+from qubic_lab.cluster.tasks import TaskLease
 from qubic_lab.simulation.histories import Histories
 from qubic_lab.simulation.queue_model import RedisModel
 
@@ -38,9 +41,9 @@ class Proofs:
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        """Count the requests that each coordinator has at each node."""
-        fleet_of = cast(Any, Fleet)  # whose methods are replaced
-        begin, end = Fleet.begin, Fleet.end
+        """Count the requests that each coordinator has at each node, and see where tries begin."""
+        fleet_of, dispatcher_of = cast(Any, Fleet), cast(Any, Dispatcher)  # whose methods are replaced
+        begin, end, run_try = Fleet.begin, Fleet.end, Dispatcher._try
 
         def counted_begin(fleet: Fleet, node: str, *rest: Any) -> None:
             self._running[fleet.coordinator, node] += 1
@@ -52,11 +55,17 @@ class Proofs:
             self._running[fleet.coordinator, node] -= 1
             end(fleet, node, tokens)
 
-        fleet_of.begin, fleet_of.end = counted_begin, counted_end
+        def checked_try(dispatcher: Dispatcher, lease: TaskLease, request: Any, known: int) -> Any:
+            task = self.model.queue.processing.get(lease.task_id.encode())
+            if task is not None and task.token == lease.token and known != len(task.items):
+                self._world.violate(f"a try of task {lease.task_id} begins after {known} of {len(task.items)} tokens")
+            return run_try(dispatcher, lease, request, known)
+
+        fleet_of.begin, fleet_of.end, dispatcher_of._try = counted_begin, counted_end, checked_try
         try:
             yield
         finally:
-            fleet_of.begin, fleet_of.end = begin, end
+            fleet_of.begin, fleet_of.end, dispatcher_of._try = begin, end, run_try
 
     def see(self, at_s: float, who: str, what: str) -> None:
         """Look at the histories that have ended, now and then."""
