@@ -70,10 +70,17 @@ class Finding:
 
     @classmethod
     def read(cls, recorded: "str | Mapping[str, Any] | Finding") -> "Finding":
-        """Return a finding from what a run recorded; a plain sentence is one without values."""
+        """Return a finding from what a run recorded; a plain sentence is one without values.
+
+        Raises:
+            ValueError: what was recorded is no finding.
+        """
         if isinstance(recorded, Finding):
             return recorded
-        return cls(recorded) if isinstance(recorded, str) else cls(**recorded)
+        try:
+            return cls(recorded) if isinstance(recorded, str) else cls(**recorded)
+        except (AttributeError, TypeError) as error:  # a damaged file has other names, or other types
+            raise ValueError(f"no finding: {error}") from error
 
     def __str__(self) -> str:
         return self.text()
