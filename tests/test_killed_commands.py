@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import all_gone, family, processes, wait_until
+from clusters import all_gone, cache_with_kernels, family, processes, wait_until
 
 slow = pytest.mark.slow
 COMMANDS = [
@@ -15,11 +15,6 @@ COMMANDS = [
     pytest.param(4, "bench serving --model MODEL --pairs 1000", id="ranks, their launchers, a server", marks=slow),
     pytest.param(5, "bench dispatch --real-requests 0 --requests 100000", id="a cluster", marks=slow),
     pytest.param(5, "bench failover", id="a cluster whose members are killed", marks=slow),
-    pytest.param(4, "bench concurrency --model MODEL", id="ranks", marks=slow),
-    pytest.param(3, "serve --model MODEL --listen 127.0.0.1:0", id="ranks, and readers of answers", marks=slow),
-    pytest.param(3, "generate --model MODEL --ranks 1 --max-new-tokens 4000 --prompt Hello", id="a rank", marks=slow),
-    pytest.param(1, "coordinator --listen 127.0.0.1:0 --http 127.0.0.1:0", id="an embedded Redis", marks=slow),
-    pytest.param(1, "oracle audit qubic_lab.oracle.backtest.signals:momentum", id="an audit", marks=slow),
 ]
 
 
@@ -29,7 +24,7 @@ def test_nothing_outlives_a_command_that_is_killed(
 ) -> None:
     words = [str(request.getfixturevalue("tiny")) if word == "MODEL" else word for word in command.split()]
     with processes() as start:
-        environment = {"QUBIC_LAB_DATA": str(tmp_path), "QUBIC_LAB_CACHE": str(tmp_path / "c")}
+        environment = {"QUBIC_LAB_DATA": str(tmp_path), "QUBIC_LAB_CACHE": str(cache_with_kernels(tmp_path / "c"))}
         running = start(tmp_path, "command", "qubic_lab.cli.main", *words, **environment)
         started: list[psutil.Process] = []
 
