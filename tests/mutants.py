@@ -126,8 +126,8 @@ MUTANTS = (
     Mutant(
         "what has ended is cancelled",
         f"{_TASKS}/cancel.lua",
-        "if state == 'pending' or state == 'processing' then",
-        "if state then",
+        "(state == 'pending' or state == 'processing') and",
+        "state and",
     ),
     Mutant(
         "cancelled tasks are tried again",
