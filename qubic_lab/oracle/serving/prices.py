@@ -16,7 +16,7 @@ from qubic_lab.oracle.analysis.results import BarAnalysis
 from qubic_lab.oracle.model.bars import PRICES, Bars
 from qubic_lab.oracle.model.coins import Coin, find_coin
 from qubic_lab.oracle.model.known import known_text
-from qubic_lab.oracle.model.records import Series
+from qubic_lab.oracle.model.records import QUOTES, STALE_AFTER, Series
 from qubic_lab.oracle.model.response import (
     FRAME_S,
     AgeS,
@@ -51,6 +51,8 @@ ANALYSED: dict[Frame, int] = {"1h": 720, "4h": 360, "1d": 250}
 """The number of last closed bars that are analysed: those of 30 days, 60 days and 250 days."""
 NEAR, LEAST_NEAR = 0.75, 5
 """A price counts as that of an instant within this share of the step between prices; at least so many show the step."""
+QUOTE_TOLERANCE_US = int(STALE_AFTER * QUOTES.every_s * SECOND_US)
+"""How much older than an instant a quote may be that counts as that of the instant."""
 MOST_PRICES = 1_000
 """Prices in a page of a history."""
 
@@ -307,7 +309,9 @@ def price_change(snapshot: Snapshot, source: PricedSeries, over: str, over_us: i
     """Return the change over some time up to a series' last price; not known where no price is near its start."""
     at_us = source.last.closed_us - over_us
     before = snapshot.prices.latest(source.series, at_us)
-    if before is None or at_us - before.closed_us > source.tolerance_us:
+    # Where quotes are far apart, the next one may be much nearer to that time than the last one before it.
+    most_us = source.tolerance_us if source.series.interval_s else min(source.tolerance_us, QUOTE_TOLERANCE_US)
+    if before is None or at_us - before.closed_us > most_us:
         before = _nearest(snapshot, source, at_us)
     if before is None:
         return PriceChange(over, None, None, None)
