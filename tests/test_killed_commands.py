@@ -10,7 +10,9 @@ from clusters import all_gone, cache_with_kernels, family, processes, wait_until
 slow = pytest.mark.slow
 COMMANDS = [
     pytest.param(2, "bench backtest --null 2000 --effect 0", id="a pool of processes, and its tracker"),
-    pytest.param(2, "bench queue --tasks 500 --workers 2 --work-ms 500", id="workers and an embedded Redis"),
+    pytest.param(
+        2, "bench queue --tasks 500 --workers 2 --work-ms 500", id="workers and an embedded Redis", marks=slow
+    ),
     pytest.param(1, "bench link --repeat 1000000", id="a peer", marks=slow),
     pytest.param(4, "bench serving --model MODEL --pairs 1000", id="ranks, their launchers, a server", marks=slow),
     pytest.param(5, "bench dispatch --real-requests 0 --requests 100000", id="a cluster", marks=slow),
