@@ -27,6 +27,9 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.header) for row in self.rows), f"{self.header}: a row has other cells"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchResult(ABC):

@@ -29,6 +29,10 @@ from qubic_lab.errors import check_at_least
 PLAIN, TRACED, SCRAPED = "plain", "with traces", "with scrapes"
 SCRAPE_S = 1.0
 """Between two scrapes: 15 times as often as launch/monitoring/prometheus.yml asks."""
+USUAL_SCRAPE_S = 15.0
+"""Between two scrapes by launch/monitoring/prometheus.yml."""
+BATCHES, SCRAPES = 9, 40
+"""How often the processor's time of so many scrapes of an idle server is measured: its clock counts in 10 ms."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,14 @@ class WatchingCost:
 
 @dataclass(frozen=True)
 class WatchingResult(MeasuredResult):
-    """What each way of watching costs, over rounds of `streams` streams of `new_tokens` tokens."""
+    """What each way of watching costs, over rounds of `streams` streams of `new_tokens` tokens.
+
+    `scrape_s` is the processor's time that one scrape takes from a server that does nothing else: lowest, median and
+    highest batch.
+    """
 
     costs: tuple[WatchingCost, ...]
+    scrape_s: tuple[float, float, float]
     model: str
     ranks: int
     streams: int
@@ -66,6 +75,11 @@ class WatchingResult(MeasuredResult):
         ]
         yield Table(("", "tokens/s lost", "processor's time added for a token"), rows)
         yield f"medians and their 95 % intervals over {self.rounds} rounds; one scrape in {SCRAPE_S:g} s"
+        low, middle, high = (seconds / USUAL_SCRAPE_S for seconds in self.scrape_s)
+        yield (
+            f"A scrape takes {self.scrape_s[1] * 1e3:.1f} ms of a core: one in {USUAL_SCRAPE_S:g} s, as our Prometheus "
+            f"asks, {interval_text(middle, low, high, '.3%')} of it ({BATCHES} batches, lowest and highest)"
+        )
 
 
 def bench_watching(
@@ -94,6 +108,7 @@ def bench_watching(
             costs = tuple(_cost(way, found[way], found[PLAIN]) for way in (TRACED, SCRAPED))
             return WatchingResult(
                 costs=costs,
+                scrape_s=_scrape_s(server.url),
                 model=model,
                 ranks=ranks,
                 streams=streams,
@@ -127,6 +142,18 @@ def _processor_s() -> float:
             times = process.cpu_times()
             total += times.user + times.system
     return total
+
+
+def _scrape_s(url: str) -> tuple[float, float, float]:
+    """Return the lowest, median and highest processor's time of one scrape."""
+    found = []
+    with httpx2.Client(trust_env=False) as client:
+        for _ in range(BATCHES):
+            before_s = _processor_s()
+            for _ in range(SCRAPES):
+                client.get(f"{url}/metrics").raise_for_status()
+            found.append((_processor_s() - before_s) / SCRAPES)
+    return min(found), median(found), max(found)
 
 
 def _cost(way: str, watched: list[tuple[float, float]], plain: list[tuple[float, float]]) -> WatchingCost:

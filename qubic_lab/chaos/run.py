@@ -70,7 +70,7 @@ class ChaosResult(MeasuredResult):
             "recovered after s",
             "verdict",
         )
-        yield Table((*header, "recovered after s", "verdict"), [_row(each) for each in self.cases])
+        yield Table(header, [_row(each) for each in self.cases])
         latencies = [(each.case, each.p95_ms) for each in self.cases if each.p95_ms]
         rows = [(name, *(map(_ms, (p.before, p.during, p.after))), p.why or "-") for name, p in latencies]
         yield Table(("case", "p95 before ms", "during ms", "after ms", "not measured"), rows)
