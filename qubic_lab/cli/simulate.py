@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 _ALL = 100
 """Steps of a seed's progress."""
+_ENDS = {
+    "RankError": "without an answer: each of its tries was lost",
+    "gone": "its client hung up",
+    "unkeyed": "lost with its coordinator, as it had no key",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -99,9 +104,9 @@ def _replay(report: "Report") -> str:
 
 
 def _show(summary: "Summary", promises: "Sequence[str]", shrunk: "Sequence[Report]") -> None:
-    hours = summary.virtual_s / 3_600
+    hours, number = summary.virtual_s / 3_600, len(summary.reports)
     typer.echo(
-        f"{len(summary.reports)} seeds, {hours:.2f} virtual hours, {summary.requests:,} requests, "
+        f"{number} seed{'s' * (number != 1)}, {hours:.2f} virtual hours, {summary.requests:,} requests, "
         f"{summary.times_real:.0f} × real time on one core\n\nPromised:"
     )
     for promise in promises:
@@ -111,7 +116,7 @@ def _show(summary: "Summary", promises: "Sequence[str]", shrunk: "Sequence[Repor
     typer.echo("")
     print_table(("happened", "times"), [(what, f"{count:,}") for what, count in summary.sometimes.items()])
     typer.echo("")
-    print_table(("request", "number"), [(how, f"{count:,}") for how, count in summary.ended.items()])
+    print_table(("request", "number"), [(_ENDS.get(how, how), f"{count:,}") for how, count in summary.ended.items()])
     typer.echo("\nViolations: none" if not summary.failed else "\nViolations:")
     for report in shrunk or summary.failed:
         typer.echo(f"- seed {report.seed}, {report.violation}\n  replay: {_replay(report)}")
