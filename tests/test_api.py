@@ -137,12 +137,12 @@ async def test_a_client_that_lost_its_connection_finds_its_work_going_on(
     async with start_cluster(nodes={"a": node}, served=True) as running:
         asking = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY | HANG_UP))
         await until(lambda: node.running)
-        left: list[str] = []
-        monkeypatch.setattr(running.coordinator, "_cancel_left", left.append)  # it is called when the time is up
+        left: list[tuple[str, str]] = []  # it is called when the time is up
+        monkeypatch.setattr(running.coordinator, "_cancel_left", lambda task_id, asker: left.append((task_id, asker)))
         asking.cancel()
         again = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY | HANG_UP))
         await until(lambda: left and running.coordinator._followed)
-        type(running.coordinator)._cancel_left(running.coordinator, left[0])
+        type(running.coordinator)._cancel_left(running.coordinator, *left[0])
         node.held = False
         assert QueryResponse(**(await again).json()).token_ids == counted(0, 8)
         assert node.asked == 1

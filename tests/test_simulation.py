@@ -182,6 +182,11 @@ def test_seeds_keep_what_is_promised_while_faults_strike() -> None:
     assert summary.sometimes["answer continued elsewhere"] and summary.sometimes["client asked again"]
 
 
+def test_a_client_that_asks_the_same_coordinator_again_keeps_its_request() -> None:
+    """Redis was away for long: the cancelling of the first call came after the second one."""
+    assert runs.run_seed(20_044, 0.03).violation == ""
+
+
 def test_a_broken_promise_names_the_command_that_replays_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,8 +82,9 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
             raise NotFoundError("Last-Event-ID continues an earlier request: send the Idempotency-Key that it had")
         if not len(coordinator.fleet):
             return problem(503, "No node", "no node is registered: start one with qubic-lab node", NO_NODE_HEADERS)
-        task_id = await coordinator.submit(query.to_message(), query.priority, key)
-        leave = partial(leave_task, coordinator, task_id, key is not None, hang_up)
+        asker = coordinator.new_asker()
+        task_id = await coordinator.submit(query.to_message(), query.priority, key, asker=asker)
+        leave = partial(leave_task, coordinator, task_id, asker, key is not None, hang_up)
         if query.stream:
             events = read_events(coordinator, task_id, started_s, last_event_id)
             return EventStream(as_lines(events, query.deadline_s), leave)

@@ -184,12 +184,12 @@ async def as_lines(events: AsyncGenerator[Event, None], deadline_s: float) -> As
             yield f"event: {name}\nid: {number}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
-async def leave_task(coordinator: Coordinator, task_id: str, has_key: bool, hang_up: str | None) -> None:
+async def leave_task(coordinator: Coordinator, task_id: str, asker: str, has_key: bool, hang_up: str | None) -> None:
     """Let a task end that its client has left: at once without a key, and with one only if the client wants that."""
     if not has_key:
         await cancel_task(coordinator, task_id)
     elif hang_up:
-        coordinator.leave(task_id)
+        coordinator.leave(task_id, asker)
 
 
 async def cancel_task(coordinator: Coordinator, task_id: str) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -102,6 +103,7 @@ class Coordinator:
         self._dispatcher = Dispatcher(self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call)
         self._followed: dict[str, dict[asyncio.Event, bool]] = {}  # by task: events, and if only the outcome sets them
         self._cancelling = set[asyncio.Future[bool]]()
+        self._askers = count()
         self._ending = threading.Event()
         self.port = 0
         """Port at which nodes register, while it runs."""
@@ -117,15 +119,24 @@ class Coordinator:
         idempotency_key: str | None = None,
         node: str = "",
         body: str = "",
+        asker: str = "",
     ) -> str:
         """Submit a request as a task and return its id; errors as for `TaskQueue.submit`.
+
+        The `asker` is one from `new_asker`, which `leave` needs.
 
         With `node` only that node may answer: the task fails if the node is not registered, or is lost. A key that was
         used with another request is refused, also if it was only made of another `body`, given by its digest.
         """
         carried = tracing.headers() | {SUBMITTED: str(time.time_ns())}
         payload = payload_of(request, node, body)
-        return await self.call(self.queue.submit, payload, priority, idempotency_key, carried, self.name)
+        return await self.call(
+            self.queue.submit, payload, priority, idempotency_key, carried, asker or self.new_asker()
+        )
+
+    def new_asker(self) -> str:
+        """Return a name for one call of a client: a client that asks again here is another asker."""
+        return f"{self.name}:{next(self._askers)}"
 
     async def follow(self, task_id: str, whole: bool = False) -> AsyncGenerator[TaskProgress, None]:
         """Yield a task's progress from its first token on as it comes; the last one has the outcome.
@@ -161,16 +172,16 @@ class Coordinator:
         """Cancel a task that has not ended; errors as for `TaskQueue.cancel`."""
         return await self.call(self.queue.cancel, task_id)
 
-    def leave(self, task_id: str) -> None:
-        """Cancel a task in a while if nobody follows it here then, or asks for it elsewhere.
+    def leave(self, task_id: str, asker: str) -> None:
+        """Cancel a task in a while if nobody follows it here then, and nobody has asked for it since this asker.
 
         The client may have lost only its connection, and ask again here or at another coordinator.
         """
-        asyncio.get_running_loop().call_later(LEFT_S, self._cancel_left, task_id)
+        asyncio.get_running_loop().call_later(LEFT_S, self._cancel_left, task_id, asker)
 
-    def _cancel_left(self, task_id: str) -> None:
+    def _cancel_left(self, task_id: str, asker: str) -> None:
         if task_id not in self._followed and not self._ending.is_set():
-            cancelling = asyncio.ensure_future(self.call(self.queue.cancel, task_id, self.name))
+            cancelling = asyncio.ensure_future(self.call(self.queue.cancel, task_id, asker))
             self._cancelling.add(cancelling)
             cancelling.add_done_callback(self._on_cancelled)
 

@@ -158,11 +158,11 @@ class Front:
             raise BusyError("no node is registered")
         sampling = pipeline_pb2.Sampling(max_new_tokens=body["tokens"], top_p=1.0, seed=body["seed"])
         message = pipeline_pb2.GenerateRequest(prompt=body["prompt"], sampling=sampling)
-        key = body["key"]
-        task_id = await coordinator.submit(message, body["priority"], key)
+        key, asker = body["key"], coordinator.new_asker()
+        task_id = await coordinator.submit(message, body["priority"], key, asker=asker)
         await context.write(_event("task", 0, {"id": task_id}))
         started_s = asyncio.get_running_loop().time()
-        leave = partial(leave_task, coordinator, task_id, key is not None, body["hang_up"])
+        leave = partial(leave_task, coordinator, task_id, asker, key is not None, body["hang_up"])
         if body["whole"]:
             answer = await read_answer(coordinator, task_id, started_s, DEADLINE_S, leave=leave)
             await context.write(_event("end", len(answer.token_ids), answer.model_dump(exclude_none=True)))

@@ -54,8 +54,9 @@ class CoordinatorAnswerer:
         started_s, ended = time.perf_counter(), False
         message = generate_message(request, "", 0.0, whole=False)
         message.model = model
+        asker = self._coordinator.new_asker()
         submitting = asyncio.ensure_future(
-            self._coordinator.submit(message, idempotency_key=client.key or None, body=client.body)
+            self._coordinator.submit(message, idempotency_key=client.key or None, body=client.body, asker=asker)
         )
         items: list[dict[str, Any]] = []
         try:
@@ -76,13 +77,13 @@ class CoordinatorAnswerer:
                         yield 0, completion
         finally:
             if not ended:
-                await asyncio.shield(self._leave(submitting, client))
+                await asyncio.shield(self._leave(submitting, asker, client))
 
-    async def _leave(self, submitting: "asyncio.Future[str]", client: ClientInfo) -> None:
+    async def _leave(self, submitting: "asyncio.Future[str]", asker: str, client: ClientInfo) -> None:
         """Leave a task, also one that is just being submitted."""
         await asyncio.wait({submitting})
         if not submitting.cancelled() and submitting.exception() is None:
-            await leave_task(self._coordinator, submitting.result(), bool(client.key), client.hang_up)
+            await leave_task(self._coordinator, submitting.result(), asker, bool(client.key), client.hang_up)
 
 
 def _completion_of(request: Request, items: list[dict[str, Any]], result: dict[str, Any]) -> Completion:
