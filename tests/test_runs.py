@@ -1,6 +1,7 @@
 """Notebooks that run for real, through papermill, in a kernel of their own."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -148,6 +149,27 @@ def test_a_lost_kernel_is_a_failure_and_not_a_hang(lab_root: Path):
     (outcome,) = run(write_study(lab_root))
     assert outcome.error == "tiny.ipynb: cell In [3]: DeadKernelError: Kernel died"
     assert "DeadKernelError" in (outcome.folder / "notebook.log").read_text()
+
+
+@pytest.mark.parametrize(("deaths", "error"), [(1, None), (3, "before the first cell: RuntimeError: Kernel died")])
+def test_a_kernel_that_dies_before_its_first_cell_starts_again(
+    deaths: int, error: str | None, lab_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As one does whose port another process has taken."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "deaths = Path(__file__).with_name('deaths')\n"
+        "if 'ipykernel_launcher' in sys.orig_argv:\n"
+        "    deaths.open('a').write('x')\n"
+        f"    if len(deaths.read_text()) <= {deaths}:\n"
+        "        os._exit(1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    write_notebook(lab_root / "notebooks" / "tiny.ipynb")
+    (outcome,) = run(write_study(lab_root))
+    assert (tmp_path / "deaths").read_text() == "x" * (deaths + (error is None))
+    assert outcome.error is None if error is None else error in str(outcome.error)
 
 
 def test_a_model_is_part_of_the_key_and_found_before_anything_runs(lab_root: Path, monkeypatch: pytest.MonkeyPatch):

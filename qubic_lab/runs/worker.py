@@ -16,6 +16,10 @@ from typing import Any, TextIO
 from qubic_lab.lifeline import end_when_stdin_closes
 from qubic_lab.runs.notebook import EXECUTED, RUN_DIR
 
+# A kernel gets its ports before it takes them, and another process may have taken one in between. Nothing has run yet.
+KERNEL_STARTS = 3
+DIED_AT_ITS_START = "Kernel died before replying to kernel_info"
+
 
 def main() -> int:
     """Run the notebook and return the exit status."""
@@ -63,24 +67,27 @@ def _execute(job: dict[str, Any], kernel: str, messages: TextIO) -> int:
         begun += 1
         report(cell=begun)
 
-    try:
-        papermill.execute_notebook(
-            job["notebook"],
-            Path(job["folder"]) / EXECUTED,
-            job["parameters"],
-            kernel_name=kernel,
-            cwd=job["root"],
-            progress_bar=False,
-            on_cell_execute=report_cell,
-        )
-    except papermill.PapermillExecutionError as error:  # the notebook's own failure
-        report(error=_one_line(error.ename, error.evalue), cell=begun)
-        return 1
-    except Exception as error:  # the kernel was lost, or could not start
-        traceback.print_exc()
-        report(error=_one_line(type(error).__name__, str(error)), cell=begun)
-        return 1
-    return 0
+    for start in range(1, KERNEL_STARTS + 1):
+        try:
+            papermill.execute_notebook(
+                job["notebook"],
+                Path(job["folder"]) / EXECUTED,
+                job["parameters"],
+                kernel_name=kernel,
+                cwd=job["root"],
+                progress_bar=False,
+                on_cell_execute=report_cell,
+            )
+            return 0
+        except papermill.PapermillExecutionError as error:  # the notebook's own failure
+            report(error=_one_line(error.ename, error.evalue), cell=begun)
+            break
+        except Exception as error:  # the kernel was lost, or could not start
+            traceback.print_exc()
+            if start == KERNEL_STARTS or DIED_AT_ITS_START not in str(error):
+                report(error=_one_line(type(error).__name__, str(error)), cell=begun)
+                break
+    return 1
 
 
 def _one_line(kind: str, message: str) -> str:
