@@ -13,10 +13,12 @@ import runpy
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
     from multiprocessing.connection import Connection
 
 LISTENER = "LISTENER_NUMBER"
@@ -60,8 +62,32 @@ def end_when_stdin_closes(before: Callable[[], None] = lambda: None) -> None:
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
-def end_when_closed(reader: "Connection") -> None:
-    """End this process once the writing end of a pipe is closed; for workers of a pool, as their initializer."""
+@contextmanager
+def tied_pool(processes: int) -> "Iterator[ProcessPoolExecutor]":
+    """Yield a pool of new processes that end with the block, however it ends, and with this process.
+
+    Take results from `submit`, not `map`, which cancels what is left when it is interrupted: the pool then prints a
+    traceback.
+    """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import Pipe, get_context
+
+    reader, writer = Pipe(duplex=False)
+    with (
+        closing(reader),
+        ProcessPoolExecutor(processes, get_context("spawn"), _end_when_closed, (reader,)) as pool,
+        closing(writer),  # before the pool waits for its processes
+    ):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # what starts here hears no Ctrl-C
+        try:
+            pool.submit(int)  # which starts all
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield pool
+
+
+def _end_when_closed(reader: "Connection") -> None:
+    """End this process once the writing end of a pipe is closed."""
 
     def watch() -> None:
         reader.poll(None)

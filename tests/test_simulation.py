@@ -203,10 +203,28 @@ def test_a_broken_promise_names_the_command_that_replays_it(
     assert "1 of 1 seeds broke a promise" in shown.err
 
 
-def test_what_a_run_has_shown_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["simulate", "--seed", "1", "--hours", "0.002", "--json"]) == 0
+def test_seeds_on_several_cores_show_the_same_as_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["simulate", "--seeds", "2", "--jobs", "2", "--hours", "0.001", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["violations"] == [] and shown["seeds"] == 1 and set(shown["struck"]) == set(KINDS)
+    assert shown["violations"] == [] and shown["seeds"] == 2 and set(shown["struck"]) == set(KINDS)
+    assert shown["digests"] == {str(seed): runs.run_seed(seed, 0.001).digest for seed in (1, 2)}
+
+
+def test_ctrl_c_shows_what_is_known_and_the_command_for_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = World.run
+
+    def interrupted(world: World) -> runs.Report:
+        if world.seed == 8:
+            raise KeyboardInterrupt
+        return live(world)
+
+    monkeypatch.setattr(World, "run", interrupted)
+    assert run_command(["simulate", "--seed", "7", "--seeds", "9", "--hours", "0.001"]) == 130
+    shown = capsys.readouterr()
+    assert "1 seed, " in shown.out and "Violations: none" in shown.out
+    assert "Stopped after 1 of 9 seeds; the rest: qubic-lab simulate --seed 8 --seeds 8 --hours 0.001" in shown.err
 
 
 @pytest.mark.parametrize("guilty", [(), (3,), (2, 9), (0, 5, 11)])

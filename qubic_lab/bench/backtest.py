@@ -5,15 +5,13 @@ All data are simulated with a known truth and judged by the code that judges rea
 
 import math
 import os
-import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import Pipe, get_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +30,7 @@ from qubic_lab.bench.tails import (
 )
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
-from qubic_lab.lifeline import end_when_closed
+from qubic_lab.lifeline import tied_pool
 from qubic_lab.oracle.backtest.costs import BPS, Costs
 from qubic_lab.oracle.backtest.engine import simulate
 from qubic_lab.oracle.inference.multiple_testing import PARTS, Verdict, beyond, judge, sharpe_ratios
@@ -244,21 +242,13 @@ def _check_runs(runs: Mapping[str, int], processes: Sequence[str], bars: Sequenc
 
 @contextmanager
 def _pool() -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of processes that end with the block, however it ends, and with this process.
-
-    Their libraries use one thread each; they read the variables when they are loaded.
-    """
+    """Yield a pool of processes whose libraries use one thread each; they read the variables when they are loaded."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
-    reader, writer = Pipe(duplex=False)
     try:
-        with (
-            ProcessPoolExecutor(usable_cores(), get_context("spawn"), end_when_closed, (reader,)) as pool,
-            closing(writer),  # before the pool waits for its processes
-        ):
+        with tied_pool(usable_cores()) as pool:
             yield pool
     finally:
-        reader.close()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
@@ -274,15 +264,10 @@ def run_parts(parts: Mapping[str, tuple[Callable[[int], Any], int]], progress: P
         return result
 
     with _pool() as pool:
-        # Not by `map`, which cancels what is left when it is interrupted: a pool that ends then prints a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # what starts here hears no Ctrl-C
-        try:
-            running = {
-                part: [pool.submit(_run_some, run, numbers) for numbers in _tasks(runs)]
-                for part, (run, runs) in parts.items()
-            }
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        running = {
+            part: [pool.submit(_run_some, run, numbers) for numbers in _tasks(runs)]
+            for part, (run, runs) in parts.items()
+        }
         return {
             part: [noted(part, each) for task in tasks for each in task.result()] for part, tasks in running.items()
         }

@@ -2,19 +2,20 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, print_json, print_table, progress_bar, require
+from qubic_lab.cli.console import add_commands, duration_text, print_json, print_table, progress_bar, require
 from qubic_lab.errors import InputError, QubicLabError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from qubic_lab.simulation.runs import Summary
+    from qubic_lab.simulation.runs import Progress, Summary
     from qubic_lab.simulation.world import Report
 
 _ALL = 100
@@ -33,7 +34,8 @@ def register(app: typer.Typer) -> None:
 
 def simulate(
     seed: Annotated[int, Option(min=0, help="The first seed.")] = 1,
-    seeds: Annotated[int, Option(min=1, help="How many seeds, one after the other.")] = 1,
+    seeds: Annotated[int, Option(min=1, help="How many seeds.")] = 1,
+    jobs: Annotated[int, Option(min=1, help="Seeds to run at once, each on a core; the results are the same.")] = 1,
     hours: Annotated[float, Option(help="Virtual hours of each, with 5 requests a second.")] = 0.1,
     only: Annotated[
         str | None, Option(metavar="NUMBERS", help="Faults that strike, such as 3,17.", show_default="all of the seed")
@@ -46,7 +48,7 @@ def simulate(
 
     Three coordinators, eight nodes and Redis run in this process; machines fail, links break and clocks jump as the
     seed says, and what the cluster promises is checked. The same seed always does the same. The exit status is 1 if a
-    promise was broken.
+    promise was broken. Ctrl-C shows what is known so far, and the command that does the rest.
     """
     require("greenlet", "lupa", extra="simulation")
     from qubic_lab.simulation import runs
@@ -57,23 +59,48 @@ def simulate(
     if (log or only) and seeds > 1:
         raise InputError("--log and --only are for a single seed: leave --seeds out")
     kept = None if only is None else frozenset(_numbers(only))
-    reports = []
+    reports: list[Report] = []
+    stopped: KeyboardInterrupt | None = None
     with progress_bar() as progress:
-        for number in range(seeds):
-
-            def show(share: float, number: int = number) -> None:
-                progress(f"seed {seed + number}", int(_ALL * (number + share)), _ALL * seeds)
-
-            world = World(seed + number, hours, kept, log, on_progress=show)
-            reports.append(world.run())
+        show = _shower(progress, seeds)
+        try:
+            if jobs > 1 and seeds > 1:
+                for report in runs.run_seeds(range(seed, seed + seeds), hours, jobs):
+                    reports.append(report)
+                    show(len(reports))
+            else:
+                for number in range(seeds):
+                    world = World(seed + number, hours, kept, log, on_progress=lambda share: show(len(reports) + share))
+                    reports.append(world.run())
+        except KeyboardInterrupt as error:
+            stopped = error
         summary = runs.Summary.of(reports)
-        shrunk = [runs.shrink(report, progress) for report in summary.failed] if shrink else []
+        shrunk = [runs.shrink(report, progress) for report in summary.failed] if shrink and not stopped else []
+    if stopped and not reports:
+        raise stopped
     if json:
         print_json(_content(summary, shrunk))
     else:
         _show(summary, runs.PROMISES, shrunk)
+    if stopped:
+        done = len(reports)
+        rest = f"qubic-lab simulate --seed {seed + done} --seeds {seeds - done} --hours {hours:g}"
+        typer.echo(f"\nStopped after {done:,} of {seeds:,} seeds; the rest: {rest}", err=True)
+        raise stopped
     if summary.failed:
         raise QubicLabError(f"{len(summary.failed)} of {seeds} seeds broke a promise")
+
+
+def _shower(progress: "Progress", seeds: int) -> "Callable[[float], None]":
+    """Return a function that shows how many seeds are done, and about how long the rest takes."""
+    begun_s = monotonic()
+
+    def show(done: float) -> None:
+        left = f", about {duration_text((monotonic() - begun_s) * (seeds - done) / done)} left" if done else ""
+        progress(f"{int(done):,} of {seeds:,} seeds{left}", int(_ALL * done), _ALL * seeds)
+
+    show(0)
+    return show
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,9 +1,10 @@
 """Several seeds, their sums, and the fewest faults by which a seed still fails."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from qubic_lab.lifeline import tied_pool
 from qubic_lab.simulation.faults import KINDS
 from qubic_lab.simulation.world import Report, World
 
@@ -71,6 +72,14 @@ class Summary:
 def run_seed(seed: int, hours: float, kept: Iterable[int] | None = None) -> Report:
     """Run one seed, with all faults of its plan or those `kept`."""
     return World(seed, hours, None if kept is None else frozenset(kept)).run()
+
+
+def run_seeds(seeds: Sequence[int], hours: float, jobs: int) -> Iterator[Report]:
+    """Run seeds in `jobs` processes; yield their reports in the order of the seeds."""
+    with tied_pool(min(jobs, len(seeds))) as pool:
+        running = deque(pool.submit(run_seed, seed, hours) for seed in seeds)
+        while running:
+            yield running.popleft().result()
 
 
 def fewest(numbers: Sequence[int], fails: Callable[[Sequence[int]], bool]) -> list[int]:
