@@ -9,15 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from qubic_lab.cluster.fleet import NodeView
 from qubic_lab.cluster.http_health import health_url
 from qubic_lab.cluster.tasks import TaskCounts
-from qubic_lab.core import (
-    MAX_BIAS,
-    MAX_BIASES,
-    MAX_COUNT,
-    MAX_PENALTY,
-    MAX_SEED,
-    MAX_TOP_LOGPROBS,
-    SamplingParams,
-)
+from qubic_lab.core import MAX_BIAS, MAX_BIASES, MAX_COUNT, MAX_PENALTY, MAX_SEED, MAX_TOP_LOGPROBS, SamplingParams
 from qubic_lab.core import Request as LabRequest
 from qubic_lab.errors import InputError, did_you_mean
 from qubic_lab.wire import pipeline_pb2

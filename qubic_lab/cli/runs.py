@@ -9,16 +9,7 @@ import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import (
-    Commands,
-    add_commands,
-    duration_text,
-    note,
-    print_json,
-    print_table,
-    require,
-    stderr,
-)
+from qubic_lab.cli.console import Commands, add_commands, duration_text, note, print_json, print_table, require, stderr
 from qubic_lab.errors import QubicLabError, check_at_least
 
 if TYPE_CHECKING:

@@ -15,15 +15,7 @@ from qubic_lab.runs.language import translated as _
 from qubic_lab.runs.language import translated_finding, translated_text
 from qubic_lab.runs.picture import in_language
 from qubic_lab.runs.records import RecordedPicture, RecordedTable
-from qubic_lab.runs.summary import (
-    MISSED,
-    SIGNS,
-    Answer,
-    Sentence,
-    meaningless_models,
-    reader_answers,
-    rows_of,
-)
+from qubic_lab.runs.summary import MISSED, SIGNS, Answer, Sentence, meaningless_models, reader_answers, rows_of
 from qubic_lab.runs.week_report import ReportedRun, WeekReport, differing_parameters
 from qubic_lab.studies.acceptance import PARTS, AcceptanceRow
 from qubic_lab.studies.questions import ASKED, Question

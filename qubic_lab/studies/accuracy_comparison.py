@@ -5,11 +5,7 @@ from typing import Any, TypeVar
 
 from matplotlib.figure import Figure
 
-from qubic_lab.evals.comparison import (
-    RunLikeness,
-    SplitComparison,
-    TokenDifference,
-)
+from qubic_lab.evals.comparison import RunLikeness, SplitComparison, TokenDifference
 from qubic_lab.stats import wilson_interval
 from qubic_lab.studies.acceptance import (
     CONFIDENCE,

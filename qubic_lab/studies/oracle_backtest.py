@@ -14,14 +14,7 @@ import numpy as np
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.backtest.engine import Account, simulate
-from qubic_lab.oracle.backtest.evaluate import (
-    Backtest,
-    BacktestConfig,
-    Strategy,
-    backtest,
-    out_of_sample,
-    walk_forward,
-)
+from qubic_lab.oracle.backtest.evaluate import Backtest, BacktestConfig, Strategy, backtest, out_of_sample, walk_forward
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.backtest.price_claims import price_outcome, signal_claim
 from qubic_lab.oracle.inference.alignment import AvailableText, available_texts

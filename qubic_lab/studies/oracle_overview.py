@@ -30,12 +30,7 @@ from qubic_lab.studies.finding import Finding, answering, estimate, extent, say
 from qubic_lab.studies.forecast_accuracy import ForecastStudy
 from qubic_lab.studies.market_bars import MarketData
 from qubic_lab.studies.oracle_measures import IndexOverTime, News, PastRatings, SimulatedCoverage
-from qubic_lab.studies.oracle_results import (
-    AnomalyCurve,
-    ConfidenceError,
-    ConfidenceRecord,
-    RecordedEstimate,
-)
+from qubic_lab.studies.oracle_results import AnomalyCurve, ConfidenceError, ConfidenceRecord, RecordedEstimate
 from qubic_lab.studies.style import (
     DARK,
     INK,

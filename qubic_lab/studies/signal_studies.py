@@ -21,13 +21,7 @@ from qubic_lab.oracle.inference.conditional_returns import (
     extremes,
     quantile_spread,
 )
-from qubic_lab.oracle.inference.information import (
-    HORIZONS,
-    Coefficient,
-    Decay,
-    decay,
-    information,
-)
+from qubic_lab.oracle.inference.information import HORIZONS, Coefficient, Decay, decay, information
 from qubic_lab.oracle.inference.lead_lag import LeadLag, correct_leads, lead_lag
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
 from qubic_lab.studies.finding import Finding, answering, estimate, say
