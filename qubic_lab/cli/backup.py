@@ -7,7 +7,7 @@ import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, counts_text, note, print_json
+from qubic_lab.cli.console import counts_text, note, print_json
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -18,11 +18,6 @@ Redis = Annotated[
     str | None,
     Option(metavar="URL", help="Redis of the queue.", show_default="QUBIC_LAB_REDIS_URL, or that of this machine"),
 ]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    add_commands(app, {"backup": (backup, "cluster.tar.gz"), "restore": (restore, "cluster.tar.gz")})
 
 
 def backup(

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,7 @@ RankCounts = Annotated[str, Option(help="Numbers of ranks, such as 1,2.")]
 Batches = Annotated[str, Option(help="Requests that decode together in a lane.")]
 
 Bench = Callable[..., "BenchResult"]
-_COMMANDS: dict[str, tuple[Callable[..., None], str]] = {}
+BENCHES: dict[str, tuple[Callable[..., None], str]] = {}
 
 
 def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
@@ -48,7 +47,7 @@ def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
         command.__signature__ = inspect.Signature([*parameters, json])  # type: ignore[attr-defined]
         command.__annotations__ = {each.name: each.annotation for each in (*parameters, json)}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        _COMMANDS[function.__name__] = (command, example)
+        BENCHES[function.__name__] = (command, example)
         return function
 
     return register_bench
@@ -67,12 +66,6 @@ def show(result: "BenchResult", json: bool) -> None:
             typer.echo("")
         else:
             typer.echo(part)
-
-
-def commands() -> console.Commands:
-    """Return the commands of the group in alphabetical order."""
-    import_module("qubic_lab.cli.bench_evaluations")  # its commands are of this group
-    return dict(sorted(_COMMANDS.items()))
 
 
 @bench("--requests 50 --nodes 3")

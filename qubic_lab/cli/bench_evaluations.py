@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from qubic_lab.cli import console, options
-from qubic_lab.cli.bench import bench
+from qubic_lab.cli.bench import BENCHES, bench
 from qubic_lab.cli.oracle_sentiment import PACKAGES, LabelColumn, LabelMap, TextColumn, read_columns
 from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_choice
@@ -229,3 +229,6 @@ def sentiment(
     from qubic_lab.bench.sentiment import bench_sentiment
 
     return bench_sentiment(files or (), read_columns(text, label, mapping), finbert, seed, progress)
+
+
+COMMANDS: console.Commands = dict(sorted(BENCHES.items()))

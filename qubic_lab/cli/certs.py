@@ -19,15 +19,6 @@ Role = Annotated[str, Option(metavar="ROLE,…", help="Role in a cluster: coordi
 Days = Annotated[int, Option(help="Days that hosts' certificates are valid; an authority's lasts 10 years.")]
 
 
-def commands() -> Commands:
-    """Return the commands of the group."""
-    return {
-        "make": (make, "~/qubic-lab-tls 10.0.0.2,vm-1,localhost --role node"),
-        "show": (show, "~/qubic-lab-tls"),
-        "renew": (renew, "~/qubic-lab-tls"),
-    }
-
-
 def make(
     folder: Folder,
     hosts: Annotated[list[str], Argument(metavar="NAME", help="A host's name or IP address, or several as NAME,NAME.")],
@@ -127,3 +118,10 @@ def _to_dict(path: Path, info: "CertificateInfo", now: datetime) -> dict[str, An
         "expired": info.has_expired(now),
         "authority": info.authority,
     }
+
+
+COMMANDS: Commands = {
+    "make": (make, "~/qubic-lab-tls 10.0.0.2,vm-1,localhost --role node"),
+    "show": (show, "~/qubic-lab-tls"),
+    "renew": (renew, "~/qubic-lab-tls"),
+}

@@ -2,18 +2,12 @@
 
 from typing import Annotated
 
-import typer
 from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.bench import show
-from qubic_lab.cli.console import add_commands, print_table, progress_bar
+from qubic_lab.cli.console import print_table, progress_bar
 from qubic_lab.errors import QubicLabError
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"chaos": (chaos, "--case node-killed --requests 50")})
 
 
 def chaos(

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, note, note_meaningless, print_pieces, progress_bar
+from qubic_lab.cli.console import note, note_meaningless, print_pieces, progress_bar
 from qubic_lab.cli.talk import NAMES, Answered, Talk
 from qubic_lab.core import Request, SamplingParams
 from qubic_lab.errors import InputError, QubicLabError, check_choice
@@ -27,11 +27,6 @@ ANEW = "/reset starts anew, after /save FILE if the talk shall be kept"
 
 Answers = Callable[[Request], Generator[str | Answered, None, None]]
 """Yields the pieces of an answer, and then its numbers; closing it ends the answer."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"chat": (chat, "--ranks 2")})
 
 
 def chat(

@@ -39,16 +39,6 @@ Row = tuple[str, ...]
 TableRows = tuple[Row, list[Row]]
 
 
-def commands() -> Commands:
-    """Return the commands of the group."""
-    return {
-        "up": (up, "--nodes 3"),
-        "status": (status, "--json"),
-        "upgrade": (upgrade, "--node 'ssh {host} sudo systemctl restart qubic-node'"),
-        "down": (down, "--timeout 20s"),
-    }
-
-
 def up(
     nodes: Annotated[int, Option(help="Number of nodes, each with its own pipeline.")] = 3,
     ranks: options.Ranks = None,
@@ -370,3 +360,11 @@ def _processes(state: "ClusterState | None") -> TableRows:
 
 def _ready(ready: bool) -> str:
     return "ready" if ready else "not ready"
+
+
+COMMANDS: Commands = {
+    "up": (up, "--nodes 3"),
+    "status": (status, "--json"),
+    "upgrade": (upgrade, "--node 'ssh {host} sudo systemctl restart qubic-node'"),
+    "down": (down, "--timeout 20s"),
+}

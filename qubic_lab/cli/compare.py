@@ -9,15 +9,10 @@ import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, note_meaningless, print_json, progress_bar, split_list, split_numbers
+from qubic_lab.cli.console import note_meaningless, print_json, progress_bar, split_list, split_numbers
 
 if TYPE_CHECKING:
     from qubic_lab.evals.comparison import PairedAccuracy, RunLikeness, SplitComparison
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"compare": (compare, "--ranks 2 --strategy A,B,C --batch 1,4 --dtype fp32,bf16")})
 
 
 def compare(

@@ -37,8 +37,8 @@ def add_commands(app: typer.Typer, commands: Commands, group: str = "") -> None:
 def add_group(app: typer.Typer, name: str, text: str, example: str, module: str = "") -> None:
     """Add a group of commands with a help text and an example.
 
-    The commands are `commands()` of a module of this package, by default the one of the group's name. It is imported
-    when a command of the group, or the list of them, is asked for: the help of all groups needs none of them.
+    They are COMMANDS of a module of this package, by default the one of the group's name. It is imported when a command
+    of the group, or the list of them, is asked for: the help of all groups needs none of them.
     """
 
     class Group(TyperGroup):
@@ -46,7 +46,7 @@ def add_group(app: typer.Typer, name: str, text: str, example: str, module: str 
             if not self.commands:
                 loaded = typer.Typer(rich_markup_mode=None)
                 loaded.callback()(lambda: None)  # otherwise typer replaces a group of one command by that command
-                add_commands(loaded, import_module(f"qubic_lab.cli.{module or name}").commands(), name)
+                add_commands(loaded, import_module(f"qubic_lab.cli.{module or name}").COMMANDS, name)
                 self.commands.update(get_group(loaded).commands)
 
         def get_command(self, ctx: Any, cmd_name: str) -> Any:

@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, note, show_warnings
+from qubic_lab.cli.console import note, show_warnings
 from qubic_lab.errors import ModelError
 
 if TYPE_CHECKING:
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
 
 HTTP = "127.0.0.1:5000"
 NODES = "127.0.0.1:5001"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"coordinator": (coordinator, "--listen 127.0.0.1:5000 --nodes 127.0.0.1:5001")})
 
 
 def coordinator(

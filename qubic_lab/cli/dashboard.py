@@ -2,17 +2,11 @@
 
 from typing import Annotated
 
-import typer
 from typer import Option
 
-from qubic_lab.cli.console import add_commands, note, require, show_warnings
+from qubic_lab.cli.console import note, require, show_warnings
 
 HTTP = "127.0.0.1:5006"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"dashboard": (dashboard, "--coordinator http://127.0.0.1:5000")})
 
 
 def dashboard(

@@ -11,7 +11,7 @@ import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, note, print_json, progress_bar, split_list
+from qubic_lab.cli.console import note, print_json, progress_bar, split_list
 from qubic_lab.errors import QubicLabError
 
 if TYPE_CHECKING:
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 COLOURS = {"ok": typer.colors.GREEN, "warn": typer.colors.YELLOW, "fail": typer.colors.RED, "skip": None}
 WORDS: dict[str, str] = {"ok": "ok", "warn": "warned of", "fail": "failed", "skip": "not applicable or not measured"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"doctor": (doctor, "--role node --model deepseek")})
 
 
 def doctor(

@@ -29,18 +29,6 @@ Yes = Annotated[bool, Option("--yes", help="Do not ask.")]
 LINK = "10Gbps:0.1ms"
 
 
-def commands() -> Commands:
-    """Return the commands of the group."""
-    return {
-        "plan": (plan, "--set ssh_from=203.0.113.7"),
-        "cost": (cost, "--set provisioning=spot"),
-        "up": (up, "--config gcp.yaml"),
-        "status": (status, "--refresh"),
-        "ssh": (ssh, "--user alice_example_com"),
-        "down": (down, "--yes"),
-    }
-
-
 def plan(config: Config = None, set_: Set = None, json: options.Json = False) -> None:
     """Show what would be made, who may reach which port, and the cost.
 
@@ -365,3 +353,13 @@ def _ask(question: str) -> None:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
         raise QubicLabError("nothing was changed")
+
+
+COMMANDS: Commands = {
+    "plan": (plan, "--set ssh_from=203.0.113.7"),
+    "cost": (cost, "--set provisioning=spot"),
+    "up": (up, "--config gcp.yaml"),
+    "status": (status, "--refresh"),
+    "ssh": (ssh, "--user alice_example_com"),
+    "down": (down, "--yes"),
+}

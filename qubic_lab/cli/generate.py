@@ -13,15 +13,7 @@ import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import (
-    add_commands,
-    note,
-    note_meaningless,
-    print_json,
-    print_pieces,
-    progress_bar,
-    split_numbers,
-)
+from qubic_lab.cli.console import note, note_meaningless, print_json, print_pieces, progress_bar, split_numbers
 from qubic_lab.core import Completion, Request, SamplingParams
 from qubic_lab.errors import InputError, check_choice, check_range
 
@@ -35,12 +27,6 @@ MOST_TRACED = 4_096
 MOST_SAMPLES = 32
 MODES = ("auto", "consensus", "single")
 ABOUT = ("market_overview", "sentiment", "price_analysis", "risk", "prices", "texts", "alerts", "status")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    add_commands(app, {"generate": (generate, '--ranks 2 --prompt "Why is the sky blue?"')})
-    add_commands(app, {"ask": (ask, '"What is 5 + 7?" --mode consensus --nodes 3')})
 
 
 def generate(

@@ -33,7 +33,7 @@ from qubic_lab.cli import (
     simulate,
     verify,
 )
-from qubic_lab.cli.console import add_group
+from qubic_lab.cli.console import Commands, add_commands, add_group
 from qubic_lab.errors import InputError, QubicLabError
 
 app = typer.Typer(
@@ -43,15 +43,40 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-FILES = (
-    *(generate, chat, serve, compare, models, runs, verify, project, doctor, coordinator, node, dashboard),
-    *(backup, chaos, simulate),
-)
-for file in FILES:
-    file.register(app)
+COMMANDS: Commands = {
+    "generate": (generate.generate, '--ranks 2 --prompt "Why is the sky blue?"'),
+    "ask": (generate.ask, '"What is 5 + 7?" --mode consensus --nodes 3'),
+    "chat": (chat.chat, "--ranks 2"),
+    "serve": (serve.serve, "--model smollm2 --ranks 2"),
+    "compare": (compare.compare, "--ranks 2 --strategy A,B,C --batch 1,4 --dtype fp32,bf16"),
+    "model-path": (models.model_path, "smollm2"),
+    "split": (models.split, "--model smollm2 --ranks 2 --out parts"),
+    "random-model": (models.random_model, "--config deepseek --out random"),
+    "plan": (models.plan, "--model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"),
+    "run": (runs.run, "experiments/weekly.yaml"),
+    "report": (runs.report, "--week 2026-W48"),
+    "verify": (verify.verify, "reports/2026-W48 --sample 50"),
+    "init": (project.init, "my-lab"),
+    "new-study": (project.new_study, "my_study"),
+    "doctor": (doctor.doctor, "--role node --model deepseek"),
+    "coordinator": (coordinator.coordinator, "--listen 127.0.0.1:5000 --nodes 127.0.0.1:5001"),
+    "node": (node.node, "--coordinator 127.0.0.1:5001 --model smollm2 --slots 4"),
+    "dashboard": (dashboard.dashboard, "--coordinator http://127.0.0.1:5000"),
+    "backup": (backup.backup, "cluster.tar.gz"),
+    "restore": (backup.restore, "cluster.tar.gz"),
+    "chaos": (chaos.chaos, "--case node-killed --requests 50"),
+    "simulate": (simulate.simulate, "--seed 7 --hours 0.1"),
+}
+add_commands(app, COMMANDS)
 add_group(app, "model", "Look into a model, or fetch one.", "analyse --model smollm2", "models")
 add_group(app, "runs", "Look at runs of all weeks, repeat one, delete old ones.", "list --since 2026-W48")
-add_group(app, "bench", "Measure pipelines, clusters, votes and the oracle.", "memory --model smollm2 --ranks 2")
+add_group(
+    app,
+    "bench",
+    "Measure pipelines, clusters, votes and the oracle.",
+    "memory --model smollm2 --ranks 2",
+    "bench_evaluations",
+)
 add_group(app, "cluster", "Run a cluster on this machine, and show its state.", "up --nodes 3")
 add_group(app, "net", "Check the network between a cluster's machines.", "check")
 add_group(app, "testbed", "Run a cluster's machines on this one, with its firewall.", "up --rate 100mbit")

@@ -11,7 +11,6 @@ from qubic_lab.cli import options
 from qubic_lab.cli.bench import show
 from qubic_lab.cli.console import (
     Commands,
-    add_commands,
     note_meaningless,
     print_json,
     print_table,
@@ -34,25 +33,6 @@ def _new_folder(out: Path) -> Path:
 
 
 Out = Annotated[Path, Option(help="A new folder.", show_default=False, callback=_new_folder)]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file to `app`."""
-    those: Commands = {
-        "model-path": (model_path, "smollm2"),
-        "split": (split, "--model smollm2 --ranks 2 --out parts"),
-        "random-model": (random_model, "--config deepseek --out random"),
-        "plan": (plan, "--model deepseek --devices t4,t4,t4 --link 10Gbps:0.1ms --goal throughput"),
-    }
-    add_commands(app, those)
-
-
-def commands() -> Commands:
-    """Return the commands of the group `model`."""
-    return {
-        "analyse": (analyse, "--model smollm2 --context 1024"),
-        "fetch": (fetch, "https://10.0.0.10:5000/models/parts parts --rank 1"),
-    }
 
 
 def analyse(
@@ -307,3 +287,9 @@ def _each(counts: tuple[int, ...]) -> str:
 
 def _gigabytes(counts: tuple[int, ...]) -> str:
     return " / ".join(f"{count / 1e9:.1f}" for count in counts)
+
+
+COMMANDS: Commands = {
+    "analyse": (analyse, "--model smollm2 --context 1024"),
+    "fetch": (fetch, "https://10.0.0.10:5000/models/parts parts --rank 1"),
+}

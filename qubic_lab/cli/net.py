@@ -28,11 +28,6 @@ class NetworkCheck:
     trouble: str
 
 
-def commands() -> Commands:
-    """Return the commands of the group."""
-    return {"check": (check, "--coordinator http://127.0.0.1:5000")}
-
-
 def check(
     coordinator: Annotated[
         str | None, Option(metavar="URL,…", help="Coordinators.", show_default="QUBIC_LAB_COORDINATOR")
@@ -128,3 +123,6 @@ def _nodes(
     if not nodes:
         why = "no node is registered: start one with qubic-lab node"
         yield NetworkCheck("health", name, "nodes", "none", why)
+
+
+COMMANDS: Commands = {"check": (check, "--coordinator http://127.0.0.1:5000")}

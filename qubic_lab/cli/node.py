@@ -2,21 +2,15 @@
 
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, note, show_warnings, split_list, split_numbers
+from qubic_lab.cli.console import note, show_warnings, split_list, split_numbers
 from qubic_lab.errors import check_choice
 
 if TYPE_CHECKING:
     from qubic_lab.pipeline.config import ResolvedConfig
     from qubic_lab.wire import cluster_pb2 as pb
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"node": (node, "--coordinator 127.0.0.1:5001 --model smollm2 --slots 4")})
 
 
 def node(

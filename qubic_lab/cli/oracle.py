@@ -30,29 +30,6 @@ LOOPBACK = "127.0.0.1"
 STATUS_CHARACTERS = 58
 
 
-def commands() -> console.Commands:
-    """Return the commands of the group."""
-    return {
-        "demo": (demo, "--json"),
-        "collect": (collect, "--sources coingecko,hacker-news --for 60s"),
-        "status": (status, "--json"),
-        "import": (oracle_files.import_file, "BTCUSDT-1h.csv --coin BTC --stamp open"),
-        "import-texts": (oracle_files.import_texts, "headlines.jsonl --source archive"),
-        "articles": (oracle_files.articles, "--coin BTC --most 20"),
-        "quality": (quality, "--json"),
-        "repair-clock": (repair_clock, "--json"),
-        "analyse": (analyse, "--coin BTC"),
-        "score-file": (oracle_sentiment.score_file, "news.csv --text title --label sentiment"),
-        "score": (oracle_sentiment.score, "--coin BTC --json"),
-        "train-sentiment": (oracle_sentiment.train_sentiment, "--labels mine.csv"),
-        "risk": (oracle_risk.risk, "bitcoin --frame 1d"),
-        "alerts": (oracle_risk.alerts, "--check"),
-        "ledger": (oracle_ledger.ledger, "verify"),
-        "backtest": (oracle_backtest.backtest, "my_signals:momentum --data btc.csv --stamp open"),
-        "audit": (oracle_files.audit, "my_signals:momentum --data bars.csv --coin BTC --stamp open"),
-    }
-
-
 def demo(json: options.Json = False) -> None:
     """Fill the database with packaged prices and texts.
 
@@ -397,3 +374,24 @@ def _analysis_row(analysis: "PriceAnalysis", new: bool) -> tuple[str, ...]:
         "" if ahead is None or ahead.skill is None else f"{ahead.skill:+.1%}",
         "yes" if new else "before",
     )
+
+
+COMMANDS: console.Commands = {
+    "demo": (demo, "--json"),
+    "collect": (collect, "--sources coingecko,hacker-news --for 60s"),
+    "status": (status, "--json"),
+    "import": (oracle_files.import_file, "BTCUSDT-1h.csv --coin BTC --stamp open"),
+    "import-texts": (oracle_files.import_texts, "headlines.jsonl --source archive"),
+    "articles": (oracle_files.articles, "--coin BTC --most 20"),
+    "quality": (quality, "--json"),
+    "repair-clock": (repair_clock, "--json"),
+    "analyse": (analyse, "--coin BTC"),
+    "score-file": (oracle_sentiment.score_file, "news.csv --text title --label sentiment"),
+    "score": (oracle_sentiment.score, "--coin BTC --json"),
+    "train-sentiment": (oracle_sentiment.train_sentiment, "--labels mine.csv"),
+    "risk": (oracle_risk.risk, "bitcoin --frame 1d"),
+    "alerts": (oracle_risk.alerts, "--check"),
+    "ledger": (oracle_ledger.ledger, "verify"),
+    "backtest": (oracle_backtest.backtest, "my_signals:momentum --data btc.csv --stamp open"),
+    "audit": (oracle_files.audit, "my_signals:momentum --data bars.csv --coin BTC --stamp open"),
+}

@@ -6,12 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument
 
-from qubic_lab.cli.console import add_commands, note
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    add_commands(app, {"init": (init, "my-lab"), "new-study": (new_study, "my_study")})
+from qubic_lab.cli.console import note
 
 
 def init(folder: Annotated[Path, Argument(metavar="DIR", help="A new or empty folder.")]) -> None:

@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import Commands, add_commands, duration_text, note, print_json, print_table, require, stderr
+from qubic_lab.cli.console import Commands, duration_text, note, print_json, print_table, require, stderr
 from qubic_lab.errors import QubicLabError, check_at_least
 
 if TYPE_CHECKING:
@@ -23,22 +23,6 @@ LAB_MODULES = ("babel", "ipykernel", "jinja2", "matplotlib", "nbconvert", "panda
 Run = Annotated[str, Argument(help="Name of a run, such as concurrency/1a2b3c, or the beginning of its key.")]
 Study = Annotated[str | None, Option(help="Only runs of this study.", show_default="all")]
 Since = Annotated[str | None, Option(help="Only runs since this week or day, such as 2026-W48.", show_default="all")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    add_commands(app, {"run": (run, "experiments/weekly.yaml"), "report": (report, "--week 2026-W48")})
-
-
-def commands() -> Commands:
-    """Return the commands of the group `runs`."""
-    return {
-        "list": (list_runs, "--study concurrency"),
-        "show": (show, "concurrency/1a2b3c"),
-        "diff": (diff, "1a2b3c 4d5e6f"),
-        "rerun": (rerun, "1a2b3c"),
-        "gc": (gc, "--weeks 8 --dry-run"),
-    }
 
 
 def run(
@@ -266,3 +250,12 @@ def _in_words(outcome: "RunOutcome") -> str:
     if outcome.error is not None:
         return f"failed: {outcome.error}; kept in {outcome.folder}"
     return "reused: nothing has changed" if outcome.reused else f"done in {outcome.seconds:.0f} s"
+
+
+COMMANDS: Commands = {
+    "list": (list_runs, "--study concurrency"),
+    "show": (show, "concurrency/1a2b3c"),
+    "diff": (diff, "1a2b3c 4d5e6f"),
+    "rerun": (rerun, "1a2b3c"),
+    "gc": (gc, "--weeks 8 --dry-run"),
+}

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, note, note_meaningless, show_warnings, split_numbers
+from qubic_lab.cli.console import note, note_meaningless, show_warnings, split_numbers
 
 if TYPE_CHECKING:
     from qubic_lab.wire import cluster_pb2 as pb
@@ -16,11 +15,6 @@ if TYPE_CHECKING:
 HTTP = "127.0.0.1:8000"
 SLOTS = 8
 EXAMPLE = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 64}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"serve": (serve, "--model smollm2 --ranks 2")})
 
 
 def serve(

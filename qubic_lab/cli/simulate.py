@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, duration_text, print_json, print_table, progress_bar, require
+from qubic_lab.cli.console import duration_text, print_json, print_table, progress_bar, require
 from qubic_lab.errors import InputError, QubicLabError
 
 if TYPE_CHECKING:
@@ -25,11 +25,6 @@ _ENDS = {
     "gone": "its client hung up",
     "unkeyed": "lost with its coordinator, as it had no key",
 }
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"simulate": (simulate, "--seed 7 --hours 0.1")})
 
 
 def simulate(

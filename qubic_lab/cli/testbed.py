@@ -19,21 +19,6 @@ MOST_CUT_S = 3_600
 MOST_REQUESTS = 100_000
 
 
-def commands() -> Commands:
-    """Return the commands of the group."""
-    return {
-        "up": (up, "--rate 100mbit --delay-ms 20"),
-        "status": (status, "--json"),
-        "exec": (execute, "vm-1 -- ping -c 3 vm-2"),
-        "scan": (scan, "--all"),
-        "measure": (measure, "--model smollm2 --tokens 48"),
-        "trial": (trial, "--cut vm-2 --reboot vm-3"),
-        "cut": (cut, "vm-2 --seconds 20"),
-        "reboot": (reboot, "vm-2"),
-        "down": (down, ""),
-    }
-
-
 def up(
     nodes: Annotated[int, Option(help="Number of machines: vm-1 at 10.0.0.10, vm-2 at 10.0.0.20, and so on.")] = 3,
     rate: Annotated[
@@ -244,3 +229,16 @@ def _measured_by() -> dict[str, str]:
 
 def _ports(found: list[int] | None) -> str:
     return "-" if found is None else ", ".join(map(str, found)) or "none"
+
+
+COMMANDS: Commands = {
+    "up": (up, "--rate 100mbit --delay-ms 20"),
+    "status": (status, "--json"),
+    "exec": (execute, "vm-1 -- ping -c 3 vm-2"),
+    "scan": (scan, "--all"),
+    "measure": (measure, "--model smollm2 --tokens 48"),
+    "trial": (trial, "--cut vm-2 --reboot vm-3"),
+    "cut": (cut, "vm-2 --seconds 20"),
+    "reboot": (reboot, "vm-2"),
+    "down": (down, ""),
+}

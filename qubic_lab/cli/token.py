@@ -14,16 +14,6 @@ File = Annotated[Path | None, Option(help="File of tokens.", show_default="QUBIC
 Name = Annotated[str, Argument(metavar="NAME", help="Name of the client.")]
 
 
-def commands() -> Commands:
-    """Return the commands of the group."""
-    return {
-        "add": (add, "notebook --per-minute 60 --file ~/qubic-lab/tokens.yaml"),
-        "list": (list_, "--json"),
-        "remove": (remove, "notebook"),
-        "new": (new, ""),
-    }
-
-
 def add(
     name: Name,
     per_minute: Annotated[int, Option(help="Requests a minute.")] = 120,
@@ -89,3 +79,11 @@ def _path(file: Path | None) -> Path:
     if path is None:
         raise InputError("no file of tokens is given: use --file, or set QUBIC_LAB_API_TOKENS")
     return path.expanduser()
+
+
+COMMANDS: Commands = {
+    "add": (add, "notebook --per-minute 60 --file ~/qubic-lab/tokens.yaml"),
+    "list": (list_, "--json"),
+    "remove": (remove, "notebook"),
+    "new": (new, ""),
+}

@@ -8,15 +8,10 @@ import typer
 from typer import Argument, Option
 
 from qubic_lab.cli import options
-from qubic_lab.cli.console import add_commands, note, print_json, progress_bar, require
+from qubic_lab.cli.console import note, print_json, progress_bar, require
 from qubic_lab.cli.runs import LAB_MODULES
 from qubic_lab.core import MAX_COUNT
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    add_commands(app, {"verify": (verify, "reports/2026-W48 --sample 50")})
 
 
 def verify(
