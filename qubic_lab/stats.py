@@ -1,11 +1,11 @@
 """Statistics that reports need: plain numbers in, plain numbers out."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import NormalDist
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,7 @@ from qubic_lab.errors import InputError, check_at_least
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Name = TypeVar("Name")
+Study = TypeVar("Study", bound=Any)
 
 BINS = 10
 RESAMPLES = 1000
@@ -93,6 +94,19 @@ def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[name]))
         corrected[name] = largest
     return {name: corrected[name] for name in p_values}
+
+
+def holm_in_parts(studies: Sequence[Study], *names: str) -> tuple[Study, ...]:
+    """Return dataclasses with the p-values in all their parts of these names corrected together by Holm.
+
+    Each part is a dataclass with `p`, whose corrected value is `p_holm`, or None.
+    """
+    parts = [{name: part for name in names if (part := getattr(each, name)) is not None} for each in studies]
+    together = iter(holm(dict(enumerate(part.p for own in parts for part in own.values()))).values())
+    return tuple(
+        replace(study, **{name: replace(part, p_holm=next(together)) for name, part in own.items()})
+        for study, own in zip(studies, parts, strict=True)
+    )
 
 
 def tango_interval(only_first: int, only_second: int, pairs: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from qubic_lab.oracle.inference.resampling import circular_correlations, circula
 from qubic_lab.oracle.model.bars import Bars, Floats, join_bars
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US
 from qubic_lab.oracle.risk.models import simulate_garch
+from qubic_lab.stats import holm_in_parts
 
 MODEL = "m@1"
 
@@ -311,7 +312,7 @@ def test_a_memory_of_what_is_led_is_no_lead() -> None:
 
 def test_p_values_of_sides_are_corrected_for_all_series() -> None:
     one = lead_lag.lead_lag(knowing(500, 0.3))
-    three = lead_lag.correct_leads([one, one, one])
+    three = holm_in_parts([one, one, one], "ahead", "before")
     assert three[0].before.p_holm == pytest.approx(min(1.0, max(6 * one.ahead.p, 3 * one.before.p)))
     assert three[0].ahead.p_holm == pytest.approx(6 * one.ahead.p)
 

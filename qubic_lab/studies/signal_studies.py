@@ -13,16 +13,17 @@ from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.backtest.costs import Costs
 from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.conditional_returns import (
+    MOVES,
     EventStudy,
     QuantileSpread,
     buckets_of,
-    correct_events,
     event_studies,
     extremes,
     quantile_spread,
 )
 from qubic_lab.oracle.inference.information import HORIZONS, Coefficient, Decay, decay, information
-from qubic_lab.oracle.inference.lead_lag import LeadLag, correct_leads, lead_lag
+from qubic_lab.oracle.inference.lead_lag import LeadLag, lead_lag
+from qubic_lab.stats import holm_in_parts
 from qubic_lab.studies.collected_signals import ALL_SOURCES, Collected
 from qubic_lab.studies.finding import Finding, answering, estimate, say
 from qubic_lab.studies.market_bars import StudyBars
@@ -175,9 +176,9 @@ def _study_group(
     market, drawn = group[0].bars.bars, {"resamples": resamples, "seed": seed}
     aligned = {each.title + each.model: Aligned.of(market, each.texts.texts, each.model, last) for each in group}
     found = information(aligned, horizons)
-    leads = correct_leads([lead_lag(each) for each in aligned.values()])
+    leads = holm_in_parts([lead_lag(each) for each in aligned.values()], "ahead", "before")
     around = [event_studies(each, **drawn) for each in aligned.values()]
-    all_events = iter(correct_events([each for studies in around for each in studies]))
+    all_events = iter(holm_in_parts([each for studies in around for each in studies], *MOVES))
     made = []
     for (name, one), scored, studies, lead in zip(aligned.items(), group, around, leads, strict=True):
         coefficients = found.of(name)

@@ -16,24 +16,8 @@ from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from numpy.typing import NDArray
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    Row,
-    String,
-    Table,
-    func,
-    select,
-)
-from sqlalchemy.dialects import postgresql, sqlite
 
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
 from qubic_lab.oracle.inference.alignment import AvailableText
@@ -49,33 +33,33 @@ from qubic_lab.oracle.store.chain import (
     ledger_database,
     read_head,
 )
-from qubic_lab.oracle.store.transactions import Clock, Writer, writing
+from qubic_lab.oracle.store.transactions import Clock, Writer, upsert, writing
 from qubic_lab.schema import metadata
 
-TRIAL_INSTANTS = Table(
+TRIAL_INSTANTS = sa.Table(
     "trial_instants",
     metadata,
-    Column("hash", String(64), primary_key=True),
-    Column("bars", Integer, nullable=False),
-    Column("closed_us", LargeBinary, nullable=False),
+    sa.Column("hash", sa.String(64), primary_key=True),
+    sa.Column("bars", sa.Integer, nullable=False),
+    sa.Column("closed_us", sa.LargeBinary, nullable=False),
 )
 """Closing times of the bars that returns belong to; compressed int64. Trials on the same bars share a row."""
-TRIALS = Table(
+TRIALS = sa.Table(
     "trials",
     metadata,
-    Column("family", String(128), primary_key=True),
-    Column("key", String(64), primary_key=True),
-    Column("strategy", String(128), nullable=False),
-    Column("parameters", JSON, nullable=False),
-    Column("settings", JSON, nullable=False),
-    Column("code_hash", String(64), nullable=False),
-    Column("data_hash", String(64), nullable=False),
-    Column("instants_hash", String(64), ForeignKey(TRIAL_INSTANTS.c.hash), nullable=False),
-    Column("start_us", BigInteger, nullable=False),
-    Column("end_us", BigInteger, nullable=False),
-    Column("recorded_us", BigInteger, nullable=False),
-    Column("returns", LargeBinary, nullable=False),
-    Index(None, "recorded_us"),
+    sa.Column("family", sa.String(128), primary_key=True),
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("strategy", sa.String(128), nullable=False),
+    sa.Column("parameters", sa.JSON, nullable=False),
+    sa.Column("settings", sa.JSON, nullable=False),
+    sa.Column("code_hash", sa.String(64), nullable=False),
+    sa.Column("data_hash", sa.String(64), nullable=False),
+    sa.Column("instants_hash", sa.String(64), sa.ForeignKey(TRIAL_INSTANTS.c.hash), nullable=False),
+    sa.Column("start_us", sa.BigInteger, nullable=False),
+    sa.Column("end_us", sa.BigInteger, nullable=False),
+    sa.Column("recorded_us", sa.BigInteger, nullable=False),
+    sa.Column("returns", sa.LargeBinary, nullable=False),
+    sa.Index(None, "recorded_us"),
 )
 """One row per trial of a family; the database refuses to change or remove rows. Returns: compressed float64."""
 MOST_NAME = 128
@@ -143,7 +127,7 @@ class FamilyTrials:
 class TrialLedger:
     """The ledger in a database that `open_database` opened; threads and processes may share it."""
 
-    def __init__(self, engine: Engine, clock: Clock = now_us) -> None:
+    def __init__(self, engine: sa.Engine, clock: Clock = now_us) -> None:
         self.engine, self.clock = engine, clock
 
     def record(self, trial: Trial, closed_us: Integers, returns: Floats) -> RecordedTrial:
@@ -166,7 +150,7 @@ class TrialLedger:
             key, new, other = _insert(writer, trial, closed, packed)
             if new:
                 _check_bars(trial.family, [closed, *_closing_times(writer.connection, trial.family, most=1).values()])
-            count = select(func.count()).where(TRIALS.c.family == trial.family)
+            count = sa.select(sa.func.count()).where(TRIALS.c.family == trial.family)
             return RecordedTrial(key, new, other, writer.connection.execute(count).scalar_one())
 
     def trials(self, family: str, closed_us: Integers | None = None) -> FamilyTrials:
@@ -179,11 +163,11 @@ class TrialLedger:
             NotFoundError: there is no such family.
             InputError: no bar is in all of them, or no trial has one of the given bars.
         """
-        query = select(TRIALS).where(TRIALS.c.family == family).order_by(TRIALS.c.recorded_us, TRIALS.c.key)
+        query = sa.select(TRIALS).where(TRIALS.c.family == family).order_by(TRIALS.c.recorded_us, TRIALS.c.key)
         with self.engine.connect() as connection:
             rows = connection.execute(query).all()
             closing_times = _closing_times(connection, family)
-            known = connection.execute(select(TRIALS.c.family).distinct()).scalars().all()
+            known = connection.execute(sa.select(TRIALS.c.family).distinct()).scalars().all()
         if not rows:
             raise NotFoundError(
                 f"no trials of {family!r}: {did_you_mean(family, known) if known else 'the ledger is empty'}"
@@ -204,7 +188,7 @@ class TrialLedger:
     def state(self) -> str:
         """Return a hash of which trials there are: the same trials give the same hash, whenever they were made."""
         with self.engine.connect() as connection:
-            query = select(TRIALS.c.family, TRIALS.c.key).order_by(TRIALS.c.key, TRIALS.c.family)
+            query = sa.select(TRIALS.c.family, TRIALS.c.key).order_by(TRIALS.c.key, TRIALS.c.family)
             return _hash(canonical(sorted(list(row) for row in connection.execute(query))))
 
 
@@ -218,7 +202,7 @@ def open_ledger(database: str = "") -> Iterator[TrialLedger]:
         yield TrialLedger(engine)
 
 
-def verify(engine: Engine, head: str = "") -> ChainHead:
+def verify(engine: sa.Engine, head: str = "") -> ChainHead:
     """Check every entry of the ledger, its trials with their returns, and that it holds an earlier `head`, if given.
 
     Raises:
@@ -233,7 +217,7 @@ def verify(engine: Engine, head: str = "") -> ChainHead:
                 if _stored_digest(connection, entry.family, entry.content["key"]) != entry.content["digest"]:
                     raise broken(entry.number, "its trial is not as it was recorded, or is gone")
         last = read_head(connection)
-        for row in connection.execute(select(TRIALS.c.family, TRIALS.c.key).order_by(TRIALS.c.recorded_us)):
+        for row in connection.execute(sa.select(TRIALS.c.family, TRIALS.c.key).order_by(TRIALS.c.recorded_us)):
             if tuple(row) not in entered:
                 raise broken(last.entries + 1, f"a trial of {row.family!r} has no entry: {row.key[:16]}")
         if head and not has_head(connection, head):
@@ -241,7 +225,7 @@ def verify(engine: Engine, head: str = "") -> ChainHead:
     return last
 
 
-def _longest(rows: Sequence[Row[Any]], bars: Mapping[str, int]) -> list[Row[Any]]:
+def _longest(rows: Sequence[sa.Row[Any]], bars: Mapping[str, int]) -> list[sa.Row[Any]]:
     """Return the rows of each signal with the most bars; `bars` counts those that count, by the hash of instants."""
     named = [canonical([row.strategy, row.code_hash, row.parameters, row.settings]) for row in rows]
     most: dict[bytes, int] = {}
@@ -261,7 +245,7 @@ def _insert(writer: Writer, trial: Trial, closed: Integers, packed: bytes) -> tu
     new = _add(connection, TRIALS, key=key, **row)
     if not new:
         which = (TRIALS.c.family == trial.family) & (TRIALS.c.key == key)
-        there = connection.execute(select(TRIALS.c.returns, TRIALS.c.instants_hash).where(which)).one()
+        there = connection.execute(sa.select(TRIALS.c.returns, TRIALS.c.instants_hash).where(which)).one()
         if there.instants_hash != instants or not _same(there.returns, packed):
             key, other = _hash(f"{key} {_hash(zlib.decompress(packed))} {instants}".encode()), True
             new = _add(connection, TRIALS, key=key, **row)
@@ -275,9 +259,9 @@ def _digest(row: Mapping[str, Any]) -> str:
     return _hash(canonical({**row, "returns": _hash(zlib.decompress(row["returns"]))}))
 
 
-def _stored_digest(connection: Connection, family: str, key: str) -> str | None:
+def _stored_digest(connection: sa.Connection, family: str, key: str) -> str | None:
     """Return the hash of a stored trial; None if it, or its bars, are gone or do not fit their own hash."""
-    query = select(TRIALS, TRIAL_INSTANTS.c.closed_us).join(TRIAL_INSTANTS)
+    query = sa.select(TRIALS, TRIAL_INSTANTS.c.closed_us).join(TRIAL_INSTANTS)
     row = connection.execute(query.where(TRIALS.c.family == family, TRIALS.c.key == key)).mappings().first()
     if row is None:
         return None
@@ -289,11 +273,11 @@ def _stored_digest(connection: Connection, family: str, key: str) -> str | None:
         return None
 
 
-def _closing_times(connection: Connection, family: str, most: int | None = None) -> dict[str, Integers]:
+def _closing_times(connection: sa.Connection, family: str, most: int | None = None) -> dict[str, Integers]:
     """Return the closing times of the bars of a family's trials, or of its first ones, by their hash."""
-    ordered = select(TRIALS.c.instants_hash).order_by(TRIALS.c.recorded_us, TRIALS.c.key)
+    ordered = sa.select(TRIALS.c.instants_hash).order_by(TRIALS.c.recorded_us, TRIALS.c.key)
     used = ordered.where(TRIALS.c.family == family).limit(most)
-    query = select(TRIAL_INSTANTS.c.hash, TRIAL_INSTANTS.c.closed_us).where(TRIAL_INSTANTS.c.hash.in_(used))
+    query = sa.select(TRIAL_INSTANTS.c.hash, TRIAL_INSTANTS.c.closed_us).where(TRIAL_INSTANTS.c.hash.in_(used))
     return {name: _unpacked(blob, np.int64) for name, blob in connection.execute(query)}
 
 
@@ -383,10 +367,9 @@ def _check_bars(family: str, instants: Sequence[Integers]) -> None:
         )
 
 
-def _add(connection: Connection, table: Table, **values: Any) -> bool:
+def _add(connection: sa.Connection, table: sa.Table, **values: Any) -> bool:
     """Add a row unless one with its key is there; return whether it was added."""
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table).values(values)
-    added = insert.on_conflict_do_nothing().returning(*table.primary_key)
+    added = upsert(connection.engine, table).values(values).on_conflict_do_nothing().returning(*table.primary_key)
     return connection.execute(added).first() is not None
 
 

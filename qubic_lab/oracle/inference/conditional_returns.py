@@ -4,8 +4,7 @@ Buckets and events are decided by earlier values alone.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from qubic_lab.oracle.inference.alignment import LEAST_BEFORE, WINDOW, Aligned, trailing_share
 from qubic_lab.oracle.inference.resampling import RESAMPLES, block_length, resampled_weights
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
-from qubic_lab.stats import holm
+from qubic_lab.stats import holm_in_parts
 
 BUCKETS = 5
 LEAST_IN_BUCKET = 10
@@ -23,6 +22,8 @@ OFFSETS = np.arange(-AROUND, AROUND + 1, dtype=np.int64)
 EXTREME = 0.05
 """The score of an event, or its number of texts, is among this share of the last ones."""
 LEAST_EVENTS = 8
+MOVES = ("before", "first", "after")
+"""The abnormal returns of an event study."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class EventStudy:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values for JSON, without the path."""
-        moves = {name: getattr(self, name) for name in ("before", "first", "after")}
+        moves = {name: getattr(self, name) for name in MOVES}
         told = {name: None if move is None else asdict(move) for name, move in moves.items()}
         return {"kind": self.kind, "found": self.found, "used": self.used, **told, "absent": self.absent}
 
@@ -163,7 +164,7 @@ def extremes(values: Floats) -> tuple[Integers, Integers]:
 
 
 def thinned(places: Integers, apart: int) -> Integers:
-    """Return events that are at least `apart` bars apart: the first one, then the next that is far enough."""
+    """Return rising places that are at least `apart` apart: the first one, then the next that is far enough."""
     kept: list[int] = []
     for place in places.tolist():
         if not kept or place - kept[-1] >= apart:
@@ -194,7 +195,7 @@ def event_studies(aligned: Aligned, resamples: int = RESAMPLES, seed: int = 0) -
         ("bursts of texts", burst, np.ones(len(burst))),
     ]
     studies = [_study(kind, at, sign, paths, resamples, seed) for kind, at, sign in found]
-    return correct_events(studies)
+    return holm_in_parts(studies, *MOVES)
 
 
 def _abnormal_paths(aligned: Aligned) -> Floats:
@@ -244,14 +245,3 @@ def _abnormal_return(values: Floats, resamples: int, seed: int) -> AbnormalRetur
     low, high = _intervals(values[:, None], resamples, seed)
     p = float(ttest_1samp(values, 0.0).pvalue) if np.ptp(values) > 0.0 else 1.0
     return AbnormalReturn(float(values.mean()), float(low[0]), float(high[0]), p, p)
-
-
-def correct_events(studies: Sequence[EventStudy]) -> tuple[EventStudy, ...]:
-    """Return studies with the p-values of all their abnormal returns corrected together by Holm."""
-    moves = [move for each in studies for move in (each.before, each.after, each.first) if move is not None]
-    together = iter(holm({place: move.p for place, move in enumerate(moves)}).values())
-
-    def of(move: AbnormalReturn | None) -> AbnormalReturn | None:
-        return None if move is None else replace(move, p_holm=next(together))
-
-    return tuple(replace(each, before=of(each.before), after=of(each.after), first=of(each.first)) for each in studies)

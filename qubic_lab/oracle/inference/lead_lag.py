@@ -1,8 +1,7 @@
 """Do scores lead returns, or returns scores? Correlations at each lag, and Granger regressions in both directions."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from qubic_lab.oracle.inference.resampling import (
     memory_bars,
 )
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
-from qubic_lab.stats import holm
+from qubic_lab.stats import holm_in_parts
 
 LAGS = 24
 OWN_LAGS = 4
@@ -130,24 +129,11 @@ def lead_lag(aligned: Aligned) -> LeadLag:
     pairs_of = ((singles[most], filled), (filled, singles[most]))
     walds = [_adds(led, leading, abs(int(lags[at]))) for (led, leading), at in zip(pairs_of, places, strict=True)]
     ahead, before = (
-        LeadSide(int(lags[place]), float(found[place]), p, together, wald)
-        for place, p, together, wald in zip(
-            places, p_values, holm(dict(enumerate(p_values))).values(), walds, strict=True
-        )
+        LeadSide(int(lags[place]), float(found[place]), p, p, wald)
+        for place, p, wald in zip(places, p_values, walds, strict=True)
     )
     band = spread * float(t.isf(ALPHA / (2.0 * len(lags)), stretches)) / math.sqrt(float(pairs[most + 1]))
-    return LeadLag(lags, found, band, ahead, before, len(drawn), known)
-
-
-def correct_leads(studies: Sequence[LeadLag]) -> tuple[LeadLag, ...]:
-    """Return studies with the p-values of both sides of all studies corrected together by Holm."""
-    sides = [side for each in studies for side in (each.ahead, each.before) if side is not None]
-    together = iter(holm({place: side.p for place, side in enumerate(sides)}).values())
-
-    def of(side: LeadSide | None) -> LeadSide | None:
-        return None if side is None else replace(side, p_holm=next(together))
-
-    return tuple(replace(each, ahead=of(each.ahead), before=of(each.before)) for each in studies)
+    return holm_in_parts([LeadLag(lags, found, band, ahead, before, len(drawn), known)], "ahead", "before")[0]
 
 
 def _unfit(score: Floats, single: Floats, known: int, least_shift: int, least_shifts: int) -> str:

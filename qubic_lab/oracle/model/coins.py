@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from qubic_lab.errors import NotFoundError, did_you_mean
 
@@ -21,6 +22,11 @@ class Coin:
     name: str
     terms: tuple[str, ...]
     only_with_dollar: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """How answers name it, as the fields of `AboutCoin`."""
+        return {"coin": self.id, "symbol": self.symbol, "name": self.name}
 
 
 _ALL = (

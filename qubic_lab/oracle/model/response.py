@@ -37,7 +37,6 @@ Percent = Annotated[float | None, Field(description="percent; null where the ear
 Money = Annotated[float, Field(description="in the answer's currency")]
 Currency = Annotated[str, Field(description="what prices are in, such as usd")]
 CoinId = Annotated[str, Field(description="the coin's id, such as bitcoin")]
-CoinSymbol = Annotated[str, Field(description="the coin's symbol, such as BTC")]
 CoinName = Annotated[str, Field(description="the coin's name, such as Bitcoin")]
 FrameName = Annotated[Frame, Field(description="length of the bars")]
 TextSource = Annotated[str, Field(description="the source's name, such as hacker-news")]
@@ -71,6 +70,15 @@ class OracleResponse(Part):
             "wait: for an earlier one; direct: for this one, without Redis"
         ),
     ] = "miss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AboutCoin(Part):
+    """Base of what is about one coin; `Coin.identity` has these fields."""
+
+    coin: CoinId
+    symbol: Annotated[str, Field(description="the coin's symbol, such as BTC")]
+    name: CoinName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,10 +19,8 @@ from qubic_lab.oracle.model.bars import YEAR_US, Bars
 from qubic_lab.oracle.model.coins import find_coin
 from qubic_lab.oracle.model.response import (
     FRAME_S,
+    AboutCoin,
     AgeS,
-    CoinId,
-    CoinName,
-    CoinSymbol,
     Figure,
     Frame,
     FrameName,
@@ -201,15 +199,12 @@ class PastWarning(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RiskReport(OracleResponse):
+class RiskReport(AboutCoin, OracleResponse):
     """The level of risk of a coin by rules, with its evidence, and what such warnings were worth in the coin's past.
 
     All of it uses bars that were closed at `as_of`, and what was known then. It is no advice.
     """
 
-    coin: CoinId
-    symbol: CoinSymbol
-    name: CoinName
     frame: FrameName
     as_of_us: Instant
     analysed: RiskBars | Missing
@@ -271,17 +266,16 @@ def read_risk(
     known = find_coin(coin)
     check_choice("frame", frame, FRAME_S)
     at_us, market = snapshot.at_us, _market(snapshot, known.id, frame, weighting)
-    identity: dict[str, Any] = {"coin": known.id, "symbol": known.symbol, "name": known.name}
-    identity |= {"frame": frame, "as_of_us": at_us}
+    about: dict[str, Any] = {**known.identity, "frame": frame, "as_of_us": at_us}
     if isinstance(market, Missing):
         names = ("analysed", "level", "volatility", "tails", "drawdown", "warnings", "record")
         parts: dict[str, Any] = dict.fromkeys(names, market)
-        return RiskReport(**identity, **parts, rules={}, measures={})
+        return RiskReport(**about, **parts, rules={}, measures={})
     bars, lengths = market.bars, WindowLengths.of(market.bars.frame_us)
     assessment = assess(market.inputs, fit_rules(rules or read_rules(), bars.frame_us))
     unknown = Missing(assessment.why_unknown) if assessment.why_unknown else None
     return RiskReport(
-        **identity,
+        **about,
         analysed=_bars(market, at_us),
         level=unknown or current_level(assessment, market.is_stale(at_us)),
         rules={each.rule.name: current_rule(each) for each in assessment.rules},

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from pydantic import Field
 
 from qubic_lab.errors import InputError
+from qubic_lab.oracle.inference.conditional_returns import thinned
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats, Integers
 from qubic_lab.oracle.model.records import Series
 from qubic_lab.oracle.model.response import Frame, Instant, Part, Share
@@ -38,7 +39,7 @@ def find_falls(bars: Bars, window: int, drop: float) -> Integers:
     """
     if not 0.0 < drop < 1.0:
         raise InputError(f"drop is {drop}: give a share between 0 and 1, such as 0.1")
-    return _apart(_first_of_each_run(recent_drawdown(bars.close, window) >= drop), window)
+    return thinned(_first_of_each_run(recent_drawdown(bars.close, window) >= drop), window)
 
 
 def volatility_ranks(bars: Bars, window: int, usual_bars: int) -> Floats:
@@ -57,15 +58,6 @@ def volatility_ranks(bars: Bars, window: int, usual_bars: int) -> Floats:
 
 def _first_of_each_run(flags: Flags) -> Integers:
     return np.flatnonzero(flags & ~np.concatenate([[False], flags[:-1]]))
-
-
-def _apart(values: Integers, least: int) -> Integers:
-    """Return the first of some rising values, and each that is `least` or more above the last one kept."""
-    kept: list[int] = []
-    for value in values.tolist():
-        if not kept or value - kept[-1] >= least:
-            kept.append(value)
-    return np.array(kept, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +117,7 @@ def evaluate_warnings(
     the lead time. Standing warnings do not overlap, so they count as independent.
     """
     raised, falls = _inside(warnings_us, start_us, end_us), _inside(falls_us, start_us + 1, end_us)
-    judged = _apart(raised[raised <= end_us - horizon_us], horizon_us + 1)
+    judged = thinned(raised[raised <= end_us - horizon_us], horizon_us + 1)
     following = np.append(falls, _NEVER)[np.searchsorted(falls, judged, side="right")]
     right = int(np.count_nonzero(following - judged <= horizon_us))
     leads = _leads(raised, falls, horizon_us)

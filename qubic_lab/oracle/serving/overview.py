@@ -16,10 +16,9 @@ from qubic_lab.oracle.model.known import known_text
 from qubic_lab.oracle.model.records import CURRENCY, is_sample
 from qubic_lab.oracle.model.response import (
     WINDOW_S,
+    AboutCoin,
     AgeS,
     CoinId,
-    CoinName,
-    CoinSymbol,
     Direction,
     Instant,
     Missing,
@@ -89,7 +88,7 @@ class SourceTexts(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sentiment(OracleResponse):
+class Sentiment(AboutCoin, OracleResponse):
     """The texts about a coin, or about any (`market`), in a window that ends at `as_of`, and how models scored them.
 
     `sentiment_score` and `trend` are the index and its direction in other words, for clients that expect these names.
@@ -97,9 +96,6 @@ class Sentiment(OracleResponse):
     `assumption`: how many of all these were not recorded by `as_of`, and when they are assumed to have been known.
     """
 
-    coin: CoinId
-    symbol: CoinSymbol
-    name: CoinName
     window: Annotated[Window, Field(description="the time before as_of")]
     start_us: Instant
     as_of_us: Instant
@@ -129,12 +125,9 @@ class TextHistory(OracleResponse):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoinOverview(Part):
+class CoinOverview(AboutCoin):
     """A coin at a glance; texts are the distinct ones of 24 hours, without invented samples."""
 
-    coin: CoinId
-    symbol: CoinSymbol
-    name: CoinName
     last: LastPrice | Missing
     change_24h_pct: Percent
     market_cap: Money | None
@@ -187,9 +180,7 @@ def sentiment(
     headlines = snapshot.texts.headlines(found.id, start, at + 1)
     earlier = snapshot.texts.headlines(found.id, 2 * start - at, start)
     return Sentiment(
-        coin=found.id,
-        symbol=found.symbol,
-        name=found.name,
+        **found.identity,
         window=window,
         start_us=start,
         as_of_us=at,
@@ -319,9 +310,7 @@ def _overview(snapshot: Snapshot, coin: Coin, weighting: Weighting) -> CoinOverv
         volume, unit = volume_24h(snapshot, sources[0])
         rating = _rate(snapshot, sources, sentiment)
     return CoinOverview(
-        coin=coin.id,
-        symbol=coin.symbol,
-        name=coin.name,
+        **coin.identity,
         last=last,
         change_24h_pct=change,
         market_cap=cap,

@@ -19,10 +19,9 @@ from qubic_lab.oracle.model.known import known_text
 from qubic_lab.oracle.model.records import QUOTES, STALE_AFTER, Series
 from qubic_lab.oracle.model.response import (
     FRAME_S,
+    AboutCoin,
     AgeS,
     CoinId,
-    CoinName,
-    CoinSymbol,
     Currency,
     Direction,
     Frame,
@@ -131,7 +130,7 @@ class DayRange(Part):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriceAnalysis(BarAnalysis, OracleResponse):
+class PriceAnalysis(AboutCoin, BarAnalysis, OracleResponse):
     """A coin's price from one source, its changes, closed bars of one frame, and what they say.
 
     Every figure depends on bars alone that were closed at `as_of`. `trend`, `predictions` and `sentiment_score` say in
@@ -139,9 +138,6 @@ class PriceAnalysis(BarAnalysis, OracleResponse):
     index of 24 hours.
     """
 
-    coin: CoinId
-    symbol: CoinSymbol
-    name: CoinName
     frame: FrameName
     as_of_us: Instant
     last: LastPrice
@@ -203,9 +199,7 @@ def price_analysis(
         bars = _closed_bars(history.tail(SHOWN[frame]), fitting)
         analysis = _analyse(history, fitting, snapshot.at_us)
     return PriceAnalysis(
-        coin=found.id,
-        symbol=found.symbol,
-        name=found.name,
+        **found.identity,
         frame=frame,
         as_of_us=snapshot.at_us,
         last=last_price(best, snapshot),

@@ -11,21 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    Index,
-    Row,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-    func,
-    insert,
-    select,
-)
+import sqlalchemy as sa
 
 from qubic_lab.database import open_database
 from qubic_lab.errors import QubicLabError
@@ -33,21 +19,21 @@ from qubic_lab.oracle.store.transactions import NEWEST, Writer
 from qubic_lab.schema import metadata
 from qubic_lab.settings import cache_folder, settings
 
-ENTRIES = Table(
+ENTRIES = sa.Table(
     "ledger_entries",
     metadata,
-    Column("number", BigInteger, primary_key=True, autoincrement=False),
-    Column("kind", String(16), nullable=False),
-    Column("family", String(128), nullable=False),
-    Column("recorded_us", BigInteger, nullable=False),
-    Column("about", BigInteger),
-    Column("content", Text, nullable=False),
-    Column("previous", String(64), nullable=False),
-    Column("hash", String(64), nullable=False),
-    UniqueConstraint("about"),
-    UniqueConstraint("previous"),
-    UniqueConstraint("hash"),
-    Index(None, "kind", "family"),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("family", sa.String(128), nullable=False),
+    sa.Column("recorded_us", sa.BigInteger, nullable=False),
+    sa.Column("about", sa.BigInteger),
+    sa.Column("content", sa.Text, nullable=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.UniqueConstraint("about"),
+    sa.UniqueConstraint("previous"),
+    sa.UniqueConstraint("hash"),
+    sa.Index(None, "kind", "family"),
 )
 """One row per entry, numbered from 1; the database refuses to change or remove rows, and a second entry after one.
 
@@ -79,7 +65,7 @@ class ChainHead:
 
 
 @contextmanager
-def ledger_database(url: str = "", *, make: bool = True) -> Iterator[Engine]:
+def ledger_database(url: str = "", *, make: bool = True) -> Iterator[sa.Engine]:
     """Give the database of the ledger: `url`, else QUBIC_LAB_LEDGER_URL, else `ledger.db` in the cache folder.
 
     Raises:
@@ -97,50 +83,50 @@ def ledger_database(url: str = "", *, make: bool = True) -> Iterator[Engine]:
 
 def append(writer: Writer, kind: str, family: str, content: Mapping[str, Any], about: int | None = None) -> int:
     """Add an entry in the writer's transaction, which no other writer shares, and return its number."""
-    query = select(ENTRIES.c.number, ENTRIES.c.hash).order_by(ENTRIES.c.number.desc()).limit(1)
+    query = sa.select(ENTRIES.c.number, ENTRIES.c.hash).order_by(ENTRIES.c.number.desc()).limit(1)
     last = writer.connection.execute(query).first()
     number, previous = (1, START) if last is None else (last.number + 1, last.hash)
     values = {"number": number, "kind": kind, "family": family, "recorded_us": writer.known_us, "about": about}
     values |= {"content": canonical(content).decode(), "previous": previous}
-    writer.connection.execute(insert(ENTRIES).values({**values, "hash": _hash(values)}))
+    writer.connection.execute(sa.insert(ENTRIES).values({**values, "hash": _hash(values)}))
     writer.wrote()
     return number
 
 
-def read_entries(connection: Connection, *kinds: str, until_us: int = NEWEST, **equal: Any) -> list[LedgerEntry]:
+def read_entries(connection: sa.Connection, *kinds: str, until_us: int = NEWEST, **equal: Any) -> list[LedgerEntry]:
     """Return the entries of some kinds up to an instant, with equal columns, in order; the chain is not checked."""
     wanted = [ENTRIES.c[name] == value for name, value in equal.items()]
-    query = select(ENTRIES).where(ENTRIES.c.kind.in_(kinds), ENTRIES.c.recorded_us <= until_us, *wanted)
+    query = sa.select(ENTRIES).where(ENTRIES.c.kind.in_(kinds), ENTRIES.c.recorded_us <= until_us, *wanted)
     return [_entry(row) for row in connection.execute(query.order_by(ENTRIES.c.number))]
 
 
-def read_head(connection: Connection, until_us: int = NEWEST) -> ChainHead:
+def read_head(connection: sa.Connection, until_us: int = NEWEST) -> ChainHead:
     """Return the head of the chain, or what it was at an instant."""
-    query = select(ENTRIES.c.number, ENTRIES.c.hash).where(ENTRIES.c.recorded_us <= until_us)
+    query = sa.select(ENTRIES.c.number, ENTRIES.c.hash).where(ENTRIES.c.recorded_us <= until_us)
     last = connection.execute(query.order_by(ENTRIES.c.number.desc()).limit(1)).first()
     return ChainHead(0, START) if last is None else ChainHead(last.number, last.hash)
 
 
-def count_entries(connection: Connection, kind: str, until_us: int = NEWEST) -> int:
+def count_entries(connection: sa.Connection, kind: str, until_us: int = NEWEST) -> int:
     """Return the number of entries of a kind up to an instant."""
-    query = select(func.count()).where(ENTRIES.c.kind == kind, ENTRIES.c.recorded_us <= until_us)
+    query = sa.select(sa.func.count()).where(ENTRIES.c.kind == kind, ENTRIES.c.recorded_us <= until_us)
     return int(connection.execute(query).scalar_one())
 
 
-def has_head(connection: Connection, head: str) -> bool:
+def has_head(connection: sa.Connection, head: str) -> bool:
     """Return whether a hash is that of an entry, or of the empty ledger: then all up to that entry is as it was."""
-    query = select(func.count()).select_from(ENTRIES).where(ENTRIES.c.hash == head)
+    query = sa.select(sa.func.count()).select_from(ENTRIES).where(ENTRIES.c.hash == head)
     return head == START or bool(connection.execute(query).scalar_one())
 
 
-def check_chain(connection: Connection) -> Iterator[LedgerEntry]:
+def check_chain(connection: sa.Connection) -> Iterator[LedgerEntry]:
     """Yield all entries in order, each after its number, its hash and that of the entry before were checked.
 
     Raises:
         QubicLabError: at the first entry that is not as it was written.
     """
     previous = START
-    for number, row in enumerate(connection.execute(select(ENTRIES).order_by(ENTRIES.c.number)), start=1):
+    for number, row in enumerate(connection.execute(sa.select(ENTRIES).order_by(ENTRIES.c.number)), start=1):
         if row.number != number:
             raise broken(number, "it is missing")
         if row.previous != previous:
@@ -169,6 +155,6 @@ def _hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical([values[name] for name in named])).hexdigest()
 
 
-def _entry(row: Row[Any]) -> LedgerEntry:
+def _entry(row: sa.Row[Any]) -> LedgerEntry:
     content = json.loads(row.content)
     return LedgerEntry(row.number, row.kind, row.family, row.recorded_us, row.about, content, row.hash)

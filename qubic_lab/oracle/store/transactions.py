@@ -192,7 +192,7 @@ def read_cursor(cursor: str, parts: int) -> tuple[int, ...]:
 
 
 def upsert(engine: Engine, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    """Return an insert into a table that has `on_conflict_do_update`, in the dialect of the database."""
+    """Return an insert into a table that has `on_conflict_do_…` methods, in the dialect of the database."""
     return sqlite.insert(table) if engine.dialect.name == "sqlite" else postgresql.insert(table)
 
 
