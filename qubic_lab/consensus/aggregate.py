@@ -117,11 +117,7 @@ class Consensus:
 
 
 def deliberate(
-    question: str,
-    votes: Sequence[Vote],
-    absences: Sequence[Absence],
-    context: VoteContext,
-    config: VotingConfig,
+    question: str, votes: Sequence[Vote], absences: Sequence[Absence], context: VoteContext, config: VotingConfig
 ) -> Consensus:
     """Return the result of a vote; there may be no votes.
 

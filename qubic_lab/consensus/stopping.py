@@ -20,10 +20,7 @@ LIKELY = 0.8
 
 
 def is_settled(
-    ballots: Sequence[Ballot],
-    to_come: Sequence[Ballot],
-    rule: str = DEFAULT_RULE,
-    fallback: str | None = None,
+    ballots: Sequence[Ballot], to_come: Sequence[Ballot], rule: str = DEFAULT_RULE, fallback: str | None = None
 ) -> bool:
     """Return whether the winner, or that there is none, is certain whatever the outstanding ballots say.
 

@@ -123,12 +123,7 @@ class Dashboard(pn.viewable.Viewer):
     """
 
     def __init__(
-        self,
-        lab: Lab,
-        watch: Watch,
-        tag: str = ENGLISH,
-        updates: int = 0,
-        may_act: Callable[[], bool] = lambda: True,
+        self, lab: Lab, watch: Watch, tag: str = ENGLISH, updates: int = 0, may_act: Callable[[], bool] = lambda: True
     ) -> None:
         super().__init__()
         self._lab, self._watch, self._tag, self._updates, self._may_act = lab, watch, tag, updates, may_act

@@ -17,15 +17,7 @@ from sqlalchemy import Engine
 
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.alerts.delivery import Deliverer, Delivery, Webhook
-from qubic_lab.oracle.alerts.store import (
-    UNKNOWN,
-    AlertKind,
-    AlertStore,
-    EmittedAlert,
-    NewAlert,
-    PriceOutage,
-    RiskAlert,
-)
+from qubic_lab.oracle.alerts.store import UNKNOWN, AlertKind, AlertStore, EmittedAlert, NewAlert, PriceOutage, RiskAlert
 from qubic_lab.oracle.config import OracleConfig
 from qubic_lab.oracle.model.bars import Integers
 from qubic_lab.oracle.model.coins import COINS

@@ -38,14 +38,7 @@ PATTERN_BARS = 3
 """Number of last bars whose candle patterns are reported."""
 _PATTERN_CONTEXT = 64
 NO_BARS = "no bar of this frame has closed yet"
-CAUSAL = {
-    **INDICATORS,
-    **PATTERNS,
-    **TRENDS,
-    **PIVOTS,
-    **anomalies.SCORES,
-    **FORECASTS,
-}
+CAUSAL = {**INDICATORS, **PATTERNS, **TRENDS, **PIVOTS, **anomalies.SCORES, **FORECASTS}
 """Everything that is computed bar by bar: each value depends on its bar and earlier ones alone."""
 
 

@@ -308,12 +308,7 @@ def run_prefixes(
 
 
 def run_scrambles(
-    runs: CutRuns,
-    function: Signal,
-    frame: pd.DataFrame,
-    values: Floats,
-    cuts: Sequence[int],
-    draw: np.random.Generator,
+    runs: CutRuns, function: Signal, frame: pd.DataFrame, values: Floats, cuts: Sequence[int], draw: np.random.Generator
 ) -> None:
     """Add runs on changed futures; where a wild one is refused, on one in which prices move as before."""
     large = large_value(values)

@@ -10,12 +10,7 @@ import numpy as np
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.performance import ALPHA, hac_variance, newey_west_lags
-from qubic_lab.oracle.inference.resampling import (
-    ShiftTest,
-    circular_shift_test,
-    memory_bars,
-    standard_ranks,
-)
+from qubic_lab.oracle.inference.resampling import ShiftTest, circular_shift_test, memory_bars, standard_ranks
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
 from qubic_lab.stats import holm
 

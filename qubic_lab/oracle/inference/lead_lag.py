@@ -9,11 +9,7 @@ import numpy as np
 from qubic_lab.oracle.inference.alignment import Aligned
 from qubic_lab.oracle.inference.information import LEAST_PAIRS, STRETCHES, known_span
 from qubic_lab.oracle.inference.performance import ALPHA, newey_west_lags
-from qubic_lab.oracle.inference.resampling import (
-    LEAST_SHIFTS,
-    circular_correlations,
-    memory_bars,
-)
+from qubic_lab.oracle.inference.resampling import LEAST_SHIFTS, circular_correlations, memory_bars
 from qubic_lab.oracle.model.bars import Floats, Integers, is_constant
 from qubic_lab.stats import holm_in_parts
 

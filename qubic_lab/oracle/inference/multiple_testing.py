@@ -13,14 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from qubic_lab.errors import InputError, check_at_least
-from qubic_lab.oracle.inference.performance import (
-    ALPHA,
-    LEAST_BARS,
-    NORMAL,
-    POWER,
-    probabilistic_sharpe,
-    sharpe_ratio,
-)
+from qubic_lab.oracle.inference.performance import ALPHA, LEAST_BARS, NORMAL, POWER, probabilistic_sharpe, sharpe_ratio
 from qubic_lab.oracle.inference.resampling import (
     RESAMPLES,
     block_length,
@@ -133,12 +126,7 @@ class SuperiorAbility:
 
 
 def superior_ability(
-    trials: Floats,
-    chosen: int | None = None,
-    *,
-    resamples: int = RESAMPLES,
-    block: float | None = None,
-    seed: int = 0,
+    trials: Floats, chosen: int | None = None, *, resamples: int = RESAMPLES, block: float | None = None, seed: int = 0
 ) -> SuperiorAbility:
     """Test for superior predictive ability (SPA), studentised and consistent: is a trial more than luck?
 

@@ -34,12 +34,7 @@ def read_feed(
     Raises:
         OSError: there is no worker process; a TimeoutError if it takes too long.
     """
-    question = {
-        "content": content.decode("latin-1"),
-        "feed": asdict(feed),
-        "headers": dict(headers),
-        "most": most,
-    }
+    question = {"content": content.decode("latin-1"), "feed": asdict(feed), "headers": dict(headers), "most": most}
     found = _READER.ask(question, READ_SECONDS)
     if not isinstance(found, list):
         return None

@@ -270,13 +270,7 @@ def outliers(times_us: Integers, closes: Sequence[float], rule: OutlierRule = RU
     return odd
 
 
-def _judge(
-    past_returns: Floats,
-    past_waits: Floats,
-    returns: Floats,
-    waits: Floats,
-    rule: OutlierRule,
-) -> Flags:
+def _judge(past_returns: Floats, past_waits: Floats, returns: Floats, waits: Floats, rule: OutlierRule) -> Flags:
     """Return whether each return, [rows], is far from those before it, [rows, past]."""
     middle = np.median(past_returns, axis=1)
     spread = np.median(np.abs(past_returns - middle[:, None]), axis=1) * _MAD_TO_DEVIATION

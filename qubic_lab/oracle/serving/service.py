@@ -148,11 +148,7 @@ class Oracle:
         return await self._cached("sentiment", ("sentiment", id or MARKET, window), compute, watched, as_of_us, assumed)
 
     async def price_analysis(
-        self,
-        coin: str | None = None,
-        frame: Frame = "1h",
-        as_of_us: int | None = None,
-        assumed: bool = False,
+        self, coin: str | None = None, frame: Frame = "1h", as_of_us: int | None = None, assumed: bool = False
     ) -> Cached:
         """Return `prices.price_analysis` as JSON, without a coin `market_prices`; errors as there.
 
