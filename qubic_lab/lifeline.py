@@ -24,22 +24,9 @@ if TYPE_CHECKING:
 LISTENER = "LISTENER_NUMBER"
 """Set for a process that serves at a socket which its parent holds: the socket's number."""
 _FIRST_GIVEN = 3
-LAUNCHER_PID = "QUBIC_LAB_LAUNCHER_PID"
-"""Set by the launcher for its ranks."""
 CTRL_C_S = 3.0
 """How long services that Ctrl-C ends wait for what is running; on SIGTERM they wait longer."""
 _PR_SET_PDEATHSIG = 1
-
-
-def tie_to_parents() -> None:
-    """End this rank together with torchrun and, if our launcher runs torchrun, with the launcher's client.
-
-    torchrun starts ranks in their own sessions and sets no parent-death signal.
-    """
-    launcher = os.environ.get(LAUNCHER_PID)
-    if launcher is not None:  # otherwise stdin may be anything: with `nohup` it is /dev/null, which ends at once
-        end_when_stdin_closes()
-    end_when_parent_dies(os.getppid() if launcher is None else int(launcher))
 
 
 def end_when_parent_dies(parent: int) -> None:

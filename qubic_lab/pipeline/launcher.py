@@ -1,4 +1,8 @@
-"""The process between a client and its ranks: runs torchrun, reports which rank failed, and cleans up."""
+"""The process between a client and its ranks: imports once, forks the ranks, reports which one failed, and cleans up.
+
+What a rank imports takes two seconds of a core. A fork is safe while this process has started no threads that may hold
+a lock, has run no operation of torch, and has not asked for a GPU. Its only thread waits for the client's end.
+"""
 
 import argparse
 import gc
@@ -6,23 +10,26 @@ import os
 import select
 import shutil
 import signal
+import sys
 import threading
-import time
+import warnings
 from contextlib import suppress
+from ctypes import memmove
 from pathlib import Path
 
 import psutil
 
-from qubic_lab.lifeline import LAUNCHER_PID, end_when_stdin_closes
-from qubic_lab.pipeline.local import RENDEZVOUS, tell_failure
+from qubic_lab.lifeline import end_when_parent_dies, end_when_stdin_closes
+from qubic_lab.pipeline.local import tell_failure
 
-STOPPED_LOOKS = 3
-"""A rank that is stopped (SIGSTOP) for this many checks, a second apart, is lost; its peers would wait forever."""
-
+STOPPED_S = 3.0
+"""A rank that is stopped (SIGSTOP) for so long is lost; its peers would wait forever."""
 KILLED_S = 10.0
 """How long killed ranks may take to be gone: while they live they may write into the run's folder."""
 CLEARINGS = 10
-"""How often the folder is removed, because torchrun may write into it meanwhile."""
+"""How often the folder is removed, because a compiler that a rank started may write into it meanwhile."""
+_ARG_START = 48 - 3
+"""Where the command line lies in memory: the place in /proc/PID/stat after the name (proc(5))."""
 
 
 def main() -> None:
@@ -34,38 +41,67 @@ def main() -> None:
     end_when_stdin_closes(before=lambda: _clear(args.run_dir))
     # Slow imports, after the watch: an end may be asked for meanwhile. Collections of garbage take a fifth of them.
     gc.disable()
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import main as torchrun
+    from qubic_lab.pipeline import rank
 
     gc.freeze()
     gc.enable()
-    os.environ[LAUNCHER_PID] = str(os.getpid())
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # that store would listen on all interfaces
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    threading.Thread(target=_watch_for_stopped_ranks, args=(args.run_dir,), daemon=True).start()
+    launcher, ranks = os.getpid(), dict[int, int]()
+    for number in range(args.ranks):
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            pid = os.fork()  # Python 3.12 warns of any thread
+        if not pid:
+            end_when_stdin_closes()
+            end_when_parent_dies(launcher)
+            _show_as_rank(number)
+            place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": args.ranks, "LOCAL_WORLD_SIZE": args.ranks}
+            os.environ |= {name: str(value) for name, value in place.items()}
+            return rank.run([f"--run-dir={args.run_dir}"])
+        ranks[pid] = number
     try:
-        torchrun(
-            [
-                "--nnodes=1",
-                f"--nproc-per-node={args.ranks}",
-                "--max-restarts=0",
-                "--rdzv-backend=c10d",
-                "--rdzv-conf=store_type=file",
-                f"--rdzv-endpoint={args.run_dir / RENDEZVOUS}",
-                "-m",
-                "qubic_lab.pipeline.rank",
-                f"--run-dir={args.run_dir}",
-            ]
-        )
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        code = failure.exitcode
-        how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-        tell_failure(args.run_dir, f"rank {rank} (process {failure.pid}) {how}")
-        raise
+        _wait(ranks, args.run_dir)
     finally:
         if _client_is_gone():  # the ranks ended with it; the watch removes the folder and ends this process
             threading.Event().wait()
+
+
+def _show_as_rank(number: int) -> None:
+    """Let this process's command line (`ps`, the doctor) name a rank instead of the launcher; Linux only."""
+    with suppress(OSError):
+        line = Path("/proc/self/cmdline").read_bytes()
+        shown = line.replace(b".launcher\0", b".rank\0").partition(b"--ranks=")[0] + b"--rank=%d" % number
+        if place := int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[_ARG_START]):
+            memmove(place, shown.ljust(len(line), b"\0"), len(line))
+
+
+def _wait(ranks: dict[int, int], run_dir: Path) -> None:
+    """Wait until all ranks have ended, numbers by process; once one fails or stays stopped, end them all and exit."""
+    lost: list[str] = []
+    watches: dict[int, threading.Timer] = {}
+
+    def lose(rank: str, how: str) -> None:
+        lost.append(f"{rank} {how}")
+        tell_failure(run_dir, lost[0])
+        for each in tuple(ranks):
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+
+    while ranks:
+        pid, status = os.waitpid(-1, os.WUNTRACED | os.WCONTINUED)
+        rank = f"rank {ranks[pid]} (process {pid})"
+        if pid in watches:
+            watches.pop(pid).cancel()
+        if os.WIFSTOPPED(status):
+            how = f"was stopped ({signal.SIGSTOP.name}) and did not go on"
+            watches[pid] = threading.Timer(STOPPED_S, lose, (rank, how))
+            watches[pid].start()
+        elif not os.WIFCONTINUED(status):
+            del ranks[pid]
+            code = os.waitstatus_to_exitcode(status)
+            if code and not lost:
+                lose(rank, f"was ended by signal {-code}" if code < 0 else f"ended with status {code}")
+    if lost:
+        sys.exit(lost[0])
 
 
 def _client_is_gone() -> bool:
@@ -86,22 +122,6 @@ def _clear(run_dir: Path) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
         if not run_dir.exists():
             break
-
-
-def _watch_for_stopped_ranks(run_dir: Path) -> None:
-    looks: dict[int, int] = {}
-    while True:
-        time.sleep(1.0)
-        for rank in psutil.Process().children():
-            try:
-                stopped = rank.status() == psutil.STATUS_STOPPED
-                looks[rank.pid] = looks.get(rank.pid, 0) + 1 if stopped else 0
-                if looks[rank.pid] >= STOPPED_LOOKS:
-                    how = f"was stopped ({signal.SIGSTOP.name}) and did not go on"
-                    tell_failure(run_dir, f"rank {rank.environ()['RANK']} (process {rank.pid}) {how}")
-                    os._exit(1)  # the parent-death signal ends all ranks, stopped ones too
-            except psutil.NoSuchProcess:
-                continue
 
 
 if __name__ == "__main__":

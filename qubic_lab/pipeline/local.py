@@ -17,12 +17,10 @@ SOCKET = "engine.sock"
 """Rank 0's gRPC service."""
 STORE = "store"
 """The file for the ranks' rendezvous."""
-RENDEZVOUS = "rendezvous"
-"""The file for torchrun's own rendezvous."""
 FAILURE = "failure.txt"
 """Written by the first process that detects a lost or failed rank; names the rank and the reason."""
 LOG = "ranks.log"
-"""Output of launcher, torchrun and ranks."""
+"""Output of launcher and ranks."""
 END_TIMEOUT_S = 10.0
 MOST_SOCKET_PATH_BYTES = 107
 """The system's limit without the final zero (unix(7))."""
@@ -42,9 +40,8 @@ class LocalRanks:
     def start(cls, ranks: int, threads: int) -> "LocalRanks":
         """Start the launcher in its own session, so that Ctrl-C reaches only this process."""
         run_dir = _make_run_dir()
-        command = [sys.executable, "-m", "qubic_lab.pipeline.launcher", f"--run-dir={run_dir}", f"--ranks={ranks}"]
-        # An explicit number of threads, because torchrun's default differs between one rank and several.
-        # Files that torchrun leaves in TMPDIR are removed with the run's folder.
+        command = [sys.executable, "-um", "qubic_lab.pipeline.launcher", f"--run-dir={run_dir}", f"--ranks={ranks}"]
+        # What a rank leaves in TMPDIR is removed with the run's folder.
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TMPDIR": str(run_dir)}
         with (run_dir / LOG).open("wb") as output:
             launcher = subprocess.Popen(

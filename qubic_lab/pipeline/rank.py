@@ -1,8 +1,8 @@
-"""The program that torchrun starts for each rank, on one host or on several.
+"""What each rank runs: in a fork of the launcher on one host, as a program that torchrun starts on several.
 
-The launcher gives it a folder for the rendezvous, and its client says what to load:
-`torchrun … -m qubic_lab.pipeline.rank --run-dir DIR`. On several hosts torchrun does the rendezvous, and the
-model is loaded at the start: `torchrun … -m qubic_lab.pipeline.rank --listen HOST:PORT --model MODEL`.
+The launcher gives it a folder for the rendezvous, and its client says what to load. On several hosts torchrun does the
+rendezvous, and the model is loaded at the start:
+`torchrun … -m qubic_lab.pipeline.rank --listen HOST:PORT --model MODEL`.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import torch.distributed as dist
 
 from qubic_lab import logs, tracing
 from qubic_lab.errors import InputError, QubicLabError, RankError
-from qubic_lab.lifeline import tie_to_parents
+from qubic_lab.lifeline import end_when_parent_dies
 from qubic_lab.model.folders import rank_folders, rank_name
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_config
 from qubic_lab.pipeline.engine import Engine
@@ -34,11 +35,16 @@ from qubic_lab.settings import settings
 
 
 def main() -> None:
-    """Join the group as this rank, then serve (rank 0) or follow (the others) until the group ends."""
+    """Be a rank that torchrun starts, in a session of its own; end with torchrun."""
     gc.freeze()
     gc.enable()
-    options = _options()
-    tie_to_parents()
+    end_when_parent_dies(os.getppid())
+    run()
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Join the group as this rank, then serve (rank 0) or follow (the others) until the group ends."""
+    options = _options(arguments)
     logs.configure(logs.level_of(settings().log_level or "warning"), settings().log_format)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     tracing.start("rank")
@@ -58,8 +64,8 @@ def main() -> None:
         sys.exit(error.exit_status)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="torchrun … -m qubic_lab.pipeline.rank", description=main.__doc__)
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="torchrun … -m qubic_lab.pipeline.rank", description=run.__doc__)
     parser.add_argument("--run-dir", type=Path, help="folder where the ranks of one host meet; else by the rendezvous")
     parser.add_argument("--listen", metavar="HOST:PORT", help="where rank 0 serves; else a socket in --run-dir")
     parser.add_argument("--model", help="load this at start: alias, hub id or path; each host looks for itself")
@@ -71,7 +77,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of each rank; by default rank 0's host is shared by its ranks")
     parser.add_argument("--slots", type=int, default=PipelineConfig.slots, help="requests decoding together in a lane")
     parser.add_argument("--compression", help="lossless: pack what travels between ranks, for slow links")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if not (options.run_dir or options.listen):
         parser.error("give --listen HOST:PORT: rank 0 serves there")
     return options
