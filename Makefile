@@ -4,6 +4,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 PEERS := .peers
 LLAMA := $(PEERS)/llama.cpp
 HARNESSES := openai lm-eval inspect-ai langchain-openai
+MYPY = mypy
 FAST := not slow and not gpu and not network
 # Two more than cores, because many tests wait; 9 at most.
 WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 7 ? cores + 2 : 9)))
@@ -46,9 +47,18 @@ report: .venv/.report ## run this week's studies and write the page
 test test-slow: export OPENBLAS_NUM_THREADS = 1
 test test-slow: export OMP_WAIT_POLICY = PASSIVE
 
+# Lint runs beside the tests, in the time in which these wait; what it says comes last.
+# mypy gives workers of its own 3 s to start, which a busy machine misses: here it checks in one process.
+test: LINT_BESIDE = nice $(MAKE) --no-print-directory lint MYPY='mypy --num-workers 0'
 # In the order of their names those that wait for ranks come first, and the others fill the time.
-test: lint ## check style, types, imports and notebooks, then run the fast tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(FAST)"
+test: setup ## check style, types, imports and notebooks, and run the fast tests
+	@said=$$(mktemp); $(LINT_BESIDE) >"$$said" 2>&1 & lint=$$!; \
+	trap 'kill $$lint 2>/dev/null; rm -f "$$said"' EXIT; trap 'exit 130' INT TERM; \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "$(FAST)"; tests=$$?; \
+	wait $$lint; linted=$$?; cat "$$said"; \
+	[ $$linted = 0 ] || echo "make test: lint found faults, see above" >&2; \
+	[ $$tests = 0 ] || echo "make test: tests failed, see above what lint says" >&2; \
+	[ $$tests$$linted = 00 ]
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
@@ -56,7 +66,7 @@ test-slow: setup ## run the tests that take minutes
 lint: setup ## check style, types, imports and notebooks
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/$(MYPY)
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/house.py
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
