@@ -270,11 +270,19 @@ class Coordinator:
         while not self._ending.is_set():
             try:
                 for notification in self.queue.notifications(self._ending.is_set):
-                    if notification is not None:
+                    if notification is not None and self._concerns(notification):
                         loop.call_soon_threadsafe(self._on_notification, notification)
             except QubicLabError as error:
                 logger.warning("%s", error)
                 self._ending.wait(RETRY_S)
+
+    def _concerns(self, notification: TaskNotification) -> bool:
+        """Return whether news of a task matters here: each token of all other coordinators' tasks is told here, too.
+
+        Whoever follows a task says so before reading it, and so misses nothing that is left out here.
+        """
+        is_news = notification.what in ("progress", "completed")
+        return not is_news or not notification.task_id or notification.task_id in self._followed
 
     def _on_notification(self, notification: TaskNotification) -> None:
         self._dispatcher.on_notification(notification)

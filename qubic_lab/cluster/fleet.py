@@ -52,8 +52,11 @@ class _Member:
 
     def outstanding(self, coordinator: str) -> tuple[int, int]:
         """Return requests and tokens: our own as of now, those of other coordinators as of the latest heartbeat."""
-        others = [load for name, load in self.record.state.loads.items() if name != coordinator]
-        return self.requests + sum(load.requests for load in others), self.tokens + sum(load.tokens for load in others)
+        requests, tokens = self.requests, self.tokens
+        for name, load in self.record.state.loads.items():
+            if name != coordinator:
+                requests, tokens = requests + load.requests, tokens + load.tokens
+        return requests, tokens
 
     def speed(self, now_s: float) -> tuple[float, tuple[float, ...]]:
         """Return its tokens/s, which may be only those of its start, and those of its recent answers."""

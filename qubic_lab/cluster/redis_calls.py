@@ -1,10 +1,9 @@
 """Calls to Redis that are repeated while the connection is lost, and Lua scripts as atomic steps."""
 
-import json
 import logging
 import time
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -41,15 +40,18 @@ class Scripts:
         self.prefix = f"{{{name}}}"
         self._folder = folder
         self._patience_s = patience_s
+        self._registered: dict[str, Any] = {}
 
     def key(self, *parts: str) -> str:
         """Return the key that the scripts build from the same parts."""
         return ":".join((self.prefix, *parts))
 
-    def run(self, script: str, settings: dict[str, Any], *arguments: str | bytes | int) -> Any:
-        """Run a script with settings and arguments; errors as for `call`."""
-        registered = self.redis.register_script(_source(self._folder, script))
-        return self.call(lambda: registered([self.prefix], [json.dumps(settings), *arguments]))
+    def run(self, script: str, settings: str, *arguments: str | bytes | int) -> Any:
+        """Run a script with settings, a JSON object, and arguments; errors as for `call`."""
+        registered = self._registered.get(script)
+        if registered is None:
+            registered = self._registered[script] = self.redis.register_script(_source(self._folder, script))
+        return self.call(partial(registered, [self.prefix], [settings, *arguments]))
 
     def call(self, call: Callable[[], Any]) -> Any:
         """Call a function, and repeat it while the connection is lost.

@@ -5,10 +5,12 @@ The registry lives in Redis, so every coordinator sees the same nodes. Nodes nev
 nodes' clocks do not matter.
 """
 
+import json
 import math
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -125,13 +127,7 @@ class Registry:
         return sorted(records, key=lambda record: record.id)
 
     def _run(self, script: str, *arguments: str | bytes) -> Any:
-        removed_ms = round(REMOVED_S * 1_000)
-        settings = {
-            "clock_offset_ms": self.clock_offset_ms,
-            "removed_ms": removed_ms,
-            "most_step_ms": removed_ms // 2,
-        }
-        return self._scripts.run(script, settings, *arguments)
+        return self._scripts.run(script, _settings(self.clock_offset_ms), *arguments)
 
     def _check(self, node: str, found: bytes) -> None:
         if found == b"unknown":
@@ -140,6 +136,13 @@ class Registry:
             )
         if found == b"other":
             raise RefusedError(f"another process has registered as node {node!r} since: this session has ended")
+
+
+@lru_cache(maxsize=8)
+def _settings(clock_offset_ms: int) -> str:
+    """Return what each script is told."""
+    removed_ms = round(REMOVED_S * 1_000)
+    return json.dumps({"clock_offset_ms": clock_offset_ms, "removed_ms": removed_ms, "most_step_ms": removed_ms // 2})
 
 
 def check_registration(registration: pb.NodeRegistration) -> None:

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Any, Literal, cast
 
 import redis
@@ -40,6 +40,7 @@ _LONGEST_BLOCK_S = 1.0
 _PAGE = 1_000
 _NOTIFICATION_S = 0.25
 _SIZES = ("most_tries", "most_waiting", "most_memory_bytes", "most_logged", "most_dead")
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _OUTCOME = ("state", "result", "why", "code", "tries", "story")
 
 
@@ -235,9 +236,9 @@ class TaskQueue:
                 task_id, payload, token, attempt, beside = found
                 carried = json.loads(beside or "{}")  # none with a task of an earlier version
                 return TaskLease(task_id.decode(), json.loads(payload), token, attempt, consumer, carried)
-            if (left_s := deadline - time.monotonic()) <= 0:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not self._wait_for_entry("wake", after=found[0], most_s=left_s):
                 return None
-            self._wait_for_entry("wake", after=found[0], most_s=left_s)
 
     def renew(self, lease: TaskLease) -> None:
         """Extend a lease to `limits.lease_s` from now; called on each token or keep-alive of the node.
@@ -431,24 +432,17 @@ class TaskQueue:
             start = f"({page[-1][0].decode()}"
 
     def _run(self, script: str, *arguments: str | bytes | int) -> Any:
-        limits = self._limits
-        shared = {
-            "clock_offset_ms": self.clock_offset_ms,
-            # More than the silence that a consumer notices in itself, less than that which others take for its end.
-            "most_step_ms": _ms((limits.silent_s + limits.gone_s) / 2),
-            **{f"{name}_ms": _ms(getattr(limits, f"{name}_s")) for name in ("lease", "gone", "silent", "hold", "keep")},
-            **{name: getattr(limits, name) for name in _SIZES},
-        }
-        return self._scripts.run(script, shared, *arguments)
+        return self._scripts.run(script, _settings(self._limits, self.clock_offset_ms), *arguments)
 
-    def _wait_for_entry(self, *stream: str, after: bytes, most_s: float) -> None:
-        """Wait until the stream has an entry later than `after`, for at most `most_s`."""
+    def _wait_for_entry(self, *stream: str, after: bytes, most_s: float) -> bool:
+        """Wait for at most `most_s` until a stream has an entry later than `after`; return whether it may have one."""
         block_ms = max(1, _ms(min(most_s, _LONGEST_BLOCK_S)))
-        self._scripts.call(lambda: self._redis.xread({self._scripts.key(*stream): after}, count=1, block=block_ms))
+        read = partial(self._redis.xread, {self._scripts.key(*stream): after}, count=1, block=block_ms)
+        return bool(self._scripts.call(read)) or most_s > _LONGEST_BLOCK_S
 
     def _encode(self, what: str, value: dict[str, Any] | list[Any]) -> bytes:
         try:
-            text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+            text = _JSON.encode(value).encode()
         except (TypeError, ValueError) as error:
             raise InputError(f"the {what} is not JSON ({error}): give numbers, texts, lists and dicts") from error
         most = self._limits.most_result_bytes if what == "result" else self._limits.most_bytes
@@ -480,6 +474,20 @@ def count_lost_and_duplicated(submitted: Sequence[str], log: Sequence[LogEntry])
     """Return how many tasks have no outcome in the log, and how many further outcomes tasks have."""
     ended = {entry.task_id for entry in log}
     return len(set(submitted) - ended), len(log) - len(ended)
+
+
+@lru_cache(maxsize=8)
+def _settings(limits: QueueLimits, clock_offset_ms: int) -> str:
+    """Return what each script is told."""
+    return json.dumps(
+        {
+            "clock_offset_ms": clock_offset_ms,
+            # More than the silence that a consumer notices in itself, less than that which others take for its end.
+            "most_step_ms": _ms((limits.silent_s + limits.gone_s) / 2),
+            **{f"{name}_ms": _ms(getattr(limits, f"{name}_s")) for name in ("lease", "gone", "silent", "hold", "keep")},
+            **{name: getattr(limits, name) for name in _SIZES},
+        }
+    )
 
 
 def _ms(seconds: float) -> int:

@@ -165,7 +165,7 @@ class Histories:
         scripts_of, queue_of = cast(Any, Scripts), cast(Any, TaskQueue)  # whose methods are replaced
         run, call, look = Scripts.run, Scripts.call, TaskQueue.look
 
-        def recorded_run(scripts: Scripts, script: str, settings: dict[str, Any], *arguments: Any) -> Any:
+        def recorded_run(scripts: Scripts, script: str, settings: str, *arguments: Any) -> Any:
             if scripts.prefix != "{tasks}":
                 return run(scripts, script, settings, *arguments)
             begun = self._begin(script, arguments)

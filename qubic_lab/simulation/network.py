@@ -44,20 +44,23 @@ class Network:
 
     def link(self, source: str, target: str) -> Link:
         """Return a direction between two hosts."""
-        return self._links.setdefault((source, target), Link())
+        pair = source, target
+        found = self._links.get(pair)
+        if found is None:
+            found = self._links[pair] = Link()
+        return found
 
     def is_cut(self, source: Process, target: Process) -> bool:
         """Return whether nothing passes from one process to another."""
-        link = self._links.get((source.host, target.host))
-        return link is not None and link.cut_since_s is not None
+        return self.link(source.host, target.host).cut_since_s is not None
 
-    def delay_s(self, source: Process, target: Process) -> float:
-        """Return how long a message takes that is sent now."""
+    def delay_s(self, source: Process, target: Process, link: Link | None = None) -> float:
+        """Return how long a message takes that is sent now; `link` is that from source to target."""
         if source.host == target.host:
             return NEAR_S
         delay_s = FAR_S * (1 + self._draw.random())
-        link = self._links.get((source.host, target.host))
-        if link is not None and (link.added_s or link.loss):
+        link = link or self.link(source.host, target.host)
+        if link.added_s or link.loss:
             delay_s += link.added_s * self._draw.random()
             resend_s = RESEND_S
             while link.loss and self._draw.random() < link.loss:
@@ -155,6 +158,10 @@ class Connection:
         self._network, self._scheduler = network, network.scheduler
         self._latest_s = {client: 0.0, server: 0.0}  # by receiver
         self.open = {client, server}
+        self._links = {
+            server: network.link(client.host, server.host),
+            client: network.link(server.host, client.host),
+        }  # by receiver
         self._held: dict[Process, list[tuple[Callable[..., None], tuple[Any, ...]]]] = {client: [], server: []}
         network.connections[self] = None
 
@@ -167,13 +174,15 @@ class Connection:
         if sender not in self.open:
             return
         receiver = self.server if sender is self.client else self.client
-        if self._network.is_cut(sender, receiver):
+        if self._links[receiver].cut_since_s is None:
+            self._send(sender, receiver, callback, arguments)
+        else:
             self._held[receiver].append((callback, arguments))
-            return
-        self._send(sender, receiver, callback, arguments)
 
     def _send(self, sender: Process, receiver: Process, callback: Callable[..., None], arguments: Any) -> None:
-        at_s = max(self._latest_s[receiver], self._scheduler.now + self._network.delay_s(sender, receiver))
+        at_s = self._scheduler.now + self._network.delay_s(sender, receiver, self._links[receiver])
+        if at_s < (latest_s := self._latest_s[receiver]):
+            at_s = latest_s
         self._latest_s[receiver] = at_s
         self._scheduler.later(receiver, at_s, self._deliver, receiver, callback, arguments)
 

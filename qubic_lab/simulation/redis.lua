@@ -12,6 +12,13 @@ local events, watched, listeners = {}, {}, {} -- what Python asked to hear of: s
 local scripts, decoded = {}, {}
 local commands = {}
 
+-- Adds an event, of three parts.
+local function tell(kind, name, text)
+  insert(events, kind)
+  insert(events, name)
+  insert(events, text)
+end
+
 local function fail(text)
   error({err = text}, 0)
 end
@@ -554,7 +561,7 @@ function commands.XADD(key, ...)
     end
   end
   if watched[key] then
-    insert(events, {'stream', key, ''})
+    tell('stream', key, '')
   end
   return stream.id
 end
@@ -773,7 +780,7 @@ end
 function commands.PUBLISH(channel, message)
   local heard = listeners[channel] or 0
   if heard > 0 then
-    insert(events, {'message', channel, message})
+    tell('message', channel, message)
   end
   return heard
 end
@@ -910,7 +917,7 @@ local function expire_some()
   end
 end
 
--- Returns how many events there are, and the reply: an error's text behind 'error', an array flattened into a table (true
+-- Returns how many parts of events there are, and the reply: an error's text behind 'error', an array flattened into a table (true
 -- and its size before its items), which is in one table behind false if it is long; another reply alone.
 local function answer(value)
   if type(value) ~= 'table' then
@@ -946,7 +953,7 @@ end
 function server.take_events()
   local taken = events
   events = {}
-  return taken
+  return unpack(taken)
 end
 
 function server.watch(key)

@@ -80,6 +80,7 @@ class SimulatedRedis:
         host = lua.table_from({b"decode": lambda text: _as_lua(lua, json.loads(text)), b"sha1": _sha1})
         self._lua = lua.execute(_source(), host)
         self._execute: Callable[..., tuple[Any, ...]] = self._lua[b"execute"]
+        self._take_events: Callable[[], tuple[bytes, ...] | None] = self._lua[b"take_events"]
         self._live = self._lua[b"new_store"]()
         self._disk = self._lua[b"new_store"]()
         self._lua[b"use"](self._live)
@@ -101,7 +102,12 @@ class SimulatedRedis:
         """
         if not self.up:
             raise redis.ConnectionError("Connection refused")
-        encoded = tuple([part if type(part) is bytes else _encoded(part) for part in command])
+        encoded = tuple(
+            [
+                part if type(part) is bytes else part.encode() if type(part) is str else _encoded(part)
+                for part in command
+            ]
+        )
         time_us = self._wall_us()
         result = self._execute(time_us, *encoded)
         if self._fsync != "always" and self._lua[b"has_changed"]():
@@ -155,7 +161,7 @@ class SimulatedRedis:
             self._lua[b"use"](self._disk)
             for _, time_us, command in self._logged[:-lost]:
                 self._execute(time_us, *command)
-            self._lua[b"take_events"]()
+            self._take_events()
             self._live = self._disk
             self._save()
         self._listeners.clear()
@@ -177,15 +183,17 @@ class SimulatedRedis:
         self._logged.clear()
 
     def _tell(self) -> None:
-        events = self._lua[b"take_events"]()
-        for place in range(1, len(events) + 1):
-            kind, name, text = (events[place][part] for part in (1, 2, 3))
-            if kind == b"message":
-                self._count_listeners(name)
-                for connection in self._listeners[name]:
-                    connection.push((name, text))
-            else:
+        events = self._take_events() or ()  # none: what looked at this command has told of them
+        for kind, name, text in zip(events[::3], events[1::3], events[2::3], strict=True):
+            if kind != b"message":
                 self.changed()
+                continue
+            listeners = self._listeners[name]
+            if not all(each.is_open for each in listeners):
+                self._count_listeners(name)
+                listeners = self._listeners[name]
+            for connection in listeners:
+                connection.push((name, text))
 
     def _count_listeners(self, channel: bytes) -> None:
         self._listeners[channel] = [each for each in self._listeners[channel] if each.is_open]

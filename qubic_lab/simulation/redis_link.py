@@ -10,6 +10,7 @@ Faults look as redis-py shows them: `redis.ConnectionError` where nobody listens
 may have run, or not), `redis.TimeoutError` after `ANSWER_S` without an answer (then it may still run later).
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -110,6 +111,8 @@ class RedisConnection:
         self.lost = False
         self._process, self._scheduler = process, network.scheduler
         self._waiting: greenlet | None = None
+        self._late_s = 0.0  # when the call that waits is given up
+        self._timer_s = math.inf  # when the next timer comes: one is set again only when it has come
         self._found: tuple[Any] | None = None
         self._pushed: deque[Any] = deque()
         self._news = Signal(network.scheduler, process)
@@ -191,16 +194,26 @@ class RedisConnection:
     def _wait(self) -> None:
         """Block until `_wake`; TimeoutError after a time."""
         self._waiting = getcurrent()
-        timer = self._scheduler.later(self._process, self._scheduler.now + ANSWER_S, self._too_late)
+        self._late_s = self._scheduler.now + ANSWER_S
+        if self._timer_s == math.inf:
+            self._set_timer()
         self._scheduler.block()
-        timer.cancel()
         if self._waiting is not None:  # by the timer
             self._waiting = None
             self.close()
             raise redis.TimeoutError("Timeout reading from socket")
 
+    def _set_timer(self) -> None:
+        self._timer_s = self._late_s
+        self._scheduler.later(self._process, self._late_s, self._too_late)
+
     def _too_late(self) -> None:
-        if self._waiting is not None:
+        if self._waiting is None:
+            self._timer_s = math.inf
+        elif self._timer_s < self._late_s:
+            self._set_timer()
+        else:
+            self._timer_s = math.inf
             self._waiting.switch()
 
     def _wake(self) -> None:

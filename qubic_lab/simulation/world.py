@@ -302,11 +302,13 @@ def _undisturbed() -> Iterator[None]:
     """Let Python collect garbage only where the world asks for it: else finalizers would run at any time."""
     was_enabled, hook = gc.isenabled(), sys.unraisablehook
     gc.disable()
+    gc.freeze()  # what is there already, so that collections look at the world alone
     sys.unraisablehook = lambda unraisable: None  # of tasks that never end, because their process has crashed
     try:
         yield
     finally:
         gc.collect()
+        gc.unfreeze()
         sys.unraisablehook = hook
         if was_enabled:
             gc.enable()
