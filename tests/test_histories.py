@@ -3,7 +3,8 @@
 import pytest
 
 from qubic_lab.cluster.tasks import TaskOutcome, TaskProgress
-from qubic_lab.simulation.histories import NEVER, Call, is_linearizable
+from qubic_lab.simulation import histories
+from qubic_lab.simulation.histories import NEVER, Call, Histories, is_linearizable
 
 TASK, TRIES = "t", 3
 SUBMITTED = Call("submit", (TASK,), 0, 0.0, 1, [b"new", b"t"])
@@ -51,6 +52,19 @@ END = ("completed", "result", "{}", "")
 )
 def test_a_history_is_possible_if_some_order_explains_all_replies(calls: list[Call], possible: bool) -> None:
     assert is_linearizable([SUBMITTED, *calls], TASK, TRIES) is possible
+
+
+def test_a_search_that_is_given_up_is_counted_and_neither_passed_nor_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [SUBMITTED, take(2, 3, 1, 1), take(4, 5, 2, 2)]
+    assert is_linearizable(calls, TASK, TRIES, most_steps=1) is None
+    violations: list[str] = []
+    for answer in (None, True, False):
+        monkeypatch.setattr(histories, "is_linearizable", lambda *_, answer=answer: answer)
+        seen = Histories(lambda: 0.0, TRIES, violations.append)
+        seen._calls[TASK] += calls
+        seen.check(is_end=True)
+        assert (seen.checked, seen.undecided) == (answer is True, answer is None)
+    assert len(violations) == 1
 
 
 def test_many_lost_answers_take_no_long_search() -> None:

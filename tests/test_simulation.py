@@ -5,8 +5,9 @@ import asyncio
 import json
 import random
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,26 @@ def test_a_seed_does_the_same_twice_byte_by_byte(tmp_path: Path) -> None:
     assert World(2, SHORT_H).run().digest != first.digest
 
 
-def test_seeds_keep_what_is_promised_while_faults_strike() -> None:
+@pytest.fixture
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is raised where garbage is collected; warnings are errors."""
+    found: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda each: found.append(f"{each.exc_value!r} in {each.object!r}"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield found
+
+
+def test_seeds_keep_what_is_promised_while_faults_strike_and_leave_nothing_to_the_collector(
+    unraisable: list[str],
+) -> None:
     summary = runs.Summary.of([runs.run_seed(seed, SHORT_H) for seed in range(100, 118)])
     assert [report.violation for report in summary.failed] == []
     assert summary.ended["answered"] > 0.9 * summary.requests
     assert sum(summary.struck.values()) > 30
     assert summary.sometimes["answer continued elsewhere"] and summary.sometimes["client asked again"]
+    assert summary.sometimes["history not decided"] == 0
+    assert unraisable == []
 
 
 def test_a_client_that_asks_the_same_coordinator_again_keeps_its_request() -> None:

@@ -139,6 +139,8 @@ def _show(summary: "Summary", promises: "Sequence[str]", shrunk: "Sequence[Repor
     print_table(("happened", "times"), [(what, f"{count:,}") for what, count in summary.sometimes.items()])
     typer.echo("")
     print_table(("request", "number"), [(_ENDS.get(how, how), f"{count:,}") for how, count in summary.ended.items()])
+    if undecided := summary.sometimes.get("history not decided"):
+        typer.echo(f"\nHistories that were not decided, as their search was given up: {undecided:,}")
     typer.echo("\nViolations: none" if not summary.failed else "\nViolations:")
     for report in shrunk or summary.failed:
         typer.echo(f"- seed {report.seed}, {report.violation}\n  replay: {_replay(report)}")

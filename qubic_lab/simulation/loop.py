@@ -15,7 +15,6 @@ import heapq
 from asyncio.events import _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from itertools import count
 from types import SimpleNamespace
@@ -25,7 +24,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 EPOCH_S = 1_800_000_000.0
 """Wall clock at virtual time 0, in seconds since 1970."""
-_MOST_FINALLY = 20
+_ENDS_WITHIN_S = 60.0
+"""More than each time limit for what is done at an end."""
 T = TypeVar("T")
 
 
@@ -75,9 +75,9 @@ class Scheduler:
         self._hub = getcurrent()
         self._idle: list[greenlet] = []
         self._threads: list[greenlet] = []
-        self.graveyard: list[Any] = []
+        self.graveyard: list[asyncio.Task[Any]] = []
         """Tasks of crashed processes: one that is collected would run its `finally`."""
-        self._buried = False
+        self.buried = False
 
     def run(self, until_s: float) -> None:
         """Run all steps up to a time; raise what `fail` was called with."""
@@ -110,6 +110,8 @@ class Scheduler:
                         step.context.run(callback, *step.arguments)
                     except Exception as error:
                         process.call_exception_handler({"message": "a callback failed", "exception": error})
+                elif not step.when_s:
+                    process.unfinished.append(step)
             raise self.failure
         finally:
             self.current = None
@@ -136,7 +138,7 @@ class Scheduler:
 
     def start(self, process: "Process", work: Callable[[], None]) -> None:
         """Run blocking code of a process until it blocks for the first time; it goes on by itself."""
-        if self._buried:
+        if self.buried:
             return
         worker = self._idle.pop() if self._idle else self._new_worker()
         worker.switch(process, work)
@@ -166,30 +168,34 @@ class Scheduler:
 
     def block(self) -> None:
         """Block the calling greenlet until somebody switches to it."""
-        if self._buried:  # in a `finally`
+        if self.buried:  # in a `finally`
             raise GreenletExit
         self._hub.switch()
 
     def bury(self) -> None:
-        """Forget all that still runs; nothing may be asked of it afterwards."""
-        self._buried = True
-        self.ready.clear()
+        """End all that still runs, when all processes have crashed: cancelled tasks whose threads and timers are gone.
+
+        Without it their `finally` would run when they are collected.
+        """
+        self.buried, self.failure = True, None
         self._timers.clear()
-        self._idle.clear()
         for thread in self._threads:
             thread.throw(GreenletExit)
         self._threads.clear()
+        self._idle.clear()
+        for process in dict.fromkeys(
+            [step.process for step in self.ready] + [task.get_loop() for task in self.graveyard]
+        ):
+            assert isinstance(process, Process)
+            process.alive = True
+            self.ready.extendleft(reversed(process.unfinished))
+            process.unfinished.clear()
         for task in self.graveyard:
-            _end(task.get_coro())
+            task.cancel()
+        self.run(self.now + _ENDS_WITHIN_S)
         self.graveyard.clear()
-
-
-def _end(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Let a coroutine end now; one that waits in a `finally` is asked again."""
-    for _ in range(_MOST_FINALLY):
-        with suppress(BaseException):
-            coroutine.close()
-            return
+        self.ready.clear()
+        self._timers.clear()
 
 
 class Signal:
@@ -251,6 +257,7 @@ class Process(asyncio.AbstractEventLoop):
         host: processes of one host reach each other whatever happens to the network.
         alive: false after `crash`.
         held: steps that wait while it is paused, else None.
+        unfinished: steps that it has not done because it has crashed.
         clock_offset_s: what its wall clock shows beyond the others.
         slow: factor of the time that its work takes.
         certificate_ends_s: when its certificate expires, by its own wall clock; 0: never.
@@ -261,6 +268,7 @@ class Process(asyncio.AbstractEventLoop):
         self.scheduler, self.name, self.host = scheduler, name, host or name
         self.alive = True
         self.held: deque[Step] | None = None
+        self.unfinished: list[Step] = []
         self.clock_offset_s = 0.0
         self.slow = 1.0
         self.certificate_ends_s = 0.0
@@ -271,9 +279,11 @@ class Process(asyncio.AbstractEventLoop):
 
     def crash(self) -> None:
         """End it at once, as SIGKILL does."""
-        if not self.alive:
+        if not self.alive or self.scheduler.buried:
             return
-        self.alive, self.held = False, None
+        self.alive = False
+        self.unfinished += self.held or ()
+        self.held = None
         self.scheduler.graveyard += asyncio.all_tasks(self)
         for react in self.on_crash:
             react()

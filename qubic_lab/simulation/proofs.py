@@ -77,5 +77,6 @@ class Proofs:
         """Look at the whole, when all has ended."""
         self.histories.check(is_end=True)
         self._world.sometimes["history linearizable"] = self.histories.checked
+        self._world.sometimes["history not decided"] = self.histories.undecided
         if left := [task.task_id.decode() for task in self.model.queue.tasks.values() if not task.is_final]:
             self._world.violate(f"{len(left)} tasks have not ended: {left[:3]}")

@@ -8,7 +8,6 @@ data, `World.coordinators` and `World.nodes` the living parts.
 import gc
 import logging
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -166,7 +165,8 @@ class World:
 
     def happened(self, what: str, times: int = 1) -> None:
         """Count a way of recovery."""
-        self.sometimes[what] += times
+        if not self._is_over:
+            self.sometimes[what] += times
 
     def note(self, process: Process, what: str) -> None:
         """Add an event of a process to the log."""
@@ -174,6 +174,8 @@ class World:
 
     def event(self, who: str, what: str) -> None:
         """Add an event to the log, and show it to the checkers."""
+        if self._is_over:
+            return
         at_s = self.scheduler.now
         self.log.add(at_s, who, what)
         for checker in self.checkers:
@@ -199,7 +201,7 @@ class World:
             except Violation:
                 pass
             finally:
-                self._is_over = True
+                self._is_over, ended_s = True, self.scheduler.now
                 for process in (self.clients_process, *(place.process for place in self.places.values())):
                     if process is not None:
                         process.crash()
@@ -215,7 +217,7 @@ class World:
             faults=tuple(fault.number for fault in faults),
             events=self.log.count,
             digest=self.log.close(),
-            virtual_s=round(self.scheduler.now, 3),
+            virtual_s=round(ended_s, 3),
             cpu_s=time.process_time() - started_s,
         )
 
@@ -300,16 +302,14 @@ class _Direct:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let Python collect garbage only where the world asks for it: else finalizers would run at any time."""
-    was_enabled, hook = gc.isenabled(), sys.unraisablehook
+    was_enabled = gc.isenabled()
     gc.disable()
     gc.freeze()  # what is there already, so that collections look at the world alone
-    sys.unraisablehook = lambda unraisable: None  # of tasks that never end, because their process has crashed
     try:
         yield
     finally:
         gc.collect()
         gc.unfreeze()
-        sys.unraisablehook = hook
         if was_enabled:
             gc.enable()
 
