@@ -12,7 +12,7 @@ from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, HoverTool, LinearAxis, NoOverlap, Range1d
 from bokeh.plotting import figure
 
-from qubic_lab.dashboard.oracle_view import Columns
+from qubic_lab.dashboard.oracle_view import TIMELINE, Columns
 from qubic_lab.runs.language import translated
 
 INK, LINE, DEEP, WARM = "#7b8a95", "#8a99a355", "#1f9aa8", "#e07a3f"
@@ -43,7 +43,7 @@ class Chart:
 
 def rate_chart() -> Chart:
     """Return the chart of the tokens/s of all nodes over time."""
-    rates = ColumnDataSource({"at": [], "tokens_per_s": []})
+    rates = _source("at", "tokens_per_s")
     plot = _plot(translated("tokens/s"), 160, [("tokens/s", "@tokens_per_s{0.0}"), (translated("time"), "@at{%T}")])
     plot.y_range.start = 0
     plot.varea("at", 0, "tokens_per_s", source=rates, fill_color=DEEP, fill_alpha=0.2)
@@ -53,7 +53,7 @@ def rate_chart() -> Chart:
 
 def confidence_chart() -> Chart:
     """Return the chart of the confidence of votes over time, with their outcome."""
-    votes = ColumnDataSource({name: [] for name in ("at", "confidence", "outcome", "color", "question", "level")})
+    votes = _source("at", "confidence", "outcome", "color", "question", "level")
     said = [(translated("question"), "@question"), (translated("confidence"), "@confidence{0 %}")]
     plot = _plot(translated("confidence"), HEIGHT, [*said, (translated("outcome"), "@outcome"), ("", "@level")])
     plot.y_range = Range1d(-0.05, 1.05)
@@ -64,13 +64,11 @@ def confidence_chart() -> Chart:
 
 def price_chart(body_ms: float) -> Chart:
     """Return the chart of candles with bands, levels, forecasts and marks, and the volume beneath."""
-    names = ("at", "when", "open", "high", "low", "close", "volume", "color", "middle", "band_low", "band_high")
-    bars = ColumnDataSource({name: [] for name in names})
-    forecasts, then = (
-        ColumnDataSource({name: [] for name in ("at", "when", "price", "low", "high")}) for _ in range(2)
-    )
-    levels = ColumnDataSource({name: [] for name in ("xs", "ys", "kind", "price", "touches")})
-    marks = ColumnDataSource({name: [] for name in ("at", "when", "price", "kind", "text")})
+    prices = ("open", "high", "low", "close")
+    bars = _source("at", "when", *prices, "volume", "color", "middle", "band_low", "band_high")
+    forecasts, then = (_source("at", "when", "price", "low", "high") for _ in range(2))
+    levels = _source("xs", "ys", "kind", "price", "touches")
+    marks = _source("at", "when", "price", "kind", "text")
     plot = _plot(translated("price"), 320, [])
     plot.varea(
         "at", "band_low", "band_high", source=bars, fill_color=INK, fill_alpha=0.12, legend_label=translated("bands")
@@ -87,7 +85,7 @@ def price_chart(body_ms: float) -> Chart:
         line = plot.line("at", "price", source=source, color=color, line_width=2, legend_label=label)
         _hover(plot, [line], [(label, "@price{0.[00000000]}"), ("", "@low{0.[0000]} – @high{0.[0000]}"), ("", "@when")])
     found = plot.scatter("at", "price", source=marks, marker="inverted_triangle", size=9, color=WARM)
-    values = [(name, f"@{name}{{0.[00000000]}}") for name in ("open", "high", "low", "close")]
+    values = [(name, f"@{name}{{0.[00000000]}}") for name in prices]
     _hover(plot, [bodies], [("", "@when"), *values, (translated("volume"), "@volume{0,0}")])
     _hover(plot, [found], [("", "@kind"), ("", "@text"), ("", "@when")])
     _hover(plot, [lines], [("", "@kind"), ("", "@price{0.[00000000]}"), (translated("touches"), "@touches")])
@@ -113,7 +111,7 @@ def price_chart(body_ms: float) -> Chart:
 
 def news_chart() -> Chart:
     """Return the chart of the sentiment index, with the number of texts behind it."""
-    news = ColumnDataSource({name: [] for name in ("at", "when", "index", "texts")})
+    news = _source("at", "when", "index", "texts")
     values = [("", "@when"), (translated("sentiment"), "@index{+0.00}"), (translated("texts"), "@texts")]
     plot = _plot(translated("sentiment"), 180, values)
     plot.y_range = Range1d(-1.05, 1.05)
@@ -136,7 +134,7 @@ def news_chart() -> Chart:
 
 def timeline_chart() -> Chart:
     """Return the chart of where the time of an answer went."""
-    spans = ColumnDataSource({name: [] for name in ("what", "start", "end", "color", "ms")})
+    spans = _source(*TIMELINE)
     plot = figure(
         height=150, sizing_mode="stretch_width", y_range=[], tools="xpan,xwheel_zoom,reset", toolbar_location=None
     )
@@ -145,6 +143,10 @@ def timeline_chart() -> Chart:
     _look(plot)
     plot.xaxis.axis_label = translated("ms since the question was sent")
     return Chart(plot, {"spans": spans})
+
+
+def _source(*names: str) -> ColumnDataSource:
+    return ColumnDataSource({name: [] for name in names})
 
 
 def _plot(label: str, height: int, values: Sequence[tuple[str, str]]) -> Any:

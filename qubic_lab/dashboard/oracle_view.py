@@ -1,7 +1,7 @@
 """What the oracle tab shows, from the oracle's answers; a part that cannot be computed says why."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,9 +13,12 @@ from qubic_lab.oracle.model.response import FRAME_S
 AVERAGE_BARS, BAND_DEVIATIONS = 20, 2.0
 """Of the Bollinger bands, as in `oracle.analysis.indicators`."""
 DAY_S = 86_400
+MOST_LEVELS = 6
 BODY_SHARE = 0.7
 """Width of a candle's body, of its bar's length."""
 Columns = dict[str, list[Any]]
+TIMELINE = ("what", "start", "end", "color", "ms")
+"""The columns of a timeline: a name, the times in ms of start and end, a colour, and the ms between."""
 NAN = float("nan")
 
 
@@ -48,6 +51,16 @@ def missing(part: Any) -> str:
     return str(part["reason"]) if isinstance(part, Mapping) and part.get("available") is False else ""
 
 
+def columns_of(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Columns:
+    """Return rows as the columns of a chart or a table, which have these names."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(names)
+    return {name: list(column) for name, column in zip(names, columns, strict=True)}
+
+
+def _bars(analysis: Mapping[str, Any]) -> list[Any]:
+    return [] if missing(analysis["bars"]) else list(analysis["bars"]["bars"])
+
+
 def ms_of(instant: str) -> float:
     """Return an instant of an answer in milliseconds since 1970, as charts have it."""
     return datetime.fromisoformat(instant).timestamp() * 1e3
@@ -55,7 +68,7 @@ def ms_of(instant: str) -> float:
 
 def candles(analysis: Mapping[str, Any]) -> Columns:
     """Return the closed bars of a price analysis as columns: candles, volume, and Bollinger bands of the shown bars."""
-    bars = [] if missing(analysis["bars"]) else analysis["bars"]["bars"]
+    bars = _bars(analysis)
     close_T = [bar["close"] for bar in bars]
     middle, low, high = bollinger(close_T)
     rises = [bar["close"] >= bar["open"] for bar in bars]
@@ -97,27 +110,19 @@ def forecast_rows(analysis: Mapping[str, Any]) -> list[ForecastRow]:
 def forecast_columns(analysis: Mapping[str, Any]) -> Columns:
     """Return the forecasts of a price analysis as columns of a chart, from its last close on."""
     rows = forecast_rows(analysis)
-    bars = [] if missing(analysis["bars"]) else analysis["bars"]["bars"]
+    bars = _bars(analysis)
     start = [(ms_of(bars[-1]["closed"]), bars[-1]["closed"], *(3 * [bars[-1]["close"]]))] if rows and bars else []
     points = [*start, *((ms_of(row.at), row.at, row.price, row.low, row.high) for row in rows)]
-    columns = zip(*points, strict=True) if points else ([] for _ in range(5))
-    return dict(zip(("at", "when", "price", "low", "high"), map(list, columns), strict=True))
+    return columns_of(("at", "when", "price", "low", "high"), points)
 
 
-def levels(analysis: Mapping[str, Any], most: int = 6) -> Columns:
+def levels(analysis: Mapping[str, Any]) -> Columns:
     """Return the strongest price levels as columns of a chart."""
-    found = [] if missing(analysis["levels"]) else analysis["levels"][:most]
-    bars = [] if missing(analysis["bars"]) else analysis["bars"]["bars"]
-    if not bars:
-        found = []
-    ends = [[ms_of(bars[0]["closed"]), ms_of(bars[-1]["closed"])] for _ in found]
-    return {
-        "xs": ends,
-        "ys": [[each["price"], each["price"]] for each in found],
-        "kind": [each["kind"] for each in found],
-        "price": [each["price"] for each in found],
-        "touches": [each["touches"] for each in found],
-    }
+    bars = _bars(analysis)
+    found = [] if missing(analysis["levels"]) or not bars else analysis["levels"][:MOST_LEVELS]
+    ends = [ms_of(bar["closed"]) for bar in (*bars[:1], *bars[-1:])]
+    rows = ((ends, 2 * [each["price"]], each["kind"], each["price"], each["touches"]) for each in found)
+    return columns_of(("xs", "ys", "kind", "price", "touches"), rows)
 
 
 def unusual(analysis: Mapping[str, Any]) -> list[Unusual]:
@@ -148,7 +153,7 @@ def reasons(analysis: Mapping[str, Any]) -> dict[str, str]:
 
 def day_before(analysis: Mapping[str, Any]) -> str | None:
     """Return the close of the last bar that is at least a day older than the newest; None: there is none."""
-    bars = [] if missing(analysis["bars"]) else analysis["bars"]["bars"]
+    bars = _bars(analysis)
     if not bars:
         return None
     last_s = datetime.fromisoformat(bars[-1]["closed"]).timestamp()
@@ -163,26 +168,20 @@ def _breakout(each: Mapping[str, Any]) -> str:
 
 def unusual_columns(analysis: Mapping[str, Any]) -> Columns:
     """Return what was unusual as marks above the candles of their bars."""
-    bars = {} if missing(analysis["bars"]) else {bar["closed"]: bar for bar in analysis["bars"]["bars"]}
-    marks = [(each, bars[each.at]) for each in unusual(analysis) if each.at in bars]
-    return {
-        "at": [ms_of(each.at) for each, _ in marks],
-        "when": [each.at for each, _ in marks],
-        "price": [bar["high"] for _, bar in marks],
-        "kind": [each.kind for each, _ in marks],
-        "text": [each.text for each, _ in marks],
-    }
+    highs = {bar["closed"]: bar["high"] for bar in _bars(analysis)}
+    marks = [each for each in unusual(analysis) if each.at in highs]
+    rows = ((ms_of(each.at), each.at, highs[each.at], each.kind, each.text) for each in marks)
+    return columns_of(("at", "when", "price", "kind", "text"), rows)
 
 
 def news_columns(sentiment: Mapping[str, Any]) -> Columns:
     """Return the sentiment index and the number of texts over a window, as columns of a chart."""
     points = [] if missing(sentiment["index"]) else sentiment["index"]["history"]
-    return {
-        "at": [ms_of(each["at"]) for each in points],
-        "when": [each["at"] for each in points],
-        "index": [NAN if each["index"] is None else each["index"] for each in points],
-        "texts": [each["texts"] for each in points],
-    }
+    rows = (
+        (ms_of(each["at"]), each["at"], NAN if each["index"] is None else each["index"], each["texts"])
+        for each in points
+    )
+    return columns_of(("at", "when", "index", "texts"), rows)
 
 
 def price_text(value: float | None) -> str:

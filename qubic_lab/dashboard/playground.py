@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from qubic_lab.dashboard.oracle_view import Columns
+from qubic_lab.dashboard.oracle_view import TIMELINE, Columns, columns_of
 from qubic_lab.errors import QubicLabError
 from qubic_lab.runs.language import translated
 
@@ -96,27 +96,14 @@ def spans(trace: Mapping[str, Any]) -> Columns:
         translated("prompt ({n} tokens)", n=answer["prompt_tokens"]),
         translated("answer ({n} tokens)", n=answer["new_tokens"]),
     )
-    return _in_a_row(zip(names, [(way_ms, PALE), *parts], strict=True))
+    rows, at_ms = [], 0.0
+    for name, (ms, color) in zip(names, [(way_ms, PALE), *parts], strict=True):
+        rows.append((name, at_ms, at_ms + ms, color, ms))
+        at_ms += ms
+    return columns_of(TIMELINE, rows)
 
 
 def voter_spans(trail: Mapping[str, Any]) -> Columns:
     """Return how long each voter of a vote took, as columns of the timeline."""
-    columns: Columns = {"what": [], "start": [], "end": [], "color": [], "ms": []}
-    for each in trail["voters"]:
-        _add(columns, each["voter"], 0.0, 1e3 * each["seconds"], DEEP if each["group"] is not None else INK)
-    return columns
-
-
-def _in_a_row(parts: Any) -> Columns:
-    columns: Columns = {"what": [], "start": [], "end": [], "color": [], "ms": []}
-    at_ms = 0.0
-    for what, (ms, color) in parts:
-        _add(columns, what, at_ms, at_ms + ms, color)
-        at_ms += ms
-    return columns
-
-
-def _add(columns: Columns, what: str, start_ms: float, end_ms: float, color: str) -> None:
-    row = {"what": what, "start": start_ms, "end": end_ms, "color": color, "ms": end_ms - start_ms}
-    for name, value in row.items():
-        columns[name].append(value)
+    took = [(each["voter"], 1e3 * each["seconds"], INK if each["group"] is None else DEEP) for each in trail["voters"]]
+    return columns_of(TIMELINE, ((voter, 0.0, ms, color, ms) for voter, ms, color in took))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
 
-from qubic_lab.dashboard.oracle_view import Columns
+from qubic_lab.dashboard.oracle_view import TIMELINE, Columns, columns_of
 
 PATH = "/v1/traces"
 MOST_TRACES, MOST_SPANS, MOST_BYTES = 32, 200, 2**20
@@ -81,17 +81,12 @@ def span_columns(spans: Sequence[Span]) -> Columns:
     A rank's wait for the rank before it may have begun before the question, which does not count.
     """
     first_ns = min((span.start_ns for span in spans if span.rank is None), default=0)
-    columns: Columns = {name: [] for name in ("what", "start", "end", "color", "ms")}
+    rows: dict[str, tuple[float, float, str, float]] = {}
     for span in sorted(spans, key=lambda span: (span.rank is not None, span.rank or 0, span.start_ns)):
         name = span.name if span.rank is None else f"rank {span.rank}: {span.name.removeprefix('rank ')}"
         start_ns = max(first_ns, span.start_ns)
-        row = {
-            "what": name if name not in columns["what"] else f"{name} ({len(columns['what'])})",
-            "start": (start_ns - first_ns) / 1e6,
-            "end": (span.end_ns - first_ns) / 1e6,
-            "color": COLORS.get(span.name.split()[-1], OTHER),
-            "ms": (span.end_ns - start_ns) / 1e6,
-        }
-        for column, value in row.items():
-            columns[column].append(value)
-    return columns
+        start_ms, end_ms = (start_ns - first_ns) / 1e6, (span.end_ns - first_ns) / 1e6
+        color = COLORS.get(span.name.split()[-1], OTHER)
+        unique = name if name not in rows else f"{name} ({len(rows)})"
+        rows[unique] = (start_ms, end_ms, color, (span.end_ns - start_ns) / 1e6)
+    return columns_of(TIMELINE, [(name, *row) for name, row in rows.items()])
