@@ -1,4 +1,4 @@
-"""Provenance of results: the commit, the versions and the machine."""
+"""Provenance of results: the commit, the versions, the machine, and the committed data."""
 
 import os
 import platform
@@ -30,6 +30,12 @@ def source_commit() -> Commit:
     if head is None:
         return Commit("unknown", dirty=False)
     return Commit(head, dirty=bool(_git(root, "status", "--porcelain")))
+
+
+def data_file(path: str, user: str) -> Path:
+    """Return a file of the checkout's `data/`; an installed copy has it beside the module of file `user` instead."""
+    checkout = Path(__file__).parents[1] / "data" / path
+    return checkout if checkout.parent.is_dir() else Path(user).with_name(checkout.name)
 
 
 def _git(root: Path, *args: str) -> str | None:

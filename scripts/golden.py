@@ -34,7 +34,7 @@ from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.database import open_database
 from qubic_lab.oracle.alerts.store import AlertStore, NewAlert
-from qubic_lab.oracle.ingest.packaged import run_demo, sample_texts_file
+from qubic_lab.oracle.ingest.packaged import SAMPLE_TEXTS, run_demo
 from qubic_lab.oracle.ingest.text_files import TextOptions, import_texts
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.sentiment.models import make_model
@@ -149,7 +149,7 @@ def _demo_app(folder: Path) -> Iterator[tuple[Oracle, redis.Redis]]:
     """
     bars_us, texts_us, now = _to_us(BARS_END), _to_us(TEXTS_END), _to_us(NOW)
     engine = open_database(f"sqlite:///{folder / 'lab.db'}")
-    import_texts(TextStore(engine, lambda: bars_us - MINUTE_US), sample_texts_file(), TextOptions(source="archive"))
+    import_texts(TextStore(engine, lambda: bars_us - MINUTE_US), SAMPLE_TEXTS, TextOptions(source="archive"))
     run_demo(engine, lambda: bars_us)
     PriceStore(engine, lambda: bars_us).add(Series("ethereum", "exchange", 3_600), _random_bars(bars_us, 90))
     quotes = _random_quotes(texts_us, 31)

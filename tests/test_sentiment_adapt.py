@@ -18,8 +18,7 @@ from qubic_lab.cli.bench import show
 from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import DIMENSIONS, Embedded, Embedder
 from qubic_lab.oracle.sentiment.adapt import AFTER, BEFORE, Adapted, adapt, fit_near
-from qubic_lab.oracle.sentiment.labelled import Columns, LabelledTexts, read_labelled
-from qubic_lab.oracle.sentiment.lexicon import data_file
+from qubic_lab.oracle.sentiment.labelled import HEADLINES_FILE, Columns, LabelledTexts, read_labelled
 from qubic_lab.oracle.sentiment.models import EmbeddingHead, make_model, read_head
 from qubic_lab.oracle.sentiment.scores import LABELS, softmax
 from qubic_lab.oracle.sentiment.train import balanced, log_loss, read_tweets, write_head
@@ -165,9 +164,9 @@ def test_models_are_judged_on_our_headlines_and_on_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = data_file("sentiment", "headlines.jsonl").read_text("utf-8").splitlines()
+    lines = HEADLINES_FILE.read_text("utf-8").splitlines()
     Path("headlines.jsonl").write_text("\n".join(lines[:80]), "utf-8")
-    monkeypatch.setattr("qubic_lab.bench.sentiment.data_file", lambda *_: Path("headlines.jsonl"))
+    monkeypatch.setattr("qubic_lab.bench.sentiment.HEADLINES_FILE", Path("headlines.jsonl"))
     tested = sum('"split": "test"' in line for line in lines[:80])
     write_mine(jargon(60))
     tiny_classifier(Path("tiny"))

@@ -20,8 +20,8 @@ from qubic_lab.model.embeddings import WEIGHTS_SHA256, Embedder
 from qubic_lab.oracle.model.records import Text
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, now_us
 from qubic_lab.oracle.sentiment.index import WEIGHTING, ScoredText, scored_texts
-from qubic_lab.oracle.sentiment.labelled import read_examples
-from qubic_lab.oracle.sentiment.lexicon import data_file, lexicon_hash, vader_compounds
+from qubic_lab.oracle.sentiment.labelled import HEADLINES_FILE, read_examples
+from qubic_lab.oracle.sentiment.lexicon import lexicon_hash, vader_compounds
 from qubic_lab.oracle.sentiment.models import (
     HEAD_FILE,
     LEXICON_FEATURES,
@@ -109,7 +109,7 @@ def test_words_scale_keeps_its_threshold(value: float, threshold: float, steepne
 
 def test_the_head_was_trained_on_the_committed_files() -> None:
     hashes = read_head().hashes
-    headlines = data_file("sentiment", "headlines.jsonl")
+    headlines = HEADLINES_FILE
     assert hashes["headlines"] == hashlib.sha256(headlines.read_bytes()).hexdigest()
     assert hashes["tweets"] == TWEETS_SHA256
     assert hashes["lexicon"] == lexicon_hash()
@@ -117,7 +117,7 @@ def test_the_head_was_trained_on_the_committed_files() -> None:
 
 
 def test_training_reads_the_training_part_alone() -> None:
-    examples = read_examples(data_file("sentiment", "headlines.jsonl"))
+    examples = read_examples(HEADLINES_FILE)
     assert len(examples) == 870
     shares = np.bincount([each.label for each in examples]) / len(examples)
     assert read_head().shares == pytest.approx(tuple(shares), abs=1e-6)
@@ -190,7 +190,7 @@ def test_a_word_scale_is_found_again() -> None:
 
 
 def test_the_scale_of_vader_is_that_of_the_training_part() -> None:
-    examples = read_examples(data_file("sentiment", "headlines.jsonl"))
+    examples = read_examples(HEADLINES_FILE)
     compounds = vader_compounds([each.text for each in examples])
     labels = np.array([each.label for each in examples])
     expected, committed = fit_scale(compounds, labels, 0.05), read_head().scales["vader"]
@@ -203,7 +203,7 @@ def test_the_scale_of_vader_is_that_of_the_training_part() -> None:
 @needs_embedder
 def test_training_again_gives_the_committed_head() -> None:
     head = read_head()
-    again = train(data_file("sentiment", "headlines.jsonl"), read_tweets(TWEETS_FILE), Embedder(remembered=12_000))
+    again = train(HEADLINES_FILE, read_tweets(TWEETS_FILE), Embedder(remembered=12_000))
     assert again.hashes == head.hashes
     assert again.weights_CF == pytest.approx(head.weights_CF, abs=0.02)  # another machine rounds otherwise
     features = head_features([GOOD, BAD, "a table"], embedder())

@@ -7,8 +7,7 @@ from pathlib import Path
 from qubic_lab.bench.result import BenchResult, Table, interval_text
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.oracle.sentiment.evaluation import MeasureEstimate, ModelComparison, compare, verdict
-from qubic_lab.oracle.sentiment.labelled import Columns, LabelledTexts, read_labelled
-from qubic_lab.oracle.sentiment.lexicon import data_file
+from qubic_lab.oracle.sentiment.labelled import HEADLINES_FILE, Columns, LabelledTexts, read_labelled
 from qubic_lab.oracle.sentiment.models import DEFAULT, majority_of, make_model
 from qubic_lab.oracle.sentiment.scores import SentimentModel, SentimentScore
 
@@ -71,7 +70,7 @@ def bench_sentiment(
         ModelError: the embedder's weights, or FinBERT's, are missing.
     """
     own = Columns("text", "label", where={"split": "test"}, group="group")
-    sets = [("our headlines, test part", read_labelled(data_file("sentiment", "headlines.jsonl"), own))]
+    sets = [("our headlines, test part", read_labelled(HEADLINES_FILE, own))]
     sets += [(each.name, read_labelled(each, columns)) for each in files]
     names = (*MODELS, *([f"finbert:{finbert}"] if finbert else []))
     models = [make_model(name) for name in names]

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, permutations
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,9 +33,10 @@ from qubic_lab.consensus.similarity import (
     words_of,
 )
 from qubic_lab.evals.questions import read_objects
-from qubic_lab.provenance import source_commit
+from qubic_lab.provenance import data_file, source_commit
 from qubic_lab.stats import Floats, Indices, bootstrap_interval, wilson_interval
 
+PAIRS_FILE = data_file("consensus/pairs.jsonl", __file__)
 LABELS = ("same", "different", "contradicting")
 HALVES = ("dev", "test")
 OURS = "rules and similarity"
@@ -66,13 +66,7 @@ class AnswerPair:
 
 def committed_pairs() -> tuple[AnswerPair, ...]:
     """Return the project's labelled pairs; `data/consensus/README.md` explains the labels."""
-    return tuple(AnswerPair(**fields) for _, fields in read_objects(committed_file("pairs.jsonl"), "pairs"))
-
-
-def committed_file(name: str) -> Path:
-    """Return a file of `data/consensus`, of the checkout or of the installed package."""
-    checkout = Path(__file__).parents[2] / "data" / "consensus" / name
-    return checkout if checkout.exists() else Path(__file__).parent / name
+    return tuple(AnswerPair(**fields) for _, fields in read_objects(PAIRS_FILE, "pairs"))
 
 
 def half_of(key: str) -> str:

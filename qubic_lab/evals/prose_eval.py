@@ -9,9 +9,10 @@ from qubic_lab.consensus.answers import final_answer, same
 from qubic_lab.consensus.quality import judge
 from qubic_lab.consensus.words import stem, words
 from qubic_lab.evals.paired import MeanEstimate, share_estimate
-from qubic_lab.evals.pairs_eval import committed_file
 from qubic_lab.evals.questions import read_objects
+from qubic_lab.provenance import data_file
 
+PROSE_FILE = data_file("consensus/prose.jsonl", __file__)
 RIGHT, MISSING, WRONG = "right", "missing", "wrong"
 
 
@@ -40,7 +41,7 @@ class ReadAnswers:
 
 def committed_answers(part: str = "held-out") -> tuple[JudgedAnswer, ...]:
     """Return the judged answers of a part: rules are made on `development` and measured on `held-out`."""
-    rows = (JudgedAnswer(**fields) for _, fields in read_objects(committed_file("prose.jsonl"), "answers"))
+    rows = (JudgedAnswer(**fields) for _, fields in read_objects(PROSE_FILE, "answers"))
     return tuple(row for row in rows if row.part == part)
 
 

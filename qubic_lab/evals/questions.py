@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qubic_lab.errors import InputError, did_you_mean
+from qubic_lab.provenance import data_file
 
 KINDS = ("factual", "analytical", "technical", "creative")
 SETS = ("general", *KINDS)
@@ -29,9 +30,8 @@ class Question:
 
 
 def committed_questions(name: str = "general") -> Path:
-    """Return one of the project's question files (SETS), from the checkout or the installed package."""
-    checkout = Path(__file__).parents[2] / "data" / "questions" / f"{name}.jsonl"
-    return checkout if checkout.exists() else Path(__file__).parent / checkout.name
+    """Return one of the project's question files (SETS)."""
+    return data_file(f"questions/{name}.jsonl", __file__)
 
 
 def committed_by_kind(kind: str) -> tuple[Question, ...]:

@@ -12,8 +12,7 @@ from qubic_lab.oracle.analysis.forecast import RULE
 from qubic_lab.oracle.analysis.indicators import compute
 from qubic_lab.oracle.analysis.rating import Rating
 from qubic_lab.oracle.model.timestamps import DAY_US
-from qubic_lab.oracle.sentiment.labelled import read_examples
-from qubic_lab.oracle.sentiment.lexicon import data_file
+from qubic_lab.oracle.sentiment.labelled import HEADLINES_FILE, read_examples
 from qubic_lab.oracle.sentiment.models import read_head
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel
 from qubic_lab.stats import (
@@ -184,7 +183,7 @@ def accuracy(past: ForecastStudy, simulated: Sequence[SimulatedCoverage]) -> Fig
 
 def confidence(model: SentimentModel, seed: int = 0) -> ConfidenceRecord:
     """Judge the probability that a model gives to its own label on the part of our headlines that no model learned."""
-    examples = read_examples(data_file("sentiment", "headlines.jsonl"), "test")
+    examples = read_examples(HEADLINES_FILE, "test")
     scores = model.score([each.text for each in examples])
     right = np.array([score.label == LABELS[each.label] for score, each in zip(scores, examples, strict=True)])
     forecasts = Forecasts.of([min(1.0, max(each.probabilities)) for each in scores], right)

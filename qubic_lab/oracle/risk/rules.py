@@ -25,9 +25,9 @@ from qubic_lab.oracle.risk.measures import (
     check_parameters,
     compute_measure,
 )
+from qubic_lab.provenance import data_file
 
-RULES = Path(__file__).parents[3] / "data" / "risk" / "rules.yaml"
-_INSTALLED = Path(__file__).with_name("rules.yaml")
+RULES = data_file("risk/rules.yaml", __file__)
 FORGOTTEN_BARS = 48
 """After this number of bars in a row without a value the level is calm: about two windows of short bars."""
 
@@ -96,7 +96,7 @@ def read_rules(path: Path | None = None) -> tuple[RiskRule, ...]:
     Raises:
         InputError: the file cannot be read, or a name or a value in it is wrong.
     """
-    path = path or (RULES if RULES.exists() else _INSTALLED)
+    path = path or RULES
     return check_content(_RulesFile, read_yaml(path), path).rules
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from qubic_lab.errors import InputError, did_you_mean
 from qubic_lab.oracle.model.file_tables import DELIMITERS, FileTable, read_table
 from qubic_lab.oracle.sentiment.scores import LABELS
+from qubic_lab.provenance import data_file
 
+HEADLINES_FILE = data_file("sentiment/headlines.jsonl", __file__)
 OTHER_ENCODING = "cp1252"
 """Of files that are not in UTF-8."""
 SKIP = "skip"

@@ -10,22 +10,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
 from qubic_lab.oracle.model.bars import Floats
+from qubic_lab.provenance import data_file
 
-
-def data_file(folder: str, name: str) -> Path:
-    """Return a committed data file, from the checkout or the installed package."""
-    checkout = Path(__file__).parents[3] / "data" / folder
-    return checkout / name if checkout.is_dir() else Path(__file__).parent / name
-
-
-LEXICON_FILE = data_file("lexicons", "crypto.yaml")
+LEXICON_FILE = data_file("lexicons/crypto.yaml", __file__)
 """The committed lexicon of crypto markets."""
 LEXICON_CODE = 1
 """Increased when the matching changes."""

@@ -21,15 +21,15 @@ from qubic_lab.oracle.sentiment.lexicon import (
     LEXICON_CODE,
     crypto_compounds,
     crypto_lexicon,
-    data_file,
     lexicon_hash,
     vader_compounds,
 )
 from qubic_lab.oracle.sentiment.scores import LABELS, SentimentModel, SentimentScore, as_scores, softmax
+from qubic_lab.provenance import data_file
 from qubic_lab.settings import settings
 
 DEFAULT = "default"
-HEAD_FILE = data_file("sentiment", "head.json")
+HEAD_FILE = data_file("sentiment/head.json", __file__)
 """What was learned from our headlines and tweets on finance; `train` writes it."""
 TRAIN_COMMAND = "python -m qubic_lab.oracle.sentiment.train"
 DECIMALS = 6

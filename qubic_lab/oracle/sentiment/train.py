@@ -19,17 +19,18 @@ from qubic_lab.errors import InputError
 from qubic_lab.model.embeddings import WEIGHTS_SHA256, Embedder
 from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.sentiment.evaluation import confusion_of, macro_f1
-from qubic_lab.oracle.sentiment.labelled import Columns, LabelledTexts, read_examples, read_labelled
-from qubic_lab.oracle.sentiment.lexicon import data_file, lexicon_hash
+from qubic_lab.oracle.sentiment.labelled import HEADLINES_FILE, Columns, LabelledTexts, read_examples, read_labelled
+from qubic_lab.oracle.sentiment.lexicon import lexicon_hash
 from qubic_lab.oracle.sentiment.models import COMPOUNDS, HEAD_FILE, Head, WordScale, head_features
 from qubic_lab.oracle.sentiment.scores import LABELS, softmax
+from qubic_lab.provenance import data_file
 from qubic_lab.stats import Forecasts, calibration_error
 
 TWEETS = "zeroshot/twitter-financial-news-sentiment, sent_train.csv"
 """Where the tweets are published, on the Hugging Face Hub, under the MIT licence."""
 TWEETS_SHA256 = "71aa99d0d37feced03c999ec23b5b25302c92f39d69b6acb0a37aa076c5420e8"
 """SHA-256 of that file with line feeds at its ends of lines."""
-TWEETS_FILE = data_file("sentiment", "sent_train.csv")
+TWEETS_FILE = data_file("sentiment/sent_train.csv", __file__)
 """Where it is looked for; it is not part of this project."""
 TWEETS_COLUMNS = Columns("text", "label", {"0": "negative", "1": "positive", "2": "neutral"})
 FOLDS, SEEDS = 5, (0, 1, 2)
@@ -212,7 +213,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--tweets", type=Path, default=TWEETS_FILE, help=f"{TWEETS} on the Hugging Face Hub")
     tweets = read_tweets(parser.parse_args().tweets)
-    head = train(data_file("sentiment", "headlines.jsonl"), tweets, Embedder(remembered=len(tweets.texts) + 2000))
+    head = train(HEADLINES_FILE, tweets, Embedder(remembered=len(tweets.texts) + 2000))
     write_head(head, HEAD_FILE)
     print(json.dumps(head.measured, indent=2))
 
