@@ -180,7 +180,8 @@ class Completion:
     `ttft_ms` is the time from submission to the first token, `queue_ms` the part of it before the prompt was begun.
     `logprobs` has the log-probability of each token, if requested. `token_ids` starts with the request's
     forced tokens; log-probabilities and speed are of the tokens after them (speed 0 if there are none).
-    `prompt_scores` has the prompt's tokens if they were scored.
+    `prompt_scores` has the prompt's tokens if they were scored. `drafted_tokens` were drafted and verified, and so took
+    no step of their own.
     """
 
     prompt: str
@@ -193,6 +194,7 @@ class Completion:
     logprobs: tuple[float, ...] = ()
     prompt_scores: tuple[ScoredToken, ...] = ()
     queue_ms: float = 0.0
+    drafted_tokens: int = 0
 
 
 def no_progress(text: str, done: int, total: int) -> None:

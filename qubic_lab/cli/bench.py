@@ -365,6 +365,25 @@ def serving(
     return bench_serving(config, streams, pairs, new_tokens, packages, others, progress)
 
 
+@bench("--model smollm2 --ranks 2")
+def speculation(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: RankCount = 2,
+    dtype: options.Dtype = "bf16",
+    pairs: Annotated[int, Option(help="Pairs of answers, one with drafted tokens and one without.")] = 10,
+    new_tokens: NewTokens = 128,
+) -> "BenchResult":
+    """Measure how much faster answers come with drafted tokens.
+
+    Texts repeat themselves (code, quoting, arithmetic) or are free.
+    """
+    from qubic_lab.bench.speculation import bench_speculation
+    from qubic_lab.pipeline import PipelineConfig
+
+    return bench_speculation(PipelineConfig(model, ranks, dtype=dtype), pairs, new_tokens, progress)
+
+
 @bench("--model smollm2 --ranks 2", "pandas")
 def tracing(
     progress: Progress,

@@ -51,6 +51,7 @@ def generate(
     ] = None,
     threads: options.Threads = None,
     compression: options.Compression = None,
+    speculation: options.Speculation = None,
     json: options.Json = False,
 ) -> None:
     """Answer prompts with a model split over local ranks.
@@ -68,7 +69,12 @@ def generate(
             raise InputError(f"--vote takes one prompt, not {len(requests)}: give --prompt")
         slots = check_range("--vote", vote, 1, MOST_SAMPLES)
     config = PipelineConfig(
-        model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
+        *(model, ranks, strategy, cut, dtype),
+        threads=threads,
+        slots=slots,
+        layers=division,
+        compression=compression,
+        speculation=speculation,
     )
     if vote is not None:
         _vote(config, requests[0], vote, json)
@@ -158,7 +164,8 @@ def speed_text(done: Completion, load_s: float, work_ms: Sequence[float]) -> str
     prefill_s = (done.ttft_ms - done.queue_ms) / 1e3
     steps = {"load": load_s, "queue": done.queue_ms / 1e3, "prefill": prefill_s, "decode": decode_s}
     spent = ", ".join(f"{name} {_short_time(seconds)}" for name, seconds in steps.items())
-    text = f"{count} tokens, {done.tokens_per_s:.1f} tokens/s, the first after {done.ttft_ms:.0f} ms; {spent}"
+    drafted = f" ({done.drafted_tokens} of them drafted)" if done.drafted_tokens else ""
+    text = f"{count} tokens{drafted}, {done.tokens_per_s:.1f} tokens/s, the first after {done.ttft_ms:.0f} ms; {spent}"
     shares = [each_ms / 1e3 / (prefill_s + decode_s) for each_ms in work_ms]
     ranks = ", ".join(f"rank {rank} {share:.0%}" for rank, share in enumerate(shares))
     return f"{text}; at work: {ranks}" if ranks else text
@@ -171,7 +178,7 @@ def _short_time(seconds: float) -> str:
 def _settings(used: "ResolvedConfig") -> dict[str, Any]:
     from qubic_lab.provenance import source_commit
 
-    names = ("model", "meaningless", "device", "dtype", "ranks", "strategy", "layers", "threads")
+    names = ("model", "meaningless", "device", "dtype", "ranks", "strategy", "layers", "threads", "speculation")
     return {**{name: getattr(used, name) for name in names}, "commit": str(source_commit())}
 
 

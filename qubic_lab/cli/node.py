@@ -32,6 +32,7 @@ def node(
     slots: options.Slots = 4,
     threads: options.Threads = None,
     compression: options.Compression = None,
+    speculation: options.Speculation = None,
     pipeline: options.Running = None,
 ) -> None:
     """Run a pipeline as a node of a cluster.
@@ -52,7 +53,12 @@ def node(
     coordinators = split_list("--coordinator", coordinator)
     check_choice("node type", type, NODE_TYPES)  # before a name is claimed
     shape = PipelineConfig(
-        model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
+        *(model, ranks, strategy, cut, dtype),
+        threads=threads,
+        slots=slots,
+        layers=division,
+        compression=compression,
+        speculation=speculation,
     )
     show_warnings()
     tracing.start("node")

@@ -15,6 +15,13 @@ Dtype = Annotated[str, Option(help="fp32, bf16 or fp16.")]
 Compression = Annotated[
     str | None, Option(help="lossless: pack what travels between ranks, for slow links.", show_default="none")
 ]
+Speculation = Annotated[
+    str | None,
+    Option(
+        help="lookup: draft tokens from the text so far, where that pays; answers stay the same.",
+        show_default="none",
+    ),
+]
 Threads = Annotated[int | None, Option(help="Compute threads of each rank.", show_default="cores / ranks")]
 Running = Annotated[
     str | None,

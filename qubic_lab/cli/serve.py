@@ -28,6 +28,7 @@ def serve(
     slots: options.Slots = SLOTS,
     threads: options.Threads = None,
     compression: options.Compression = None,
+    speculation: options.Speculation = None,
     pipeline: options.Running = None,
     served_model_name: Annotated[
         str | None, Option(help="Name of the model for clients.", show_default="that of --model")
@@ -54,7 +55,12 @@ def serve(
 
     division = split_numbers("--layers", layers) if layers is not None else None
     shape = PipelineConfig(
-        model, ranks, strategy, cut, dtype, threads=threads, slots=slots, layers=division, compression=compression
+        *(model, ranks, strategy, cut, dtype),
+        threads=threads,
+        slots=slots,
+        layers=division,
+        compression=compression,
+        speculation=speculation,
     )
     secret = settings().api_key
     key = secret.get_secret_value() if secret else ""

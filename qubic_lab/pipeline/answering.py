@@ -164,6 +164,7 @@ class _Answer:
         self._pieces: list[str] = []
         self._ends = frozenset() if request.sampling.ignore_eos else loaded.limits.eos_token_ids
         self._times: list[float] = []
+        self._drafted = 0
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self.finish_reason: str | None = None
@@ -185,6 +186,7 @@ class _Answer:
         """Add a token that came at a time, and return it with the text that it completes."""
         assert event.token is not None
         self._times.append(time_s)
+        self._drafted += event.drafted
         if event.logprob is not None:
             self._logprobs.append(event.logprob)
         piece = self._take(event.token, event.finish)
@@ -213,6 +215,7 @@ class _Answer:
             token_ids=self._tokens,
             logprobs=self._logprobs,
             prompt=self._scored_prompt(),
+            drafted_tokens=self._drafted,
         )
 
     def _scored_prompt(self) -> list[pb.ScoredToken]:

@@ -143,5 +143,6 @@ def answer_of(request: Request, end: pb.End) -> PipelineAnswer:
         tokens_per_s=end.tokens_per_s,
         logprobs=tuple(end.logprobs),
         prompt_scores=tuple(map(_scored_of, end.prompt)),
+        drafted_tokens=end.drafted_tokens,
     )
     return PipelineAnswer(end.request, completion)

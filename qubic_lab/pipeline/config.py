@@ -19,6 +19,9 @@ GIVEN = "given"
 """Name of the strategy if the layers of each rank were given."""
 KERNELS = ("native", "torch")
 COMPRESSIONS = ("lossless",)
+SPECULATIONS = ("lookup", "always")
+MOST_DRAFTED = 15
+"""Tokens that a step may verify of an answer in addition to the one that it chooses."""
 NATIVE_DTYPES = ("fp32", "bf16")
 MOST_WAITING = 192
 """Requests that may wait for a slot; further ones are refused at once."""
@@ -35,7 +38,9 @@ class PipelineConfig:
     A split folder determines `ranks`, `strategy` and `cut`. `layers` are the layers of each rank, such
     as (11, 11, 6), instead of ranks, strategy and cut. `kernels` are ours for a CPU (native) or torch's; by default
     native, where a C++ compiler is found and the dtype is not fp16. `compression` packs the hidden states between ranks
-    ("lossless": no bit changes), for slow links.
+    ("lossless": no bit changes), for slow links. `speculation` drafts next tokens, those that followed the same
+    tokens before, and verifies them in one step, so that no token changes: as many as pay ("lookup") or as there are
+    ("always").
     """
 
     model: str = "smollm2"
@@ -52,6 +57,7 @@ class PipelineConfig:
     layers: tuple[int, ...] | None = None
     kernels: str | None = None
     compression: str | None = None
+    speculation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ class ResolvedConfig:
     meaningless: bool
     kernels: str
     compression: str | None = None
+    speculation: str | None = None
 
     @property
     def ranks(self) -> int:
@@ -95,6 +102,7 @@ class ResolvedConfig:
             meaningless=self.meaningless,
             kernels=self.kernels,
             compression=self.compression or "",
+            speculation=self.speculation or "",
         )
 
     @classmethod
@@ -115,6 +123,7 @@ class ResolvedConfig:
             meaningless=message.meaningless,
             kernels=message.kernels,
             compression=message.compression or None,
+            speculation=message.speculation or None,
         )
 
 
@@ -130,6 +139,8 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
     check_choice("dtype", config.dtype, DTYPE_BYTES)
     if config.compression is not None:
         check_choice("compression", config.compression, COMPRESSIONS)
+    if config.speculation is not None:
+        check_choice("speculation", config.speculation, SPECULATIONS)
     for name in ("ranks", "lanes"):
         if (value := getattr(config, name)) is not None:
             check_at_least(name, value, 1)
@@ -157,6 +168,9 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
             checkpoint = Checkpoint.open(rank_folder(folder, rank), stages[rank])
     ranks = len(layers)
     device = config.device or _device(ranks)
+    kernels = _kernels(config.kernels, config.dtype, device)
+    if config.speculation and kernels != "native":
+        raise InputError(f"speculation={config.speculation} needs native kernels, and torch's run: leave it out")
     return ResolvedConfig(
         model=config.model,
         folder=folder.resolve(),
@@ -170,8 +184,9 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         capture=config.capture,
         trace=config.trace,
         meaningless=checkpoint.config.meaningless,
-        kernels=_kernels(config.kernels, config.dtype, device),
+        kernels=kernels,
         compression=config.compression,
+        speculation=config.speculation,
     )
 
 

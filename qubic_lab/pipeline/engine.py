@@ -73,7 +73,8 @@ class Engine:
         self._scheduler: Scheduler | None = None
         self._sinks: dict[int, Sink] = {}
         self._begun_s: dict[int, float] = {}  # when the prompts of requests without an event were begun
-        self._in_flight: deque[Message] = deque()
+        self._in_flight: deque[tuple[Message, float]] = deque()  # each with when it was begun
+        self._taken_s = 0.0  # when the last one came back
         self._undelivered: list[tuple[Sink, Event]] = []
         self._told: queue.SimpleQueue[tuple[int, Mapping[str, str]]] = queue.SimpleQueue()
         self._counted_at, self._counting = 0.0, False  # when the ranks began to count, and whether they do now
@@ -155,26 +156,29 @@ class Engine:
             message = replace(message, adjustments=len(added))
             adjustments = torch.tensor(added, dtype=torch.float64).view(torch.int64)
         self._deliver()
+        begun_s = time.perf_counter()
         if message.kind is Kind.PREFILL:
-            begun_s = time.perf_counter()
             self._begun_s |= {work.request: begun_s for work in message.works if work.position == 0}
         returned, payloads = member.run(message, hidden, next_tokens, adjustments)
         member.transport.send(returned, *payloads)
-        self._in_flight.append(message)
+        self._in_flight.append((message, begun_s))
 
     def _take_back(self, scheduler: Scheduler) -> None:
         message = self._member.receive()
         if message.kind is Kind.CONTROL and self._counting:
             self._counting, self.counts = False, self._member.receive_control(message)["counts"]
             return
-        sent = self._in_flight.popleft()
+        sent, begun_s = self._in_flight.popleft()
         check_order(self._member.ranks - 1, message, sent.sequence)
+        begun_s, self._taken_s = max(self._taken_s, begun_s), time.perf_counter()
+        if message.kind is Kind.DECODE:
+            scheduler.step_time.observe(message.count, self._taken_s - begun_s)
         self.progressed_at = time.monotonic()
         logprobs = self._receive_logprobs(message)
         scores = self._receive_scores(message)
         for event in scheduler.complete(message):
-            if event.request in logprobs:
-                event = with_logprobs(event, logprobs[event.request])
+            if row := logprobs.get((event.request, event.index)):
+                event = with_logprobs(event, row)
             if event.request in scores:
                 event = replace(event, scores=scores[event.request])
             if event.request in self._begun_s:
@@ -200,14 +204,14 @@ class Engine:
             for work, rows in zip(scored, chunks, strict=True)
         }
 
-    def _receive_logprobs(self, message: Message) -> dict[int, list[float]]:
-        """Return each request's row of log-probabilities, if the message carries any."""
+    def _receive_logprobs(self, message: Message) -> dict[tuple[int, int | None], list[float]]:
+        """Return the rows of log-probabilities, if the message carries any, by request and index of the token."""
         if not message.has_logprobs:
             return {}
         shape = (len(message.sampled), LOGPROB_COLUMNS)
         rows = self._member.transport.receive_payload(shape, torch.float64, _CPU).tolist()
         return {
-            work.request: row[: 1 + 2 * work.logprobs]
+            (work.request, work.sample): row[: 1 + 2 * work.logprobs]
             for work, row in zip(message.sampled, rows, strict=True)
             if work.logprobs != NO_LOGPROBS and work.token != NO_TOKEN
         }
@@ -297,7 +301,9 @@ class Engine:
         if order.limits is not None:
             self._scheduler = None
             if member.stage is not None and not any("error" in reply for reply in replies):
-                self._scheduler = Scheduler(replace(order.limits, fixed_lanes=member.stage.decoder.fixed_rows))
+                fixed = member.stage.decoder.fixed_rows
+                most = 0 if fixed else order.limits.most_drafted
+                self._scheduler = Scheduler(replace(order.limits, fixed_lanes=fixed, most_drafted=most))
         order.replies.set_result(replies)
 
     def _next_control(self) -> Message:

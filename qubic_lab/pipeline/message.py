@@ -6,6 +6,7 @@ There is one codec and no pickle: a header is HEADER_WORDS int64 words, and floa
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,8 @@ class Kind(IntEnum):
     chunks, (scored rows,) int64, and the adjustments of logits, (adjustments, 3) as of Scheduler.adjustments, fp64 as
     int64, because their sizes vary and the transport asks for floats ahead."""
     DECODE = 2
-    """One token for each slot of a lane that decodes; hidden states (rows of the lane, H) follow between ranks, and
-    adjustments as above."""
+    """One token for each slot of a lane that decodes, and drafted ones; hidden states (rows of the lane, or one for
+    each token, H) follow between ranks, and adjustments as above."""
     CONTROL = 3
     """A JSON text of `count` bytes follows."""
 
@@ -77,9 +78,9 @@ class Message:
     """A micro-batch (on the way back with its tokens), or a control text of `count` bytes.
 
     A PREFILL has a work for each prompt of which it carries a chunk, in the order of its rows; works of siblings follow
-    the one that ends their prompt. A DECODE has one work for each slot. `count` is the number of tokens fed, `packed`
-    that of the bytes of packed hidden states that follow, 0 if they are not packed, and `adjustments` that of changed
-    logits.
+    the one that ends their prompt. A DECODE has one work for each slot, each followed by those of the slot's drafted
+    tokens. `count` is the number of tokens fed, `packed` that of the bytes of packed hidden states that follow, 0 if
+    they are not packed, and `adjustments` that of changed logits.
     """
 
     kind: Kind
@@ -94,6 +95,13 @@ class Message:
     def sampled(self) -> tuple[Work, ...]:
         """The works that choose a token."""
         return tuple(work for work in self.works if work.sample != NO_SAMPLE)
+
+    @property
+    def drafted(self) -> tuple[int, ...]:
+        """The indices of works that are fed a drafted token: they follow the first one of their slot."""
+        if self.kind is not Kind.DECODE:
+            return ()
+        return tuple(i for i, (before, work) in enumerate(pairwise(self.works), 1) if before.slot == work.slot)
 
     @property
     def has_logprobs(self) -> bool:

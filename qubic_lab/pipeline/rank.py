@@ -77,6 +77,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of each rank; by default rank 0's host is shared by its ranks")
     parser.add_argument("--slots", type=int, default=PipelineConfig.slots, help="requests decoding together in a lane")
     parser.add_argument("--compression", help="lossless: pack what travels between ranks, for slow links")
+    parser.add_argument("--speculation", help="lookup: draft next tokens from the text so far, where that pays")
     options = parser.parse_args(arguments)
     if not (options.run_dir or options.listen):
         parser.error("give --listen HOST:PORT: rank 0 serves there")
@@ -122,6 +123,7 @@ def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConf
         threads=options.threads or max(1, usable_cores() // ranks_here),
         slots=options.slots,
         compression=options.compression,
+        speculation=options.speculation,
     )
     return resolve_config(config, own_rank=rank)
 

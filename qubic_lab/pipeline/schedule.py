@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from qubic_lab.core import FinishReason, SamplingParams
+from qubic_lab.pipeline.lookup import Lookup, StepTime, Texts, draft_lengths
 from qubic_lab.pipeline.message import (
     FIRST_SEQUENCE,
     MAX_SLOTS,
@@ -30,7 +31,8 @@ class Limits:
     """The shape of the schedule; `chunk` and `max_positions` are in tokens.
 
     With `fixed_lanes` each slot belongs to a lane: lane i has the slots from i * slots_per_lane on. Otherwise a lane's
-    requests are chosen anew for each step.
+    requests are chosen anew for each step. Without them a step may verify up to `most_drafted` tokens of an answer:
+    as many as pay, or, with `draft_always`, as there are.
     """
 
     lanes: int
@@ -39,6 +41,8 @@ class Limits:
     max_positions: int
     eos_token_ids: frozenset[int] = frozenset()
     fixed_lanes: bool = False
+    most_drafted: int = 0
+    draft_always: bool = False
 
     def finish_reason(
         self, prompt_tokens: int, sampling: SamplingParams, count: int, token: int
@@ -64,6 +68,10 @@ class Event:
     """For each token of a scored chunk of its prompt: the log-probability of the next one, then pairs as of its top."""
     begun_s: float | None = None
     """Of its first event: when the first chunk of its prompt was sent, by `time.perf_counter`."""
+    index: int | None = None
+    """Of its token among those of the answer."""
+    drafted: bool = False
+    """Whether the token was chosen behind a drafted one, and so without a step of its own."""
 
 
 def with_logprobs(event: Event, row: Sequence[float]) -> Event:
@@ -113,10 +121,18 @@ class _Slot:
     ended: bool = False  # finished, failed or cancelled: free once nothing is in flight
     siblings: "tuple[_Slot, ...]" = ()
     prompt_logprobs: int = NO_LOGPROBS
+    lookup: Lookup | None = None
+    stepped: int = 0  # tokens when its running decode step was sent
+    drafted: Sequence[int] = ()  # what that step is fed after the last of them
 
     @property
     def decoding(self) -> bool:
         return bool(self.tokens) and not self.ended
+
+    def fed(self, work: Work) -> int:
+        """Return the token that a row of its running decode step is fed."""
+        row = work.position - (len(self.prompt) + self.stepped - 1)
+        return self.drafted[row - 1] if row else self.tokens[self.stepped - 1]
 
 
 class Scheduler:
@@ -130,6 +146,7 @@ class Scheduler:
         self._sequence = FIRST_SEQUENCE - 1
         self._steps = 0  # decode steps since the last chunk of a prompt
         self._lanes: deque[int] = deque(range(limits.lanes))  # none of their requests is in flight
+        self.step_time = StepTime()  # the caller tells it of decode steps
 
     @property
     def idle(self) -> bool:
@@ -182,12 +199,12 @@ class Scheduler:
         return self._prefill(prompts) if prompts else None
 
     def input_tokens(self, message: Message) -> list[int]:
-        """Return the token ids that a micro-batch feeds: chunks of prompts, or the last token of each work."""
+        """Return the token ids that a micro-batch feeds: chunks of prompts, or a token of each work."""
         slots = [self._slot(work.slot) for work in message.works]
         if message.kind is Kind.PREFILL:
             fed = zip(message.works, slots, strict=True)
             return [token for work, slot in fed for token in slot.prompt[work.position : work.position + work.rows]]
-        return [slot.tokens[-1] for slot in slots]
+        return [slot.fed(work) for work, slot in zip(message.works, slots, strict=True)]
 
     def next_tokens(self, message: Message) -> list[int]:
         """Return the token id that comes next after each token of the scored chunks; 0 after a prompt's last one."""
@@ -202,7 +219,7 @@ class Scheduler:
         return [
             (row, *each)
             for row, work in enumerate(message.sampled)
-            for each in _adjustments(self._slot(work.slot).sampling, self._slot(work.slot).tokens)
+            for each in _adjustments(self._slot(work.slot), work.sample)
         ]
 
     def complete(self, message: Message) -> list[Event]:
@@ -213,7 +230,7 @@ class Scheduler:
         for work in message.works:
             slot = self._slot(work.slot)
             slot.in_flight -= 1
-            if not slot.ended and (event := self._advance(slot, work)):
+            if not slot.ended and _counts(slot, work) and (event := self._advance(slot, work)):
                 events.append(event)
             if slot.ended:
                 if work.sample == NO_SAMPLE:
@@ -242,6 +259,10 @@ class Scheduler:
             leader.forced, leader.prompt_logprobs = waiting.forced, waiting.prompt_logprobs
             leader.siblings = tuple(self._place(s.request, waiting.prompt, s.sampling) for s in waiting.siblings)
             self._prompts.append(leader)
+            if self.limits.most_drafted:
+                texts = Texts(waiting.prompt)
+                for slot in (leader, *leader.siblings):
+                    slot.lookup = texts.begin()
 
     def _place(self, request: int, prompt: tuple[int, ...], sampling: SamplingParams) -> _Slot:
         """Put a request into the first free slot of the emptiest lane."""
@@ -310,8 +331,33 @@ class Scheduler:
 
     def _decode(self, lane: int, slots: list[_Slot]) -> Message:
         self._lanes.remove(lane)
-        works = [_work(slot, len(slot.prompt) + len(slot.tokens) - 1, 1, len(slot.tokens)) for slot in slots]
+        self._draft(slots)
+        works = [
+            _work(slot, len(slot.prompt) + count - 1, 1, count)
+            for slot in slots
+            for count in range(slot.stepped, slot.stepped + 1 + len(slot.drafted))
+        ]
         return self._message(Kind.DECODE, lane, works)
+
+    def _draft(self, slots: list[_Slot]) -> None:
+        """Choose the drafted tokens that a decode step verifies beside the tokens that it has to choose."""
+        drafts: list[tuple[list[int], float]] = []
+        for slot in slots:
+            slot.stepped = len(slot.tokens)
+            most = min(
+                self.limits.most_drafted,
+                slot.sampling.max_new_tokens - slot.stepped - 1,
+                self.limits.max_positions - len(slot.prompt) - slot.stepped - 1,
+            )
+            drafts.append(slot.lookup.draft(slot.tokens, most) if slot.lookup else ([], 0.0))
+        lengths = draft_lengths(
+            [chance for _, chance in drafts],
+            [len(drafted) for drafted, _ in drafts],
+            MAX_SLOTS - len(slots),
+            (lambda rows: 1.0) if self.limits.draft_always else self.step_time,
+        )
+        for slot, (drafted, _), length in zip(slots, drafts, lengths, strict=True):
+            slot.drafted = drafted[:length]
 
     def _message(self, kind: Kind, lane: int, works: list[Work]) -> Message:
         self._sequence += 1
@@ -337,19 +383,32 @@ class Scheduler:
         slot.tokens.append(work.token)
         finish = self.limits.finish_reason(len(slot.prompt), slot.sampling, len(slot.tokens), work.token)
         slot.ended = finish is not None
-        return Event(slot.request, work.token, finish)
+        return Event(slot.request, work.token, finish, index=work.sample, drafted=_is_drafted(slot, work))
 
     def _free_if_over(self, slot: _Slot) -> None:
         if slot.ended and not slot.in_flight and self._slots[slot.index] is slot:
             self._slots[slot.index] = None
 
 
-def _adjustments(sampling: SamplingParams, tokens: Sequence[int]) -> Iterable[tuple[int, float]]:
-    """Return what sampling parameters add to the logits of tokens, after the tokens of the answer so far."""
+def _is_drafted(slot: _Slot, work: Work) -> bool:
+    """Whether a row was fed a drafted token."""
+    return work.sample > slot.stepped > 0
+
+
+def _counts(slot: _Slot, work: Work) -> bool:
+    """Whether a row was fed tokens of the answer; one with a drafted token that has a fault is computed again."""
+    if not _is_drafted(slot, work):
+        return True
+    return work.sample == len(slot.tokens) and slot.fed(work) == slot.tokens[-1] and work.fault == NO_FAULT
+
+
+def _adjustments(slot: _Slot, count: int) -> Iterable[tuple[int, float]]:
+    """Return what sampling parameters add to the logits of tokens, after the first `count` tokens of the answer."""
+    sampling = slot.sampling
     added = dict(sampling.logit_bias)
     if sampling.presence_penalty or sampling.frequency_penalty:
-        for token, count in Counter(tokens).items():
-            penalty = sampling.presence_penalty + count * sampling.frequency_penalty
+        for token, times in Counter([*slot.tokens, *slot.drafted][:count]).items():
+            penalty = sampling.presence_penalty + times * sampling.frequency_penalty
             added[token] = added.get(token, 0.0) - penalty
     return added.items()
 

@@ -20,7 +20,7 @@ from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline.answering import Arrival, Arrivals, Call, Loaded
 from qubic_lab.pipeline.calls import NO_PROGRESS_S, SERVICE
-from qubic_lab.pipeline.config import MOST_WAITING
+from qubic_lab.pipeline.config import MOST_DRAFTED, MOST_WAITING
 from qubic_lab.pipeline.engine import PREFILL_CHUNK, Engine, Replies
 from qubic_lab.pipeline.listening import Listener
 from qubic_lab.pipeline.member import StageSettings
@@ -158,6 +158,8 @@ class PipelineService:
                 PREFILL_CHUNK,
                 config.max_positions,
                 frozenset(config.eos_token_ids),
+                most_drafted=MOST_DRAFTED if message.speculation else 0,
+                draft_always=message.speculation == "always",
             )
             replies = self._engine.configure(_stage_settings(message), limits)
             same_model = before is not None and before.settings.model_folder == message.model_folder

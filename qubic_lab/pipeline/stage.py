@@ -66,7 +66,7 @@ class Stage:
         follow if requested.
         """
         with self._tracer.span("compute", message):  # complete, because the check for infinities waits for the GPU
-            ends_only = self.decoder.stage.has_head and next_tokens_R is None
+            ends_only = self.decoder.stage.has_head and next_tokens_R is None and message.kind is Kind.PREFILL
             message, hidden_RH = self._run_layers(message, hidden_RH, ends_only)
         if not self.decoder.stage.has_head:
             return message, (hidden_RH, *(each for each in (next_tokens_R, adjustments_A3) if each is not None))
@@ -82,6 +82,8 @@ class Stage:
             for work in message.works:
                 if work.position == 0 or not work.rows:
                     self._clean_slot(work.slot)
+        drafted = message.drafted
+        fed_RH = hidden_RH.clone() if drafted else hidden_RH
         hidden_RH = self.decoder.forward(
             hidden_RH, self._segments(message), prompt=message.kind is Kind.PREFILL, ends_only=ends_only
         )
@@ -91,15 +93,36 @@ class Stage:
                 leader = work
             else:
                 self.decoder.copy_slot(leader.slot, work.slot, work.position)
-        return self._mark(message, self._faulty(message, hidden_RH)), hidden_RH
+        faulty = self._faulty(message, hidden_RH)
+        if drafted and faulty:
+            faulty, hidden_RH = self._without_drafts(message, faulty, fed_RH)
+        return self._mark(message, faulty), hidden_RH
+
+    def _without_drafts(
+        self, message: Message, faulty: set[int], fed_RH: torch.Tensor
+    ) -> tuple[set[int], torch.Tensor]:
+        """Run a decode step again, without the drafted tokens of slots with infinities, which all their rows may share.
+
+        Those works count as faulty. Their rows are zeros, so that what they leave in the cache is finite.
+        """
+        slots = {message.works[index].slot for index in faulty}
+        left_out = {index for index in message.drafted if message.works[index].slot in slots}
+        fed_RH[sorted(left_out)] = 0
+        hidden_RH = self.decoder.forward(fed_RH, self._segments(message), prompt=False)
+        return self._faulty(message, hidden_RH) | left_out, hidden_RH
 
     def _is_lane(self, message: Message) -> bool:
         """Whether a micro-batch has a row for each slot of its lane, idle or not."""
         return self.decoder.fixed_rows and message.kind is not Kind.PREFILL
 
     def _segments(self, message: Message) -> list[Segment]:
-        """Return whose rows the hidden states are."""
-        segments = [Segment(work.slot, work.position, work.rows) for work in message.works if work.rows]
+        """Return whose rows the hidden states are; those of a slot's drafted tokens follow its first row."""
+        segments: list[Segment] = []
+        for work in message.works:
+            if segments and work.rows and segments[-1].slot == work.slot:
+                segments[-1] = segments[-1]._replace(rows=segments[-1].rows + work.rows)
+            elif work.rows:
+                segments.append(Segment(work.slot, work.position, work.rows))
         if not self._is_lane(message):
             return segments
         first = message.lane * self._slots_per_lane
@@ -194,5 +217,8 @@ class Stage:
             self._spoiled_slots.discard(slot)
 
     def _write_logits(self, folder: Path, work: Work, logits_V: torch.Tensor) -> None:
-        with (folder / f"{work.request}.f32").open("wb" if work.sample == 0 else "ab") as file:
-            file.write(logits_V.cpu().numpy().tobytes())
+        """Write the logits at their token's place; those behind a wrong draft are overwritten, or stay at the end."""
+        row = logits_V.cpu().numpy().tobytes()
+        with (folder / f"{work.request}.f32").open("wb" if work.sample == 0 else "r+b") as file:
+            file.seek(work.sample * len(row))
+            file.write(row)
