@@ -6,6 +6,7 @@ import statistics
 import numpy as np
 import pytest
 from bar_series import bars_of, of_logs, walk
+from strict_warnings import WARNINGS_ARE_ERRORS
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis import anomalies
@@ -17,7 +18,7 @@ from qubic_lab.oracle.model.records import outliers
 from qubic_lab.oracle.model.timestamps import HOUR_US
 from qubic_lab.studies.anomaly_trials import KINDS, InjectedKind, inject, roc
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = WARNINGS_ARE_ERRORS
 SERIES = walk(3_000, seed=1)
 PLACES = list(range(300, 2_900, 50))
 

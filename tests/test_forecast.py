@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from bar_series import bars_of, of_logs, walk
+from strict_warnings import WARNINGS_ARE_ERRORS
 
 from qubic_lab.oracle.analysis.forecast import ForecastRule, forecast, forecast_path, forecasts, skill_against_staying
 from qubic_lab.oracle.analysis.results import PriceForecast
@@ -14,7 +15,7 @@ from qubic_lab.oracle.model.bars import Floats
 from qubic_lab.oracle.model.response import Missing
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = WARNINGS_ARE_ERRORS
 SMALL = ForecastRule(hours=0.0, bars=6, past=8, least=4)
 
 

@@ -6,13 +6,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from bar_series import bars_of, walk
+from strict_warnings import WARNINGS_ARE_ERRORS
 from talib import abstract
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.indicators import INDICATORS, PATTERNS, compute
 from qubic_lab.oracle.model.bars import Floats
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = WARNINGS_ARE_ERRORS
 SERIES = walk(260, seed=4, step=0.01)
 OPEN, HIGH, LOW, CLOSE, VOLUME = SERIES.open, SERIES.high, SERIES.low, SERIES.close, SERIES.volume
 NAN = math.nan

@@ -9,6 +9,7 @@ import pytest
 from arch.bootstrap import SPA, optimal_block_length
 from scipy.signal import lfilter
 from statsmodels.regression.linear_model import OLS
+from strict_warnings import WARNINGS_ARE_ERRORS
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.backtest.forecast_accuracy import clark_west, diebold_mariano
@@ -30,7 +31,7 @@ from qubic_lab.oracle.inference.performance import (
 from qubic_lab.oracle.inference.resampling import block_length, long_run_variance, prewhitened, resampled_weights
 from qubic_lab.stats import wilson_interval
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = WARNINGS_ARE_ERRORS
 
 
 def noise(bars: int, trials: int = 1, seed: int = 0) -> np.ndarray:

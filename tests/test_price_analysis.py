@@ -11,6 +11,7 @@ import pytest
 from bar_series import START, bars_of, of_logs, walk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strict_warnings import WARNINGS_ARE_ERRORS
 
 from qubic_lab.oracle.analysis.anomalies import NOT_VISIBLE, find_hints
 from qubic_lab.oracle.analysis.price_analysis import CAUSAL, MOST_LEVELS, NO_BARS, RECENT, analyse
@@ -30,7 +31,7 @@ from qubic_lab.oracle.model.response import Missing, to_plain
 from qubic_lab.oracle.model.timestamps import DAY_US, HOUR_US, MINUTE_US, SECOND_US, iso
 from qubic_lab.studies.anomaly_trials import inject
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = WARNINGS_ARE_ERRORS
 Function = Callable[[Bars], Floats]
 
 

@@ -8,6 +8,7 @@ from arch import arch_model
 from bar_series import bars_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strict_warnings import WARNINGS_ARE_ERRORS
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import Bars
@@ -38,7 +39,7 @@ from qubic_lab.oracle.risk.models import (
 )
 from qubic_lab.stats import wilson_interval
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = WARNINGS_ARE_ERRORS
 
 
 def same(first: np.ndarray, second: np.ndarray) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from bar_series import joined
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strict_warnings import WARNINGS_ARE_ERRORS
 
 from qubic_lab.errors import InputError
 from qubic_lab.oracle.model.bars import PRICES, Bars
@@ -36,7 +37,7 @@ from qubic_lab.oracle.risk.rules import (
 )
 from qubic_lab.oracle.risk.warning_scores import compare_warnings, evaluate_warnings, find_falls, volatility_ranks
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = WARNINGS_ARE_ERRORS
 SMALL: dict[str, dict[str, int]] = {
     name: {key: {"bars": 6, "usual_bars": 20}.get(key, value) for key, value in each.parameters.items()}
     for name, each in MEASURES.items()

@@ -1,6 +1,7 @@
 """The scheduler, driven by a ring that is a plain queue: every request is answered once, ranks are kept busy."""
 
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qubic_lab.core import SamplingParams
-from qubic_lab.pipeline.message import NO_LOGPROBS, NO_SAMPLE, Kind, Message
+from qubic_lab.pipeline.message import MAX_SLOTS, NO_LOGPROBS, NO_SAMPLE, Kind, Message
 from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling
 
 LIMITS = Limits(lanes=2, slots_per_lane=2, chunk=4, max_positions=64, eos_token_ids=frozenset({9}))
@@ -213,7 +214,7 @@ def test_forced_tokens_stand_whatever_is_chosen() -> None:
         fed += scheduler.input_tokens(message)
         events += scheduler.complete(answered(message, choice))
     assert fed == [1, 5, 6, 8]
-    assert events == [Event(0, 8), Event(0, 3, "length")]
+    assert events == [Event(0, 8, index=2), Event(0, 3, "length", index=3)]
     assert scheduler.idle
 
 
@@ -297,7 +298,7 @@ def test_prompts_to_score_share_micro_batches_and_no_token_is_chosen() -> None:
     assert [(work.request, work.prompt_logprobs) for work in second.works] == [(0, 3), (1, NO_LOGPROBS), (2, 0)]
     assert scheduler.next_tokens(second) == [15, 0, 0] and second.score_shape == (3, 7)
     events = [event for message in (first, second) for event in scheduler.complete(answered(message))]
-    assert events == [Event(0), Event(0, finish="length"), Event(1, 1), Event(2, finish="length")]
+    assert events == [Event(0), Event(0, finish="length"), Event(1, 1, index=0), Event(2, finish="length")]
     assert [event.request for event in drive(scheduler, depth=2)[1]] == [1]
 
 
@@ -307,7 +308,8 @@ def test_a_scored_prompt_is_answered_too(forced: list[int]) -> None:
     scheduler.submit(0, range(6), SamplingParams(max_new_tokens=3), forced=forced, prompt_logprobs=0)
     sent, events = drive(scheduler, depth=2)
     assert [message.score_shape[0] for message in sent] == [4, 2, 0, 0]
-    assert events == [Event(0), *([Event(0)] if forced else [Event(0, 1)]), Event(0, 1), Event(0, 1, "length")]
+    first = Event(0) if forced else Event(0, 1, index=0)
+    assert events == [Event(0), first, Event(0, 1, index=1), Event(0, 1, "length", index=2)]
 
 
 def test_a_prompt_to_score_may_fill_the_context() -> None:
@@ -345,3 +347,111 @@ def test_penalties_and_biases_follow_the_tokens_of_the_answer() -> None:
         (2, 4): -1.0,
         (2, 7): -100.0,
     }
+
+
+def next_token(fed: Sequence[int], seed: int) -> int:
+    """A model with three tokens that repeats itself a lot; the third ends an answer."""
+    return (fed[-1] + (hash((tuple(fed[-5:]), seed)) % 4 == 0)) % 3 + (7 if len(fed) > 30 and fed[-1] == 1 else 0)
+
+
+class FakeRanks:
+    """What the ranks do: each row chooses by the tokens that its slot was fed up to it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler, self.fed, self.rows = scheduler, defaultdict[int, list[int]](list), 0
+
+    def run(self, message: Message) -> Message:
+        tokens, chosen = iter(self.scheduler.input_tokens(message)), []
+        assert len(message.works) <= MAX_SLOTS and message.count == sum(work.rows for work in message.works)
+        for work in message.works:
+            if work.rows:
+                leader = self.fed[work.slot]
+                leader[work.position :] = [next(tokens) for _ in range(work.rows)]
+            else:
+                self.fed[work.slot] = leader[: work.position]
+            if work.sample != NO_SAMPLE:
+                chosen.append(next_token(self.fed[work.slot][: work.position + work.rows], work.seed))
+        self.rows += message.count * (message.kind is Kind.DECODE)
+        return message.with_tokens(chosen)
+
+
+@given(data=st.data())
+def test_drafts_change_no_token(data: st.DataObject) -> None:
+    """Requests, siblings and forced tokens; requests come and are cancelled at any time."""
+    lanes, slots = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
+    limits = replace(LIMITS, lanes=lanes, slots_per_lane=slots, eos_token_ids=frozenset({7, 8}))
+    scheduler = Scheduler(replace(limits, most_drafted=data.draw(st.sampled_from([1, 3, 15]))))
+    ranks, ring, number = FakeRanks(scheduler), deque[Message](), 0
+    asked: dict[int, tuple[list[int], SamplingParams, int]] = {}
+    got: dict[int, list[Event]] = defaultdict(list)
+    for _ in range(4):
+        if data.draw(st.booleans()):
+            scheduler.step_time.observe(data.draw(st.integers(1, 20)), data.draw(st.floats(0.001, 1)))
+        prompt = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=9))
+        samples = data.draw(st.integers(1, min(3, lanes * slots)))
+        sampling = [SamplingParams(max_new_tokens=data.draw(st.integers(1, 40)), seed=seed) for seed in range(samples)]
+        answer = undisturbed(prompt, sampling[0], limits)
+        forced = answer[: data.draw(st.integers(0, len(answer) - 1))] if samples == 1 else []
+        for place, each in enumerate(sampling):
+            asked[number + place] = (prompt, each, len(forced))
+        siblings = [Sibling(number + place, each) for place, each in enumerate(sampling[1:], 1)]
+        scheduler.submit(number, prompt, sampling[0], siblings, forced)
+        number += samples
+        for _ in range(data.draw(st.integers(0, 30))):
+            while len(ring) < lanes and (message := scheduler.next_micro_batch()):
+                ring.append(ranks.run(message))
+            for event in scheduler.complete(ring.popleft()) if ring else ():
+                got[event.request].append(event)
+        if data.draw(st.integers(0, 3)) == 0:
+            for gone in range(number - samples, number):
+                scheduler.cancel(gone)
+                del asked[gone]
+    while not scheduler.idle:
+        while len(ring) < lanes and (message := scheduler.next_micro_batch()):
+            ring.append(ranks.run(message))
+        for event in scheduler.complete(ring.popleft()):
+            got[event.request].append(event)
+    for request, (prompt, each, known) in asked.items():
+        answer = undisturbed(prompt, each, limits)
+        assert [event.token for event in got[request]] == answer[known:]
+        assert [event.index for event in got[request]] == [*range(known, len(answer))]
+        assert [event.finish is not None for event in got[request]] == [False] * (len(answer) - known - 1) + [True]
+
+
+def undisturbed(prompt: Sequence[int], sampling: SamplingParams, limits: Limits) -> list[int]:
+    """The tokens of an answer that is computed alone, one by one."""
+    answer: list[int] = []
+    while not answer or not limits.finish_reason(len(prompt), sampling, len(answer), answer[-1]):
+        answer.append(next_token([*prompt, *answer], sampling.seed))
+    return answer
+
+
+def test_drafts_save_steps_where_an_answer_repeats_itself() -> None:
+    scheduler = Scheduler(replace(LIMITS, lanes=1, max_positions=500, most_drafted=15))
+    scheduler.submit(0, [1, 2, 1, 2], SamplingParams(max_new_tokens=300, ignore_eos=True))
+    steps, drafted = 0, 0
+    while message := scheduler.next_micro_batch():
+        row = [1 + scheduler.input_tokens(message)[i] % 2 for i in range(-len(message.sampled), 0)]
+        events = scheduler.complete(message.with_tokens(row))
+        steps += 1
+        drafted += sum(event.drafted for event in events)
+    assert steps < 300 / 8 and drafted == 300 - steps
+
+
+def test_penalties_count_drafted_tokens_and_a_fault_behind_a_draft_is_nobodys() -> None:
+    scheduler = Scheduler(replace(LIMITS, lanes=1, most_drafted=3))
+    scheduler.submit(0, [1, 2, 1, 2], SamplingParams(max_new_tokens=9, frequency_penalty=1.0, ignore_eos=True))
+    scheduler.complete(answered(take(scheduler), 1))
+    message = take(scheduler)
+    assert [work.position for work in message.works] == [4, 5, 6, 7] and scheduler.input_tokens(message) == [1, 2, 1, 2]
+    assert message.drafted == (1, 2, 3)
+    assert scheduler.adjustments(message) == [
+        (0, 1, -1.0), (1, 1, -1.0), (1, 2, -1.0), (2, 1, -2.0), (2, 2, -1.0), (3, 1, -2.0), (3, 2, -2.0),
+    ]  # fmt: skip
+    assert [event.token for event in scheduler.complete(message.with_tokens([2, 1, 0, 0]).with_fault(1, {2, 3}))] == [
+        2,
+        1,
+    ]
+    message = take(scheduler)
+    assert message.works[0].position == 6 and scheduler.input_tokens(message)[0] == 1
+    assert scheduler.complete(message.with_fault(1, {0}))[0].fault_rank == 1

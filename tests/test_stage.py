@@ -69,3 +69,26 @@ def test_a_broken_row_is_the_fault_of_its_request_alone(tiny: Path, monkeypatch:
     message = Message(Kind.PREFILL, 1, count=9, works=works)
     returned, _ = stage.run(message, stage.embed(message, TOKENS[:9]), torch.arange(9))
     assert [work.fault for work in returned.works] == [-1, 0]
+
+
+def test_a_broken_drafted_row_harms_no_other_row(tiny: Path, tmp_path: Path) -> None:
+    """What it leaves in the cache is multiplied by 0 in other rows, and 0 times infinity is no number."""
+
+    def run(drafts: int) -> tuple[list[list[int]], list[bytes]]:
+        folder = tmp_path / f"{drafts} drafts"
+        folder.mkdir()
+        stage, faults = Stage(0, decoder_of(tiny), 1, 2, folder), []
+        prompts = (Work(0, 0, 0, 5, sample=0), Work(1, 1, 0, 3, sample=0))
+        first = Message(Kind.PREFILL, 1, count=8, works=prompts)
+        stage.run(first, stage.embed(first, TOKENS[:8]))
+        for sample in (1, 2):
+            rows = tuple(Work(0, 0, 4 + sample + i, sample=sample + i) for i in range(1 + drafts))
+            step = Message(Kind.DECODE, 1 + sample, works=(*rows, Work(1, 1, 2 + sample, sample=sample)))
+            hidden = stage.embed(step, TOKENS[20 : 20 + len(step.works)])
+            hidden[1:-1], hidden[-1] = torch.inf, hidden[0]
+            faults.append([work.fault for work in stage.run(step, hidden)[0].works])
+        logits = [(folder / f"{request}.f32").read_bytes() for request in (0, 1)]
+        return faults, [each[: len(logits[1])] for each in logits]
+
+    assert run(2)[0] == [[-1, 0, 0, -1]] * 2
+    assert run(1)[1] == run(0)[1]

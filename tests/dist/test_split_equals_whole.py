@@ -27,6 +27,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "qwen2-tied": {"family": "qwen2", "tie_word_embeddings": True, "num_hidden_layers": 5},
 }
 MODELS["llama-tied-odd-heads"] |= {"hidden_size": 90, "head_dim": 10}
+LOGITS_BYTES = 4 * 320
 GREEDY = SamplingParams(max_new_tokens=12, ignore_eos=True)
 # Shorter than a block, longer than two chunks, and in between.
 PROMPT_LENGTHS = (1, 5, 63, 64, 130, 300)
@@ -123,6 +124,40 @@ def test_slots_and_lanes_do_not_matter(
     for lanes in (1, 2, 3):
         split = replace(config, ranks=2, slots=2, lanes=lanes)
         assert_same(ask(two_ranks, split, requests(), tmp_path / f"{lanes} lanes"), first)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_drafts_change_no_bit(
+    dtype: str, tiny: Path, one_rank: Pipeline, two_ranks: Pipeline, three_ranks: Pipeline, tmp_path: Path
+) -> None:
+    """Answers that repeat themselves, more or less: greedy, sampled, with penalties; drafts are right and wrong."""
+    few = ((5, 30.0), (6, 30.0), (7, 29.0))  # tokens that the answer is made of
+    samplings = [
+        SamplingParams(60, ignore_eos=True),
+        SamplingParams(60, temperature=0.9, seed=1, ignore_eos=True),
+        SamplingParams(60, temperature=0.9, seed=2, ignore_eos=True, logit_bias=few, logprobs=True, top_logprobs=2),
+        SamplingParams(60, frequency_penalty=0.2, presence_penalty=0.1, ignore_eos=True, logit_bias=few),
+    ]
+    asked = [replace(each, sampling=sampling) for each in requests((5, 70)) for sampling in samplings]
+    asked += [Request(token_ids=(8, 9, 8, 9, 8), sampling=samplings[1])]
+    config = PipelineConfig(model=str(tiny), dtype=dtype, slots=4)
+
+    def ask_all(pipeline: Pipeline, ranks: int, speculation: str | None) -> tuple[Answers, Any, int]:
+        folder = tmp_path / f"{ranks}-{speculation}"
+        bits = ask(pipeline, replace(config, ranks=ranks, speculation=speculation), asked, folder)
+        completions = [answer.completion for answer in pipeline.answer_all(asked)]
+        siblings = list(pipeline.samples(asked[1], 3))
+        answers = [(tokens, logits[: len(tokens) * LOGITS_BYTES]) for tokens, logits in bits]
+        also = [each.logprobs for each in completions], [each.token_ids for each in siblings]
+        return answers, also, sum(each.drafted_tokens for each in (*completions, *siblings))
+
+    whole, logprobs, none = ask_all(one_rank, 1, None)
+    assert none == 0
+    for ranks, pipeline in enumerate((one_rank, two_ranks, three_ranks), 1):
+        drafted, drafted_logprobs, count = ask_all(pipeline, ranks, "always")
+        assert_same(drafted, whole)
+        assert drafted_logprobs == logprobs
+        assert count > 60
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
