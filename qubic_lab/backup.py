@@ -145,21 +145,17 @@ def _read_queue(file: Path) -> Iterator[SavedKey]:
 
 
 def _save_database(url: str, copy: Path) -> None:
-    engine = open_database(url, make=False)
-    try:
+    with _opened(url, make=False) as engine:
         if engine.dialect.name == "sqlite":
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
                 connection.exec_driver_sql("VACUUM INTO ?", (str(copy),))
             return
-        target = open_database(f"sqlite:///{copy}")
-        try:
-            with engine.connect().execution_options(isolation_level="REPEATABLE READ") as source:
-                _copy_rows(source, target)
-        finally:
-            target.dispose()
+        with (
+            _opened(f"sqlite:///{copy}") as target,
+            engine.connect().execution_options(isolation_level="REPEATABLE READ") as source,
+        ):
+            _copy_rows(source, target)
         _close(copy)
-    finally:
-        engine.dispose()
 
 
 def _check_empty(url: str, replace: bool) -> None:
@@ -172,12 +168,8 @@ def _check_empty(url: str, replace: bool) -> None:
         _check_closed(file)
         if replace:
             return
-    engine = open_database(url)
-    try:
-        with engine.connect() as connection:
-            full = {table.name: count for table in metadata.sorted_tables if (count := _count(connection, table))}
-    finally:
-        engine.dispose()
+    with _opened(url) as engine, engine.connect() as connection:
+        full = {table.name: count for table in metadata.sorted_tables if (count := _count(connection, table))}
     if full:
         what = ", ".join(f"{count:,} in {name}" for name, count in full.items())
         remedy = "give --replace, which moves it aside" if is_file else "create an empty one, and name it in the URL"
@@ -214,13 +206,17 @@ def _restore_database(copy: Path, url: str, replace: bool) -> None:
         new.replace(file)
         open_database(url).dispose()  # migrated to this version
         return
-    source, target = open_database(f"sqlite:///{copy}"), open_database(url)
+    with _opened(f"sqlite:///{copy}") as source, _opened(url) as target, source.connect() as connection:
+        _copy_rows(connection, target)
+
+
+@contextmanager
+def _opened(url: str, *, make: bool = True) -> Iterator[sa.Engine]:
+    engine = open_database(url, make=make)
     try:
-        with source.connect() as connection:
-            _copy_rows(connection, target)
+        yield engine
     finally:
-        source.dispose()
-        target.dispose()
+        engine.dispose()
 
 
 def _copy_rows(source: sa.Connection, target: sa.Engine) -> None:

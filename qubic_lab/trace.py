@@ -53,7 +53,7 @@ class Tracer:
         Raises:
             InputError: the file cannot be written.
         """
-        path = _path(folder, rank)
+        path = folder / f"rank-{rank}.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = _open(path)
@@ -175,11 +175,9 @@ def read_work_ms(folder: Path) -> tuple[float, ...]:
     Raises:
         InputError: as for `read_trace`.
     """
-    first = _records(folder, 0)
-    by_rank = [first, *(_records(folder, rank) for rank in range(1, first[0]["ranks"]))]
     return tuple(
         sum(record["end_ns"] - record["start_ns"] for record in records if record["kind"] in _WORK) / 1e6
-        for records in by_rank
+        for records in _by_rank(folder)
     )
 
 
@@ -187,12 +185,11 @@ def _spans(folder: Path) -> "pd.DataFrame":
     """Return the table of `read_trace`; a damaged record raises a KeyError or similar."""
     import pandas as pd
 
-    first = _records(folder, 0)
-    by_rank = [first, *(_records(folder, rank) for rank in range(1, first[0]["ranks"]))]
+    by_rank = _by_rank(folder)
     spans = [
         {**record, "rank": rank, "start_ns": record["start_ns"] - ahead_ns, "end_ns": record["end_ns"] - ahead_ns}
         for rank, records in enumerate(by_rank)
-        for ahead_ns in (_ahead_ns(first, rank),)
+        for ahead_ns in (_ahead_ns(by_rank[0], rank),)
         for record in records
         if "start_ns" in record
     ]
@@ -276,13 +273,15 @@ def _open(path: Path) -> FileIO:
     return path.open("wb", buffering=0)
 
 
-def _path(folder: Path, rank: int) -> Path:
-    return folder / f"rank-{rank}.jsonl"
+def _by_rank(folder: Path) -> list[list[dict[str, Any]]]:
+    """Return the records of all ranks."""
+    first = _records(folder, 0)
+    return [first, *(_records(folder, rank) for rank in range(1, first[0]["ranks"]))]
 
 
 def _records(folder: Path, rank: int) -> list[dict[str, Any]]:
     """Return the records of a rank's file; an incomplete last line is left out."""
-    path = _path(folder, rank)
+    path = folder / f"rank-{rank}.jsonl"
     try:
         *lines, rest = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:

@@ -116,7 +116,6 @@ class _Accepted(socket.socket):
         self._held[origin] += 1
 
     def close(self) -> None:
-        """Close it."""
         if self.fileno() >= 0:
             self._held[self.origin] -= 1
             if not self._held[self.origin]:
@@ -235,7 +234,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._connections.handshakes.pop(self, None)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to serve the connection."""
         super().connection_made(transport)
         self._connections.handshakes.pop(self, None)
         if self._turned_away:
@@ -256,7 +254,6 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
         self._forget()
         super().connection_lost(exc)
 
@@ -284,7 +281,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the request."""
         self._stop_timer()
         self._start_timer(BODY_S)
         self._in_head = False
@@ -293,12 +289,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
         self._head_bytes -= len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Expect the head of the next request."""
         self._stop_timer()
         self._in_head, self._head_bytes = True, 0
         super().on_message_complete()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
@@ -84,8 +84,7 @@ class ConsensusQuery(Query):
     ] = 2
     rule: RuleName = "majority"
     stop_at: Annotated[
-        float | None,
-        Field(gt=0.5, le=1.0, description="stop when the leader is ahead with at least this probability"),
+        float | None, Field(gt=0.5, le=1.0, description="stop when the leader is ahead with at least this probability")
     ] = None
     stop_rule: Annotated[
         Literal["certain", "certified"],
@@ -113,21 +112,8 @@ class ConsensusQuery(Query):
         """
         if self.nodes * self.samples > MOST_BALLOTS:
             raise InputError(f"{self.nodes} nodes with {self.samples} samples: at most {MOST_BALLOTS} answers in all")
-        return VoteRequest(
-            request=self.to_message(),
-            nodes=self.nodes,
-            samples=self.samples,
-            rounds=self.rounds,
-            deadline_s=self.deadline_s,
-            voting=VotingConfig(self.rule, self.merge),
-            question_type=self.question_type,
-            prompts=self.prompts,
-            temperatures=self.temperatures,
-            stop_at=self.stop_at,
-            stop_rule=self.stop_rule,
-            stop_error=self.stop_error,
-            stop_correlation=self.stop_correlation,
-        )
+        same = {field.name: getattr(self, field.name) for field in fields(VoteRequest) if hasattr(self, field.name)}
+        return VoteRequest(request=self.to_message(), voting=VotingConfig(self.rule, self.merge), **same)
 
 
 class AnalysisRequest(BaseModel):

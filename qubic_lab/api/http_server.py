@@ -175,10 +175,7 @@ class _HeadAsGet:
 
 
 def run_server(
-    config: ServeConfig,
-    app: FastAPI,
-    working: AbstractAsyncContextManager[object],
-    listening: Callable[[str], None],
+    config: ServeConfig, app: FastAPI, working: AbstractAsyncContextManager[object], listening: Callable[[str], None]
 ) -> None:
     """Serve while `working` is entered, until SIGTERM or SIGINT.
 

@@ -93,10 +93,7 @@ async def read_answer(
     items: list[dict[str, Any]] = []
     outcome: TaskOutcome | None = None
     try:
-        async with (
-            asyncio.timeout(deadline_s),
-            aclosing(coordinator.follow(task_id, whole=True)) as followed,
-        ):
+        async with asyncio.timeout(deadline_s), aclosing(coordinator.follow(task_id, whole=True)) as followed:
             async for progress in followed:
                 items += progress.items
                 outcome = progress.outcome

@@ -6,7 +6,15 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from qubic_lab.bench.memory import fixed_request
-from qubic_lab.bench.result import ModelResult, Table, interval_text, quantile_interval, seconds_of, settings_of
+from qubic_lab.bench.result import (
+    FEWEST_PAIRS,
+    ModelResult,
+    Table,
+    interval_text,
+    median_interval,
+    seconds_of,
+    settings_of,
+)
 from qubic_lab.errors import check_at_least
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.pipeline.client import Pipeline
@@ -15,7 +23,6 @@ from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig
 if TYPE_CHECKING:
     import torch
 
-FEWEST_PAIRS = 6
 ROWS = (1, 8, 64, 512)
 """Rows of a micro-batch: one request, a lane of eight, and chunks of prompts."""
 REPEATS = 20
@@ -94,11 +101,10 @@ def bench_compression(config: PipelineConfig, pairs: int = 10, new_tokens: int =
                 taken_s[way] = seconds_of(lambda: answers.add(pipeline.answer(request).completion.token_ids))
             if pair >= 0:
                 ratios.append(taken_s["lossless"] / taken_s[None])
-    low, high = quantile_interval(ratios, 0.5)
-    assert low is not None and high is not None  # there are enough pairs
+    ratio, low, high = median_interval(ratios)
     return CompressionResult(
         sizes=tuple(_size_of(hidden) for hidden in _hidden_states(used)),
-        ratio=median(ratios),
+        ratio=ratio,
         low=low,
         high=high,
         equal_tokens=len(answers) == 1,

@@ -110,10 +110,7 @@ def bench_voting(answers: int = 16, votes: int = 15, embedder: Embedder | None =
                 taken += [steps] if vote else []  # the first vote also parses the question
             times.append(_time(kind, embed is not None, taken))
     return VotingResult(
-        times=tuple(times),
-        answers=answers,
-        votes=votes,
-        embedding_ms=median(embedding_ms) if embedding_ms else None,
+        times=tuple(times), answers=answers, votes=votes, embedding_ms=median(embedding_ms) if embedding_ms else None
     )
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from qubic_lab.bench.noise import NoiseWatch
 from qubic_lab.bench.peer_driver import decode_rate, prefill_rate
-from qubic_lab.bench.peers import PEER_NAMES, PEERS, Peer, PeerError, PeerModel, PeerProcess
+from qubic_lab.bench.peers import PEER_NAMES, PEERS, EngineSpeed, Peer, PeerError, PeerModel, PeerProcess
 from qubic_lab.bench.result import ModelResult, Spread, Table, counted, seconds_of
 from qubic_lab.checked_yaml import STRICT, check_content
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
@@ -45,15 +45,6 @@ PROBE_BYTES = 512 * 2**20
 PROBE_PASSES = 5
 OURS, OURS_BY_TORCH = "ours", "ours by torch"
 ALONE, PIPELINE, EXACT = "alone", "pipeline_vs_whole", "exact_vs_fastest"
-
-
-@dataclass(frozen=True)
-class EngineSpeed:
-    """One measurement of all requests together; `requests` are our own numbers of those that decoded."""
-
-    decode_tokens_per_s: float
-    prefill_tokens_per_s: float
-    requests: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -342,12 +333,15 @@ class EngineBench:
         """Compare as many ranks as the peer has with it, at the same requests in flight."""
         decode, prefill = f"vs_{peer.name}", f"prefill_vs_{peer.name}"
         names = (decode, prefill) if peer.ranks == 1 else (decode,)
+        grid = self._grid
+        context = len(grid.prompts[0]) + grid.new_tokens
+        model = PeerModel(grid.folder, self._used.dtype, self.device, grid.threads, context)
         try:
-            if peer.ranks not in self._grid.ranks:
+            if peer.ranks not in grid.ranks:
                 raise PeerError(f"it runs on {peer.ranks} ranks: measure as many")
-            with PeerProcess(peer, self._peer_model()) as process:
+            with PeerProcess(peer, model) as process:
                 self.versions[peer.name] = process.version
-                for batch in self._grid.batches:
+                for batch in grid.batches:
                     sides = [self._ours(peer.ranks, batch), self._theirs(peer, process, batch)]
                     found = self._measure(decode, sides)
                     self._add(decode, peer.ranks, batch, quotients(attrgetter("decode"), *found))
@@ -399,18 +393,8 @@ class EngineBench:
         return Side(system, pipeline.config.ranks, requests, measure)
 
     def _theirs(self, peer: Peer, process: PeerProcess, requests: int) -> Side:
-        prompts = self._grid.prompts[:requests]
-
-        def measure() -> EngineSpeed:
-            speeds = process.measure(prompts, self._grid.new_tokens)
-            return EngineSpeed(speeds.decode_tokens_per_s, speeds.prefill_tokens_per_s)
-
-        return Side(peer.name, peer.ranks, requests, measure)
-
-    def _peer_model(self) -> PeerModel:
-        grid = self._grid
-        context = len(grid.prompts[0]) + grid.new_tokens
-        return PeerModel(grid.folder, self._used.dtype, self.device, grid.threads, context)
+        prompts, new_tokens = self._grid.prompts[:requests], self._grid.new_tokens
+        return Side(peer.name, peer.ranks, requests, lambda: process.measure(prompts, new_tokens))
 
     def _measure(self, comparison: str, sides: Sequence[Side]) -> list[list[Sample]]:
         """Measure sides in turn, after one run of each for warm-up; return the samples of each."""
@@ -419,18 +403,15 @@ class EngineBench:
             side.measure()
         for _ in range(self._grid.repeat):
             for side, found in zip(sides, samples, strict=True):
-                before = self._bandwidth()
+                before = read_bandwidth_gb_per_s(self._block)
                 speed = side.measure()
-                found.append(Sample(speed, mean((before, self._bandwidth()))))
+                found.append(Sample(speed, mean((before, read_bandwidth_gb_per_s(self._block)))))
                 self._report(f"{side.system}, ranks: {side.ranks}, requests: {side.requests}")
         for side, found in zip(sides, samples, strict=True):
             self.setups.append(_setup_result(comparison, side, found, self._grid.threads))
             if (side.system, side.ranks) == (OURS, 1):
                 self._alone[side.requests] += found
         return samples
-
-    def _bandwidth(self) -> float:
-        return read_bandwidth_gb_per_s(self._block)
 
 
 def our_speed(pipeline: Pipeline, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> EngineSpeed:

@@ -452,10 +452,7 @@ def measure(engine: PeerEngine, prompts: Prompts, new_tokens: int) -> dict[str, 
     """Return the speeds of prompts: prefill by answers of one token, decode by whole answers."""
     started = time.perf_counter()
     prefill = prefill_rate(prompts, engine.answer(prompts, 1), started)
-    return {
-        "decode_tokens_per_s": decode_rate(engine.answer(prompts, new_tokens)),
-        "prefill_tokens_per_s": prefill,
-    }
+    return {"decode_tokens_per_s": decode_rate(engine.answer(prompts, new_tokens)), "prefill_tokens_per_s": prefill}
 
 
 def main() -> None:

@@ -61,10 +61,7 @@ PEERS = (
     Peer("vllm_pp", "vllm", "vllm", ranks=2),
     Peer("vllm_pp_best", "vllm", "vllm", ranks=2, more={"max_num_batched_tokens": 256}, variables=IN_PROCESS),
 )
-SERVERS = (
-    Peer("llama-server", "llama.cpp", "llama_server"),
-    Peer("vLLM", "vllm", "vllm_server"),
-)
+SERVERS = (Peer("llama-server", "llama.cpp", "llama_server"), Peer("vLLM", "vllm", "vllm_server"))
 """The peers' own OpenAI servers."""
 SERVER_PACKAGES = tuple(peer.package for peer in SERVERS)
 PEER_NAMES = tuple(dict.fromkeys(name for peer in PEERS for name in (peer.package, peer.name)))
@@ -87,11 +84,12 @@ class PeerModel:
 
 
 @dataclass(frozen=True)
-class PeerSpeeds:
-    """A peer's own measurement."""
+class EngineSpeed:
+    """One measurement of all requests together; `requests` are our own numbers of those that decoded."""
 
     decode_tokens_per_s: float
     prefill_tokens_per_s: float
+    requests: tuple[int, ...] = ()
 
 
 class PeerProcess:
@@ -127,7 +125,7 @@ class PeerProcess:
             self.close(wait_s=0.0)
             raise
 
-    def measure(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> PeerSpeeds:
+    def measure(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> EngineSpeed:
         """Let the peer answer all prompts at once; a PeerError if it failed."""
         assert self._process.stdin is not None
         with self.awake():
@@ -135,7 +133,7 @@ class PeerProcess:
                 self._process.stdin.write(json.dumps({"prompts": prompts, "new_tokens": new_tokens}).encode() + b"\n")
                 self._process.stdin.flush()
             reply = self._reply(ANSWER_TIMEOUT_S)
-        return PeerSpeeds(reply["decode_tokens_per_s"], reply["prefill_tokens_per_s"])
+        return EngineSpeed(**reply)
 
     @contextmanager
     def awake(self) -> Iterator[None]:

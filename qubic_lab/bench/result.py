@@ -16,6 +16,8 @@ from qubic_lab.stats import TAIL, wilson_interval
 
 ROUNDING = 1e-9
 """0.95 × 20 is slightly more than 19 in floating point, but its rank is 19."""
+FEWEST_PAIRS = 6
+"""With fewer, not even the lowest and the highest of some ratios enclose their median with 95 % confidence."""
 LEAST_FOR_P95 = 72
 """With fewer values the 95th percentile's interval has no upper end."""
 
@@ -175,6 +177,13 @@ def quantile_interval(values: Sequence[float], share: float) -> tuple[float | No
     lows = [k for k in range(count) if below[k] <= TAIL]
     highs = [k for k in range(count) if 1 - below[k] <= TAIL]
     return (ordered[lows[-1]] if lows else None), (ordered[highs[0]] if highs else None)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median of at least FEWEST_PAIRS values, and two of them that enclose it as in `quantile_interval`."""
+    low, high = quantile_interval(values, 0.5)
+    assert low is not None and high is not None
+    return median(values), low, high
 
 
 def _binomial(count: int, k: int, p: float) -> float:

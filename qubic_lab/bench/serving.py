@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from statistics import median
 from urllib.parse import urlsplit
 
 import httpx2
@@ -21,15 +20,22 @@ import psutil
 from qubic_lab.bench.local_server import served
 from qubic_lab.bench.noise import NoiseWatch
 from qubic_lab.bench.peers import SERVER_PACKAGES, SERVERS, PeerError, PeerModel, PeerProcess
-from qubic_lab.bench.result import ModelResult, Spread, Table, counted, interval_text, quantile_interval, settings_of
+from qubic_lab.bench.result import (
+    FEWEST_PAIRS,
+    ModelResult,
+    Spread,
+    Table,
+    counted,
+    interval_text,
+    median_interval,
+    settings_of,
+)
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, RankError, check_at_least, check_choice
 from qubic_lab.pipeline.async_client import AsyncPipeline
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig
 
-FEWEST_PAIRS = 6
-"""With fewer pairs, not even the lowest and the highest ratio enclose the median with 95 % confidence."""
 HTTP, GRPC = "HTTP", "gRPC client"
 RANKS, SERVER, CLIENT = "ranks", "server", "client"
 """Whose CPU time is counted; the client is this process."""
@@ -193,10 +199,9 @@ def bench_serving(
         settings = (streams, pairs, new_tokens)
         systems = asyncio.run(_measure(pipeline.address, over_http, spent_s, others, *settings, progress))
         ratios = [http / grpc for http, grpc in zip(systems[HTTP].all, systems[GRPC].all, strict=True)]
-        low, high = quantile_interval(ratios, 0.5)
-        assert low is not None and high is not None  # there are enough pairs
+        ratio, low, high = median_interval(ratios)
         return ServingResult(
-            overhead=1 - median(ratios),
+            overhead=1 - ratio,
             low=1 - high,
             high=1 - low,
             ratios=tuple(ratios),

@@ -7,14 +7,19 @@ from pathlib import Path
 from statistics import median
 
 from qubic_lab.bench.memory import fixed_request
-from qubic_lab.bench.result import ModelResult, Table, interval_text, quantile_interval, seconds_of, settings_of
+from qubic_lab.bench.result import (
+    FEWEST_PAIRS,
+    ModelResult,
+    Table,
+    interval_text,
+    median_interval,
+    seconds_of,
+    settings_of,
+)
 from qubic_lab.errors import check_at_least
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
 from qubic_lab.trace import read_trace, trace_cost
-
-FEWEST_PAIRS = 6
-"""With fewer pairs, not even the lowest and the highest ratio enclose the median with 95 % confidence."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +65,10 @@ def bench_tracing(config: PipelineConfig, pairs: int = 20, new_tokens: int = 32)
             ratios.append(taken_s[on] / taken_s[off])
             costs.append(trace_cost(read_trace(Path(folder))))
         used = pipeline.config
-    low, high = quantile_interval(ratios, 0.5)
-    assert low is not None and high is not None  # there are enough pairs
+    ratio, low, high = median_interval(ratios)
     return TracingResult(
         cost=median(costs),
-        ratio=median(ratios),
+        ratio=ratio,
         low=low,
         high=high,
         ratios=tuple(ratios),

@@ -10,19 +10,19 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from statistics import median
 from typing import Any
 
 import httpx2
-import psutil
 
-from qubic_lab.bench.local_server import served
+from qubic_lab.bench.local_cluster import cpu_s
+from qubic_lab.bench.local_server import LocalServer, served
 from qubic_lab.bench.noise import NoiseWatch
-from qubic_lab.bench.result import MeasuredResult, Table, counted, interval_text, quantile_interval
-from qubic_lab.bench.serving import FEWEST_PAIRS, model_at, read_http
+from qubic_lab.bench.result import FEWEST_PAIRS, MeasuredResult, Table, counted, interval_text, median_interval
+from qubic_lab.bench.serving import model_at, read_http
 from qubic_lab.core import Progress, no_progress
 from qubic_lab.errors import check_at_least
 
@@ -98,17 +98,17 @@ def bench_watching(
         with served(traces, **shape) as server:
             watch, say, ways = NoiseWatch(), counted(progress, 3 * rounds), (PLAIN, TRACED, SCRAPED)
             for traced in (False, True):  # warm-up
-                _measure(server.url, streams, new_tokens, traced)
+                _measure(server, streams, new_tokens, traced)
             found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
             for number in range(rounds):
                 for way in ways if number % 2 == 0 else reversed(ways):
                     say(way)
                     with scraped(server.url) if way == SCRAPED else nullcontext():
-                        found[way].append(_measure(server.url, streams, new_tokens, way == TRACED))
+                        found[way].append(_measure(server, streams, new_tokens, way == TRACED))
             costs = tuple(_cost(way, found[way], found[PLAIN]) for way in (TRACED, SCRAPED))
             return WatchingResult(
                 costs=costs,
-                scrape_s=_scrape_s(server.url),
+                scrape_s=_scrape_s(server),
                 model=model,
                 ranks=ranks,
                 streams=streams,
@@ -118,50 +118,40 @@ def bench_watching(
             )
 
 
-def _measure(url: str, streams: int, new_tokens: int, traced: bool) -> tuple[float, float]:
+def _measure(server: LocalServer, streams: int, new_tokens: int, traced: bool) -> tuple[float, float]:
     """Return the tokens/s of all streams together, and the processor's seconds for a token of the server."""
-    model = model_at(url)
+    model = model_at(server.url)
 
     async def read() -> int:
         prompts = (f"In the {number}th chapter of the history of bridges we read that" for number in range(streams))
         parents = (f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01" if traced else "" for _ in range(streams))
         asked = zip(prompts, parents, strict=True)
-        reads = await asyncio.gather(*(read_http(url, model, prompt, new_tokens, parent) for prompt, parent in asked))
+        reads = await asyncio.gather(
+            *(read_http(server.url, model, prompt, new_tokens, parent) for prompt, parent in asked)
+        )
         return sum(each.tokens for each in reads)
 
-    before_s, started_s = _processor_s(), time.perf_counter()
+    before_s, started_s = cpu_s(server.pid), time.perf_counter()
     tokens = asyncio.run(read())
-    return tokens / (time.perf_counter() - started_s), (_processor_s() - before_s) / tokens
+    return tokens / (time.perf_counter() - started_s), (cpu_s(server.pid) - before_s) / tokens
 
 
-def _processor_s() -> float:
-    """Return the processor's time of all processes below this one."""
-    total = 0.0
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
-
-
-def _scrape_s(url: str) -> tuple[float, float, float]:
+def _scrape_s(server: LocalServer) -> tuple[float, float, float]:
     """Return the lowest, median and highest processor's time of one scrape."""
     found = []
     with httpx2.Client(trust_env=False) as client:
         for _ in range(BATCHES):
-            before_s = _processor_s()
+            before_s = cpu_s(server.pid)
             for _ in range(SCRAPES):
-                client.get(f"{url}/metrics").raise_for_status()
-            found.append((_processor_s() - before_s) / SCRAPES)
+                client.get(f"{server.url}/metrics").raise_for_status()
+            found.append((cpu_s(server.pid) - before_s) / SCRAPES)
     return min(found), median(found), max(found)
 
 
 def _cost(way: str, watched: list[tuple[float, float]], plain: list[tuple[float, float]]) -> WatchingCost:
     speeds = [1 - with_s / without_s for (with_s, _), (without_s, _) in zip(watched, plain, strict=True)]
     times = [with_s / without_s - 1 for (_, with_s), (_, without_s) in zip(watched, plain, strict=True)]
-    ends = [end for values in (speeds, times) for end in quantile_interval(values, 0.5)]
-    speed_low, speed_high, low, high = (end for end in ends if end is not None)  # there are enough rounds
-    return WatchingCost(way, median(speeds), speed_low, speed_high, median(times), low, high)
+    return WatchingCost(way, *median_interval(speeds), *median_interval(times))
 
 
 @contextmanager

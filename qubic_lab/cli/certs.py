@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -10,9 +10,15 @@ from typer import Argument, Option
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table, split_list
 from qubic_lab.errors import QubicLabError
-
-if TYPE_CHECKING:
-    from qubic_lab.wire.certificates import CertificateInfo
+from qubic_lab.wire.certificates import (
+    AUTHORITY,
+    WARN_DAYS,
+    CertificateInfo,
+    expiry_warning,
+    make_certificates,
+    read_certificates,
+    renew_certificates,
+)
 
 Folder = Annotated[Path, Argument(metavar="FOLDER", help="Folder of the authority and the hosts' pairs.")]
 Role = Annotated[str, Option(metavar="ROLE,…", help="Role in a cluster: coordinator, node, client, or several.")]
@@ -31,8 +37,6 @@ def make(
     Makes an authority first if FOLDER has none. A client's certificate cannot serve; the first host of a pipeline that
     others call needs the role node.
     """
-    from qubic_lab.wire.certificates import make_certificates
-
     names = [split_list("NAME", host) for host in hosts]
     for path in make_certificates(folder, names, datetime.now(UTC), days, renew, split_list("--role", role)):
         typer.echo(path)
@@ -50,8 +54,6 @@ def show(
 
     The exit status is 1 if one has expired.
     """
-    from qubic_lab.wire.certificates import expiry_warning, read_certificates
-
     now = datetime.now(UTC)
     found = read_certificates(paths)
     if json:
@@ -92,8 +94,6 @@ def renew(
     days: Days = 365,
 ) -> None:
     """Renew certificates with the same names, keys and authority."""
-    from qubic_lab.wire.certificates import AUTHORITY, WARN_DAYS, renew_certificates
-
     roles = split_list("--role", role) if role is not None else ()
     renewed = renew_certificates(folder, names or (), datetime.now(UTC), days, roles)
     for path in renewed:
@@ -106,7 +106,7 @@ def renew(
         note("give each host its own new certificate; keys and authority are unchanged")
 
 
-def _to_dict(path: Path, info: "CertificateInfo", now: datetime) -> dict[str, Any]:
+def _to_dict(path: Path, info: CertificateInfo, now: datetime) -> dict[str, Any]:
     return {
         "file": str(path),
         "names": info.names,

@@ -21,12 +21,14 @@ from typer import Option
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_tables, progress_bar, read_seconds
 from qubic_lab.cli.upgrade import upgrade
+from qubic_lab.cluster import background
+from qubic_lab.cluster.supervisor import LOGS, ClusterPlan, ClusterState, MemberPlan, Supervisor
 from qubic_lab.errors import InputError, QubicLabError, check_range
+from qubic_lab.settings import settings
 
 if TYPE_CHECKING:
     from qubic_lab.api.schemas import ClusterStatus, NodeStatus
     from qubic_lab.cluster.coordinator import RedisTimes
-    from qubic_lab.cluster.supervisor import ClusterPlan, ClusterState
 
 HOST = "127.0.0.1"
 MOST_NODES, MOST_COORDINATORS, MOST_PORT = 64, 8, 65_535
@@ -59,9 +61,7 @@ def up(
     Returns when all of them are ready; processes that end later are restarted. The cluster runs until
     `qubic-lab cluster down`. If a process does not start, all of them are ended.
     """
-    from qubic_lab.cluster import background
     from qubic_lab.cluster.balance import make_balancer
-    from qubic_lab.cluster.supervisor import LOGS, Supervisor
     from qubic_lab.pipeline.config import PipelineConfig, resolve_config
     from qubic_lab.provenance import usable_cores
 
@@ -113,8 +113,6 @@ def down(timeout: Annotated[str, Option(help="Time for nodes to finish requests,
 
     Nodes end first, then coordinators, then Redis.
     """
-    from qubic_lab.cluster import background
-
     state = background.stop(cluster_folder(), read_seconds("--timeout", timeout))
     if state is None:
         note("no cluster runs here")
@@ -125,16 +123,12 @@ def down(timeout: Annotated[str, Option(help="Time for nodes to finish requests,
 
 def cluster_folder() -> Path:
     """Return the folder of the cluster that `qubic-lab cluster up` starts."""
-    from qubic_lab.settings import settings
-
     return settings().cache.absolute() / "cluster"
 
 
-def make_plan(folder: Path, ports: Sequence[int], balancer: str, nodes: int, options: tuple[str, ...]) -> "ClusterPlan":
+def make_plan(folder: Path, ports: Sequence[int], balancer: str, nodes: int, options: tuple[str, ...]) -> ClusterPlan:
     """Return what to run; all connections except HTTP use unix sockets in the private folder."""
     from qubic_lab.api.http_server import ServeConfig
-    from qubic_lab.cluster.supervisor import ClusterPlan, MemberPlan
-    from qubic_lab.settings import settings
     from qubic_lab.wire.channel import tls_from_settings
 
     members, urls, registries = [], [], []
@@ -181,10 +175,10 @@ def _free_ports(first: int, count: int) -> list[int]:
         return [listener.getsockname()[1] for listener in listeners]
 
 
-def _display(progress: Callable[[str, int, int], None]) -> "Callable[[ClusterState], None]":
+def _display(progress: Callable[[str, int, int], None]) -> Callable[[ClusterState], None]:
     """Return a callback that shows which members are not ready yet."""
 
-    def show(state: "ClusterState") -> None:
+    def show(state: ClusterState) -> None:
         waiting = [member.name for member in state.members if not member.ready]
         more = f" and {len(waiting) - MOST_NAMED} more" if len(waiting) > MOST_NAMED else ""
         what = f"waiting for {', '.join(waiting[:MOST_NAMED])}{more}" if waiting else "starting Redis"
@@ -193,10 +187,8 @@ def _display(progress: Callable[[str, int, int], None]) -> "Callable[[ClusterSta
     return show
 
 
-def _announce(plan: "ClusterPlan", json: bool) -> None:
+def _announce(plan: ClusterPlan, json: bool) -> None:
     """Print the URLs and an example request, or JSON, once every coordinator has seen the nodes."""
-    from qubic_lab.settings import settings
-
     nodes = sum(member.kind == "node" for member in plan.members)
     _wait_until_seen(plan.urls, nodes)
     if json:
@@ -268,9 +260,7 @@ def read_status() -> ClusterSnapshot:
         QubicLabError: no coordinator answers, and the cluster does not run on this machine.
     """
     from qubic_lab.api.client import CoordinatorClient
-    from qubic_lab.cluster import background
     from qubic_lab.cluster.coordinator import RedisTimes
-    from qubic_lab.settings import settings
 
     supervisor = background.running(cluster_folder())
     urls: Sequence[str] = settings().coordinators
@@ -349,7 +339,7 @@ def _redis(times: "RedisTimes | None") -> TableRows:
     return ("", "PING ms", "SET ms", "GET ms"), rows
 
 
-def _processes(state: "ClusterState | None") -> TableRows:
+def _processes(state: ClusterState | None) -> TableRows:
     header = ("process", "pid", "state", "restarts", "output")
     if state is None:
         return header, []

@@ -12,8 +12,7 @@ HTTP = "127.0.0.1:5006"
 def dashboard(
     listen: Annotated[str, Option(metavar="HOST:PORT", help="Address for browsers; port 0: a free one.")] = HTTP,
     coordinator: Annotated[
-        str | None,
-        Option(metavar="URL", help="The coordinator to watch.", show_default="QUBIC_LAB_COORDINATOR"),
+        str | None, Option(metavar="URL", help="The coordinator to watch.", show_default="QUBIC_LAB_COORDINATOR")
     ] = None,
     read_only: Annotated[bool, Option("--read-only", help="Neither ask questions nor change anything.")] = False,
 ) -> None:

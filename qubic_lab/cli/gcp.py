@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer import Option
 
+from qubic_lab.checked_yaml import check_content, read_yaml
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table
 from qubic_lab.errors import InputError, QubicLabError
-
-if TYPE_CHECKING:
-    from qubic_lab.launch_plan.costs import Estimate
-    from qubic_lab.launch_plan.engine import Engine
-    from qubic_lab.launch_plan.resources import Resource
-    from qubic_lab.launch_plan.site import Site
+from qubic_lab.launch_plan import costs, tables
+from qubic_lab.launch_plan import resources as plans
+from qubic_lab.launch_plan.costs import Estimate
+from qubic_lab.launch_plan.engine import Engine, startup_script
+from qubic_lab.launch_plan.resources import Resource
+from qubic_lab.launch_plan.site import Site
+from qubic_lab.settings import settings
 
 Config = Annotated[Path | None, Option(metavar="FILE", help="YAML file with settings.", show_default="defaults")]
 Set = Annotated[
@@ -34,9 +36,6 @@ def plan(config: Config = None, set_: Set = None, json: options.Json = False) ->
 
     Needs no account, no network and no Pulumi.
     """
-    from qubic_lab.launch_plan import resources as plans
-    from qubic_lab.launch_plan import tables
-
     site = read_site(config, set_)
     parts = {"bootstrap": plans.bootstrap(site), "cluster": _cluster(site)}
     estimate = _estimate(site)
@@ -77,8 +76,6 @@ def cost(
     Tokens/s are the prediction of `qubic-lab plan` for DeepSeek on as many T4s; dollars per million tokens assume that
     all hours are fully used. Prices are lists with their sources; nothing is asked.
     """
-    from qubic_lab.launch_plan import costs
-
     site = read_site(config, set_)
     estimate = _estimate(site, batch)
     others = costs.alternatives(site, lambda nodes: tokens_per_s(nodes, batch))
@@ -119,8 +116,6 @@ def up(
 
     Pulumi does it, with the login of `gcloud auth application-default login`, and first shows what would change.
     """
-    from qubic_lab.launch_plan import resources as plans
-
     site = read_site(config, set_)
     estimate = _estimate(site)
     if bootstrap and not site.billing_account:
@@ -180,12 +175,10 @@ def ssh(
 
     From one address they lead through vm-1; with `iap` through Google's proxy, which needs gcloud.
     """
-    from qubic_lab.launch_plan.tables import ssh_aliases
-
     there = {each.name: each for each in _engine().made("cluster")}
     if "vm-1" not in there:
         raise QubicLabError("vm-1 does not exist: qubic-lab gcp up makes it")
-    aliases = ssh_aliases(_last_site(), str(_outputs(there, "vm-1-outside").get("address", "")), user)
+    aliases = tables.ssh_aliases(_last_site(), str(_outputs(there, "vm-1-outside").get("address", "")), user)
     if json:
         print_json({"hosts": aliases})
         return
@@ -218,16 +211,13 @@ def down(
     typer.echo(f"removed {what}")
 
 
-def read_site(config: Path | None, changes: Sequence[str] | None) -> "Site":
+def read_site(config: Path | None, changes: Sequence[str] | None) -> Site:
     """Return the settings of a file, changed by `NAME=VALUE`, where a name may be as hours.start.
 
     Raises:
         InputError: a name or value is wrong.
     """
     import yaml
-
-    from qubic_lab.checked_yaml import check_content, read_yaml
-    from qubic_lab.launch_plan.site import Site
 
     content = (read_yaml(config) or {}) if config else {}
     if not isinstance(content, dict):
@@ -264,37 +254,30 @@ def tokens_per_s(nodes: int, batch: int = 1) -> float:
     return max(each.tokens_per_s for each in advice.plans)
 
 
-def _cluster(site: "Site") -> "tuple[Resource, ...]":
-    from qubic_lab.launch_plan.engine import startup_script
-    from qubic_lab.launch_plan.resources import cluster
-
-    return cluster(site, startup_script())
+def _cluster(site: Site) -> tuple[Resource, ...]:
+    return plans.cluster(site, startup_script())
 
 
-def _kinds(made: "Sequence[Resource]") -> list[tuple[str, str]]:
+def _kinds(made: Sequence[Resource]) -> list[tuple[str, str]]:
     names: dict[str, list[str]] = {}
     for each in made:
         names.setdefault(each.kind, []).append(each.name.removeprefix("service-"))
     return [(kind, ", ".join(those)) for kind, those in names.items()]
 
 
-def _estimate(site: "Site", batch: int = 1) -> "Estimate":
-    from qubic_lab.launch_plan.costs import estimate
-
-    return estimate(site, tokens_per_s(site.nodes, batch))
+def _estimate(site: Site, batch: int = 1) -> Estimate:
+    return costs.estimate(site, tokens_per_s(site.nodes, batch))
 
 
-def _show_cost(estimate: "Estimate", site: "Site") -> None:
-    from qubic_lab.launch_plan.costs import said
-
+def _show_cost(estimate: Estimate, site: Site) -> None:
     verdict = "OVER" if estimate.over_budget else "within"
     typer.echo(f"About {estimate.monthly_usd:,.0f} USD a month, {verdict} the budget of {site.budget_usd} USD.")
-    typer.echo(said(site))
+    typer.echo(costs.said(site))
     if estimate.over_budget:
         typer.echo("The budget only sends mails, at 80 and 90 %: it stops nothing. qubic-lab gcp cost shows what fits.")
 
 
-def _estimate_fields(estimate: "Estimate") -> dict[str, Any]:
+def _estimate_fields(estimate: Estimate) -> dict[str, Any]:
     return {
         "name": estimate.name,
         "nodes": estimate.nodes,
@@ -308,7 +291,7 @@ def _estimate_fields(estimate: "Estimate") -> dict[str, Any]:
     }
 
 
-def _estimate_row(estimate: "Estimate") -> tuple[str, ...]:
+def _estimate_row(estimate: Estimate) -> tuple[str, ...]:
     over = " (over)" if estimate.over_budget else ""
     return (
         estimate.name,
@@ -319,21 +302,16 @@ def _estimate_row(estimate: "Estimate") -> tuple[str, ...]:
     )
 
 
-def _engine() -> "Engine":
-    from qubic_lab.launch_plan.engine import Engine
-    from qubic_lab.settings import settings
-
+def _engine() -> Engine:
     return Engine(_site_file().parent, settings().peers / "pulumi", typer.echo)
 
 
 def _site_file() -> Path:
     """Return the file with the settings of the last `up`."""
-    from qubic_lab.settings import settings
-
     return settings().data / "gcp" / "site.json"
 
 
-def _last_site() -> "Site":
+def _last_site() -> Site:
     return read_site(_site_file(), None)
 
 

@@ -8,13 +8,14 @@ from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, print_json, print_table, progress_bar, split_list
+from qubic_lab.cluster.links import LinkLimits, NodeLink, trouble_of
 from qubic_lab.errors import QubicLabError
+from qubic_lab.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from qubic_lab.api.client import CoordinatorClient
-    from qubic_lab.cluster.links import LinkLimits
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,6 @@ def check(
     A link shows min / mean / p95 of 100 pings and the bandwidth over plain sockets. The exit status is 1 if something
     is wrong.
     """
-    from qubic_lab.cluster.links import LinkLimits
-    from qubic_lab.settings import settings
-
     urls = split_list("--coordinator", coordinator or settings().coordinator)
     with progress_bar() as progress:
         checks = list(run_checks(urls, LinkLimits(rtt_ms, gbps), iperf3, progress))
@@ -63,7 +61,7 @@ def check(
 
 def run_checks(
     urls: tuple[str, ...],
-    limits: "LinkLimits",
+    limits: LinkLimits,
     iperf3: bool,
     progress: "Callable[[str, int, int], None]",
     host: str = "",
@@ -99,13 +97,11 @@ def _redis(client: "CoordinatorClient", name: str) -> NetworkCheck:
 def _nodes(
     client: "CoordinatorClient",
     name: str,
-    limits: "LinkLimits",
+    limits: LinkLimits,
     iperf3: bool,
     progress: "Callable[[str, int, int], None]",
     host: str,
 ) -> "Iterator[NetworkCheck]":
-    from qubic_lab.cluster.links import NodeLink, trouble_of
-
     nodes = client.nodes()
     for number, node in enumerate(nodes):
         if host and node.name.rpartition("@")[2] != host:

@@ -29,8 +29,7 @@ def backtest(
     fee_bps: Annotated[float, Option(help="Fee of each trade, in basis points.")] = 10.0,
     half_spread_bps: Annotated[float, Option(help="Half of the spread, in basis points.")] = 2.0,
     ledger: Annotated[
-        str,
-        Option(metavar="URL", help="Another ledger; sqlite:// is one for this run.", show_default="of all runs"),
+        str, Option(metavar="URL", help="Another ledger; sqlite:// is one for this run.", show_default="of all runs")
     ] = "",
     cuts: oracle_files.Cuts = 32,
     seed: options.Seed = 0,

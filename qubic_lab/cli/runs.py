@@ -84,8 +84,7 @@ def report(
         str | None, Option(metavar="URL", help="Copy the page to a folder or bucket, such as s3://pages/lab.")
     ] = None,
     announce: Annotated[
-        str | None,
-        Option(metavar="URL", help="Post the verdicts there.", show_default="QUBIC_LAB_ANNOUNCE_WEBHOOK"),
+        str | None, Option(metavar="URL", help="Post the verdicts there.", show_default="QUBIC_LAB_ANNOUNCE_WEBHOOK")
     ] = None,
     lang: Annotated[str, Option(metavar="LANGUAGE", help="Of the page: en or zh-TW.")] = "en",
     compare: Annotated[str | None, Option(metavar="WEEK", help="Compare with this week, not the latest.")] = None,

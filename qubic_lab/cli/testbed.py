@@ -12,7 +12,13 @@ from typer import Argument, Option
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table
 from qubic_lab.errors import QubicLabError, check_range
+from qubic_lab.launch_plan.network import Network
 from qubic_lab.provenance import machine, source_commit
+from qubic_lab.testbed import bed
+from qubic_lab.testbed import cluster as services
+from qubic_lab.testbed.cluster import ClusterSpec
+from qubic_lab.testbed.network import Shape, read_rate
+from qubic_lab.testbed.scan import scan_bed
 
 HostName = Annotated[str, Argument(metavar="HOST", help="Name of a host, such as vm-2.")]
 MOST_CUT_S = 3_600
@@ -40,11 +46,7 @@ def up(
     They have the addresses, the names and the firewall of the plan, and their own /etc, /opt, /var and processes. A
     machine that does not belong to the cluster is named outside.
     """
-    from qubic_lab.launch_plan.network import Network
     from qubic_lab.model.resolve import resolve_model
-    from qubic_lab.testbed import bed
-    from qubic_lab.testbed import cluster as services
-    from qubic_lab.testbed.network import Shape, read_rate
 
     coordinators = 1 if cluster is None else min(services.COORDINATORS, nodes)
     network = Network(nodes, ssh_from, public, coordinators)
@@ -68,8 +70,6 @@ def up(
 
 def status(json: options.Json = False) -> None:
     """Show the machines and what runs on them."""
-    from qubic_lab.testbed import bed
-
     found = bed.needed()
     processes = {name: bed.processes(name) for name in found.addresses}
     if json:
@@ -84,8 +84,6 @@ def execute(
     host: HostName, command: Annotated[list[str], Argument(metavar="COMMAND…", help="After --, what to run there.")]
 ) -> None:
     """Run a command on a machine, and end with its exit status."""
-    from qubic_lab.testbed import bed
-
     line, environment = bed.command_on(bed.needed(), host, command)
     raise typer.Exit(subprocess.run(line, env=environment, check=False).returncode)
 
@@ -101,9 +99,6 @@ def scan(
     Looks at the plan's ports, those where anything listens, and 1,000 others. The exit status is 1 if one is open that
     should not be, or answers where the firewall should keep quiet.
     """
-    from qubic_lab.testbed import bed
-    from qubic_lab.testbed.scan import scan_bed
-
     result = scan_bed(bed.needed(), all_ports)
     wrong = [asdict(each) for each in result.wrong]
     if json:
@@ -136,7 +131,6 @@ def measure(
     median error is 15 % or more. No test bed may be up.
     """
     from qubic_lab.model.resolve import resolve_model
-    from qubic_lab.testbed.cluster import ClusterSpec
     from qubic_lab.testbed.measure import GOOD_ERROR, RANKS, SHAPES
     from qubic_lab.testbed.measure import measure as measure_all
 
@@ -173,10 +167,9 @@ def trial(
     The answers must be those of a single process, bit for bit. The exit status is 1 if one is lost, wrong, or was
     answered twice.
     """
-    from qubic_lab.testbed import bed, cluster
     from qubic_lab.testbed.trial import TrialPlan, run
 
-    found, spec = bed.needed(), cluster.read()
+    found, spec = bed.needed(), services.read()
     for host in filter(None, (source, cut, reboot)):
         found.folder(host)
     check_range("--requests", requests, 1, MOST_REQUESTS)
@@ -193,8 +186,6 @@ def trial(
 
 def cut(host: HostName, seconds: Annotated[int, Option(help="For how long nothing passes its cable.")] = 20) -> None:
     """Cut a machine off the network for a while."""
-    from qubic_lab.testbed import bed
-
     check_range("--seconds", seconds, 1, MOST_CUT_S)
     with bed.cut(bed.needed(), host):
         time.sleep(seconds)
@@ -206,16 +197,12 @@ def reboot(host: HostName) -> None:
 
     Its disk stays.
     """
-    from qubic_lab.testbed import bed
-
     bed.reboot(bed.needed(), host)
     typer.echo(f"{host} starts")
 
 
 def down() -> None:
     """End all machines and remove all that belongs to them."""
-    from qubic_lab.testbed import bed
-
     if bed.down():
         typer.echo("ended the test bed")
     else:

@@ -9,6 +9,8 @@ from typer import Argument, Option
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table
 from qubic_lab.errors import InputError, NotFoundError, did_you_mean
+from qubic_lab.settings import settings
+from qubic_lab.wire.members import new_node_token
 
 File = Annotated[Path | None, Option(help="File of tokens.", show_default="QUBIC_LAB_API_TOKENS")]
 Name = Annotated[str, Argument(metavar="NAME", help="Name of the client.")]
@@ -66,15 +68,11 @@ def new() -> None:
 
     Coordinators and nodes of one cluster need the same one.
     """
-    from qubic_lab.wire.members import new_node_token
-
     typer.echo(new_node_token())
 
 
 def _path(file: Path | None) -> Path:
     """Return the file of tokens from the option or the settings."""
-    from qubic_lab.settings import settings
-
     path = file or settings().api_tokens
     if path is None:
         raise InputError("no file of tokens is given: use --file, or set QUBIC_LAB_API_TOKENS")

@@ -14,7 +14,9 @@ from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note, print_json, read_seconds, split_list
+from qubic_lab.cluster import background
 from qubic_lab.errors import InputError, QubicLabError, did_you_mean
+from qubic_lab.settings import settings
 
 if TYPE_CHECKING:
     from qubic_lab.api.client import CoordinatorClient
@@ -93,7 +95,6 @@ def upgrade(
 
 def _elsewhere(node_command: str | None, coordinator_command: str | None, urls: str | None) -> _Members:
     """Return members that commands start again."""
-    from qubic_lab.settings import settings
 
     def node(found: "NodeStatus") -> None:
         _run(node_command or "", name=found.name, host=urlsplit(f"//{found.address}").hostname or found.address)
@@ -111,7 +112,6 @@ def _elsewhere(node_command: str | None, coordinator_command: str | None, urls: 
 def _of_this_machine(urls: str | None, within_s: float) -> _Members:
     """Return the members of this machine's cluster; an InputError if none runs, or `urls` are given."""
     from qubic_lab.cli.cluster import cluster_folder
-    from qubic_lab.cluster import background
 
     local = background.running(cluster_folder())
     if local is None:

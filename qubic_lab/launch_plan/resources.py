@@ -151,12 +151,7 @@ def _named(kind: str, name: str, **properties: Any) -> Resource:
 
 def _network(site: Site) -> list[Resource]:
     """Return the network, its subnet, the way out and the firewall."""
-    subnet = {
-        "network": VPC,
-        "region": REGION,
-        "ip_cidr_range": str(SUBNET),
-        "private_ip_google_access": True,
-    }
+    subnet = {"network": VPC, "region": REGION, "ip_cidr_range": str(SUBNET), "private_ip_google_access": True}
     # Machines without an address outside reach package indexes and models through it; nothing comes in.
     nat = {
         "router": Ref("qubic-ai-router", "name"),
@@ -229,10 +224,7 @@ def _firewall(rule: Rule) -> dict[str, Any]:
 
 def _machine(site: Site, host: Host, zone: str, startup: str) -> dict[str, Any]:
     spot = site.provisioning == "spot"
-    interface: dict[str, Any] = {
-        "subnetwork": SUBNETWORK,
-        "network_ip": Ref(f"{host.name}-inside", "address"),
-    }
+    interface: dict[str, Any] = {"subnetwork": SUBNETWORK, "network_ip": Ref(f"{host.name}-inside", "address")}
     if host.first and site.outside:
         interface["access_configs"] = [{"nat_ip": Ref("vm-1-outside", "address")}]
     return {

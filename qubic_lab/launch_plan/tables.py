@@ -25,10 +25,7 @@ def machine_rows(site: Site) -> list[tuple[str, ...]]:
 def port_rows(site: Site) -> list[tuple[str, ...]]:
     """Return a row for each port that is open to somebody beyond its machine."""
     network = site.network
-    outside = {
-        "": "",
-        IAP: "; operators by Google's proxy",
-    }.get(site.ssh_from, f"; on vm-1 also {site.ssh_from}")
+    outside = {"": "", IAP: "; operators by Google's proxy"}.get(site.ssh_from, f"; on vm-1 also {site.ssh_from}")
     who = {
         "coordinators": "the other coordinators",
         "nodes": "the other machines",

@@ -145,11 +145,7 @@ def record_findings(findings: Sequence["Finding | str"]) -> None:
 
 
 def record_measure(
-    name: str,
-    samples: Sequence[float],
-    unit: str,
-    better: Literal["higher", "lower"],
-    probe: Sequence[float] = (),
+    name: str, samples: Sequence[float], unit: str, better: Literal["higher", "lower"], probe: Sequence[float] = ()
 ) -> None:
     """Keep repeated measurements of one quantity as `measures/<name>.json`: a report compares them week by week.
 

@@ -67,7 +67,6 @@ class BatchProgress:
         self._running: dict[int, tuple[str, int, int]] = {}
 
     def start(self, runs: Sequence["PlannedRun"], jobs: int) -> None:
-        """See `Watcher`, as for the others."""
         self._of = len(runs)
         self._left = TimeLeft(expected_seconds(runs), {run.number for run in runs if run.study.runs_alone}, jobs)
 
@@ -75,20 +74,17 @@ class BatchProgress:
         """It waits for another process."""
 
     def begin(self, run: "PlannedRun") -> None:
-        """A run begins."""
         with self._lock:
             self._left.begin(run.number, time.monotonic())
         self.cell(run, 0, 1)
 
     def cell(self, run: "PlannedRun", number: int, of: int) -> None:
-        """A cell begins."""
         with self._lock:
             if run.number not in self._ended:  # a Dask cluster may tell of it after the end
                 self._running[run.number] = (self.label(run), number, of)
         self.changed()
 
     def end(self, outcome: "RunOutcome") -> None:
-        """A run has ended."""
         with self._lock:
             self._ended.add(outcome.run.number)
             self._left.end(outcome.run.number, time.monotonic(), outcome.reused)
@@ -122,7 +118,6 @@ class LabProgress(BatchProgress):
         self._shown: Any = display(self.__rich__(), display_id=True)
 
     def changed(self) -> None:
-        """Show it as it is now."""
         self._shown.update(self.__rich__())
 
 

@@ -468,9 +468,7 @@ def _row_of(run: str, failover: FailoverResult) -> AcceptanceRow:
     noticed_s, back_s = _after_failure_s(failover)
     requests = failover.plan.requests
     whole = say(
-        "{whole} of {requests:request} answered whole and once",
-        whole=requests - len(failover.wrong),
-        requests=requests,
+        "{whole} of {requests:request} answered whole and once", whole=requests - len(failover.wrong), requests=requests
     )
     noticed = say("not noticed in the run") if noticed_s is None else say("noticed after {s:.1f} s", s=noticed_s)
     back = say("not back in the run") if back_s is None else say("back after {s:.1f} s", s=back_s)

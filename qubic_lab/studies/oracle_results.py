@@ -301,13 +301,7 @@ class WorthRecord:
         if verdict in ("pass", "fail"):
             shown = say("evidence of more" if verdict == "pass" else "fewer")
         compared = say(
-            text,
-            bars=self.bars_of,
-            shown=shown,
-            ours=self.ours.found,
-            naive=self.naive.found,
-            p=self.p,
-            alpha=alpha,
+            text, bars=self.bars_of, shown=shown, ours=self.ours.found, naive=self.naive.found, p=self.p, alpha=alpha
         )
         return joined(compared, too_few(self.ours.falls, falls_needed(alpha), say("falls")))
 

@@ -389,8 +389,7 @@ def _no_falls(risk: RiskStudy, values: Row) -> list[Finding]:
     start = risk.matched.start
     said = [
         say(
-            "Warnings on bars of {bars} could not be judged: no fall of {drop:percent} within {within} began.",
-            **values,
+            "Warnings on bars of {bars} could not be judged: no fall of {drop:percent} within {within} began.", **values
         ),
         say("They are judged after the first {start} bars.", start=start),
     ]

@@ -314,10 +314,7 @@ def _prediction_row(week: WeekResults) -> AcceptanceRow:
     measured = joined(
         say("median error {errors}", errors=errors),
         say(
-            "{within} of {cells:prediction} within {limit:percent}",
-            within=within,
-            cells=len(cells),
-            limit=LARGE_ERROR,
+            "{within} of {cells:prediction} within {limit:percent}", within=within, cells=len(cells), limit=LARGE_ERROR
         ),
         say("{pairs:pair} that others disturbed left out", pairs=left_out) if left_out else "",
         say(

@@ -28,6 +28,7 @@ TOOLS = {"ip": "iproute2", "tc": "iproute2", "bridge": "iproute2", "nft": "nftab
 TOOLS |= {"unshare": "util-linux", "mount": "util-linux"}
 START_S, END_S = 30.0, 20.0
 LOOK_S = 0.05
+_CHECKOUT = {"PYTHONPATH": str(Path(qubic_lab.__file__).parents[1])}
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def boot(bed: Bed, name: str) -> None:
             stdout=log,
             stderr=log,
             cwd="/",
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(qubic_lab.__file__).parents[1])},
+            env={"PATH": os.environ["PATH"], **_CHECKOUT},
             start_new_session=True,
         )
     deadline_s = time.monotonic() + START_S
@@ -204,6 +205,13 @@ def command_on(bed: Bed, name: str, command: Sequence[str]) -> tuple[list[str], 
         environment |= json.loads((bed.folder(name) / ENVIRONMENT).read_text())
     spaces = ["--mount", "--uts", "--ipc", "--net", "--pid"]
     return ["nsenter", "--target", str(first), *spaces, "--", *command], environment
+
+
+def module_on(bed: Bed, name: str, module: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Start a module of this checkout on a host, with pipes as its stdin and stdout."""
+    line, environment = command_on(bed, name, [sys.executable, "-m", module, *arguments])
+    environment |= _CHECKOUT
+    return subprocess.Popen(line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
 
 
 def output_on(bed: Bed, name: str, command: Sequence[str], content: str = "") -> str:
@@ -288,7 +296,7 @@ def _start_relay(bed: Bed) -> None:
             stdout=subprocess.PIPE,
             stderr=log,
             cwd="/",
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(qubic_lab.__file__).parents[1])},
+            env={"PATH": os.environ["PATH"], **_CHECKOUT},
             start_new_session=True,
         )
     assert relay.stdout is not None

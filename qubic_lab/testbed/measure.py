@@ -6,7 +6,6 @@ Costs of layers come from a pipeline with another split on this machine, over lo
 """
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,11 +23,12 @@ from qubic_lab.model.predict import hop_seconds, pipeline_speed, stage_seconds
 from qubic_lab.pipeline import Pipeline, PipelineConfig
 from qubic_lab.testbed import bed as beds
 from qubic_lab.testbed import cluster
-from qubic_lab.testbed.bed import Bed, command_on
+from qubic_lab.testbed.bed import Bed, module_on
 from qubic_lab.testbed.cluster import ClusterSpec
 from qubic_lab.testbed.network import Shape
 from qubic_lab.wire import cluster_pb2 as pb
 
+MODULE = "qubic_lab.testbed.measure"
 RANKS = 3
 SHAPES = (Shape(), Shape(delay_ms=20.0), Shape(rate_bps=1e8), Shape(rate_bps=1e8, delay_ms=20.0))
 PROMPT = "What do three rivers and two bridges have in common?"
@@ -90,10 +90,10 @@ def measure(spec: ClusterSpec, tokens: int, repeat: int, say: Callable[[str], No
 def measure_link(bed: Bed, source: str, target: str) -> PlainLink:
     """Measure a link with the meter that `net check` uses."""
     address = bed.addresses[target]
-    with _start(bed, target, "meter", address) as opened:
+    with module_on(bed, target, MODULE, "meter", address) as opened:
         assert opened.stdout is not None
         meter = opened.stdout.readline()
-        with _start(bed, source, "link", address) as asked:
+        with module_on(bed, source, MODULE, "link", address) as asked:
             output, _ = asked.communicate(meter)
         opened.terminate()
     return PlainLink(**json.loads(output))
@@ -103,7 +103,7 @@ def _measure_pipeline(bed: Bed, spec: ClusterSpec, link: PlainLink, tokens: int,
     layers = plan_layers(load_config(spec.model), RANKS, "C")
     address = f"{bed.addresses['vm-1']}:{SERVICES['pipeline'].ports[0]}"
     before = predicted_ms(spec, layers, link, tokens)
-    with _start(bed, "vm-1", "pipeline", address, str(tokens), str(repeat)) as asked:
+    with module_on(bed, "vm-1", MODULE, "pipeline", address, str(tokens), str(repeat)) as asked:
         output, _ = asked.communicate()
     predicted = (before + predicted_ms(spec, layers, link, tokens)) / 2  # the machine may have changed meanwhile
     measured = median(json.loads(output))
@@ -128,12 +128,6 @@ def predicted_ms(spec: ClusterSpec, layers: Sequence[int], link: PlainLink, toke
     sent = hop_seconds(config, Link(link.gbps * 1e9, link.rtt_min_ms / 2e3), spec.dtype, spec.slots)
     speed = pipeline_speed(stage_seconds(times.ranks, layers), times.hop_s + sent, 1, 1)
     return speed.idle_latency_ms
-
-
-def _start(bed: Bed, host: str, *arguments: str) -> "subprocess.Popen[str]":
-    line, environment = command_on(bed, host, [sys.executable, "-m", "qubic_lab.testbed.measure", *arguments])
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    return subprocess.Popen(line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
 
 
 def main() -> None:

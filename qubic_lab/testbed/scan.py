@@ -9,18 +9,15 @@ import json
 import random
 import select
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import qubic_lab
 from qubic_lab.errors import QubicLabError
 from qubic_lab.launch_plan.network import SERVICES, Host, Network
-from qubic_lab.testbed.bed import Bed, command_on, listening
+from qubic_lab.testbed.bed import Bed, listening, module_on
 
 State = Literal["open", "closed"]
 """Something listens; or nothing does, but the firewall lets the question through. What does not answer is left out."""
@@ -131,13 +128,7 @@ def scan_bed(bed: Bed, all_ports: bool = False, seed: int = 0) -> ScanResult:
     others = random.Random(seed).sample(range(1, MOST_PORT + 1), SAMPLE)
     edges = {port + step for rule in bed.network.rules for pair in rule.ports for port in pair for step in (-1, 0, 1)}
     ports = list(range(1, MOST_PORT + 1)) if all_ports else sorted(planned | heard | edges | set(others))
-    found_by: dict[str, subprocess.Popen[str]] = {}
-    for source in bed.addresses:
-        line, environment = command_on(bed, source, [sys.executable, "-m", "qubic_lab.testbed.scan"])
-        environment["PYTHONPATH"] = str(Path(qubic_lab.__file__).parents[1])
-        found_by[source] = subprocess.Popen(
-            line, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/"
-        )
+    found_by = {source: module_on(bed, source, "qubic_lab.testbed.scan") for source in bed.addresses}
     open_ports: dict[str, dict[str, list[int]]] = {host.name: {} for host in hosts}
     wrong: list[Difference] = []
     asked = 0

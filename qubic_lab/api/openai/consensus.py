@@ -81,7 +81,6 @@ class SampleElector:
         self._answerer, self._counting = answerer, Counting(workers=1)
 
     async def hold(self, request: LabRequest, voters: int) -> Verdict:
-        """Hold a vote; errors as `hold_sampled_vote`."""
         started_s = time.perf_counter()
 
         async def ask(asked: LabRequest, count: int) -> Sequence[Completion]:
@@ -107,7 +106,6 @@ class ClusterElector:
         self._coordinator, self._votes = coordinator, votes
 
     async def hold(self, request: LabRequest, voters: int) -> Verdict:
-        """Hold a vote; errors as `VoteService.hold`."""
         message = generate_message(request, "", 0.0, whole=False)
         vote = VoteRequest(message, voters, 1, ROUNDS, DEADLINE_S, VotingConfig(), question_type="any")
         held = await self._votes.hold(vote)

@@ -68,7 +68,6 @@ class ChatForm:
     chunk = "chat.completion.chunk"
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        """Return a whole answer."""
         return {
             "index": index,
             "message": {"role": "assistant", "content": answer.whole.text, "refusal": None},
@@ -77,15 +76,12 @@ class ChatForm:
         }
 
     def first(self, index: int, echo: str) -> dict[str, Any] | None:
-        """Return who speaks."""
         return self._delta(index, {"role": "assistant", "content": ""})
 
     def next(self, index: int, token: StreamedToken) -> dict[str, Any]:
-        """Return a token."""
         return self._delta(index, {"content": token.text}, self._logprobs([token]))
 
     def last(self, index: int, reason: str) -> dict[str, Any]:
-        """Return the end."""
         return self._delta(index, {}, reason=reason)
 
     def _delta(
@@ -129,7 +125,6 @@ class TextForm:
     _offsets: dict[int, _Offsets] = field(default_factory=dict)
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        """Return a whole answer."""
         scored = answer.whole.prompt_scores if answer.echo else ()
         # The tokens of a prompt may begin with one that is not of its text.
         prompt = b"".join(token.raw for token in scored).decode(errors="replace")
@@ -142,16 +137,13 @@ class TextForm:
         }
 
     def first(self, index: int, echo: str) -> dict[str, Any] | None:
-        """Return the prompt, if it shall be echoed."""
         self._offsets[index] = _Offsets(len(echo))
         return self._piece(index, echo) if echo else None
 
     def next(self, index: int, token: StreamedToken) -> dict[str, Any]:
-        """Return a token."""
         return self._piece(index, token.text, self._logprobs([token], self._offsets[index]))
 
     def last(self, index: int, reason: str) -> dict[str, Any]:
-        """Return the end."""
         return self._piece(index, "", reason=reason)
 
     def _piece(self, index: int, text: str, logprobs: Any = None, reason: str | None = None) -> dict[str, Any]:

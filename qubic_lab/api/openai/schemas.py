@@ -208,9 +208,7 @@ Content: TypeAlias = Annotated[
     Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS), Tag("text")]
     | Annotated[list[TextPart], Field(max_length=MOST_MESSAGES), Tag("list")],
     Discriminator(
-        _text_or_list,
-        custom_error_type="content",
-        custom_error_message="give a text, or a list of parts of type text",
+        _text_or_list, custom_error_type="content", custom_error_message="give a text, or a list of parts of type text"
     ),
 ]
 
