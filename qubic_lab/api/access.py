@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from qubic_lab.api.problems import problem
+from qubic_lab.api.problems import Problem
 from qubic_lab.checked_yaml import STRICT, check_content, read_yaml
 from qubic_lab.errors import InputError, check_at_least
 from qubic_lab.wire.channel import is_loopback
@@ -142,25 +142,25 @@ class AuthMiddleware:
         if access is None:
             what = "the token is not known" if token else "no token was sent"
             detail = f"{what}: send the header Authorization: Bearer TOKEN"
-            await problem(401, "No access", detail, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+            await Problem(401, "No access", detail, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
         if access.read_only and scope["method"] not in READING:
             detail = (
                 f"the token of {access.name} only reads, and {scope['method']} {scope['path']} asks or changes "
                 "something: send a token that was added without --read-only"
             )
-            await problem(403, "Refused", detail)(scope, receive, send)
+            await Problem(403, "Refused", detail)(scope, receive, send)
             return
         try:
             wait_s = await run_in_threadpool(_take_turn, self._limiter, access) if self._limiter else None
         except StorageError:
             detail = "requests cannot be counted now: Redis does not answer"
-            await problem(503, "Out of order", detail)(scope, receive, send)
+            await Problem(503, "Out of order", detail)(scope, receive, send)
             return
         if wait_s is not None:
             detail = f"{access.name} may send {access.per_minute} requests a minute: send this one later"
             after = {"Retry-After": str(math.ceil(wait_s))}
-            await problem(429, "Too many requests", detail, after)(scope, receive, send)
+            await Problem(429, "Too many requests", detail, after)(scope, receive, send)
             return
         scope.setdefault("state", {}).update(client=access.name, read_only=access.read_only)
         await self._app(scope, receive, send)
@@ -180,7 +180,7 @@ class BrowserGuardMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] == "http" and (detail := self._objection(scope["method"], Headers(scope=scope))):
-            await problem(403, "Refused", detail)(scope, receive, send)
+            await Problem(403, "Refused", detail)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -224,7 +224,7 @@ class BodyLimitMiddleware:
         declared = Headers(scope=scope).get("content-length", "0")
         # Python refuses to read numbers of thousands of digits.
         if not declared.isdecimal() or len(declared) > MOST_LENGTH_DIGITS or int(declared) > self._most_bytes:
-            await problem(413, "Too large", detail)(scope, receive, send)
+            await Problem(413, "Too large", detail)(scope, receive, send)
             return
         received = 0
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 
 from qubic_lab.api.consensus import ConsensusQuery, answer_query
-from qubic_lab.api.problems import problem
+from qubic_lab.api.problems import Problem
 from qubic_lab.api.responses import (
     STREAMED,
     EventStream,
@@ -81,7 +81,7 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
         if last_event_id and key is None:
             raise NotFoundError("Last-Event-ID continues an earlier request: send the Idempotency-Key that it had")
         if not len(coordinator.fleet):
-            return problem(503, "No node", "no node is registered: start one with qubic-lab node", NO_NODE_HEADERS)
+            return Problem(503, "No node", "no node is registered: start one with qubic-lab node", NO_NODE_HEADERS)
         asker = coordinator.new_asker()
         task_id = await coordinator.submit(query.to_message(), query.priority, key, asker=asker)
         leave = partial(leave_task, coordinator, task_id, asker, key is not None, hang_up)

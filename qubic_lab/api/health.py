@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from qubic_lab.api.cluster_metrics import answer_families, node_families, task_families
 from qubic_lab.api.http_metrics import METRICS, HttpMetrics
-from qubic_lab.api.problems import problem
+from qubic_lab.api.problems import Problem
 from qubic_lab.api.schemas import Liveness, Readiness
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.database import ERRORS as DATABASE_ERRORS
@@ -73,7 +73,7 @@ def make_routes(coordinator: Coordinator, metrics: ApiMetrics) -> APIRouter:
         times = await coordinator.redis_times()
         nodes_open = sum(view.gate is None for view in coordinator.nodes())
         if not nodes_open:
-            return problem(503, "Not ready", "no node is available: /api/cluster/nodes says why")
+            return Problem(503, "Not ready", "no node is available: /api/cluster/nodes says why")
         return Readiness(
             ready=True,
             nodes_open=nodes_open,

@@ -76,11 +76,6 @@ class Problem(JSONResponse):
             await super().__call__(scope, receive, send)
 
 
-def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> Problem:
-    """Return a problem as a response."""
-    return Problem(status, title, detail, headers)
-
-
 def problem_of(error: QubicLabError) -> Problem:
     """Return the response to an error; an error that the client cannot fix is only logged in detail."""
     for kind, (status, title) in _STATUS.items():
@@ -91,7 +86,7 @@ def problem_of(error: QubicLabError) -> Problem:
             param, code = getattr(error, "param", None), getattr(error, "code", None)
             return Problem(status, title, str(error), headers, param, code)
     logger.error("request %s: %s", request_id(), error)
-    return problem(503, "Out of order", "the server cannot do this now: see its log")
+    return Problem(503, "Out of order", "the server cannot do this now: see its log")
 
 
 def install(app: FastAPI) -> None:
@@ -109,14 +104,14 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         title = _TITLES.get(error.status_code, "Failed")
-        return problem(error.status_code, title, _told(request, error), error.headers)
+        return Problem(error.status_code, title, _told(request, error), error.headers)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:
         # This handler is outside of all middleware, which has named the request before.
         name = getattr(request.state, "request_id", "")
         logger.error("request %s: an unexpected error", name, exc_info=error)
-        return problem(500, "Fault", "an unexpected error occurred: see the server's log", {HEADER: name})
+        return Problem(500, "Fault", "an unexpected error occurred: see the server's log", {HEADER: name})
 
 
 def _told(request: Request, error: HTTPException) -> str:

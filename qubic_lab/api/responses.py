@@ -71,6 +71,15 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
+async def first_of(parts: AsyncGenerator[T, None]) -> T:
+    """Return the first part of an answer, so that what fails before it gets its status: then the parts are closed."""
+    try:
+        return await anext(parts)
+    except BaseException:
+        await parts.aclose()
+        raise
+
+
 async def read_answer(
     coordinator: Coordinator,
     task_id: str,

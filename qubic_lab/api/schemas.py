@@ -228,38 +228,19 @@ class NodeStatus(BaseModel):
     @classmethod
     def of(cls, view: NodeView) -> "NodeStatus":
         """Return the status of a node."""
-        registration, state = view.record.registration, view.record.state
-        can = registration.capabilities
-        return cls(
-            name=registration.node,
-            address=registration.address,
-            type=registration.type,
-            model=can.model,
-            model_hash=can.model_hash,
-            layers=list(can.layers),
-            dtype=can.dtype,
-            devices=list(can.devices),
-            memory_bytes=can.memory_bytes,
-            slots=can.slots,
-            tokens_per_s=view.tokens_per_s,
-            weight=max(1, registration.weight),
-            meaningless=can.meaningless,
-            gate=view.gate,
-            trouble=state.trouble,
-            score=view.score,
-            cpu_share=state.cpu_share,
-            memory_share=state.memory_share,
-            response_s=view.response_s,
-            error_share=view.error_share,
-            outstanding=OutstandingLoad(requests=view.outstanding_requests, tokens=view.outstanding_tokens),
-            finished=state.finished,
-            failed=state.failed,
-            tokens=state.tokens,
-            restarts=state.restarts,
-            heartbeat_age_s=view.record.age_s,
-            registered_s=view.record.registered_s,
-            health_url=health_url(registration),
-        )
+        registration = view.record.registration
+        parts = (registration, registration.capabilities, view.record.state, view.record, view)  # the last one counts
+        same = {name: getattr(part, name) for part in parts for name in cls.model_fields if hasattr(part, name)}
+        given = {
+            "name": registration.node,
+            "layers": list(registration.capabilities.layers),
+            "devices": list(registration.capabilities.devices),
+            "weight": max(1, registration.weight),
+            "outstanding": OutstandingLoad(requests=view.outstanding_requests, tokens=view.outstanding_tokens),
+            "heartbeat_age_s": view.record.age_s,
+            "health_url": health_url(registration),
+        }
+        return cls(**same | given)
 
 
 class DeadTask(BaseModel):

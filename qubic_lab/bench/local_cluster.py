@@ -132,9 +132,9 @@ class LocalCluster:
         """
         for url in self.urls.values():
             for name in names:
-                self._wait(name, partial(self._may_choose, url, name), within_s)
-        addresses = self._open_nodes(next(iter(self.urls.values())))
-        return [addresses[name] for name in names]
+                self._wait(name, partial(self._address_of, url, name), within_s)
+        first = next(iter(self.urls.values()))
+        return [str(self._address_of(first, name)) for name in names]
 
     def kill(self, name: str) -> None:
         self._members[name].end()
@@ -203,19 +203,16 @@ class LocalCluster:
                 raise QubicLabError(f"{name} was not ready within {within_s:g} s")
             time.sleep(_LOOK_S)
 
-    def _may_choose(self, url: str, node: str) -> bool:
-        return node in self._open_nodes(url)
-
     def _get(self, url: str) -> Any:
         """Return the JSON at a URL, or None if nothing answers yet."""
         with suppress(httpx2.TransportError):
             return httpx2.get(url, trust_env=False, verify=self.trusted or False).json()
         return None
 
-    def _open_nodes(self, url: str) -> dict[str, str]:
-        """Return the addresses of the nodes that a coordinator may choose, by name."""
+    def _address_of(self, url: str, name: str) -> str | None:
+        """Return the address of a node that a coordinator may choose; None: it may not."""
         nodes = self._get(f"{url}/api/cluster/nodes") or ()
-        return {node["name"]: node["address"] for node in nodes if node["gate"] is None}
+        return next((node["address"] for node in nodes if node["name"] == name and node["gate"] is None), None)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +140,7 @@ def bench_queue(
         finally:
             group.end()
         counts = queue.counts()
+        outcomes = enumerate(queue.result(task) for task in submitted)
         lost, duplicated = count_lost_and_duplicated(submitted, list(queue.log()))
         return QueueResult(
             tasks=tasks,
@@ -149,7 +150,7 @@ def bench_queue(
             disturbed=disturbed,
             lost=lost,
             duplicated=duplicated,
-            wrong=_count_wrong(queue, submitted),
+            wrong=sum(each is None or each.result != {"square": number**2} for number, each in outcomes),
             dead=counts.dead,
             executed=counts.taken,
             fenced=counts.fenced,
@@ -189,12 +190,6 @@ def _disturb_all(queue: TaskQueue, group: _Workers, how: str, every_s: float, se
         time.sleep(_LOOK_S)
 
 
-def _count_wrong(queue: TaskQueue, submitted: Sequence[str]) -> int:
-    """Return how many tasks have no answer, or another one than the square of their number."""
-    outcomes = (queue.result(task) for task in submitted)
-    return sum(outcome is None or outcome.result != {"square": number**2} for number, outcome in enumerate(outcomes))
-
-
 def main() -> None:
     """Run one worker until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -209,16 +204,11 @@ def main() -> None:
         queue = TaskQueue(client)
         threading.Thread(target=heartbeat_and_reclaim, args=(queue, options.name), daemon=True).start()
         while not ending.is_set():
-            _work(queue, options.name, options.work_s)
-
-
-def _work(queue: TaskQueue, name: str, work_s: float) -> None:
-    lease = queue.take(name, block_s=0.5)
-    if lease is None:
-        return
-    time.sleep(work_s)
-    with suppress(FencedError):  # another worker has the task; Redis counts the refused write
-        queue.complete(lease, {"square": lease.payload["number"] ** 2})
+            if (lease := queue.take(options.name, block_s=0.5)) is None:
+                continue
+            time.sleep(options.work_s)
+            with suppress(FencedError):  # another worker has the task; Redis counts the refused write
+                queue.complete(lease, {"square": lease.payload["number"] ** 2})
 
 
 def heartbeat_and_reclaim(queue: TaskQueue, name: str) -> None:

@@ -106,8 +106,10 @@ def scan(
     else:
         header = ("from", *result.open_ports)
         sources = list(next(iter(result.open_ports.values())))
-        names = {name: result.open_ports[name] for name in result.open_ports}
-        rows = [(source, *(_ports(names[target].get(source)) for target in names)) for source in sources]
+        rows = [
+            (source, *(", ".join(map(str, found.get(source, "-"))) or "none" for found in result.open_ports.values()))
+            for source in sources
+        ]
         print_table(header, rows)
         typer.echo(f"{result.asked:,} ports asked; a line is where from, a column whose")
         for each in result.wrong:
@@ -212,10 +214,6 @@ def down() -> None:
 def _measured_by() -> dict[str, str]:
     """Return when, by which commit and on which machine."""
     return {"day": f"{datetime.now(UTC):%Y-%m-%d}", "commit": str(source_commit()), "machine": str(machine())}
-
-
-def _ports(found: list[int] | None) -> str:
-    return "-" if found is None else ", ".join(map(str, found)) or "none"
 
 
 COMMANDS: Commands = {

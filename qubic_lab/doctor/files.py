@@ -139,7 +139,9 @@ def model(subject: Subject) -> Iterator[Finding]:
         again = replace(bad, remedy=f"hf download {hub_id} --force-download")
         yield replace(bad, fix=lambda: _convert_again(folder)) if subject.model == "smollm2" else again
     elif (source := _source(subject, folder)) is not None:
-        yield replace(bad, fix=lambda: _split_again(folder, source))
+        yield replace(
+            bad, fix=lambda: f"made {', '.join(rank.name for rank in remake_ranks(folder, source))} again from {source}"
+        )
     else:
         ranks = [rank.name.removeprefix("rank-") for rank in rank_folders(folder) if problems(rank)]
         gone = " ".join(shlex.quote(f"{folder}/rank-{rank}") for rank in ranks)

@@ -142,9 +142,8 @@ def packages(subject: Subject) -> Iterator[Finding]:
             wrong.append(f"{each.name}{each.specifier}")
     value = f"Python {sys.version.split()[0]}, {len(wanted)} packages"
     if wrong:
-        yield Finding(
-            "packages", value, "fail", f"missing or too old: {', '.join(wrong)}", f"{_pip()} {_quoted(wrong)}"
-        )
+        why, remedy = f"missing or too old: {', '.join(wrong)}", f"{_pip()} {shlex.join(wrong)}"
+        yield Finding("packages", value, "fail", why, remedy)
     else:
         yield Finding("packages", value)
 
@@ -302,7 +301,3 @@ def cores(subject: Subject) -> Iterator[Finding]:
 
 def _pip() -> str:
     return f"{shlex.quote(sys.executable)} -m pip install"
-
-
-def _quoted(words: Sequence[str]) -> str:
-    return " ".join(map(shlex.quote, words))

@@ -103,9 +103,9 @@ class ProjectItem:
         return 100 * len(self.built) // max(1, len(self.built) + len(self.open))
 
 
-@dataclass(frozen=True)
-class ProjectStatus(Progress):
-    """How the project stands in a week: progress, problems with solutions, and what comes next.
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """Problems with solutions, and what comes next.
 
     The overview has an item for each of the project's weeks; `tomorrow` is the plan of the next day. `hero` is the
     picture that opens the page, as `study/name`; `usd_per_hour` is what a device costs.
@@ -118,6 +118,11 @@ class ProjectStatus(Progress):
     hero: str = ""
     usd_per_hour: Mapping[str, float] = field(default_factory=dict)
 
+
+@dataclass(frozen=True)
+class ProjectStatus(Outlook, Progress):
+    """How the project stands in a week."""
+
     @property
     def items_done(self) -> int:
         """How many items of the overview are done."""
@@ -125,19 +130,13 @@ class ProjectStatus(Progress):
 
 
 @dataclass(frozen=True)
-class WeekFile:
+class WeekFile(Outlook):
     """The content of a week's file."""
 
     __pydantic_config__ = STRICT
     title: str
     studies: tuple[str, ...]
     progress: Progress = Progress()
-    problems: tuple[ProjectProblem, ...] = ()
-    next_focus: tuple[str, ...] = ()
-    overview: tuple[ProjectItem, ...] = ()
-    tomorrow: tuple[str, ...] = ()
-    hero: str = ""
-    usd_per_hour: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from qubic_lab.runs.records import RecordedMeasure, Records
 from qubic_lab.runs.store import Manifest
 
 SAME_INPUT = ("study", "parameters", "model_hash", "data_hashes")
+"""What two runs share that can be compared; the code may have changed."""
+IN_A_LINE = ("study", "parameters", "machine")
 EXACT = ("token_identity", "logits_max_abs")
 """Values of a result that must repeat to the last bit on the same machine with the same model and parameters."""
 
@@ -96,18 +98,13 @@ def find_trends(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list[Tren
         points = {
             past.week: figure
             for past in (*reversed(_latest_first(earlier)), run)
-            if _same_line(run, past) and (figure := _key_figure(past)) and this and figure[0] == this[0]
+            if _same(run, past, IN_A_LINE) and (figure := _key_figure(past)) and this and figure[0] == this[0]
         }
         if this and points:
             figures = tuple(figure for _, figure, _ in points.values())
             intervals = tuple(interval for _, _, interval in points.values())
             trends.append(Trend(run.name, this[0], tuple(points), figures, intervals))
     return trends
-
-
-def _same_line(run: PastRun, past: PastRun) -> bool:
-    one, other = run.manifest, past.manifest
-    return all(getattr(one, name) == getattr(other, name) for name in ("study", "parameters", "machine"))
 
 
 def _key_figure(run: PastRun) -> tuple[str, float, tuple[float, float] | None] | None:
@@ -124,7 +121,8 @@ def find_repetitions(now: Sequence[PastRun], earlier: Sequence[PastRun]) -> list
     """Compare what should be equal to the last bit with the latest earlier run of the same input and machine."""
     found = []
     for run in now:
-        past = next((p for p in _latest_first(earlier) if _same_input(run, p) and _is_comparable(run, p)), None)
+        same = (p for p in _latest_first(earlier) if p.name != run.name and _same(run, p, (*SAME_INPUT, "machine")))
+        past = next(same, None)
         if past is not None:
             found += [
                 Repetition(run.manifest.study, what, run.name, value, past.week, past.name, before)
@@ -193,7 +191,7 @@ def _find_earlier(run: PastRun, measure: RecordedMeasure, earlier: Sequence[Past
     same = {
         past.name: (past, found)
         for past in reversed(_latest_first(earlier))
-        if _same_input(run, past) and (found := _measure(past, measure.name))
+        if _same(run, past, SAME_INPUT) and (found := _measure(past, measure.name))
     }
     own = {name: each for name, each in same.items() if each[0].manifest.machine == run.manifest.machine}
     asked = [[each for each in some.values() if against in (None, each[0].week)] for some in (same, own)]
@@ -205,14 +203,9 @@ def _latest_first(runs: Iterable[PastRun]) -> list[PastRun]:
     return sorted(runs, key=lambda run: run.week, reverse=True)
 
 
-def _same_input(run: PastRun, past: PastRun) -> bool:
-    """Whether study, parameters, model and data are the same; the code may have changed."""
-    one, other = run.manifest, past.manifest
-    return all(getattr(one, name) == getattr(other, name) for name in SAME_INPUT)
-
-
-def _is_comparable(run: PastRun, past: PastRun) -> bool:
-    return run.name != past.name and run.manifest.machine == past.manifest.machine
+def _same(run: PastRun, past: PastRun, names: Sequence[str]) -> bool:
+    """Whether what the manifests say under some names is the same."""
+    return all(getattr(run.manifest, name) == getattr(past.manifest, name) for name in names)
 
 
 def _measure(run: PastRun, name: str) -> RecordedMeasure | None:

@@ -72,7 +72,8 @@ def typeset(report: WeekReport, form: Literal["pdf", "png", "svg"]) -> list[byte
         folder = Path(name)
         # Without Chinese text a picture's font is that for which its texts were placed, and which comes with it.
         values = page_values(page, folder, chinese if tag.startswith("zh") else [])
-        values |= {"fonts": [*LATIN, *chinese], "locale": _locale(tag)}
+        locale = dict(zip(("lang", "region"), tag.split("-"), strict=False))
+        values |= {"fonts": [*LATIN, *chinese], "locale": locale}
         (folder / "page.json").write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
         template = files("qubic_lab.runs").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
@@ -192,11 +193,6 @@ def _plain(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], kinds
     names = {"n": "number", "p": "prose", "s": "short", "t": "tight"}
     columns = [{"heading": text, "kind": names[kind]} for text, kind in zip(head, kinds, strict=True)]
     return {"heading": title, "columns": columns, "rows": rows, "caption": "", "notes": [note] if note else []}
-
-
-def _locale(tag: str) -> Values:
-    name, _dash, region = tag.partition("-")
-    return {"lang": name} | ({"region": region} if region else {})
 
 
 def _chinese_fonts(tag: str) -> list[str]:

@@ -85,7 +85,7 @@ def read_records(folder: Path, shown: bool = True) -> Records:
 
 def read_measures(folder: Path) -> tuple[RecordedMeasure, ...]:
     """Read the measures in a run's folder, by name."""
-    files = sorted((folder / "measures").glob("*.json"), key=lambda file: _by_number(file.stem))
+    files = sorted((folder / "measures").glob("*.json"), key=_by_number)
     contents = (json.loads(file.read_text(encoding="utf-8")) for file in files)
     lists = ("samples", "probe")
     return tuple(
@@ -93,9 +93,9 @@ def read_measures(folder: Path) -> tuple[RecordedMeasure, ...]:
     )
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def _by_number(file: Path) -> list[tuple[int, str]]:
     """Sort 4 before 16."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.stem)]
 
 
 def _as_recorded(folder: Path, pattern: str) -> list[Path]:

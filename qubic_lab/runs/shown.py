@@ -222,12 +222,8 @@ def register(shell: Any) -> None:
     """Let an IPython shell show the types of VIEWS, as HTML and as text."""
     formatters = shell.display_formatter.formatters
     for (module, name), view in VIEWS.items():
-        formatters["text/html"].for_type_by_name(module, name, partial(_as_html, view))
+        formatters["text/html"].for_type_by_name(module, name, lambda value, view=view: view(value)._repr_html_())
         formatters["text/plain"].for_type_by_name(module, name, partial(_as_text, view))
-
-
-def _as_html(view: Callable[[Any], View], value: Any) -> str:
-    return view(value)._repr_html_()
 
 
 def _as_text(view: Callable[[Any], View], value: Any, printer: Any, cycle: bool) -> None:

@@ -64,10 +64,11 @@ def reader_answers(report: WeekReport, questions: Sequence[Question]) -> tuple[A
     left_out = list(_left_out(report.runs))
     short = Counter(run.full for run in report.runs if run.error is None)[False]
     said = _("{count} runs are of the quick form, which leaves out nothing but size.", count=short)
+    failing = [row for row in report.rows if row.measurable and row.verdict == "fail"]
     answers = (
         Answer(_("What has changed?"), tuple(changes)),
         Answer(_("What is to be decided?"), tuple(_decisions(report, questions))),
-        Answer(_("Is a failure noise?"), tuple(map(_noise, _failing(report)))),
+        Answer(_("Is a failure noise?"), tuple(map(_noise, failing))),
         Answer(_("What do a million tokens cost?"), tuple(_costs(report))),
         Answer(
             _("What did the quick form leave out?"), (Sentence(said, "week#runs"),) if left_out else (), tuple(left_out)
@@ -89,10 +90,6 @@ def _decisions(report: WeekReport, questions: Sequence[Question]) -> Iterator[Se
         else:
             advice = _("Nothing yet – {reason}.", reason=translated_text(row.reason))
         yield Sentence(_("{label}: {advice}", label=_(question.label), advice=advice), f"week#rows/{row.id}")
-
-
-def _failing(report: WeekReport) -> list[AcceptanceRow]:
-    return [row for row in report.rows if row.measurable and row.verdict == "fail"]
 
 
 def _noise(row: AcceptanceRow) -> Sentence:

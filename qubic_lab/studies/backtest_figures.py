@@ -259,7 +259,8 @@ def lead_and_lag(studies: Sequence[SignalStudy]) -> Figure:
             axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=LINES[2])
             axes.annotate(lead.verdict, (0.98, 0.03), xycoords="axes fraction", ha="right", fontsize=9)
 
-    return _panels(studies, draw, "returns before (−) and after (+) the score, bars", "rank\ncorrelation", _absent_lags)
+    x_label = "returns before (−) and after (+) the score, bars"
+    return _panels(studies, draw, x_label, "rank\ncorrelation", lambda study: study.lead.absent)
 
 
 def _panels(
@@ -311,7 +312,3 @@ def _absent_coefficients(study: SignalStudy) -> str:
 
 def _absent_events(study: SignalStudy) -> str:
     return study.signed_events.absent if all(each.absent for each in study.events) else ""
-
-
-def _absent_lags(study: SignalStudy) -> str:
-    return study.lead.absent

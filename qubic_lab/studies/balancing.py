@@ -205,15 +205,14 @@ def _speeds(speeds: Sequence[int]) -> Finding:
     return say("speeds {ratio}", ratio=_ratio(speeds)) if len(set(speeds)) > 1 else say("equal speeds")
 
 
-def _heartbeats(every_s: float) -> Finding:
-    return say("heartbeats every {every:g} s", every=every_s) if every_s else say("fresh loads")
-
-
 KNOWN = {"limit": "limit", "estimate": "estimate", "length": "length"}
 """What may be known of an answer's length."""
 
 FACTORS = {
-    "staleness_s": Factor("time between heartbeats (s)", _heartbeats),
+    "staleness_s": Factor(
+        "time between heartbeats (s)",
+        lambda every_s: say("heartbeats every {every:g} s", every=every_s) if every_s else say("fresh loads"),
+    ),
     "load": Factor("load (tokens asked for ÷ possible)", lambda load: say("load {load:g}", load=load)),
     "coordinators": Factor("coordinators (number)", lambda number: say("{number:coordinator}", number=number)),
     "speeds": Factor("speeds of the nodes, in turn", _speeds),

@@ -393,7 +393,10 @@ def _queue_row(week: WeekResults) -> AcceptanceRow:
     run, _ = max(all_runs, key=lambda item: (item[1].lost + item[1].duplicated, _requests(item[1])))
     results = [each for _, each in all_runs]
     lost, twice = sum(each.lost for each in results), sum(each.duplicated for each in results)
-    interrupted = sum(map(_interrupted, results))
+    interrupted = sum(
+        each.reclaimed if isinstance(each, QueueResult) else len({*each.left_node, *each.left_coordinator})
+        for each in results
+    )
     killed = [say("{workers:worker} killed", workers=each.disturbed) for each in queues.values()]
     counted = say(
         "{lost} lost, {twice} answered twice of {requests:request}, {interrupted} of them interrupted",
@@ -411,13 +414,6 @@ def _queue_row(week: WeekResults) -> AcceptanceRow:
 
 def _requests(result: FailoverResult | QueueResult) -> int:
     return result.tasks if isinstance(result, QueueResult) else result.plan.requests
-
-
-def _interrupted(result: FailoverResult | QueueResult) -> int:
-    """Return how many requests a killed process had in work."""
-    if isinstance(result, QueueResult):
-        return result.reclaimed
-    return len({*result.left_node, *result.left_coordinator})
 
 
 def _killed(failover: FailoverResult) -> str:

@@ -20,7 +20,7 @@ from qubic_lab.studies.acceptance import (
     too_few,
 )
 from qubic_lab.studies.consensus_findings import VERDICTS, reports, verdict
-from qubic_lab.studies.finding import Finding, say
+from qubic_lab.studies.finding import RULES, Finding, say
 from qubic_lab.studies.style import DARK, INK, PALE, WIDTH_INCHES, Dot, columns, dots, percent, plot, points, rows
 
 VOTED_QUESTIONS_TARGET = 300
@@ -90,7 +90,7 @@ def greedy_rows(result: ConsensusEvaluation) -> list[dict[str, Any]]:
             "n": test.difference.n,
             "only the vote right": test.only_first,
             "only greedy right": test.only_second,
-            "difference (points)": _signed_points(test.difference.value),
+            "difference (points)": RULES["points"](test.difference.value),
             "95 % interval (points)": _point_interval(test.difference),
             "p": f"{test.p:.2g}",
             "p by Holm": f"{test.holm_p:.2g}",
@@ -119,7 +119,7 @@ def _gain_cells(gain: Gain) -> dict[str, str]:
     return {
         "vote right": percent(gain.method.value),
         "baseline right": percent(gain.baseline.value),
-        "difference (points)": _signed_points(gain.difference.value),
+        "difference (points)": RULES["points"](gain.difference.value),
         "95 % interval (points)": _point_interval(gain.difference),
     }
 
@@ -324,18 +324,12 @@ def _to_all(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_ylabel(y_label)
 
 
-def _signed_points(share: float) -> str:
-    """Write a difference of shares in percentage points with its sign; none at all has none."""
-    written = points(share)
-    return "0" if written in ("0.0", "−0.0") else written if share < 0 else f"+{written}"
-
-
 def _interval(estimate: MeanEstimate) -> str:
     return f"{percent(estimate.low)} to {percent(estimate.high)}"
 
 
 def _point_interval(estimate: MeanEstimate) -> str:
-    return f"{_signed_points(estimate.low)} to {_signed_points(estimate.high)}"
+    return f"{RULES['points'](estimate.low)} to {RULES['points'](estimate.high)}"
 
 
 def _plain_interval(interval: Sequence[float]) -> str:

@@ -21,14 +21,16 @@ from qubic_lab.api.openai.schemas import (
     FORM,
     MOST_MESSAGES,
     TOOLS,
+    NewTokens,
+    PlainText,
     Refused,
     Sampled,
     describe_refused,
 )
 from qubic_lab.api.openai.schemas import REFUSED as ALL_REFUSED
 from qubic_lab.api.problems import problem_of
-from qubic_lab.api.responses import EventStream, until_done
-from qubic_lab.api.schemas import MOST_NEW_TOKENS, MOST_PROMPT_CHARACTERS, VISIBLE
+from qubic_lab.api.responses import EventStream, first_of, until_done
+from qubic_lab.api.schemas import MOST_PROMPT_CHARACTERS, VISIBLE
 from qubic_lab.core import ChatMessage, Completion
 from qubic_lab.core import Request as LabRequest
 from qubic_lab.errors import QubicLabError
@@ -54,7 +56,7 @@ class ContentText(BaseModel):
     """A part of a message."""
 
     type: Annotated[Literal["input_text", "output_text"], Field(description="whose text it is")]
-    text: Annotated[Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)], Field(description="the text")]
+    text: Annotated[PlainText, Field(description="the text")]
 
 
 class InputMessage(BaseModel):
@@ -62,10 +64,7 @@ class InputMessage(BaseModel):
 
     type: Annotated[Literal["message"], Field(description="always the same")] = "message"
     role: Annotated[Literal["user", "assistant", "system", "developer"], Field(description="whose turn it is")]
-    content: (
-        Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]
-        | Annotated[list[ContentText], Field(max_length=MOST_MESSAGES)]
-    )
+    content: PlainText | Annotated[list[ContentText], Field(max_length=MOST_MESSAGES)]
 
     def to_core(self) -> ChatMessage:
         """Return the message that the model gets."""
@@ -84,13 +83,9 @@ class ResponseQuery(Sampled):
         | Annotated[list[InputMessage], Field(min_length=1, max_length=MOST_MESSAGES)],
         Field(description="the user's text, or all turns so far", examples=["Name three rivers."]),
     ]
-    instructions: Annotated[
-        Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)] | None,
-        Field(description="a system message before the input"),
-    ] = None
+    instructions: Annotated[PlainText | None, Field(description="a system message before the input")] = None
     max_output_tokens: Annotated[
-        Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] | None,
-        Field(description=f"most tokens of the answer; {DEFAULT_CHAT_TOKENS} if left out"),
+        NewTokens | None, Field(description=f"most tokens of the answer; {DEFAULT_CHAT_TOKENS} if left out")
     ] = None
     stream: Annotated[bool | None, Field(description="answer with server-sent events")] = None
     metadata: Annotated[dict[str, str] | None, Field(description="comes back as it is")] = None
@@ -138,7 +133,7 @@ def make_routes(answerer: Answerer, elector: Elector | None = None) -> APIRouter
             record.model = find_model(await answerer.models(), query.model).name
             parts = _parts(answerer, asked, client.part(0), record.model, whole=not query.stream)
         if query.stream:
-            return EventStream(_lines(await until_done(request, _first(parts)), parts, record), parts.aclose)
+            return EventStream(_lines(await until_done(request, first_of(parts)), parts, record), parts.aclose)
         return JSONResponse(await until_done(request, _whole(parts, record)))
 
     return routes
@@ -150,15 +145,6 @@ async def _parts(
     async with aclosing(answerer.answer(asked, 1, client=client, model=model, whole=whole)) as pieces:
         async for _, piece in pieces:
             yield piece if isinstance(piece, Completion) else piece.text
-
-
-async def _first(parts: AsyncGenerator[Part, None]) -> Part:
-    """Return the first part, so that what fails before it gets its status."""
-    try:
-        return await anext(parts)
-    except BaseException:
-        await parts.aclose()
-        raise
 
 
 async def _whole(parts: AsyncGenerator[Part, None], record: "ResponseRecord") -> dict[str, Any]:

@@ -29,7 +29,7 @@ from qubic_lab.api.openai.schemas import (
     messages_of,
 )
 from qubic_lab.api.problems import problem_of
-from qubic_lab.api.responses import EventStream, HangUp, IdempotencyKey, key_of, until_done
+from qubic_lab.api.responses import EventStream, HangUp, IdempotencyKey, first_of, key_of, until_done
 from qubic_lab.core import Completion
 from qubic_lab.errors import QubicLabError
 
@@ -203,7 +203,7 @@ async def _respond(
     if asked.held or not asked.stream:
         response = await until_done(request, _whole(pieces, asked, head))
         return EventStream(_lines_of(response, asked, head)) if asked.stream else JSONResponse(response)
-    first = await until_done(request, _first(pieces))
+    first = await until_done(request, first_of(pieces))
     return EventStream(_lines(first, pieces, asked, head), pieces.aclose)  # the lines may never be asked for
 
 
@@ -236,15 +236,6 @@ class Head:
         return {**shown, "system_fingerprint": self.system_fingerprint, "choices": choices, **more}
 
 
-async def _first(pieces: AsyncGenerator[tuple[int, Piece], None]) -> tuple[int, Piece]:
-    """Return the first piece; if there is none, close them."""
-    try:
-        return await anext(pieces)
-    except BaseException:
-        await pieces.aclose()
-        raise
-
-
 async def _whole(pieces: AsyncGenerator[tuple[int, Piece], None], asked: Asked, head: Head) -> dict[str, Any]:
     """Return the whole response."""
     answers = [[Answer() for _ in range(asked.samples)] for _ in asked.requests]
@@ -257,7 +248,9 @@ async def _whole(pieces: AsyncGenerator[tuple[int, Piece], None], asked: Asked, 
             else:
                 answer.tokens.append(item)
     usage = usage_of((answer.whole for of_prompt in answers for answer in of_prompt), asked.samples)
-    shown = [answer for of_prompt in answers for answer in _best(of_prompt, asked.kept) * asked.copies]
+    if asked.samples > asked.kept:  # the most likely ones are shown
+        answers = [sorted(each, key=lambda answer: -answer.mean_logprob)[: asked.kept] for each in answers]
+    shown = [answer for of_prompt in answers for answer in of_prompt * asked.copies]
     choices = [asked.form.choice(index, answer) for index, answer in enumerate(shown)]
     qubic = head.qubic(*(answer.whole for answer in shown))
     return head.show(asked.form.whole, choices, usage=usage, qubic=qubic)
@@ -313,11 +306,6 @@ async def _after(
         yield first
         async for each in rest:
             yield each
-
-
-def _best(answers: list[Answer], kept: int) -> list[Answer]:
-    """Return this number of answers, the most likely ones if there are more."""
-    return answers if len(answers) == kept else sorted(answers, key=lambda each: -each.mean_logprob)[:kept]
 
 
 def _prompt_text(request: core.Request, completion: Completion) -> str:

@@ -28,6 +28,12 @@ DEFAULT_CHAT_TOKENS = 4_096
 """OpenAI has no limit but the context; a small model that does not come to an end would take minutes to reach it."""
 
 
+PlainText: TypeAlias = Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]
+NewTokens: TypeAlias = Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)]
+Samples: TypeAlias = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+Likeliest: TypeAlias = Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)]
+
+
 class Refused(NamedTuple):
     """A field that would change the answer and is not supported: values that change nothing, and what to do."""
 
@@ -185,9 +191,7 @@ class Sampled(Refusing):
 class _Completed(Sampled):
     """What chats and texts have."""
 
-    n: Annotated[Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None, Field(description="answers to each prompt")] = (
-        None
-    )
+    n: Annotated[Samples | None, Field(description="answers to each prompt")] = None
     stream: Annotated[bool | None, Field(description="answer with server-sent events, [DONE] at the end")] = None
     stream_options: StreamOptions | None = None
 
@@ -201,7 +205,7 @@ class TextPart(BaseModel):
     """A part of a message; only text is understood."""
 
     type: Annotated[Literal["text"], Field(description="always the same")]
-    text: Annotated[Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)], Field(description="the text")]
+    text: Annotated[PlainText, Field(description="the text")]
 
 
 Content: TypeAlias = Annotated[
@@ -250,16 +254,12 @@ class ChatQuery(_Completed):
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
     max_completion_tokens: Annotated[
-        Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] | None,
-        Field(description=f"most tokens of an answer; {DEFAULT_CHAT_TOKENS} if left out"),
+        NewTokens | None, Field(description=f"most tokens of an answer; {DEFAULT_CHAT_TOKENS} if left out")
     ] = None
-    max_tokens: Annotated[
-        Annotated[int, Field(ge=1, le=MOST_NEW_TOKENS)] | None,
-        Field(description="the older name of max_completion_tokens"),
-    ] = None
+    max_tokens: Annotated[NewTokens | None, Field(description="the older name of max_completion_tokens")] = None
     logprobs: Annotated[bool | None, Field(description="with the log-probability of each token")] = None
     top_logprobs: Annotated[
-        Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
+        Likeliest | None,
         Field(description="number of most likely tokens at each position, with their log-probabilities"),
     ] = None
 
@@ -307,14 +307,14 @@ class TextQuery(_Completed):
         Field(description=f"most tokens of an answer; {DEFAULT_TEXT_TOKENS} if left out"),
     ] = None
     best_of: Annotated[
-        Annotated[int, Field(ge=1, le=MOST_SAMPLES)] | None,
+        Samples | None,
         Field(
             description="number of answers that are made; the n with the highest log-probability per token are given"
         ),
     ] = None
     echo: Annotated[bool | None, Field(description="the answer begins with the prompt")] = None
     logprobs: Annotated[
-        Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None,
+        Likeliest | None,
         Field(description="the log-probability of each token, and those of this number of most likely tokens"),
     ] = None
 

@@ -21,7 +21,7 @@ from qubic_lab.api.openai.metrics import PipelineMetrics
 from qubic_lab.api.openai.pipeline import PipelineAnswerer
 from qubic_lab.api.openai.routes import make_routes
 from qubic_lab.api.pages import Home, add_pages
-from qubic_lab.api.problems import problem
+from qubic_lab.api.problems import Problem
 from qubic_lab.cluster.replica import Replica
 from qubic_lab.pipeline.text import Tokenizer
 
@@ -106,7 +106,7 @@ def _monitoring(answerer: PipelineAnswerer, metrics: PipelineMetrics) -> APIRout
     async def health() -> Serving | Response:
         """Return that requests are answered; 503 while the pipeline restarts."""
         if answerer.trouble:
-            return problem(503, "Not ready", answerer.trouble)
+            return Problem(503, "Not ready", answerer.trouble)
         return Serving(model=answerer.model)
 
     @routes.get("/metrics", response_class=Response, responses=METRICS)
