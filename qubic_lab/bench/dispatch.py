@@ -254,11 +254,7 @@ def _measure_echo(
     requests: int, concurrency: int, nodes: int, seconds: float, new_tokens: int, balancer: str, progress: Progress
 ) -> tuple[LoadResult, LoadResult, MachineNoise]:
     names = [f"echo-{number}" for number in range(1, nodes + 1)]
-    burst = echo_requests(concurrency, new_tokens)
-
-    def note(answered: int) -> None:
-        progress("echo nodes", answered, requests)
-
+    asked, burst = echo_requests(requests, new_tokens), echo_requests(concurrency, new_tokens)
     with local_cluster(balancer=balancer) as cluster:
         for name in names:
             cluster.start_echo(name, token_s=seconds / new_tokens, slots=concurrency)
@@ -266,7 +262,8 @@ def _measure_echo(
         [url] = cluster.urls.values()
         run_apart(ask_all(url, burst, concurrency))  # warm-up
         watch = NoiseWatch()
-        steady, steady_s = run_apart(ask_all(url, echo_requests(requests, new_tokens), concurrency, seconds, note))
+        asking = ask_all(url, asked, concurrency, seconds, lambda done: progress("echo nodes", done, requests))
+        steady, steady_s = run_apart(asking)
         bursts = [run_apart(ask_all(url, burst, concurrency)) for _ in range(BURSTS)]
         noise = watch.noise()
     setting = (concurrency, nodes, concurrency, new_tokens)
@@ -279,10 +276,6 @@ def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress
     """Measure real nodes; each question is first asked alone, and every later answer must equal that one."""
     names = [f"real-{number}" for number in range(1, min(2, usable_cores()) + 1)]
     asked = [TimedRequest({"prompt": each, "max_new_tokens": REAL_TOKENS, "ignore_eos": True}) for each in QUESTIONS]
-
-    def note(answered: int) -> None:
-        progress("real nodes", answered, requests)
-
     with local_cluster(balancer=balancer) as cluster:
         for name in names:
             cluster.start_node(name, config.model, config.dtype, REAL_THREADS, config.slots)
@@ -291,5 +284,6 @@ def _measure_real(config: PipelineConfig, requests: int, balancer: str, progress
         alone, _ = run_apart(ask_all(url, asked, concurrency=1))
         known = [TimedRequest(each.body, answer.text) for each, answer in zip(asked, alone, strict=True)]
         concurrency = min(requests, len(names) * config.slots)
-        answered, took_s = run_apart(ask_all(url, islice(cycle(known), requests), concurrency, note=note))
+        repeated, note = islice(cycle(known), requests), lambda done: progress("real nodes", done, requests)
+        answered, took_s = run_apart(ask_all(url, repeated, concurrency, note=note))
     return sum_up(answered, took_s, concurrency, len(names), config.slots, REAL_TOKENS)

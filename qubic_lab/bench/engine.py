@@ -362,8 +362,7 @@ class EngineBench:
             self._add("bandwidth_fraction", 1, batch, shares)
 
     def _add(self, name: str, ranks: int, batch: int, values: Sequence[float]) -> None:
-        spread, model = Spread.of(values), self._used.model
-        found = SpeedRatio(spread.median, spread.low, spread.high, model, ranks, batch)
+        found = SpeedRatio(**vars(Spread.of(values)), model=self._used.model, ranks=ranks, batch=batch)
         self.ratios.setdefault(name, []).append(found)
 
     def _add_compute_share(self, ranks: int, batch: int, samples: Sequence[Sample]) -> None:

@@ -1,5 +1,7 @@
 """`qubic-lab backup` and `qubic-lab restore`: databases and queue of a cluster as one checked archive."""
 
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +12,6 @@ from qubic_lab.cli import options
 from qubic_lab.cli.console import counts_text, note, print_json
 
 if TYPE_CHECKING:
-    from contextlib import ExitStack
-
     from qubic_lab.backup import Places, Saved
 
 Redis = Annotated[
@@ -30,8 +30,6 @@ def backup(
     The cluster may go on working. It holds votes, market data, the ledger of trials, and all tasks with their answers;
     not models, runs, reports, tokens, certificates or settings.
     """
-    from contextlib import ExitStack
-
     from qubic_lab import backup as archives
 
     with ExitStack() as stack:
@@ -52,8 +50,6 @@ def restore(
     Stop coordinators and the collector first. Nothing is written unless the whole archive is sound and all places are
     empty. A SQLite archive may go into PostgreSQL, and the other way.
     """
-    from contextlib import ExitStack
-
     from qubic_lab import backup as archives
 
     with ExitStack() as stack:
@@ -61,7 +57,7 @@ def restore(
     _show(saved, file, json)
 
 
-def _places(stack: "ExitStack", redis: str | None, made: bool) -> "Places":
+def _places(stack: ExitStack, redis: str | None, made: bool) -> "Places":
     """Return where the state of the settings is; with `made`, without databases and an own Redis that are not there."""
     import sqlalchemy as sa
 
@@ -81,7 +77,7 @@ def _places(stack: "ExitStack", redis: str | None, made: bool) -> "Places":
     return Places(databases, redis or settings().redis_url or _own_redis(stack, made))
 
 
-def _own_redis(stack: "ExitStack", made: bool) -> str:
+def _own_redis(stack: ExitStack, made: bool) -> str:
     """Return the URL of Redis of the cluster on this machine; of one that is down, run it meanwhile."""
     from qubic_lab.cli.cluster import cluster_folder
     from qubic_lab.cluster import background
@@ -99,8 +95,6 @@ def _own_redis(stack: "ExitStack", made: bool) -> str:
 
 
 def _show(saved: "Saved", file: Path, json: bool) -> None:
-    from dataclasses import asdict
-
     if json:
         print_json({"file": str(file), **asdict(saved)})
         return

@@ -1,10 +1,12 @@
 """`qubic-lab doctor`: what is wrong with this machine, and the commands that mend it."""
 
+import inspect
 import os
 import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,8 +50,6 @@ def doctor(
     The exit status is 1 if something fails. --fix migrates databases, renews certificates where the authority's key
     is, gives Redis the password of its URL, deletes what the cache does not need, and makes bad shards again.
     """
-    from dataclasses import replace
-
     from qubic_lab.doctor.examination import check_names
     from qubic_lab.doctor.subject import subject_of, variables_of
     from qubic_lab.settings import settings
@@ -101,8 +101,6 @@ def _examined(subject: "Subject", names: "Sequence[str]", fix: bool) -> "list[Fi
 
 def _words(given: Mapping[str, object]) -> str:
     """Return the options that differ from their defaults, as they are typed."""
-    import inspect
-
     defaults = {name: each.default for name, each in inspect.signature(doctor).parameters.items()}
     words = [f"--{name} {shlex.quote(str(value))}" for name, value in given.items() if value != defaults[name]]
     return " ".join(words)

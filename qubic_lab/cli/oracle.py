@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,8 +116,8 @@ def collect(
         with (
             oracle_ledger.claiming(engine, settings) as claim,
             oracle_risk.watching(engine, settings, claim),
-            _scoring(score, engine, settings),
-            _measured(metrics_port, collector, engine),
+            _scoring(score, engine, settings) if score is not None else nullcontext(),
+            _measured(metrics_port, collector, engine) if metrics_port is not None else nullcontext(),
         ):
             progress = asyncio.run(_collect(collector, once, seconds, wait))
     engine.dispose()
@@ -133,15 +133,12 @@ def collect(
 
 
 @contextmanager
-def _measured(port: int | None, collector: "Collector", engine: "Engine") -> Iterator[None]:
-    """Serve `/metrics` on loopback while the block runs, if there is a port.
+def _measured(port: int, collector: "Collector", engine: "Engine") -> Iterator[None]:
+    """Serve `/metrics` on loopback while the block runs.
 
     Raises:
         InputError: the port is in use.
     """
-    if port is None:
-        yield
-        return
     from prometheus_client import start_http_server
 
     from qubic_lab.oracle.ingest.collector_metrics import make_registry
@@ -179,11 +176,8 @@ def repair_clock(json: options.Json = False) -> None:
 
 
 @contextmanager
-def _scoring(model: str | None, engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
-    """Score new texts while the block runs, if a model is given."""
-    if model is None:
-        yield
-        return
+def _scoring(model: str, engine: "Engine", settings: "OracleConfig") -> Iterator[None]:
+    """Score new texts while the block runs."""
     from qubic_lab.oracle.sentiment.models import make_model
     from qubic_lab.oracle.sentiment.scores import Scorer
     from qubic_lab.oracle.store.text_store import TextStore

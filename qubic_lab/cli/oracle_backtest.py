@@ -7,7 +7,7 @@ from typer import Option
 
 from qubic_lab.cli import options, oracle_files
 from qubic_lab.cli.console import note, print_json, print_table, read_seconds, require
-from qubic_lab.cli.oracle_files import AUDIT_PACKAGES, named_as_options, read_columns, show_audit
+from qubic_lab.cli.oracle_files import AUDIT_PACKAGES, named_as_options, reading_of, show_audit
 from qubic_lab.errors import check_at_least
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def backtest(
     seconds = read_seconds("--time-limit", time_limit)
     check_at_least("--cuts", cuts, 1)
     costs = Costs(fee_bps=fee_bps, half_spread_bps=half_spread_bps)
-    reading = {"stamp": stamp, "zone": zone, "columns": read_columns(columns), "interval_s": interval}
-    reading |= {"decimal": decimal, "date_order": date_order, "duplicates": duplicates, "taken": taken}
+    reading = reading_of(stamp, zone, columns, interval, decimal, date_order, duplicates, taken)
     with named_as_options():
         (bars,) = load_bars(str(data), coin, reading, join=False)
     report = audit_signal(target, bars, cuts=cuts, seed=seed, time_limit_s=seconds)

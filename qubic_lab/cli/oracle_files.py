@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -60,6 +60,21 @@ def read_columns(pairs: Sequence[str] | None) -> dict[str, str]:
     return columns
 
 
+def reading_of(
+    stamp: str,
+    zone: str | None,
+    columns: Sequence[str] | None,
+    interval: int | None,
+    decimal: str,
+    date_order: str,
+    duplicates: str,
+    taken: str | None,
+) -> dict[str, Any]:
+    """Return how to read a file of bars, as options say it, by the names of `BarOptions`."""
+    read = {"stamp": stamp, "zone": zone, "columns": read_columns(columns), "interval_s": interval}
+    return read | {"decimal": decimal, "date_order": date_order, "duplicates": duplicates, "taken": taken}
+
+
 @contextmanager
 def named_as_options() -> Iterator[None]:
     """Replace the names of parameters in errors by those of the options: `date_order` becomes --date-order."""
@@ -97,20 +112,8 @@ def import_file(
     from qubic_lab.oracle.model.coins import find_coin
     from qubic_lab.oracle.store.price_store import PriceStore
 
-    settings = BarOptions(
-        coin=find_coin(coin).id,
-        source=source,
-        currency=currency,
-        interval_s=interval,
-        stamp=stamp,
-        zone=zone,
-        columns=read_columns(columns),
-        decimal=decimal,
-        date_order=date_order,
-        duplicates=duplicates,
-        taken=taken,
-        known=known,
-    )
+    reading = reading_of(stamp, zone, columns, interval, decimal, date_order, duplicates, taken)
+    settings = BarOptions(coin=find_coin(coin).id, source=source, currency=currency, known=known, **reading)
     with named_as_options():
         result = import_bars(PriceStore(open_database()), file, settings)
     if json:
@@ -240,17 +243,8 @@ def audit(
     check_at_least("--cuts", cuts, 1)
     if last is not None:
         check_at_least("--last", last, 1)
-    settings = BarOptions(
-        coin=coin,
-        interval_s=interval,
-        stamp=stamp,
-        zone=zone,
-        columns=read_columns(columns),
-        decimal=decimal,
-        date_order=date_order,
-        duplicates=duplicates,
-        taken=taken,
-    )
+    reading = reading_of(stamp, zone, columns, interval, decimal, date_order, duplicates, taken)
+    settings = BarOptions(coin=coin, **reading)
     with named_as_options():
         file = read_bars(data, settings, now_us())
     frame = bars_of_prices(file.prices[-last:] if last else file.prices, coin).frame()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,8 +38,6 @@ def ledger(
     oracle says now.
     """
     require(*PACKAGES, extra="oracle")
-    from dataclasses import asdict
-
     from qubic_lab.database import open_database
     from qubic_lab.oracle.backtest.ledger import verify
     from qubic_lab.oracle.config import read_config
