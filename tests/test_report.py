@@ -19,6 +19,7 @@ from studies import make_manifest, write_notebook
 from typer.testing import CliRunner
 
 from qubic_lab.cli import runs as commands
+from qubic_lab.cli.console import add_commands
 from qubic_lab.errors import InputError
 from qubic_lab.evals.comparison import SplitComparison
 from qubic_lab.oracle.backtest.ledger import verify
@@ -338,7 +339,7 @@ def test_the_command_prints_the_page_and_nothing_else(add_run, lab_root: Path):
         build_page()
     add_run(make_comparison())
     app = typer.Typer()
-    commands.register(app)
+    add_commands(app, {"run": (commands.run, ""), "report": (commands.report, "")})
     result = CliRunner().invoke(app, ["report", "--week", "2026-W48"], catch_exceptions=False)
     assert result.output == f"{lab_root / 'reports' / '2026-W48' / 'index.html'}\n"
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 
 from qubic_lab.cli import console
 from qubic_lab.cli import runs as commands
+from qubic_lab.cli.console import add_commands
 from qubic_lab.database import open_database
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.oracle.store.transactions import writing
@@ -54,7 +55,7 @@ def plan(file: Path, iso_week: str = WEEKS[0], *, full: bool = False) -> tuple[P
 def invoke(*arguments: str) -> Result:
     """Run a command of the group `run`."""
     app = typer.Typer()
-    commands.register(app)
+    add_commands(app, {"run": (commands.run, ""), "report": (commands.report, "")})
     return CliRunner().invoke(app, arguments)
 
 

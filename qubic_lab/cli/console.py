@@ -95,9 +95,10 @@ def print_tables(tables: Iterable[tuple[Sequence[str], Sequence[Sequence[str]]]]
             typer.echo("")
 
 
-def note(text: str) -> None:
-    """Print a remark on stderr."""
-    stderr().print(text, style="dim", markup=False, soft_wrap=True)
+def note(*texts: str) -> None:
+    """Print remarks on stderr, each on a line of its own."""
+    for text in texts:
+        stderr().print(text, style="dim", markup=False, soft_wrap=True)
 
 
 def note_meaningless(meaningless: bool) -> None:

@@ -63,8 +63,7 @@ def _show_demo(result: "DemoResult") -> None:
     header = ("coin", "source", "bars", "rows", "from", "to", "last", "24 h", "7 days", "age")
     texts = [(each.source, str(each.texts), "invented" if each.sample else "") for each in result.overview.texts]
     console.print_tables([(header, rows), (("texts from", "texts", ""), texts)])
-    for line in result.notes:
-        console.note(line)
+    console.note(*result.notes)
 
 
 def collect(
@@ -111,8 +110,7 @@ def collect(
             show(_status_line(progress), done, total)
 
         collector = Collector(settings, engine, sources=chosen, on_progress=on_progress)
-        for line in collector.left_out:
-            console.note(line)
+        console.note(*collector.left_out)
         with (
             oracle_ledger.claiming(engine, settings) as claim,
             oracle_risk.watching(engine, settings, claim),
@@ -255,8 +253,7 @@ def _show_status(status: "CollectorStatus") -> None:
             (("last fetches", "job", "source", "outcome", "status", "attempts", "new rows", "error"), fetches),
         ]
     )
-    for line in status.left_out:
-        console.note(line)
+    console.note(*status.left_out)
 
 
 def quality(
@@ -308,8 +305,7 @@ def _show_quality(report: "QualityReport") -> None:
             (("requests to", "answered", "unchanged", "failed", "new rows"), fetches),
         ]
     )
-    for line in report.notes:
-        console.note(line)
+    console.note(*report.notes)
 
 
 def analyse(

@@ -80,5 +80,4 @@ def _show_family(family: "Family") -> None:
     new = "is new in" if recorded and recorded.new else "was already in"
     typer.echo(f"\nthe trial {new} the ledger, where {family.recorded} own signal(s) were tried on these bars")
     typer.echo(findings([family], collected=True)[1])
-    for line in notes([family]):
-        note(line)
+    note(*notes([family]))

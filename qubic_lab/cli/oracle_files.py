@@ -122,8 +122,7 @@ def import_file(
     _show_import(result, f"{result.series.coin}, {interval_text(result.series.interval_s)}", result.flags, "flags")
     if result.gaps:
         typer.echo(f"gaps: {result.gaps}, {result.missing} bars are missing")
-    for line in result.notes:
-        note(line)
+    note(*result.notes)
 
 
 def import_texts(
@@ -155,8 +154,7 @@ def import_texts(
         print_json(to_plain(result))
         return
     _show_import(result, f"texts of {source}", result.coins, "coins")
-    for line in result.notes:
-        note(line)
+    note(*result.notes)
 
 
 def articles(
@@ -254,8 +252,7 @@ def audit(
     if json:
         print_json(report.to_dict())
     else:
-        for line in file.notes:
-            note(line)
+        note(*file.notes)
         show_audit(report)
     if not report.passed:
         raise typer.Exit(1)
@@ -284,5 +281,4 @@ def show_audit(report: "LookaheadReport") -> None:
         typer.echo(str(report))
     else:
         typer.echo(f"{report.name} {'looks ahead' if report.leaks else 'cannot be trusted as it is'}")
-    for line in report.notes:
-        note(line)
+    note(*report.notes)

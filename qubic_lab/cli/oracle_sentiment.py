@@ -66,8 +66,7 @@ def score_file(
     _show(labelled, found)
     for line in verdicts.values():
         typer.echo(line)
-    for line in notes:
-        note(line)
+    note(*notes)
 
 
 def train_sentiment(
