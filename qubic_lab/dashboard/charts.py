@@ -37,7 +37,7 @@ class Chart:
     def show(self, columns: Mapping[str, Columns]) -> None:
         """Show columns, by the names of the sources; those that are not named stay as they are."""
         for name, data in columns.items():
-            if not _same(self.sources[name].data, data):
+            if repr(self.sources[name].data) != repr(dict(data)):
                 self.sources[name].data = data
 
 
@@ -187,7 +187,3 @@ def _calm_legend(plot: Any) -> None:
     legend.label_text_color = INK
     legend.orientation, legend.click_policy = "horizontal", "hide"
     plot.add_layout(legend, "below")
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return one.keys() == other.keys() and repr(one) == repr(dict(other))

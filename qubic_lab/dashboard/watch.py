@@ -113,7 +113,10 @@ class Watch:
             if not wanted or now_s < self._quiet_until_s:
                 return
             self._watched.setdefault(STATUS, _Watched(now_s))
-            due = sorted((path for path in {STATUS, *wanted} if self._watched[path].due_s <= now_s), key=_order)
+            due = sorted(
+                (path for path in {STATUS, *wanted} if self._watched[path].due_s <= now_s),
+                key=lambda path: (path != STATUS, path),
+            )
         lost = ""
         for path in due:
             if lost and not path.startswith("/api/oracle/"):  # which may have a database of its own
@@ -172,7 +175,3 @@ def every(path: str) -> float:
     """Return the seconds between two looks at a path."""
     found = (seconds for start, seconds in EVERY_S.items() if path.startswith(start))
     return next(found, DEFAULT_EVERY_S)
-
-
-def _order(path: str) -> tuple[bool, str]:
-    return path != STATUS, path

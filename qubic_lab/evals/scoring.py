@@ -79,7 +79,8 @@ def judge(question: Question, text: str, cut: bool = False) -> bool | None:
     if not is_checkable(question):
         return None
     if cut:
-        text = before_cut(text, question.question, exact=_is_exact(question.answer) and not right_option(question))
+        is_exact = _is_formula(question.answer) or bool(_quantities(plain(question.answer)))
+        text = before_cut(text, question.question, exact=is_exact and not right_option(question))
     return is_right(question, text)
 
 
@@ -101,10 +102,6 @@ def is_right(question: Question, text: str) -> bool:
             for one, other in zip(wanted, found, strict=True)
         )
     return _names(question, text)
-
-
-def _is_exact(reference: str) -> bool:
-    return _is_formula(reference) or bool(_quantities(plain(reference)))
 
 
 @lru_cache(maxsize=64)

@@ -7,13 +7,8 @@ from dataclasses import replace
 from qubic_lab.consensus.aggregate import Consensus
 from qubic_lab.consensus.bands import ConfidenceLevel
 from qubic_lab.consensus.certificate import Certificate, Certifier
-from qubic_lab.consensus.voting import AbsenceReason, AnswerSource
+from qubic_lab.consensus.voting import AbsenceReason
 from qubic_lab.votes.voters import VoteRequest
-
-
-def new_certifier(vote: VoteRequest) -> Certifier:
-    """Return a certifier of a vote before any ballot."""
-    return Certifier(vote.stop_error, vote.stop_correlation, vote.most_ballots)
 
 
 def certify(result: Consensus, asked: Sequence[Sequence[str]], vote: VoteRequest) -> Certifier:
@@ -24,10 +19,11 @@ def certify(result: Consensus, asked: Sequence[Sequence[str]], vote: VoteRequest
     are several sources, whole rows count, those with the sources of the first. Copies and failed voters do not count.
     """
     groups = {ballot.voter: ballot.group for ballot in result.ballots}
-    sources = {each.vote.voter: _without_seed(each.vote.source) for each in result.voters}
+    votes = [each.vote for each in result.voters]
+    sources = {each.voter: replace(each.source, sampling=replace(each.source.sampling, seed=0)) for each in votes}
     known = sources.keys() | {each.voter for each in result.absences if each.why is AbsenceReason.FAILED}
     several = len(set(sources.values())) > 1
-    certifier, first = new_certifier(vote), None
+    certifier, first = Certifier(vote.stop_error, vote.stop_correlation, vote.most_ballots), None
     blocks = asked if several else [(name,) for row in asked for name in row]
     for block in blocks:
         if not known >= set(block):
@@ -45,7 +41,3 @@ def certificate_of(result: Consensus, asked: Sequence[Sequence[str]], vote: Vote
     found = certify(result, asked, vote).certificate
     is_told = result.level in (ConfidenceLevel.ANSWER, ConfidenceLevel.NOTE)
     return found if is_told and found.winner == result.decision.winner else replace(found, winner=None)
-
-
-def _without_seed(source: AnswerSource) -> AnswerSource:
-    return replace(source, sampling=replace(source.sampling, seed=0))

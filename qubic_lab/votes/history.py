@@ -186,7 +186,8 @@ class VoteHistory:
             rows = [ListedVote(**_as_listed(row._asdict())) for row in connection.execute(query)]
         more = len(rows) > limit
         last = rows[limit - 1] if more else None
-        return VotePage(tuple(rows[:limit]), f"{_us_of(last.created_utc)}_{last.id}" if last else None)
+        cursor = f"{(last.created_utc - _EPOCH) // timedelta(microseconds=1)}_{last.id}" if last else None
+        return VotePage(tuple(rows[:limit]), cursor)
 
     def metrics(self) -> list[ModeMetrics]:
         """Return counts and means of the votes of each mode, sorted by mode."""
@@ -215,10 +216,6 @@ def _read_cursor(cursor: str) -> tuple[datetime, str]:
     if found is None:
         raise InputError(f"cursor {cursor!r} is not one of a page: leave it out for the first page")
     return _EPOCH + timedelta(microseconds=int(found[1])), found[2]
-
-
-def _us_of(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(microseconds=1)
 
 
 def _as_listed(row: dict[str, Any]) -> dict[str, Any]:
