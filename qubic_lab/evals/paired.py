@@ -76,21 +76,19 @@ def difference_estimate(first: Sequence[float], second: Sequence[float], seed: i
     return MeanEstimate((more - less) / n, low, high, n)
 
 
-def minimum_detectable_mean(
-    first: Sequence[float], second: Sequence[float], alpha: float = 0.05, power: float = 0.8
-) -> float | None:
-    """Return the smallest mean difference that a two-sided test finds with this power at the observed spread.
+def minimum_detectable_mean(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Return the smallest mean difference that a two-sided test of 5 % finds with a power of 80 %, at the seen spread.
 
     None: no question differs or there is only one, so the spread is unknown.
 
-    Source: (z_(1-alpha/2) + z_power) standard errors, as J. Cohen, "Statistical Power Analysis for the Behavioral
+    Source: (z_0.975 + z_0.8) standard errors, as J. Cohen, "Statistical Power Analysis for the Behavioral
     Sciences" (1988), chapter 2, in large samples.
     """
     differences = _differences(first, second)
     if len(differences) < 2 or not differences.any():
         return None
     error = float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    return (NormalDist().inv_cdf(1 - alpha / 2) + NormalDist().inv_cdf(power)) * error
+    return (NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)) * error
 
 
 def mcnemar_tests(pairs: Mapping[str, tuple[Sequence[bool], Sequence[bool]]]) -> dict[str, McNemar]:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from qubic_lab.consensus.aggregate import Consensus, VoteContext, VotingConfig, deliberate
-from qubic_lab.consensus.certificate import DEFAULT_ERROR, MOST_BALLOTS, Certificate, Certifier
+from qubic_lab.consensus.certificate import MOST_BALLOTS, Certificate, Certifier
 from qubic_lab.consensus.stopping import ballots_to_ask, reason_to_stop
 from qubic_lab.consensus.voting import AnswerSource, Ballot, Vote
 from qubic_lab.core import MAX_SEED, Completion, Request
@@ -31,9 +31,7 @@ class SampledVote:
     tokens_saved: int
 
 
-def vote_on_samples(
-    pipeline: Pipeline, request: Request, most: int = MOST_BALLOTS, error: float = DEFAULT_ERROR
-) -> SampledVote:
+def vote_on_samples(pipeline: Pipeline, request: Request, most: int = MOST_BALLOTS) -> SampledVote:
     """Ask for up to `most` samples, as few as the certificate takes, and return the vote on them.
 
     Sample n has the seed of the request plus n, so that no two are copies, and they are those of a vote of `most`. They
@@ -43,7 +41,7 @@ def vote_on_samples(
         InputError: the temperature is 0, or a number is out of its range.
         QubicLabError: whatever the pipeline raises.
     """
-    vote = _SampleVote(request, check_range("samples", most, 1, pipeline.config.slots), error)
+    vote = _SampleVote(request, check_range("samples", most, 1, pipeline.config.slots))
     while count := vote.to_ask():
         vote.add(pipeline.samples(vote.next_request, count))
         vote.judge(deliberate(vote.question, vote.votes, (), VoteContext(), VotingConfig(RULE)))
@@ -57,7 +55,7 @@ async def hold_sampled_vote(ask: AskSamples, counting: Counting, request: Reques
         InputError: the temperature is 0.
         QubicLabError: whatever `ask` raises, or as `Counting.deliberate`.
     """
-    vote = _SampleVote(request, most, DEFAULT_ERROR)
+    vote = _SampleVote(request, most)
     while count := vote.to_ask():
         vote.add(await ask(vote.next_request, count))
         vote.judge(await counting.deliberate(vote.question, vote.votes, (), VoteContext(), VotingConfig(RULE)))
@@ -67,14 +65,14 @@ async def hold_sampled_vote(ask: AskSamples, counting: Counting, request: Reques
 class _SampleVote:
     """A vote while it is held: says how many samples to ask for, takes them, and then what they add up to."""
 
-    def __init__(self, request: Request, most: int, error: float) -> None:
+    def __init__(self, request: Request, most: int) -> None:
         if request.sampling.temperature == 0:
             raise InputError("temperature is 0: all samples would be copies; give a temperature such as 0.7")
         self.question = question_of(request)
         self.votes: list[Vote] = []
-        self._request, self._most, self._error = request, most, error
+        self._request, self._most = request, most
         self._ballots: Sequence[Ballot] = ()
-        self._certifier = Certifier(error, most=most)
+        self._certifier = Certifier(most=most)
         self._result: Consensus | None = None
         self._why: str | None = None
 
@@ -97,7 +95,7 @@ class _SampleVote:
 
     def judge(self, result: Consensus) -> None:
         """Take the result of all samples so far, and decide whether the vote goes on."""
-        certifier = Certifier(self._error, most=self._most)
+        certifier = Certifier(most=self._most)
         self._ballots = sorted(result.ballots, key=lambda each: each.voter)
         for ballot in self._ballots:
             certifier.add([ballot.group])
