@@ -11,14 +11,11 @@ shift
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/qubic-lab.XXXXXX")
 trap 'rm -rf "$folder"' EXIT
-export TMPDIR=$folder # what torchrun leaves behind goes with it
+export TMPDIR=$folder # what ranks leave behind goes with it
 
 # Collectives know no authentication: they stay on loopback. The leading `=` makes NCCL take the name exactly.
-export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME='=lo'
-# torchrun's own store would listen on every interface; it and the ranks meet through files in the folder instead.
-export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+export NCCL_SOCKET_IFNAME='=lo'
 
 # No restarts: a group that has lost a rank ends as a whole, and a fresh one is started.
-torchrun --nnodes=1 --nproc-per-node="$ranks" --max-restarts=0 \
-  --rdzv-backend=c10d --rdzv-conf=store_type=file --rdzv-endpoint="$folder/rendezvous" \
-  -m qubic_lab.pipeline.rank --run-dir="$folder" --listen=127.0.0.1:7700 --model=smollm2 "$@"
+python -m qubic_lab.pipeline.launcher --run-dir="$folder" --ranks="$ranks" \
+  --listen=127.0.0.1:7700 --model=smollm2 "$@"

@@ -33,12 +33,16 @@ _ARG_START = 48 - 3
 
 
 def main() -> None:
-    """Start the ranks of one host and wait for them."""
+    """Start the ranks of one host and wait for them.
+
+    What the parser does not know goes to the ranks: then they serve without a client, until Ctrl-C, and stdin is free.
+    """
     parser = argparse.ArgumentParser()
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--ranks", type=int, required=True)
-    args = parser.parse_args()
-    end_when_stdin_closes(before=lambda: _clear(args.run_dir))
+    args, options = parser.parse_known_args()
+    if not options:
+        end_when_stdin_closes(before=lambda: _clear(args.run_dir))
     # Slow imports, after the watch: an end may be asked for meanwhile. Collections of garbage take a fifth of them.
     gc.disable()
     from qubic_lab.pipeline import rank
@@ -51,17 +55,23 @@ def main() -> None:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             pid = os.fork()  # Python 3.12 warns of any thread
         if not pid:
-            end_when_stdin_closes()
+            if options:
+                os.setsid()  # Ctrl-C reaches the launcher alone
+            else:
+                end_when_stdin_closes()
             end_when_parent_dies(launcher)
             _show_as_rank(number)
             place = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": args.ranks, "LOCAL_WORLD_SIZE": args.ranks}
             os.environ |= {name: str(value) for name, value in place.items()}
-            return rank.run([f"--run-dir={args.run_dir}"])
+            return rank.run([f"--run-dir={args.run_dir}", *options])
         ranks[pid] = number
     try:
         _wait(ranks, args.run_dir)
+    except KeyboardInterrupt:
+        _clear(args.run_dir)
+        sys.exit(128 + signal.SIGINT)
     finally:
-        if _client_is_gone():  # the ranks ended with it; the watch removes the folder and ends this process
+        if not options and _client_is_gone():  # the ranks ended with it; the watch removes the folder and ends this process
             threading.Event().wait()
 
 
