@@ -71,7 +71,7 @@ def main() -> None:
         _clear(args.run_dir)
         sys.exit(128 + signal.SIGINT)
     finally:
-        if not options and _client_is_gone():  # the ranks ended with it; the watch removes the folder and ends this process
+        if not options and _client_is_gone():  # its ranks end, too; the watch removes the folder and ends this process
             threading.Event().wait()
 
 
