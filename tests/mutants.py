@@ -227,6 +227,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Plant defects and look for them.")
     parser.add_argument("names", nargs="*", help="names of mutants; none: all")
     parser.add_argument("--search", choices=("steps", "cluster"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--note", type=Path, metavar="FILE", help="add what was found to what `simulate --json` printed"
+    )
     given = parser.parse_args()
     if given.search:
         seed, what = find(given.search)
@@ -241,6 +244,9 @@ def main() -> int:
         seed = "-" if found.seed is None else str(found.seed)
         print(f"{mutant.name:36} {seed:>5} {found.cpu_s:6.1f} s  {found.what[:120] or 'NOT FOUND'}", flush=True)
     print(f"{len(chosen) - len(missed)} of {len(chosen)} found in {cpu_s:.0f} s of CPU; not found: {missed or 'none'}")
+    if given.note:
+        noted = {"planted": len(chosen), "found": len(chosen) - len(missed), "cpu_s": round(cpu_s, 1)}
+        given.note.write_text(json.dumps(json.loads(given.note.read_text()) | {"mutants": noted}) + "\n")
     return bool(missed)
 
 

@@ -111,7 +111,12 @@ def test_without_runs_nothing_is_judged_and_every_row_says_why():
     rows = {row.id: row for row in judge({}) if row.id not in ("9.1", "9.2", "9.3", "9.4")}  # of the plan
     assert {(row.verdict, row.measured, row.run) for row in rows.values()} == {("not measured here", "", None)}
     assert all(row.reason for row in rows.values())
-    measurable = [*(f"10.{number}" for number in range(4, 8)), "10.7.1", *(f"11.{number}" for number in range(1, 9))]
+    measurable = [
+        *(f"10.{number}" for number in range(4, 8)),
+        "10.7.1",
+        "10.7.2",
+        *(f"11.{number}" for number in range(1, 9)),
+    ]
     measurable += [f"11.8.{number}" for number in range(1, len(TARGETS) + 1)]
     assert [row.id for row in rows.values() if row.measurable] == [*measurable, "12.7", "12.9", "13.7", "14"]
     assert rows["11.7"].reason == "no finished run of concurrency this week"

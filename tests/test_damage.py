@@ -21,6 +21,7 @@ from test_ledger_chain import filled
 from qubic_lab.api.access import ApiToken, hash_token, read_tokens, write_tokens
 from qubic_lab.bench.engine import EngineResult
 from qubic_lab.chaos.run import ChaosResult
+from qubic_lab.chaos.simulated import SimulationResult
 from qubic_lab.cli.generate import _prompts
 from qubic_lab.cluster.background import STATE, STATE_JSON, read_state
 from qubic_lab.cluster.supervisor import ClusterState
@@ -215,6 +216,7 @@ KINDS = {
     "calibration": FileKind(calibration, load_calibration),
     "engine result": FileKind(copied("data/engine/smollm2.json"), EngineResult.from_json),
     "chaos result": FileKind(copied("data/chaos/matrix.json"), ChaosResult.from_json),
+    "simulation result": FileKind(copied("data/chaos/simulation.json"), SimulationResult.from_json),
     "week": FileKind(copied("reports/sample/week.json"), read_week, 8),
     "week's index": FileKind(week, lambda file: week_index.read_index(file.stem)),
     "run's manifest": FileKind(run_manifest, lambda file: store.read_manifest(file.parent)),

@@ -16,6 +16,7 @@ import grpc.aio
 import pytest
 
 import qubic_lab
+from qubic_lab.bench.noise import MachineNoise
 from qubic_lab.cli.main import run as run_command
 from qubic_lab.cluster import tasks
 from qubic_lab.simulation import runs
@@ -188,12 +189,13 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def test_seeds_keep_what_is_promised_while_faults_strike_and_leave_nothing_to_the_collector(
     unraisable: list[str],
 ) -> None:
-    summary = runs.Summary.of([runs.run_seed(seed, SHORT_H) for seed in range(100, 118)])
-    assert [report.violation for report in summary.failed] == []
+    found = [runs.run_seed(seed, SHORT_H) for seed in range(100, 118)]
+    summary = runs.summed(found, [], MachineNoise(0.0, 0.0))
+    assert summary.violations == ()
     assert summary.ended["answered"] > 0.9 * summary.requests
     assert sum(summary.struck.values()) > 30
     assert summary.sometimes["answer continued elsewhere"] and summary.sometimes["client asked again"]
-    assert summary.sometimes["history not decided"] == 0
+    assert summary.undecided == 0
     assert unraisable == []
 
 
@@ -222,7 +224,8 @@ def test_seeds_on_several_cores_show_the_same_as_one_json_object(capsys: pytest.
     assert run_command(["simulate", "--seeds", "2", "--jobs", "2", "--hours", "0.001", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["violations"] == [] and shown["seeds"] == 2 and set(shown["struck"]) == set(KINDS)
-    assert shown["digests"] == {str(seed): runs.run_seed(seed, 0.001).digest for seed in (1, 2)}
+    alone = runs.summed([runs.run_seed(seed, 0.001) for seed in (1, 2)], [], MachineNoise(0.0, 0.0))
+    assert shown["digest"] == alone.digest
 
 
 def test_ctrl_c_shows_what_is_known_and_the_command_for_the_rest(

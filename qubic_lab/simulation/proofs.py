@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from qubic_lab.chaos.simulated import UNDECIDED
 from qubic_lab.cluster.dispatcher import Dispatcher
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.tasks import TaskLease
@@ -77,6 +78,6 @@ class Proofs:
         """Look at the whole, when all has ended."""
         self.histories.check(is_end=True)
         self._world.sometimes["history linearizable"] = self.histories.checked
-        self._world.sometimes["history not decided"] = self.histories.undecided
+        self._world.sometimes[UNDECIDED] = self.histories.undecided
         if left := [task.task_id.decode() for task in self.model.queue.tasks.values() if not task.is_final]:
             self._world.violate(f"{len(left)} tasks have not ended: {left[:3]}")

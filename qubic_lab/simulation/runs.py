@@ -1,72 +1,51 @@
 """Several seeds, their sums, and the fewest faults by which a seed still fails."""
 
+import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from qubic_lab.bench.noise import MachineNoise
+from qubic_lab.chaos.simulated import SimulationResult, Violation
 from qubic_lab.lifeline import tied_pool
 from qubic_lab.simulation.faults import KINDS
 from qubic_lab.simulation.world import Report, World
 
 Progress = Callable[[str, int, int], None]
-PROMISES = (
-    "each accepted task ends exactly once",
-    "an answer equals the undisturbed one: no token twice, none missing, all in order",
-    "only a task that ends every node that runs it, or whose last try was lost, has no answer",
-    "when faults stop, all requests and tasks end within three minutes",
-    "no part of the cluster fails in a way that its code does not expect",
-    "every answer of Redis is that of a model: leases never overlap, and only the latest one writes",
-    "the history of each task is linearizable, as those who called saw it",
-    "no coordinator gives a node more requests than it has slots",
-)
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Runs of several seeds.
+def summed(reports: Sequence[Report], shrunk: Sequence[Report], noise: MachineNoise) -> SimulationResult:
+    """Return the sums of at least one report; of a failed seed the run that was `shrunk`, if there is one."""
+    struck = Counter(dict.fromkeys(KINDS, 0))
+    sometimes, ended, digests = Counter[str](), Counter[str](), hashlib.sha256()
+    for report in reports:
+        struck.update(report.struck)
+        sometimes.update(report.sometimes)
+        ended.update(report.ended)
+        digests.update(report.digest.encode())
+    virtual_s = sum(report.virtual_s for report in reports)
+    failed = shrunk or [report for report in reports if report.violation]
+    return SimulationResult(
+        first_seed=reports[0].seed,
+        seeds=len(reports),
+        hours=reports[0].hours,
+        virtual_s=virtual_s,
+        times_real=virtual_s / max(1e-9, sum(report.cpu_s for report in reports)),
+        requests=sum(report.requests for report in reports),
+        ended=dict(sorted(ended.items())),
+        struck=dict(struck),
+        sometimes=dict(sorted(sometimes.items())),
+        violations=tuple(Violation(report.seed, report.violation, replay_of(report)) for report in failed),
+        digest=digests.hexdigest(),
+        measured_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        noise=noise,
+    )
 
-    Attributes:
-        reports: one for each seed.
-        struck: how often each kind of fault really struck, over all seeds.
-        sometimes: how often each way of recovery was really taken.
-        ended: how many requests ended how.
-    """
 
-    reports: tuple[Report, ...]
-    struck: dict[str, int]
-    sometimes: dict[str, int]
-    ended: dict[str, int]
-
-    @classmethod
-    def of(cls, reports: Sequence[Report]) -> "Summary":
-        """Sum up reports."""
-        struck = Counter(dict.fromkeys(KINDS, 0))
-        sometimes, ended = Counter[str](), Counter[str]()
-        for report in reports:
-            struck.update(report.struck)
-            sometimes.update(report.sometimes)
-            ended.update(report.ended)
-        return cls(tuple(reports), dict(struck), dict(sorted(sometimes.items())), dict(sorted(ended.items())))
-
-    @property
-    def requests(self) -> int:
-        """Number of requests."""
-        return sum(report.requests for report in self.reports)
-
-    @property
-    def failed(self) -> list[Report]:
-        """The seeds with a violation."""
-        return [report for report in self.reports if report.violation]
-
-    @property
-    def virtual_s(self) -> float:
-        """Virtual time in all."""
-        return sum(report.virtual_s for report in self.reports)
-
-    @property
-    def times_real(self) -> float:
-        """Virtual time by the time of the CPU."""
-        return self.virtual_s / max(1e-9, sum(report.cpu_s for report in self.reports))
+def replay_of(report: Report) -> str:
+    """Return the command that does the same again."""
+    only = ",".join(map(str, report.faults))
+    return f"qubic-lab simulate --seed {report.seed} --hours {report.hours:g}" + (f" --only {only}" if only else "")
 
 
 def run_seed(seed: int, hours: float, kept: Iterable[int] | None = None) -> Report:
