@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from qubic_lab.dashboard import cluster_view, consensus_view, oracle_view
 from qubic_lab.dashboard.playground import spans, voter_spans
-from qubic_lab.dashboard.rendering import age_text, render
+from qubic_lab.dashboard.rendering import age_text, render, vote_html
 from qubic_lab.dashboard.traces import Traces, span_columns
 from qubic_lab.runs.language import language, translated_text
 
@@ -96,7 +96,7 @@ def test_a_held_vote_shows_who_said_what_and_why_some_do_not_count() -> None:
     vote = consensus_view.vote_view(trail())
     assert [voice.voter for voice in vote.voices] == ["a#1", "a#2"]
     assert vote.voices[0].why_not.startswith("truncated")
-    shown = render("vote", vote=vote, open=True)
+    shown = vote_html(vote)
     assert "The sky is blue because it is composed" in shown
     assert "25 %" in shown
 
@@ -124,7 +124,7 @@ def test_answers_by_mode_have_labels_where_the_head_is_hidden() -> None:
 
 def test_what_a_model_says_is_never_markup() -> None:
     vote = consensus_view.live_view("<script>alert(1)</script>", [])
-    assert "<script>" not in render("vote", vote=vote, open=False)
+    assert "<script>" not in vote_html(vote)
 
 
 def test_candles_have_bands_only_once_there_are_bars_enough() -> None:

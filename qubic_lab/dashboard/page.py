@@ -10,8 +10,8 @@ from qubic_lab.dashboard import consensus_view
 from qubic_lab.dashboard.charts import timeline_chart
 from qubic_lab.dashboard.lab import Lab
 from qubic_lab.dashboard.playground import Asking, spans, voter_spans
-from qubic_lab.dashboard.rendering import render
-from qubic_lab.dashboard.section import STYLE, allow, button, drawn, html, put
+from qubic_lab.dashboard.rendering import render, vote_html
+from qubic_lab.dashboard.section import STYLE, allow, button, drawn, html, put, stacked
 from qubic_lab.dashboard.tabs import VOTING, ClusterTab, ConsensusTab, OracleTab
 from qubic_lab.dashboard.traces import span_columns
 from qubic_lab.dashboard.watch import STATUS, Watch
@@ -50,11 +50,9 @@ class Playground:
         options = pn.FlexBox(
             self._tokens, self._temperature, self._ask_button, self._vote_button, self._stop_button, align_items="end"
         )
-        self._form = pn.Column(self._question, options, sizing_mode="stretch_width")
+        self._form = stacked(self._question, options)
         self._note = html()
-        self.column = pn.Column(
-            self._note, self._form, self._answer, self._drawn, self._voices, sizing_mode="stretch_width"
-        )
+        self.column = stacked(self._note, self._form, self._answer, self._drawn, self._voices)
 
     def update(self, now_s: float) -> None:
         """Draw the timeline of an answer that has ended; its text is shown as it comes.
@@ -101,18 +99,13 @@ class Playground:
             if asking.trail is None and not ended:
                 running = (self._watch.see(VOTING).value or {"running": []})["running"]
                 mine = [each for each in self._lab.follow(running).values() if each.question == question]
-                put(
-                    self._voices,
-                    "".join(
-                        render("vote", vote=consensus_view.live_view(each.question, each.events), open=True)
-                        for each in mine
-                    ),
-                )
+                views = (consensus_view.live_view(each.question, each.events) for each in mine)
+                put(self._voices, "".join(map(vote_html, views)))
             if ended:
                 break
             await asyncio.sleep(STREAM_S)
         if asking.trail:
-            put(self._voices, render("vote", vote=consensus_view.vote_view(asking.trail), open=True))
+            put(self._voices, vote_html(consensus_view.vote_view(asking.trail)))
         self._columns = spans(asking.trace) if asking.trace else voter_spans(asking.trail) if asking.trail else None
 
 
@@ -139,7 +132,7 @@ class Dashboard(pn.viewable.Viewer):
             *((name, tab.column) for name, tab in tabs.items()), sizing_mode="stretch_width", stylesheets=[STYLE]
         )
         self._banner = html()
-        self._page = pn.Column(self._banner, self._shown, sizing_mode="stretch_width", max_width=1_100)
+        self._page = stacked(self._banner, self._shown, max_width=1_100)
         self._begun = False
 
     def __panel__(self) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jinja2
 
+from qubic_lab.dashboard.consensus_view import VoteView
 from qubic_lab.dashboard.oracle_view import missing, price_text
 from qubic_lab.runs.language import translated, translated_text
 
@@ -12,6 +13,11 @@ from qubic_lab.runs.language import translated, translated_text
 def render(template: str, /, **content: Any) -> str:
     """Return a template of this package with its content."""
     return _environment().get_template(f"{template}.html").render(**content)
+
+
+def vote_html(view: VoteView) -> str:
+    """Return a vote with what each voter said."""
+    return render("vote", vote=view)
 
 
 def age_text(age_s: float | None) -> str:

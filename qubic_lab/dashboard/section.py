@@ -1,7 +1,7 @@
 """What pages are put together from: sections that say how old they are, panes of HTML, buttons; and their style."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -20,8 +20,8 @@ PALETTES = {
     "--ql-soft:#a3b1bb; --ql-good:#6fcf9f; --ql-bad:#ff8a80; color-scheme: dark;",
 }
 """The colours of the themes; elsewhere, as in a notebook, parts have colours that are seen on white and on black."""
-View = Callable[[list[Any], float], str]
-"""Makes HTML of the answers of a section's paths, and of the time in seconds since the first of them came."""
+View = Callable[[Any, float], str]
+"""Makes HTML of an answer, and of the time in seconds since it came."""
 
 
 class Section:
@@ -30,18 +30,17 @@ class Section:
     def __init__(self, title: str, view: View | None = None, chart: Chart | None = None) -> None:
         self._title, self._view, self._chart = title, view, chart
         self._head, self._body = html(), html()
-        parts = [self._head, *([self._body] if view else [])]
         self._drawn = drawn(chart) if chart else None
-        self.column = pn.Column(*parts, *([self._drawn] if self._drawn else []), sizing_mode="stretch_width")
+        self.column = stacked(self._head, *[self._body] * bool(view), *[self._drawn] * bool(chart))
 
-    def update(self, now_s: float, *seen: Seen) -> bool:
-        """Show what was seen of the section's paths; return whether all of them have an answer."""
-        first = next((each for each in seen if each.error), seen[0])
-        put(self._head, render("head", title=self._title, seen=first, age_s=age_of(first, now_s)))
-        if any(each.value is None for each in seen):
+    def update(self, now_s: float, seen: Seen) -> bool:
+        """Show what was seen of the section's path; return whether there is an answer."""
+        age_s = None if seen.at_s is None else now_s - seen.at_s
+        put(self._head, render("head", title=self._title, seen=seen, age_s=age_s))
+        if seen.value is None:
             return False
         if self._view:
-            put(self._body, self._view([each.value for each in seen], age_of(seen[0], now_s) or 0.0))
+            put(self._body, self._view(seen.value, age_s or 0.0))
         return True
 
     def draw(self, columns: dict[str, Any]) -> None:
@@ -58,16 +57,19 @@ def page_style(theme: str = "") -> str:
     return f":root {{ {PALETTES[theme or 'light']} }} {'' if theme else dark} {body}"
 
 
-def html(text: str = "") -> Any:
+def stacked(*parts: Any, **options: Any) -> Any:
+    """Return parts one beneath the other, as wide as the page."""
+    return pn.Column(*parts, sizing_mode="stretch_width", **options)
+
+
+def html() -> Any:
     """Return a pane of HTML in the style of the page."""
-    return pn.pane.HTML(text, sizing_mode="stretch_width", stylesheets=[STYLE], margin=(0, 8))
+    return pn.pane.HTML("", sizing_mode="stretch_width", stylesheets=[STYLE], margin=(0, 8))
 
 
 def drawn(chart: Chart) -> Any:
     """Return a chart that is not seen yet."""
-    return pn.Column(
-        pn.pane.Bokeh(chart.drawing, sizing_mode="stretch_width"), sizing_mode="stretch_width", visible=False
-    )
+    return stacked(pn.pane.Bokeh(chart.drawing, sizing_mode="stretch_width"), visible=False)
 
 
 def allow(controls: Any, note: Any, why_not: str) -> None:
@@ -80,11 +82,6 @@ def put(pane: Any, text: str) -> None:
     """Change a pane if its text is another one."""
     if pane.object != text:
         pane.object = text
-
-
-def age_of(seen: Seen, now_s: float) -> float | None:
-    """Return how old an answer is; None: there is none."""
-    return None if seen.at_s is None else now_s - seen.at_s
 
 
 def button(name: str, act: Callable[[], Any], kind: str = "default") -> Any:
@@ -100,6 +97,11 @@ def button(name: str, act: Callable[[], Any], kind: str = "default") -> Any:
 
     made.on_click(clicked)
     return made
+
+
+def select(name: str, options: Sequence[str] = (), **layout: Any) -> Any:
+    """Return a choice of one of some options."""
+    return pn.widgets.Select(name=name, options=list(options), stylesheets=[STYLE], **layout)
 
 
 def offer(select: Any, options: Mapping[str, Any]) -> None:

@@ -11,8 +11,8 @@ import panel as pn
 from qubic_lab.dashboard import cluster_view, consensus_view, oracle_view
 from qubic_lab.dashboard.charts import confidence_chart, news_chart, price_chart, rate_chart
 from qubic_lab.dashboard.lab import METRICS, NODES, Lab
-from qubic_lab.dashboard.rendering import render
-from qubic_lab.dashboard.section import STYLE, Section, allow, button, html, offer, put
+from qubic_lab.dashboard.rendering import render, vote_html
+from qubic_lab.dashboard.section import Section, allow, button, html, offer, put, select, stacked
 from qubic_lab.dashboard.watch import STATUS, Seen, Watch
 from qubic_lab.errors import QubicLabError, RefusedError
 from qubic_lab.runs.language import translated
@@ -29,10 +29,11 @@ class ClusterTab:
     def __init__(self, lab: Lab, watch: Watch, why_not: Callable[[], str]) -> None:
         self._lab, self._watch, self._why_not = lab, watch, why_not
         self._nodes = Section(translated("Nodes"), _nodes)
-        self._tasks = Section(translated("Queue"), _tasks)
+        states = cluster_view.STATES
+        self._tasks = Section(translated("Queue"), lambda tasks, _: render("tasks", tasks=tasks, states=states))
         self._latency = Section(translated("Time to an answer, last five minutes"), _latency)
         self._rates = Section(translated("Speed of all nodes"), chart=rate_chart())
-        self._node = pn.widgets.Select(name=translated("node"), options={}, width=160, stylesheets=[STYLE])
+        self._node = select(translated("node"), width=160)
         self._drain = button(translated("Drain"), lambda: self._ask(True))
         self._return = button(translated("Return"), lambda: self._ask(False))
         self._sure, self._said = html(), html()
@@ -41,10 +42,10 @@ class ClusterTab:
         self._confirm = pn.Row(self._sure, self._yes, self._no, visible=False, sizing_mode="stretch_width")
         self._draining = False
         choice = pn.FlexBox(self._node, self._drain, self._return, align_items="end")
-        self._manage = pn.Column(choice, self._confirm, self._said, sizing_mode="stretch_width")
+        self._manage = stacked(choice, self._confirm, self._said)
         self._note = html()
         sections = [self._tasks.column, self._latency.column, self._rates.column]
-        self.column = pn.Column(self._nodes.column, self._note, self._manage, *sections, sizing_mode="stretch_width")
+        self.column = stacked(self._nodes.column, self._note, self._manage, *sections)
 
     def update(self, now_s: float) -> None:
         """Show the cluster as it is known."""
@@ -65,11 +66,9 @@ class ClusterTab:
         if not self._node.value:
             return
         self._draining = draining
-        what = (
-            translated("It finishes its requests and gets no new ones.")
-            if draining
-            else translated("It gets requests again.")
-        )
+        what = translated("It gets requests again.")
+        if draining:
+            what = translated("It finishes its requests and gets no new ones.")
         put(self._sure, render("sure", node=self._node.value, what=what))
         put(self._said, "")
         self._confirm.visible = True
@@ -97,18 +96,11 @@ class ConsensusTab:
         self._live = Section(translated("Votes that are being held"), self._show_live)
         self._held = Section(translated("Bands of confidence"), _votes)
         self._chart = Section(translated("Confidence against outcome"), _confidence, confidence_chart())
-        self._modes = Section(translated("All answers by mode"), lambda values, _: render("modes", modes=values[0]))
-        self._which = pn.widgets.Select(
-            name=translated("vote"), options={}, sizing_mode="stretch_width", stylesheets=[STYLE]
-        )
-        self._vote = Section(
-            translated("The vote"),
-            lambda values, _: render("vote", vote=consensus_view.vote_view(values[0]), open=True),
-        )
+        self._modes = Section(translated("All answers by mode"), lambda modes, _: render("modes", modes=modes))
+        self._which = select(translated("vote"), sizing_mode="stretch_width")
+        self._vote = Section(translated("The vote"), lambda trail, _: vote_html(consensus_view.vote_view(trail)))
         sections = [self._live, self._held, self._chart, self._modes]
-        self.column = pn.Column(
-            *(each.column for each in sections), self._which, self._vote.column, sizing_mode="stretch_width"
-        )
+        self.column = stacked(*(each.column for each in sections), self._which, self._vote.column)
 
     def update(self, now_s: float) -> None:
         """Show the votes as they are known."""
@@ -126,12 +118,10 @@ class ConsensusTab:
         if self._which.value:
             self._vote.update(now_s, self._watch.see(f"/api/consensus/history/{self._which.value}"))
 
-    def _show_live(self, values: list[Any], _: float) -> str:
-        followed = self._lab.follow(values[0]["running"])
+    def _show_live(self, voting: Any, _: float) -> str:
+        followed = self._lab.follow(voting["running"])
         views = [consensus_view.live_view(each.question, each.events) for each in followed.values()]
-        return "".join(render("vote", vote=each, open=True) for each in views) or render(
-            "nothing", what=translated("None now.")
-        )
+        return "".join(map(vote_html, views)) or render("nothing", what=translated("None now."))
 
 
 class OracleTab:
@@ -139,30 +129,26 @@ class OracleTab:
 
     def __init__(self, lab: Lab, watch: Watch) -> None:
         self._lab, self._watch = lab, watch
-        self._coin = pn.widgets.Select(name=translated("coin"), options={}, width=160, stylesheets=[STYLE])
-        self._frame = pn.widgets.Select(name=translated("bars of"), options=FRAMES, width=90, stylesheets=[STYLE])
+        self._coin = select(translated("coin"), width=160)
+        self._frame = select(translated("bars of"), FRAMES, width=90)
         self._where = html()
-        self._price = Section(
-            translated("Price"), lambda values, waited_s: render("price", price=values[0], waited_s=waited_s)
-        )
+        self._price = Section(translated("Price"), lambda price, age_s: render("price", price=price, waited_s=age_s))
         self._charts = {
             frame: Section(translated("Candles of closed bars"), chart=price_chart(oracle_view.body_ms(frame)))
             for frame in FRAMES
         }
-        self._candles = pn.Column(sizing_mode="stretch_width")
+        self._candles = stacked()
         self._forecasts = Section(translated("Forecasts, and what came of earlier ones"), _forecasts)
-        self._risk = Section(translated("Risk"), lambda values, _: render("risk", risk=values[0]))
+        self._risk = Section(translated("Risk"), lambda risk, _: render("risk", risk=risk))
         self._unusual = Section(translated("Unusual bars, breakouts, patterns"), _unusual)
-        self._indicators = Section(translated("Indicators"), lambda values, _: render("indicators", price=values[0]))
+        self._indicators = Section(translated("Indicators"), lambda price, _: render("indicators", price=price))
         self._mood = Section(translated("Sentiment of a week"), _mood, news_chart())
-        self._texts = Section(translated("News and posts"), lambda values, _: render("texts", texts=values[0]["texts"]))
-        self._alerts = Section(translated("Alerts"), lambda values, _: render("alerts", alerts=values[0]["alerts"]))
+        self._texts = Section(translated("News and posts"), lambda page, _: render("texts", texts=page["texts"]))
+        self._alerts = Section(translated("Alerts"), lambda page, _: render("alerts", alerts=page["alerts"]))
         chosen = pn.FlexBox(self._coin, self._frame)
         first = [self._price.column, self._candles]
         rest = [self._forecasts, self._risk, self._unusual, self._mood, self._texts, self._alerts, self._indicators]
-        self.column = pn.Column(
-            chosen, self._where, *first, *(each.column for each in rest), sizing_mode="stretch_width"
-        )
+        self.column = stacked(chosen, self._where, *first, *(each.column for each in rest))
 
     def update(self, now_s: float) -> None:
         """Show the market as it is known."""
@@ -196,40 +182,35 @@ class OracleTab:
         self._alerts.update(now_s, self._watch.see(ALERTS))
 
 
-def _nodes(values: list[Any], waited_s: float) -> str:
-    return render("nodes", rows=cluster_view.node_rows(values[0]), waited_s=waited_s)
+def _nodes(nodes: Any, waited_s: float) -> str:
+    return render("nodes", rows=cluster_view.node_rows(nodes), waited_s=waited_s)
 
 
-def _tasks(values: list[Any], _: float) -> str:
-    return render("tasks", tasks=values[0], states=cluster_view.STATES)
-
-
-def _latency(values: list[Any], _: float) -> str:
-    course = values[0]
+def _latency(course: Any, _: float) -> str:
     return render("latency", found=cluster_view.recent_percentiles(course), errors=course[-1][1].errors)
 
 
-def _votes(values: list[Any], _: float) -> str:
-    votes = values[0]["votes"]
+def _votes(page: Any, _: float) -> str:
+    votes = page["votes"]
     conflicts = sum(each["conflict"] for each in votes)
     return render("votes", votes=votes, bands=consensus_view.bands(votes), conflicts=conflicts, most=50)
 
 
-def _confidence(values: list[Any], _: float) -> str:
-    known = any(each["confidence"] is not None for each in values[0]["votes"])
+def _confidence(page: Any, _: float) -> str:
+    known = any(each["confidence"] is not None for each in page["votes"])
     return "" if known else render("nothing", what=translated("No vote has a confidence: they are not calibrated yet."))
 
 
-def _forecasts(values: list[Any], _: float) -> str:
-    return render("forecasts", price=values[0], rows=oracle_view.forecast_rows(values[0]))
+def _forecasts(price: Any, _: float) -> str:
+    return render("forecasts", price=price, rows=oracle_view.forecast_rows(price))
 
 
-def _unusual(values: list[Any], _: float) -> str:
-    return render("unusual", found=oracle_view.unusual(values[0]), reasons=oracle_view.reasons(values[0]))
+def _unusual(price: Any, _: float) -> str:
+    return render("unusual", found=oracle_view.unusual(price), reasons=oracle_view.reasons(price))
 
 
-def _mood(values: list[Any], waited_s: float) -> str:
-    return render("sentiment", mood=values[0], waited_s=waited_s)
+def _mood(mood: Any, waited_s: float) -> str:
+    return render("sentiment", mood=mood, waited_s=waited_s)
 
 
 def _candle_columns(price: Any) -> dict[str, Any]:
