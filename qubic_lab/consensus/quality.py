@@ -276,7 +276,7 @@ def _two_conclusions(said: str, question: str) -> str:
     if _CORRECTION.search(said):
         return ""
     marked = [sentence for sentence in _SENTENCE_END.split(said) if marked_conclusion(sentence) is not None]
-    answers = [final_answer(sentence, question) for sentence in marked]
+    answers = [final_answer(sentence, question) for sentence in marked] if len(marked) > 1 else []
     for first, second in pairwise(answers):
         if same(first, second) is False:
             return f"it concludes {first.value!r} and {second.value!r}"

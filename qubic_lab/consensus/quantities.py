@@ -47,15 +47,18 @@ def quantities(text: str) -> list[Quantity]:
 
 def plain_quantities(text: str) -> list[Quantity]:
     """Return the quantities of a text that `plain` has normalized; their places refer to it."""
-    if not _DIGIT.search(text):
-        return []
+    return list(_found_quantities(text)) if _DIGIT.search(text) else []
+
+
+@lru_cache(1024)  # one reader after the other asks for those of the same sentence
+def _found_quantities(text: str) -> tuple[Quantity, ...]:
     dates = find_dates(text)
     blanked = list(text)
     for found in dates:
         blanked[found.start : found.end] = "\0" * (found.end - found.start)
     quantities = [Quantity(found.value, "date", "", found.start, found.end) for found in dates]
     quantities += map(_quantity, _find_numbers("".join(blanked)))
-    return sorted(quantities, key=lambda quantity: quantity.start)
+    return tuple(sorted(quantities, key=lambda quantity: quantity.start))
 
 
 def combined(quantities: Iterable[Quantity], text: str) -> list[Quantity]:

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 MOST_READ = 8_000
 """Characters read from the beginning of a text, and as many from its end."""
@@ -74,6 +75,7 @@ def word_set(listed: str) -> frozenset[str]:
     return frozenset(listed.split())
 
 
+@lru_cache(1 << 14)
 def stem(word: str) -> str:
     """Return the rough stem of a lowercase word: walk, walks, walked and walking share one."""
     if word.endswith("ies") and len(word) >= _SHORTEST_STEM + len("ies"):

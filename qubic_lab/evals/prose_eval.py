@@ -49,8 +49,9 @@ def evaluate_reading(answers: Sequence[JudgedAnswer]) -> tuple[ReadAnswers, ...]
     """Return the shares of all answers, then of each origin, language and kind, with Wilson intervals."""
     groups: dict[str, Counter[str]] = {"all": Counter()}
     for each in answers:
+        how = how_read(each)
         for name in ("all", each.origin, each.language, each.kind):
-            groups.setdefault(name, Counter())[how_read(each)] += 1
+            groups.setdefault(name, Counter())[how] += 1
     shares = {name: [share_estimate(n[how], n.total()) for how in (RIGHT, WRONG)] for name, n in groups.items()}
     return tuple(ReadAnswers(name, *pair) for name, pair in shares.items())
 
