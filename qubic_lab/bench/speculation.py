@@ -1,47 +1,67 @@
 """Measures how much faster answers come with drafted tokens, on texts that repeat themselves and on free ones."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
-from qubic_lab.bench.result import ModelResult, Table, interval_text, quantile_interval, settings_of
+from qubic_lab.bench.result import ModelResult, Table, interval_text, quantile_interval, seconds_of, settings_of
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import check_at_least
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
+from qubic_lab.pipeline.text import Tokenizer
 
 FEWEST_PAIRS = 6
-CODE = """def area(x, y):
-    x = x * 2
-    y = y + x
-    for i in range(10):
-        x = x + i
-        y = y - x
-    return x * y
+_METHODS = "".join(
+    f"""
+    def add_{fruit}(self, count):
+        \"\"\"Add {fruit} to the shop.\"\"\"
+        if count < 0:
+            raise ValueError("count must not be negative")
+        self.{fruit} = self.{fruit} + count
+        return self.{fruit}
 """
-ROUTE = "The bus stops at the station, the school, the market, the bridge, the harbour, the museum and the park."
-PROMPTS = {
-    "code": (f"Add a comment to every line of this function:\n\n{CODE}", f"Rename x to width in:\n\n{CODE}"),
-    "quoting": (f"Repeat this text word for word, five times: {ROUTE}", f"Quote this, then translate it: {ROUTE}"),
-    "arithmetic": ("Write the multiplication table of 7 up to 7 * 20.", "Count from 1 to 60, one number a line."),
-    "free": ("Tell a story about a dog who travels to the moon.", "Why is the sky blue? Explain it to a child."),
+    for fruit in ("apples", "pears")
+)
+_REPORT = (
+    "We measured the river on Monday and again on Friday. On Monday it was two metres deep below the bridge. On "
+    "Friday, after the storm, it was four metres deep, and the ferry did not run. The school at the river was closed."
+)
+_STORY = (
+    "Once there was a dog who wanted to see the moon from near by. Each night he climbed the hill behind the mill and "
+    "barked until the owls complained. An old woman heard him, laughed, and built him a small rocket out of milk cans, "
+    "tape and a bicycle bell. It flew no higher than the church, but from up there he saw the sea for the first time, "
+    "with all the stars lying in it, and he forgot what he had come for."
+)
+TEXTS = {
+    "code": (f"Rename count to number:\n{_METHODS}", f"Here it is:\n{_METHODS.replace('count', 'number')}"),
+    "quoting": (
+        f"{_REPORT}\nWhat does the report say?",
+        f'The report says: "{_REPORT}" It says nothing about Tuesday.',
+    ),
+    "arithmetic": (
+        "Write the multiplication table of 12.",
+        "\n".join(f"{n} times 12 is {12 * n}, because {n} times 10 is {10 * n}." for n in range(1, 11)),
+    ),
+    "free": ("Tell a story about a dog who wants to travel to the moon.", _STORY),
 }
-"""Kinds of text, by how much of an answer stands in it or in its question already."""
+"""Questions and answers, by how much of an answer stands in it or in its question already."""
+OWN = "the model's own, free"
+_FREE = SamplingParams(max_new_tokens=128, temperature=0.7, seed=1, ignore_eos=True)
 
 
 @dataclass(frozen=True)
 class SpeculationPoint:
-    """Answers to one kind of prompt at one temperature.
+    """Answers of one kind.
 
-    `ratio` is tokens/s with drafts divided by tokens/s without, the median over pairs; `low` to `high` is its 95 %
-    interval. `drafted` is the share of tokens that took no step of their own.
+    `ratio` is the time without drafts divided by the time with them, the median over pairs; `low` to `high` is its 95 %
+    interval. `ms_per_token` is the median without drafts, prompt included.
     """
 
     kind: str
-    temperature: float
-    tokens_per_s: float
-    drafted: float
+    tokens: int
+    ms_per_token: float
     ratio: float
     low: float
     high: float
@@ -49,32 +69,31 @@ class SpeculationPoint:
 
 @dataclass(frozen=True)
 class SpeculationResult(ModelResult):
-    """Answers of one request at a time, with and without drafts; `equal_tokens` says whether all were the same."""
+    """Answers with and without drafts, one at a time; `equal_tokens` says whether the model's own were the same."""
 
     points: tuple[SpeculationPoint, ...]
     equal_tokens: bool
     pairs: int
     ranks: int
-    new_tokens: int
 
     def report(self) -> Iterator[Table | str]:
         rows = [
             (
-                *(each.kind, f"{each.temperature:g}", f"{each.tokens_per_s:.1f}", f"{each.drafted:.0%}"),
+                *(each.kind, f"{each.tokens}", f"{each.ms_per_token:.1f}"),
                 interval_text(each.ratio, each.low, each.high, ".2f"),
             )
             for each in self.points
         ]
-        head = ("text", "temperature", "tokens/s without drafts", "drafted tokens", "times as fast with drafts")
-        yield Table(head, rows)
-        yield f"one request at a time, {self.new_tokens} new tokens, {self.pairs} pairs, 95 % intervals"
+        yield Table(("answer", "tokens", "ms a token without drafts", "times as fast with drafts"), rows)
+        yield f"one request at a time, {self.pairs} pairs, 95 % intervals"
         yield "no token changes" if self.equal_tokens else "TOKENS CHANGE"
 
 
-def bench_speculation(
-    config: PipelineConfig, pairs: int = 10, new_tokens: int = 128, progress: Progress = no_progress
-) -> SpeculationResult:
-    """Answer prompts of each kind with and without drafts in turns, greedily and at temperature 0.7.
+def bench_speculation(config: PipelineConfig, pairs: int = 10, progress: Progress = no_progress) -> SpeculationResult:
+    """Answer with and without drafts in turns.
+
+    The answers of TEXTS are given, as forced tokens: they go through the steps of a model that says just that. So the
+    result depends on the texts and on the speed of the machine, and not on whether a small model does as it is told.
 
     Raises:
         InputError: too few pairs, or as for Pipeline.launch.
@@ -82,45 +101,40 @@ def bench_speculation(
     """
     check_at_least("pairs", pairs, FEWEST_PAIRS)
     ways = {each: replace(config, speculation=each) for each in (None, "lookup")}
-    requests = {
-        (kind, temperature): [
-            Request(text, sampling=SamplingParams(new_tokens, temperature, seed=1, ignore_eos=True)) for text in texts
-        ]
-        for kind, texts in PROMPTS.items()
-        for temperature in (0.0, 0.7)
-    }
-    speeds = {(*key, way): list[float]() for key in requests for way in ways}
-    drafted: Counter[tuple[str, float]] = Counter()
-    answers: defaultdict[Request, set[tuple[int, ...]]] = defaultdict(set)
+    taken_s: dict[tuple[str, str | None], list[float]] = {}
+    own: set[tuple[int, ...]] = set()
     with Pipeline.launch(ways["lookup"]) as pipeline:
         used = pipeline.config
+        tokenizer = Tokenizer(used.folder)
+        asked = {kind: _given(tokenizer, *texts) for kind, texts in TEXTS.items()}
+        asked[OWN] = Request(TEXTS["free"][0], sampling=_FREE)
         for pair in range(-1, pairs):  # the first is the warm-up
             for way in (None, "lookup") if pair % 2 == 0 else ("lookup", None):
                 pipeline.configure(ways[way])
-                for key, asked in requests.items():
-                    done = [pipeline.answer(request).completion for request in asked]
-                    for request, completion in zip(asked, done, strict=True):
-                        answers[request].add(completion.token_ids)
-                    if pair >= 0:
-                        speeds[*key, way].append(len(done) / sum(1 / each.tokens_per_s for each in done))
-                        drafted[key] += sum(each.drafted_tokens for each in done)
+                for kind, request in asked.items():
+                    taken_s.setdefault((kind, way), []).append(seconds_of(partial(pipeline.answer, request)))
+                own.add(pipeline.answer(asked[OWN]).completion.token_ids)
             progress("pairs", pair + 1, pairs)
     return SpeculationResult(
         points=tuple(
-            _point(*key, speeds[*key, None], speeds[*key, "lookup"], drafted[key] / (pairs * len(asked) * new_tokens))
-            for key, asked in requests.items()
+            _point(kind, request.sampling.max_new_tokens, taken_s[kind, None][1:], taken_s[kind, "lookup"][1:])
+            for kind, request in asked.items()
         ),
-        equal_tokens=all(len(found) == 1 for found in answers.values()),
+        equal_tokens=len(own) == 1,
         pairs=pairs,
-        new_tokens=new_tokens,
         **settings_of(used, "ranks"),
     )
 
 
-def _point(
-    kind: str, temperature: float, without: list[float], with_drafts: list[float], drafted: float
-) -> SpeculationPoint:
-    ratios = [drafting / plain for drafting, plain in zip(with_drafts, without, strict=True)]
+def _given(tokenizer: Tokenizer, question: str, answer: str) -> Request:
+    """Return the request for a given answer, and one token more."""
+    tokens = tuple(tokenizer.encode_text(answer, special=False))
+    sampling = SamplingParams(len(tokens) + 1, ignore_eos=True)
+    return Request(question, raw=True, sampling=sampling, forced_token_ids=tokens)
+
+
+def _point(kind: str, tokens: int, without_s: list[float], with_s: list[float]) -> SpeculationPoint:
+    ratios = [without / with_drafts for without, with_drafts in zip(without_s, with_s, strict=True)]
     low, high = quantile_interval(ratios, 0.5)
     assert low is not None and high is not None  # there are enough pairs
-    return SpeculationPoint(kind, temperature, median(without), drafted, median(ratios), low, high)
+    return SpeculationPoint(kind, tokens, 1e3 * median(without_s) / tokens, median(ratios), low, high)

@@ -372,7 +372,6 @@ def speculation(
     ranks: RankCount = 2,
     dtype: options.Dtype = "bf16",
     pairs: Annotated[int, Option(help="Pairs of answers, one with drafted tokens and one without.")] = 10,
-    new_tokens: NewTokens = 128,
 ) -> "BenchResult":
     """Measure how much faster answers come with drafted tokens.
 
@@ -381,7 +380,7 @@ def speculation(
     from qubic_lab.bench.speculation import bench_speculation
     from qubic_lab.pipeline import PipelineConfig
 
-    return bench_speculation(PipelineConfig(model, ranks, dtype=dtype), pairs, new_tokens, progress)
+    return bench_speculation(PipelineConfig(model, ranks, dtype=dtype), pairs, progress)
 
 
 @bench("--model smollm2 --ranks 2", "pandas")
