@@ -140,7 +140,7 @@ def test_forecasts_begin_at_the_last_close() -> None:
     columns = oracle_view.forecast_columns(price)
     assert columns["price"][0] == price["bars"]["bars"][-1]["close"]
     assert columns["at"] == sorted(columns["at"])
-    assert [row.hours for row in oracle_view.forecast_rows(price)] == [1, 2, 3, 4]
+    assert [row["hours"] for row in oracle_view.forecast_rows(price)] == [1, 2, 3, 4]
 
 
 def test_a_part_that_is_missing_says_why_and_breaks_nothing() -> None:

@@ -31,21 +31,6 @@ class Unusual:
     text: str
 
 
-@dataclass(frozen=True)
-class ForecastRow:
-    """A forecast, and what became of earlier ones: the share `held` of `held_of` was within the interval."""
-
-    hours: int
-    at: str
-    price: float
-    low: float
-    high: float
-    coverage: float
-    held: float | None
-    held_of: int
-    text: str
-
-
 def missing(part: Any) -> str:
     """Return why a part of an answer is missing; empty if it is there."""
     return str(part["reason"]) if isinstance(part, Mapping) and part.get("available") is False else ""
@@ -99,12 +84,10 @@ def body_ms(frame: str) -> float:
     return BODY_SHARE * 1e3 * {str(name): seconds for name, seconds in FRAME_S.items()}[frame]
 
 
-def forecast_rows(analysis: Mapping[str, Any]) -> list[ForecastRow]:
+def forecast_rows(analysis: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the forecasts of a price analysis that there are, the nearest first."""
     found = {} if missing(analysis["forecasts"]) else analysis["forecasts"]
-    names = ForecastRow.__dataclass_fields__
-    rows = [ForecastRow(**{name: each[name] for name in names}) for each in found.values() if not missing(each)]
-    return sorted(rows, key=lambda row: row.hours)
+    return sorted((each for each in found.values() if not missing(each)), key=lambda each: each["hours"])
 
 
 def forecast_columns(analysis: Mapping[str, Any]) -> Columns:
@@ -112,7 +95,7 @@ def forecast_columns(analysis: Mapping[str, Any]) -> Columns:
     rows = forecast_rows(analysis)
     bars = _bars(analysis)
     start = [(ms_of(bars[-1]["closed"]), bars[-1]["closed"], *(3 * [bars[-1]["close"]]))] if rows and bars else []
-    points = [*start, *((ms_of(row.at), row.at, row.price, row.low, row.high) for row in rows)]
+    points = [*start, *((ms_of(row["at"]), row["at"], row["price"], row["low"], row["high"]) for row in rows)]
     return columns_of(("at", "when", "price", "low", "high"), points)
 
 
