@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from qubic_lab.errors import InputError, check_choice, check_range
 
@@ -20,6 +20,11 @@ MAX_BIAS = 100.0
 MAX_BIASES = 1_024
 MAX_COUNT = 2**31 - 1
 """Limit of counts, which are sent between processes as integers of fixed size."""
+
+
+def attributes(value: Any, *names: str) -> dict[str, Any]:
+    """Return attributes of a value by their names."""
+    return {name: getattr(value, name) for name in names}
 
 
 @dataclass(frozen=True)

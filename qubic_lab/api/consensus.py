@@ -17,6 +17,7 @@ from qubic_lab.api.vote_page import render_live, render_vote
 from qubic_lab.cluster.coordinator import Coordinator
 from qubic_lab.consensus.aggregate import VotingConfig
 from qubic_lab.consensus.certificate import DEFAULT_ERROR, LEAST_ERROR, Certificate
+from qubic_lab.core import attributes
 from qubic_lab.errors import InputError
 from qubic_lab.votes.history import CURSOR, MOST_PAGE, ModeMetrics, VotePage
 from qubic_lab.votes.live import LiveEvent
@@ -309,17 +310,12 @@ def _response(vote: VoteResult) -> ConsensusResponse:
         mode="consensus",
         mode_reason="a vote was held",
         vote_id=vote.id,
-        text=result.text,
         level=str(result.level),
         confidence=result.confidence.probability,
         confidence_note=result.confidence.note,
         certificate=str(vote.certificate),
-        conflict=result.conflict,
-        disagreement=result.disagreement,
-        rounds=vote.rounds,
-        tokens=vote.tokens,
-        tokens_saved=vote.tokens_saved,
-        seconds=vote.seconds,
+        **attributes(result, "text", "conflict", "disagreement"),
+        **attributes(vote, "rounds", "tokens", "tokens_saved", "seconds"),
         page=f"/api/consensus/history/{vote.id}/page",
         trail=dict(vote.trail),
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from qubic_lab.bench.result import ModelResult, Table, settings_of
-from qubic_lab.core import Request, SamplingParams
+from qubic_lab.core import Request, SamplingParams, attributes
 from qubic_lab.errors import check_choice
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig, resolve_config
@@ -91,10 +91,8 @@ def bench_gpu(
     return GpuResult(
         load_s=loaded - started,
         seconds=answered - loaded,
-        ttft_ms=completion.ttft_ms,
-        tokens_per_s=completion.tokens_per_s,
         new_tokens=len(completion.token_ids),
-        prompt_tokens=completion.prompt_tokens,
+        **attributes(completion, "ttft_ms", "tokens_per_s", "prompt_tokens"),
         memory_used_bytes=rank.gpu_used_bytes if on_gpu else rank.peak_rss_bytes,
         memory_reserved_bytes=rank.gpu_reserved_bytes if on_gpu else None,
         memory_total_bytes=total,

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from qubic_lab.bench.noise import MachineNoise
-from qubic_lab.core import Progress
+from qubic_lab.core import Progress, attributes
 from qubic_lab.provenance import machine, source_commit
 from qubic_lab.stats import TAIL, wilson_interval
 
@@ -75,7 +75,7 @@ class ModelResult(MeasuredResult):
 
 def settings_of(used: object, *more: str) -> dict[str, Any]:
     """Return the settings of a resolved pipeline that a `ModelResult` has, and more of them by name."""
-    return {name: getattr(used, name) for name in ("model", "meaningless", "dtype", "device", "threads", *more)}
+    return attributes(used, "model", "meaningless", "dtype", "device", "threads", *more)
 
 
 @dataclass(frozen=True)

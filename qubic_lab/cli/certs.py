@@ -9,6 +9,7 @@ from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table, split_list
+from qubic_lab.core import attributes
 from qubic_lab.errors import QubicLabError
 from qubic_lab.wire.certificates import (
     AUTHORITY,
@@ -109,9 +110,7 @@ def renew(
 def _to_dict(path: Path, info: CertificateInfo, now: datetime) -> dict[str, Any]:
     return {
         "file": str(path),
-        "names": info.names,
-        "roles": info.roles,
-        "serial": info.serial,
+        **attributes(info, "names", "roles", "serial"),
         "valid_from_utc": info.valid_from_utc.isoformat(),
         "valid_to_utc": info.valid_to_utc.isoformat(),
         "days_left": info.days_left(now),

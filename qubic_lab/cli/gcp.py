@@ -14,6 +14,7 @@ from typer import Option
 from qubic_lab.checked_yaml import check_content, read_yaml
 from qubic_lab.cli import options
 from qubic_lab.cli.console import Commands, note, print_json, print_table
+from qubic_lab.core import attributes
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.launch_plan import costs, tables
 from qubic_lab.launch_plan import resources as plans
@@ -279,13 +280,10 @@ def _show_cost(estimate: Estimate, site: Site) -> None:
 
 def _estimate_fields(estimate: Estimate) -> dict[str, Any]:
     return {
-        "name": estimate.name,
-        "nodes": estimate.nodes,
-        "provisioning": estimate.provisioning,
+        **attributes(estimate, "name", "nodes", "provisioning"),
         "hours": round(estimate.hours, 1),
         "monthly_usd": round(estimate.monthly_usd, 2),
-        "budget_usd": estimate.budget_usd,
-        "over_budget": estimate.over_budget,
+        **attributes(estimate, "budget_usd", "over_budget"),
         "tokens_per_s": round(estimate.tokens_per_s, 1),
         "usd_per_million_tokens": round(estimate.usd_per_million_tokens, 3),
     }

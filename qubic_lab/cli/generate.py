@@ -14,7 +14,7 @@ from typer import Argument, Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note, note_meaningless, print_json, print_pieces, progress_bar, split_numbers
-from qubic_lab.core import Completion, Request, SamplingParams
+from qubic_lab.core import Completion, Request, SamplingParams, attributes
 from qubic_lab.errors import InputError, check_choice, check_range
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _settings(used: "ResolvedConfig") -> dict[str, Any]:
     from qubic_lab.provenance import source_commit
 
     names = ("model", "meaningless", "device", "dtype", "ranks", "strategy", "layers", "threads", "speculation")
-    return {**{name: getattr(used, name) for name in names}, "commit": str(source_commit())}
+    return {**attributes(used, *names), "commit": str(source_commit())}
 
 
 def _vote(config: "PipelineConfig", request: Request, most: int, json: bool) -> None:

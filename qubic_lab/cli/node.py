@@ -6,6 +6,7 @@ from typer import Option
 
 from qubic_lab.cli import options
 from qubic_lab.cli.console import note, show_warnings, split_list, split_numbers
+from qubic_lab.core import attributes
 from qubic_lab.errors import check_choice
 
 if TYPE_CHECKING:
@@ -90,14 +91,11 @@ def capabilities_of(config: "ResolvedConfig") -> "pb.Capabilities":
     from qubic_lab.wire import cluster_pb2 as pb
 
     return pb.Capabilities(
-        model=config.model,
+        **attributes(config, "model", "layers", "dtype", "meaningless"),
         model_hash=model_hash(config.folder),
-        layers=config.layers,
-        dtype=config.dtype,
         devices=[_device_name(config.device, rank) for rank in range(config.ranks)],
         memory_bytes=memory_bytes(),
         slots=config.lanes * config.slots,
-        meaningless=config.meaningless,
         parameters=model_cost(load_config(text_folder(config.folder)), config.dtype).parameters,
     )
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from qubic_lab.core import attributes
+
 Verdict = Literal["ok", "warn", "fail", "skip"]
 """`skip`: not applicable here, or not measured; the reason says which."""
 
@@ -27,8 +29,8 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        names = ("check", "looked_at", "value", "verdict", "reason", "remedy")
-        return {name: getattr(self, name) for name in names} | {"can_fix": self.fix is not None}
+        told = attributes(self, "check", "looked_at", "value", "verdict", "reason", "remedy")
+        return told | {"can_fix": self.fix is not None}
 
 
 def skip(looked_at: str, reason: str, remedy: str = "") -> Finding:

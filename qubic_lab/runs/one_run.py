@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from qubic_lab.core import attributes
 from qubic_lab.errors import InputError
 from qubic_lab.model.folders import file_hash
 from qubic_lab.provenance import machine, source_commit, usable_cores, versions
@@ -176,11 +177,10 @@ def describe(run: PlannedRun, folder: Path, started: datetime, error: str | None
     """Write the manifest of a run that has ended in a folder, and return it."""
     finished, source, results = utc_now(), source_commit(), read_results(folder).values()
     manifest = Manifest(
-        key=run.key,
+        **attributes(run, "key", "parameters", "model_hash", "data_hashes", "package_hash"),
         study=run.study.name,
         title=run.study.title,
         notebook=run.study.source.path.name,
-        parameters=run.parameters,
         started_utc=started.isoformat(),
         finished_utc=finished.isoformat(),
         seconds=round((finished - started).total_seconds(), 1),
@@ -189,12 +189,9 @@ def describe(run: PlannedRun, folder: Path, started: datetime, error: str | None
         versions=versions(),
         machine=str(machine()),
         model=run.parameters.get("model"),
-        model_hash=run.model_hash,
-        data_hashes=run.data_hashes,
         circumstances={name: each[name] for each in results for name in CIRCUMSTANCES if name in each},
         error=error,
         files=hash_files(folder),
-        package_hash=run.package_hash,
         notebook_hash=fingerprint.hash_code(run.study.source.code_cells),
     )
     write_manifest(folder, manifest)

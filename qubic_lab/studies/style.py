@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qubic_lab.core import attributes
+
 if TYPE_CHECKING:  # who only writes numbers, such as the dashboard, starts without
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -17,6 +19,8 @@ EDGES = {DARK: DARK, PALE: "#6b4fa0", "white": "#b45309"}
 """The colour of a marker's edge and line by its fill; colour-blind eyes can tell them, and in grey they differ, too."""
 OUTAGE = "#e6ebee"
 """The background where nothing happened or was measured."""
+columns = attributes
+"""As cells of a table, or values of a finding."""
 WIDTH_INCHES = 6.0
 WIDE = 1.25 * WIDTH_INCHES
 LINES = ("-", "--", ":", "-.")
@@ -128,11 +132,6 @@ def points(share: float) -> str:
 def magnitude(value: float) -> str:
     """Write a number with two significant digits and no exponent."""
     return f"{Decimal(f'{value:.2g}'):f}"
-
-
-def columns(value: Any, *names: str) -> dict[str, Any]:
-    """Return attributes of a value as cells of a table, under their own names."""
-    return {name: getattr(value, name) for name in names}
 
 
 def counted(number: int, what: str) -> str:
