@@ -12,10 +12,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import qubic_lab
+from qubic_lab.checked_yaml import codec
 from qubic_lab.errors import InputError, QubicLabError, did_you_mean
 from qubic_lab.launch_plan.network import Network
 from qubic_lab.testbed import network as plan
@@ -55,8 +56,7 @@ class Bed:
 
     def write(self) -> None:
         """Write it into its folder."""
-        content = {"network": asdict(self.network), "shape": asdict(self.shape)}
-        (FOLDER / STATE).write_text(json.dumps(content))
+        (FOLDER / STATE).write_bytes(codec(Bed).dump_json(self))
 
 
 def why_not() -> str:
@@ -110,10 +110,9 @@ def up(network: Network, shape: plan.Shape) -> Bed:
 def running() -> Bed | None:
     """Return the test bed that is up, or None."""
     try:
-        content = json.loads((FOLDER / STATE).read_text())
+        return codec(Bed).validate_json((FOLDER / STATE).read_bytes())
     except (OSError, ValueError):
         return None
-    return Bed(Network(**content["network"]), plan.Shape(**content["shape"]))
 
 
 def needed() -> Bed:

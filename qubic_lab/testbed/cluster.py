@@ -4,7 +4,6 @@ vm-1 and vm-2 have a coordinator each, vm-1 Redis and PostgreSQL (both with TLS)
 node each, or the ranks of one pipeline, which a node on vm-1 has joined.
 """
 
-import json
 import shutil
 import stat
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from qubic_lab.checked_yaml import codec
 from qubic_lab.errors import InputError, QubicLabError, check_choice
 from qubic_lab.launch_plan.network import SERVICES, Host, Network
 from qubic_lab.settings import cache_folder
@@ -268,13 +268,12 @@ for url in {urls(bed)!r}:
 
 def save(spec: ClusterSpec) -> None:
     """Write what runs into the bed's folder."""
-    (FOLDER / "cluster.json").write_text(json.dumps({**vars(spec), "model": str(spec.model)}))
+    (FOLDER / "cluster.json").write_bytes(codec(ClusterSpec).dump_json(spec))
 
 
 def read() -> ClusterSpec:
     """Return what runs in the bed; an InputError if nothing does."""
     try:
-        content = json.loads((FOLDER / "cluster.json").read_text())
+        return codec(ClusterSpec).validate_json((FOLDER / "cluster.json").read_bytes())
     except OSError as error:
         raise InputError("no cluster runs in the test bed: qubic-lab testbed up --cluster replicas") from error
-    return ClusterSpec(**{**content, "model": Path(content["model"])})

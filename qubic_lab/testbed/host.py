@@ -4,7 +4,6 @@
 the machine's with the host's changes over them; /run is the host's own and empty after a reboot.
 """
 
-import json
 import logging
 import os
 import signal
@@ -13,10 +12,11 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from qubic_lab import logs
+from qubic_lab.checked_yaml import codec
 from qubic_lab.errors import QubicLabError
 from qubic_lab.testbed.units import Command, Unit, in_order, read_unit, unit_texts
 
@@ -48,14 +48,12 @@ class HostConfig:
 
     def write(self, folder: Path) -> None:
         """Write it into the host's folder."""
-        (folder / CONFIG).write_text(json.dumps(asdict(self)))
+        (folder / CONFIG).write_bytes(codec(HostConfig).dump_json(self))
 
     @classmethod
     def read(cls, folder: Path) -> "HostConfig":
         """Read it from the host's folder."""
-        content = json.loads((folder / CONFIG).read_text())
-        binds = tuple((source, target) for source, target in content["binds"])
-        return cls(content["name"], binds, tuple(content["opened"]), tuple(content["units"]))
+        return codec(cls).validate_json((folder / CONFIG).read_bytes())
 
 
 @dataclass
