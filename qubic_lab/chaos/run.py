@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,19 +57,8 @@ class ChaosResult(MeasuredResult):
         return check_content(cls, content, file)
 
     def report(self) -> Iterator[Table | str]:
-        header = (
-            "case",
-            "sent",
-            "answered",
-            "lost",
-            "twice",
-            "wrong",
-            "at work",
-            "moved",
-            "repeated",
-            "recovered after s",
-            "verdict",
-        )
+        counts, struck = ("sent", "answered", "lost", "twice", "wrong"), ("at work", "moved", "repeated")
+        header = ("case", *counts, *struck, "recovered after s", "verdict")
         yield Table(header, [_row(each) for each in self.cases])
         latencies = [(each.case, each.p95_ms) for each in self.cases if each.p95_ms]
         rows = [(name, *(map(_ms, (p.before, p.during, p.after))), p.why or "-") for name, p in latencies]
@@ -79,8 +68,7 @@ class ChaosResult(MeasuredResult):
         played = [each for each in self.cases if not each.skipped]
         bad = [each.case for each in played if not each.passed]
         said = f"{sum(each.sent for each in played)} requests in {len(played)} cases"
-        sums = (sum(getattr(each, name) for each in played) for name in ("lost", "duplicated", "wrong"))
-        lost, twice, wrong = sums
+        lost, twice, wrong = (sum(getattr(each, name) for each in played) for name in ("lost", "duplicated", "wrong"))
         verdict = f"not as promised: {', '.join(bad)}" if bad else "each case as promised"
         yield f"{said}: {lost} lost, {twice} answered twice, {wrong} wrong; {verdict}"
 
@@ -98,11 +86,6 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
 
 
-def chosen_cases(names: Sequence[str]) -> list[ChaosCase]:
-    """Return the cases of these names, by default all; an InputError if one is unknown."""
-    return [CASES[check_choice("case", name, CASES)] for name in names or CASES]
-
-
 def run_chaos(names: Sequence[str] = (), requests: int = 200, progress: Progress = no_progress) -> ChaosResult:
     """Play cases, by default all.
 
@@ -110,7 +93,7 @@ def run_chaos(names: Sequence[str] = (), requests: int = 200, progress: Progress
         InputError: a case is unknown, or the number of requests is out of range.
         QubicLabError: a process does not start.
     """
-    cases = chosen_cases(names)
+    cases = [CASES[check_choice("case", name, CASES)] for name in names or CASES]
     check_range("--requests", requests, FEWEST_REQUESTS, MOST_REQUESTS)
     watch, found = NoiseWatch(), list[CaseResult]()
     for number, case in enumerate(cases):
@@ -161,11 +144,9 @@ def play(case: ChaosCase, requests: int, tell: Any = lambda answered: None) -> C
                 case.mend(stage)
             if case.restarts:
                 stage.restart_ended()
-            try:
+            with suppress(Empty):
                 answers.append(coming.get(timeout=_LOOK_S))
                 tell(len(answers))
-            except Empty:
-                pass
         assert struck_s is not None
         with connect(cluster.redis.url, answer_s=GIVE_UP_S) as client:
             log = list(TaskQueue(client).log())

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
@@ -71,20 +72,17 @@ def _ranks(model: str, ranks: int | None, dtype: str, threads: int | None) -> It
     with launched as pipeline:
         used = pipeline.config
         note_meaningless(used.meaningless)
-        yield _by(pipeline), f"{used.model}, {used.ranks} rank{'s' * (used.ranks > 1)}, {used.dtype}"
+        yield partial(_by, pipeline), f"{used.model}, {used.ranks} rank{'s' * (used.ranks > 1)}, {used.dtype}"
 
 
-def _by(pipeline: "Pipeline") -> Answers:
-    def answers(request: Request) -> Generator[str | Answered, None, None]:
-        stream = pipeline.stream(request)
-        try:
-            for token in stream:
-                yield token.text
-        finally:
-            stream.cancel()  # it has ended, or nobody reads on
-        yield Answered.of(stream.completion, request.sampling.max_new_tokens)
-
-    return answers
+def _by(pipeline: "Pipeline", request: Request) -> Generator[str | Answered, None, None]:
+    stream = pipeline.stream(request)
+    try:
+        for token in stream:
+            yield token.text
+    finally:
+        stream.cancel()  # it has ended, or nobody reads on
+    yield Answered.of(stream.completion, request.sampling.max_new_tokens)
 
 
 @contextmanager
@@ -97,31 +95,28 @@ def _server(url: str, model: str | None) -> Iterator[tuple[Answers, str]]:
     with CoordinatorClient(url.rstrip("/").removesuffix("/v1"), key.get_secret_value() if key else None) as client:
         known = [each["id"] for each in client.call("GET", "/v1/models")["data"]]
         name = check_choice("model", model, known) if model else known[0]
-        yield _through(client, name), f"{name} at {client.url}"
+        yield partial(_through, client, name), f"{name} at {client.url}"
 
 
-def _through(client: "CoordinatorClient", model: str) -> Answers:
-    def answers(request: Request) -> Generator[str | Answered, None, None]:
-        sampling, started_s = request.sampling, perf_counter()
-        options = {"max_completion_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
-        times_s, finish, usage = [started_s], "", {"completion_tokens": 0, "prompt_tokens": 0}
-        with closing(
-            client.chat(request.messages, model=model, seed=sampling.seed, trace=False, parent="", **options)
-        ) as chunks:
-            for chunk in chunks:
-                usage = chunk.get("usage") or usage
-                for choice in chunk["choices"]:
-                    finish = choice.get("finish_reason") or finish
-                    if text := choice["delta"].get("content"):
-                        times_s.append(perf_counter())
-                        yield text
-        tokens, first_s, last_s = usage["completion_tokens"], times_s[:2][-1], times_s[-1]
-        speed = (tokens - 1) / (last_s - first_s) if last_s > first_s else 0.0
-        cut = finish == "length"
-        full = cut and tokens < sampling.max_new_tokens
-        yield Answered(tokens, usage["prompt_tokens"], speed, 1e3 * (first_s - started_s), cut, full)
-
-    return answers
+def _through(client: "CoordinatorClient", model: str, request: Request) -> Generator[str | Answered, None, None]:
+    sampling, started_s = request.sampling, perf_counter()
+    options = {"max_completion_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
+    times_s, finish, usage = [started_s], "", {"completion_tokens": 0, "prompt_tokens": 0}
+    with closing(
+        client.chat(request.messages, model=model, seed=sampling.seed, trace=False, parent="", **options)
+    ) as chunks:
+        for chunk in chunks:
+            usage = chunk.get("usage") or usage
+            for choice in chunk["choices"]:
+                finish = choice.get("finish_reason") or finish
+                if text := choice["delta"].get("content"):
+                    times_s.append(perf_counter())
+                    yield text
+    tokens, first_s, last_s = usage["completion_tokens"], times_s[:2][-1], times_s[-1]
+    speed = (tokens - 1) / (last_s - first_s) if last_s > first_s else 0.0
+    cut = finish == "length"
+    full = cut and tokens < sampling.max_new_tokens
+    yield Answered(tokens, usage["prompt_tokens"], speed, 1e3 * (first_s - started_s), cut, full)
 
 
 def converse(talk: Talk, answers: Answers) -> None:
