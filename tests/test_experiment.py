@@ -87,7 +87,8 @@ def test_a_week_says_how_the_project_stands(root: Path):
     problems = [{"problem": "slow", "solution": "wait"}]
     file = write_week(root, "study.yaml", progress=progress, problems=problems, next_focus=["more"])
     status = load(file).status
-    assert status == ProjectStatus(("this",), ("that",), (), (ProjectProblem("slow", "wait"),), ("more",))
+    stated = (ProjectProblem("slow", "wait"),)
+    assert status == ProjectStatus(done=("this",), in_progress=("that",), problems=stated, next_focus=("more",))
     overview = [{"item": "Week 9", "built": ["a", "b"]}, {"item": "Week 10", "built": ["c"], "open": ["d", "e"]}]
     found = load(
         write_week(root, "study.yaml", overview=overview, tomorrow=["rest"], hero="a/b", usd_per_hour={"t4": 1})
