@@ -296,8 +296,8 @@ def test_warnings_bring_their_evidence():
     assert found.at(-1).bar == 339
     fall = RiskRule("fall", "drawdown_in_deviations", 1.0, 1.75, 2.5)
     above, below, unknown = (RiskEvidence.of(fall, 2, value).text for value in (2.0, 0.5, math.nan))
-    assert above == "fall: drawdown_in_deviations is 2.00 deviations (warning from 1.75)"
-    assert "0.50 deviations (warning from 1.75, not left yet)" in below and "is not known at this bar" in unknown
+    assert above == "fall: 2.00 deviations (warning from 1.75)"
+    assert "0.50 deviations (warning from 1.75, not left yet)" in below and "fall: not known at this bar" in unknown
 
 
 def test_ranks_of_volatility_rise_with_it_and_use_the_past_alone():

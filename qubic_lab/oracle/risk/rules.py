@@ -194,7 +194,7 @@ class RiskEvidence(Part):
             value=known,
             threshold=threshold,
             unit=unit,
-            text=f"{rule.name}: {rule.measure} is {shown} ({LEVELS[level]} from {threshold:g}{left})",
+            text=f"{rule.name}: {shown} ({LEVELS[level]} from {threshold:g}{left})",
         )
 
 
