@@ -17,10 +17,10 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from prometheus_client import Counter
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from qubic_lab.errors import FullError, InputError, NotFoundError, QubicLabError
+from qubic_lab.errors import DatabaseGoneError, FullError, InputError, NotFoundError, QubicLabError
 from qubic_lab.metrics import NAMESPACE
 from qubic_lab.settings import settings
 
@@ -32,8 +32,8 @@ BUSY_S, CONNECT_S = 30, 10
 _UPGRADE_LOCK = 0x5142_4C41
 """Number of a PostgreSQL advisory lock that nothing else in the database uses."""
 ERRORS = Counter("database_errors", "Calls to an SQL database that failed.", [], NAMESPACE, registry=None)
-FULL_RETRY_S = 10.0
-"""When a caller may ask again after the disk was full."""
+FULL_RETRY_S, GONE_RETRY_S = 10.0, 5.0
+"""When a caller may ask again after the disk was full, and after the database did not answer."""
 _ROOM_BYTES = 2**20
 _DISK_FULL = "53100"
 """PostgreSQL's code for a full disk."""
@@ -71,6 +71,7 @@ def open_database(url: str | None = None, *, make: bool = True, setting: str = "
     except BaseException:
         engine.dispose()
         raise
+    event.listen(engine, "handle_error", lambda context: _gone(context, shown))
     return engine
 
 
@@ -195,6 +196,15 @@ def _full(error: BaseException | None, url: URL, shown: str) -> FullError | None
         "the disk of the database is full: free space there. What was stored before is kept, and no restart is needed",
         FULL_RETRY_S,
     )
+
+
+def _gone(context: ExceptionContext, shown: str) -> DatabaseGoneError | None:
+    """Return the error of a server that does not answer in place of the driver's own; None for all others."""
+    if context.is_pre_ping or not (context.is_disconnect or context.connection is None):
+        return None
+    reason = str(context.original_exception).strip().partition("\n")[0]
+    logger.error("database %s does not answer: %s", shown, reason)
+    return DatabaseGoneError("the database does not answer: start it, no other restart is needed", GONE_RETRY_S)
 
 
 def _damage(error: BaseException | None, shown: str) -> QubicLabError | None:

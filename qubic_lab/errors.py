@@ -65,6 +65,10 @@ class FullError(BusyError):
     """There is no room for another request."""
 
 
+class DatabaseGoneError(BusyError):
+    """The SQL database does not answer."""
+
+
 class FencedError(QubicLabError):
     """A write came from an expired lease; nothing was changed."""
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from databases import all_pages, migrate
+from databases import all_pages, emptied, migrate
 from sqlalchemy import Engine, inspect, text
 
+from qubic_lab.api.problems import problem_of
 from qubic_lab.consensus.weights import NO_RECORD
 from qubic_lab.database import check_url, missing_migrations, open_database
-from qubic_lab.errors import InputError, NotFoundError, QubicLabError
+from qubic_lab.errors import DatabaseGoneError, InputError, NotFoundError, QubicLabError
 from qubic_lab.oracle.backtest.ledger import TrialLedger
 from qubic_lab.oracle.model.records import Price, Series
 from qubic_lab.oracle.store.price_store import PriceStore
@@ -182,3 +183,30 @@ def test_a_database_that_cannot_be_opened_is_named_in_one_line_without_its_passw
     with pytest.raises(error, match=said) as caught:
         open_database(wrong)
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_server_that_does_not_answer_is_named_and_found_again(postgres_url: str) -> None:
+    socket = Path(postgres_url.rpartition("host=")[2]) / ".s.PGSQL.5432"
+    engine = open_database(emptied(postgres_url))
+
+    def ask() -> int:
+        with engine.connect() as connection:
+            return int(connection.scalar(text("SELECT 1")))
+
+    with engine.connect() as running, engine.connect() as killer:
+        running.scalar(text("SELECT 1"))
+        others = "pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = 'lab'"
+        killer.scalar(text(f"SELECT count(pg_terminate_backend(pid)) FROM {others}"))
+        with pytest.raises(DatabaseGoneError, match="does not answer: start it"):
+            running.scalar(text("SELECT 1"))
+    assert ask() == 1, "a lost connection alone is replaced"
+    engine.dispose()
+    hidden = socket.rename(socket.with_suffix(".gone"))
+    try:
+        with pytest.raises(DatabaseGoneError, match="does not answer: start it"):
+            ask()
+    finally:
+        hidden.rename(socket)
+    assert ask() == 1
+    assert problem_of(DatabaseGoneError("gone", 5.0)).status_code == 503
+    engine.dispose()

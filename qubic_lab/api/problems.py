@@ -40,6 +40,7 @@ _STATUS: dict[type[QubicLabError], tuple[int, str]] = {
     errors.InputError: (400, "Bad request"),
     errors.RefusedError: (403, "Refused"),
     errors.FullError: (503, "Full"),
+    errors.DatabaseGoneError: (503, "No database"),
     BusyError: (429, "Too busy"),
     errors.RankError: (502, "Lost"),
     errors.DeadlineError: (504, "Too late"),
