@@ -18,7 +18,8 @@ BEGUN = "begun"
 class Saying:
     """A replica that says one text for each sample after the other; `is_lost` ends it in the middle of an answer.
 
-    It waits for `waits` seconds before each answer, and after each word for `pause_s`, having printed BEGUN.
+    It waits for `waits` seconds before each answer, and after each word for `pause_s`, having printed BEGUN. Each word
+    takes one of `words`.
     """
 
     texts: tuple[str, ...]
@@ -30,6 +31,7 @@ class Saying:
     slots: int = 4
     asked: int = 0
     prompt: str = ""
+    words: asyncio.Semaphore | None = None
 
     async def start(self) -> pb.Capabilities:
         return pb.Capabilities(
@@ -48,6 +50,8 @@ class Saying:
             for number, word in enumerate(words):
                 if self.is_lost and number == 2:
                     raise RankError("rank 0 is gone")
+                if self.words is not None:
+                    await self.words.acquire()
                 token = pipeline_pb2.Token(id=number, text=f"{word} ", logprob=-0.1)
                 if not request.whole:
                     yield pipeline_pb2.GenerateReply(sample=sample, token=token)
