@@ -12,14 +12,14 @@ from qubic_lab.launch_plan.resources import Ref, bootstrap, cluster
 from qubic_lab.launch_plan.site import Site
 from qubic_lab.runs.collect_week import read_beds
 from qubic_lab.runs.language import language, translated_text
-from qubic_lab.studies.cloud import BedRecords, KeptScan, KeptTrial, acceptance, plan_row
+from qubic_lab.studies.cloud import BedRecords, KeptScan, KeptTrial, judge_plan, plan_row
 
 SCAN = KeptScan("2026-12-01", 9_000, {"vm-1": {"vm-2": [22]}, "vm-2": {"vm-1": [22]}}, [])
 TRIAL = KeptTrial("2026-12-01", "replicas", "vm-2", "vm-3", 200, 0, 0, 0)
 
 
 def rows(scan: KeptScan | None = None, *trials: KeptTrial, site: Site | None = None) -> dict[str, tuple[str, str]]:
-    return {row.id: (row.verdict, row.measured) for row in acceptance(BedRecords(scan, trials), site)}
+    return {row.id: (row.verdict, row.measured) for row in judge_plan(BedRecords(scan, trials), site)}
 
 
 def test_without_a_test_bed_the_plan_alone_is_judged_and_never_passes_for_machines() -> None:
@@ -88,6 +88,6 @@ def test_kept_files_are_read_and_others_left_out(tmp_path: Path, caplog: pytest.
 
 def test_the_rows_are_told_in_chinese() -> None:
     with language("zh-TW"):
-        for row in acceptance(BedRecords(SCAN, (TRIAL,))):
+        for row in judge_plan(BedRecords(SCAN, (TRIAL,))):
             for text in (row.what, row.target, row.measured, row.reason):
                 assert not text or translated_text(text) != text, text

@@ -23,8 +23,8 @@ from qubic_lab.oracle.backtest.evaluate import BacktestConfig, Strategy, backtes
 from qubic_lab.runs.batch import run_batch
 from qubic_lab.runs.collect_week import open_week
 from qubic_lab.runs.experiment import load
-from qubic_lab.runs.notebook import record_figure, record_table, show_progress
-from qubic_lab.runs.notebook_top import count_checks
+from qubic_lab.runs.notebook import RUN_DIR, record_figure, record_table, show_progress
+from qubic_lab.runs.notebook_top import acceptance_lines, count_checks
 from qubic_lab.runs.shown import MOST_ROWS, CaptionedTable, register, show_trace
 from qubic_lab.trace import read_trace
 from qubic_lab.votes.samples import SampledVote
@@ -128,6 +128,13 @@ def test_traces_are_shown_by_request_and_as_a_picture(two_ranks_trace: Path) -> 
     view = show_trace(read_trace(two_ranks_trace))
     assert "compute (ms)" in repr(view) and view._repr_html_().count("<img ") == 1
     assert plt.get_fignums() == []
+
+
+def test_verdicts_are_of_studies_whatever_else_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import qubic_lab.studies.cloud  # noqa: F401  # a plan is judged without results
+
+    monkeypatch.setenv(RUN_DIR, str(tmp_path))
+    assert acceptance_lines() == []
 
 
 def test_the_executed_notebook_opens_with_parameters_and_verdict(lab_root: Path) -> None:

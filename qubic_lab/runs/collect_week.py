@@ -227,7 +227,7 @@ def judge(runs: Mapping[str, Records]) -> list[AcceptanceRow]:
         {run: {picture.name: picture.caption for picture in records.pictures} for run, records in runs.items()},
     )
     judged = [row for study in STUDIES for row in study.acceptance(week)]
-    planned = cloud.acceptance(read_beds(in_project(BEDS)))
+    planned = cloud.judge_plan(read_beds(in_project(BEDS)))
     unbuilt = [
         replace(Criterion(id, what, target).row("", "not measured here", reason), measurable=False)
         for id, what, target, reason in NOT_MEASURABLE

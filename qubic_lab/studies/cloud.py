@@ -54,7 +54,7 @@ class BedRecords:
     trials: Sequence[KeptTrial] = ()
 
 
-def acceptance(kept: BedRecords, site: Site | None = None) -> list[AcceptanceRow]:
+def judge_plan(kept: BedRecords, site: Site | None = None) -> list[AcceptanceRow]:
     """Judge the rows for a cluster with these settings, by default those of `qubic-lab gcp` without any."""
     site = site or Site()
     resources = (*bootstrap(site), *cluster(site, ""))

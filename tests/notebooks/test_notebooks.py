@@ -2,6 +2,7 @@
 
 import ast
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import psutil
 import pytest
 from bar_series import walk, write_closes
 from clusters import wait_until
+from forked_kernels import forked_kernels
 from IPython.core.interactiveshell import InteractiveShell
 
 from qubic_lab.errors import InputError
@@ -160,12 +162,20 @@ def started_by(mark: str) -> list[psutil.Process]:
     return [p for p in found if mark in (p.info["environ"] or {}).values() and p.pid != os.getpid()]
 
 
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A JUPYTER_PATH whose kernels need not import what each notebook imports."""
+    with forked_kernels(tmp_path_factory.mktemp("kernels"), NOTEBOOKS) as folder:
+        yield folder
+
+
 @pytest.mark.parametrize("notebook", RUNS)
 def test_a_notebook_runs_from_top_to_bottom(
-    notebook: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    notebook: Path, tiny: Path, tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import papermill
 
+    monkeypatch.setenv("JUPYTER_PATH", kernels)
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))  # none: the weekly notebook shows the kept week
     if notebook.stem in JUDGED:
         monkeypatch.setenv(RUN_DIR, str(tmp_path))

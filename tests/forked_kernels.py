@@ -1,0 +1,91 @@
+"""Kernels for the notebooks of tests, forked from one process that has imported what the notebooks import.
+
+`python forked_kernels.py PARENT SOCKET NOTEBOOK…` is that process, which ends with PARENT; SOCKET is the number of a
+listening socket. `python forked_kernels.py ADDRESS ARGUMENTS…` is what Jupyter starts as a kernel: it asks for one
+with these arguments of ipykernel, and lives and dies with it.
+"""
+
+import ast
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LONGEST = 1 << 18
+
+
+def ask_for_kernel(address: str, arguments: list[str]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter sends it before it asks a kernel to end
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
+        asked.connect(address)
+        job = {"argv": arguments, "environ": dict(os.environ), "folder": str(Path.cwd())}
+        socket.send_fds(asked, [json.dumps(job).encode()], [1, 2])
+        asked.recv(1)  # nothing, when the kernel has ended
+
+
+def fork_kernels(parent: int, listening: int, notebooks: list[str]) -> None:
+    from qubic_lab.lifeline import end_when_parent_dies
+
+    end_when_parent_dies(parent)
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as ipykernel sets it
+    import matplotlib.pyplot  # noqa: F401
+    import pandas  # noqa: F401
+    from ipykernel.kernelapp import IPKernelApp
+
+    from qubic_lab.runs.parameters import read_source
+
+    for notebook in notebooks:
+        nodes = [node for cell in read_source(Path(notebook)).code_cells for node in ast.walk(ast.parse(cell))]
+        exec("\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)), {})
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for kernels
+    listener = socket.socket(fileno=listening)
+    while True:
+        connection, _ = listener.accept()
+        if not os.fork():
+            break
+        connection.close()
+    listener.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    message, given, *_ = socket.recv_fds(connection, LONGEST, 2)
+    job = json.loads(message)
+    for number, descriptor in enumerate(given, start=1):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(job["environ"])
+    os.chdir(job["folder"])
+    sys.argv[1:] = job["argv"]
+    threading.Thread(target=lambda: (connection.recv(1), os._exit(1)), daemon=True).start()  # who asked was killed
+    IPKernelApp.launch_instance()
+
+
+@contextmanager
+def forked_kernels(folder: Path, notebooks: list[Path]) -> Iterator[str]:
+    """Yield a folder for JUPYTER_PATH whose kernel "python3" is forked."""
+    kernel = folder / "kernels" / "python3" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(address := str(folder / "socket"))
+        listener.listen()
+        command = [sys.executable, "-S", __file__, address, "-f", "{connection_file}"]  # it needs no packages
+        kernel.write_text(json.dumps({"argv": command, "display_name": "forked", "language": "python"}))
+        arguments = [str(os.getpid()), str(listener.fileno()), *map(str, notebooks)]
+        with subprocess.Popen([sys.executable, __file__, *arguments], pass_fds=[listener.fileno()]) as process:
+            try:
+                yield str(folder)
+            finally:
+                process.kill()
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # the folder of the tests, which a kernel does not have
+    if sys.argv[1].isdecimal():
+        fork_kernels(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    else:
+        ask_for_kernel(sys.argv[1], sys.argv[2:])
