@@ -2,10 +2,12 @@
 
 import socket
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 from commands import Run
 
+from qubic_lab.chaos import node_cases
 from qubic_lab.chaos.clients import Answered, Question, read_events
 from qubic_lab.chaos.judge import CaseResult, judge, late_times, recovered_at
 from qubic_lab.chaos.relay import tcp_relay
@@ -151,3 +153,24 @@ def test_the_table_says_what_was_not_as_promised() -> None:
     bad = judged(answered(0, 0.0), ends=(0, 0))
     *_, last = ChaosResult(requests=12, cases=(good, bad), measured_utc="2026-12-01T00:00:00+00:00").report()
     assert last == "2 requests in 2 cases: 0 lost, 1 answered twice, 0 wrong; not as promised: a case"
+
+
+def test_a_rank_is_killed_while_its_pipeline_has_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    work, killed = iter([{}, {"node-1": 0}, {"node-1": 1}]), list[str]()
+
+    class Rank:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def cmdline(self) -> list[str]:
+            return ["python", "-m", "qubic_lab.pipeline.rank"]
+
+        def kill(self) -> None:
+            assert next(work, None) is None, "it has looked until there was a request"
+            killed.append(self.name)
+
+    launcher = SimpleNamespace(children=lambda recursive: [Rank("rank 0"), Rank("rank 1")])
+    monkeypatch.setattr(node_cases.psutil, "Process", lambda pid: launcher)
+    cluster = SimpleNamespace(pid=lambda name: 1, log=lambda name: "")
+    node_cases.RankKilled().strike(SimpleNamespace(cluster=cluster, work=lambda: next(work)))  # type: ignore[arg-type]
+    assert killed == ["rank 1"]

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -24,6 +25,8 @@ from qubic_lab.model.random_model import write_random_model
 FAKETIME = ("libfaketimeMT.so.1", "libfaketime.so.1")
 RANK_TOKENS = 80
 """Of an answer of the tiny model, which takes about half a second on one core."""
+AT_WORK_S, LOOK_S = 10.0, 0.002
+"""A rank is killed when its pipeline has a request, at the latest after this time; and how often that is looked at."""
 _TINY = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -192,6 +195,9 @@ class RankKilled(ChaosCase):
         ranks = [each for each in node.children(recursive=True) if "qubic_lab.pipeline.rank" in each.cmdline()]
         if len(ranks) != 2:
             raise QubicLabError(f"the pipeline has {len(ranks)} ranks instead of 2: {stage.cluster.log(NODES[0])}")
+        until_s = time.monotonic() + AT_WORK_S
+        while not stage.work().get(NODES[0]) and time.monotonic() < until_s:  # answers are short on a quiet machine
+            time.sleep(LOOK_S)
         ranks[-1].kill()
 
 

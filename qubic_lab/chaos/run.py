@@ -133,8 +133,8 @@ def play(case: ChaosCase, requests: int, tell: Any = lambda answered: None) -> C
         while len(answers) < sent or mended_s is None or any(each.is_alive() for each in slow):
             now_s = stage.clock()
             if struck_s is None and now_s >= strike_s:
-                struck_s = now_s
                 case.strike(stage)
+                struck_s = stage.clock()
                 acts = case.culprits(stage)
                 slow = [Thread(target=lambda act=act: culprits.append(act()), daemon=True) for act in acts]
                 for each in slow:

@@ -43,10 +43,14 @@ class Stage:
         Raises:
             QubicLabError: no coordinator answers.
         """
-        work = {node["name"]: node["outstanding"]["requests"] for node in self.cluster.nodes()}
+        work = self.work()
         if not work:
             raise QubicLabError("no coordinator says which node is the busiest: see whether the machine is overloaded")
         return max(names, key=lambda name: work.get(name, -1))
+
+    def work(self) -> dict[str, int]:
+        """Return how many requests each node has now."""
+        return {node["name"]: node["outstanding"]["requests"] for node in self.cluster.nodes()}
 
     def send_to_redis(self, number: signal.Signals) -> None:
         """Send a signal to the Redis server."""
