@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections import deque
 from collections.abc import AsyncGenerator, Container, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -156,23 +157,32 @@ def most_tokens(request: pipeline_pb2.GenerateRequest) -> int:
 
 async def with_pauses(items: AsyncGenerator[Item, None], pause_s: float) -> AsyncGenerator[Item | None, None]:
     """Yield items as they come, and None after every `pause_s` seconds without one; close `items` at the end."""
-    following: asyncio.Future[Item] | None = None
+    loop, found, news = asyncio.get_running_loop(), deque[Item](), asyncio.Event()
+
+    async def read() -> None:  # in one task: one for each item would cost more than the rest
+        async for item in items:
+            found.append(item)
+            news.set()
+
+    reading = asyncio.ensure_future(read())
+    reading.add_done_callback(lambda _: news.set())
     try:
-        while True:
-            following = following or asyncio.ensure_future(anext(items))
-            done, _ = await asyncio.wait({following}, timeout=pause_s)
-            if not done:
-                yield None
-                continue
-            item, following = following, None
-            try:
-                yield item.result()
-            except StopAsyncIteration:
-                return
+        while not (reading.done() and not found):
+            news.clear()
+            if not (found or reading.done()):
+                timer = loop.call_later(pause_s, news.set)
+                try:
+                    await news.wait()
+                finally:
+                    timer.cancel()
+                if not (found or reading.done()):
+                    yield None
+            while found:
+                yield found.popleft()
+        reading.result()
     finally:
-        if following is not None:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
         await items.aclose()
 
 
