@@ -324,8 +324,6 @@ def _describe(frame: pd.DataFrame, differences: Sequence[ChangedBars]) -> Lookah
 
 def _lag_sweep(values: Floats, frame: pd.DataFrame) -> tuple[LagPower, ...]:
     """Return the rank correlation of a signal with returns before and after its bar."""
-    from scipy.stats import spearmanr
-
     if values.shape[1] != 1 or "close" not in frame.columns or frame["close"].ndim != 1:
         return ()
     close = pd.to_numeric(frame["close"], errors="coerce").to_numpy(np.float64, copy=True)
@@ -338,7 +336,8 @@ def _lag_sweep(values: Floats, frame: pd.DataFrame) -> tuple[LagPower, ...]:
         known = np.isfinite(scores) & np.isfinite(outcome)
         if known.sum() < LEAST_BARS or is_constant(scores[known]) or is_constant(outcome[known]):
             return ()
-        correlation = float(spearmanr(scores[known], outcome[known]).statistic)
+        ranks = [pd.Series(each[known]).rank() for each in (scores, outcome)]  # SciPy's statistics take 0.7 s to import
+        correlation = float(np.corrcoef(*ranks)[0, 1])
         found.append(LagPower(lag, correlation, 1.0 / math.sqrt(int(known.sum()) - 1)))
     return tuple(found)
 
