@@ -289,11 +289,22 @@ def sqlite(tmp_path: Path, empty_tables: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def quick_audits() -> Iterator[None]:
-    """Let backtests check signals at 2 bars, without the seconds for more; `test_lookahead.py` tests all."""
+    """Let backtests check signals at 2 bars, each once on the same bars; `test_lookahead.py` tests all."""
+    import pandas as pd
+
     from qubic_lab.oracle.backtest import lookahead
 
+    check, kept = lookahead.check_lookahead, dict[Any, Any]()
+
+    def check_once(function: Any, frame: pd.DataFrame, **options: Any) -> Any:
+        named = (function.func, *sorted(function.keywords.items())) if isinstance(function, partial) else function
+        key = named, *frame.columns, pd.util.hash_pandas_object(frame).to_numpy().tobytes()
+        if key not in kept:
+            kept[key] = check(function, frame, **(options | {"cuts": 2, "extra_s": 0.0}))
+        return kept[key]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lookahead, "check_lookahead", partial(lookahead.check_lookahead, cuts=2, extra_s=0.0))
+        patch.setattr(lookahead, "check_lookahead", check_once)
         yield
 
 

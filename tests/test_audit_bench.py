@@ -1,9 +1,13 @@
 """The corpus of planted leaks and clean signals, and the benchmark that audits the look-ahead check on it."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from commands import Run
 
+from qubic_lab.bench import audit
 from qubic_lab.bench.audit import (
     PARTS,
     AuditedCase,
@@ -76,7 +80,12 @@ def test_what_was_missed_or_accused_is_counted_and_named() -> None:
     assert not sum_up_audits(leaks[:48], 0, 1.0).within_limits  # 47 of 48 is less than 98 %
 
 
-def test_command_audits_the_signals_that_are_named(here: Run) -> None:
+def test_command_audits_the_signals_that_are_named(here: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_here(parts: dict[str, tuple[Callable[[int], Any], int]], progress: Any) -> dict[str, list[Any]]:
+        """Run in this process: `test_backtest_bench.py` starts others, which take seconds to import."""
+        return {name: list(map(run, range(count))) for name, (run, count) in parts.items()}
+
+    monkeypatch.setattr(audit, "run_parts", run_here)
     found = here("bench audit --only next_return,momentum --json").json
     assert [each["case"]["name"] for each in found["cases"]] == ["momentum", "next_return"]
     assert found["within_limits"] and found["parts"][0]["part"] == "development"
