@@ -487,7 +487,7 @@ def test_a_fall_and_its_end_are_emitted_once_whoever_looks(market: WatchedMarket
     assert [(each.kind, each.level) for each in emitted] == expected
     raised = emitted[0]
     assert {raised.at_us, *(each.episode_us for each in emitted)} == {NOON + 40 * HOUR_US}
-    assert raised.price == 99.0 and raised.evidence[0].startswith("fall: drawdown_in_deviations is ")
+    assert raised.price == 99.0 and raised.evidence[0].startswith("fall: 1.91 deviations (warning from ")
     assert raised.text.startswith("Bitcoin: risk rose to warning, by bars of 1h up to ")
 
 
