@@ -139,6 +139,7 @@ def test_cash_and_positions_are_equity_at_every_bar_and_cash_moves_by_trades_and
 
 
 @example(543, 1, Costs(half_spread_bps=5.0), False, True, 0.4)  # costs take the last of the equity
+@example(3397, 1, Costs(fee_bps=100.0), False, True, 0.4)  # so do these, and the next bar's price would restore it
 @example(2030, 1, Costs(borrow_per_year=0.3), True, True, 0.4)  # equity is a small part of what is held
 @settings(max_examples=60)
 @given(SEEDS, ASSETS, COSTS, st.booleans(), st.booleans(), VOLATILITY)

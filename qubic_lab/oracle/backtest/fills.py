@@ -257,7 +257,7 @@ def _trade(orders: Orders, state: _State, bar: int, weights: list[float], which:
             state.units[asset] = weights[asset] * after / opens[asset]
     state.cash = after - sum(units * price for units, price in zip(state.units, opens, strict=True))
     state.rows.append((bar, state.units.copy(), slips, state.cash))
-    return rest
+    return rest if after > 0.0 else None
 
 
 def _sizes(
