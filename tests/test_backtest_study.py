@@ -73,7 +73,7 @@ def test_what_is_planted_is_found_and_noise_is_not(families: list[Family]) -> No
 def test_simulated_sentiment_says_so_everywhere(families: list[Family]) -> None:
     price, nothing, planted = families
     headline, *said = told(backtest_findings.findings(families), "prediction")
-    assert headline == "None of 1 set of signals on real data beat luck after costs."
+    assert headline == "None of 1 set of price signals beat luck after costs; texts were not tested."
     assert said[1].startswith("SIMULATION: ") and said[2].startswith("SIMULATION: ")
     assert "SIMULATION" not in said[0]
     assert said[3] == "The predictive value of real sentiment is not measured here: no collected texts."

@@ -112,7 +112,7 @@ def found(failover: FailoverResult, dispatch: DispatchResult | None = None) -> s
 def test_findings_follow_the_numbers() -> None:
     said = found(make_failover())
     for expected in (
-        "None of 4 requests was lost when node-1 died; the delay is within 100 ms. "
+        "None of 4 requests was lost when node-1 died; coordinators add less than 100 ms. "
         "node-1 was killed while it answered 1 request. The interrupted requests paused for 0.9 s at most. Every "
         "coordinator noticed the failure after 0.2 s. After its restart the node was available again after 2.0 s and "
         "got a request after 3.0 s.",

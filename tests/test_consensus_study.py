@@ -223,7 +223,7 @@ def test_what_was_found_is_told_with_its_interval_and_drawn(many: VoteEvaluation
     rows = {(row["vote"], row["against"], row["questions"]): row for row in study.gain_rows(result)}
     gain, longer = rows["majority", "one sample", "all"], study.baseline_rows(result)[0]
     shown = consensus_findings.SHOWN[consensus_findings.verdict(many.equal_tokens.gain.difference)]
-    assert str(headline).startswith(f"5 votes are {shown} one answer of equal cost, ")
+    assert str(headline).startswith(f"5 votes are {shown} one longer answer of equal cost, ")
     interval = longer["95 % interval (points)"].replace(" to ", "\N{NO-BREAK SPACE}…\N{NO-BREAK SPACE}")
     assert headline.figure() == f"{longer['difference (points)']} points ({interval})"
     assert str(right).startswith(f"The vote of m is right on {gain['vote right']} of 420 questions, one sample on ")
@@ -243,7 +243,7 @@ def test_without_any_vote_there_is_no_confidence_and_no_crash():
     votes = evaluate_votes(silent, 2)
     assert (votes.held_out, votes.undecided, votes.vote_share) == (0, 4, None)
     result = example(ConsensusEvaluation, model="m", votes=votes)
-    assert "not clearly better than one answer" in told(consensus_findings.findings(result), "voting")[0]
+    assert "not clearly better than one longer answer" in told(consensus_findings.findings(result), "voting")[0]
     study.reliability(result)
 
 

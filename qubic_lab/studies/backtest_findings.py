@@ -19,23 +19,32 @@ FAMILIES = {
 def findings(families: Sequence[Family], collected: bool = False) -> list[Finding]:
     """Say how many families predict anything, then each verdict, and whether real sentiment was measured."""
     real = [family for family in families if not family.simulated]
-    said = [_headline(real)] if real else []
+    said = [_headline(real, collected=bool(collected))] if real else []
     said += map(_verdict_finding, families)
     if not collected:
         said.append(say("The predictive value of real sentiment is not measured here: no collected texts."))
     return answering(QUESTION, said)
 
 
-def _headline(real: Sequence[Family]) -> Finding:
-    """Count the families of real signals with evidence, and name the Sharpe ratio with the smallest p."""
+def _headline(real: Sequence[Family], *, collected: bool) -> Finding:
+    """Count the families of real signals with evidence, and name the Sharpe ratio with the smallest p.
+
+    Without `collected` texts they are of prices.
+    """
     best = min((family.verdict for family in real), key=lambda verdict: verdict.p)
     low, high = best.interval or (None, None)
     values: Row = {"evidence": sum(family.evidence for family in real), "families": len(real)}
     values |= {"key": best.sharpe, "low": low, "high": high, "unit": say("best Sharpe")}
     values |= {"rule": ".2f"}
-    if values["evidence"]:
-        return say("{evidence} of {families:set} of signals on real data beat luck after costs.", **values)
-    return say("None of {families:set} of signals on real data beat luck after costs.", **values)
+    if collected:
+        text = "None of {families:set} of signals on real data beat luck after costs."
+        if values["evidence"]:
+            text = "{evidence} of {families:set} of signals on real data beat luck after costs."
+    else:
+        text = "None of {families:set} of price signals beat luck after costs; texts were not tested."
+        if values["evidence"]:
+            text = "{evidence} of {families:set} of price signals beat luck after costs; texts were not tested."
+    return say(text, **values)
 
 
 def _verdict_finding(family: Family) -> Finding:

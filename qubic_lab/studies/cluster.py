@@ -256,9 +256,9 @@ def _headline(failover: FailoverResult, dispatch: DispatchResult) -> Finding:
             "None of {requests:request} was lost when {node} died; without a failure, none got its right answer.",
             **values,
         )
-    text = "None of {requests:request} was lost when {node} died; the delay is over {limit:g} ms."
+    text = "Coordinators add over {limit:g} ms; none of {requests:request} was lost when {node} died."
     if added.p95 < dispatch.limit_ms:
-        text = "None of {requests:request} was lost when {node} died; the delay is within {limit:g} ms."
+        text = "None of {requests:request} was lost when {node} died; coordinators add less than {limit:g} ms."
     return say(
         text,
         key=added.p95,

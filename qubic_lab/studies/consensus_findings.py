@@ -53,7 +53,7 @@ def _gain_findings(result: ConsensusEvaluation) -> list[Finding]:
     ]
     said = [
         say(
-            "{k} votes are {longer} one answer of equal cost, {greedy} one plain answer.",
+            "{k} votes are {longer} one longer answer of equal cost, {greedy} one plain answer.",
             k=votes.k,
             longer=say(SHOWN[verdict(longer)]),
             key=longer.value,

@@ -356,13 +356,11 @@ def _warning_findings(risk: RiskStudy) -> list[Finding]:
     p, falls = found.comparison.p, ours.falls
     values |= {"key": ours.recall.value, "low": ours.recall.low, "high": ours.recall.high, "falls": falls}
     values |= {"unit": say("of falls"), "found": ours.found, "naive": naive.found, "p": p}
-    text = (
-        "Warnings ({bars} bars) did not clearly find more falls than a simple volatility rule: {found} against {naive}."
-    )
+    text = "{bars} warnings found {found} of {falls:fall}, a simple volatility rule {naive}: no clear difference."
     if p < ALPHA:
-        text = "Warnings ({bars} bars) found more falls than a simple volatility rule: {found} against {naive}."
+        text = "{bars} warnings found {found} of {falls:fall}, a simple volatility rule {naive}: clearly more."
         if found.comparison.only_ours < found.comparison.only_naive:
-            text = "Warnings ({bars} bars) found fewer falls than a simple volatility rule: {found} against {naive}."
+            text = "{bars} warnings found {found} of {falls:fall}, a simple volatility rule {naive}: clearly fewer."
     compared = (
         "They found {found} of {falls:fall} of {drop:percent} within {within}, volatility alone {naive} (exact McNemar "
         "p {p:p})."
