@@ -170,7 +170,7 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
     device = config.device or _device(ranks)
     kernels = _kernels(config.kernels, config.dtype, device)
     if config.speculation and kernels != "native":
-        raise InputError(f"speculation={config.speculation} needs native kernels, and torch's run: leave it out")
+        raise InputError(f"speculation={config.speculation} needs native kernels (fp32 or bf16 on a CPU): leave it out")
     return ResolvedConfig(
         model=config.model,
         folder=folder.resolve(),

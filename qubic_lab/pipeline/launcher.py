@@ -23,7 +23,7 @@ from qubic_lab.lifeline import end_when_parent_dies, end_when_stdin_closes
 from qubic_lab.pipeline.local import tell_failure
 
 STOPPED_S = 3.0
-"""A rank that is stopped (SIGSTOP) for so long is lost; its peers would wait forever."""
+"""A rank that stays stopped (SIGSTOP) for this time counts as lost, because its peers would wait forever."""
 KILLED_S = 10.0
 """How long killed ranks may take to be gone: while they live they may write into the run's folder."""
 CLEARINGS = 10

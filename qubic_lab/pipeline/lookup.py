@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 PLACES = 4
-"""Newest places of a pair of tokens that are compared."""
+"""The newest occurrences of the last two tokens that are compared."""
 LONGEST_MATCH = 16
-"""Tokens before a place that are compared with the last ones of an answer."""
+"""Most tokens of a match that are counted."""
 FORGET_TOKENS, FORGET_STEPS = 0.95, 0.99
-"""Weight of what was learned, after another token or step."""
+"""What remains of the weight of earlier tokens or steps with each new one."""
 ROW_SHARE = 0.05
-"""What a row adds to the time of a step of one row, before it was measured."""
+"""Assumed share that a further row adds to the time of a one-row step, until it is measured."""
 
 
 @dataclass
 class Texts:
-    """The prompt and the answers of siblings, each with its prompt: where their pairs of tokens stand."""
+    """The prompt followed by each sibling's answer, with an index of the places of each pair of tokens."""
 
     prompt: tuple[int, ...]
     answers: list[list[int]] = field(default_factory=list)
@@ -117,7 +117,7 @@ class StepTime:
         """Return the expected time of a step, in seconds; before the first one in steps of one row."""
         usual = self._seconds or 1.0
         expected = usual * ROW_SHARE / (1 + ROW_SHARE * max(self._rows - 1, 0))
-        slope = max(0.0, (self._covariance + expected) / (self._variance + 1))  # the prior is one row off, once
+        slope = max(0.0, (self._covariance + expected) / (self._variance + 1))  # as if one row more was tried once
         return usual + slope * (rows - (self._rows or 1))
 
 

@@ -341,9 +341,12 @@ class Scheduler:
 
     def _draft(self, slots: list[_Slot]) -> None:
         """Choose the drafted tokens that a decode step verifies beside the tokens that it has to choose."""
-        drafts: list[tuple[list[int], float]] = []
         for slot in slots:
             slot.stepped = len(slot.tokens)
+        if not self.limits.most_drafted:
+            return
+        drafts: list[tuple[list[int], float]] = []
+        for slot in slots:
             most = min(
                 self.limits.most_drafted,
                 slot.sampling.max_new_tokens - slot.stepped - 1,
