@@ -11,7 +11,7 @@ import redis
 
 from qubic_lab.cluster import registry as registry_module
 from qubic_lab.cluster import tasks as tasks_module
-from qubic_lab.cluster.registry import Registry
+from qubic_lab.cluster.registry import NodeChanges, Registry
 from qubic_lab.cluster.tasks import PRIORITIES, QueueLimits, TaskLease, TaskQueue
 from qubic_lab.errors import QubicLabError
 from qubic_lab.wire import cluster_pb2 as pb
@@ -83,6 +83,8 @@ class Queues:
         self.registries = [Registry(each, nodes) for each in clients]
         self._uuids = itertools.count(1)
         self._number = 0
+        self.read_ms: list[int] = []
+        """When the registry was read."""
 
     def uuid4(self) -> uuid.UUID:
         return uuid.UUID(int=self._number)
@@ -145,6 +147,11 @@ class Alone(Queues):
         known = self.model.registry.nodes.get(node.encode())
         if found is None and known is not None and known.session != session.encode():
             self.violations.append(f"node {node} is told that all is well in session {session}")
+
+
+def _seen(changes: NodeChanges) -> tuple[Any, ...]:
+    records = [(each.id, each.age_s, each.registered_s, each.draining) for each in changes.records]
+    return changes.at_ms, changes.whole, records, changes.gone
 
 
 def violation_of(seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -212,7 +219,9 @@ def step(twins: Queues, chance: random.Random, leases: list[TaskLease], tasks: l
         )
     elif what == 11:
         twins.each(lambda registry: registry.drain(node, number > 4), nodes)
-        twins.each(lambda registry: [(n.id, n.age_s, n.registered_s, n.draining) for n in registry.nodes()], nodes)
+        read = chance.choice([0, *twins.read_ms[-3:]])
+        found = twins.each(lambda registry: _seen(registry.changes(read)), nodes)
+        twins.read_ms.append(found[0])
     else:
         start = number % 4
         write: Callable[[Any], Any] = {

@@ -165,7 +165,7 @@ class Twins(Queues):
             pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
             # The times of two clocks are in ids of entries.
             return [lives, sorted([name, ENTRY.sub(b"entry", value)] for name, value in pairs)]
-        if kind in ("leases", "again") or kind == "beats":
+        if kind in ("leases", "again", "beats", "changes"):
             found = [run("ZRANGE", key, 0, -1), [float(run("ZSCORE", key, each)) for each in run("ZRANGE", key, 0, -1)]]
             return [lives, *found]
         if kind == "held":

@@ -7,12 +7,15 @@ return themselves. All of them skip candidates that may not be chosen (see `heal
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from qubic_lab.errors import BusyError, check_choice
 
 ALIKE = 1.4
 """Measured speeds whose ratio is at most this may be those of equal replicas."""
+DRAWS = 8
+"""Random replicas that are looked at for two that are available, before all are."""
 FEWEST_ANSWERS = 5
 """Latest answers of each of two replicas from which one may be called the faster."""
 SURE_SHARE = 0.9
@@ -146,13 +149,23 @@ class TwoChoices:
 
     def choose(self, candidates: Sequence[BalancerCandidate], draw: random.Random) -> "tuple[str, TwoChoices]":
         """Return the id of the better one of two different replicas, or the only one."""
-        choosable = available(candidates)
-        drawn = draw.sample(choosable, min(2, len(choosable)))
+        drawn = _draw_two(candidates, draw)
         sooner, *later = sorted(drawn, key=lambda each: (each.wait_s, -each.tokens_per_s))
         if not later or sooner.wait_s < later[0].wait_s or _is_faster(sooner, later[0]):
             return sooner.id, self
         chosen, other = (each.id for each in drawn)
         return (other, TwoChoices()) if self.owed == other else (chosen, TwoChoices(None if self.owed else other))
+
+
+def _draw_two(candidates: Sequence[BalancerCandidate], draw: random.Random) -> list[BalancerCandidate]:
+    """Return two random available candidates, or the only one; mostly without a look at any others."""
+    if len(candidates) > DRAWS:
+        places = draw.sample(range(len(candidates)), DRAWS)
+        drawn = list(islice((found for place in places if (found := candidates[place]).available), 2))
+        if len(drawn) == 2:
+            return drawn
+    choosable = available(candidates)
+    return draw.sample(choosable, min(2, len(choosable)))
 
 
 def _is_faster(one: BalancerCandidate, other: BalancerCandidate) -> bool:

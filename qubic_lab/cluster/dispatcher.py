@@ -7,6 +7,7 @@ so far along, and the answer continues from there.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -36,7 +37,7 @@ from qubic_lab.cluster.calls import (
 )
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.health import Outcome
-from qubic_lab.cluster.registry import NodeRecord, Registry
+from qubic_lab.cluster.registry import REMOVED_S, NodeRecord, Registry
 from qubic_lab.cluster.tasks import BEAT_S, FINAL, TaskLease, TaskNotification, TaskQueue
 from qubic_lab.errors import BusyError, FencedError, FullError, InputError, NotFoundError, QubicLabError, RefusedError
 from qubic_lab.metrics import NAMESPACE, SECONDS
@@ -141,6 +142,7 @@ class Dispatcher:
         self._channels = Channels()
         self._news = asyncio.Event()  # nodes have changed: read the registry
         self._room = asyncio.Event()  # a node may have become available
+        self._whole_s, self._read_ms = -math.inf, 0  # when all of the registry was read; its instant of the latest read
         self._working: dict[int, tuple[TaskLease, asyncio.Task[None]]] = {}  # by fencing token
         self._unplaced: set[int] = set()
         self._taking: asyncio.Future[TaskLease | None] | None = None
@@ -185,10 +187,18 @@ class Dispatcher:
         self._news.set()
 
     async def look_at_nodes(self) -> None:
-        """Update the fleet from the registry."""
-        records = await self._call(self._registry.nodes)
-        self._fleet.update(records, time.monotonic())
-        self._channels.keep({record.registration.address for record in records})
+        """Update the fleet by what has changed in the registry, now and then by all of it.
+
+        A coordinator of an earlier version, beside this one during an upgrade, does not say who has gone.
+        """
+        is_due = time.monotonic() >= self._whole_s + REMOVED_S
+        changes = await self._call(self._registry.changes, 0 if is_due else self._read_ms)
+        now_s, self._read_ms = time.monotonic(), changes.at_ms
+        self._fleet.update(changes.records, now_s, None if changes.whole else changes.gone)
+        if changes.whole:
+            self._whole_s = now_s
+        if changes.whole or changes.gone:
+            self._channels.keep(self._fleet.addresses())
         self._room.set()
 
     async def _reclaim(self) -> None:

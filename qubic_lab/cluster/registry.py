@@ -54,6 +54,19 @@ class NodeRecord:
         return self.registration.node
 
 
+@dataclass(frozen=True)
+class NodeChanges:
+    """Nodes that have registered, sent a heartbeat or been told to drain since an instant, and who has gone since.
+
+    `whole` says that these are all nodes: every other one has gone. `at_ms` is the instant of this reading.
+    """
+
+    records: list[NodeRecord]
+    gone: list[str]
+    whole: bool
+    at_ms: int
+
+
 class Registry:
     """A named registry on a Redis connection from `redis_server.connect`; threads may share it.
 
@@ -114,6 +127,14 @@ class Registry:
 
     def nodes(self) -> list[NodeRecord]:
         """Return the live nodes by name, and remove the others."""
+        return self.changes().records
+
+    def changes(self, since_ms: int = 0) -> NodeChanges:
+        """Return what has changed since an earlier reading, by name, and remove nodes that are silent; 0: all nodes.
+
+        A change of the very ms of that reading comes again.
+        """
+        at_ms, found, gone, whole = self._run("list", str(since_ms))
         records = [
             NodeRecord(
                 pb.NodeRegistration.FromString(registration),
@@ -122,9 +143,10 @@ class Registry:
                 registered_ms / 1_000,
                 draining == b"1",
             )
-            for registration, state, age_ms, registered_ms, draining in self._run("list")
+            for registration, state, age_ms, registered_ms, draining in found
         ]
-        return sorted(records, key=lambda record: record.id)
+        records.sort(key=lambda record: record.id)
+        return NodeChanges(records, [name.decode() for name in gone], whole == 1, at_ms)
 
     def _run(self, script: str, *arguments: str | bytes) -> Any:
         return self._scripts.run(script, _settings(self.clock_offset_ms), *arguments)

@@ -319,6 +319,7 @@ class RegistryModel:
 
     def __init__(self, violate: Callable[[str], None]) -> None:
         self.nodes: dict[bytes, _Node] = {}
+        self._changed_ms: dict[bytes, int] = {}  # when a node was told to drain, or has gone
         self._violate = violate
         self._removed_ms = round(REMOVED_S * 1_000)
         self._clock = _Clock(self._removed_ms // 2)
@@ -352,22 +353,34 @@ class RegistryModel:
 
     def _leave(self, node: bytes, session: bytes, *, wall_ms: int) -> Any:
         if (found := self._check(node, session)) == b"ok":
-            del self.nodes[node]
+            self._forget(node, self._clock.read(wall_ms))
         return found
+
+    def _forget(self, node: bytes, now: int) -> None:
+        del self.nodes[node]
+        self._changed_ms[node] = now
 
     def _drain(self, node: bytes, draining: bytes, *, wall_ms: int) -> Any:
         if node not in self.nodes:
             return b"unknown"
-        self.nodes[node].draining = draining
+        self.nodes[node].draining, self._changed_ms[node] = draining, self._clock.read(wall_ms)
         return b"ok"
 
-    def _list(self, *, wall_ms: int) -> Any:
-        now = self._clock.read(wall_ms)
-        self.nodes = {name: node for name, node in self.nodes.items() if node.beat_ms > now - self._removed_ms}
-        return [
-            [node.registration, node.state, now - node.beat_ms, now - node.since_ms, node.draining]
-            for _, node in sorted(self.nodes.items(), key=lambda each: (each[1].beat_ms, each[0]))
+    def _list(self, since: bytes, *, wall_ms: int) -> Any:
+        now, since_ms = self._clock.read(wall_ms), int(since)
+        oldest = now - self._removed_ms
+        for name in [name for name, node in self.nodes.items() if node.beat_ms <= oldest]:
+            self._forget(name, now)
+        changed = sorted((at_ms, name) for name, at_ms in self._changed_ms.items() if since_ms <= at_ms > oldest)
+        if whole := not oldest < since_ms <= now:
+            since_ms, changed = 0, []
+        beating = sorted((node.beat_ms, name) for name, node in self.nodes.items() if node.beat_ms >= since_ms)
+        names = [name for _, name in (*beating, *changed) if name in self.nodes]
+        found = [self.nodes[name] for name in dict.fromkeys(names)]
+        nodes = [
+            [each.registration, each.state, now - each.beat_ms, now - each.since_ms, each.draining] for each in found
         ]
+        return [now, nodes, [name for _, name in changed if name not in self.nodes], int(whole)]
 
 
 class RedisModel:

@@ -1,8 +1,14 @@
 -- What the registry's scripts share; each is run behind it.
 
-local function forget(node)
+-- Notes that a node was told to drain, or has gone: neither shows in its heartbeats.
+local function note_change(node, now)
+  redis.call('ZADD', key('changes'), now, node)
+end
+
+local function forget(node, now)
   redis.call('ZREM', key('beats'), node)
   redis.call('DEL', key('node', node))
+  note_change(node, now)
 end
 
 -- Tells whether a session is that of the node's latest registration: 'ok', 'unknown' or 'other'.
