@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfig
 from qubic_lab.errors import InputError, did_you_mean
 
 PREFIX = "QUBIC_LAB_"
-OWN = ("QUBIC_LAB_RUN_DIR",)
+OWN = ("QUBIC_LAB_RUN_DIR", "QUBIC_LAB_RELAY")
 """Variables that our processes set for those that they start."""
 
 

@@ -106,7 +106,7 @@ def bench_speculation(config: PipelineConfig, pairs: int = 10, progress: Progres
     with Pipeline.launch(ways["lookup"]) as pipeline:
         used = pipeline.config
         tokenizer = Tokenizer(used.folder)
-        asked = {kind: _given(tokenizer, *texts) for kind, texts in TEXTS.items()}
+        asked = {kind: given(tokenizer, *texts) for kind, texts in TEXTS.items()}
         asked[OWN] = Request(TEXTS["free"][0], sampling=_FREE)
         for pair in range(-1, pairs):  # the first is the warm-up
             for way in (None, "lookup") if pair % 2 == 0 else ("lookup", None):
@@ -126,9 +126,9 @@ def bench_speculation(config: PipelineConfig, pairs: int = 10, progress: Progres
     )
 
 
-def _given(tokenizer: Tokenizer, question: str, answer: str) -> Request:
-    """Return the request for a given answer, and one token more."""
-    tokens = tuple(tokenizer.encode_text(answer, special=False))
+def given(tokenizer: Tokenizer, question: str, answer: str, most: int | None = None) -> Request:
+    """Return the request for the first tokens of a given answer, and one token more: at most this many in all."""
+    tokens = tuple(tokenizer.encode_text(answer, special=False))[: most and most - 1]
     sampling = SamplingParams(len(tokens) + 1, ignore_eos=True)
     return Request(question, raw=True, sampling=sampling, forced_token_ids=tokens)
 

@@ -231,15 +231,35 @@ def gpu(
     return bench_gpu(model, dtype, new_tokens, prompt, temperature, seed)
 
 
-@bench("--repeat 500")
-def link(progress: Progress, repeat: Annotated[int, Option(help="Messages of each size.")] = 200) -> "BenchResult":
+@bench("--model smollm2 --delays 0,1,5,20 --mbps 10,100")
+def link(
+    progress: Progress,
+    repeat: Annotated[int, Option(help="Messages of each size.")] = 200,
+    model: Annotated[str | None, Option(help="Measure a pipeline of this model over slow links instead.")] = None,
+    ranks: RankCount = 2,
+    delays: Annotated[str, Option(help="With --model: ms that are added to each hop.")] = "0,1,5,20",
+    mbps: Annotated[str, Option(help="With --model: bandwidths of each hop in 10⁶ bits/s.")] = "10,100",
+    requests: Annotated[int, Option(help="With --model: answers at once, beside one at a time.")] = 4,
+    pairs: Annotated[int, Option(help="With --model: measurements of each way, in turns.")] = 6,
+    new_tokens: Annotated[int, Option(help="With --model: tokens of each answer.")] = 48,
+    dtype: options.Dtype = "bf16",
+    threads: options.Threads = None,
+) -> "BenchResult":
     """Measure latency and bandwidth between two ranks.
 
-    Both run on this machine. The result has the form that `qubic-lab plan --link` takes.
+    Both run on this machine. The result has the form that `qubic-lab plan --link` takes. With --model: how fast
+    answers come if hops are slow, with drafted tokens and with packed hidden states, and beside one process.
     """
     from qubic_lab.bench.link import bench_link
 
-    return bench_link(repeat)
+    if model is None:
+        return bench_link(repeat)
+    from qubic_lab.bench.slow_link import bench_slow_links
+    from qubic_lab.pipeline import PipelineConfig
+
+    config = PipelineConfig(model, ranks, dtype=dtype, threads=threads, slots=-(-requests // ranks))
+    links = console.split_numbers("--delays", delays), console.split_numbers("--mbps", mbps)
+    return bench_slow_links(config, *links, requests, pairs, new_tokens, progress)
 
 
 @bench("--model smollm2 --ranks 2")

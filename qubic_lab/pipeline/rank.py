@@ -28,6 +28,7 @@ from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig, resolve_co
 from qubic_lab.pipeline.engine import Engine
 from qubic_lab.pipeline.local import SOCKET, STORE, tell_failure
 from qubic_lab.pipeline.member import Member, follow
+from qubic_lab.pipeline.relay import relayed_store
 from qubic_lab.pipeline.server import PipelineService, start_server
 from qubic_lab.pipeline.transport import make_transport
 from qubic_lab.provenance import usable_cores
@@ -94,9 +95,11 @@ def _join_group(run_dir: Path | None, rank: int, ranks: int) -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend += ",cuda:nccl"
+    store = relayed_store(run_dir / STORE, rank, ranks) if run_dir else None
     dist.init_process_group(
         backend,
-        init_method=f"file://{run_dir / STORE}" if run_dir else "env://",
+        init_method=None if store else f"file://{run_dir / STORE}" if run_dir else "env://",
+        store=store,
         rank=rank,
         world_size=ranks,
         timeout=timedelta(seconds=settings().group_timeout_s),

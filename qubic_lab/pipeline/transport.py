@@ -1,7 +1,7 @@
 """Transport of messages between ranks: a ring over torch.distributed, or a queue for a single rank."""
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import replace
 from time import perf_counter_ns
 from typing import Protocol
@@ -9,14 +9,13 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from qubic_lab.pipeline.message import HEADER_WORDS, Message, decode, encode
+from qubic_lab.pipeline.message import HEADER_WORDS, MAX_SLOTS, Message, Work, decode, encode
 from qubic_lab.pipeline.packing import pack, unpack
 from qubic_lab.trace import NoTracer, Tracer
 
 _MOST_UNFINISHED_SENDS = 16
 _HEADER_TAG = 0
-_MOST_ASKED = 32
-_MOST_ASKED_BYTES = 64 * 1024
+_LEAST_ASKED_BYTES, _MOST_ASKED_BYTES = 2**16, 2**20
 
 
 class Transport(Protocol):
@@ -57,49 +56,52 @@ class RingTransport:
     """Rank r sends to r + 1 and the last one to 0: headers on the CPU (gloo), hidden states on their device.
 
     Sends overlap with compute; torch.distributed picks NCCL for CUDA tensors and gloo for others. gloo sends nothing
-    before the receiver has asked for it, and then its threads wait for cores that compute. So the next header, and the
-    next hidden states of the size of a decode step, are asked for ahead. A payload's tag is its size in bytes, so that
-    no other one answers; NCCL ignores tags and keeps the order.
+    before the receiver has asked for it, which takes a round trip, and its threads wait for cores that compute. So as
+    many messages as there are ranks are asked for ahead. What is asked for may be longer than what comes: one tag and
+    one length serve all payloads of about a size. NCCL ignores tags and keeps the order.
     """
 
     def __init__(self, rank: int, ranks: int) -> None:
         self._next = (rank + 1) % ranks
         self._previous = (rank - 1) % ranks
+        self._ahead = ranks
         self._unfinished: deque[tuple[dist.Work, torch.Tensor]] = deque()
-        self._asked: dict[int, tuple[dist.Work, torch.Tensor]] = {}
+        self._asked: defaultdict[int, deque[tuple[dist.Work, torch.Tensor]]] = defaultdict(deque)
 
     def send(self, message: Message, *payloads: torch.Tensor) -> None:
         """Start sending; tensors are kept until they are sent."""
-        self._start(torch.from_numpy(encode(message)), _HEADER_TAG)
+        unused = (MAX_SLOTS - len(message.works)) * len(Work._fields)
+        self._start(torch.from_numpy(encode(message)[: HEADER_WORDS - unused]), _HEADER_TAG)
         for payload in payloads:
-            self._start(payload.contiguous(), payload.nbytes)
+            self._start(payload.contiguous(), _length(payload.nbytes))
         while len(self._unfinished) > _MOST_UNFINISHED_SENDS:
             self._unfinished.popleft()[0].wait()
 
     def receive(self) -> Message:
         """Wait for a header."""
-        return decode(self._receive(8 * HEADER_WORDS, _HEADER_TAG, again=True).view(torch.int64).numpy())
+        return decode(self._receive(8 * HEADER_WORDS, _HEADER_TAG).view(torch.int64).numpy())
 
     def receive_payload(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """Wait for a payload of known shape."""
         if device.type == "cpu":
             size = math.prod(shape) * dtype.itemsize
-            again = dtype.is_floating_point and size <= _MOST_ASKED_BYTES
-            return self._receive(size, size, again).view(dtype).view(shape)
+            length = _length(size)
+            return self._receive(length, length)[:size].view(dtype).view(shape)
         payload = torch.empty(shape, dtype=dtype, device=device)
         dist.recv(payload, src=self._previous)
         return payload
 
-    def _receive(self, size: int, tag: int, again: bool) -> torch.Tensor:
-        """Wait for a number of bytes with this tag, and if they may come again, ask for the next ones."""
-        work, received = self._asked.pop(tag) if tag in self._asked else self._ask(size, tag)
+    def _receive(self, length: int, tag: int) -> torch.Tensor:
+        """Wait for what comes next with this tag, and ask for what may come after it."""
+        asked = self._asked[tag]
+        work, received = asked.popleft() if asked else self._ask(length, tag)
         work.wait()
-        if again and len(self._asked) < _MOST_ASKED:
-            self._asked[tag] = self._ask(size, tag)
+        while length <= _MOST_ASKED_BYTES and len(asked) < self._ahead:
+            asked.append(self._ask(length, tag))
         return received
 
-    def _ask(self, size: int, tag: int) -> "tuple[dist.Work, torch.Tensor]":
-        to_receive = torch.empty(size, dtype=torch.uint8)
+    def _ask(self, length: int, tag: int) -> "tuple[dist.Work, torch.Tensor]":
+        to_receive = torch.empty(length, dtype=torch.uint8)
         work = dist.irecv(to_receive, src=self._previous, tag=tag)
         assert work is not None, "this rank is not in the process group"
         return work, to_receive
@@ -108,6 +110,11 @@ class RingTransport:
         work = dist.isend(tensor, dst=self._next, tag=tag)
         assert work is not None, "this rank is not in the process group"
         self._unfinished.append((work, tensor))
+
+
+def _length(size: int) -> int:
+    """Return the bytes that are asked for to receive a payload, which are its tag as well."""
+    return max(_LEAST_ASKED_BYTES, 1 << (size - 1).bit_length()) if size <= _MOST_ASKED_BYTES else size
 
 
 class PackedTransport:
