@@ -13,7 +13,7 @@ WORKERS = $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 7 ? core
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-slow lint lab peers harnesses gcp proto clean
+.PHONY: help setup report test test-slow lint lab package audit docs peers harnesses gcp proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,35 @@ lint: setup ## check style, types, imports and notebooks
 lab: .venv/.report ## open the notebooks
 	@$(BIN)/python -c 'import panel' 2>/dev/null || $(BIN)/python -m pip install -q -e '.[dashboard]'
 	$(BIN)/jupyter lab notebooks
+
+package: $(PEERS)/package/.stamp ## build the source archive, and from it the wheel, into dist/
+	rm -rf dist
+	$(PEERS)/package/bin/python -m build .
+	@echo "install it: pip install \"$$(ls dist/*.whl)[lab,oracle]\""
+
+# In an environment of its own: a list of what users get, not of what this project is made with.
+audit: package ## install the wheel with its extras elsewhere; write parts list and licences into dist/, look for known holes
+	$(PYTHON) -m venv --clear $(PEERS)/installed
+	$(PEERS)/installed/bin/python -m pip install -q "$$(ls dist/*.whl)[dashboard,dask,lab,oracle,postgres,simulation,tracing]"
+	$(PEERS)/installed/bin/python scripts/licences.py > dist/licences.md
+	$(PEERS)/package/bin/cyclonedx-py environment --pyproject pyproject.toml -o dist/sbom.cdx.json $(PEERS)/installed
+	$(PEERS)/installed/bin/python -m pip list --format freeze --exclude qubic-lab | sed 's/+.*//' > dist/requirements.txt
+	$(PEERS)/package/bin/pip-audit --strict --disable-pip --no-deps -r dist/requirements.txt
+
+docs: .venv/.report $(PEERS)/docs/.stamp ## build the documentation as a site into dist/site; dead links and warnings fail
+	rm -rf $(PEERS)/docs/pages dist/site
+	$(BIN)/python scripts/site_pages.py $(PEERS)/docs/pages
+	$(PEERS)/docs/bin/zensical build --strict --clean
+
+$(PEERS)/docs/.stamp:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q 'zensical>=0.0.73' 'mkdocstrings-python>=2.0'
+	@touch $@
+
+$(PEERS)/package/.stamp:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -q build cyclonedx-bom pip-audit
+	@touch $@
 
 peers: $(PEERS)/transformers/.stamp $(LLAMA)/.stamp $(PEERS)/vllm/.stamp ## install the engines of `bench engine --peers` and `bench serving --peers`
 

@@ -104,15 +104,20 @@ Json = Any
 
 
 def openapi() -> Json:
-    """Return the OpenAPI document of a coordinator with votes and the oracle."""
+    """Return the OpenAPI document of a coordinator with votes and the oracle, without names and words."""
+    document = described()
+    schemas = document.pop("components")["schemas"]
+    return _without_names(document, schemas)
+
+
+def described() -> dict[str, Any]:
+    """Return the whole OpenAPI document of a coordinator with votes and the oracle."""
     client = redis.Redis()
     coordinator = Coordinator(client, "unix:/nowhere")
     app = create_app(
         coordinator, votes=make_votes(coordinator), oracle=Oracle(open_database, client), embeddings=Embeddings()
     )
-    document = app.openapi()
-    schemas = document.pop("components")["schemas"]
-    return _without_names(document, schemas)
+    return app.openapi()
 
 
 def _without_names(node: Json, schemas: Json) -> Json:

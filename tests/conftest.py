@@ -4,6 +4,7 @@ import gc
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -315,3 +316,14 @@ def lab_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_settings: Call
     monkeypatch.setattr(fingerprint, "hash_package", lambda: "package")
     set_settings(runs=tmp_path / "runs", reports=tmp_path / "reports")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel installs, and nothing else of the repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    shutil.unpack_archive(built, folder / "site", "zip")
+    return folder / "site"

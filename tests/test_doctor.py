@@ -464,6 +464,12 @@ def test_its_output_is_plain_in_a_pipe_and_has_the_remedy_below_the_fault(
     assert ended.err.endswith(f"error: 1 of 3 failed; first: mkdir -p {ward}/gone\n")
 
 
+def test_a_new_users_missing_cache_is_no_fault(ward: Path, set_settings: Callable[..., None], here: Run) -> None:
+    set_settings(cache=ward / "cache", data=ward / "data")
+    ended = here("doctor --only database")
+    assert (ended.status, ended.out.count(": not made yet: its first use makes it\n")) == (0, 2)
+
+
 def test_a_unit_that_does_not_start_with_the_machine(
     ward: Path, monkeypatch: pytest.MonkeyPatch, sudo: None, look: Any, cure: Any
 ) -> None:

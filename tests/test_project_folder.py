@@ -1,9 +1,8 @@
 """`qubic-lab init` and `new-study`: a folder in which the week loads, and a study that is green at once."""
 
-import shutil
+import os
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,10 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(params=["checkout", "installed"])
-def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Let `init` copy from the checkout, or from the files that the wheel carries."""
+def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let `init` copy from the checkout, or from the wheel."""
     if request.param == "installed":
-        targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-        for file, target in targets["force-include"].items():
-            if target.startswith(f"qubic_lab/{project.PACKAGED}/"):
-                copy = shutil.copytree if (ROOT / file).is_dir() else shutil.copyfile
-                (tmp_path / "site" / target).parent.mkdir(parents=True, exist_ok=True)
-                copy(ROOT / file, tmp_path / "site" / target)
-        monkeypatch.setattr(project, "PACKAGE", tmp_path / "site" / "qubic_lab")
+        monkeypatch.setattr(project, "PACKAGE", request.getfixturevalue("wheel") / "qubic_lab")
     return str(request.param)
 
 
@@ -38,6 +31,7 @@ def test_a_new_folder_has_a_week_that_loads(source: str, tmp_path: Path, here: R
     ]
     made = {file.name for file in (tmp_path / "lab" / "notebooks").iterdir()}
     assert made == {file.name for file in (ROOT / "notebooks").glob("*.ipynb")}
+    assert os.access(tmp_path / "lab" / "launch" / "two-hosts.sh", os.X_OK)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, here: Run):

@@ -46,6 +46,7 @@ DATE_STEP_S = 2.0
 """The date of an HTTP answer is in whole seconds, and servers renew it once a second."""
 TRIES = 3
 SYSTEMD = Path("/run/systemd/system")
+NOT_MADE = "not made yet: its first use makes it"
 """There where systemd runs."""
 
 
@@ -233,9 +234,12 @@ def databases(subject: Subject) -> Iterator[Finding]:
     if subject.role == "node":
         yield skip("database", "nodes do not use any")
         return
+    yield _database(subject, "QUBIC_LAB_DATABASE_URL", None)
     ledger = settings().ledger_url or f"sqlite:///{settings().cache / 'ledger.db'}"
-    for name, url in (("QUBIC_LAB_DATABASE_URL", None), ("QUBIC_LAB_LEDGER_URL", ledger)):
-        yield _database(subject, name, url)
+    if settings().ledger_url or settings().cache.is_dir():
+        yield _database(subject, "QUBIC_LAB_LEDGER_URL", ledger)
+    else:
+        yield Finding(ledger, NOT_MADE)
 
 
 def _database(subject: Subject, setting: str, url: str | None) -> Finding:
@@ -254,7 +258,7 @@ def _database(subject: Subject, setting: str, url: str | None) -> Finding:
             remedy = f"mkdir -p {shlex.quote(found[1])}"
         return Finding(setting, "not usable", "fail", str(error), remedy)
     if missing is None:
-        return Finding(place, "not made yet: its first use makes it")
+        return Finding(place, NOT_MADE)
     if not missing:
         return Finding(place, "tables of this version")
     why = f"it was made by an earlier version: {missing[-1]} and {len(missing) - 1} more steps are missing"

@@ -1,4 +1,4 @@
-"""A project folder: notebooks, experiment files and their data; `init` makes one, `new_study` extends it."""
+"""A project folder: notebooks, experiments, their data, starts of hosts; `init` makes one, `new_study` extends it."""
 
 import keyword
 import re
@@ -12,6 +12,8 @@ from qubic_lab.runs.store import PROJECT_MARK, in_project
 PACKAGE = Path(__file__).parents[1]
 PACKAGED = "project"
 """The folder of an installed package that holds what `init` copies; a checkout has it beside the package."""
+STARTS = ("hosts.sh", "two-hosts.sh", "three-hosts.sh")
+"""Of launch/: what starts the ranks of several hosts."""
 TEMPLATE = Path(__file__).parent / "templates" / "new_study"
 PLACEHOLDER, TITLE = "new_study", "A new study"
 """What stands in the template for a study's name and its title."""
@@ -24,7 +26,7 @@ TARGETS = {
 
 
 def init(folder: Path) -> list[Path]:
-    """Fill a new or empty folder with the project's notebooks, its experiments and their data, and return the files.
+    """Fill a new or empty folder with notebooks, experiments, their data and starts of hosts; return the files.
 
     Raises:
         InputError: the folder has something in it, or cannot be written.
@@ -37,6 +39,8 @@ def init(folder: Path) -> list[Path]:
             target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, target)
+            if file.suffix == ".sh":
+                target.chmod(0o755)
     except OSError as error:
         raise InputError(f"{folder} cannot be filled ({error.strerror}): give another folder") from error
     return [folder / file for file in copied]
@@ -52,7 +56,8 @@ def _week_files(source: Path) -> list[Path]:
     experiments = sorted((source / PROJECT_MARK).glob("*.yaml"))
     data = {Path(name) for file in experiments for name in read_yaml(file).get("data", ())}
     notebooks = sorted((source / "notebooks").glob("*.ipynb"))
-    return [*(file.relative_to(source) for file in (*notebooks, *experiments)), *sorted(data)]
+    starts = [Path("launch", name) for name in STARTS]
+    return [*(file.relative_to(source) for file in (*notebooks, *experiments)), *sorted(data), *starts]
 
 
 def new_study(name: str) -> list[Path]:
