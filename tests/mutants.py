@@ -155,7 +155,7 @@ MUTANTS = (
     Mutant("nodes removed too early", f"{_NODES}/list.lua", "now - limits.removed_ms", "now - limits.removed_ms / 2"),
     Mutant("draining forgotten at registration", f"{_NODES}/register.lua", "found[4] or '0'", "'0'"),
     Mutant("an ended session may beat", "cluster/registry.py", 'if found == b"other":', 'if found == b"never":'),
-    Mutant("end written before the last tokens", _DISPATCHER, "                    await progress.close()\n", ""),
+    Mutant("last tokens not written with the end", _DISPATCHER, "lease, result, *rest)", "lease, result)"),
     Mutant("tokens written not counted", _DISPATCHER, "            self._written += len(items)\n", ""),
     Mutant("next try begins anew", _DISPATCHER, " if lease.attempt > 1 else []", " if lease.attempt > 9 else []"),
     Mutant(

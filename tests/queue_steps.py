@@ -225,7 +225,9 @@ def step(twins: Queues, chance: random.Random, leases: list[TaskLease], tasks: l
     else:
         start = number % 4
         write: Callable[[Any], Any] = {
-            12: lambda queue: queue.complete(lease, {"text": "ü" * number}),
+            12: lambda queue: queue.complete(
+                lease, {"text": "ü" * number}, start, list(range(start, start + number % 3))
+            ),
             13: lambda queue: queue.complete(lease, {"text": "ü"}),
             14: lambda queue: queue.progress(lease, start, list(range(start, start + number % 3))),
             15: lambda queue: queue.renew(lease),

@@ -27,7 +27,7 @@ def unsure(what: str, began: int, *arguments: object) -> Call:
     return Call(what, arguments, began, 0.0, NEVER, None, unsure=True)
 
 
-END = ("completed", "result", "{}", "")
+END = ("completed", "result", "{}", "", 0, 0, "[]")
 
 
 @pytest.mark.parametrize(

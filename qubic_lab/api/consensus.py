@@ -282,7 +282,7 @@ async def _ended(vote_id: str) -> AsyncGenerator[LiveEvent, None]:
 async def _single(coordinator: Coordinator, query: ConsensusQuery, reason: str) -> ConsensusResponse:
     """Return the answer of one node."""
     started_s = time.perf_counter()
-    task_id = await coordinator.submit(query.to_message(), query.priority)
+    task_id = await coordinator.submit(query.to_message(), query.priority, whole=True)
     answer = await read_answer(coordinator, task_id, started_s, query.deadline_s, is_auto=query.mode == "auto")
     return ConsensusResponse(
         mode="single",

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Any, TypeVar
 
 import grpc.aio
@@ -27,7 +27,7 @@ from prometheus_client.registry import Collector
 from qubic_lab import tracing
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
 from qubic_lab.cluster.calls import payload_of, wait_at_most
-from qubic_lab.cluster.dispatcher import SUBMITTED, Dispatcher
+from qubic_lab.cluster.dispatcher import SUBMITTED, WHOLE, Dispatcher
 from qubic_lab.cluster.fleet import Fleet, NodeView
 from qubic_lab.cluster.redis_calls import ERRORS as REDIS_ERRORS
 from qubic_lab.cluster.registry import Registry, RegistryService, socket_folder
@@ -75,6 +75,15 @@ class RedisTimes:
     get_ms: float
 
 
+@dataclass(eq=False)
+class _Follower:
+    """Who waits for news of a task, only for its end if for the `whole`; `answer` is one that came without a read."""
+
+    whole: bool
+    news: asyncio.Event
+    answer: TaskProgress | None = None
+
+
 class Coordinator:
     """One of the coordinators of a cluster; it works while the block of `running` runs.
 
@@ -100,8 +109,11 @@ class Coordinator:
         self._redis = client
         self._listen = listen
         self._threads = ThreadPoolExecutor(MOST_THREADS, "redis")
-        self._dispatcher = Dispatcher(self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call)
-        self._followed: dict[str, dict[asyncio.Event, bool]] = {}  # by task: events, and if only the outcome sets them
+        self._dispatcher = Dispatcher(
+            self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call, self._hand_over
+        )
+        self._followed: dict[str, list[_Follower]] = {}  # by task
+        self._new: dict[str, bool] = {}  # tasks of the last seconds that nobody follows yet: whether there is news
         self._cancelling = set[asyncio.Future[bool]]()
         self._askers = count()
         self._ending = threading.Event()
@@ -120,19 +132,22 @@ class Coordinator:
         node: str = "",
         body: str = "",
         asker: str = "",
+        whole: bool = False,
     ) -> str:
         """Submit a request as a task and return its id; errors as for `TaskQueue.submit`.
 
         The `asker` is one from `new_asker`, which `leave` needs.
 
         With `node` only that node may answer: the task fails if the node is not registered, or is lost. A key that was
-        used with another request is refused, also if it was only made of another `body`, given by its digest.
+        used with another request is refused, also if it was only made of another `body`, given by its digest. The
+        tokens of an answer that is read as a `whole` are written less often.
         """
-        carried = tracing.headers() | {SUBMITTED: str(time.time_ns())}
-        payload = payload_of(request, node, body)
-        return await self.call(
-            self.queue.submit, payload, priority, idempotency_key, carried, asker or self.new_asker()
-        )
+        carried = tracing.headers() | {SUBMITTED: str(time.time_ns())} | ({WHOLE: "1"} if whole else {})
+        payload, new_id = payload_of(request, node, body), uuid.uuid4().hex
+        asker = asker or self.new_asker()
+        self._new[new_id] = False
+        asyncio.get_running_loop().call_later(LOOK_S, self._new.pop, new_id, None)
+        return await self.call(self.queue.submit, payload, priority, idempotency_key, carried, asker, new_id)
 
     def new_asker(self) -> str:
         """Return a name for one call of a client: a client that asks again here is another asker."""
@@ -146,12 +161,17 @@ class Coordinator:
         Raises:
             NotFoundError: there is no such task, or its outcome is no longer kept.
         """
-        news = asyncio.Event()
-        self._followed.setdefault(task_id, {})[news] = whole
+        follower = _Follower(whole, news := asyncio.Event())
+        self._followed.setdefault(task_id, []).append(follower)
         after = 0
         try:
+            if not self._new.pop(task_id, True):  # there is nothing to read yet
+                await wait_at_most(news, LOOK_S)
             while True:
                 news.clear()
+                if follower.answer is not None:
+                    yield follower.answer
+                    return
                 try:
                     progress = await self.call(self.queue.look, task_id, after)
                 except FullError:  # the task is kept, and its client says how long it waits
@@ -164,7 +184,7 @@ class Coordinator:
                     return
                 await wait_at_most(news, LOOK_S)
         finally:
-            del self._followed[task_id][news]
+            self._followed[task_id].remove(follower)
             if not self._followed[task_id]:
                 del self._followed[task_id]
 
@@ -282,17 +302,31 @@ class Coordinator:
         Whoever follows a task says so before reading it, and so misses nothing that is left out here.
         """
         is_news = notification.what in ("progress", "completed")
-        return not is_news or not notification.task_id or notification.task_id in self._followed
+        task_id = notification.task_id
+        return not is_news or not task_id or task_id in self._followed or task_id in self._new
 
     def _on_notification(self, notification: TaskNotification) -> None:
         self._dispatcher.on_notification(notification)
         task_id = notification.task_id
+        if not task_id:
+            self._new = dict.fromkeys(self._new, True)
+        elif task_id in self._new:
+            self._new[task_id] = True
+        if notification.what == "completed" and self._dispatcher.works_on(task_id):
+            return  # `_hand_over` comes at once
         ended = notification.what in FINAL or not task_id
-        followed = [self._followed.get(task_id, {})] if task_id else self._followed.values()
-        for events in followed:
-            for event, whole in events.items():
-                if ended or not whole:
-                    event.set()
+        followed = [self._followed.get(task_id, [])] if task_id else list(self._followed.values())
+        for follower in chain.from_iterable(followed):
+            if ended or not follower.whole:
+                follower.news.set()
+
+    def _hand_over(self, task_id: str, answer: TaskProgress | None) -> None:
+        """Give an answer of the dispatcher here to those who wait for the whole; without one they read it."""
+        if task_id in self._new:
+            self._new[task_id] = True
+        for follower in self._followed.get(task_id, ()):
+            follower.answer = answer if follower.whole else None
+            follower.news.set()
 
 
 def _ms_of(call: Callable[[], Any]) -> float:

@@ -38,7 +38,15 @@ from qubic_lab.cluster.calls import (
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.health import Outcome
 from qubic_lab.cluster.registry import REMOVED_S, NodeRecord, Registry
-from qubic_lab.cluster.tasks import BEAT_S, FINAL, TaskLease, TaskNotification, TaskQueue
+from qubic_lab.cluster.tasks import (
+    BEAT_S,
+    FINAL,
+    TaskLease,
+    TaskNotification,
+    TaskOutcome,
+    TaskProgress,
+    TaskQueue,
+)
 from qubic_lab.errors import BusyError, FencedError, FullError, InputError, NotFoundError, QubicLabError, RefusedError
 from qubic_lab.metrics import NAMESPACE, SECONDS
 from qubic_lab.wire import cluster_pb2 as pb
@@ -61,6 +69,10 @@ FEWEST_TOKENS = 8
 """An answer of fewer tokens does not say how fast a node is."""
 ALONE_S = 30.0
 """How long the last try of a task waits for a node without other tasks; after that it takes any node."""
+WHOLE_S = 0.2
+"""The same for an answer that nobody reads before its end; only another try would begin with them."""
+WHOLE = "whole"
+"""Key of what a task carries where nobody reads its answer before the end."""
 SUBMITTED = "submitted_ns"
 """Key of what a task carries for the instant of its submission, in ns since 1970."""
 HAND_BACK_S = 2.0
@@ -80,10 +92,15 @@ class _Failed(Exception):
 
 
 class _Progress:
-    """Writes the tokens of one answer to the queue; tokens that come during a write go with the next one."""
+    """Writes the tokens of one answer to the queue; tokens that come during a write go with the next one.
+
+    The try begins after `known` tokens, and `all` are its own so far.
+    """
 
     def __init__(self, call: Call, queue: TaskQueue, lease: TaskLease, known: int) -> None:
-        self._call, self._queue, self._lease, self._written = call, queue, lease, known
+        self._call, self._queue, self._lease = call, queue, lease
+        self.known = self._written = known
+        self.all: list[dict[str, Any]] = []
         self._items: list[dict[str, Any]] = []
         self._news, self._closing = asyncio.Event(), asyncio.Event()
         self._writing = asyncio.ensure_future(self._write_on())
@@ -97,13 +114,15 @@ class _Progress:
         if self._writing.done():
             self._writing.result()
         self._items += items
+        self.all += items
         self._news.set()
 
-    async def close(self) -> None:
-        """Write the remaining tokens, before the outcome is written; errors as for `add`."""
+    async def close(self) -> tuple[int, list[dict[str, Any]]]:
+        """End the writing; return what is left for the end, as `TaskQueue.complete` takes it; errors as for `add`."""
         self._closing.set()
         self._news.set()
         await self._writing
+        return self._written, self._items
 
     def drop(self) -> None:
         """Stop writing."""
@@ -111,17 +130,19 @@ class _Progress:
         self._writing.cancel()
 
     async def _write_on(self) -> None:
+        is_whole = WHOLE in self._lease.carried
         while True:
             await self._news.wait()
-            self._news.clear()
-            if self._closing.is_set() and not self._items:
+            if is_whole:
+                await wait_at_most(self._closing, WHOLE_S)
+            if self._closing.is_set():
                 return
+            self._news.clear()
             items, self._items = self._items, []
             await _once_there_is_room(self._call, self._queue.progress, self._lease, self._written, items)
             self._written += len(items)
-            await wait_at_most(self._closing, WRITE_S)
-            if self._closing.is_set():
-                self._news.set()
+            if not is_whole:
+                await wait_at_most(self._closing, WRITE_S)
 
 
 class Dispatcher:
@@ -130,20 +151,28 @@ class Dispatcher:
     The last try of a task gets a node without other tasks. A task that has ended two nodes then harms no other task if
     it ends a third one, and a task that only ran beside such a task is safe.
 
-    `name` is that of the queue's consumer, `most_tries` the queue's limit; `call` runs a blocking function in a thread.
+    `name` is that of the queue's consumer, `most_tries` the queue's limit; `call` runs a blocking function in a thread,
+    and `hand_over` gets the task of each try that has ended, and the answer of a first one once it is written.
     """
 
     def __init__(
-        self, name: str, queue: TaskQueue, most_tries: int, registry: Registry, fleet: Fleet, call: Call
+        self,
+        name: str,
+        queue: TaskQueue,
+        most_tries: int,
+        registry: Registry,
+        fleet: Fleet,
+        call: Call,
+        hand_over: Callable[[str, TaskProgress | None], None],
     ) -> None:
-        self.name = name
+        self.name, self._hand_over = name, hand_over
         self._most_tries = most_tries
         self._queue, self._registry, self._fleet, self._call = queue, registry, fleet, call
         self._channels = Channels()
         self._news = asyncio.Event()  # nodes have changed: read the registry
         self._room = asyncio.Event()  # a node may have become available
         self._whole_s, self._read_ms = -math.inf, 0  # when all of the registry was read; its instant of the latest read
-        self._working: dict[int, tuple[TaskLease, asyncio.Task[None]]] = {}  # by fencing token
+        self._working: dict[int, tuple[TaskLease, asyncio.Task[TaskProgress | None]]] = {}  # by fencing token
         self._unplaced: set[int] = set()
         self._taking: asyncio.Future[TaskLease | None] | None = None
         self._probes: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
@@ -174,6 +203,10 @@ class Dispatcher:
     def working(self) -> int:
         """Number of tasks that it works on."""
         return len(self._working)
+
+    def works_on(self, task_id: str) -> bool:
+        """Return whether it works on a task."""
+        return any(lease.task_id == task_id for lease, _ in self._working.values())
 
     def on_notification(self, notification: TaskNotification) -> None:
         """Stop working on a task that has ended elsewhere."""
@@ -251,8 +284,9 @@ class Dispatcher:
             self._working[lease.token] = lease, work
             work.add_done_callback(partial(self._forget, lease.token))
 
-    def _forget(self, token: int, work: "asyncio.Task[None]") -> None:
-        del self._working[token]
+    def _forget(self, token: int, work: "asyncio.Task[TaskProgress | None]") -> None:
+        lease, _ = self._working.pop(token)
+        self._hand_over(lease.task_id, None if work.cancelled() else work.result())
         self._unplaced.discard(token)
         self._room.set()
 
@@ -260,20 +294,27 @@ class Dispatcher:
         self._room.clear()
         await wait_at_most(self._room, LOOK_S)
 
-    async def _work(self, lease: TaskLease) -> None:
-        """Run one try of a task as a part of its request, and write its outcome."""
+    async def _work(self, lease: TaskLease) -> TaskProgress | None:
+        """Run one try of a task as a part of its request, and write its outcome; return the answer of a first try."""
         with tracing.following(lease.carried):
             now_ns = time.time_ns()
             tracing.past_span("queue", int(lease.carried.get(SUBMITTED, now_ns)), now_ns)
             with tracing.span("dispatch", task=lease.task_id, attempt=lease.attempt):
-                await self._answer(lease)
+                return await self._answer(lease)
 
-    async def _answer(self, lease: TaskLease) -> None:
+    async def _answer(self, lease: TaskLease) -> TaskProgress | None:
         try:
             items = (await self._call(self._queue.look, lease.task_id)).items if lease.attempt > 1 else []
-            result = await self._try(lease, request_of(lease.payload, items), len(items))
-            await _once_there_is_room(self._call, self._queue.complete, lease, result)
+            progress = _Progress(self._call, self._queue, lease, len(items))
+            try:
+                result = await self._try(lease, request_of(lease.payload, items), progress)
+                rest = await progress.close()
+            finally:
+                progress.drop()
+            await _once_there_is_room(self._call, self._queue.complete, lease, result, *rest)
             logger.info("task %s: answered by %s in %.0f ms", lease.task_id, result["node"], result["node_ms"])
+            if lease.attempt == 1:
+                return TaskProgress(progress.all, 0, TaskOutcome(lease.task_id, "completed", result, "", 1, ()))
         except _Failed as failed:
             await self._end_try(lease, str(failed), failed.failure is not Failure.TASK, failed.code)
         except FencedError as error:
@@ -285,6 +326,7 @@ class Dispatcher:
         except Exception:
             logger.exception("unexpected error with task %s", lease.task_id)
             await self._end_try(lease, "the coordinator failed: its log says how", retry=True)
+        return None
 
     async def _end_try(self, lease: TaskLease, why: str, retry: bool, code: str = "") -> None:
         try:
@@ -292,41 +334,38 @@ class Dispatcher:
         except QubicLabError as error:
             logger.info("task %s: %s", lease.task_id, error)
 
-    async def _try(self, lease: TaskLease, request: pipeline_pb2.GenerateRequest, known: int) -> dict[str, Any]:
-        """Ask one node after the other until one has started; return the result. `known` counts earlier items.
+    async def _try(
+        self, lease: TaskLease, request: pipeline_pb2.GenerateRequest, progress: _Progress
+    ) -> dict[str, Any]:
+        """Ask one node after the other until one has started; return the result.
 
         Raises:
             FencedError: the task is no longer ours.
             _Failed: the try was lost, or the task itself is at fault.
         """
-        progress = _Progress(self._call, self._queue, lease, known)
         only = node_of(lease.payload)
         refused: set[str] = set()
         taken_s = time.monotonic()
         alone_until_s = taken_s + ALONE_S if self._is_last(lease) else 0.0
-        try:
-            while True:
-                node, alone = await self._choose(progress, refused, alone_until_s, only, request.model)
-                self.choices.observe(time.monotonic() - taken_s)
-                self._unplaced.discard(lease.token)
-                self._room.set()  # for the next task; `_run` counts this one before anything else runs
-                try:
-                    result = await self._run(node, alone, lease.task_id, request, progress)
-                except _Failed as failed:
-                    if failed.failure not in NOT_BEGUN:
-                        raise
-                    logger.info("%s", failed)
-                else:
-                    await progress.close()
-                    return result
-                if not (alone or is_bound(lease.payload)):
-                    self._unplaced.add(lease.token)
-                progress.add()
-                if node.id in refused:  # for the second time, as no other node has room
-                    await asyncio.sleep(LOOK_S)
-                refused.add(node.id)
-        finally:
-            progress.drop()
+        while True:
+            node, alone = await self._choose(progress, refused, alone_until_s, only, request.model)
+            self.choices.observe(time.monotonic() - taken_s)
+            self._unplaced.discard(lease.token)
+            self._room.set()  # for the next task; `_run` counts this one before anything else runs
+            try:
+                return await self._run(node, alone, lease.task_id, request, progress)
+            except _Failed as failed:
+                if failed.failure not in NOT_BEGUN:
+                    if (rest := await progress.close())[1]:
+                        await _once_there_is_room(self._call, self._queue.progress, lease, *rest)
+                    raise
+                logger.info("%s", failed)
+            if not (alone or is_bound(lease.payload)):
+                self._unplaced.add(lease.token)
+            progress.add()
+            if node.id in refused:  # for the second time, as no other node has room
+                await asyncio.sleep(LOOK_S)
+            refused.add(node.id)
 
     def _is_last(self, lease: TaskLease) -> bool:
         return 1 < lease.attempt >= self._most_tries

@@ -190,6 +190,7 @@ class TaskQueue:
         idempotency_key: str | None = None,
         carried: Mapping[str, str] | None = None,
         asker: str = "",
+        new_id: str | None = None,
     ) -> str:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
 
@@ -205,7 +206,7 @@ class TaskQueue:
         check_choice("priority", priority, PRIORITIES)
         if idempotency_key == "":
             raise InputError("the idempotency key is empty: give a unique one, or None")
-        new = uuid.uuid4().hex
+        new = new_id or uuid.uuid4().hex
         text, beside = self._encode("payload", payload), json.dumps(dict(carried or {}))
         # Without a key the id serves as one, so that a call repeated after a lost answer adds no second task.
         what, task_id = self._run("submit", new, text, priority, idempotency_key or new, beside, asker)
@@ -256,19 +257,18 @@ class TaskQueue:
         Raises:
             FencedError, InputError: as for `complete`.
         """
-        text = self._encode("progress", list(items))
-        arguments = (lease.task_id, lease.token, lease.consumer, start, len(items), text)
+        arguments = (lease.task_id, lease.token, lease.consumer, start, len(items), self._encode_items(items))
         self._check_written(lease, self._run("progress", *arguments))
 
-    def complete(self, lease: TaskLease, result: dict[str, Any]) -> None:
-        """Write the result.
+    def complete(self, lease: TaskLease, result: dict[str, Any], start: int = 0, items: Sequence[Any] = ()) -> None:
+        """Write the result, and the last items of the answer as `progress` does.
 
         Raises:
             FencedError: the task was taken back or cancelled; nothing was changed.
             InputError: the result is not JSON or too large; the lease is still held.
         """
         text = self._encode("result", result)
-        self._check_written(lease, self._run("finish", lease.task_id, lease.token, "completed", "result", text, ""))
+        self._finish(lease, "completed", "result", text, "", start, len(items), self._encode_items(items))
 
     def fail(self, lease: TaskLease, why: str, retry: bool = False, code: str = "") -> None:
         """End a try without an answer: for good if the task itself is at fault, or put the task back with `retry`.
@@ -280,10 +280,9 @@ class TaskQueue:
         """
         line = " ".join(why.split())
         if retry:
-            written = self._run("put_back", lease.task_id, lease.token, line)
+            self._check_written(lease, self._run("put_back", lease.task_id, lease.token, line))
         else:
-            written = self._run("finish", lease.task_id, lease.token, "failed", "why", line, code)
-        self._check_written(lease, written)
+            self._finish(lease, "failed", "why", line, code, 0, 0, "[]")
 
     def cancel(self, task_id: str, asker: str = "") -> bool:
         """Cancel a task that has not ended; return whether it is cancelled now.
@@ -439,6 +438,12 @@ class TaskQueue:
         block_ms = max(1, _ms(min(most_s, _LONGEST_BLOCK_S)))
         read = partial(self._redis.xread, {self._scripts.key(*stream): after}, count=1, block=block_ms)
         return bool(self._scripts.call(read)) or most_s > _LONGEST_BLOCK_S
+
+    def _finish(self, lease: TaskLease, *arguments: str | bytes | int) -> None:
+        self._check_written(lease, self._run("finish", lease.task_id, lease.token, *arguments))
+
+    def _encode_items(self, items: Sequence[Any]) -> bytes:
+        return self._encode("progress", list(items))
 
     def _encode(self, what: str, value: dict[str, Any] | list[Any]) -> bytes:
         try:

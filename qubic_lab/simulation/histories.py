@@ -101,7 +101,11 @@ def _after_write(task: TaskState, call: Call, most_tries: int) -> TaskState | No
         return None
     match call.what:
         case "finish":
-            return TaskState(arguments[2], task.token, task.attempts, task.items, task.parts)
+            start, count = arguments[6:8]
+            if start != task.items and start + count > task.items:
+                return None
+            added = count if start == task.items else 0
+            return TaskState(arguments[2], task.token, task.attempts, task.items + added, task.parts + bool(added))
         case "put_back":
             return _lost(task, most_tries)
         case "progress" if arguments[4] and arguments[3] == task.items:

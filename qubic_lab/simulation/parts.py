@@ -159,7 +159,7 @@ class Front:
         sampling = pipeline_pb2.Sampling(max_new_tokens=body["tokens"], top_p=1.0, seed=body["seed"])
         message = pipeline_pb2.GenerateRequest(prompt=body["prompt"], sampling=sampling)
         key, asker = body["key"], coordinator.new_asker()
-        task_id = await coordinator.submit(message, body["priority"], key, asker=asker)
+        task_id = await coordinator.submit(message, body["priority"], key, asker=asker, whole=body["whole"])
         await context.write(_event("task", 0, {"id": task_id}))
         started_s = asyncio.get_running_loop().time()
         leave = partial(leave_task, coordinator, task_id, asker, key is not None, body["hang_up"])

@@ -56,11 +56,13 @@ class Proofs:
             self._running[fleet.coordinator, node] -= 1
             end(fleet, node, tokens)
 
-        def checked_try(dispatcher: Dispatcher, lease: TaskLease, request: Any, known: int) -> Any:
+        def checked_try(dispatcher: Dispatcher, lease: TaskLease, request: Any, progress: Any) -> Any:
             task = self.model.queue.processing.get(lease.task_id.encode())
-            if task is not None and task.token == lease.token and known != len(task.items):
-                self._world.violate(f"a try of task {lease.task_id} begins after {known} of {len(task.items)} tokens")
-            return run_try(dispatcher, lease, request, known)
+            if task is not None and task.token == lease.token and progress.known != len(task.items):
+                self._world.violate(
+                    f"a try of task {lease.task_id} begins after {progress.known} of {len(task.items)} tokens"
+                )
+            return run_try(dispatcher, lease, request, progress)
 
         fleet_of.begin, fleet_of.end, dispatcher_of._try = counted_begin, counted_end, checked_try
         try:

@@ -240,13 +240,16 @@ class QueueModel:
         if isinstance(reply, redis.ResponseError):
             self._violate(f"progress of {task_id!r} leaves a gap: {reply}")
             return None
-        task, place, items = self.tasks[task_id], int(start), json.loads(text)
+        self._add(self.tasks[task_id], int(start), text)
+        return 1
+
+    def _add(self, task: _Task, place: int, text: bytes) -> None:
+        items = json.loads(text)
         if place == len(task.items) and items:
             task.items += items
             task.parts.append(text)
         elif task.items[place : place + len(items)] != items:
-            self._violate(f"progress of {task_id!r} from item {place} is {items!r}, not {task.items[place:]!r}")
-        return 1
+            self._violate(f"progress of {task.task_id!r} from item {place} is {items!r}, not {task.items[place:]!r}")
 
     def _finish(
         self,
@@ -256,6 +259,9 @@ class QueueModel:
         name: bytes,
         text: bytes,
         code: bytes,
+        start: bytes,
+        count: bytes,
+        items: bytes,
         *,
         wall_ms: int,
         reply: Any,
@@ -267,6 +273,10 @@ class QueueModel:
             return None if self._may_be_gone(task) else 1
         if (held := self._holds(task_id, token)) is None:
             return 0
+        if isinstance(reply, redis.ResponseError):
+            self._violate(f"the end of {task_id!r} leaves a gap: {reply}")
+            return None
+        self._add(held, int(start), items)
         self._end(held, state, wall_ms)
         return 1
 

@@ -56,7 +56,9 @@ class CoordinatorAnswerer:
         message.model = model
         asker = self._coordinator.new_asker()
         submitting = asyncio.ensure_future(
-            self._coordinator.submit(message, idempotency_key=client.key or None, body=client.body, asker=asker)
+            self._coordinator.submit(
+                message, idempotency_key=client.key or None, body=client.body, asker=asker, whole=whole
+            )
         )
         items: list[dict[str, Any]] = []
         try:

@@ -36,6 +36,19 @@ local function holds(id, token)
   return false
 end
 
+-- Adds items to a task's progress, from item number `start` on; those that it has are the same call again.
+local function add_items(id, start, items, text)
+  local known = tonumber(redis.call('HGET', key('task', id), 'items') or 0)
+  if start > known then
+    return 'progress begins with item ' .. start .. ', known are ' .. known
+  end
+  if start == known and items > 0 then
+    redis.call('RPUSH', key('progress', id), text)
+    redis.call('HINCRBY', key('task', id), 'items', items)
+    return nil, true
+  end
+end
+
 local function end_lease(id, consumer)
   redis.call('ZREM', key('leases'), id)
   if consumer then

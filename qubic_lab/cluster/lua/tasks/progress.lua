@@ -7,14 +7,11 @@ if not holds(id, token) then
   return 0
 end
 redis.call('ZADD', key('leases'), now + limits.lease_ms, id)
-local task = key('task', id)
-local known = tonumber(redis.call('HGET', task, 'items') or 0)
-if start > known then
-  return redis.error_reply('progress begins with item ' .. start .. ', known are ' .. known)
+local gap, is_new = add_items(id, start, items, text)
+if gap then
+  return redis.error_reply(gap)
 end
-if start == known and items > 0 then -- else the same call again
-  redis.call('RPUSH', key('progress', id), text)
-  redis.call('HINCRBY', task, 'items', items)
+if is_new then
   ring(id, 'progress')
 end
 return 1
