@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_decoder import CUTS, FEATURES, TOKENS, reference_logits
 
 from qubic_lab.errors import InputError, ModelError
-from qubic_lab.model.checkpoint import Checkpoint
+from qubic_lab.model.checkpoint import Checkpoint, run_hash
 from qubic_lab.model.decoder import Segment
 from qubic_lab.model.kernels import build
 from qubic_lab.model.layout import stage_ranges
@@ -22,9 +22,11 @@ from qubic_lab.model.native import PAGE, NativeDecoder, pack_densely
 from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 
 
-def decoder_of(folder: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 1) -> NativeDecoder:
+def decoder_of(
+    folder: Path, dtype: torch.dtype = torch.bfloat16, threads: int = 1, quantization: str = ""
+) -> NativeDecoder:
     checkpoint = Checkpoint.open(folder)
-    return NativeDecoder(checkpoint, stage_ranges((checkpoint.config.layers,))[0], dtype, threads)
+    return NativeDecoder(checkpoint, stage_ranges((checkpoint.config.layers,))[0], dtype, threads, quantization)
 
 
 def run(decoder: NativeDecoder, parts: Sequence[tuple[int, int, Sequence[int]]]) -> list[torch.Tensor]:
@@ -68,15 +70,18 @@ def test_bf16_logits_are_as_near_to_fp32_as_those_of_transformers(name: str, tmp
     assert ours < theirs
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_bits_depend_on_a_request_alone(dtype: torch.dtype, threads: int, tiny: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "threads", "quantization"),
+    [(dtype, threads, "") for dtype in (torch.float32, torch.bfloat16) for threads in (1, 2, 3)]
+    + [(torch.float32, 2, "int4"), (torch.bfloat16, 3, "int4"), (torch.bfloat16, 2, "int8")],
+)
+def test_bits_depend_on_a_request_alone(dtype: torch.dtype, threads: int, quantization: str, tiny: Path) -> None:
     """Requests of other lengths share micro-batches at random, prompts and answers mixed, in dirty slots."""
     draw = random.Random(threads)
     requests = [draw.choices(range(300), k=draw.choice((1, 2, 63, 64, 65, 130))) for _ in range(12)]
-    reference = decoder_of(tiny, dtype)
+    reference = decoder_of(tiny, dtype, 1, quantization)
     alone = [logits_alone(reference, tokens, (0, len(tokens))) for tokens in requests]
-    decoder = decoder_of(tiny, dtype, threads)
+    decoder = decoder_of(tiny, dtype, threads, quantization)
     decoder.reset(slots=len(requests))
     for _ in range(2):
         done = [0] * len(requests)
@@ -131,6 +136,46 @@ def test_weights_with_too_many_exponents_stay_packed() -> None:
     assert pack_densely(library, values) is None
 
 
+@pytest.mark.parametrize(("bits", "kind"), [(8, "Q8_0"), (4, "Q4_0")])
+def test_values_of_gguf_get_its_own_numbers_and_scales_again(bits: int, kind: str, tiny: Path) -> None:
+    """Blocks as gguf writes them, from their values alone: nothing is lost if such a file is quantised here."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, quants
+
+    format = GGMLQuantizationType[kind]
+    values = np.random.default_rng(0).normal(0, 0.02, (70, 96)).astype(np.float32)
+    values[3, 5:40] = 0
+    blocks = quants.quantize(values, format).reshape(70, 3, 2 + 4 * bits)
+    weights = torch.from_numpy(quants.dequantize(blocks.reshape(70, -1), format).astype(np.float32))
+    packed = decoder_of(tiny)._quantise(weights, bits).view(torch.uint8).view(2, 3, 2 + 4 * bits, 64).numpy()
+    scales = packed[:, :, :2].reshape(2, 3, 64, 2).transpose(0, 2, 1, 3).reshape(128, 3, 2)
+    assert np.array_equal(scales[:70], blocks[:, :, :2])
+    # Of 16 columns the words of four bytes follow each other.
+    numbers = packed[:, :, 2:].reshape(2, 3, 4, bits, 16, 4).transpose(0, 2, 4, 1, 3, 5).reshape(128, 3, 4 * bits)
+    zero = (scales[:70] == 0).all(axis=-1)  # a block without values has any numbers
+    assert np.array_equal((numbers[:70] ^ (128 if bits == 8 else 0))[~zero], blocks[:, :, 2:][~zero])
+
+
+@pytest.mark.parametrize(("name", "quantization", "most"), [("llama odd heads", "int8", 0.1), ("qwen2", "int4", 0.6)])
+def test_quantised_logits_are_near_those_of_the_model(
+    name: str, quantization: str, most: float, tmp_path: Path
+) -> None:
+    folder = tiny_model(tmp_path / "model", **FEATURES[name])
+    ours = logits_alone(decoder_of(folder, torch.float32, 1, quantization), TOKENS, CUTS)
+    theirs = reference_logits(folder, torch.float32)
+    error = ((ours - theirs).square().mean() / theirs.square().mean()).sqrt()
+    assert 0 < error < most
+
+
+def test_weights_that_are_not_finite_are_refused_when_they_are_quantised(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][3, 5] = torch.nan
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ModelError, match="weights that are not finite: fetch them again"):
+        decoder_of(folder, quantization="int8")
+
+
 def test_a_tied_matrix_is_counted_once(tmp_path: Path) -> None:
     tied, untied = (
         decoder_of(tiny_model(tmp_path / str(kept), tie_word_embeddings=kept)).weight_bytes for kept in (True, False)
@@ -165,8 +210,9 @@ def test_last_rows_alone_have_the_same_bits_and_leave_the_same_cache(tiny: Path,
     assert all(map(torch.equal, after_whole, after_cut))
 
 
-def test_infinities_reach_only_their_own_rows_and_a_cleared_slot_forgets_them(tiny: Path) -> None:
-    decoder = decoder_of(tiny)
+@pytest.mark.parametrize("quantization", ["", "int8"])
+def test_infinities_reach_only_their_own_rows_and_a_cleared_slot_forgets_them(tiny: Path, quantization: str) -> None:
+    decoder = decoder_of(tiny, quantization=quantization)
     decoder.reset(slots=2)
     [expected] = run(decoder, [(0, 0, TOKENS[:9])])
     hidden = decoder.embed([*TOKENS[:9], *TOKENS[:70]])
@@ -190,12 +236,16 @@ def test_kernels_for_older_processors_are_right(
     theirs = (reference_logits(tiny, torch.bfloat16) - exact).abs().mean()
     assert (bf16 - exact).abs().mean() < theirs
     assert torch.equal(bf16, logits_alone(decoder_of(tiny, threads=2), TOKENS, (0, len(TOKENS))))
+    for quantization, most in (("int8", 0.1), ("int4", 0.6)):
+        quantised = logits_alone(decoder_of(tiny, torch.float32, 2, quantization), TOKENS, CUTS)
+        assert ((quantised - exact).square().mean() / exact.square().mean()).sqrt() < most
 
 
 @pytest.fixture
 def compile_little(compile_with: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let the kernels be a few empty functions, which are compiled in no time."""
-    names = ("decoder_create", "decoder_page_words", "decoder_destroy", "decoder_run", "decoder_logits", "dense_pack")
+    names = ("decoder_create", "decoder_page_words", "decoder_destroy", "decoder_run", "decoder_logits")
+    names += ("dense_pack", "quantise")
     (source := tmp_path / "little.cpp").write_text("".join(f'extern "C" void {name}() {{}}\n' for name in names))
     monkeypatch.setattr(build, "SOURCE", source)
 
@@ -239,6 +289,14 @@ def test_without_kernels_torchs_are_used_and_said_to_be(
         resolve_config(PipelineConfig(model=str(tiny), kernels="native"))
     with pytest.raises(ModelError, match=f"native kernels cannot run: {problem}"):
         decoder_of(tiny)
+
+
+def test_quantised_weights_are_another_model_and_need_native_kernels(tiny: Path) -> None:
+    assert len({run_hash(tiny, quantization) for quantization in (None, "int8", "int4")}) == 3
+    with pytest.raises(InputError, match="unknown quantization 'int3': did you mean"):
+        resolve_config(PipelineConfig(model=str(tiny), quantization="int3"))
+    with pytest.raises(InputError, match="quantization=int8 needs native kernels .*: leave it out"):
+        resolve_config(PipelineConfig(model=str(tiny), quantization="int8", dtype="fp16"))
 
 
 def test_kernels_are_native_where_they_can_be(tiny: Path) -> None:

@@ -169,5 +169,5 @@ def stage_decoder(folder: Path, used: ResolvedConfig, stage: StageRange) -> "Dec
 
     checkpoint, dtype = Checkpoint.open(folder, stage), torch_dtype(used.dtype)
     if used.kernels == "native":
-        return NativeDecoder(checkpoint, stage, dtype, used.threads)
+        return NativeDecoder(checkpoint, stage, dtype, used.threads, used.quantization or "")
     return Decoder(checkpoint, stage, dtype, torch.device(used.device))

@@ -22,6 +22,7 @@ def compare(
     batch: Annotated[str, Option(help="Requests that decode together in a lane.")] = "1,4",
     dtype: Annotated[str, Option(help="fp32, bf16, fp16.")] = "fp32,bf16",
     candidate: Annotated[str, Option(help="What the ranks run instead: another model, or a split folder.")] = "",
+    quantization: options.Quantization = None,
     questions: Annotated[
         Path | None, Option(help="A file of questions: JSON, JSON lines, CSV.", show_default="ours")
     ] = None,
@@ -53,6 +54,7 @@ def compare(
         threads=threads,
         candidate=candidate,
         seed=seed,
+        quantization=quantization,
     )
     with progress_bar() as progress:
         comparison = run_comparison(config, progress)

@@ -52,6 +52,7 @@ def generate(
     threads: options.Threads = None,
     compression: options.Compression = None,
     speculation: options.Speculation = None,
+    quantization: options.Quantization = None,
     json: options.Json = False,
 ) -> None:
     """Answer prompts with a model split over local ranks.
@@ -75,6 +76,7 @@ def generate(
         layers=division,
         compression=compression,
         speculation=speculation,
+        quantization=quantization,
     )
     if vote is not None:
         _vote(config, requests[0], vote, json)
@@ -178,7 +180,7 @@ def _short_time(seconds: float) -> str:
 def _settings(used: "ResolvedConfig") -> dict[str, Any]:
     from qubic_lab.provenance import source_commit
 
-    names = ("model", "meaningless", "device", "dtype", "ranks", "strategy", "layers", "threads", "speculation")
+    names = ("model", "meaningless", "device", "dtype", "ranks", "strategy", "layers", "threads", "speculation", "quantization")
     return {**attributes(used, *names), "commit": str(source_commit())}
 
 

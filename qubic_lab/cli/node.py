@@ -34,6 +34,7 @@ def node(
     threads: options.Threads = None,
     compression: options.Compression = None,
     speculation: options.Speculation = None,
+    quantization: options.Quantization = None,
     pipeline: options.Running = None,
 ) -> None:
     """Run a pipeline as a node of a cluster.
@@ -60,6 +61,7 @@ def node(
         layers=division,
         compression=compression,
         speculation=speculation,
+        quantization=quantization,
     )
     show_warnings()
     tracing.start("node")
@@ -84,7 +86,7 @@ def node(
 def capabilities_of(config: "ResolvedConfig") -> "pb.Capabilities":
     """Return the capabilities of a node with such a pipeline, without its speed."""
     from qubic_lab.cluster.vitals import memory_bytes
-    from qubic_lab.model.checkpoint import model_hash
+    from qubic_lab.model.checkpoint import run_hash
     from qubic_lab.model.config import load_config
     from qubic_lab.model.cost import model_cost
     from qubic_lab.model.split import text_folder
@@ -92,7 +94,7 @@ def capabilities_of(config: "ResolvedConfig") -> "pb.Capabilities":
 
     return pb.Capabilities(
         **attributes(config, "model", "layers", "dtype", "meaningless"),
-        model_hash=model_hash(config.folder),
+        model_hash=run_hash(config.folder, config.quantization),
         devices=[_device_name(config.device, rank) for rank in range(config.ranks)],
         memory_bytes=memory_bytes(),
         slots=config.lanes * config.slots,

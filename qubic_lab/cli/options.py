@@ -22,6 +22,10 @@ Speculation = Annotated[
         show_default="none",
     ),
 ]
+Quantization = Annotated[
+    str | None,
+    Option(help="int8 or int4: round the weights to so many bits; faster, but another model.", show_default="none"),
+]
 Threads = Annotated[int | None, Option(help="Compute threads of each rank.", show_default="cores / ranks")]
 Running = Annotated[
     str | None,

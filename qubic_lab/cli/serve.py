@@ -29,6 +29,7 @@ def serve(
     threads: options.Threads = None,
     compression: options.Compression = None,
     speculation: options.Speculation = None,
+    quantization: options.Quantization = None,
     pipeline: options.Running = None,
     served_model_name: Annotated[
         str | None, Option(help="Name of the model for clients.", show_default="that of --model")
@@ -61,6 +62,7 @@ def serve(
         layers=division,
         compression=compression,
         speculation=speculation,
+        quantization=quantization,
     )
     secret = settings().api_key
     key = secret.get_secret_value() if secret else ""

@@ -34,7 +34,7 @@ from qubic_lab.evals.comparison import (
 from qubic_lab.evals.comparison_plan import ComparisonConfig, ComparisonPlan, plan_comparison
 from qubic_lab.evals.questions import Question
 from qubic_lab.evals.scoring import is_checkable, judge, judged_text
-from qubic_lab.model.checkpoint import model_hash
+from qubic_lab.model.checkpoint import model_hash, run_hash
 from qubic_lab.model.config import load_config
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig, ResolvedConfig
@@ -126,8 +126,8 @@ def _result(
         logits_max_abs=max(case.logits_max_abs for case in cases),
         model=plan.base.model,
         model_hash=model_hash(plan.whole.folder),
-        candidate=plan.candidate,
-        candidate_hash=model_hash(plan.splits[0].folder) if plan.candidate else "",
+        candidate=plan.candidate_name,
+        candidate_hash=run_hash(plan.splits[0].folder, plan.quantization) if plan.candidate_name else "",
         meaningless=plan.whole.meaningless,
         device=plan.whole.device,
         threads=plan.whole.threads,

@@ -31,7 +31,7 @@ class ComparisonConfig:
     `load_user_questions` reads it, by its `columns` if given; None means the project's written and generated questions.
     `graded` questions follow, whose difficulty suits a small model (`graded_questions`). `seed` is that of generated
     questions and of the order of options. `threads` are per rank, on both sides; None means cores ÷ the
-    largest number of ranks.
+    largest number of ranks. With `quantization` the ranks run the weights rounded so, and what they are compared with does not.
 
     Raises:
         InputError: a value is out of its range.
@@ -50,10 +50,11 @@ class ComparisonConfig:
     threads: int | None = None
     candidate: str = ""
     seed: int = 0
+    quantization: str | None = None
 
     def __post_init__(self) -> None:
         for number in self.ranks:
-            check_at_least("ranks", number, 1 if self.candidate else 2)  # one rank is what the others are compared with
+            check_at_least("ranks", number, 1 if self.candidate or self.quantization else 2)  # one rank is what the others are compared with
         for batch in self.batches:
             check_range("batch", batch, 1, MAX_SLOTS)
         for dtype in self.dtypes:
@@ -69,7 +70,7 @@ class ComparisonPlan:
     """What will be run.
 
     `whole` is the model on one rank; `splits` are the runs of the ranks, with the weights of the candidate if there is
-    one. `base` is the configuration that all runs share.
+    one, rounded if that is asked. `base` is the configuration that all runs share.
     """
 
     base: PipelineConfig
@@ -81,6 +82,12 @@ class ComparisonPlan:
     dtypes: tuple[str, ...]
     max_new_tokens: int
     seed: int
+    quantization: str | None
+
+    @property
+    def candidate_name(self) -> str:
+        """What the ranks run, if it is not the model as it is."""
+        return f"{self.candidate or self.base.model} in {self.quantization}" if self.quantization else self.candidate
 
     @property
     def ids(self) -> list[str]:
@@ -101,7 +108,7 @@ class ComparisonPlan:
     @property
     def split_config(self) -> PipelineConfig:
         """The common configuration of the splits, without ranks, strategy, dtype and slots."""
-        return replace(self.base, model=self.candidate or self.base.model)
+        return replace(self.base, model=self.candidate or self.base.model, quantization=self.quantization)
 
     @property
     def steps(self) -> int:
@@ -132,12 +139,17 @@ def plan_comparison(config: ComparisonConfig) -> ComparisonPlan:
         base=base,
         candidate=config.candidate,
         whole=resolve_config(replace(base, ranks=1)),
-        splits=_splits(replace(base, model=config.candidate or config.model), config.ranks, config.strategies),
+        splits=_splits(
+            replace(base, model=config.candidate or config.model, quantization=config.quantization),
+            config.ranks,
+            config.strategies,
+        ),
         questions=questions,
         batches=tuple(dict.fromkeys(config.batches)),
         dtypes=tuple(dict.fromkeys(config.dtypes)),
         max_new_tokens=config.max_new_tokens,
         seed=config.seed,
+        quantization=config.quantization,
     )
 
 

@@ -142,6 +142,16 @@ def model_hash(folder: Path) -> str:
     return total.hexdigest()
 
 
+def run_hash(folder: Path, quantization: str | None) -> str:
+    """Return the hash of a model as it runs: `model_hash`, and another one with quantised weights.
+
+    Raises:
+        ModelError: as for model_hash.
+    """
+    own = model_hash(folder)
+    return hashlib.sha256(f"{own} {quantization}".encode()).hexdigest() if quantization else own
+
+
 def _check_needed(folder: Path, needed: Mapping[str, Shape], stored: Mapping[str, StoredTensor]) -> None:
     for name, shape in needed.items():
         tensor = stored.get(name)

@@ -12,6 +12,11 @@ HEAD = "lm_head.weight"
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Dtypes in which a model can run, with bytes per value."""
 
+QUANTIZATIONS = {"int8": (8, 8), "int4": (4, 8)}
+"""Bits of a weight of the layers' matrices and of the head's, by name."""
+BLOCK = 32
+"""Inputs of an output of a quantised matrix that share a scale of two bytes."""
+
 
 @dataclass(frozen=True)
 class StageRange:

@@ -6,7 +6,7 @@ in names are those of decoder.py.
 
 import ctypes
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from qubic_lab.errors import ModelError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Segment, rope_frequencies
 from qubic_lab.model.kernels.build import Layer, Matrix, SegmentPages, Shape, failure, kernels
-from qubic_lab.model.layout import EMBEDDING, FINAL_NORM, StageRange, head_tensor
+from qubic_lab.model.layout import BLOCK, EMBEDDING, FINAL_NORM, QUANTIZATIONS, StageRange, head_tensor
 
 COLUMNS = 64
 """Output columns of a group of packed weights."""
@@ -58,6 +58,11 @@ def pack_densely(library: ctypes.CDLL, words_GIC: torch.Tensor) -> DenseMatrix |
     return DenseMatrix(dense, numbers[: found + 1].clone(), words_NC[numbers[:found].long()], base.value)
 
 
+def quantised_bytes(outputs: int, inputs: int, bits: int) -> int:
+    """Return the bytes of a quantised matrix: its numbers, and a scale of two bytes for each block."""
+    return (outputs + -outputs % COLUMNS) * -(-inputs // BLOCK) * (2 + BLOCK * bits // 8)
+
+
 def huge_pages(words: int) -> torch.Tensor:
     """Return int32 memory that has huge pages if the system offers them, so that fewer addresses are translated."""
     memory = mmap.mmap(-1, 4 * words)
@@ -83,8 +88,15 @@ class NativeDecoder:
     fixed_rows = False
     """As in Decoder."""
 
-    def __init__(self, checkpoint: Checkpoint, stage: StageRange, dtype: torch.dtype, threads: int) -> None:
-        """Read and pack the weights of the stage; `dtype` is fp32 or bf16.
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        stage: StageRange,
+        dtype: torch.dtype,
+        threads: int,
+        quantization: str = "",
+    ) -> None:
+        """Read and pack the weights of the stage; `dtype` is fp32 or bf16, `quantization` one of QUANTIZATIONS or empty.
 
         Raises:
             ModelError: the checkpoint's files are damaged, or the kernels cannot be compiled.
@@ -97,6 +109,7 @@ class NativeDecoder:
         self.stage = stage
         self.dtype = dtype
         self.device = torch.device("cpu")
+        self._layer_bits, self._head_bits = QUANTIZATIONS.get(quantization, (0, 0))
         self._checkpoint = checkpoint
         self._kept: list[torch.Tensor] = []  # what the kernels point at
         self._read_bytes: list[int] = []
@@ -131,7 +144,7 @@ class NativeDecoder:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the stage's weights as the checkpoint has them in this dtype."""
+        """Bytes of the stage's weights in this dtype, and of quantised ones as they lie in memory."""
         return sum(self._read_bytes)
 
     def use_threads(self, threads: int) -> None:
@@ -207,43 +220,71 @@ class NativeDecoder:
     def _read_vector(self, name: str) -> int:
         return self._keep(self._read(name).float())
 
-    def _matrix(self, words: torch.Tensor, bias_O: torch.Tensor | None = None) -> Matrix:
-        groups, inputs, columns = words.shape
-        bias = None
-        if bias_O is not None:
-            bias = self._keep(F.pad(bias_O.float(), (0, groups * columns - len(bias_O))))
-        matrix = Matrix(None, bias, groups * columns, inputs)
-        if self.dtype == torch.bfloat16 and (dense := pack_densely(self._library, words)):
-            words, matrix.base, matrix.exception_count = dense.words, dense.base, len(dense.exceptional)
-            matrix.exceptions, matrix.exceptional = self._keep(dense.exceptions), self._keep(dense.exceptional)
+    def _read_matrix(self, bits: int, *names: str) -> torch.Tensor:
+        """Read a matrix in the decoder's dtype, or to be quantised: then in bf16 if it is stored so, else in fp32."""
+        if not bits:
+            return self._read(*names)
+        stored = {self._checkpoint.tensors[name].dtype for name in names}
+        return self._checkpoint.read(names, torch.bfloat16 if stored == {"BF16"} else torch.float32, self.device)
+
+    def _matrix(self, weight_OI: torch.Tensor, bits: int, bias_O: torch.Tensor | None = None) -> Matrix:
+        outputs, inputs = weight_OI.shape
+        columns = outputs + -outputs % COLUMNS
+        bias = None if bias_O is None else self._keep(F.pad(bias_O.float(), (0, columns - len(bias_O))))
+        matrix = Matrix(None, bias, columns, inputs * self.dtype.itemsize // 4, bits=bits)
+        if bits:
+            words = self._quantise(weight_OI, bits)
+        else:
+            words = pack(weight_OI)
+            if self.dtype == torch.bfloat16 and (dense := pack_densely(self._library, words)):
+                words, matrix.base, matrix.exception_count = dense.words, dense.base, len(dense.exceptional)
+                matrix.exceptions, matrix.exceptional = self._keep(dense.exceptions), self._keep(dense.exceptional)
         matrix.words = self._keep(words)
         return matrix
 
+    def _quantise(self, weight_OI: torch.Tensor, bits: int) -> torch.Tensor:
+        outputs, inputs = weight_OI.shape
+        packed = huge_pages(quantised_bytes(outputs, inputs, bits) // 4)
+        self._read_bytes.append(packed.nbytes)
+        weight_OI = weight_OI.contiguous()
+        if not self._library.quantise(
+            *(weight_OI.data_ptr(), weight_OI.itemsize, outputs, inputs, bits, packed.data_ptr())
+        ):
+            raise ModelError(f"{self._checkpoint.folder} has weights that are not finite: fetch them again")
+        return packed
+
     def _read_layer(self, layer: int) -> Layer:
-        config, prefix = self.config, f"model.layers.{layer}."
+        config, prefix, bits = self.config, f"model.layers.{layer}.", self._layer_bits
 
-        def tensors(part: str, kind: str, *names: str) -> torch.Tensor:
-            return self._read(*(f"{prefix}{part}.{name}_proj.{kind}" for name in names))
+        def names(part: str, kind: str, projections: Sequence[str]) -> list[str]:
+            return [f"{prefix}{part}.{name}_proj.{kind}" for name in projections]
 
-        def matrix(part: str, names: str, has_bias: bool) -> Matrix:
-            bias_O = tensors(part, "bias", *names) if has_bias else None
-            return self._matrix(pack(tensors(part, "weight", *names)), bias_O)
+        def weights(part: str, *projections: str) -> torch.Tensor:
+            return self._read_matrix(bits, *names(part, "weight", projections))
 
-        def gate_up(kind: str) -> torch.Tensor:
-            return interleave(tensors("mlp", kind, "gate"), tensors("mlp", kind, "up"))
+        def biases(part: str, *projections: str) -> torch.Tensor:
+            return self._read(*names(part, "bias", projections))
 
-        down = tensors("mlp", "weight", "down")
+        def attention(projections: str, has_bias: bool) -> Matrix:
+            bias_O = biases("self_attn", *projections) if has_bias else None
+            return self._matrix(weights("self_attn", *projections), bits, bias_O)
+
+        def gate_up(read: Callable[..., torch.Tensor]) -> torch.Tensor:
+            return interleave(read("mlp", "gate"), read("mlp", "up"))
+
+        down = weights("mlp", "down")
         down = F.pad(down, (0, -down.shape[1] % (COLUMNS // 2)))
         return Layer(
             input_norm=self._read_vector(f"{prefix}input_layernorm.weight"),
-            qkv=matrix("self_attn", "qkv", config.qkv_bias),
-            output=matrix("self_attn", "o", config.output_bias),
+            qkv=attention("qkv", config.qkv_bias),
+            output=attention("o", config.output_bias),
             post_norm=self._read_vector(f"{prefix}post_attention_layernorm.weight"),
-            gate_up=self._matrix(pack(gate_up("weight")), gate_up("bias") if config.mlp_bias else None),
-            down=self._matrix(pack(down), tensors("mlp", "bias", "down") if config.mlp_bias else None),
+            gate_up=self._matrix(gate_up(weights), bits, gate_up(biases) if config.mlp_bias else None),
+            down=self._matrix(down, bits, biases("mlp", "down") if config.mlp_bias else None),
         )
 
     def _read_head(self) -> Matrix:
-        if self.config.tied_head and self._embedding is not None:
-            return self._matrix(pack(self._embedding))
-        return self._matrix(pack(self._read(head_tensor(self.config))))
+        bits = self._head_bits
+        if self.config.tied_head and self._embedding is not None and not bits:
+            return self._matrix(self._embedding, bits)
+        return self._matrix(self._read_matrix(bits, head_tensor(self.config)), bits)

@@ -7,7 +7,7 @@ from pathlib import Path
 from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.kernels.build import failure
-from qubic_lab.model.layout import DTYPE_BYTES, stage_ranges
+from qubic_lab.model.layout import DTYPE_BYTES, QUANTIZATIONS, stage_ranges
 from qubic_lab.model.plan import plan_layers
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import rank_folder, read_split
@@ -40,7 +40,8 @@ class PipelineConfig:
     native, where a C++ compiler is found and the dtype is not fp16. `compression` packs the hidden states between ranks
     ("lossless": no bit changes), for slow links. `speculation` drafts next tokens, those that followed the same
     tokens before, and verifies them in one step, so that no token changes: as many as pay ("lookup") or as there are
-    ("always").
+    ("always"). `quantization` rounds the weights of the layers' matrices and of the head as they are read ("int8", "int4"):
+    faster where memory is what a step waits for, but another model.
     """
 
     model: str = "smollm2"
@@ -58,6 +59,7 @@ class PipelineConfig:
     kernels: str | None = None
     compression: str | None = None
     speculation: str | None = None
+    quantization: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class ResolvedConfig:
     kernels: str
     compression: str | None = None
     speculation: str | None = None
+    quantization: str | None = None
 
     @property
     def ranks(self) -> int:
@@ -103,6 +106,7 @@ class ResolvedConfig:
             kernels=self.kernels,
             compression=self.compression or "",
             speculation=self.speculation or "",
+            quantization=self.quantization or "",
         )
 
     @classmethod
@@ -124,6 +128,7 @@ class ResolvedConfig:
             kernels=message.kernels,
             compression=message.compression or None,
             speculation=message.speculation or None,
+            quantization=message.quantization or None,
         )
 
 
@@ -141,6 +146,8 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         check_choice("compression", config.compression, COMPRESSIONS)
     if config.speculation is not None:
         check_choice("speculation", config.speculation, SPECULATIONS)
+    if config.quantization is not None:
+        check_choice("quantization", config.quantization, QUANTIZATIONS)
     for name in ("ranks", "lanes"):
         if (value := getattr(config, name)) is not None:
             check_at_least(name, value, 1)
@@ -169,8 +176,9 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
     ranks = len(layers)
     device = config.device or _device(ranks)
     kernels = _kernels(config.kernels, config.dtype, device)
-    if config.speculation and kernels != "native":
-        raise InputError(f"speculation={config.speculation} needs native kernels (fp32 or bf16 on a CPU): leave it out")
+    for name in ("speculation", "quantization"):
+        if (value := getattr(config, name)) and kernels != "native":
+            raise InputError(f"{name}={value} needs native kernels (fp32 or bf16 on a CPU): leave it out")
     return ResolvedConfig(
         model=config.model,
         folder=folder.resolve(),
@@ -187,6 +195,7 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         kernels=kernels,
         compression=config.compression,
         speculation=config.speculation,
+        quantization=config.quantization,
     )
 
 

@@ -54,6 +54,7 @@ class StageSettings:
     trace_folder: str
     kernels: str
     compression: str
+    quantization: str
 
 
 @dataclass
@@ -141,7 +142,8 @@ class Member:
     def _configure(self, settings: StageSettings) -> None:
         self._connect(settings)
         device = torch.device(settings.device)
-        weights = (settings.model_folder, settings.layers, settings.dtype, settings.device, settings.kernels)
+        names = ("model_folder", "layers", "dtype", "device", "kernels", "quantization")
+        weights = tuple(getattr(settings, name) for name in names)
         if self.stage is None or self._loaded != weights:
             self.stage = None  # free the old weights before the new ones are read
             decoder = self._load(settings, device)
@@ -178,7 +180,7 @@ class Member:
         stage = stage_ranges(settings.layers)[self.rank]
         checkpoint, dtype = Checkpoint.open(folder, stage), torch_dtype(settings.dtype)
         if settings.kernels == "native":
-            return NativeDecoder(checkpoint, stage, dtype, settings.threads)
+            return NativeDecoder(checkpoint, stage, dtype, settings.threads, settings.quantization)
         return Decoder(checkpoint, stage, dtype, device)
 
     @property

@@ -79,6 +79,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=PipelineConfig.slots, help="requests decoding together in a lane")
     parser.add_argument("--compression", help="lossless: pack what travels between ranks, for slow links")
     parser.add_argument("--speculation", help="lookup: draft next tokens from the text so far, where that pays")
+    parser.add_argument("--quantization", help="int8 or int4: round the weights; faster, but another model")
     options = parser.parse_args(arguments)
     if not (options.run_dir or options.listen):
         parser.error("give --listen HOST:PORT: rank 0 serves there")
@@ -127,6 +128,7 @@ def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConf
         slots=options.slots,
         compression=options.compression,
         speculation=options.speculation,
+        quantization=options.quantization,
     )
     return resolve_config(config, own_rank=rank)
 

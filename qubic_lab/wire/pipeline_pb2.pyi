@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Settings(_message.Message):
-    __slots__ = ("model_folder", "layers", "dtype", "device", "threads", "lanes", "slots_per_lane", "capture_folder", "trace_folder", "model", "strategy", "meaningless", "kernels", "compression", "speculation")
+    __slots__ = ("model_folder", "layers", "dtype", "device", "threads", "lanes", "slots_per_lane", "capture_folder", "trace_folder", "model", "strategy", "meaningless", "kernels", "compression", "speculation", "quantization")
     MODEL_FOLDER_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class Settings(_message.Message):
     KERNELS_FIELD_NUMBER: _ClassVar[int]
     COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     model_folder: str
     layers: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
@@ -38,7 +39,8 @@ class Settings(_message.Message):
     kernels: str
     compression: str
     speculation: str
-    def __init__(self, model_folder: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., lanes: _Optional[int] = ..., slots_per_lane: _Optional[int] = ..., capture_folder: _Optional[str] = ..., trace_folder: _Optional[str] = ..., model: _Optional[str] = ..., strategy: _Optional[str] = ..., meaningless: _Optional[bool] = ..., kernels: _Optional[str] = ..., compression: _Optional[str] = ..., speculation: _Optional[str] = ...) -> None: ...
+    quantization: str
+    def __init__(self, model_folder: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., lanes: _Optional[int] = ..., slots_per_lane: _Optional[int] = ..., capture_folder: _Optional[str] = ..., trace_folder: _Optional[str] = ..., model: _Optional[str] = ..., strategy: _Optional[str] = ..., meaningless: _Optional[bool] = ..., kernels: _Optional[str] = ..., compression: _Optional[str] = ..., speculation: _Optional[str] = ..., quantization: _Optional[str] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

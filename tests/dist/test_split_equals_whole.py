@@ -65,22 +65,26 @@ def assert_same(ours: Answers, theirs: Answers) -> None:
     assert all(a == b for (_, a), (_, b) in zip(ours, theirs, strict=True))
 
 
-CASES = [(name, dtype, "native") for name in MODELS for dtype in ("fp32", "bf16")]
-CASES += [("llama-tied-odd-heads", "fp32", "torch"), ("qwen2-untied", "bf16", "torch"), ("llama", "fp16", "torch")]
+CASES: list[tuple[str, str, str, str | None]]
+CASES = [(name, dtype, "native", None) for name in MODELS for dtype in ("fp32", "bf16")]
+CASES += [("llama-tied-odd-heads", "fp32", "torch", None), ("qwen2-untied", "bf16", "torch", None)]
+CASES += [("llama", "fp16", "torch", None)]
+CASES += [("llama-tied-odd-heads", "bf16", "native", "int4"), ("qwen2-untied", "fp32", "native", "int8")]
 
 
-@pytest.mark.parametrize(("name", "dtype", "kernels"), CASES)
+@pytest.mark.parametrize(("name", "dtype", "kernels", "quantization"), CASES)
 def test_ranks_do_not_matter(
     name: str,
     dtype: str,
     kernels: str,
+    quantization: str | None,
     models: dict[str, Path],
     one_rank: Pipeline,
     two_ranks: Pipeline,
     three_ranks: Pipeline,
     tmp_path: Path,
 ) -> None:
-    config = PipelineConfig(model=str(models[name]), dtype=dtype, slots=2, kernels=kernels)
+    config = PipelineConfig(model=str(models[name]), dtype=dtype, slots=2, kernels=kernels, quantization=quantization)
     whole = ask(one_rank, config, requests(), tmp_path / "one")
     assert len({tokens for tokens, _ in whole}) == len(whole), "answers that are all alike would prove nothing"
     for strategy in "ABC":

@@ -10,6 +10,10 @@
 //
 // Decoding waits for memory, and the exponents of a matrix are few. Where the processor can unpack faster than memory
 // delivers, bf16 matrices are dense: 12 bits a value, the same values.
+//
+// Quantised matrices have whole numbers of 8 or 4 bits and a scale for each 32 inputs of a column. Their inputs are
+// rounded to 8 bits, too; sums over 32 inputs are whole numbers, and so exact in any order, and each output is one sum
+// of these, times their scales, in ascending order, in one fp32 accumulator.
 
 #include <math.h>
 #include <stdint.h>
@@ -220,6 +224,86 @@ void multiply(int rows, const uint32_t* a, int64_t lda, const Weights& b, int wo
     }
 }
 
+// 32 inputs of a row as whole numbers: input ≈ value × scale.
+constexpr int BLOCK = 32;
+struct InputBlock {
+    uint32_t words[BLOCK / 4];  // four values of 8 bits each
+    float scale;
+    int32_t start;  // of a sum: undoes that weights are stored without sign
+};
+
+// One step of a sum: four products of a weight without sign and an input with one.
+inline IntVector multiply_add_bytes(IntVector sum, WordVector weights, uint32_t word) {
+#if defined(__AVX512VNNI__)
+    return (IntVector)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(int(word)));
+#else
+    for (int shift = 0; shift < 32; shift += 8)
+        sum += (IntVector)(weights >> shift & 255u) * int32_t(int8_t(word >> shift));
+    return sum;
+#endif
+}
+
+// The values of 16 numbers in fp16, none of them infinite.
+inline Vector load_halves(const uint16_t* from) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+#else
+    WordVector bits{};
+    for (int i = 0; i < LANES; i++) bits[i] = from[i];
+    Vector magnitude = (Vector)((bits & 0x7fffu) << 13) * 0x1p112f;  // also of numbers that are not normal
+    return (Vector)((WordVector)magnitude | (bits & 0x8000u) << 16);
+#endif
+}
+
+// A group of a quantised matrix: for each 32 inputs the 64 scales in fp16, then four times the words of 16 columns. A word
+// has four inputs of 8 bits, or the same four of 4 bits in its lower halves of bytes and the 16th after them in the upper.
+template <int BITS>
+struct Blocks {
+    static constexpr int BYTES = COLUMNS * (2 + BLOCK * BITS / 8), LINES = BYTES / 64, OFFSET = 1 << (BITS - 1);
+    static constexpr int WORDS = BLOCK / 4;
+
+    static ALWAYS_INLINE void read(const char* block, int v, WordVector (&weights)[WORDS]) {
+        const WordVector* from = reinterpret_cast<const WordVector*>(block + COLUMNS * 2) + v * WORDS * BITS / 8;
+        for (int i = 0; i < WORDS * BITS / 8; i++) {
+            if constexpr (BITS == 8) {
+                weights[i] = from[i];
+            } else {
+                weights[i] = from[i] & 0x0f0f0f0fu;
+                weights[i + WORDS / 2] = from[i] >> 4 & 0x0f0f0f0fu;
+            }
+        }
+    }
+};
+
+// c (rows, 64) = a (rows, blocks) times one group. Sums are kept in memory, so that registers hold a block of weights.
+template <int BITS>
+void multiply_blocks(int rows, const InputBlock* a, const char* b, int blocks, float* c) {
+    typedef Blocks<BITS> B;
+    constexpr int ROWS = 32, AHEAD = 12 * 1024 / B::BYTES * B::BYTES;  // rows whose sums stay in the first cache
+    memset(c, 0, sizeof(float) * rows * COLUMNS);
+    for (int first = 0; first < rows; first += ROWS) {
+        int end = std::min(rows, first + ROWS);
+        for (int k = 0; k < blocks; k++) {
+            const char* block = b + int64_t(k) * B::BYTES;
+            for (int line = 0; first == 0 && line < B::LINES; line++) __builtin_prefetch(block + AHEAD + line * 64);
+#pragma GCC unroll 1
+            for (int v = 0; v < COLUMNS / LANES; v++) {
+                WordVector weights[B::WORDS];
+                B::read(block, v, weights);
+                Vector scale = load_halves(reinterpret_cast<const uint16_t*>(block) + v * LANES);
+#pragma GCC unroll 1
+                for (int r = first; r < end; r++) {
+                    const InputBlock& input = a[int64_t(r) * blocks + k];
+                    IntVector sum = IntVector{} + input.start;
+                    for (int i = 0; i < B::WORDS; i++) sum = multiply_add_bytes(sum, weights[i], input.words[i]);
+                    float* to = c + r * COLUMNS + v * LANES;
+                    store(to, load(to) + __builtin_convertvector(sum, Vector) * input.scale * scale);
+                }
+            }
+        }
+    }
+}
+
 // exp for x ≤ 0 and moderate x > 0, with a relative error of about 2e-7; below -87 it is 0.
 inline Vector exponential(Vector x) {
     IntVector tiny = x < -87.0f;
@@ -302,7 +386,7 @@ extern "C" {
 
 // What Python fills in; the same fields in the same order stand in build.py.
 struct Matrix {
-    const uint32_t* words;  // packed, or dense
+    const uint32_t* words;  // packed, dense or quantised
     const float* bias;      // one per padded column, or null
     int32_t columns;        // padded to whole groups
     int32_t inputs;         // words of k
@@ -311,6 +395,7 @@ struct Matrix {
     const uint32_t* exceptional;  // these words, packed
     int32_t exception_count;
     int32_t base;  // of its exponents; of other matrices 0
+    int32_t bits;  // of a quantised matrix; of others 0
 };
 struct Layer {
     const float* input_norm;
@@ -364,6 +449,7 @@ struct Decoder {
     std::vector<int> row_position, row_segment;
     std::vector<char> normed, mixed, activated, ends;
     std::vector<float> qkv, cosines, sines;
+    std::vector<InputBlock> rounded;  // of a quantised matrix
     std::vector<std::atomic<int>> taken;  // tasks of each layer's phases, and of the head
 
     Decoder(const Shape& shape, const Layer* first)
@@ -376,6 +462,8 @@ struct Decoder {
         start(nullptr);
         for (std::thread& worker : workers) worker.join();
     }
+
+    bool quantised() const { return shape.head.bits || (shape.layers && layers[0].qkv.bits); }
 
     void start(void (*next)(Decoder&, int)) {
         job = next;
@@ -441,6 +529,52 @@ inline Dense dense_from(const Matrix& matrix, int32_t number) {
 }
 #endif
 
+inline int32_t highest_of(IntVector x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epi32((__m512i)x);
+#else
+    int32_t highest = x[0];
+    for (int i = 1; i < LANES; i++) highest = std::max(highest, x[i]);
+    return highest;
+#endif
+}
+
+inline int32_t sum_of(IntVector x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)x);
+#else
+    int32_t sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+#endif
+}
+
+// Round up to 32 inputs, for a matrix of `bits`; if one is not finite, the scale is a NaN.
+template <class T>
+void round_inputs(const T* x, int count, int bits, InputBlock& to) {
+    T padded[BLOCK]{};
+    if (count < BLOCK) {
+        memcpy(padded, x, count * sizeof(T));
+        x = padded;
+    }
+    Vector values[2] = {load_as_float(x), load_as_float(x + LANES)};
+    IntVector sizes[2] = {(IntVector)values[0] & 0x7fffffff, (IntVector)values[1] & 0x7fffffff}, sums{};
+    int32_t peak = highest_of(sizes[0] > sizes[1] ? sizes[0] : sizes[1]);  // sizes are in the order of their bits
+    float highest;
+    memcpy(&highest, &peak, 4);
+    float inverse = peak > 0 ? 127.0f / highest : 0.0f;
+    for (int half = 0; half < 2; half++) {
+        Vector scaled = values[half] * inverse;
+        IntVector whole = __builtin_convertvector(scaled + (scaled < 0.0f ? splat(-0.5f) : splat(0.5f)), IntVector);
+        typedef int8_t Bytes __attribute__((vector_size(16)));
+        Bytes bytes = __builtin_convertvector(whole, Bytes);
+        memcpy(to.words + half * LANES / 4, &bytes, LANES);
+        sums += whole;
+    }
+    to.scale = peak < 0x7f800000 ? highest / 127.0f : NAN;
+    to.start = -int32_t(uint32_t(sum_of(sums)) << (bits - 1));
+}
+
 // Multiply all rows with a matrix; `use` gets each row's columns of a group: (row, first column, values). Threads share
 // the work in pieces of a group and a block of rows: most in equal shares, in the order of memory; the last ones are
 // `taken` by whoever is ready.
@@ -450,6 +584,22 @@ void project(Decoder& d, int thread, const Matrix& matrix, const void* input, st
     int blocks = (d.rows + ROWS - 1) / ROWS, pieces = matrix.columns / COLUMNS * blocks, threads = d.shape.threads;
     const uint32_t* a = static_cast<const uint32_t*>(input);
     float* product = Scratch::at_least(d.scratch[thread].product, size_t(blocks) * ROWS * COLUMNS);
+    int width = matrix.inputs * T::PER_WORD, row_blocks = (width + BLOCK - 1) / BLOCK;
+    if (matrix.bits) {
+        InputBlock* rounded = d.rounded.data();
+        int64_t all = int64_t(d.rows) * row_blocks;
+        for (int64_t i = all * thread / threads; i < all * (thread + 1) / threads; i++) {
+            int first = int(i % row_blocks) * BLOCK;
+            round_inputs(static_cast<const T*>(input) + i / row_blocks * width + first, std::min(BLOCK, width - first),
+                         matrix.bits, rounded[i]);
+        }
+        d.barrier();
+    }
+    auto multiply_rounded = [&]<int BITS>(int group, int row, int rows) {
+        const char* weights = reinterpret_cast<const char*>(matrix.words);
+        multiply_blocks<BITS>(rows, d.rounded.data() + int64_t(row) * row_blocks,
+                              weights + int64_t(group) * row_blocks * Blocks<BITS>::BYTES, row_blocks, product);
+    };
     auto compute = [&](int group, int row, int rows) {
         int32_t number = group * matrix.inputs;  // of the group's first word
         // Several tiles of rows share a block of weights in a cache, while the next block is prefetched.
@@ -462,8 +612,13 @@ void project(Decoder& d, int thread, const Matrix& matrix, const void* input, st
                 weights.advance(words);
             }
         };
+        if (matrix.bits == 8) {
+            multiply_rounded.template operator()<8>(group, row, rows);
+        } else if (matrix.bits == 4) {
+            multiply_rounded.template operator()<4>(group, row, rows);
+        } else
 #if defined(DENSE)
-        if (std::is_same_v<T, Bf16> && matrix.base) {
+            if (std::is_same_v<T, Bf16> && matrix.base) {
             multiply_all(dense_from(matrix, number));
         } else
 #endif
@@ -705,9 +860,80 @@ void reserve(Decoder& d, int rows) {
     Scratch::at_least(d.mixed, n * s.heads * s.head_dim * bytes);
     Scratch::at_least(d.ends, n * s.hidden * bytes);
     Scratch::at_least(d.activated, n * round_up(s.intermediate, COLUMNS / 2) * bytes);
+    int widest = std::max({s.hidden, s.heads * s.head_dim, round_up(s.intermediate, COLUMNS / 2)});
+    if (d.quantised()) Scratch::at_least(d.rounded, n * (round_up(widest, BLOCK) / BLOCK));
     Scratch::at_least(d.qkv, n * round_up((s.heads + 2 * s.kv_heads) * s.head_dim, COLUMNS));
     Scratch::at_least(d.cosines, n * s.head_dim / 2);
     Scratch::at_least(d.sines, n * s.head_dim / 2);
+}
+
+// The nearest number in fp16, ties to even; too large ones become the largest.
+uint16_t to_half(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    uint16_t sign = bits >> 16 & 0x8000;
+    float size = fminf(fabsf(value), 65504.0f);
+    memcpy(&bits, &size, 4);
+    if (bits < 113u << 23) {  // not normal in fp16: whole numbers of 2^-24
+        return sign | uint16_t(nearbyintf(size * 0x1p24f));
+    }
+    return sign | uint16_t((bits + 0xfff + (bits >> 13 & 1) - (112u << 23)) >> 13);
+}
+
+float from_half(uint16_t half) {
+    uint32_t bits = uint32_t(half & 0x7fff) << 13;
+    float value;
+    memcpy(&value, &bits, 4);
+    value *= 0x1p112f;
+    return half & 0x8000 ? -value : value;
+}
+
+// Round 32 values to whole numbers without sign, `OFFSET` more than theirs; returns the scale in fp16. Values that came
+// from whole numbers of this form get these again.
+template <int BITS>
+uint16_t quantise_block(const float* x, uint8_t* whole) {
+    constexpr int OFFSET = Blocks<BITS>::OFFSET, HALVES = BLOCK / LANES;
+    const float least = (BITS == 8 ? 1 : 0) - OFFSET, most = OFFSET - 1, whole_only = 0x1.8p23f;  // adding it rounds
+    Vector low = load(x), high = load(x + LANES);
+    IntVector sizes[2] = {(IntVector)low & 0x7fffffff, (IntVector)high & 0x7fffffff};
+    int32_t peak_bits = highest_of(sizes[0] > sizes[1] ? sizes[0] : sizes[1]);  // sizes are in the order of their bits
+    float peak, least_error = INFINITY;  // the value of the largest size
+    memcpy(&peak, &peak_bits, 4);
+    if (!sum_of((low == peak) | (high == peak))) peak = -peak;
+    uint16_t best = 0;
+    // 4 bits reach from -8 to 7: the peak becomes -8, or another number near it or near 8.
+    for (int step = 0; step < (BITS == 8 ? 1 : 9); step++) {
+        float number = BITS == 4 ? (step % 2 ? 7.5f - step / 2 * 0.5f : -8.0f + step / 2 * 0.5f) : peak < 0 ? -127 : 127;
+        uint16_t half = to_half(peak / number);
+        float exact = from_half(half), inverse = exact == 0.0f ? 0.0f : 1.0f / exact;
+        Vector errors{}, rounded[HALVES];
+        for (int i = 0; i < HALVES; i++) {
+            Vector value = load(x + i * LANES), near = value * inverse;
+            near = near < least ? splat(least) : near > most ? splat(most) : near;
+            rounded[i] = near + whole_only - whole_only;
+            Vector missed = value - rounded[i] * exact;
+            errors += missed * missed;
+        }
+        if (float error = total(errors); error < least_error) {
+            least_error = error;
+            best = half;
+            for (int i = 0; i < HALVES; i++) {
+                typedef uint8_t Bytes __attribute__((vector_size(16)));
+                Bytes bytes = __builtin_convertvector(__builtin_convertvector(rounded[i], IntVector) + OFFSET, Bytes);
+                memcpy(whole + i * LANES, &bytes, LANES);
+            }
+        }
+    }
+    return best;
+}
+
+// Write a column's scale and numbers to its place in a block of a group.
+void place_block(char* block, int column, int bits, uint16_t scale, const uint8_t* whole) {
+    memcpy(block + column * 2, &scale, 2);
+    char* words = block + COLUMNS * 2 + column / LANES * (LANES * BLOCK * bits / 8) + column % LANES * 4;
+    uint8_t bytes[BLOCK];
+    for (int i = 0; i < BLOCK; i++) bytes[i] = bits == 8 ? whole[i] : whole[i] | whole[(i + BLOCK / 2) % BLOCK] << 4;
+    for (int word = 0; word < BLOCK * bits / 32; word++) memcpy(words + word * 4 * LANES, bytes + word * 4, 4);
 }
 
 }  // namespace
@@ -720,6 +946,30 @@ int64_t decoder_page_words(void* decoder) {
     Decoder& d = *static_cast<Decoder*>(decoder);
     int64_t head = d.shape.bf16 ? Step<Bf16>{d, 0}.head_words() : Step<Fp32>{d, 0}.head_words();
     return head * d.shape.kv_heads * d.shape.layers;
+}
+
+// Quantise columns of a matrix, each with `inputs` values in bf16 (`width` 2) or fp32 (4), and pack them in groups, the
+// last one filled up with zeros. `bits` are 8 (Q8_0 of GGUF) or 4 (Q4_0, of several scales the one with the least squared
+// error). Returns whether all values are finite.
+int32_t quantise(const char* values, int32_t width, int64_t columns, int64_t inputs, int32_t bits, char* packed) {
+    int64_t blocks = (inputs + BLOCK - 1) / BLOCK, bytes = COLUMNS * (2 + BLOCK * bits / 8);
+    for (int64_t column = 0; column < round_up(int(columns), COLUMNS); column++)
+        for (int64_t k = 0; k < blocks; k++) {
+            char* block = packed + (column / COLUMNS * blocks + k) * bytes;
+            float x[BLOCK] = {};
+            int count = column < columns ? int(std::min<int64_t>(BLOCK, inputs - k * BLOCK)) : 0;
+            const char* from = values + (column * inputs + k * BLOCK) * width;
+            if (width == 4) memcpy(x, from, count * 4);
+            else
+                for (int i = 0; i < count; i++) x[i] = to_float(reinterpret_cast<const Bf16*>(from)[i]);
+            bool finite = true;
+            for (float value : x) finite &= fabsf(value) < INFINITY;
+            if (!finite) return false;
+            uint8_t whole[BLOCK];
+            uint16_t scale = bits == 8 ? quantise_block<8>(x, whole) : quantise_block<4>(x, whole);
+            place_block(block, column % COLUMNS, bits, scale, whole);
+        }
+    return true;
 }
 
 // Pack a bf16 matrix of `words` packed words densely, 48 words of 32 bits each, and write the numbers of its exceptional
