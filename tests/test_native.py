@@ -295,7 +295,7 @@ def test_quantised_weights_are_another_model_and_need_native_kernels(tiny: Path)
     assert len({run_hash(tiny, quantization) for quantization in (None, "int8", "int4")}) == 3
     with pytest.raises(InputError, match="unknown quantization 'int3': did you mean"):
         resolve_config(PipelineConfig(model=str(tiny), quantization="int3"))
-    with pytest.raises(InputError, match="quantization=int8 needs native kernels .*: leave it out"):
+    with pytest.raises(InputError, match=r"quantization=int8 needs native kernels .*: leave it out"):
         resolve_config(PipelineConfig(model=str(tiny), quantization="int8", dtype="fp16"))
 
 

@@ -180,7 +180,18 @@ def _short_time(seconds: float) -> str:
 def _settings(used: "ResolvedConfig") -> dict[str, Any]:
     from qubic_lab.provenance import source_commit
 
-    names = ("model", "meaningless", "device", "dtype", "ranks", "strategy", "layers", "threads", "speculation", "quantization")
+    names = (
+        "model",
+        "meaningless",
+        "device",
+        "dtype",
+        "ranks",
+        "strategy",
+        "layers",
+        "threads",
+        "speculation",
+        "quantization",
+    )
     return {**attributes(used, *names), "commit": str(source_commit())}
 
 

@@ -31,7 +31,8 @@ class ComparisonConfig:
     `load_user_questions` reads it, by its `columns` if given; None means the project's written and generated questions.
     `graded` questions follow, whose difficulty suits a small model (`graded_questions`). `seed` is that of generated
     questions and of the order of options. `threads` are per rank, on both sides; None means cores ÷ the
-    largest number of ranks. With `quantization` the ranks run the weights rounded so, and what they are compared with does not.
+    largest number of ranks. With `quantization` the ranks run the weights rounded so; what
+    they are compared with does not.
 
     Raises:
         InputError: a value is out of its range.
@@ -54,7 +55,9 @@ class ComparisonConfig:
 
     def __post_init__(self) -> None:
         for number in self.ranks:
-            check_at_least("ranks", number, 1 if self.candidate or self.quantization else 2)  # one rank is what the others are compared with
+            check_at_least(
+                "ranks", number, 1 if self.candidate or self.quantization else 2
+            )  # one rank is what the others are compared with
         for batch in self.batches:
             check_range("batch", batch, 1, MAX_SLOTS)
         for dtype in self.dtypes:

@@ -96,7 +96,7 @@ class NativeDecoder:
         threads: int,
         quantization: str = "",
     ) -> None:
-        """Read and pack the weights of the stage; `dtype` is fp32 or bf16, `quantization` one of QUANTIZATIONS or empty.
+        """Read and pack the weights of the stage; `dtype` is fp32 or bf16, `quantization` of QUANTIZATIONS or empty.
 
         Raises:
             ModelError: the checkpoint's files are damaged, or the kernels cannot be compiled.

@@ -40,8 +40,8 @@ class PipelineConfig:
     native, where a C++ compiler is found and the dtype is not fp16. `compression` packs the hidden states between ranks
     ("lossless": no bit changes), for slow links. `speculation` drafts next tokens, those that followed the same
     tokens before, and verifies them in one step, so that no token changes: as many as pay ("lookup") or as there are
-    ("always"). `quantization` rounds the weights of the layers' matrices and of the head as they are read ("int8", "int4"):
-    faster where memory is what a step waits for, but another model.
+    ("always"). `quantization` rounds the weights of the layers' matrices and of the head as they are read ("int8",
+    "int4"): faster where memory is what a step waits for, but another model.
     """
 
     model: str = "smollm2"
