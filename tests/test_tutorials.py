@@ -51,7 +51,7 @@ def lines(page: Path) -> Iterator[str]:
 
 def script(page: Path) -> str:
     """Return a page's commands as one script: what serves runs beside the rest and is ended at its end."""
-    made = ["trap 'kill $beside 2>/dev/null; wait' EXIT"]
+    made = ["trap 'kill $beside 2>/dev/null || true; wait' EXIT"]
     for block in blocks(page):
         kept = [line for line in block.splitlines() if line not in NOT_RUN]
         made += [f"{line.split('  #')[0]} & beside=$!" if line.startswith(BESIDE) else line for line in kept]
