@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
+from qubic_lab.bench.lean_http import LeanConnection
 from qubic_lab.bench.local_cluster import LocalCluster, closed_loops, local_cluster, run_apart
 from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
 from qubic_lab.bench.result import MeasuredResult, Percentiles, Table
@@ -170,12 +171,12 @@ def bench_oracle(
             asked = _cold(route, market, requests if route in COLD_MS else max(clients, requests // 5), seed=0)
             cold.append(_measure(cluster, name, route, "cold", asked, clients, progress))
         for route in ROUTES:
-            kept = _kept(route, market)
+            kept = kept_requests(route, market)
             run_apart(_ask_all(url, [OracleRequest(each.path) for each in kept], 1))
             asked = random.Random(0).choices(kept, k=cached_requests)
             cached.append(_measure(cluster, name, route, "cached", asked, clients, progress))
         [once] = _cold("sentiment", market, 1, seed=2)
-        served = 1 + requests + len(_kept("sentiment", market)) + cached_requests
+        served = 1 + requests + len(kept_requests("sentiment", market)) + cached_requests
         at_once = run_apart(_ask_at_once(list(cluster.urls.values()), once.path, served))
         hit_rates = {kind: each["hit_rate"] for kind, each in run_apart(_counts(url)).items()}
     within = all(each.within_limit for each in (*cold, *cached))
@@ -251,7 +252,7 @@ def _cold(route: Route, market: GeneratedMarket, count: int, seed: int) -> list[
     return asked
 
 
-def _kept(route: Route, market: GeneratedMarket) -> list[OracleRequest]:
+def kept_requests(route: Route, market: GeneratedMarket) -> list[OracleRequest]:
     """Return the requests about the present that a page of all coins would send."""
     hit = b'"cache":"hit"'
     if route == "market_overview":
@@ -265,39 +266,6 @@ def _kept(route: Route, market: GeneratedMarket) -> list[OracleRequest]:
 
 def _about(coin: str) -> bytes:
     return f'"coin":"{coin}"'.encode()
-
-
-class LeanConnection:
-    """A kept-alive connection with very little CPU time for each request, to servers that send a Content-Length."""
-
-    def __init__(self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._host, self._reader, self._writer = host, reader, writer
-
-    @classmethod
-    async def open(cls, url: str) -> "LeanConnection":
-        """Connect to the server of an http:// URL.
-
-        Raises:
-            OSError: nothing listens there.
-        """
-        place = urlsplit(url)
-        return cls(place.netloc, *await asyncio.open_connection(place.hostname, place.port))
-
-    async def get(self, path: str) -> tuple[int, bytes]:
-        """Request a path; return status and body, or status 0 if the connection ends before they have come."""
-        if self._writer.is_closing():
-            return 0, b""
-        self._writer.write(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode("ascii"))
-        try:
-            head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0])
-            return int(head[9:12]), await self._reader.readexactly(length)
-        except (OSError, EOFError, ValueError):  # it has ended, or the length is missing
-            self.close()
-            return 0, b""
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 @asynccontextmanager
@@ -318,7 +286,7 @@ async def _ask_all(
 
     async def ask(connection: LeanConnection, request: OracleRequest) -> OracleExchange:
         started = time.perf_counter()
-        status, body = await connection.get(request.path)
+        status, body, _ = await connection.get(request.path)
         ms = 1_000 * (time.perf_counter() - started)
         missing = [part for part in request.expected if part not in body]
         right = status == 200 and not missing
@@ -337,11 +305,11 @@ async def _ask_at_once(urls: Sequence[str], path: str, served: int) -> AtOnce:
         replies = await asyncio.gather(*(connection.get(path) for connection in connections))
         last_ms = 1_000 * (time.perf_counter() - started)
     after = await _settled_counts(urls[0], served + AT_ONCE)
-    outcomes = Counter(str(json.loads(body)["cache"]) for status, body in replies if status == 200)
+    outcomes = Counter(str(json.loads(body)["cache"]) for status, body, _ in replies if status == 200)
     return AtOnce(
         requests=AT_ONCE,
         processes=len(urls),
-        errors=sum(status != 200 for status, _ in replies),
+        errors=sum(status != 200 for status, *_ in replies),
         computations=after["computed"] - before["computed"],
         outcomes=dict(sorted(outcomes.items())),
         last_ms=last_ms,
@@ -362,7 +330,7 @@ async def _settled_counts(url: str, served: int) -> dict[str, Any]:
 async def _counts(url: str) -> dict[str, dict[str, Any]]:
     """Return the cache's counts by kind; a QubicLabError if the coordinator does not report them."""
     async with _connections([url], 1) as [connection]:
-        status, body = await connection.get("/api/oracle/status")
+        status, body, _ = await connection.get("/api/oracle/status")
     cache = json.loads(body)["cache"] if status == 200 else None
     if cache is None:
         raise QubicLabError(f"the coordinator does not report its cache's counts (status {status})")

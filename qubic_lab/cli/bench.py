@@ -262,6 +262,29 @@ def link(
     return bench_slow_links(config, *links, requests, pairs, new_tokens, progress)
 
 
+@bench("--rate 20,50,100 --profile burst --surface cluster,openai")
+def load(
+    progress: Progress,
+    rate: Annotated[str, Option(help="Requests/s that come, whatever happens to earlier ones.")] = "20,50,100",
+    profile: Annotated[str, Option(help="steady; burst: for 1 s in 5 three times as many; ramp: from 0.")] = "steady",
+    seconds: Annotated[float, Option(help="Time of each rate, or of the overload.")] = 20.0,
+    surface: Annotated[str, Option(help="Interfaces of a coordinator.")] = "cluster,openai,oracle",
+    bound: Annotated[float, Option(help="Seconds after which an answer is late.")] = 2.0,
+    overload: Annotated[float, Option(help="Find the peak and send so many times as much; 0: no.")] = 0.0,
+    nodes: EchoNodes = 3,
+    slots: Annotated[int, Option(help="Requests that a node answers at once.")] = 32,
+    answer: Annotated[float, Option(help="Seconds that a node takes for an answer.")] = 0.2,
+) -> "BenchResult":
+    """Measure answers in time and refusals under open-loop load.
+
+    Latencies count from when a request was due. With --overload the peak is sought, exceeded, and the recovery timed.
+    """
+    from qubic_lab.bench.load import bench_load
+
+    rates, surfaces = console.split_numbers("--rate", rate), console.split_list("--surface", surface)
+    return bench_load(rates, profile, seconds, surfaces, bound, overload, nodes, slots, answer, progress)
+
+
 @bench("--model smollm2 --ranks 2")
 def memory(
     progress: Progress,
