@@ -28,7 +28,7 @@ from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.model.config import ModelConfig, check_context, load_config
 from qubic_lab.model.cost import model_cost
-from qubic_lab.model.layout import DTYPE_BYTES
+from qubic_lab.model.layout import DTYPE_BYTES, QUANTIZATIONS
 from qubic_lab.model.resolve import resolve_whole
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig, resolve_config
@@ -216,13 +216,15 @@ def bench_engine(
     new_tokens: int = 32,
     repeat: int = 7,
     peers: Sequence[str] = ("transformers",),
+    quantizations: Sequence[str] = (),
     progress: Progress = no_progress,
 ) -> EngineResult:
     """Measure the pipeline with several numbers of ranks against one rank, and against other engines.
 
     Prompts are random with a fixed seed, and end tokens are ignored. `peers` are packages or single settings of
     `peers.PEERS`; what cannot be measured of them is left out, with its reason in the result. Ours are compared with
-    each other only if 1 is one of the `ranks`.
+    each other only if 1 is one of the `ranks`. One rank with weights of these `quantizations` is compared with one whose
+    weights are as they are, and with peers of the same form.
 
     Raises:
         InputError: a value is out of range; nothing was run.
@@ -233,12 +235,19 @@ def bench_engine(
     check_choice("dtype", dtype, DTYPE_BYTES)
     for name in peers:
         check_choice("peer", name, PEER_NAMES)
+    for name in quantizations:
+        check_choice("quantization", name, QUANTIZATIONS)
     check_at_least("new_tokens", new_tokens, 2)  # the first token belongs to the prefill
     grid = SpeedGrid.of(model, ranks, batches, prompt_tokens, new_tokens, repeat)
     watch = NoiseWatch()
     configs = _configs(model, grid, dtype)
-    asked = [peer for peer in PEERS if {peer.package, peer.name} & set(peers)]
-    report = counted(progress, _sides(grid, configs, asked) * len(grid.batches) * repeat)
+    asked = [
+        peer
+        for peer in PEERS
+        if {peer.package, peer.name} & set(peers) and (not peer.quantization or peer.quantization in quantizations)
+    ]
+    count = _sides(grid, configs, asked) + 2 * len(quantizations)
+    report = counted(progress, count * len(grid.batches) * repeat)
     torch.set_num_threads(grid.threads)  # of the probe
     with ExitStack() as stack:
         trace = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -251,7 +260,10 @@ def bench_engine(
                 bench.compare_with_whole(number)
             bench.compare_paths()
         for peer in asked:
-            bench.compare_with_peer(peer)
+            if not peer.quantization:
+                bench.compare_with_peer(peer)
+        for name in quantizations:
+            bench.compare_quantized(name, [peer for peer in asked if peer.quantization == name])
     bench.add_bandwidth_fractions()
     return EngineResult(
         setups=tuple(bench.setups),
@@ -329,8 +341,27 @@ class EngineBench:
                 found = self._measure(EXACT, [self._ours(1, batch), other])
                 self._add(EXACT, 1, batch, quotients(attrgetter("decode"), *found))
 
-    def compare_with_peer(self, peer: Peer) -> None:
-        """Compare as many ranks as the peer has with it, at the same requests in flight."""
+    def compare_quantized(self, quantization: str, peers: Sequence[Peer]) -> None:
+        """Compare one rank with quantized weights with one that has them as they are, and with peers of that form."""
+        name = f"{quantization}_vs_{self._used.dtype}"
+        if 1 not in self._grid.ranks:
+            self.not_measured[name] = "it is that of one rank, which was not measured"
+            return
+        config = replace(self._configs[1], quantization=quantization)
+        with Pipeline.launch(config) as pipeline:
+
+            def ours(batch: int) -> Side:
+                return self._side(f"{OURS} {quantization}", pipeline, replace(config, slots=batch), batch)
+
+            for batch in self._grid.batches:
+                found = self._measure(name, [ours(batch), self._ours(1, batch)])
+                self._add(name, 1, batch, quotients(attrgetter("decode"), *found))
+                self._add(f"prefill_{name}", 1, batch, quotients(attrgetter("prefill"), *found))
+            for peer in peers:
+                self.compare_with_peer(peer, ours)
+
+    def compare_with_peer(self, peer: Peer, ours: Callable[[int], Side] | None = None) -> None:
+        """Compare `ours`, by default as many ranks as the peer has, with it, at the same requests in flight."""
         decode, prefill = f"vs_{peer.name}", f"prefill_vs_{peer.name}"
         names = (decode, prefill) if peer.ranks == 1 else (decode,)
         grid = self._grid
@@ -342,7 +373,8 @@ class EngineBench:
             with PeerProcess(peer, model) as process:
                 self.versions[peer.name] = process.version
                 for batch in grid.batches:
-                    sides = [self._ours(peer.ranks, batch), self._theirs(peer, process, batch)]
+                    mine = ours(batch) if ours else self._ours(peer.ranks, batch)
+                    sides = [mine, self._theirs(peer, process, batch)]
                     found = self._measure(decode, sides)
                     self._add(decode, peer.ranks, batch, quotients(attrgetter("decode"), *found))
                     if prefill in names:

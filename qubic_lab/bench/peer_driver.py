@@ -248,11 +248,25 @@ def _serve(command: list[str], settings: dict[str, Any]) -> str:
 
 
 def _gguf(options: dict[str, Any]) -> Path:
-    """Return the file of the model, which is written the first time."""
+    """Return the file of the model, which is written the first time; llama.cpp itself makes a quantized one of it."""
     file = Path(options["gguf"])
     if not file.exists():
         write_gguf(Path(options["folder"]), file, options["dtype"])
-    return file
+    if not (kind := options.get("quantized")):
+        return file
+    small = file.with_name(f"{file.stem}-{kind}.gguf")
+    if not small.exists():
+        os.environ["LLAMA_CPP_LIB_PATH"] = options["libraries"]
+        import llama_cpp
+
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+        params.nthread = options["threads"]
+        partial = small.with_suffix(".partial")
+        if llama_cpp.llama_model_quantize(str(file).encode(), str(partial).encode(), params):
+            raise RuntimeError(f"llama.cpp cannot write {file.name} in {kind}")
+        partial.rename(small)
+    return small
 
 
 def _free_port() -> int:

@@ -39,7 +39,8 @@ class PeerError(Exception):
 class Peer:
     """An engine and its setting; `package` is the name of its environment, `engine` that of its driver.
 
-    `more` are its own options, `variables` those of its environment.
+    `more` are its own options, `variables` those of its environment. One with `quantization` has weights rounded in the
+    same form as ours with that option, which it is compared with.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Peer:
     ranks: int = 1
     more: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
+    quantization: str = ""
 
 
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -57,6 +59,8 @@ PEERS = (
     Peer("transformers", "transformers", "transformers"),
     Peer("llamacpp", "llama.cpp", "llamacpp"),
     Peer("llamacpp_rpc", "llama.cpp", "llamacpp", ranks=2),
+    Peer("llamacpp_q8_0", "llama.cpp", "llamacpp", more={"quantized": "Q8_0"}, quantization="int8"),
+    Peer("llamacpp_q4_0", "llama.cpp", "llamacpp", more={"quantized": "Q4_0"}, quantization="int4"),
     Peer("vllm", "vllm", "vllm", variables=IN_PROCESS),
     Peer("vllm_pp", "vllm", "vllm", ranks=2),
     Peer("vllm_pp_best", "vllm", "vllm", ranks=2, more={"max_num_batched_tokens": 256}, variables=IN_PROCESS),
@@ -222,6 +226,7 @@ def _options(peer: Peer, model: PeerModel) -> dict[str, Any]:
             "servers": peer.ranks if peer.ranks > 1 else 0,
             "context": model.context,
             "requests": model.requests,
+            **peer.more,
         }
     if peer.package == "vllm":
         cores = sorted(os.sched_getaffinity(0))

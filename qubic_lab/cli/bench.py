@@ -170,6 +170,7 @@ def engine(
     batch: Batches = "1,4,8",
     dtype: options.Dtype = "bf16",
     peers: Annotated[str, Option(help="transformers, llama.cpp, vllm or none; see `make peers`.")] = "transformers",
+    quantization: Annotated[str, Option(help="Also ours with weights in int8, int4 or both.")] = "",
     prompt_tokens: PromptTokens = 64,
     new_tokens: NewTokens = 32,
     repeat: Annotated[int, Option(help="Pairs of measurements.")] = 7,
@@ -188,7 +189,8 @@ def engine(
             raise InputError(f"{picture.parent} is no folder: give the picture a place in an existing one")
     numbers, batches = console.split_numbers("--ranks", ranks), console.split_numbers("--batch", batch)
     packages = () if peers == "none" else console.split_list("--peers", peers)
-    result = bench_engine(model, numbers, batches, dtype, prompt_tokens, new_tokens, repeat, packages, progress)
+    small = console.split_list("--quantization", quantization) if quantization else ()
+    result = bench_engine(model, numbers, batches, dtype, prompt_tokens, new_tokens, repeat, packages, small, progress)
     if picture is not None:
         from qubic_lab.studies.engine_figures import speed_ratios
 

@@ -17,6 +17,10 @@ COLUMNS = {
     "prefill_vs_transformers": "prefill, transformers",
     "prefill_vs_llamacpp": "prefill, llama.cpp",
     "prefill_vs_vllm": "prefill, vLLM",
+    "int8_vs_bf16": "decode, int8 ÷ bf16",
+    "vs_llamacpp_q8_0": "decode, int8 ÷ llama.cpp's Q8_0",
+    "int4_vs_bf16": "decode, int4 ÷ bf16",
+    "vs_llamacpp_q4_0": "decode, int4 ÷ llama.cpp's Q4_0",
 }
 """What ours is compared with, by the name of the ratio."""
 APART = 1.03
