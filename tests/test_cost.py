@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from models import tiny_model
 
 from qubic_lab.errors import InputError
@@ -8,6 +9,7 @@ from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.config import ModelConfig, load_config, parse_config
 from qubic_lab.model.cost import kv_cache_bytes, layer_weight_bytes, model_cost, parameter_count, stage_weight_bytes
 from qubic_lab.model.layout import model_tensors, stage_ranges
+from qubic_lab.model.native import NativeDecoder
 from qubic_lab.model.random_model import read_shape
 
 
@@ -58,6 +60,17 @@ def test_a_tied_matrix_counts_on_each_rank_that_holds_it() -> None:
     stages = [stage_weight_bytes(config, stage, "bf16") for stage in stage_ranges((15, 15))]
     assert sum(stages) == whole + matrix_bytes
     assert stage_weight_bytes(config, *stage_ranges((30,)), "bf16") == whole
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_quantised_weights_are_as_many_bytes_as_a_decoder_holds(tmp_path: Path, quantization: str) -> None:
+    checkpoint = Checkpoint.open(tiny_model(tmp_path, "qwen2", tie_word_embeddings=True))
+    (whole,) = stage_ranges((checkpoint.config.layers,))
+    held = NativeDecoder(checkpoint, whole, torch.bfloat16, 1, quantization).weight_bytes
+    assert model_cost(checkpoint.config, "bf16", 0, quantization).weight_bytes == held
+    assert stage_weight_bytes(checkpoint.config, whole, "bf16", quantization) == held
+    halves = [stage_weight_bytes(checkpoint.config, stage, "bf16", quantization) for stage in stage_ranges((2, 2))]
+    assert sum(halves) == held
 
 
 def test_an_unknown_dtype_is_refused_with_a_suggestion() -> None:

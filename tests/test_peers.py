@@ -114,15 +114,21 @@ def test_an_interrupted_bench_ends_a_busy_peer_and_its_workers_at_once(
 @pytest.mark.dist
 def test_the_bench_names_what_it_could_not_measure(fake_peer: Any, tiny: Path, shared_ranks: None, here: Run) -> None:
     fake_peer("dies later")
-    result = here(f"{ENGINE} --model {tiny}").json
+    result = here(f"{ENGINE} --quantization int8 --model {tiny}").json
     reasons = result["not_measured"]
-    assert reasons.keys() == {"vs_llamacpp", "prefill_vs_llamacpp", "vs_llamacpp_rpc"}
+    measured = {"vs_llamacpp", "prefill_vs_llamacpp", "vs_llamacpp_q8_0", "prefill_vs_llamacpp_q8_0", "vs_llamacpp_rpc"}
+    assert reasons.keys() == measured
+    assert [each["batch"] for each in result["ratios"]["int8_vs_bf16"]] == [1, 2]
+    assert [each["system"] for each in result["setups"] if each["comparison"] == "int8_vs_bf16"][:2] == [
+        "ours int8",
+        "ours",
+    ]
     assert all("two prompts are too many" in reason for reason in reasons.values())
     for name, ranks in {"vs_llamacpp": 1, "prefill_vs_llamacpp": 1, "vs_llamacpp_rpc": 2}.items():
         (found,) = result["ratios"][name]  # of one request, before the fault
         assert found.items() >= {"model": str(tiny), "ranks": ranks, "batch": 1}.items()
         assert 0 < found["low"] <= found["median"] <= found["high"]
-    assert result["versions"] == {"llamacpp": "fake 1.0", "llamacpp_rpc": "fake 1.0"}
+    assert set(result["versions"]) == {"llamacpp", "llamacpp_q8_0", "llamacpp_rpc"}
 
 
 @pytest.mark.dist

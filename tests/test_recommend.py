@@ -68,6 +68,16 @@ def test_equal_devices_are_split_as_the_pipeline_splits_within_a_layer(ranks: in
     assert max(abs(a - b) for a, b in zip(planned, plan_layers(DEEPSEEK, ranks, "C"), strict=True)) <= 1
 
 
+def test_quantised_weights_take_less_memory_and_time_on_cpus_and_move_the_split() -> None:
+    cpus = parse_devices(["a=24GB@50GB/s@1TFLOPS", "b=24GB@50GB/s@1TFLOPS"])
+    of = {name: plan(DEEPSEEK, cpus, LINK, quantization=name) for name in ("", "int8", "int4")}
+    balanced = {name: plans_of(advice.plans)["C"] for name, advice in of.items()}
+    assert balanced[""].latency_ms > 1.8 * balanced["int8"].latency_ms > 1.2 * 1.8 * balanced["int4"].latency_ms
+    assert balanced["int4"].layers[0] > balanced[""].layers[0]  # the head has 8 bits and weighs more
+    with pytest.raises(InputError, match="quantization=int8 is for CPUs, not for t4: give --devices such as cpu="):
+        plan(DEEPSEEK, parse_devices(["t4"]), LINK, quantization="int8")
+
+
 def test_unequal_devices_get_unequal_layers() -> None:
     plans = plans_of(advise("p4,v100").plans)
     slow, fast = plans["C"].layers

@@ -223,8 +223,8 @@ def bench_engine(
 
     Prompts are random with a fixed seed, and end tokens are ignored. `peers` are packages or single settings of
     `peers.PEERS`; what cannot be measured of them is left out, with its reason in the result. Ours are compared with
-    each other only if 1 is one of the `ranks`. One rank with weights of these `quantizations` is compared with one whose
-    weights are as they are, and with peers of the same form.
+    each other only if 1 is one of the `ranks`. One rank with weights of these `quantizations` is compared with one
+    whose weights are as they are, and with peers of the same form.
 
     Raises:
         InputError: a value is out of range; nothing was run.

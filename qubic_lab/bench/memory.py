@@ -61,7 +61,9 @@ def bench_memory(config: PipelineConfig, new_tokens: int) -> MemoryResult:
         list(pipeline.answer_all([fixed_request(new_tokens)] * (used.lanes * used.slots)))
         after = pipeline.describe()
     model = load_config(text_folder(used.folder))
-    shares = [stage_weight_bytes(model, stage, used.dtype) for stage in stage_ranges(used.layers)]
+    shares = [
+        stage_weight_bytes(model, stage, used.dtype, used.quantization or "") for stage in stage_ranges(used.layers)
+    ]
     return MemoryResult(
         ranks=tuple(
             RankMemory(a.rank, a.stage, a.weight_bytes, share, b.peak_rss_bytes, a.peak_rss_bytes)

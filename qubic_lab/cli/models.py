@@ -181,6 +181,7 @@ def plan(
     batch: Annotated[int, Option(help="Requests per lane; a pipeline has as many lanes as ranks.")] = 1,
     dtype: Annotated[str, Option(help="fp16, fp32, or bf16 if the devices support it.")] = "fp16",
     answer_tokens: Annotated[int, Option(help="New tokens of a request, for requests per second.")] = 512,
+    quantization: options.Quantization = None,
     json: options.Json = False,
 ) -> None:
     """Predict the speed of splits and replicas, and recommend one.
@@ -188,7 +189,7 @@ def plan(
     The prediction uses only the model's shape; nothing is run and no weights are read. In the JSON, latency_ms is the
     time between two tokens of a single request, loaded_latency_ms the same while all requests run.
     """
-    advice = advise(model, devices, link, goal, context, batch, dtype, answer_tokens)
+    advice = advise(model, devices, link, goal, context, batch, dtype, answer_tokens, quantization or "")
     accelerate, remark = _accelerate(advice)
     if json:
         baseline = vars(accelerate) if accelerate else None
@@ -198,7 +199,15 @@ def plan(
 
 
 def advise(
-    model: str, devices: str, link: str, goal: str, context: int, batch: int, dtype: str, answer_tokens: int
+    model: str,
+    devices: str,
+    link: str,
+    goal: str,
+    context: int,
+    batch: int,
+    dtype: str,
+    answer_tokens: int,
+    quantization: str = "",
 ) -> "Advice":
     """Return the prediction that the options of `plan` ask for.
 
@@ -210,13 +219,16 @@ def advise(
     from qubic_lab.model.recommend import plan as make_plan
 
     places = parse_devices(split_list("--devices", devices))
-    return make_plan(resolve_shape(model), places, parse_link(link), goal, context, batch, dtype, answer_tokens)
+    shape, hop = resolve_shape(model), parse_link(link)
+    return make_plan(shape, places, hop, goal, context, batch, dtype, answer_tokens, quantization)
 
 
 def _accelerate(advice: "Advice") -> "tuple[Baseline | None, str]":
     """Return the split that accelerate chooses, or None, and a remark about it."""
     from qubic_lab.model.device_map import accelerate_baseline
 
+    if advice.setup.quantization:
+        return None, "accelerate has no such weights"
     try:
         baseline = accelerate_baseline(advice.setup)
     except QubicLabError as error:
@@ -226,8 +238,10 @@ def _accelerate(advice: "Advice") -> "tuple[Baseline | None, str]":
 
 def _show(model: str, advice: "Advice", accelerate: "Baseline | None", remark: str) -> None:
     setup = advice.setup
+    weights = f" with weights in {setup.quantization}" if setup.quantization else ""
     typer.echo(
-        f"{model} in {setup.dtype} on {', '.join(device.name for device in setup.devices)}; goal: {advice.goal}; "
+        f"{model} in {setup.dtype}{weights} on {', '.join(device.name for device in setup.devices)}; "
+        f"goal: {advice.goal}; "
         f"{setup.batch} request{'s' if setup.batch > 1 else ''} per lane of {setup.context:,} tokens each\n"
     )
     _show_plans(advice)

@@ -7,7 +7,14 @@ from itertools import islice, product
 
 from qubic_lab.errors import InputError
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.cost import PartTimes, kv_cache_bytes, layer_weight_bytes, model_cost, stage_weight_bytes
+from qubic_lab.model.cost import (
+    ModelCost,
+    PartTimes,
+    kv_cache_bytes,
+    layer_weight_bytes,
+    model_cost,
+    stage_weight_bytes,
+)
 from qubic_lab.model.device import Device, Link
 from qubic_lab.model.layout import StageRange
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, fastest_layers, plan_layers
@@ -46,6 +53,12 @@ class Setup:
     context: int
     batch: int
     dtype: str
+    quantization: str = ""
+
+    @property
+    def cost(self) -> ModelCost:
+        """The costs of the model's parts."""
+        return model_cost(self.config, self.dtype, self.context, self.quantization)
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,9 @@ class _Chain:
     layers: tuple[int, ...]
 
     def stage_s(self, setup: Setup, batch: int) -> tuple[float, ...]:
-        cost = model_cost(setup.config, setup.dtype, setup.context)
-        return stage_seconds([part_times(cost, device, setup.dtype, batch) for device in self.devices], self.layers)
+        return stage_seconds(
+            [part_times(setup.cost, device, setup.dtype, batch) for device in self.devices], self.layers
+        )
 
     def speed(self, setup: Setup, batch: int) -> Speed:
         hop_s = hop_seconds(setup.config, setup.link, setup.dtype, batch)
@@ -100,7 +114,7 @@ class _Chain:
 
     def memory_bytes(self, setup: Setup) -> tuple[int, ...]:
         cached = len(self.devices) * setup.batch * setup.context
-        return rank_memory_bytes(setup.config, self.layers, setup.dtype, cached)
+        return rank_memory_bytes(setup.config, self.layers, setup.dtype, cached, setup.quantization)
 
     def idle_share(self, setup: Setup) -> tuple[float, ...]:
         stage_s, lanes = self.stage_s(setup, setup.batch), len(self.devices)
@@ -109,7 +123,8 @@ class _Chain:
 
     def most_batch(self, setup: Setup) -> int:
         a_request_each = len(self.devices) * setup.context
-        return min(MOST_BATCH, most_batch(setup.config, self.devices, self.layers, setup.dtype, a_request_each))
+        room = most_batch(*(setup.config, self.devices, self.layers, setup.dtype, a_request_each, setup.quantization))
+        return min(MOST_BATCH, room)
 
 
 def candidates(setup: Setup) -> tuple[tuple[Plan, ...], tuple[Refused, ...]]:
@@ -203,12 +218,13 @@ def divide(setup: Setup, strategy: str) -> tuple[int, ...]:
 
 
 def _by_devices(setup: Setup, strategy: str) -> tuple[int, ...]:
-    cost = model_cost(setup.config, setup.dtype, setup.context)
     ranks = len(setup.devices)
-    times = [part_times(cost, device, setup.dtype, setup.batch) for device in setup.devices]
+    times = [part_times(setup.cost, device, setup.dtype, setup.batch) for device in setup.devices]
     cached = ranks * setup.batch * setup.context
     room = [
-        most_layers(setup.config, device, setup.dtype, cached, first=rank == 0, last=rank == ranks - 1)
+        most_layers(
+            *(setup.config, device, setup.dtype, cached, setup.quantization), first=rank == 0, last=rank == ranks - 1
+        )
         for rank, device in enumerate(setup.devices)
     ]
     if strategy == LEAST_LATENCY:
@@ -220,12 +236,12 @@ def _by_devices(setup: Setup, strategy: str) -> tuple[int, ...]:
 
 def _bytes_as_times(setup: Setup, cached: int) -> PartTimes:
     """Return what parts hold in memory as if a byte took a second; what every rank holds is left out."""
-    config, dtype = setup.config, setup.dtype
+    config, dtype, quantization = setup.config, setup.dtype, setup.quantization
     embedding, head = (StageRange(0, 0, has_embedding=first, has_head=not first) for first in (True, False))
     return PartTimes(
-        embedding_s=stage_weight_bytes(config, embedding, dtype),
-        layer_s=layer_weight_bytes(config, dtype) + kv_cache_bytes(config, 1, dtype, cached),
-        head_s=stage_weight_bytes(config, head, dtype),
+        embedding_s=stage_weight_bytes(config, embedding, dtype, quantization),
+        layer_s=layer_weight_bytes(config, dtype, quantization) + kv_cache_bytes(config, 1, dtype, cached),
+        head_s=stage_weight_bytes(config, head, dtype, quantization),
     )
 
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from qubic_lab.errors import check_choice
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.layout import DTYPE_BYTES, StageRange, layer_tensors, stage_tensors
+from qubic_lab.model.layout import BLOCK, DTYPE_BYTES, QUANTIZATIONS, StageRange, layer_tensors, stage_tensors
 from qubic_lab.model.safetensors_file import Shape
 
 
@@ -73,8 +73,10 @@ class PartTimes:
 
 
 @lru_cache(maxsize=1_024)
-def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
+def model_cost(config: ModelConfig, dtype: str, context: int = 0, quantization: str = "") -> ModelCost:
     """Return the costs of a model's parts in a dtype, with `context` tokens in each layer's KV cache.
+
+    With a `quantization` the matrices of layers and the head's have it; a tied head is held beside the embedding.
 
     Operations are 2 per weight of a matrix and, in attention, 2 per element of the queries' products with the keys
     and of the scores' with the values: https://arxiv.org/abs/2001.08361, table 1.
@@ -84,7 +86,10 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
     """
     width = DTYPE_BYTES[check_choice("dtype", dtype, DTYPE_BYTES)]
     matrix = config.vocab * config.hidden
+    layer_bits, head_bits = QUANTIZATIONS.get(quantization, (0, 0))
     layer = layer_tensors(config, 0)
+    layer_bytes = _weight_bytes(layer, width, layer_bits)
+    head_bytes = _weight_bytes({"norm": (config.hidden,), "head": (config.vocab, config.hidden)}, width, head_bits)
     kv_bytes = kv_cache_bytes(config, 1, dtype, context)
     layer_parameters = parameter_count(layer)
     layer_matrices = sum(math.prod(shape) for shape in layer.values() if len(shape) == 2)
@@ -101,15 +106,15 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0) -> ModelCost:
         ),
         layer=PartCost(
             parameters=layer_parameters,
-            weight_bytes=layer_parameters * width,
-            decode_bytes=layer_parameters * width + kv_bytes,
+            weight_bytes=layer_bytes,
+            decode_bytes=layer_bytes + kv_bytes,
             flops=2 * layer_matrices + 4 * context * config.q_size,
             request_bytes=kv_bytes,
         ),
         head=PartCost(
             parameters=head_parameters,
-            weight_bytes=head_parameters * width,
-            decode_bytes=(config.hidden + matrix) * width + logits_bytes,
+            weight_bytes=head_bytes if head_bits else head_parameters * width,
+            decode_bytes=head_bytes + logits_bytes,
             flops=2 * matrix,
             request_bytes=logits_bytes,
         ),
@@ -121,17 +126,31 @@ def kv_cache_bytes(config: ModelConfig, layers: int, dtype: str, tokens: int) ->
     return 2 * layers * tokens * config.kv_size * DTYPE_BYTES[dtype]
 
 
-def layer_weight_bytes(config: ModelConfig, dtype: str) -> int:
+def layer_weight_bytes(config: ModelConfig, dtype: str, quantization: str = "") -> int:
     """Return the bytes of one layer's weights."""
-    return stage_weight_bytes(config, StageRange(0, 1, has_embedding=False, has_head=False), dtype)
+    return stage_weight_bytes(config, StageRange(0, 1, has_embedding=False, has_head=False), dtype, quantization)
 
 
 @lru_cache(maxsize=1_024)
-def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str) -> int:
+def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str, quantization: str = "") -> int:
     """Return the bytes of a stage's weights; a tied matrix counts on each rank that has it."""
-    ends = stage_tensors(config, replace(stage, end=stage.first))
-    layers = (stage.end - stage.first) * parameter_count(layer_tensors(config, 0))
-    return (parameter_count(ends) + layers) * DTYPE_BYTES[dtype]
+    width, layers = DTYPE_BYTES[dtype], stage.end - stage.first
+    if quantization:
+        cost = model_cost(config, dtype, 0, quantization)
+        parts = (stage.has_embedding, cost.embedding), (stage.has_head, cost.head), (layers, cost.layer)
+        return sum(count * part.weight_bytes for count, part in parts)
+    ends = parameter_count(stage_tensors(config, replace(stage, end=stage.first)))
+    return (ends + layers * parameter_count(layer_tensors(config, 0))) * width
+
+
+def _weight_bytes(tensors: Mapping[str, Shape], width: int, bits: int) -> int:
+    """Return the bytes of tensors, their matrices with blocks of numbers of `bits` and a scale, if bits are given."""
+    return sum(
+        shape[0] * -(-shape[1] // BLOCK) * (2 + BLOCK * bits // 8)
+        if bits and len(shape) == 2
+        else math.prod(shape) * width
+        for shape in tensors.values()
+    )
 
 
 def parameter_count(tensors: Mapping[str, Shape]) -> int:

@@ -11,12 +11,14 @@ LANE_REQUESTS = 8
 """Requests of a lane for which strategy C is balanced."""
 
 
-def plan_layers(config: ModelConfig, ranks: int, strategy: str, cut: int | None = None) -> tuple[int, ...]:
+def plan_layers(
+    config: ModelConfig, ranks: int, strategy: str, cut: int | None = None, quantization: str = ""
+) -> tuple[int, ...]:
     """Return the number of layers of each rank; with one rank every strategy gives the whole model.
 
     A: two ranks, the embedding and the layers before `cut` (default: half, rounded up) / the others and the head.
     B: equal counts, with one more on the first ranks if there is a remainder.
-    C: balanced by the bytes that a decode step of LANE_REQUESTS moves.
+    C: balanced by the bytes that a decode step of LANE_REQUESTS moves, with weights in `quantization`.
 
     Raises:
         InputError: as for check_strategy; or there are more ranks than layers, or a rank has no layers.
@@ -32,7 +34,7 @@ def plan_layers(config: ModelConfig, ranks: int, strategy: str, cut: int | None 
         return _cut(config.layers, (config.layers + 1) // 2 if cut is None else cut)
     if strategy == "B":
         return equal_counts(config.layers, ranks)
-    cost = model_cost(config, "bf16")
+    cost = model_cost(config, "bf16", 0, quantization)
     embedding, layer, head = (part.step_bytes(LANE_REQUESTS) for part in (cost.embedding, cost.layer, cost.head))
     a_byte_a_second = PartTimes(embedding, layer, head)
     return balanced_layers([a_byte_a_second] * ranks, config.layers)

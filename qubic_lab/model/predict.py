@@ -72,29 +72,40 @@ def pipeline_speed(stage_s: Sequence[float], hop_s: float, lanes: int, batch: in
     )
 
 
-def rank_memory_bytes(config: ModelConfig, layers: Sequence[int], dtype: str, cached: int) -> tuple[int, ...]:
+def rank_memory_bytes(
+    config: ModelConfig, layers: Sequence[int], dtype: str, cached: int, quantization: str = ""
+) -> tuple[int, ...]:
     """Return the bytes on each rank: weights, the KV cache of `cached` tokens of all requests, the working reserve."""
     return tuple(
-        stage_weight_bytes(config, stage, dtype) + kv_cache_bytes(config, count, dtype, cached) + WORKING_RESERVE_BYTES
+        stage_weight_bytes(config, stage, dtype, quantization)
+        + kv_cache_bytes(config, count, dtype, cached)
+        + WORKING_RESERVE_BYTES
         for count, stage in zip(layers, stage_ranges(tuple(layers)), strict=True)
     )
 
 
-def most_layers(config: ModelConfig, device: Device, dtype: str, cached: int, *, first: bool, last: bool) -> int:
+def most_layers(
+    config: ModelConfig, device: Device, dtype: str, cached: int, quantization: str = "", *, first: bool, last: bool
+) -> int:
     """Return how many layers fit on a device with the embedding (first rank) and the head (last rank).
 
     `cached` is the total number of tokens in the KV cache.
     """
-    fixed = stage_weight_bytes(config, StageRange(0, 0, first, last), dtype) + WORKING_RESERVE_BYTES
-    a_layer = layer_weight_bytes(config, dtype) + kv_cache_bytes(config, 1, dtype, cached)
+    fixed = stage_weight_bytes(config, StageRange(0, 0, first, last), dtype, quantization) + WORKING_RESERVE_BYTES
+    a_layer = layer_weight_bytes(config, dtype, quantization) + kv_cache_bytes(config, 1, dtype, cached)
     return max(0, min(config.layers, (device.usable_bytes - fixed) // a_layer))
 
 
 def most_batch(
-    config: ModelConfig, devices: Sequence[Device], layers: Sequence[int], dtype: str, cached_each: int
+    config: ModelConfig,
+    devices: Sequence[Device],
+    layers: Sequence[int],
+    dtype: str,
+    cached_each: int,
+    quantization: str = "",
 ) -> int:
     """Return how many requests per lane fit in memory, if one more in every lane adds `cached_each` tokens."""
-    empty = rank_memory_bytes(config, layers, dtype, 0)
+    empty = rank_memory_bytes(config, layers, dtype, 0, quantization)
     room = [
         (device.usable_bytes - held) // kv_cache_bytes(config, count, dtype, cached_each)
         for device, held, count in zip(devices, empty, layers, strict=True)

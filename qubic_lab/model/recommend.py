@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qubic_lab.errors import check_at_least, check_choice, check_range
+from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.model.candidates import (
     GOALS,
     MOST_BATCH,
@@ -28,7 +28,8 @@ from qubic_lab.model.changes import (
     rate_sentence,
 )
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.device import FP32_SHARE, LAYER_OVERHEAD_S, USABLE_SHARE, Device, Link, check_dtype
+from qubic_lab.model.device import CATALOGUE, FP32_SHARE, LAYER_OVERHEAD_S, USABLE_SHARE, Device, Link, check_dtype
+from qubic_lab.model.layout import QUANTIZATIONS
 from qubic_lab.model.predict import WORKING_RESERVE_BYTES, hop_seconds
 
 
@@ -70,6 +71,7 @@ class Advice:
             "context": setup.context,
             "batch": setup.batch,
             "dtype": setup.dtype,
+            "quantization": setup.quantization,
             "answer_tokens": self.answer_tokens,
             "devices": [device.name for device in setup.devices],
             "link": asdict(setup.link),
@@ -99,6 +101,7 @@ def plan(
     batch: int = 1,
     dtype: str = "fp16",
     answer_tokens: int = 512,
+    quantization: str = "",
 ) -> Advice:
     """Predict all strategies on these devices, and recommend one of them, or one with fewer devices, for a goal.
 
@@ -112,6 +115,7 @@ def plan(
         batch: requests per lane; a pipeline has as many lanes as ranks, replicas have one each.
         dtype: dtype of weights, activations and KV cache.
         answer_tokens: new tokens of a request, for requests per second.
+        quantization: int8 or int4 weights, which CPUs compute with; or none.
 
     Raises:
         InputError: there is no device, a goal or dtype is unknown or not supported, or a number is out of range.
@@ -121,7 +125,14 @@ def plan(
     check_range("context", context, 1, config.max_positions)
     check_range("batch", batch, 1, MOST_BATCH)
     check_range("answer_tokens", answer_tokens, 1, config.max_positions)
-    setup = Setup(config, tuple(devices), link, context, batch, check_dtype(dtype, devices))
+    if quantization:
+        check_choice("quantization", quantization, QUANTIZATIONS)
+        if cards := [device.name for device in devices if device.name in CATALOGUE]:
+            raise InputError(
+                f"quantization={quantization} is for CPUs, not for {cards[0]}: give --devices such as "
+                "cpu=24GB@50GB/s@1TFLOPS, or leave it out"
+            )
+    setup = Setup(config, tuple(devices), link, context, batch, check_dtype(dtype, devices), quantization)
     plans, refused = candidates(setup)
     alone = with_fewer(setup, goal, plans)
     best = choose(plans, alone, goal)
@@ -211,6 +222,11 @@ def assumptions(setup: Setup) -> tuple[str, ...]:
         "A pipeline has as many lanes in flight as ranks; replicas share nothing and take one lane each. "
         f"A hop takes {1e3 * hop_s:.3g} ms: the link's latency and the hidden states of a lane.",
     ]
+    if setup.quantization:
+        lines.append(
+            f"Weights of layers are in {setup.quantization}, those of the head in int8, with a scale for each 32; the "
+            "embedding and the KV cache stay in the dtype."
+        )
     if setup.dtype == "fp32":
         lines.append(f"Compute in fp32 is {FP32_SHARE:.3g} of that in 16 bit.")
     if not all(device.bf16 for device in setup.devices):

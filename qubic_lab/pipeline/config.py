@@ -160,7 +160,9 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         checkpoint = Checkpoint.open(folder)
         strategy, layers = _divide(config, checkpoint.config.layers) or (
             config.strategy or "C",
-            plan_layers(checkpoint.config, config.ranks or 1, config.strategy or "C", config.cut),
+            plan_layers(
+                *(checkpoint.config, config.ranks or 1, config.strategy or "C", config.cut, config.quantization or "")
+            ),
         )
     else:
         strategy, layers = split.strategy, split.layers_per_rank
