@@ -115,17 +115,38 @@ def concurrency(
     repeat: Annotated[int, Option(help="Blocks of each number of clients.")] = 5,
     prompt_tokens: Annotated[int, Option(help="Most tokens of a prompt.")] = 64,
     new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 16,
+    rates: Annotated[str | None, Option(help="Arrivals per second instead of clients, such as 0.5,1,2.")] = None,
+    arrivals: Annotated[list[Path] | None, Option(metavar="FILE", help="Arrivals: a time in seconds a line.")] = None,
+    limit: Annotated[str, Option(help="With --rates or --arrivals: answers within this time are good.")] = "10s",
+    long_prompt: Annotated[
+        int | None, Option(help="Instead: --requests at once with and without such a prompt.")
+    ] = None,
 ) -> "BenchResult":
     """Measure latency and throughput with concurrent clients.
 
-    Also shows whether any answer changes.
+    Also shows whether any answer changes. With --rates, requests arrive at random (Poisson) or as recorded, whether or
+    not earlier ones are answered: a pipeline, one process and replicas. With --long-prompt: what a long prompt does to
+    the time between tokens of short requests; --repeat pairs.
     """
-    from qubic_lab.bench.concurrency import bench_concurrency
     from qubic_lab.pipeline import PipelineConfig
 
     config = PipelineConfig(model, ranks, dtype=dtype, slots=slots, threads=threads)
-    numbers = console.split_numbers("--clients", clients)
-    return bench_concurrency(config, numbers, requests, repeat, prompt_tokens, new_tokens, progress)
+    sizes = prompt_tokens, new_tokens, progress
+    if long_prompt is not None:
+        from qubic_lab.bench.long_prompt import bench_long_prompt
+
+        return bench_long_prompt(config, long_prompt, requests, prompt_tokens, new_tokens, repeat, progress)
+    if rates is not None or arrivals:
+        from qubic_lab.bench.open_loop import bench_open_loop
+
+        per_s = (
+            [console.read_seconds("--rates", each) for each in console.split_list("--rates", rates)] if rates else []
+        )
+        limit_s = console.read_seconds("--limit", limit)
+        return bench_open_loop(config, per_s, arrivals or [], limit_s, requests, repeat, *sizes)
+    from qubic_lab.bench.concurrency import bench_concurrency
+
+    return bench_concurrency(config, console.split_numbers("--clients", clients), requests, repeat, *sizes)
 
 
 @bench("--concurrency 50 --requests 1000")
