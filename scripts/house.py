@@ -19,7 +19,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from price_walk import FunctionNode, imported, parse_package, walk_price
+from price_walk import FunctionNode, imported, nodes_of, parse_package, walk_price
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, ORACLE = "qubic_lab", "qubic_lab.oracle"
@@ -113,7 +113,7 @@ def count_parameters(trees: Trees, names: set[str]) -> int:
     parameters = (
         {each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)}
         for tree in trees.values()
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, FunctionNode)
     )
     return sum(bool(each & names) for each in parameters)
@@ -125,7 +125,7 @@ def count_string_subscripts(trees: Trees) -> int:
         isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
         for name, tree in trees.items()
         if any(_is_in(name, each) for each in DICTIONARIES)
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
     )
 
 
@@ -146,7 +146,7 @@ def longest_function(trees: Trees) -> tuple[int, str]:
         ((node.end_lineno or node.lineno) - node.lineno + 1, f"{name}.{node.name}")
         for name, tree in trees.items()
         if not _is_in(name, MIGRATIONS)
-        for node in ast.walk(tree)
+        for node in nodes_of(tree)
         if isinstance(node, FunctionNode)
     )
 

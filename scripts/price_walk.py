@@ -4,6 +4,7 @@ import ast
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROUTE = "/market_overview"
@@ -31,9 +32,15 @@ def parse_package(root: Path) -> dict[str, ast.Module]:
     return {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in zip(names, files, strict=True)}
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
+@cache
+def nodes_of(tree: ast.Module) -> tuple[ast.AST, ...]:
+    """Return all nodes of a module, which are looked for once."""
+    return tuple(ast.walk(tree))
+
+
+def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """Yield each name that import statements bind anywhere in a module, and the full name that it stands for."""
-    for node in ast.walk(tree):
+    for node in nodes_of(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.asname or alias.name, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
