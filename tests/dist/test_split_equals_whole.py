@@ -165,8 +165,9 @@ def test_drafts_change_no_bit(
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_200_requests_at_random_times_get_what_each_gets_alone_in_two_starts(
-    ranks: int, tiny: Path, one_rank: Pipeline
+@pytest.mark.parametrize("count", [50, pytest.param(200, marks=pytest.mark.slow)])
+def test_requests_at_random_times_get_what_each_gets_alone_in_two_starts(
+    ranks: int, count: int, tiny: Path, one_rank: Pipeline
 ) -> None:
     draw = random.Random(5)
     asked = [
@@ -176,7 +177,7 @@ def test_200_requests_at_random_times_get_what_each_gets_alone_in_two_starts(
                 draw.randint(1, 24), temperature=draw.choice((0.0, 0.8)), top_p=0.9, seed=n, ignore_eos=True
             ),
         )
-        for n in range(200)
+        for n in range(count)
     ]
     one_rank.configure(PipelineConfig(model=str(tiny), threads=2))
     alone = [one_rank.answer(request).completion.token_ids for request in asked]
