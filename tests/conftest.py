@@ -17,6 +17,7 @@ import pytest
 import redis
 from commands import Ended, Run
 from databases import emptied, postgres
+from forked_python import fork_from_here
 from hypothesis import HealthCheck
 from hypothesis import settings as effort
 from sqlalchemy import Engine
@@ -51,6 +52,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         for name in names[first:] + names[:first]:
             with suppress(Exception, pytest.skip.Exception):  # a collection says what is wrong
                 import_module(name)
+        fork_from_here()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -26,6 +26,7 @@ from fake_source.faults import TRANSPORT
 from fake_source.ledger import read_ledger
 from fake_source.reply import KEYS
 from fake_source.server import FakeServer, collector_settings, running_source
+from forked_python import PYTHON
 from sqlalchemy import Engine, event, text
 
 from qubic_lab.database import open_database
@@ -463,7 +464,7 @@ def source_process(folder: Path, *options: str, backfill_days: int) -> Iterator[
     """Yield what a fake source with every fault prints, and its ledger; it ends afterwards by SIGTERM."""
     ledger, config = folder / "ledger.jsonl", folder / "collector.yaml"
     process = subprocess.Popen(
-        [sys.executable, "-m", "fake_source", "--faults", "all", "--folder", folder, *options],
+        [PYTHON, "-m", "fake_source", "--faults", "all", "--folder", folder, *options],
         cwd=Path(__file__).parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -497,7 +498,7 @@ class Collecting:
         self.killed_s: list[float] = []
         self._folder, self._ledger = folder, ledger
         self._environment = os.environ | printed["environment"] | {"QUBIC_LAB_DATABASE_URL": self.url}
-        self._command = [sys.executable, "-m", "qubic_lab.cli.main", "--verbose", "oracle", "collect", "--json"]
+        self._command = [PYTHON, "-m", "qubic_lab.cli.main", "--verbose", "oracle", "collect", "--json"]
         self._command += ["--config", printed["config"]]
 
     def until(self, answers: int, how: signal.Signals) -> None:

@@ -1,0 +1,166 @@
+"""Processes of tests, forked from one that has imported the package: its imports take one to three seconds of a core.
+
+After `fork_from_here()` this process's `subprocess.Popen` starts the modules of FORKED, and any module by PYTHON, as
+forks of what is imported now. They are its children, with the environment, folder, session and descriptors that they
+would have; what they start themselves is started as always.
+"""
+
+import ctypes
+import faulthandler
+import gc
+import json
+import logging
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+FORKED = {"qubic_lab.bench.link", "qubic_lab.bench.queue", "qubic_lab.lifeline", "qubic_lab.pipeline.launcher"}
+PYTHON = f"{Path(sys.executable).parent}/./{Path(sys.executable).name}"
+"""This interpreter by a name that tests use: with it any module is started as a fork."""
+LONGEST = 1 << 18
+TESTS = Path(__file__).parent
+_PR_SET_CHILD_SUBREAPER = 36
+
+start_anew = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+
+
+def fork_from_here() -> None:
+    """Fork the process that forks others (Linux), before this one starts threads or runs operations of torch."""
+    if sys.platform != "linux":
+        return
+    asked, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent, one_at_a_time = os.getpid(), threading.Lock()
+    if not os.fork():
+        asking.close()
+        _fork_others(asked)
+    asked.close()
+
+    def start(self: Any, args: Any, executable: Any, *others: Any) -> None:
+        before, close_fds, pass_fds, cwd, env, _, _, shell, *pipes, _, _, _, _, _, new_session, _ = others
+        env = dict(os.environ if env is None else env)
+        paths = env.get("PYTHONPATH", "").split(os.pathsep)
+        anew = before or pass_fds or shell or not close_fds or any(Path(p, "sitecustomize.py").exists() for p in paths)
+        if anew or os.getpid() != parent or not _is_forked(args):
+            start_anew(self, args, executable, *others)
+            return
+        argv = [str(each) for each in args[1:]]
+        job = {"argv": argv, "env": env, "cwd": str(cwd or Path.cwd()), "parent": parent, "new_session": new_session}
+        stdin, to_stdin, from_stdout, stdout, from_stderr, stderr = pipes
+        given = [own if number == -1 else number for own, number in enumerate((stdin, stdout, stderr))]
+        with one_at_a_time:
+            adopt = ctypes.CDLL(None).prctl
+            adopt(_PR_SET_CHILD_SUBREAPER, 1)
+            socket.send_fds(asking, [json.dumps(job).encode()], given)
+            self.pid = int(asking.recv(99))
+            asking.recv(1)  # it is ours now
+            adopt(_PR_SET_CHILD_SUBREAPER, 0)
+        self._child_created = True
+        self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)
+
+    subprocess.Popen._execute_child = start  # type: ignore[attr-defined]
+
+
+def _is_forked(command: Any) -> bool:
+    if isinstance(command, str) or command[0] not in (sys.executable, PYTHON):
+        return False
+    module = _options_end(command[1:]) + 1
+    return command[module - 1] in ("-m", "-um") and (command[0] == PYTHON or command[module] in FORKED)
+
+
+def _options_end(arguments: list[str]) -> int:
+    """Return how many options of Python come before a module's name, or before the end."""
+    return next((n for n, each in enumerate(arguments) if str(each)[:1] != "-"), len(arguments) - 1)
+
+
+def _fork_others(asked: socket.socket) -> None:
+    """Fork a process for each job; its parent ends at once, so that whoever asked becomes its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.disable()
+    gc.freeze()
+    while True:
+        message, given, *_ = socket.recv_fds(asked, LONGEST, 3)
+        if not message:
+            os._exit(0)
+        if not (between := os.fork()):
+            if child := os.fork():
+                asked.send(b"%d" % child)
+                os._exit(0)
+            _become(asked, json.loads(message), given)
+        os.waitpid(between, 0)
+        asked.send(b".")
+        for descriptor in given:
+            os.close(descriptor)
+
+
+def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None:
+    """Run a module as `python -m` does, and end."""
+    asked.close()
+    for number, descriptor in enumerate(given):
+        os.dup2(descriptor, number)
+    os.closerange(3, 1 << 16)
+    if job["new_session"]:
+        os.setsid()
+    os.environ.clear()
+    os.environ.update(job["env"])
+    os.chdir(job["cwd"])
+    while os.getppid() != job["parent"]:
+        time.sleep(0.001)
+    status = 1
+    try:
+        module = _options_end(job["argv"])
+        _as_new(job["argv"][:module], job["argv"][module:])
+        runpy.run_module(job["argv"][module], run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]
+        __import__("atexit")._run_exitfuncs()
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def _as_new(options: list[str], argv: list[str]) -> None:
+    """Undo what pytest and tests have set and imported."""
+    from qubic_lab.settings import settings
+
+    subprocess.Popen._execute_child = start_anew  # type: ignore[attr-defined]
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+        if callable(signal.getsignal(number)) or number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    if "-um" in options:
+        sys.stdout.reconfigure(write_through=True)
+    sys.argv = argv
+    own = [] if "-P" in options else [str(Path.cwd())]
+    own += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:] = own + [each for each in sys.path if each and not Path(each).is_relative_to(TESTS)]
+    for name in [
+        name for name, each in sys.modules.items() if str(getattr(each, "__file__", "")).startswith(str(TESTS))
+    ]:
+        del sys.modules[name]
+    sys.meta_path[:] = [each for each in sys.meta_path if not type(each).__module__.startswith("_pytest")]
+    sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
+    threading.excepthook = threading.__excepthook__
+    logging.root.handlers.clear()
+    logging.root.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
+    settings.cache_clear()
+    if "torch" in sys.modules and (threads := os.environ.get("OMP_NUM_THREADS")):
+        sys.modules["torch"].set_num_threads(int(threads))
+    gc.enable()
