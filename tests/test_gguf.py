@@ -16,11 +16,15 @@ from safetensors.torch import load_file
 from qubic_lab.errors import ModelError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.config import RopeConfig
+from qubic_lab.model.decoder import Segment
 from qubic_lab.model.gguf import LAYER_NAMES, OUTER_NAMES, convert_gguf
+from qubic_lab.model.layout import stage_ranges
+from qubic_lab.model.native import NativeDecoder
 from qubic_lab.model.random_model import END_ID, VOCABULARY
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.safetensors_file import WEIGHTS
 from qubic_lab.model.split import verify
+from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 
 
 @pytest.fixture
@@ -124,6 +128,32 @@ def test_quantized_weights_are_those_of_transformers(tmp_path: Path, cache: Path
     ours = load_file(convert_gguf(file) / WEIGHTS)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32).state_dict()
     assert_same_weights(ours, theirs)
+
+
+@pytest.mark.parametrize(("kind", "quantization"), [("Q8_0", "int8"), ("Q4_0", "int4"), ("Q4_0", "int8")])
+def test_blocks_are_kept_and_computed_with_as_they_are(
+    tmp_path: Path, cache: Path, kind: str, quantization: str
+) -> None:
+    """Logits from the file's blocks have the bits of those from their values, quantised again."""
+    model = tiny_model(tmp_path / "model", num_hidden_layers=2)
+    file = write_gguf(tmp_path / "tiny.gguf", model, quantization=gguf.GGMLQuantizationType[kind])
+    blocks, values = (resolve_model(str(file), keep_blocks=kept) for kept in (True, False))
+    assert blocks != values and blocks.parent == cache
+    assert verify(blocks) == [] and resolve_model(str(file), keep_blocks=True) == blocks
+    assert (blocks / WEIGHTS).stat().st_size < (values / WEIGHTS).stat().st_size * (0.4 if kind == "Q8_0" else 0.3)
+
+    def logits(folder: Path) -> torch.Tensor:
+        (stage,) = stage_ranges((2,))
+        decoder = NativeDecoder(Checkpoint.open(folder, stage), stage, torch.bfloat16, 1, quantization)
+        return decoder.logits(decoder.forward(decoder.embed(range(9)), [Segment(0, 0, 9)], prompt=True))
+
+    assert torch.equal(logits(blocks), logits(values))
+    config = resolve_config(PipelineConfig(str(file), quantization=quantization))
+    assert config.folder == blocks.resolve()
+
+
+def test_a_file_without_such_blocks_is_converted_once_for_all(tiny_gguf: Path, cache: Path) -> None:
+    assert resolve_model(str(tiny_gguf), keep_blocks=True) == resolve_model(str(tiny_gguf))
 
 
 def test_a_file_is_converted_once_and_anew_if_that_was_damaged(tiny_gguf: Path, cache: Path) -> None:

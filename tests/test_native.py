@@ -147,7 +147,7 @@ def test_values_of_gguf_get_its_own_numbers_and_scales_again(bits: int, kind: st
     values[3, 5:40] = 0
     blocks = quants.quantize(values, format).reshape(70, 3, 2 + 4 * bits)
     weights = torch.from_numpy(quants.dequantize(blocks.reshape(70, -1), format).astype(np.float32))
-    packed = decoder_of(tiny)._quantise(weights, bits).view(torch.uint8).view(2, 3, 2 + 4 * bits, 64).numpy()
+    packed = decoder_of(tiny)._quantise(weights, 96, bits).view(torch.uint8).view(2, 3, 2 + 4 * bits, 64).numpy()
     scales = packed[:, :, :2].reshape(2, 3, 64, 2).transpose(0, 2, 1, 3).reshape(128, 3, 2)
     assert np.array_equal(scales[:70], blocks[:, :, :2])
     # Of 16 columns the words of four bytes follow each other.

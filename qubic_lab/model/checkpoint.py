@@ -12,7 +12,7 @@ from qubic_lab.errors import ModelError
 from qubic_lab.model.config import ModelConfig, load_config
 from qubic_lab.model.folders import MANIFEST, check_intact, file_hash, rank_folders, read_manifest
 from qubic_lab.model.layout import HEAD, StageRange, model_tensors, stage_tensors
-from qubic_lab.model.safetensors_file import DTYPE_WIDTHS, INDEX, WEIGHTS, Shape, StoredTensor, read_header
+from qubic_lab.model.safetensors_file import BLOCK_BYTES, DTYPE_WIDTHS, INDEX, WEIGHTS, Shape, StoredTensor, read_header
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +61,9 @@ class Checkpoint:
         tensor = self.tensors[name]
         assert tuple(destination.shape) == tensor.shape and destination.is_contiguous(), name
         flat = destination.detach().view(-1)
+        if tensor.dtype in BLOCK_BYTES:
+            self._read_blocks_into(tensor, flat)
+            return
         dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[tensor.dtype]
         with tensor.file.open("rb", buffering=0) as stream:
             stream.seek(tensor.offset)
@@ -82,6 +85,35 @@ class Checkpoint:
         for name, part in zip(names, stacked.split([shape[0] for shape in shapes]), strict=True):
             self.read_into(name, part)
         return stacked
+
+    def read_blocks(self, names: Sequence[str]) -> "torch.Tensor":
+        """Read the blocks of matrices as bytes, stacked by rows; a ModelError if the file ends early."""
+        import torch
+
+        found = [self.tensors[name] for name in names]
+        rows = [torch.empty(tensor.shape[0], tensor.nbytes // tensor.shape[0], dtype=torch.uint8) for tensor in found]
+        for tensor, each in zip(found, rows, strict=True):
+            with tensor.file.open("rb", buffering=0) as stream:
+                stream.seek(tensor.offset)
+                _read_exactly(stream, _bytes_of(each.view(-1)), tensor.file)
+        return torch.cat(rows)
+
+    def _read_blocks_into(self, tensor: StoredTensor, flat: "torch.Tensor") -> None:
+        """Read the values of blocks."""
+        import numpy as np
+        import torch
+        from gguf import GGMLQuantizationType, quants
+
+        width, done = BLOCK_BYTES[tensor.dtype], 0
+        raw = np.empty(CHUNK_BYTES // width * width, np.uint8)
+        with tensor.file.open("rb", buffering=0) as stream:
+            stream.seek(tensor.offset)
+            for begin in range(0, tensor.nbytes, len(raw)):
+                part = raw[: tensor.nbytes - begin]
+                _read_exactly(stream, part.data, tensor.file)
+                values = torch.from_numpy(quants.dequantize(part, GGMLQuantizationType[tensor.dtype]))
+                flat[done : done + len(values)].copy_(values)
+                done += len(values)
 
     def chunks(self, name: str) -> Iterator[memoryview]:
         """Yield the stored bytes of a tensor in chunks of at most CHUNK_BYTES; each is valid until the next.

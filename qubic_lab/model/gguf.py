@@ -13,7 +13,7 @@ from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model.config import ARCHITECTURES, ModelConfig, parse_config
 from qubic_lab.model.folders import file_hash, new_folder, problems, read_manifest, write_manifest
 from qubic_lab.model.layout import EMBEDDING, FINAL_NORM, HEAD, model_tensors
-from qubic_lab.model.safetensors_file import WEIGHTS, TensorSpec, write_safetensors
+from qubic_lab.model.safetensors_file import BLOCK_BYTES, WEIGHTS, TensorSpec, write_safetensors
 from qubic_lab.settings import settings
 
 if TYPE_CHECKING:
@@ -44,10 +44,11 @@ SIZE_FIELDS = {
 }
 
 
-def convert_gguf(file: Path) -> Path:
+def convert_gguf(file: Path, keep_blocks: bool = False) -> Path:
     """Return the cached safetensors folder of a GGUF file; convert it if the folder is missing or damaged.
 
-    The folder has float32 weights, because the values of quantized weights are not exact in 16 bits.
+    The folder has float32 weights, because the values of quantized weights are not exact in 16 bits. With `keep_blocks`
+    matrices in Q8_0 and Q4_0 stay as they are, for kernels that compute with them; other libraries cannot read that.
 
     Raises:
         ModelError: the file is truncated, not GGUF, or a model that the decoder does not support.
@@ -55,13 +56,21 @@ def convert_gguf(file: Path) -> Path:
     """
     source = file_hash(file)
     folder = converted_folder(file, source)
-    if not _is_good(folder, source):
+    blocks = folder.with_name(f"{folder.name}-blocks")
+    if keep_blocks and _is_good(blocks, source):
+        return blocks
+    reader = None
+    if keep_blocks:
         reader = _open(file)
+        keep_blocks = any(tensor.tensor_type.name in BLOCK_BYTES for tensor in reader.tensors)
+    folder = blocks if keep_blocks else folder
+    if not _is_good(folder, source):
+        reader = reader or _open(file)
         with _locked(folder):
             if not _is_good(folder, source):  # otherwise another process has converted it meanwhile
                 shutil.rmtree(folder, ignore_errors=True)
                 with new_folder(folder) as partial:
-                    _convert(file, reader, partial)
+                    _convert(file, reader, partial, keep_blocks)
                     write_manifest(partial, {"kind": "gguf", "source": file.name, "source_sha256": source})
     return folder
 
@@ -110,7 +119,7 @@ def _told_of(file: Path) -> Iterator[None]:
         raise ModelError(f"{file} is truncated or not GGUF ({error}): fetch it again") from error
 
 
-def _convert(file: Path, reader: "GGUFReader", out: Path) -> None:
+def _convert(file: Path, reader: "GGUFReader", out: Path, keep_blocks: bool) -> None:
     with _told_of(file):
         tensors = {_checkpoint_name(file, tensor.name): tensor for tensor in reader.tensors}
         raw = _raw_config(file, reader, tensors)
@@ -123,8 +132,8 @@ def _convert(file: Path, reader: "GGUFReader", out: Path) -> None:
         raise ModelError(f"{file}: its header calls for {called_for} as {name}, but {there} is there; fetch it again")
     write_safetensors(
         out / WEIGHTS,
-        {name: TensorSpec("F32", shape) for name, shape in needed.items()},
-        lambda name: [_values(file, config, name, tensors[name])],
+        {name: TensorSpec(_kept(tensors[name], keep_blocks) or "F32", shape) for name, shape in needed.items()},
+        lambda name: [_values(file, config, name, tensors[name], keep_blocks)],
     )
     ends = {key: raw[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in raw}
     for name, content in (("config.json", raw), ("generation_config.json", ends)):
@@ -184,13 +193,22 @@ def _shortest(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _values(file: Path, config: ModelConfig, name: str, tensor: "ReaderTensor") -> memoryview:
-    """Return a tensor's float32 values in the order of checkpoints."""
+def _kept(tensor: "ReaderTensor", keep_blocks: bool) -> str | None:
+    """Return the type of blocks that are kept as they are, or None."""
+    name: str = tensor.tensor_type.name
+    return name if keep_blocks and name in BLOCK_BYTES else None
+
+
+def _values(
+    file: Path, config: ModelConfig, name: str, tensor: "ReaderTensor", keep_blocks: bool = False
+) -> memoryview:
+    """Return a tensor's float32 values, or its blocks, in the order of checkpoints."""
     import numpy as np
     from gguf.quants import dequantize
 
+    kept = _kept(tensor, keep_blocks)
     try:
-        values = dequantize(tensor.data, tensor.tensor_type)
+        values = tensor.data if kept else dequantize(tensor.data, tensor.tensor_type)
     except NotImplementedError as error:
         raise ModelError(
             f"{file}: quantization {tensor.tensor_type.name} is not supported; give a Q8_0 file"
@@ -199,7 +217,7 @@ def _values(file: Path, config: ModelConfig, name: str, tensor: "ReaderTensor") 
         # GGUF interleaves the two halves of each head that RoPE rotates; checkpoints store them one after the other.
         pairs = values.reshape(-1, config.head_dim // 2, 2, *values.shape[1:])
         values = pairs.swapaxes(1, 2).reshape(values.shape)
-    return np.ascontiguousarray(values, dtype=np.float32).reshape(-1).view(np.uint8).data
+    return np.ascontiguousarray(values, dtype=np.uint8 if kept else np.float32).reshape(-1).view(np.uint8).data
 
 
 def _save_tokenizer(file: Path, reader: "GGUFReader", out: Path, max_positions: int) -> None:

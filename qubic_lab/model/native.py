@@ -19,11 +19,14 @@ from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Segment, rope_frequencies
 from qubic_lab.model.kernels.build import Layer, Matrix, SegmentPages, Shape, failure, kernels
 from qubic_lab.model.layout import BLOCK, EMBEDDING, FINAL_NORM, QUANTIZATIONS, StageRange, head_tensor
+from qubic_lab.model.safetensors_file import BLOCK_BYTES
 
 COLUMNS = 64
 """Output columns of a group of packed weights."""
 DENSE_WORDS = 48
 """Words of 32 bits in which a dense matrix keeps COLUMNS packed words."""
+BLOCKS = {8: "Q8_0", 4: "Q4_0"}
+"""Dtypes of stored blocks that are as those of the kernels, by bits."""
 PAGE = 64
 """Positions of a page of the KV cache."""
 
@@ -221,19 +224,23 @@ class NativeDecoder:
         return self._keep(self._read(name).float())
 
     def _read_matrix(self, bits: int, *names: str) -> torch.Tensor:
-        """Read a matrix in the decoder's dtype, or to be quantised: then in bf16 if it is stored so, else in fp32."""
+        """Read a matrix in the decoder's dtype, or to be quantised: as blocks or bf16 if it is stored so, else fp32."""
         if not bits:
             return self._read(*names)
         stored = {self._checkpoint.tensors[name].dtype for name in names}
+        if stored == {BLOCKS[bits]}:
+            return self._checkpoint.read_blocks(names)
         return self._checkpoint.read(names, torch.bfloat16 if stored == {"BF16"} else torch.float32, self.device)
 
     def _matrix(self, weight_OI: torch.Tensor, bits: int, bias_O: torch.Tensor | None = None) -> Matrix:
         outputs, inputs = weight_OI.shape
+        if weight_OI.dtype == torch.uint8:
+            inputs = inputs // BLOCK_BYTES[BLOCKS[bits]] * BLOCK
         columns = outputs + -outputs % COLUMNS
         bias = None if bias_O is None else self._keep(F.pad(bias_O.float(), (0, columns - len(bias_O))))
         matrix = Matrix(None, bias, columns, inputs * self.dtype.itemsize // 4, bits=bits)
         if bits:
-            words = self._quantise(weight_OI, bits)
+            words = self._quantise(weight_OI, inputs, bits)
         else:
             words = pack(weight_OI)
             if self.dtype == torch.bfloat16 and (dense := pack_densely(self._library, words)):
@@ -242,14 +249,13 @@ class NativeDecoder:
         matrix.words = self._keep(words)
         return matrix
 
-    def _quantise(self, weight_OI: torch.Tensor, bits: int) -> torch.Tensor:
-        outputs, inputs = weight_OI.shape
+    def _quantise(self, weight_OI: torch.Tensor, inputs: int, bits: int) -> torch.Tensor:
+        outputs = len(weight_OI)
         packed = huge_pages(quantised_bytes(outputs, inputs, bits) // 4)
         self._read_bytes.append(packed.nbytes)
         weight_OI = weight_OI.contiguous()
-        if not self._library.quantise(
-            *(weight_OI.data_ptr(), weight_OI.itemsize, outputs, inputs, bits, packed.data_ptr())
-        ):
+        width = 0 if weight_OI.dtype == torch.uint8 else weight_OI.itemsize
+        if not self._library.quantise(weight_OI.data_ptr(), width, outputs, inputs, bits, packed.data_ptr()):
             raise ModelError(f"{self._checkpoint.folder} has weights that are not finite: fetch them again")
         return packed
 
@@ -273,7 +279,8 @@ class NativeDecoder:
             return interleave(read("mlp", "gate"), read("mlp", "up"))
 
         down = weights("mlp", "down")
-        down = F.pad(down, (0, -down.shape[1] % (COLUMNS // 2)))
+        if down.dtype != torch.uint8:  # blocks are whole
+            down = F.pad(down, (0, -down.shape[1] % (COLUMNS // 2)))
         return Layer(
             input_norm=self._read_vector(f"{prefix}input_layernorm.weight"),
             qkv=attention("qkv", config.qkv_bias),

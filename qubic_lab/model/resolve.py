@@ -15,16 +15,16 @@ HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB_TIMEOUT_S = 10
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, keep_blocks: bool = False) -> Path:
     """Return the folder of a model: an alias, a hub id, a folder (a split's, too) or a GGUF file, which is converted.
 
-    An alias or hub id is downloaded into the hub's own cache if it is not there yet.
+    An alias or hub id is downloaded into the hub's own cache if it is not there yet. `keep_blocks` as in convert_gguf.
 
     Raises:
         ModelError: nothing is found under this name, or it is not a model.
     """
     if name == "smollm2":
-        return convert_gguf(_smollm2_file())
+        return convert_gguf(_smollm2_file(), keep_blocks)
     if name == "deepseek":
         return _checked(_download(DEEPSEEK))
     path = Path(name).expanduser()
@@ -33,7 +33,7 @@ def resolve_model(name: str) -> Path:
     is_gguf = path.suffix == ".gguf"
     if path.is_file():
         if is_gguf:
-            return convert_gguf(path)
+            return convert_gguf(path, keep_blocks)
         raise ModelError(f"model {name!r} is a file, but no .gguf file: give the folder of the model")
     if HUB_ID.fullmatch(name) and not is_gguf:
         return _checked(_download(name))

@@ -16,7 +16,9 @@ from qubic_lab.errors import ModelError
 Shape = tuple[int, ...]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Names of a model's weights in one file, and of the index of weights in several files."""
-DTYPE_WIDTHS = {"F32": 4, "BF16": 2, "F16": 2}
+BLOCK_BYTES = {"Q8_0": 34, "Q4_0": 18}
+"""Dtypes of matrices as GGUF has them, with bytes for each 32 values of a row; only our own cache has them."""
+DTYPE_WIDTHS = {"F32": 4.0, "BF16": 2.0, "F16": 2.0, **{name: count / 32 for name, count in BLOCK_BYTES.items()}}
 """Dtypes of stored models, with bytes per value."""
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit for the header; a larger value means a damaged file."""
@@ -36,7 +38,7 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor's values."""
-        return math.prod(self.shape) * DTYPE_WIDTHS[self.dtype]
+        return int(math.prod(self.shape) * DTYPE_WIDTHS[self.dtype])
 
 
 @dataclass(frozen=True)

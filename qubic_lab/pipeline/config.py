@@ -154,7 +154,7 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
     check_range("slots", config.slots, 1, MAX_SLOTS)
     if config.threads is not None:
         check_range("threads", config.threads, 1, MOST_THREADS)
-    folder = resolve_model(config.model)
+    folder = resolve_model(config.model, keep_blocks=config.quantization is not None)
     split = read_split(folder)
     if split is None:
         checkpoint = Checkpoint.open(folder)

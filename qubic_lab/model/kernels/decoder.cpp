@@ -927,12 +927,10 @@ uint16_t quantise_block(const float* x, uint8_t* whole) {
     return best;
 }
 
-// Write a column's scale and numbers to its place in a block of a group.
-void place_block(char* block, int column, int bits, uint16_t scale, const uint8_t* whole) {
+// Write a column's scale and the bytes of its numbers to their place in a block of a group.
+void place_block(char* block, int column, int bits, uint16_t scale, const uint8_t* bytes) {
     memcpy(block + column * 2, &scale, 2);
     char* words = block + COLUMNS * 2 + column / LANES * (LANES * BLOCK * bits / 8) + column % LANES * 4;
-    uint8_t bytes[BLOCK];
-    for (int i = 0; i < BLOCK; i++) bytes[i] = bits == 8 ? whole[i] : whole[i] | whole[(i + BLOCK / 2) % BLOCK] << 4;
     for (int word = 0; word < BLOCK * bits / 32; word++) memcpy(words + word * 4 * LANES, bytes + word * 4, 4);
 }
 
@@ -948,14 +946,25 @@ int64_t decoder_page_words(void* decoder) {
     return head * d.shape.kv_heads * d.shape.layers;
 }
 
-// Quantise columns of a matrix, each with `inputs` values in bf16 (`width` 2) or fp32 (4), and pack them in groups, the
-// last one filled up with zeros. `bits` are 8 (Q8_0 of GGUF) or 4 (Q4_0, of several scales the one with the least squared
+// Quantise columns of a matrix, each with `inputs` values in bf16 (`width` 2) or fp32 (4), or take them as blocks of GGUF in
+// these bits (0), and pack them in groups, the last one filled up with zeros. `bits` are 8 (Q8_0 of GGUF) or 4 (Q4_0, of several scales the one with the least squared
 // error). Returns whether all values are finite.
 int32_t quantise(const char* values, int32_t width, int64_t columns, int64_t inputs, int32_t bits, char* packed) {
     int64_t blocks = (inputs + BLOCK - 1) / BLOCK, bytes = COLUMNS * (2 + BLOCK * bits / 8);
     for (int64_t column = 0; column < round_up(int(columns), COLUMNS); column++)
         for (int64_t k = 0; k < blocks; k++) {
             char* block = packed + (column / COLUMNS * blocks + k) * bytes;
+            uint8_t whole[BLOCK];
+            uint16_t scale = 0;
+            if (width == 0 && column < columns) {
+                const char* from = values + (column * blocks + k) * (2 + BLOCK * bits / 8);
+                memcpy(&scale, from, 2);
+                memcpy(whole, from + 2, BLOCK * bits / 8);
+                for (uint8_t& byte : whole) byte ^= bits == 8 ? 0x80 : 0;
+                if ((scale & 0x7c00) == 0x7c00) return false;
+                place_block(block, column % COLUMNS, bits, scale, whole);
+                continue;
+            }
             float x[BLOCK] = {};
             int count = column < columns ? int(std::min<int64_t>(BLOCK, inputs - k * BLOCK)) : 0;
             const char* from = values + (column * inputs + k * BLOCK) * width;
@@ -965,8 +974,8 @@ int32_t quantise(const char* values, int32_t width, int64_t columns, int64_t inp
             bool finite = true;
             for (float value : x) finite &= fabsf(value) < INFINITY;
             if (!finite) return false;
-            uint8_t whole[BLOCK];
-            uint16_t scale = bits == 8 ? quantise_block<8>(x, whole) : quantise_block<4>(x, whole);
+            scale = bits == 8 ? quantise_block<8>(x, whole) : quantise_block<4>(x, whole);
+            for (int i = 0; bits == 4 && i < BLOCK / 2; i++) whole[i] |= whole[i + BLOCK / 2] << 4;
             place_block(block, column % COLUMNS, bits, scale, whole);
         }
     return true;
