@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import func, select
 
 from qubic_lab.bench import oracle_data
-from qubic_lab.bench.oracle import ROUTES, LeanConnection, OracleExchange, OracleRequest, bench_oracle, sum_up
+from qubic_lab.bench.lean_http import LeanConnection
+from qubic_lab.bench.oracle import ROUTES, OracleExchange, OracleRequest, bench_oracle, sum_up
 from qubic_lab.bench.oracle_data import GeneratedMarket, make_market
 from qubic_lab.database import open_database
 from qubic_lab.oracle.model.timestamps import DAY_US
@@ -76,7 +77,7 @@ def test_limits_are_of_right_answers_and_an_error_breaks_them() -> None:
 def test_the_lean_client_reads_whole_responses_in_any_pieces() -> None:
     answers = [
         [b"HTTP/1.1 200 OK\r\ncontent-le", b"ngth: 5\r\n\r\nhe", b"llo"],
-        [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"],
+        [b"HTTP/1.1 429 Too Many\r\nRetry-After: 2\r\nContent-Length: 0\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"],
     ]
     asked: list[bytes] = []
@@ -96,8 +97,8 @@ def test_the_lean_client_reads_whole_responses_in_any_pieces() -> None:
         port = server.sockets[0].getsockname()[1]
         connection = await LeanConnection.open(f"http://127.0.0.1:{port}")
         replies = [await connection.get(OracleRequest.of("a", coin="x y").path) for _ in answers]
-        assert replies == [(200, b"hello"), (404, b""), (0, b"")]
-        assert await connection.get("/again") == (0, b"")
+        assert replies == [(200, b"hello", ""), (429, b"", "2"), (0, b"", "")]
+        assert await connection.get("/again") == (0, b"", "")
         assert asked[0] == f"GET /api/oracle/a?coin=x+y HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
         server.close()
 
