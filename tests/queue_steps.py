@@ -189,7 +189,10 @@ def step(twins: Queues, chance: random.Random, leases: list[TaskLease], tasks: l
     what = chance.randrange(18 if lease else 12)
     if what <= 2:
         payload = {"n": number % 2 if key else number}
-        found = twins.each(lambda queue: queue.submit(payload, PRIORITIES[number % 3], key, {"c": "d"}), queues)
+        most_s = chance.choice([None, None, 0.5])
+        found = twins.each(
+            lambda queue: queue.submit(payload, PRIORITIES[number % 3], key, {"c": "d"}, patience_s=most_s), queues
+        )
         tasks += [found] if isinstance(found, str) else []
     elif what <= 4:
         found = twins.each(lambda queue: queue.take(worker), queues)

@@ -160,7 +160,7 @@ class Twins(Queues):
         kind = key.decode().split("}:")[1].split(":")[0]
         run = client.execute_command
         lives = run("PTTL", key) > 0
-        if kind in ("task", "node", "counts", "back"):
+        if kind in ("task", "node", "counts", "back", "pace"):
             found = run("HGETALL", key)
             pairs = found.items() if isinstance(found, dict) else zip(found[::2], found[1::2], strict=True)
             # The times of two clocks are in ids of entries.

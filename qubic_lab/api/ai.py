@@ -83,7 +83,14 @@ def make_routes(coordinator: Coordinator, votes: VoteService | None = None) -> A
         if not len(coordinator.fleet):
             return Problem(503, "No node", "no node is registered: start one with qubic-lab node", NO_NODE_HEADERS)
         asker = coordinator.new_asker()
-        task_id = await coordinator.submit(query.to_message(), query.priority, key, asker=asker, whole=not query.stream)
+        task_id = await coordinator.submit(
+            query.to_message(),
+            query.priority,
+            key,
+            asker=asker,
+            whole=not query.stream,
+            deadline_s=query.deadline_s,
+        )
         leave = partial(leave_task, coordinator, task_id, asker, key is not None, hang_up)
         if query.stream:
             events = read_events(coordinator, task_id, started_s, last_event_id)

@@ -42,7 +42,7 @@ MOST_STEPS = 14
 CALM_S = 15.0
 """How long half of the peak comes after an overload."""
 SHARES = (0.5, 0.9, 0.99, 0.999)
-Outcome = Literal["right", "refused", "failed"]
+Outcome = Literal["right", "expired", "refused", "failed"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class LoadAnswer:
-    """What became of a request; a refusal is one with Retry-After; `fault` says what was wrong, else empty."""
+    """What became of a request: refused with Retry-After, or expired at its deadline; `fault` says what has failed."""
 
     outcome: Outcome
     fault: str = ""
@@ -68,7 +68,7 @@ class LoadLevel:
 
     Attributes:
         rate: requests/s that were to come, on average or at the end of a ramp; `sent` in `seconds`.
-        in_time: right answers within the bound; `late`: after it.
+        in_time: right answers within the bound; `late`: after it, or not by the deadline.
         refused: with a status that says so, and Retry-After; `refused_ms` is the 99th percentile of its time.
         failed: anything else: errors, broken connections, wrong answers, no answer.
         latency_ms: exact percentiles by their share, and "max"; empty: no right answer.
@@ -243,6 +243,8 @@ def judge_reply(request: LoadRequest, reply: LeanReply) -> LoadAnswer:
         return LoadAnswer("right")
     if reply.status in (429, 503) and reply.retry_after:
         return LoadAnswer("refused")
+    if reply.status == 504:
+        return LoadAnswer("expired")
     why = f"status {reply.status}: {reply.body[:200]!r}" if reply.status else "the connection ended, or no answer came"
     return LoadAnswer("failed", why)
 
@@ -263,7 +265,7 @@ def sum_up(
         seconds=seconds,
         sent=len(seen),
         in_time=in_time,
-        late=len(right_ms) - in_time,
+        late=len(right_ms) - in_time + counts["expired"],
         refused=counts["refused"],
         failed=counts["failed"],
         first_fault=next((each.answer.fault for each in seen if each.answer.fault), ""),

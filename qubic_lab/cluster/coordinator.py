@@ -53,6 +53,8 @@ MOST_THREADS = 16
 LOOK_S = 5.0
 """Interval at which a follower reads progress without a notification, in case one was lost."""
 RETRY_S = 1.0
+BEGUN_BY = 0.5
+"""Share of the time to its deadline by which a request must begin; the rest is for the answer."""
 LEFT_S = 5.0
 """A task that its client has left is cancelled after this time, unless the client has come back."""
 
@@ -133,6 +135,7 @@ class Coordinator:
         body: str = "",
         asker: str = "",
         whole: bool = False,
+        deadline_s: float | None = None,
     ) -> str:
         """Submit a request as a task and return its id; errors as for `TaskQueue.submit`.
 
@@ -140,14 +143,18 @@ class Coordinator:
 
         With `node` only that node may answer: the task fails if the node is not registered, or is lost. A key that was
         used with another request is refused, also if it was only made of another `body`, given by its digest. The
-        tokens of an answer that is read as a `whole` are written less often.
+        tokens of an answer that is read as a `whole` are written less often. A request that would probably begin only
+        after half of the time to its deadline is refused at once: what others wait for is not done for nothing.
         """
         carried = tracing.headers() | {SUBMITTED: str(time.time_ns())} | ({WHOLE: "1"} if whole else {})
         payload, new_id = payload_of(request, node, body), uuid.uuid4().hex
         asker = asker or self.new_asker()
         self._new[new_id] = False
         asyncio.get_running_loop().call_later(LOOK_S, self._new.pop, new_id, None)
-        return await self.call(self.queue.submit, payload, priority, idempotency_key, carried, asker, new_id)
+        patience_s = None if deadline_s is None else deadline_s * BEGUN_BY
+        return await self.call(
+            self.queue.submit, payload, priority, idempotency_key, carried, asker, new_id, patience_s
+        )
 
     def new_asker(self) -> str:
         """Return a name for one call of a client: a client that asks again here is another asker."""

@@ -191,6 +191,7 @@ class TaskQueue:
         carried: Mapping[str, str] | None = None,
         asker: str = "",
         new_id: str | None = None,
+        patience_s: float | None = None,
     ) -> str:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
 
@@ -200,7 +201,8 @@ class TaskQueue:
         Raises:
             InputError: the priority is unknown, or the payload is not JSON or too large.
             ConflictError: the key has another payload.
-            BusyError: too many tasks are pending; `retry_after_s` says when to try again.
+            BusyError: too many tasks are pending, or at their pace it would wait for longer than `patience_s`;
+                `retry_after_s` says when to try again.
             FullError: Redis uses too much memory.
         """
         check_choice("priority", priority, PRIORITIES)
@@ -209,12 +211,17 @@ class TaskQueue:
         new = new_id or uuid.uuid4().hex
         text, beside = self._encode("payload", payload), json.dumps(dict(carried or {}))
         # Without a key the id serves as one, so that a call repeated after a lost answer adds no second task.
-        what, task_id = self._run("submit", new, text, priority, idempotency_key or new, beside, asker)
+        patience = "" if patience_s is None else _ms(patience_s)
+        what, task_id = self._run("submit", new, text, priority, idempotency_key or new, beside, asker, patience)
         if what == b"busy":
             raise BusyError(
                 f"{self._limits.most_waiting} tasks are waiting: try again after {self._limits.retry_after_s:g} s",
                 self._limits.retry_after_s,
             )
+        if what == b"late":
+            wait_s = int(task_id) / 1_000
+            why = f"it would wait for about {wait_s:.1f} s, and may wait for {patience_s:g} s: try again later"
+            raise BusyError(why, max(self._limits.retry_after_s, wait_s - (patience_s or 0.0)))
         if what == b"full":
             raise FullError(
                 f"Redis uses more than {self._limits.most_memory_bytes:,} bytes: try again later; answers are kept for "

@@ -163,10 +163,12 @@ class QueueModel:
         key: bytes,
         carried: bytes,
         asker: bytes,
+        patience: bytes,
         *,
         wall_ms: int,
         reply: Any,
     ) -> Any:
+        self._clock.read(wall_ms)
         known = self._keys.get(key)
         if known is not None and not (self._may_be_gone(known) and reply[0] not in (b"known", b"differs")):
             known.asker = asker
@@ -175,8 +177,8 @@ class QueueModel:
             return None
         if sum(map(len, self._pending)) >= self._limits.most_waiting:
             return [b"busy", b""]
-        if reply[0] == b"full":
-            return None  # by the memory that Redis uses
+        if reply[0] == b"full" or (reply[0] == b"late" and patience and int(reply[1]) > int(patience)):
+            return None  # by the memory that Redis uses; by the pace of the tasks before it
         self._sequence += 1
         place = PRIORITIES.index(priority.decode())
         task = _Task(task_id, key, payload, carried, asker, place, self._sequence)

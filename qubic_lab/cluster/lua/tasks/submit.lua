@@ -1,5 +1,8 @@
--- ARGV: id, payload, priority, idempotency key, what is carried beside the payload, who asks for the client. Returns what
--- happened, and the id of the task that has this key.
+-- ARGV: id, payload, priority, idempotency key, what is carried beside the payload, who asks for the client, how many ms it
+-- may wait ('': for ever). Returns what happened, and the id of the task that has this key; where it would wait for longer,
+-- how many ms at the pace at which tasks are taken now.
+local FEWEST = 8 -- tasks that tell a pace
+local now, patience = now_ms(), tonumber(ARGV[8])
 local id, payload, priority, idempotency_key, asker = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 
 local first = redis.call('GET', key('key', idempotency_key))
@@ -16,6 +19,15 @@ for _, each in ipairs(PRIORITIES) do
 end
 if waiting >= limits.most_waiting then
   return {'busy', ''}
+end
+
+local pace = redis.call('HMGET', key('pace'), 'taken', 'since')
+local taken = tonumber(pace[1] or 0)
+if patience and priority ~= 'high' and waiting > 0 and taken >= FEWEST then
+  local wait = math.ceil(waiting * (now - pace[2]) / taken)
+  if wait > patience then
+    return {'late', tostring(wait)}
+  end
 end
 
 if tonumber(redis.call('INFO', 'memory'):match('used_memory:(%d+)')) > limits.most_memory_bytes then
