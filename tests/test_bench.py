@@ -14,6 +14,7 @@ from commands import Run
 from qubic_lab.bench.engine import EngineSpeed, Sample, compute_share, quotients, total_threads
 from qubic_lab.bench.gpu import dtype_for
 from qubic_lab.bench.result import MeasuredResult, Spread, Table
+from qubic_lab.bench.speculation import accepted_share
 from qubic_lab.cli.bench import show
 from qubic_lab.errors import InputError
 from qubic_lab.model.config import load_config
@@ -161,6 +162,13 @@ def test_layers_are_analysed_without_weights_too(here: Run) -> None:
     assert "| layer 27    | 46,797,824 " in here("model analyse --model deepseek --no-time").out
 
 
+def test_drafts_are_right_where_an_answer_repeats_its_question() -> None:
+    assert accepted_share((1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 9)) == pytest.approx(
+        2 / 4
+    )  # 3 4; one wrong, one step without
+    assert accepted_share((1, 2), (7, 8, 9)) == 0
+
+
 @pytest.mark.dist
 def test_drafts_are_compared_with_none_for_each_kind_of_text(
     tiny: Path, shared_ranks: None, here: Run, monkeypatch: pytest.MonkeyPatch
@@ -171,6 +179,7 @@ def test_drafts_are_compared_with_none_for_each_kind_of_text(
     tokens = [(each["kind"], each["tokens"]) for each in result["points"]]
     assert tokens == [("quoting", 10), ("free", 14), ("the model's own, free", 128)], "a byte is a token, and one more"
     assert result["equal_tokens"] and all(each["low"] <= each["ratio"] <= each["high"] for each in result["points"])
+    assert [each["accepted"] > 0 for each in result["points"][:2]] == [True, False], "a quotation, and nothing like it"
 
 
 def test_samples_are_compared_with_one_sample_of_the_same_repeat(tiny: Path, shared_ranks: None, here: Run) -> None:

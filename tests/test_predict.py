@@ -7,6 +7,7 @@ from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.predict import (
     WORKING_RESERVE_BYTES,
     PartTimes,
+    drafted_step,
     hop_seconds,
     most_batch,
     most_layers,
@@ -78,6 +79,14 @@ def test_the_memory_of_a_rank_is_weights_cache_and_reserve() -> None:
         + WORKING_RESERVE_BYTES
         for stage in stages
     )
+
+
+def test_as_many_tokens_are_drafted_as_pay() -> None:
+    assert drafted_step(0.0, lambda rows: 1.0) == (0, 1.0)
+    assert drafted_step(0.5, lambda rows: float(rows)) == (0, 1.0), "a row costs what it brings at most"
+    drafted, token_s = drafted_step(0.5, lambda rows: 1.0 + 0.2 * (rows - 1))
+    assert (drafted, token_s) == (1, pytest.approx(1.2 / 1.5)), "two: 1.4 / 1.75"
+    assert drafted_step(0.9, lambda rows: 1.0)[0] == 15
 
 
 def test_one_request_more_a_lane_would_not_fit() -> None:

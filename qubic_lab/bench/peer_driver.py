@@ -216,7 +216,7 @@ class LlamaServer:
     def __init__(self, options: dict[str, Any]) -> None:
         room = options["requests"] * (-(-options["context"] // 256) * 256)
         settings = {"model": _gguf(options), "ctx-size": room, "parallel": options["requests"]}
-        settings |= {"threads": options["threads"], "threads-batch": options["threads"]}
+        settings |= {"threads": options["threads"], "threads-batch": options["threads"], **options.get("server", {})}
         self.url = _serve([str(Path(options["libraries"]) / "llama-server")], settings)
         self.version = f"llama-server, {options['build']}"
 

@@ -20,7 +20,7 @@ from qubic_lab.bench.result import (
     settings_of,
 )
 from qubic_lab.bench.speculation import TEXTS, given
-from qubic_lab.core import Progress, Request, no_progress
+from qubic_lab.core import Completion, Progress, Request, no_progress
 from qubic_lab.errors import check_at_least, check_range
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
@@ -59,7 +59,9 @@ class LinkPoint:
 
     `tokens_per_s` is the median without drafts, prompts included. `drafted` and `packed` compare with that; `of_one`
     and `drafted_of_one` compare with one process of as many threads, both without or both with drafts. Hidden states
-    are packed only where the bandwidth is limited.
+    are packed only where the bandwidth is limited. `predicted` and `drafted_predicted` are predicted times divided by
+    measured ones, for one answer at a time and added delays: the time without delay, and for each step as many hops
+    more as there are ranks; with drafts there are fewer steps.
     """
 
     delay_ms: int
@@ -71,6 +73,8 @@ class LinkPoint:
     packed: Times | None
     of_one: Times
     drafted_of_one: Times
+    predicted: float | None
+    drafted_predicted: float | None
 
 
 @dataclass(frozen=True)
@@ -114,11 +118,12 @@ class SlowLinkResult(ModelResult):
                 *(f"{each.requests}", f"{each.tokens_per_s:.1f}", each.drafted.text()),
                 each.packed.text() if each.packed else "",
                 *(each.of_one.text(), each.drafted_of_one.text()),
+                " / ".join(f"{share:.2f}" for share in (each.predicted, each.drafted_predicted) if share is not None),
             )
             for each in self.points
         ]
         header = ("ms a hop", "Mbit/s", "answer", "at once", "tokens/s", "with drafts", "packed")
-        yield Table((*header, "of one process", "both with drafts"), rows)
+        yield Table((*header, "of one process", "both with drafts", "predicted"), rows)
         yield f"times as fast, 95 % intervals of {self.pairs} pairs; tokens/s without drafts, prompts included"
         yield from (each.text() for each in self.break_even)
         yield "no token changes" if self.equal_tokens else "TOKENS CHANGE"
@@ -146,17 +151,20 @@ def bench_slow_links(
         check_range("delay in ms", delay_ms, 0, MOST_DELAY_MS)
     for mbps in rates_mbps:
         check_range("10⁶ bits/s", mbps, 1, MOST_MBPS)
-    links = [*(Link(each, 0) for each in delays_ms), *(Link(0, each) for each in rates_mbps)]
+    links = [*(Link(each, 0) for each in sorted({0, *delays_ms})), *(Link(0, each) for each in rates_mbps)]
+    drafted_tokens: dict[tuple[Link | None, str], int] = {}
     taken_s: dict[tuple[Link | None, str, str, int], list[float]] = {}
     chosen: dict[str, set[tuple[int, ...]]] = {}
 
     def ask(pipeline: Pipeline, link: Link | None, way: str) -> None:
         for kind, request in asked.items():
             for count in (1, requests):
-                answers: list[tuple[int, ...]] = []
+                answers: list[Completion] = []
                 call = partial(_answer, pipeline, [request] * count, answers)
                 taken_s.setdefault((link, way, kind, count), []).append(seconds_of(call))
-                chosen.setdefault(kind, set()).update(answers)
+                chosen.setdefault(kind, set()).update(each.token_ids for each in answers)
+                if count == 1 and way == _DRAFTED:
+                    drafted_tokens[link, kind] = answers[0].drafted_tokens
 
     with relayed() as relay, Pipeline.launch(_of(config, _DRAFTED)) as pipeline:
         used = pipeline.config
@@ -181,6 +189,13 @@ def bench_slow_links(
         ours, theirs = taken_s[link, way, kind, count][1:], taken_s[of, other, kind, count][1:]
         return Times(*median_interval([b / a for a, b in zip(ours, theirs, strict=True)]))
 
+    def predicted(link: Link, way: str, kind: str, count: int) -> float | None:
+        if count > 1 or not link.delay_ms:
+            return None
+        steps = new_tokens - (drafted_tokens[link, kind] if way == _DRAFTED else 0)
+        at_once_s, over_link_s = (median(taken_s[each, way, kind, 1][1:]) for each in (Link(0, 0), link))
+        return (at_once_s + steps * used.ranks * link.delay_ms / 1e3) / over_link_s
+
     points = tuple(
         LinkPoint(
             *link,
@@ -191,6 +206,8 @@ def bench_slow_links(
             packed=times(link, _PACKED, link, _PLAIN, kind, count) if link.mbps else None,
             of_one=times(link, _PLAIN, None, _PLAIN, kind, count),
             drafted_of_one=times(link, _DRAFTED, None, _DRAFTED, kind, count),
+            predicted=predicted(link, _PLAIN, kind, count),
+            drafted_predicted=predicted(link, _DRAFTED, kind, count),
         )
         for link in links
         for kind in asked
@@ -235,5 +252,5 @@ def _of(config: PipelineConfig, way: str) -> PipelineConfig:
     )
 
 
-def _answer(pipeline: Pipeline, requests: list[Request], answers: list[tuple[int, ...]]) -> None:
-    answers += [each.completion.token_ids for each in pipeline.answer_all(requests)]
+def _answer(pipeline: Pipeline, requests: list[Request], answers: list[Completion]) -> None:
+    answers += [each.completion for each in pipeline.answer_all(requests)]

@@ -438,6 +438,9 @@ def speculation(
     ranks: RankCount = 2,
     dtype: options.Dtype = "bf16",
     pairs: Annotated[int, Option(help="Pairs of answers, one with drafted tokens and one without.")] = 10,
+    new_tokens: Annotated[int, Option(help="Most tokens of an answer.")] = 128,
+    threads: options.Threads = None,
+    peers: Annotated[str, Option(help="llama.cpp: also its lookup decoding; see `make peers`.")] = "none",
 ) -> "BenchResult":
     """Measure how much faster answers come with drafted tokens.
 
@@ -446,7 +449,9 @@ def speculation(
     from qubic_lab.bench.speculation import bench_speculation
     from qubic_lab.pipeline import PipelineConfig
 
-    return bench_speculation(PipelineConfig(model, ranks, dtype=dtype), pairs, progress)
+    check_choice("--peers", peers, ("none", "llama.cpp"))
+    config = PipelineConfig(model, ranks, dtype=dtype, threads=threads)
+    return bench_speculation(config, pairs, new_tokens, peers == "llama.cpp", progress)
 
 
 @bench("--model smollm2 --ranks 2", "pandas")

@@ -182,6 +182,7 @@ def plan(
     dtype: Annotated[str, Option(help="fp16, fp32, or bf16 if the devices support it.")] = "fp16",
     answer_tokens: Annotated[int, Option(help="New tokens of a request, for requests per second.")] = 512,
     quantization: options.Quantization = None,
+    accepted: Annotated[float, Option(help="Chance that a drafted token is right; 0: none is drafted.")] = 0.0,
     json: options.Json = False,
 ) -> None:
     """Predict the speed of splits and replicas, and recommend one.
@@ -189,7 +190,7 @@ def plan(
     The prediction uses only the model's shape; nothing is run and no weights are read. In the JSON, latency_ms is the
     time between two tokens of a single request, loaded_latency_ms the same while all requests run.
     """
-    advice = advise(model, devices, link, goal, context, batch, dtype, answer_tokens, quantization or "")
+    advice = advise(model, devices, link, goal, context, batch, dtype, answer_tokens, quantization or "", accepted)
     accelerate, remark = _accelerate(advice)
     if json:
         baseline = vars(accelerate) if accelerate else None
@@ -208,6 +209,7 @@ def advise(
     dtype: str,
     answer_tokens: int,
     quantization: str = "",
+    accepted: float = 0.0,
 ) -> "Advice":
     """Return the prediction that the options of `plan` ask for.
 
@@ -220,7 +222,7 @@ def advise(
 
     places = parse_devices(split_list("--devices", devices))
     shape, hop = resolve_shape(model), parse_link(link)
-    return make_plan(shape, places, hop, goal, context, batch, dtype, answer_tokens, quantization)
+    return make_plan(shape, places, hop, goal, context, batch, dtype, answer_tokens, quantization, accepted)
 
 
 def _accelerate(advice: "Advice") -> "tuple[Baseline | None, str]":
@@ -263,7 +265,11 @@ def _show_plans(advice: "Advice") -> None:
     rows = [
         (
             *(plan.strategy, _each(plan.layers), f"{plan.requests}", f"{plan.tokens_per_s:.1f}"),
-            *(f"{plan.latency_ms:.1f}", f"{plan.loaded_latency_ms:.1f}", _gigabytes(plan.memory_bytes)),
+            *(
+                f"{plan.latency_ms:.1f}" + f" ({plan.drafted} drafted)" * bool(plan.drafted),
+                f"{plan.loaded_latency_ms:.1f}",
+                _gigabytes(plan.memory_bytes),
+            ),
             " / ".join(f"{100 * share:.0f}" for share in plan.idle_share),
             f"{plan.most_tokens_per_s / advice.answer_tokens:.3g}",
         )

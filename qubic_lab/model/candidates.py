@@ -20,6 +20,7 @@ from qubic_lab.model.layout import StageRange
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, fastest_layers, plan_layers
 from qubic_lab.model.predict import (
     Speed,
+    drafted_step,
     hop_seconds,
     most_batch,
     most_layers,
@@ -45,7 +46,10 @@ MOST_PARTS = 64
 
 @dataclass(frozen=True)
 class Setup:
-    """The task of a plan: a model, devices in rank order, and lanes of `batch` requests of `context` tokens."""
+    """The task of a plan: a model, devices in rank order, and lanes of `batch` requests of `context` tokens.
+
+    `accepted` is the chance that a drafted token is right, 0 without drafts.
+    """
 
     config: ModelConfig
     devices: tuple[Device, ...]
@@ -54,6 +58,7 @@ class Setup:
     batch: int
     dtype: str
     quantization: str = ""
+    accepted: float = 0.0
 
     @property
     def cost(self) -> ModelCost:
@@ -66,8 +71,9 @@ class Plan:
     """One split and its prediction; tuples have one value per rank.
 
     `tokens_per_s` is the total of all `requests`. `latency_ms` is the time between two tokens of a request that runs
-    alone (of replicas: on the fastest), `loaded_latency_ms` the same while all run (on the slowest). `most_batch` is
-    the most requests per lane that memory and pipeline allow, `most_tokens_per_s` the speed with them.
+    alone (of replicas: on the fastest), with as many `drafted` tokens a step as pay, `loaded_latency_ms` that while all
+    run (on the slowest), without drafts. `most_batch` is the most requests per lane that memory and pipeline allow,
+    `most_tokens_per_s` the speed with them.
     """
 
     strategy: str
@@ -80,6 +86,7 @@ class Plan:
     idle_share: tuple[float, ...]
     most_batch: int
     most_tokens_per_s: float
+    drafted: int = 0
 
     def __str__(self) -> str:
         if len(self.layers) == 1:
@@ -111,6 +118,16 @@ class _Chain:
     def speed(self, setup: Setup, batch: int) -> Speed:
         hop_s = hop_seconds(setup.config, setup.link, setup.dtype, batch)
         return pipeline_speed(self.stage_s(setup, batch), hop_s, len(self.devices), batch)
+
+    def token_alone(self, setup: Setup) -> tuple[float, int]:
+        """Return the seconds of a token of a request that runs alone, and the drafted tokens of a step."""
+
+        def step_s(rows: int) -> float:
+            hop_s = hop_seconds(setup.config, setup.link, setup.dtype, rows)
+            return round_seconds(self.stage_s(setup, rows), hop_s, lanes=1)
+
+        drafted, token_s = drafted_step(setup.accepted, step_s)
+        return token_s, drafted
 
     def memory_bytes(self, setup: Setup) -> tuple[int, ...]:
         cached = len(self.devices) * setup.batch * setup.context
@@ -258,17 +275,19 @@ def predict(setup: Setup, strategy: str, layers: Sequence[int]) -> Plan:
     _check_memory(setup, strategy, memory)
     loaded = [chain.speed(setup, setup.batch) for chain in chains]
     most = min(chain.most_batch(setup) for chain in chains)
+    token_s, drafted = min(chain.token_alone(setup) for chain in chains)
     return Plan(
         strategy=strategy,
         layers=tuple(layers),
         requests=len(setup.devices) * setup.batch,
         tokens_per_s=sum(speed.tokens_per_s for speed in loaded),
-        latency_ms=min(chain.speed(setup, 1).idle_latency_ms for chain in chains),
+        latency_ms=1e3 * token_s,
         loaded_latency_ms=max(speed.latency_ms for speed in loaded),
         memory_bytes=memory,
         idle_share=tuple(share for chain in chains for share in chain.idle_share(setup)),
         most_batch=most,
         most_tokens_per_s=sum(chain.speed(setup, most).tokens_per_s for chain in chains),
+        drafted=drafted,
     )
 
 

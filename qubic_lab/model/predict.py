@@ -1,6 +1,6 @@
 """Predictions for a split: seconds of each stage, tokens per second, latency, and bytes on each rank. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qubic_lab.model.config import ModelConfig
@@ -10,6 +10,9 @@ from qubic_lab.model.layout import DTYPE_BYTES, StageRange, stage_ranges
 
 WORKING_RESERVE_BYTES = 2**30
 """Assumed reserve of each rank for CUDA context, workspaces, activations of a prompt's chunk, and logits."""
+
+MOST_DRAFTED = 15
+"""Limit of drafted tokens of an answer in a step."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,20 @@ def pipeline_speed(stage_s: Sequence[float], hop_s: float, lanes: int, batch: in
         latency_ms=1e3 * round_s,
         idle_latency_ms=1e3 * round_seconds(stage_s, hop_s, lanes=1),
     )
+
+
+def drafted_step(accepted: float, step_s: Callable[[int], float]) -> tuple[int, float]:
+    """Return how many drafted tokens in a step make an answer fastest, and its seconds for a token then.
+
+    `accepted` is the chance of a drafted token to be right where the one before it is, so that i of them are by its
+    i-th power; `step_s` is the time of a step by its rows, of which one is for the token that is due anyhow.
+    """
+
+    def token_s(drafted: int) -> float:
+        return step_s(1 + drafted) / sum(accepted**i for i in range(drafted + 1))
+
+    best = min(range(MOST_DRAFTED + 1), key=token_s)
+    return best, token_s(best)
 
 
 def rank_memory_bytes(

@@ -72,6 +72,7 @@ class Advice:
             "batch": setup.batch,
             "dtype": setup.dtype,
             "quantization": setup.quantization,
+            "accepted": setup.accepted,
             "answer_tokens": self.answer_tokens,
             "devices": [device.name for device in setup.devices],
             "link": asdict(setup.link),
@@ -102,6 +103,7 @@ def plan(
     dtype: str = "fp16",
     answer_tokens: int = 512,
     quantization: str = "",
+    accepted: float = 0.0,
 ) -> Advice:
     """Predict all strategies on these devices, and recommend one of them, or one with fewer devices, for a goal.
 
@@ -116,6 +118,7 @@ def plan(
         dtype: dtype of weights, activations and KV cache.
         answer_tokens: new tokens of a request, for requests per second.
         quantization: int8 or int4 weights, which CPUs compute with; or none.
+        accepted: chance that a drafted token is right, as `bench speculation` measures it; 0 without drafts.
 
     Raises:
         InputError: there is no device, a goal or dtype is unknown or not supported, or a number is out of range.
@@ -127,12 +130,16 @@ def plan(
     check_range("answer_tokens", answer_tokens, 1, config.max_positions)
     if quantization:
         check_choice("quantization", quantization, QUANTIZATIONS)
-        if cards := [device.name for device in devices if device.name in CATALOGUE]:
+    cards = [device.name for device in devices if device.name in CATALOGUE]
+    for option, value in (("quantization", quantization), ("accepted", accepted)):
+        if value and cards:
             raise InputError(
-                f"quantization={quantization} is for CPUs, not for {cards[0]}: give --devices such as "
+                f"{option}={value} is for CPUs, not for {cards[0]}: give --devices such as "
                 "cpu=24GB@50GB/s@1TFLOPS, or leave it out"
             )
-    setup = Setup(config, tuple(devices), link, context, batch, check_dtype(dtype, devices), quantization)
+    if not 0.0 <= accepted < 1.0:
+        raise InputError(f"accepted is {accepted:g}: give a chance from 0 to below 1")
+    setup = Setup(config, tuple(devices), link, context, batch, check_dtype(dtype, devices), quantization, accepted)
     plans, refused = candidates(setup)
     alone = with_fewer(setup, goal, plans)
     best = choose(plans, alone, goal)
@@ -226,6 +233,11 @@ def assumptions(setup: Setup) -> tuple[str, ...]:
         lines.append(
             f"Weights of layers are in {setup.quantization}, those of the head in int8, with a scale for each 32; the "
             "embedding and the KV cache stay in the dtype."
+        )
+    if setup.accepted:
+        lines.append(
+            "A request alone has as many drafted tokens a step as pay, each right with a chance of "
+            f"{setup.accepted:.0%} where the one before it is; the rows of a step share the reading of weights."
         )
     if setup.dtype == "fp32":
         lines.append(f"Compute in fp32 is {FP32_SHARE:.3g} of that in 16 bit.")

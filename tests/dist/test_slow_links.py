@@ -30,6 +30,8 @@ def test_answers_over_slow_links_are_the_same_and_take_the_delay(
     packed = {place for place, each in points.items() if each["packed"]}
     assert {place[:2] for place in packed} == {(0, 50)}, "packed where the bandwidth is limited"
     assert len(found["break_even"]) == 8
+    predicted = {place for place, each in points.items() if each["predicted"] is not None}
+    assert {(place[0], place[3]) for place in predicted} == {(30, 1)}
 
 
 @pytest.mark.parametrize(
