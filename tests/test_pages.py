@@ -1,6 +1,7 @@
 """Pages of the documentation: no dead link, each in the site, and a reference of all commands and routes."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -69,3 +70,12 @@ def test_the_reference_has_commands_fields_and_what_pages_import() -> None:
     assert "## qubic-lab generate\n" in said
     code = "x\nfrom qubic_lab.core import Request, SamplingParams\n    from qubic_lab import runs\nimport os"
     assert [*site_pages.imported(code)] == ["qubic_lab.core.Request", "qubic_lab.core.SamplingParams", "qubic_lab.runs"]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning() -> None:
+    if not (ROOT / ".peers" / "docs" / ".stamp").exists():
+        pytest.skip("the site's tools are not installed: run `make docs`")
+    done = subprocess.run(["make", "docs"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No issues found" in done.stdout
