@@ -1,8 +1,8 @@
 """Kernels for the notebooks of tests, forked from one process that has imported what the notebooks import.
 
-`python forked_kernels.py PARENT SOCKET NOTEBOOK…` is that process, which ends with PARENT; SOCKET is the number of a
-listening socket. `python forked_kernels.py ADDRESS ARGUMENTS…` is what Jupyter starts as a kernel: it asks for one
-with these arguments of ipykernel, and lives and dies with it.
+`python -m forked_kernels PARENT NOTEBOOK…` is that process, which ends with PARENT; its stdin is a listening socket.
+`python forked_kernels.py ADDRESS ARGUMENTS…` is what Jupyter starts as a kernel: it asks for one with these arguments
+of ipykernel, and lives and dies with it. What kernels leave behind becomes that process's.
 """
 
 import ast
@@ -29,10 +29,14 @@ def ask_for_kernel(address: str, arguments: list[str]) -> None:
         asked.recv(1)  # nothing, when the kernel has ended
 
 
-def fork_kernels(parent: int, listening: int, notebooks: list[str]) -> None:
+def fork_kernels(parent: int, notebooks: list[str]) -> None:
+    from forked_python import adopt_orphans, fork_from_here
+
     from qubic_lab.lifeline import end_when_parent_dies
 
+    del sys.path[0]  # the folder of the tests, which a kernel does not have
     end_when_parent_dies(parent)
+    adopt_orphans(True)
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as ipykernel sets it
     import matplotlib.pyplot  # noqa: F401
     import pandas  # noqa: F401
@@ -44,7 +48,7 @@ def fork_kernels(parent: int, listening: int, notebooks: list[str]) -> None:
         nodes = [node for cell in read_source(Path(notebook)).code_cells for node in ast.walk(ast.parse(cell))]
         exec("\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)), {})
     os.write(1, b".")  # the kernels are ready: Jupyter gives up after a minute
-    listener = socket.socket(fileno=listening)
+    listener = socket.socket(fileno=os.dup(0))
     while True:
         connection, _ = listener.accept()
         with suppress(ChildProcessError):
@@ -63,13 +67,16 @@ def fork_kernels(parent: int, listening: int, notebooks: list[str]) -> None:
     os.environ.update(job["environ"])
     os.chdir(job["folder"])
     sys.argv[1:] = job["argv"]
+    fork_from_here()
     threading.Thread(target=lambda: (connection.recv(1), os._exit(1)), daemon=True).start()  # who asked was killed
     IPKernelApp.launch_instance()
 
 
 @contextmanager
-def forked_kernels(folder: Path, notebooks: list[Path]) -> Iterator[str]:
-    """Yield a folder for JUPYTER_PATH whose kernel "python3" is forked."""
+def forked_kernels(folder: Path, notebooks: list[Path]) -> Iterator[tuple[str, int]]:
+    """Yield a folder for JUPYTER_PATH whose kernel "python3" is forked, and the process below which all kernels are."""
+    from forked_python import PYTHON
+
     kernel = folder / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -77,19 +84,18 @@ def forked_kernels(folder: Path, notebooks: list[Path]) -> Iterator[str]:
         listener.listen()
         command = [sys.executable, "-S", __file__, address, "-f", "{connection_file}"]  # it needs no packages
         kernel.write_text(json.dumps({"argv": command, "display_name": "forked", "language": "python"}))
-        arguments = [str(os.getpid()), str(listener.fileno()), *map(str, notebooks)]
-        command = [sys.executable, __file__, *arguments]
-        with subprocess.Popen(command, pass_fds=[listener.fileno()], stdout=subprocess.PIPE) as process:
+        command = [PYTHON, "-m", "forked_kernels", str(os.getpid()), *map(str, notebooks)]
+        tests = Path(__file__).parent
+        with subprocess.Popen(command, cwd=tests, stdin=listener, stdout=subprocess.PIPE) as process:
             try:
                 assert process.stdout is not None and process.stdout.read(1)
-                yield str(folder)
+                yield str(folder), process.pid
             finally:
                 process.kill()
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # the folder of the tests, which a kernel does not have
     if sys.argv[1].isdecimal():
-        fork_kernels(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+        fork_kernels(int(sys.argv[1]), sys.argv[2:])
     else:
         ask_for_kernel(sys.argv[1], sys.argv[2:])

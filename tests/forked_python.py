@@ -57,16 +57,20 @@ def fork_from_here() -> None:
         stdin, to_stdin, from_stdout, stdout, from_stderr, stderr = pipes
         given = [own if number == -1 else number for own, number in enumerate((stdin, stdout, stderr))]
         with one_at_a_time:
-            adopt = ctypes.CDLL(None).prctl
-            adopt(_PR_SET_CHILD_SUBREAPER, 1)
+            adopt_orphans(True)
             socket.send_fds(asking, [json.dumps(job).encode()], given)
             self.pid = int(asking.recv(99))
             asking.recv(1)  # it is ours now
-            adopt(_PR_SET_CHILD_SUBREAPER, 0)
+            adopt_orphans(False)
         self._child_created = True
         self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)
 
     subprocess.Popen._execute_child = start  # type: ignore[attr-defined]
+
+
+def adopt_orphans(yes: bool) -> None:
+    """Let this process become the parent of what its descendants leave behind, or no longer (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(yes))
 
 
 def _is_forked(command: Any) -> bool:

@@ -1,7 +1,6 @@
 """Every notebook runs from top to bottom with small parameters, in a kernel of its own, and leaves no rank behind."""
 
 import ast
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 from bar_series import walk, write_closes
-from clusters import wait_until
+from clusters import all_gone, wait_until
 from forked_kernels import forked_kernels
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -25,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "accuracy_comparison": {
         "questions": 2,
         "max_new_tokens": 6,
-        "strategies": ["B", "C"],
+        "strategies": ["C"],
         "batches": [1],
         "dtypes": ["fp32"],
     },
@@ -156,30 +155,24 @@ def test_an_unknown_name_of_papermill_ends_a_notebook(tmp_path: Path) -> None:
         )
 
 
-def started_by(mark: str) -> list[psutil.Process]:
-    """Return the processes that have a mark from the environment of a test."""
-    found = psutil.process_iter(["environ"])
-    return [p for p in found if mark in (p.info["environ"] or {}).values() and p.pid != os.getpid()]
-
-
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A JUPYTER_PATH whose kernels need not import what each notebook imports."""
-    with forked_kernels(tmp_path_factory.mktemp("kernels"), NOTEBOOKS) as folder:
-        yield folder
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
+    """A JUPYTER_PATH whose kernels need not import what each notebook imports, and the process that they are of."""
+    with forked_kernels(tmp_path_factory.mktemp("kernels"), NOTEBOOKS) as (folder, number):
+        yield folder, psutil.Process(number)
 
 
 @pytest.mark.parametrize("notebook", RUNS)
 def test_a_notebook_runs_from_top_to_bottom(
-    notebook: Path, tiny: Path, tmp_path: Path, kernels: str, monkeypatch: pytest.MonkeyPatch
+    notebook: Path, tiny: Path, tmp_path: Path, kernels: tuple[str, psutil.Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import papermill
 
-    monkeypatch.setenv("JUPYTER_PATH", kernels)
+    folder, process = kernels
+    monkeypatch.setenv("JUPYTER_PATH", folder)
     monkeypatch.setenv("QUBIC_LAB_RUNS", str(tmp_path / "runs"))  # none: the weekly notebook shows the kept week
     if notebook.stem in JUDGED:
         monkeypatch.setenv(RUN_DIR, str(tmp_path))
-    monkeypatch.setenv("NOTEBOOK_OF_A_TEST", str(tmp_path))  # which all that it starts inherits
     parameters = SMALL[notebook.stem]
     if "model" in read_source(notebook).parameters:
         parameters = {"model": str(tiny), **parameters}
@@ -191,7 +184,7 @@ def test_a_notebook_runs_from_top_to_bottom(
         file = write_closes(tmp_path / "bars.csv", walk(400).close, HOUR_US)
         parameters = {"file": file, "reading": {"stamp": "open"}, **parameters}
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", parameters, cwd=ROOT, progress_bar=False)
-    wait_until(lambda: not started_by(str(tmp_path)))
+    wait_until(lambda: all_gone(process.children(recursive=True)))
     if notebook.stem in JUDGED:
         (row,) = (row for row in judge({"run": read_records(tmp_path)}) if row.id == JUDGED[notebook.stem])
         assert (row.run, bool(row.measured)) == ("run", True)
