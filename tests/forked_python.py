@@ -2,7 +2,7 @@
 
 After `fork_from_here()` this process's `subprocess.Popen` starts the modules of FORKED, and any module by PYTHON, as
 forks of what is imported now. They are its children, with the environment, folder, session and descriptors that they
-would have; what they start themselves is started as always.
+would have; what they start themselves is started as always, but for those of FORKING.
 """
 
 import ctypes
@@ -20,10 +20,20 @@ import threading
 import time
 import traceback
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-FORKED = {"qubic_lab.bench.link", "qubic_lab.bench.queue", "qubic_lab.lifeline", "qubic_lab.pipeline.launcher"}
+FORKED = {
+    "ipykernel_launcher",
+    "qubic_lab.bench.link",
+    "qubic_lab.bench.queue",
+    "qubic_lab.lifeline",
+    "qubic_lab.pipeline.launcher",
+    "qubic_lab.runs.worker",
+}
+FORKING = {"qubic_lab.runs.worker": ("papermill", "papermill.translators", "nbclient", "ipykernel.kernelapp")}
+"""Modules of FORKED whose processes fork theirs in turn, and what these import."""
 PYTHON = f"{Path(sys.executable).parent}/./{Path(sys.executable).name}"
 """This interpreter by a name that tests use: with it any module is started as a fork."""
 LONGEST = 1 << 18
@@ -90,15 +100,20 @@ def _fork_others(asked: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.disable()
     gc.freeze()
+    for number in (0, 1):  # whose other ends may wait for their close
+        os.dup2(os.open(os.devnull, os.O_RDWR), number)
     while True:
         message, given, *_ = socket.recv_fds(asked, LONGEST, 3)
         if not message:
             os._exit(0)
+        job = json.loads(message)
+        for name in FORKING.get(job["argv"][_options_end(job["argv"])], ()):
+            import_module(name)
         if not (between := os.fork()):
             if child := os.fork():
                 asked.send(b"%d" % child)
                 os._exit(0)
-            _become(asked, json.loads(message), given)
+            _become(asked, job, given)
         os.waitpid(between, 0)
         asked.send(b".")
         for descriptor in given:
@@ -122,6 +137,8 @@ def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None
     try:
         module = _options_end(job["argv"])
         _as_new(job["argv"][:module], job["argv"][module:])
+        if job["argv"][module] in FORKING:
+            fork_from_here()
         runpy.run_module(job["argv"][module], run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as ended:
@@ -165,6 +182,6 @@ def _as_new(options: list[str], argv: list[str]) -> None:
     logging.root.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
     settings.cache_clear()
-    if "torch" in sys.modules and (threads := os.environ.get("OMP_NUM_THREADS")):
-        sys.modules["torch"].set_num_threads(int(threads))
+    if argv[0] in ("forked_kernels", "ipykernel_launcher") and "matplotlib" in sys.modules:  # which has chosen another
+        sys.modules["matplotlib"].rcParams["backend"] = "module://matplotlib_inline.backend_inline"
     gc.enable()

@@ -298,12 +298,16 @@ def test_what_recorded_votes_show_is_said_beside_what_is_wanted(tmp_path: Path):
     assert many["winner certified"][1].startswith("100.0%")
 
 
-def test_the_kept_answers_differ_by_seed_and_keep_the_promises():
+def test_the_kept_answers_differ_by_seed():
     rows = json.loads(gzip.decompress(KEPT.read_bytes()))["answers"]
     texts = [[each["text"] for each in row["samples"]] for row in rows]
     assert {len(row) for row in texts} == {32}
     differ = [len(set(row)) > 1 for row in texts]
     assert sum(differ) > 0.9 * len(differ), "no samples are copies"
+
+
+@pytest.mark.slow  # the easy answers below show the same of fewer
+def test_the_kept_answers_keep_the_promises():
     found = bench_recorded_votes(KEPT)
     shown = {row[0]: row[-1] for row in next(found.report()).rows}  # type: ignore[union-attr]
     assert found.questions >= 500 and shown["certified, but not the most frequent of 32 samples"] == "yes"
