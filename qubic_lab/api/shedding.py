@@ -54,12 +54,10 @@ class SheddingMiddleware:
         if scope["type"] != "http" or not scope["path"].startswith(WORK):
             return await self._app(scope, receive, send)
         begun_s = self._clock()
-        asyncio.get_running_loop().call_soon(self._turned, begun_s)
-        if not self._backlog.refuses(begun_s):
+        await asyncio.sleep(0)  # one turn
+        now_s = self._clock()
+        self._backlog.note(now_s - begun_s, now_s)
+        if not self._backlog.refuses(now_s):
             return await self._app(scope, receive, send)
         busy = Problem(503, "Too busy", "this server has more requests than it can answer: try again later", REFUSED)
         return await busy(scope, receive, send)
-
-    def _turned(self, begun_s: float) -> None:
-        now_s = self._clock()
-        self._backlog.note(now_s - begun_s, now_s)

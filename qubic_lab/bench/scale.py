@@ -31,6 +31,7 @@ from qubic_lab.bench.dispatch import Exchange, ask_all, echo_requests
 from qubic_lab.bench.local_cluster import LocalCluster, cpu_s, local_cluster, run_apart
 from qubic_lab.bench.result import MeasuredResult, Spread, Table, counted, seconds_of
 from qubic_lab.cluster.balance import BALANCERS, make_balancer
+from qubic_lab.cluster.dispatcher import LOOK_S
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.redis_server import RedisServer, connect
 from qubic_lab.cluster.registry import HEARTBEAT_S, Registry
@@ -66,8 +67,8 @@ class CallCosts:
     """Times of calls while `nodes` nodes are registered, in ms.
 
     Attributes:
-        nodes_ms: reading all records from the registry.
-        update_ms: updating the coordinator's view with them.
+        nodes_ms: reading from the registry what half a second of heartbeats (LOOK_S) has changed.
+        update_ms: updating the coordinator's view with that.
         beat_ms: writing one heartbeat.
         choose_ms: choosing a node, by balancer.
         tasks_per_s: tasks that one thread submits, takes and completes one after the other.
@@ -157,7 +158,7 @@ class ScaleResult(MeasuredResult):
             )
             for c in self.calls
         ]
-        times = ("read all ms", "update ms", "heartbeat ms")
+        times = ("read changes ms", "update ms", "heartbeat ms")
         yield Table(("nodes", *times, *balancers, "tasks/s", "bytes a node"), calls)
         idle, busy = ("coordinator idle", "Redis idle"), ("coordinator busy", "Redis busy")
         header = ("nodes", "of them names", "heartbeats/s", *idle, "requests/s", *busy)
@@ -222,11 +223,19 @@ def measure_calls(client: redis.Redis, nodes: int) -> CallCosts:
     fleets = {name: Fleet("coordinator", make_balancer(name), random.Random(0)) for name in BALANCERS}
     for fleet in fleets.values():
         fleet.update(records, now_s=0.0)
-    beats = cycle(sessions)
+    beats, changes = cycle(sessions), [registry.changes()]
+
+    def read() -> None:
+        changes.append(registry.changes(changes[-1].at_ms))
+
+    def beat_some() -> None:
+        for name, session in islice(beats, max(1, round(nodes * LOOK_S / HEARTBEAT_S))):
+            registry.beat(name, session, STATE)
+
     return CallCosts(
         nodes=nodes,
-        nodes_ms=_times_ms(registry.nodes),
-        update_ms=_times_ms(lambda: fleet.update(records, now_s=0.0)),
+        nodes_ms=_times_ms(read, beat_some),
+        update_ms=_times_ms(lambda: fleet.update(changes[-1].records, 0.0, changes[-1].gone)),
         beat_ms=_times_ms(lambda: registry.beat(*next(beats), STATE)),
         choose_ms={name: _times_ms(partial(fleet.choose, 0.0)) for name, fleet in fleets.items()},
         tasks_per_s=_tasks_per_s(TaskQueue(client)),
@@ -393,8 +402,9 @@ def _register(registry: Registry, nodes: int) -> list[tuple[str, str]]:
     return sessions
 
 
-def _times_ms(call: Callable[[], Any]) -> Spread:
-    return Spread.of([1_000 * seconds_of(call) for _ in range(REPEAT)])
+def _times_ms(call: Callable[[], Any], before: Callable[[], Any] = lambda: None) -> Spread:
+    """Return the times of repeated calls, each after an untimed call of `before`."""
+    return Spread.of([1_000 * seconds_of(call) for _ in range(REPEAT) if before() is None])
 
 
 def _tasks_per_s(queue: TaskQueue) -> float:

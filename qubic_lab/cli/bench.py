@@ -431,6 +431,22 @@ def serving(
     return bench_serving(config, streams, pairs, new_tokens, packages, others, progress)
 
 
+@bench("--minutes 60 --fault-every 20")
+def soak(
+    progress: Progress,
+    minutes: Annotated[float, Option(help="How long it takes.")] = 60.0,
+    fault_every: Annotated[float, Option(help="Seconds between two faults; 0: none.")] = 20.0,
+    rate: Annotated[float, Option(help="Requests a second.")] = 5.0,
+) -> "BenchResult":
+    """Ask for long while faults strike, and see whether anything grows.
+
+    Memory and open files of coordinators, nodes and Redis, keys of Redis, and errors that a client sees.
+    """
+    from qubic_lab.chaos.soak import run_soak
+
+    return run_soak(minutes, fault_every, rate, progress)
+
+
 @bench("--model smollm2 --ranks 2")
 def speculation(
     progress: Progress,
