@@ -81,6 +81,16 @@ def test_one_weight_changed_by_one_percent_is_found(
 
 
 @pytest.mark.dist
+def test_rounded_weights_are_another_model_with_a_price_that_the_tables_show(asked: dict[str, Any], tiny: Path) -> None:
+    result = compare(ComparisonConfig(**asked, ranks=(1, 2), quantization="int8"))
+    assert (result.candidate, result.verdict, result.same_model) == (f"{tiny} in int8", "DIFFERENT", False)
+    one, two = result.cases
+    assert 0.0 < one.kl_mean == two.kl_mean < 0.1, "the ranks are the same rounded model"
+    assert study.case_rows(result)[0]["mean KL (nats)"] != "0 exactly"
+    assert result.reference[0].token_identity == 1.0, "the reference is still compared with the model itself"
+
+
+@pytest.mark.dist
 def test_a_shipped_split_is_the_model_and_refused_once_a_weight_changes(
     asked: dict[str, Any], tiny: Path, tmp_path: Path
 ) -> None:
