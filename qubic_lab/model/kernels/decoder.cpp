@@ -259,7 +259,7 @@ inline Vector load_halves(const uint16_t* from) {
 // has four inputs of 8 bits, or the same four of 4 bits in its lower halves of bytes and the 16th after them in the upper.
 template <int BITS>
 struct Blocks {
-    static constexpr int BYTES = COLUMNS * (2 + BLOCK * BITS / 8), LINES = BYTES / 64, OFFSET = 1 << (BITS - 1);
+    static constexpr int BYTES = COLUMNS * (2 + BLOCK * BITS / 8), OFFSET = 1 << (BITS - 1);
     static constexpr int WORDS = BLOCK / 4;
 
     static ALWAYS_INLINE void read(const char* block, int v, WordVector (&weights)[WORDS]) {
@@ -276,16 +276,16 @@ struct Blocks {
 };
 
 // c (rows, 64) = a (rows, blocks) times one group. Sums are kept in memory, so that registers hold a block of weights.
+// Nothing is prefetched: the processor does that better alone.
 template <int BITS>
 void multiply_blocks(int rows, const InputBlock* a, const char* b, int blocks, float* c) {
     typedef Blocks<BITS> B;
-    constexpr int ROWS = 32, AHEAD = 12 * 1024 / B::BYTES * B::BYTES;  // rows whose sums stay in the first cache
+    constexpr int ROWS = 32;  // whose sums stay in the first cache
     memset(c, 0, sizeof(float) * rows * COLUMNS);
     for (int first = 0; first < rows; first += ROWS) {
         int end = std::min(rows, first + ROWS);
         for (int k = 0; k < blocks; k++) {
             const char* block = b + int64_t(k) * B::BYTES;
-            for (int line = 0; first == 0 && line < B::LINES; line++) __builtin_prefetch(block + AHEAD + line * 64);
 #pragma GCC unroll 1
             for (int v = 0; v < COLUMNS / LANES; v++) {
                 WordVector weights[B::WORDS];
