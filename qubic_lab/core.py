@@ -186,7 +186,7 @@ class Completion:
     `logprobs` has the log-probability of each token, if requested. `token_ids` starts with the request's
     forced tokens; log-probabilities and speed are of the tokens after them (speed 0 if there are none).
     `prompt_scores` has the prompt's tokens if they were scored. `drafted_tokens` were drafted and verified, and so took
-    no step of their own.
+    no step of their own. The prompt's first `cached_tokens` were known from earlier requests, and not computed.
     """
 
     prompt: str
@@ -200,6 +200,7 @@ class Completion:
     prompt_scores: tuple[ScoredToken, ...] = ()
     queue_ms: float = 0.0
     drafted_tokens: int = 0
+    cached_tokens: int = 0
 
 
 def no_progress(text: str, done: int, total: int) -> None:

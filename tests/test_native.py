@@ -220,7 +220,7 @@ def test_infinities_reach_only_their_own_rows_and_a_cleared_slot_forgets_them(ti
     rows = decoder.forward(hidden, [Segment(0, 0, 9), Segment(1, 0, 70)], prompt=True)
     assert torch.equal(decoder.logits(rows[:9]), expected)
     assert not rows[9:].isfinite().any(dim=-1).any()
-    decoder.clear_slot(1)
+    decoder.place_pages([(-1, 0, page) for page in (1, 2)])
     assert torch.equal(run(decoder, [(1, 0, TOKENS[:9])])[0], expected)
 
 

@@ -1,18 +1,19 @@
 """The scheduler, driven by a ring that is a plain queue: every request is answered once, ranks are kept busy."""
 
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qubic_lab.core import SamplingParams
+from qubic_lab.pipeline import pages, schedule
 from qubic_lab.pipeline.message import MAX_SLOTS, NO_LOGPROBS, NO_SAMPLE, Kind, Message
-from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling
+from qubic_lab.pipeline.schedule import CLEARED, Event, Limits, Scheduler, Sibling
 
 LIMITS = Limits(lanes=2, slots_per_lane=2, chunk=4, max_positions=64, eos_token_ids=frozenset({9}))
 SCORING = SamplingParams(max_new_tokens=0)
@@ -354,33 +355,77 @@ def next_token(fed: Sequence[int], seed: int) -> int:
     return (fed[-1] + (hash((tuple(fed[-5:]), seed)) % 4 == 0)) % 3 + (7 if len(fed) > 30 and fed[-1] == 1 else 0)
 
 
+INFINITY = -9
+
+
 class FakeRanks:
-    """What the ranks do: each row chooses by the tokens that its slot was fed up to it."""
+    """What the ranks do: each row chooses by the tokens that lie in its slot's pages up to it.
+
+    A row of a broken request writes INFINITY. Whoever reads a page with that, also behind his own position, is broken.
+    """
 
     def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler, self.fed, self.rows = scheduler, defaultdict[int, list[int]](list), 0
+        self.scheduler = scheduler
+        self.pages: defaultdict[int, list[int]] = defaultdict(lambda: [0] * PAGE_TOKENS)
+        self.tables: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        self.breaking: set[int] = set()  # requests whose next row breaks
+        self.broken: set[int] = set()
 
     def run(self, message: Message) -> Message:
-        tokens, chosen = iter(self.scheduler.input_tokens(message)), []
-        assert len(message.works) <= MAX_SLOTS and message.count == sum(work.rows for work in message.works)
-        for work in message.works:
-            if work.rows:
-                leader = self.fed[work.slot]
-                leader[work.position :] = [next(tokens) for _ in range(work.rows)]
+        for slot, place, page in self.scheduler.placements():
+            if slot == CLEARED:
+                self.pages[page] = [0] * PAGE_TOKENS
             else:
-                self.fed[work.slot] = leader[: work.position]
+                self.tables[slot][place] = page
+        tokens, chosen, faulty = iter(self.scheduler.input_tokens(message)), [], set()
+        assert len(message.works) <= MAX_SLOTS and message.count == sum(work.rows for work in message.works)
+        for index, work in enumerate(message.works):
+            end = work.position + work.rows
+            breaks = work.request in self.breaking and index not in message.drafted
+            for position in range(work.position, end):
+                token = next(tokens)
+                page = self.pages[self.tables[work.slot][position // PAGE_TOKENS]]
+                page[position % PAGE_TOKENS] = INFINITY if breaks else token
+            if work.rows:
+                leader = work
+            else:
+                for place in range(-(-end // PAGE_TOKENS)):
+                    source, target = (self.tables[slot][place] for slot in (leader.slot, work.slot))
+                    self.pages[target] = list(self.pages[source])
+            read = [token for place in range(-(-end // PAGE_TOKENS)) for token in self.page(work.slot, place)]
+            if INFINITY in read:
+                faulty.add(index)
+                self.broken.add(work.request)
+                assert self.breaking & {work.request, leader.request}, "a request is broken by another one"
             if work.sample != NO_SAMPLE:
-                chosen.append(next_token(self.fed[work.slot][: work.position + work.rows], work.seed))
-        self.rows += message.count * (message.kind is Kind.DECODE)
-        return message.with_tokens(chosen)
+                chosen.append(next_token(read[:end], work.seed))
+        return message.with_tokens(chosen).with_fault(0, faulty)
+
+    def page(self, slot: int, place: int) -> list[int]:
+        return self.pages[self.tables[slot][place]]
 
 
+PAGE_TOKENS = 4
+
+
+@pytest.fixture
+def small_pages() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (schedule, pages):
+            patch.setattr(module, "PAGE", PAGE_TOKENS)
+        yield
+
+
+@pytest.mark.usefixtures("small_pages")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_drafts_change_no_token(data: st.DataObject) -> None:
-    """Requests, siblings and forced tokens; requests come and are cancelled at any time."""
+def test_drafts_and_pages_change_no_token(data: st.DataObject) -> None:
+    """Requests, siblings and forced tokens; requests come, break and are cancelled at any time."""
     lanes, slots = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 4))
     limits = replace(LIMITS, lanes=lanes, slots_per_lane=slots, eos_token_ids=frozenset({7, 8}))
-    scheduler = Scheduler(replace(limits, most_drafted=data.draw(st.sampled_from([1, 3, 15]))))
+    limits = replace(limits, pages=data.draw(st.sampled_from([16, 17, 24, 99])), most_kept=data.draw(st.integers(0, 9)))
+    caching, most_drafted = data.draw(st.booleans()), data.draw(st.sampled_from([0, 1, 3, 15]))
+    scheduler = Scheduler(replace(limits, most_drafted=most_drafted, prefix_caching=caching))
     ranks, ring, number = FakeRanks(scheduler), deque[Message](), 0
     asked: dict[int, tuple[list[int], SamplingParams, int]] = {}
     got: dict[int, list[Event]] = defaultdict(list)
@@ -388,6 +433,7 @@ def test_drafts_change_no_token(data: st.DataObject) -> None:
         if data.draw(st.booleans()):
             scheduler.step_time.observe(data.draw(st.integers(1, 20)), data.draw(st.floats(0.001, 1)))
         prompt = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=9))
+        prompt = data.draw(st.sampled_from([[], [0, 1, 2] * 5])) + prompt
         samples = data.draw(st.integers(1, min(3, lanes * slots)))
         sampling = [SamplingParams(max_new_tokens=data.draw(st.integers(1, 40)), seed=seed) for seed in range(samples)]
         answer = undisturbed(prompt, sampling[0], limits)
@@ -406,6 +452,8 @@ def test_drafts_change_no_token(data: st.DataObject) -> None:
             for gone in range(number - samples, number):
                 scheduler.cancel(gone)
                 del asked[gone]
+        elif data.draw(st.integers(0, 3)) == 0:
+            ranks.breaking.add(data.draw(st.sampled_from(range(number))))
     while not scheduler.idle:
         while len(ring) < lanes and (message := scheduler.next_micro_batch()):
             ring.append(ranks.run(message))
@@ -413,9 +461,15 @@ def test_drafts_change_no_token(data: st.DataObject) -> None:
             got[event.request].append(event)
     for request, (prompt, each, known) in asked.items():
         answer = undisturbed(prompt, each, limits)
+        if got[request][-1].fault_rank is not None:
+            assert request in ranks.broken or not got[request][:-1]
+            assert [event.token for event in got[request][:-1]] == answer[known:][: len(got[request]) - 1]
+            continue
         assert [event.token for event in got[request]] == answer[known:]
         assert [event.index for event in got[request]] == [*range(known, len(answer))]
         assert [event.finish is not None for event in got[request]] == [False] * (len(answer) - known - 1) + [True]
+
+    assert scheduler._pages is not None and not scheduler._pages.used
 
 
 def undisturbed(prompt: Sequence[int], sampling: SamplingParams, limits: Limits) -> list[int]:

@@ -16,6 +16,7 @@ from qubic_lab.pipeline.sampling import score_rows
 from qubic_lab.pipeline.stage import SCORED_ROWS, Stage
 
 LENGTHS, COUNTS = (70, 1, 40, 9), (3, 20, NO_LOGPROBS, 0)
+TWO_PAGES = torch.tensor([(0, 0, 0), (1, 0, 1)])  # the first page of slots 0 and 1
 TOKENS = [(7 * n + 2) % 300 for n in range(sum(LENGTHS))]
 
 
@@ -44,7 +45,8 @@ def test_a_scored_prompt_never_has_more_than_a_few_rows_of_logits(
         return seen[-1]
 
     monkeypatch.setattr(decoder, "logits", logits)
-    returned, (logprobs, scores) = stage.run(message, stage.embed(message, TOKENS), next_tokens)
+    pages = torch.tensor([(slot, place, 2 * slot + place) for slot in range(len(LENGTHS)) for place in (0, 1)])
+    returned, (logprobs, scores) = stage.run(message, stage.embed(message, TOKENS), next_tokens, None, pages)
     assert returned.works[0].token >= 0 and logprobs.shape[0] == 1
     *blocks, last = seen  # the last is that of the answer's token
     assert len(last) == 1 and max(map(len, blocks)) <= SCORED_ROWS
@@ -67,7 +69,7 @@ def test_a_broken_row_is_the_fault_of_its_request_alone(tiny: Path, monkeypatch:
     monkeypatch.setattr(decoder, "logits", logits)
     works = (Work(0, 0, 0, 4, prompt_logprobs=0), Work(1, 1, 0, 5, prompt_logprobs=0))
     message = Message(Kind.PREFILL, 1, count=9, works=works)
-    returned, _ = stage.run(message, stage.embed(message, TOKENS[:9]), torch.arange(9))
+    returned, _ = stage.run(message, stage.embed(message, TOKENS[:9]), torch.arange(9), None, TWO_PAGES)
     assert [work.fault for work in returned.works] == [-1, 0]
 
 
@@ -80,7 +82,7 @@ def test_a_broken_drafted_row_harms_no_other_row(tiny: Path, tmp_path: Path) -> 
         stage, faults = Stage(0, decoder_of(tiny), 1, 2, folder), []
         prompts = (Work(0, 0, 0, 5, sample=0), Work(1, 1, 0, 3, sample=0))
         first = Message(Kind.PREFILL, 1, count=8, works=prompts)
-        stage.run(first, stage.embed(first, TOKENS[:8]))
+        stage.run(first, stage.embed(first, TOKENS[:8]), None, None, TWO_PAGES)
         for sample in (1, 2):
             rows = tuple(Work(0, 0, 4 + sample + i, sample=sample + i) for i in range(1 + drafts))
             step = Message(Kind.DECODE, 1 + sample, works=(*rows, Work(1, 1, 2 + sample, sample=sample)))

@@ -35,6 +35,8 @@ def node(
     compression: options.Compression = None,
     speculation: options.Speculation = None,
     quantization: options.Quantization = None,
+    kv_tokens: options.KvTokens = None,
+    prefix_caching: options.PrefixCaching = True,
     pipeline: options.Running = None,
 ) -> None:
     """Run a pipeline as a node of a cluster.
@@ -62,6 +64,8 @@ def node(
         compression=compression,
         speculation=speculation,
         quantization=quantization,
+        kv_tokens=kv_tokens,
+        prefix_caching=prefix_caching,
     )
     show_warnings()
     tracing.start("node")

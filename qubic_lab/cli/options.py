@@ -26,6 +26,11 @@ Quantization = Annotated[
     str | None,
     Option(help="int8 or int4: round the weights to so many bits; faster, but another model.", show_default="none"),
 ]
+KvTokens = Annotated[
+    int | None,
+    Option(help="Tokens whose keys and values fit all requests together.", show_default="by free memory"),
+]
+PrefixCaching = Annotated[bool, Option(help="Compute no beginning of a prompt again that is known.")]
 Threads = Annotated[int | None, Option(help="Compute threads of each rank.", show_default="cores / ranks")]
 Running = Annotated[
     str | None,

@@ -30,6 +30,8 @@ def serve(
     compression: options.Compression = None,
     speculation: options.Speculation = None,
     quantization: options.Quantization = None,
+    kv_tokens: options.KvTokens = None,
+    prefix_caching: options.PrefixCaching = True,
     pipeline: options.Running = None,
     served_model_name: Annotated[
         str | None, Option(help="Name of the model for clients.", show_default="that of --model")
@@ -63,6 +65,8 @@ def serve(
         compression=compression,
         speculation=speculation,
         quantization=quantization,
+        kv_tokens=kv_tokens,
+        prefix_caching=prefix_caching,
     )
     secret = settings().api_key
     key = secret.get_secret_value() if secret else ""

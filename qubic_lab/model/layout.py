@@ -11,6 +11,8 @@ HEAD = "lm_head.weight"
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Dtypes in which a model can run, with bytes per value."""
+PAGE = 64
+"""Positions of a page of the KV cache."""
 
 QUANTIZATIONS = {"int8": (8, 8), "int4": (4, 8)}
 """Bits of a weight of the layers' matrices and of the head's, by name."""

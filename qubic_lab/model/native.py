@@ -6,7 +6,7 @@ in names are those of decoder.py.
 
 import ctypes
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from qubic_lab.errors import ModelError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.decoder import Segment, rope_frequencies
 from qubic_lab.model.kernels.build import Layer, Matrix, SegmentPages, Shape, failure, kernels
-from qubic_lab.model.layout import BLOCK, EMBEDDING, FINAL_NORM, QUANTIZATIONS, StageRange, head_tensor
+from qubic_lab.model.layout import BLOCK, EMBEDDING, FINAL_NORM, PAGE, QUANTIZATIONS, StageRange, head_tensor
 from qubic_lab.model.safetensors_file import BLOCK_BYTES
 
 COLUMNS = 64
@@ -27,8 +27,6 @@ DENSE_WORDS = 48
 """Words of 32 bits in which a dense matrix keeps COLUMNS packed words."""
 BLOCKS = {8: "Q8_0", 4: "Q4_0"}
 """Dtypes of stored blocks that are as those of the kernels, by bits."""
-PAGE = 64
-"""Positions of a page of the KV cache."""
 
 
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:
@@ -85,7 +83,7 @@ def interleave(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 class NativeDecoder:
     """One stage of a model: its layers, the embedding on the first stage, the head on the last, and the KV cache.
 
-    The cache of a slot has pages of PAGE positions; they are added as a request grows, and stay with the slot.
+    The cache has pages of PAGE positions, and each slot a table of those that hold its text, which slots may share.
     """
 
     fixed_rows = False
@@ -157,21 +155,43 @@ class NativeDecoder:
             self._shape.threads = threads
             self._handle = self._library.decoder_create(ctypes.byref(self._shape), self._layers)
 
-    def reset(self, slots: int) -> None:
-        """Create an empty KV cache with a number of slots."""
-        self._pages: list[list[torch.Tensor]] = [[] for _ in range(slots)]
-        self._tables: list[Any] = [None] * slots
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page, over the layers of the stage."""
+        return 4 * int(self._page_words)
 
-    def clear_slot(self, slot: int) -> None:
-        """Zero a slot that may have infinities, because values behind a request's end are still multiplied by 0."""
-        for page in self._pages[slot]:
-            page.zero_()
+    def reset(self, slots: int, *, placed: bool = False) -> None:
+        """Create an empty KV cache with a number of slots; `placed` if `place_pages` alone gives pages to them."""
+        self._pages: dict[int, torch.Tensor] = {}  # by their numbers
+        self._texts: list[list[torch.Tensor]] = [[] for _ in range(slots)]  # the pages of each slot
+        self._tables: list[Any] = [None] * slots
+        self._placed = placed
+
+    def place_pages(self, placements: Iterable[Sequence[int]]) -> None:
+        """Put pages into the tables of slots: slot, place and the page's number each; a page of slot -1 is cleared.
+
+        Values behind a request's end are still multiplied by 0, so a page that may have infinities must be cleared
+        before another request uses it.
+        """
+        changed = set()
+        for slot, place, number in placements:
+            if (page := self._pages.get(number)) is None:
+                page = self._pages[number] = torch.zeros(self._page_words, dtype=torch.int32)
+            if slot < 0:
+                page.zero_()
+                continue
+            self._texts[slot][place : place + 1] = [page]
+            changed.add(slot)
+        for slot in changed:
+            text = self._texts[slot]
+            self._tables[slot] = (ctypes.c_void_p * len(text))(*(page.data_ptr() for page in text))
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
-        """Copy the pages of the first `length` positions of a slot to another one."""
+        """Copy the pages of the first `length` positions of a slot to another one, unless they are the same ones."""
         self._reserve(target, length)
-        for page, copy in zip(self._pages[source][: -(-length // PAGE)], self._pages[target], strict=False):
-            copy.copy_(page)
+        for page, copy in zip(self._texts[source][: -(-length // PAGE)], self._texts[target], strict=False):
+            if copy is not page:
+                copy.copy_(page)
 
     def embed(self, token_ids: Sequence[int]) -> torch.Tensor:
         """Return the embeddings of tokens, shape (tokens, H)."""
@@ -201,13 +221,12 @@ class NativeDecoder:
         return logits[:, : self.config.vocab]
 
     def _reserve(self, slot: int, length: int) -> int:
-        """Add pages to a slot for `length` positions; return the address of its table of pages."""
-        pages = self._pages[slot]
-        missing = -(-length // PAGE) - len(pages)
-        if missing > 0:
-            # zeros, because values behind a request's end must be finite
-            pages += [torch.zeros(self._page_words, dtype=torch.int32) for _ in range(missing)]
-            self._tables[slot] = (ctypes.c_void_p * len(pages))(*(page.data_ptr() for page in pages))
+        """Return the address of a slot's table, with pages for `length` positions."""
+        held, needed = len(self._texts[slot]), -(-length // PAGE)
+        if needed > held:
+            assert not self._placed, f"slot {slot} has {held} pages, and a step needs {needed}"
+            unused = len(self._pages) - held  # numbers that no other slot has
+            self.place_pages((slot, place, unused + place) for place in range(held, needed))
         return ctypes.addressof(self._tables[slot])
 
     def _keep(self, tensor: torch.Tensor) -> int:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from qubic_lab.core import FinishReason, Request
 from qubic_lab.errors import DeadlineError, InputError, NonFiniteError, RequestCancelled
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.layout import stage_ranges
+from qubic_lab.model.layout import PAGE, stage_ranges
 from qubic_lab.pipeline.schedule import Event, Limits, pairs_of
 from qubic_lab.pipeline.text import TextStream, Tokenizer
 from qubic_lab.wire import pipeline_pb2 as pb
@@ -33,6 +33,11 @@ class Loaded:
     def slots(self) -> int:
         """Requests that can run at the same time."""
         return int(self.settings.lanes * self.settings.slots_per_lane)
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens whose keys and values fit all requests together."""
+        return self.limits.pages * PAGE or self.slots * self.limits.max_positions
 
 
 class Call:
@@ -164,7 +169,7 @@ class _Answer:
         self._pieces: list[str] = []
         self._ends = frozenset() if request.sampling.ignore_eos else loaded.limits.eos_token_ids
         self._times: list[float] = []
-        self._drafted = 0
+        self._drafted = self._cached = 0
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
         self.finish_reason: str | None = None
@@ -187,6 +192,7 @@ class _Answer:
         assert event.token is not None
         self._times.append(time_s)
         self._drafted += event.drafted
+        self._cached += event.cached
         if event.logprob is not None:
             self._logprobs.append(event.logprob)
         piece = self._take(event.token, event.finish)
@@ -216,6 +222,7 @@ class _Answer:
             logprobs=self._logprobs,
             prompt=self._scored_prompt(),
             drafted_tokens=self._drafted,
+            cached_tokens=self._cached,
         )
 
     def _scored_prompt(self) -> list[pb.ScoredToken]:

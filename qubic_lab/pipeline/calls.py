@@ -144,5 +144,6 @@ def answer_of(request: Request, end: pb.End) -> PipelineAnswer:
         logprobs=tuple(end.logprobs),
         prompt_scores=tuple(map(_scored_of, end.prompt)),
         drafted_tokens=end.drafted_tokens,
+        cached_tokens=end.cached_tokens,
     )
     return PipelineAnswer(end.request, completion)

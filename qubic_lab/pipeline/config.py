@@ -42,6 +42,8 @@ class PipelineConfig:
     tokens before, and verifies them in one step, so that no token changes: as many as pay ("lookup") or as there are
     ("always"). `quantization` rounds the weights of the layers' matrices and of the head as they are read ("int8",
     "int4"): faster where memory is what a step waits for, but another model.
+    Keys and values of `kv_tokens` tokens fit all requests together; by default as many as the free memory
+    allows. With `prefix_caching` the beginning of a prompt that is still known is not computed again; no bit changes.
     """
 
     model: str = "smollm2"
@@ -60,6 +62,8 @@ class PipelineConfig:
     compression: str | None = None
     speculation: str | None = None
     quantization: str | None = None
+    kv_tokens: int | None = None
+    prefix_caching: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class ResolvedConfig:
     compression: str | None = None
     speculation: str | None = None
     quantization: str | None = None
+    kv_tokens: int | None = None
+    prefix_caching: bool = True
 
     @property
     def ranks(self) -> int:
@@ -107,6 +113,8 @@ class ResolvedConfig:
             compression=self.compression or "",
             speculation=self.speculation or "",
             quantization=self.quantization or "",
+            kv_tokens=self.kv_tokens or 0,
+            no_prefix_caching=not self.prefix_caching,
         )
 
     @classmethod
@@ -129,6 +137,8 @@ class ResolvedConfig:
             compression=message.compression or None,
             speculation=message.speculation or None,
             quantization=message.quantization or None,
+            kv_tokens=message.kv_tokens or None,
+            prefix_caching=not message.no_prefix_caching,
         )
 
 
@@ -148,7 +158,7 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         check_choice("speculation", config.speculation, SPECULATIONS)
     if config.quantization is not None:
         check_choice("quantization", config.quantization, QUANTIZATIONS)
-    for name in ("ranks", "lanes"):
+    for name in ("ranks", "lanes", "kv_tokens"):
         if (value := getattr(config, name)) is not None:
             check_at_least(name, value, 1)
     check_range("slots", config.slots, 1, MAX_SLOTS)
@@ -178,7 +188,7 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
     ranks = len(layers)
     device = config.device or _device(ranks)
     kernels = _kernels(config.kernels, config.dtype, device)
-    for name in ("speculation", "quantization"):
+    for name in ("speculation", "quantization", "kv_tokens"):
         if (value := getattr(config, name)) and kernels != "native":
             raise InputError(f"{name}={value} needs native kernels (fp32 or bf16 on a CPU): leave it out")
     return ResolvedConfig(
@@ -198,6 +208,8 @@ def resolve_config(config: PipelineConfig, own_rank: int | None = None) -> Resol
         compression=config.compression,
         speculation=config.speculation,
         quantization=config.quantization,
+        kv_tokens=config.kv_tokens,
+        prefix_caching=config.prefix_caching,
     )
 
 

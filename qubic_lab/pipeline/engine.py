@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from qubic_lab.core import SamplingParams
-from qubic_lab.errors import BusyError, RankError
+from qubic_lab.errors import BusyError, QubicLabError, RankError
+from qubic_lab.model.layout import PAGE
 from qubic_lab.pipeline.member import (
     REPORT_ORDER,
     Ended,
@@ -23,6 +24,7 @@ from qubic_lab.pipeline.member import (
     configure_order,
 )
 from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_LOGPROBS, NO_TOKEN, Kind, Message
+from qubic_lab.pipeline.pages import affordable_pages
 from qubic_lab.pipeline.schedule import Event, Limits, Scheduler, Sibling, with_logprobs
 
 PREFILL_CHUNK = 128
@@ -155,11 +157,14 @@ class Engine:
         if added := scheduler.adjustments(message):
             message = replace(message, adjustments=len(added))
             adjustments = torch.tensor(added, dtype=torch.float64).view(torch.int64)
+        placements = None
+        if placed := scheduler.placements():
+            message = replace(message, placements=len(placed))
+            placements = torch.tensor(placed)
         self._deliver()
         begun_s = time.perf_counter()
-        if message.kind is Kind.PREFILL:
-            self._begun_s |= {work.request: begun_s for work in message.works if work.position == 0}
-        returned, payloads = member.run(message, hidden, next_tokens, adjustments)
+        self._begun_s |= dict.fromkeys(scheduler.begun(message), begun_s)
+        returned, payloads = member.run(message, hidden, next_tokens, adjustments, placements)
         member.transport.send(returned, *payloads)
         self._in_flight.append((message, begun_s))
 
@@ -301,10 +306,18 @@ class Engine:
         if order.limits is not None:
             self._scheduler = None
             if member.stage is not None and not any("error" in reply for reply in replies):
-                fixed = member.stage.decoder.fixed_rows
-                most = 0 if fixed else order.limits.most_drafted
-                self._scheduler = Scheduler(replace(order.limits, fixed_lanes=fixed, most_drafted=most))
+                try:
+                    self._scheduler = Scheduler(_fitted(order.limits, replies, member.stage.decoder.fixed_rows))
+                except QubicLabError as error:
+                    order.replies.set_exception(error)
+                    return
         order.replies.set_result(replies)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of the configuration that runs."""
+        assert self._scheduler is not None
+        return self._scheduler.limits
 
     def _next_control(self) -> Message:
         message = self._member.receive()
@@ -312,3 +325,12 @@ class Engine:
             last = self._member.ranks - 1
             raise RankError(f"rank {last} diverged: it answered micro-batch {message.sequence} instead of an order")
         return message
+
+
+def _fitted(limits: Limits, replies: Replies, fixed_lanes: bool) -> Limits:
+    """Return the limits with what kernels and memory allow; until then `pages` are those that were asked for, or 0."""
+    if fixed_lanes:
+        return replace(limits, fixed_lanes=True, most_drafted=0, pages=0, prefix_caching=False)
+    needed = limits.lanes * limits.slots_per_lane * limits.max_positions
+    pages, kept = affordable_pages(replies, limits.pages * PAGE, needed)
+    return replace(limits, pages=pages, most_kept=kept, max_positions=min(limits.max_positions, pages * PAGE))

@@ -7,6 +7,7 @@ load at the same time; then a collection, to which each rank adds its reply.
 import json
 import logging
 import os
+import platform
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -195,6 +196,9 @@ class Member:
             "pid": os.getpid(),
             "stage": str(decoder.stage) if decoder else "",
             "weight_bytes": decoder.weight_bytes if decoder else 0,
+            "page_bytes": decoder.page_bytes if isinstance(decoder, NativeDecoder) else 0,
+            "free_bytes": psutil.virtual_memory().available,
+            "host": platform.node(),
             "peak_rss_bytes": peak_rss_bytes(),
             "gpu_used_bytes": torch.cuda.max_memory_allocated() if self._on_gpu else 0,
             "gpu_reserved_bytes": torch.cuda.max_memory_reserved() if self._on_gpu else 0,
@@ -264,12 +268,14 @@ def follow(member: Member) -> None:
         assert stage is not None, "a micro-batch came before the pipeline was configured"
         decoder = stage.decoder
         hidden = member.transport.receive_payload(stage.hidden_shape(message), decoder.dtype, decoder.device)
-        next_tokens = adjustments = None
+        next_tokens = adjustments = placements = None
         if message.scored:
             next_tokens = member.transport.receive_payload(message.score_shape[:1], torch.int64, _CPU)
         if message.adjustments:
             adjustments = member.transport.receive_payload((message.adjustments, 3), torch.int64, _CPU)
-        message, payloads = member.run(message, hidden, next_tokens, adjustments)
+        if message.placements:
+            placements = member.transport.receive_payload((message.placements, 3), torch.int64, _CPU)
+        message, payloads = member.run(message, hidden, next_tokens, adjustments, placements)
         member.transport.send(message, *payloads)
 
 

@@ -33,11 +33,12 @@ class Kind(IntEnum):
 
     PREFILL = 1
     """Chunks of prompts; hidden states (count, H) follow between ranks, then the token ids that come next in scored
-    chunks, (scored rows,) int64, and the adjustments of logits, (adjustments, 3) as of Scheduler.adjustments, fp64 as
-    int64, because their sizes vary and the transport asks for floats ahead."""
+    chunks, (scored rows,) int64, the adjustments of logits, (adjustments, 3) as of Scheduler.adjustments, fp64 as
+    int64, because their sizes vary and the transport asks for floats ahead, and the placements of pages,
+    (placements, 3) int64."""
     DECODE = 2
     """One token for each slot of a lane that decodes, and drafted ones; hidden states (rows of the lane, or one for
-    each token, H) follow between ranks, and adjustments as above."""
+    each token, H) follow between ranks, and adjustments and placements as above."""
     CONTROL = 3
     """A JSON text of `count` bytes follows."""
 
@@ -68,7 +69,7 @@ class Work(NamedTuple):
     min_p: float = 0.0
 
 
-_PREFIX_WORDS = 7
+_PREFIX_WORDS = 8
 _WORK = np.dtype([(name, np.float64 if kind is float else np.int64) for name, kind in Work.__annotations__.items()])
 HEADER_WORDS = _PREFIX_WORDS + MAX_SLOTS * len(Work._fields)
 
@@ -80,7 +81,7 @@ class Message:
     A PREFILL has a work for each prompt of which it carries a chunk, in the order of its rows; works of siblings follow
     the one that ends their prompt. A DECODE has one work for each slot, each followed by those of the slot's drafted
     tokens. `count` is the number of tokens fed, `packed` that of the bytes of packed hidden states that follow, 0 if
-    they are not packed, and `adjustments` that of changed logits.
+    they are not packed, `adjustments` that of changed logits, and `placements` that of pages new to the ranks' tables.
     """
 
     kind: Kind
@@ -90,6 +91,7 @@ class Message:
     works: tuple[Work, ...] = ()
     packed: int = 0
     adjustments: int = 0
+    placements: int = 0
 
     @property
     def sampled(self) -> tuple[Work, ...]:
@@ -142,14 +144,14 @@ def encode(message: Message) -> Header:
     works = len(message.works)
     assert works <= MAX_SLOTS
     header = np.zeros(HEADER_WORDS, dtype=np.int64)
-    prefix = (message.kind, message.sequence, message.lane, message.count, works, message.packed, message.adjustments)
-    header[:_PREFIX_WORDS] = prefix
+    sizes = (works, message.packed, message.adjustments, message.placements)
+    header[:_PREFIX_WORDS] = (message.kind, message.sequence, message.lane, message.count, *sizes)
     header[_PREFIX_WORDS:].view(_WORK)[:works] = list(message.works)
     return header
 
 
 def decode(header: Header) -> Message:
     """Read a message from a header."""
-    kind, sequence, lane, count, works, packed, adjustments = header[:_PREFIX_WORDS].tolist()
+    kind, sequence, lane, count, works, *sizes = header[:_PREFIX_WORDS].tolist()
     records = header[_PREFIX_WORDS:].view(_WORK)[:works]
-    return Message(Kind(kind), sequence, lane, count, tuple(map(Work._make, records.tolist())), packed, adjustments)
+    return Message(Kind(kind), sequence, lane, count, tuple(map(Work._make, records.tolist())), *sizes)

@@ -80,6 +80,8 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compression", help="lossless: pack what travels between ranks, for slow links")
     parser.add_argument("--speculation", help="lookup: draft next tokens from the text so far, where that pays")
     parser.add_argument("--quantization", help="int8 or int4: round the weights; faster, but another model")
+    parser.add_argument("--kv-tokens", type=int, help="tokens whose keys and values fit all requests together")
+    parser.add_argument("--no-prefix-caching", action="store_true", help="compute every prompt whole")
     options = parser.parse_args(arguments)
     if not (options.run_dir or options.listen):
         parser.error("give --listen HOST:PORT: rank 0 serves there")
@@ -129,6 +131,8 @@ def _resolve(options: argparse.Namespace, rank: int, ranks: int) -> ResolvedConf
         compression=options.compression,
         speculation=options.speculation,
         quantization=options.quantization,
+        kv_tokens=options.kv_tokens,
+        prefix_caching=not options.no_prefix_caching,
     )
     return resolve_config(config, own_rank=rank)
 

@@ -8,8 +8,10 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from qubic_lab.core import FinishReason, SamplingParams
+from qubic_lab.model.layout import PAGE
 from qubic_lab.pipeline.lookup import Lookup, StepTime, Texts, draft_lengths
 from qubic_lab.pipeline.message import (
     FIRST_SEQUENCE,
@@ -21,6 +23,7 @@ from qubic_lab.pipeline.message import (
     Message,
     Work,
 )
+from qubic_lab.pipeline.pages import Page, Pages
 
 CHUNKS_ALONE = 4
 """Chunks of prompts in a micro-batch of a single rank that delays no decoding request."""
@@ -33,6 +36,10 @@ class Limits:
     With `fixed_lanes` each slot belongs to a lane: lane i has the slots from i * slots_per_lane on. Otherwise a lane's
     requests are chosen anew for each step. Without them a step may verify up to `most_drafted` tokens of an answer:
     as many as pay, or, with `draft_always`, as there are.
+
+    All requests share `pages` of the KV cache, if that is not 0; a single one fits (`max_positions`). With
+    `prefix_caching` a prompt is not computed as far as pages for its tokens are known, of which at most `most_kept`
+    are kept for nobody.
     """
 
     lanes: int
@@ -43,6 +50,13 @@ class Limits:
     fixed_lanes: bool = False
     most_drafted: int = 0
     draft_always: bool = False
+    pages: int = 0
+    most_kept: int = 0
+    prefix_caching: bool = False
+
+    def pages_of(self, prompt_tokens: int, samples: int) -> int:
+        """Return the pages of a prompt and of its samples, which share full ones."""
+        return math.ceil(prompt_tokens / PAGE) + (samples - 1) * bool(prompt_tokens % PAGE)
 
     def finish_reason(
         self, prompt_tokens: int, sampling: SamplingParams, count: int, token: int
@@ -72,6 +86,8 @@ class Event:
     """Of its token among those of the answer."""
     drafted: bool = False
     """Whether the token was chosen behind a drafted one, and so without a step of its own."""
+    cached: int = 0
+    """Of its first event: the prompt's first tokens that were not computed, because their pages were known."""
 
 
 def with_logprobs(event: Event, row: Sequence[float]) -> Event:
@@ -82,6 +98,11 @@ def with_logprobs(event: Event, row: Sequence[float]) -> Event:
 def pairs_of(row: Sequence[float]) -> list[tuple[int, float]]:
     """Return the likeliest tokens of a row of log-probabilities, each with its own."""
     return [(int(row[i]), row[i + 1]) for i in range(1, len(row), 2)]
+
+
+Placement: TypeAlias = tuple[int, int, int]
+"""A slot, a place in its table of pages and the number of the page there; or CLEARED, 0 and a page to fill with zeros."""
+CLEARED = -1
 
 
 @dataclass(frozen=True)
@@ -104,17 +125,22 @@ class Sibling:
 
 @dataclass(eq=False)
 class _Slot:
-    """A request in its slot `index`; `sent` prompt tokens have been sent, `tokens` have been chosen or forced.
+    """A request in its slot `index`; `tokens` have been chosen or forced.
 
-    `siblings` are the slots that get a copy of this one's cache after the prompt.
+    Of the first `due` tokens of its text, the prompt or, if it was preempted, all but the last one, `sent` have been
+    sent. The first `known` of its pages are known. `siblings` are the slots that get a copy of this one's cache after
+    the prompt.
     """
 
     index: int
     request: int
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    age: int  # its place in the order of arrival
+    due: int
     forced: tuple[int, ...] = ()  # the answer's first tokens
     sent: int = 0
+    cached: int = 0  # what was sent when it began
     tokens: list[int] = field(default_factory=list)
     in_flight: int = 0  # micro-batches that have not come back
     last: int = 0  # the sequence number of the newest of them
@@ -124,10 +150,24 @@ class _Slot:
     lookup: Lookup | None = None
     stepped: int = 0  # tokens when its running decode step was sent
     drafted: Sequence[int] = ()  # what that step is fed after the last of them
+    pages: list[Page] = field(default_factory=list)
+    known: int = 0
 
     @property
     def decoding(self) -> bool:
-        return bool(self.tokens) and not self.ended
+        return bool(self.tokens) and self.sent == self.due and not self.ended
+
+    @property
+    def length(self) -> int:
+        """Tokens of its text that have been fed when its next decode step begins."""
+        return len(self.prompt) + len(self.tokens) - 1
+
+    def text(self, start: int, end: int) -> tuple[int, ...]:
+        """Return tokens of the prompt and the answer."""
+        prompt = len(self.prompt)
+        if end <= prompt:
+            return self.prompt[start:end]
+        return (*self.prompt[start:], *self.tokens[max(start - prompt, 0) : end - prompt])
 
     def fed(self, work: Work) -> int:
         """Return the token that a row of its running decode step is fed."""
@@ -140,12 +180,16 @@ class Scheduler:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Waiting | _Slot] = deque()  # preempted requests are slots, first of all
         self._slots: list[_Slot | None] = [None] * (limits.lanes * limits.slots_per_lane)
         self._prompts: deque[_Slot] = deque()  # with prompt tokens left to send, in order of arrival
         self._sequence = FIRST_SEQUENCE - 1
         self._steps = 0  # decode steps since the last chunk of a prompt
         self._lanes: deque[int] = deque(range(limits.lanes))  # none of their requests is in flight
+        self._arrived = 0  # requests that have had a slot
+        self._pages = Pages(limits.pages, limits.most_kept) if limits.pages else None
+        self._placements: list[Placement] = []
+        self.preemptions = 0
         self.step_time = StepTime()  # the caller tells it of decode steps
 
     @property
@@ -162,7 +206,7 @@ class Scheduler:
         forced: Sequence[int] = (),
         prompt_logprobs: int = NO_LOGPROBS,
     ) -> None:
-        """Queue a request; it must leave room for a token if it wants any, and all siblings must fit the slots.
+        """Queue a request; it must leave room for a token if it wants any, and all siblings must fit slots and pages.
 
         With `prompt_logprobs` (as of Work) an event comes for each chunk of the prompt. The `forced` tokens go through
         the same steps that chose them before, whatever these choose now, and make no events of their own; the answer
@@ -170,6 +214,7 @@ class Scheduler:
         """
         assert 0 < len(prompt) <= self.limits.max_positions - bool(sampling.max_new_tokens)
         assert len(siblings) < len(self._slots)
+        assert not self._pages or self.limits.pages_of(len(prompt), 1 + len(siblings)) <= self._pages.total
         assert not (siblings and forced)
         assert not any(self.limits.finish_reason(len(prompt), sampling, *nth) for nth in enumerate(forced, 1))
         self._waiting.append(
@@ -198,12 +243,24 @@ class Scheduler:
         self._steps = 0
         return self._prefill(prompts) if prompts else None
 
+    def placements(self) -> "list[Placement]":
+        """Return what the next micro-batch finds new in the ranks' tables of pages, in this order."""
+        placements, self._placements = self._placements, []
+        return placements
+
+    def begun(self, message: Message) -> list[int]:
+        """Return the requests of which a micro-batch has the first chunk."""
+        if message.kind is not Kind.PREFILL:
+            return []
+        slots = [(self._slot(work.slot), work) for work in message.works]
+        return [work.request for slot, work in slots if work.position == slot.cached and not slot.tokens]
+
     def input_tokens(self, message: Message) -> list[int]:
         """Return the token ids that a micro-batch feeds: chunks of prompts, or a token of each work."""
         slots = [self._slot(work.slot) for work in message.works]
         if message.kind is Kind.PREFILL:
             fed = zip(message.works, slots, strict=True)
-            return [token for work, slot in fed for token in slot.prompt[work.position : work.position + work.rows]]
+            return [token for work, slot in fed for token in slot.text(work.position, work.position + work.rows)]
         return [slot.fed(work) for work, slot in zip(message.works, slots, strict=True)]
 
     def next_tokens(self, message: Message) -> list[int]:
@@ -230,8 +287,12 @@ class Scheduler:
         for work in message.works:
             slot = self._slot(work.slot)
             slot.in_flight -= 1
+            if work.fault != NO_FAULT and not _is_drafted(slot, work):
+                for page in slot.pages[slot.known :]:
+                    page.spoiled = True
             if not slot.ended and _counts(slot, work) and (event := self._advance(slot, work)):
                 events.append(event)
+            self._learn(slot, work)
             if slot.ended:
                 if work.sample == NO_SAMPLE:
                     events += self._give_up(slot, work.fault)
@@ -253,24 +314,141 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Place waiting requests in order of arrival in the emptiest lanes, so that all ranks get work."""
-        while self._waiting and 1 + len(self._waiting[0].siblings) <= self._slots.count(None):
-            waiting = self._waiting.popleft()
-            leader = self._place(waiting.request, waiting.prompt, waiting.sampling)
-            leader.forced, leader.prompt_logprobs = waiting.forced, waiting.prompt_logprobs
-            leader.siblings = tuple(self._place(s.request, waiting.prompt, s.sampling) for s in waiting.siblings)
-            self._prompts.append(leader)
-            if self.limits.most_drafted:
-                texts = Texts(waiting.prompt)
-                for slot in (leader, *leader.siblings):
-                    slot.lookup = texts.begin()
+        while self._waiting and self._fits(waiting := self._waiting[0]):
+            self._waiting.popleft()
+            if isinstance(waiting, _Slot):
+                self._resume(waiting)
+            else:
+                self._begin(waiting)
 
-    def _place(self, request: int, prompt: tuple[int, ...], sampling: SamplingParams) -> _Slot:
+    def _fits(self, waiting: "_Waiting | _Slot") -> bool:
+        """Whether there are slots, and pages for its text and one more for each running request."""
+        samples = 1 + len(waiting.siblings)
+        if samples > self._slots.count(None):
+            return False
+        if not self._pages:
+            return True
+        due = waiting.due if isinstance(waiting, _Slot) else len(waiting.prompt)
+        found = self._known(waiting, due)
+        missing = self.limits.pages_of(due, samples) - len(found) + self._pages.unused(found)
+        running = len(self._slots) - self._slots.count(None)
+        return missing + running <= self._pages.available
+
+    def _known(self, waiting: "_Waiting | _Slot", due: int) -> list[Page]:
+        """Return the known pages with which a text begins, of which `due` tokens are to be fed.
+
+        A prompt's last token is always fed, because its answer's first token is chosen behind it, and all of them are
+        if it is scored.
+        """
+        if not self._pages or not self.limits.prefix_caching or waiting.prompt_logprobs != NO_LOGPROBS:
+            return []
+        if isinstance(waiting, _Slot):
+            return self._pages.find(waiting.text(0, due))
+        return self._pages.find(waiting.prompt[: due - 1])
+
+    def _begin(self, waiting: _Waiting) -> None:
+        found = self._known(waiting, len(waiting.prompt))
+        leader = self._place(_slot_of(waiting, waiting.request, waiting.sampling, self._arrived))
+        leader.siblings = tuple(
+            self._place(_slot_of(waiting, sibling.request, sibling.sampling, self._arrived + place))
+            for place, sibling in enumerate(waiting.siblings, 1)
+        )
+        self._arrived += 1 + len(leader.siblings)
+        leader.forced, leader.prompt_logprobs = waiting.forced, waiting.prompt_logprobs
+        leader.sent = leader.cached = len(found) * PAGE
+        self._prompts.append(leader)
+        if self._pages:
+            self._give(leader, self._pages.use(found))
+            self._reserve(leader, leader.due)
+            for sibling in leader.siblings:
+                self._give(sibling, self._pages.use(leader.pages[: leader.due // PAGE]))
+                self._reserve(sibling, leader.due)
+        if self.limits.most_drafted:
+            texts = Texts(waiting.prompt)
+            for slot in (leader, *leader.siblings):
+                slot.lookup = texts.begin()
+
+    def _resume(self, slot: _Slot) -> None:
+        """Place a preempted request again: what its pages held is computed from its text."""
+        assert self._pages
+        found = self._known(slot, slot.due)
+        self._place(slot)
+        self._give(slot, self._pages.use(found))
+        self._reserve(slot, slot.due)
+        slot.sent = len(found) * PAGE
+        if slot.sent < slot.due:
+            self._prompts.append(slot)
+
+    def _place(self, slot: _Slot) -> _Slot:
         """Put a request into the first free slot of the emptiest lane."""
         free = [index for index, other in enumerate(self._slots) if other is None]
         busy = [sum(other is not None for other in self._lane(lane)) for lane in range(self.limits.lanes)]
-        index = min(free, key=lambda i: (busy[i // self.limits.slots_per_lane], i))
-        slot = self._slots[index] = _Slot(index, request, prompt, sampling)
+        slot.index = min(free, key=lambda i: (busy[i // self.limits.slots_per_lane], i))
+        self._slots[slot.index] = slot
         return slot
+
+    def _give(self, slot: _Slot, pages: Sequence[Page]) -> None:
+        """Add pages to those of a slot, which has them as a user."""
+        self._placements += [(slot.index, len(slot.pages) + i, page.number) for i, page in enumerate(pages)]
+        slot.pages += pages
+
+    def _reserve(self, slot: _Slot, length: int) -> None:
+        """Give a slot the pages that it lacks for `length` positions."""
+        assert self._pages
+        self._give(slot, self._pages.take(max(0, math.ceil(length / PAGE) - len(slot.pages))))
+
+    def _has_pages(self, slot: _Slot, chosen: Sequence[_Slot]) -> bool:
+        """Give a slot the page of its next step; to find one, preempt the youngest requests if they are younger.
+
+        Those that are in flight or `chosen` for the same step stay. If there is no page, the slot waits for one.
+        """
+        if not self._pages:
+            return True
+        while math.ceil((slot.length + 1) / PAGE) - len(slot.pages) > self._pages.available:
+            younger = [
+                other
+                for other in self._slots
+                if other and other.decoding and not other.in_flight and other.age > slot.age and other not in chosen
+            ]
+            if not younger:
+                return False
+            self._preempt(max(younger, key=lambda other: other.age))
+        self._reserve(slot, slot.length + 1)
+        ahead = slot.length + 1 + self.limits.most_drafted
+        if self._pages.available > len(self._slots):
+            self._reserve(slot, min(ahead, self.limits.max_positions))
+        return True
+
+    def _preempt(self, slot: _Slot) -> None:
+        """Take a decoding request's slot and pages; it waits, and goes on with the same bits."""
+        self.preemptions += 1
+        self._free(slot)
+        slot.due, slot.sent, slot.known, slot.siblings, slot.prompt_logprobs = slot.length, 0, 0, (), NO_LOGPROBS
+        self._waiting.appendleft(slot)
+
+    def _free(self, slot: _Slot) -> None:
+        self._slots[slot.index] = None
+        if self._pages:
+            spoiled = self._pages.release(slot.pages)
+            self._placements += [(CLEARED, 0, page.number) for page in spoiled]
+            slot.pages = []
+
+    def _learn(self, slot: _Slot, work: Work) -> None:
+        """Make the full pages known whose keys and values have been computed."""
+        if not self._pages or not self.limits.prefix_caching:
+            return
+        computed = work.position + work.rows if work.sample == NO_SAMPLE else slot.length
+        while (slot.known + 1) * PAGE <= computed:
+            own, before = slot.pages[slot.known], slot.pages[slot.known - 1] if slot.known else None
+            if own.spoiled:
+                return
+            page = self._pages.know(own, before, slot.text(slot.known * PAGE, (slot.known + 1) * PAGE))
+            if page is None:
+                return
+            if page is not own:
+                slot.pages[slot.known] = page
+                self._placements.append((slot.index, slot.known, page.number))
+            slot.known += 1
 
     def _lane(self, lane: int) -> list[_Slot | None]:
         first = lane * self.limits.slots_per_lane
@@ -282,7 +460,7 @@ class Scheduler:
         tokens = works = 0
         room = self._room()
         for slot in self._prompts:
-            tokens += min(room, len(slot.prompt) - slot.sent)
+            tokens += min(room, slot.due - slot.sent)
             works += 1 + len(slot.siblings)
             if chosen and (tokens > room or works > MAX_SLOTS):
                 break
@@ -313,20 +491,27 @@ class Scheduler:
             return None
         ready.sort(key=lambda slot: slot.last)
         size = min(math.ceil(len(ready) / len(self._lanes)), math.ceil(len(decoding) / self.limits.lanes))
-        return self._lanes[0], ready[:size]
+        chosen: list[_Slot] = []
+        for slot in ready:
+            if len(chosen) < size and self._slots[slot.index] is slot and self._has_pages(slot, chosen):
+                chosen.append(slot)
+        return (self._lanes[0], chosen) if chosen else None
 
     def _prefill(self, slots: list[_Slot]) -> Message:
         works = []
         room = self._room()
         for slot in slots:
-            start, count = slot.sent, min(room, len(slot.prompt) - slot.sent)
+            start, count = slot.sent, min(room, slot.due - slot.sent)
             slot.sent += count
-            last = slot.sent == len(slot.prompt)
-            sample = 0 if last and slot.sampling.max_new_tokens else NO_SAMPLE
+            last = slot.sent == slot.due
+            sample = 0 if last and slot.sampling.max_new_tokens and not slot.tokens else NO_SAMPLE
             works.append(_work(slot, start, count, sample)._replace(prompt_logprobs=slot.prompt_logprobs))
             if last:
                 self._prompts.remove(slot)
-                works += [_work(sibling, slot.sent, 0, 0) for sibling in slot.siblings if not sibling.ended]
+                joining = [sibling for sibling in slot.siblings if not sibling.ended]
+                for sibling in joining:
+                    sibling.sent = sibling.due
+                works += [_work(sibling, slot.sent, 0, 0) for sibling in joining]
         return self._message(Kind.PREFILL, slots[0].index // self.limits.slots_per_lane, works)
 
     def _decode(self, lane: int, slots: list[_Slot]) -> Message:
@@ -351,6 +536,7 @@ class Scheduler:
                 self.limits.most_drafted,
                 slot.sampling.max_new_tokens - slot.stepped - 1,
                 self.limits.max_positions - len(slot.prompt) - slot.stepped - 1,
+                len(slot.pages) * PAGE - len(slot.prompt) - slot.stepped if self._pages else MAX_SLOTS,
             )
             drafts.append(slot.lookup.draft(slot.tokens, most) if slot.lookup else ([], 0.0))
         lengths = draft_lengths(
@@ -378,7 +564,7 @@ class Scheduler:
             return Event(slot.request, fault_rank=work.fault)
         without_token = Event(slot.request) if work.prompt_logprobs != NO_LOGPROBS else None
         if work.sample == NO_SAMPLE:
-            slot.ended = work.position + work.rows == len(slot.prompt)
+            slot.ended = work.position + work.rows == len(slot.prompt) and not slot.sampling.max_new_tokens
             return Event(slot.request, finish="length") if slot.ended else without_token
         if work.sample < len(slot.forced):
             slot.tokens.append(slot.forced[work.sample])
@@ -386,11 +572,22 @@ class Scheduler:
         slot.tokens.append(work.token)
         finish = self.limits.finish_reason(len(slot.prompt), slot.sampling, len(slot.tokens), work.token)
         slot.ended = finish is not None
-        return Event(slot.request, work.token, finish, index=work.sample, drafted=_is_drafted(slot, work))
+        first = work.sample == len(slot.forced)
+        return Event(
+            *(slot.request, work.token, finish),
+            index=work.sample,
+            drafted=_is_drafted(slot, work),
+            cached=slot.cached if first else 0,
+        )
 
     def _free_if_over(self, slot: _Slot) -> None:
         if slot.ended and not slot.in_flight and self._slots[slot.index] is slot:
-            self._slots[slot.index] = None
+            self._free(slot)
+
+
+def _slot_of(waiting: _Waiting, request: int, sampling: SamplingParams, age: int) -> _Slot:
+    """Return a request's slot, which has no place yet."""
+    return _Slot(-1, request, waiting.prompt, sampling, age, due=len(waiting.prompt))
 
 
 def _is_drafted(slot: _Slot, work: Work) -> bool:

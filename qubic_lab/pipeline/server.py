@@ -15,7 +15,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from qubic_lab.core import MAX_SEED, ChatMessage, Request, SamplingParams
 from qubic_lab.errors import BusyError, ContextError, DeadlineError, InputError, QubicLabError
-from qubic_lab.model.config import ModelConfig, load_config
+from qubic_lab.model.config import load_config
+from qubic_lab.model.layout import PAGE
 from qubic_lab.model.resolve import resolve_model
 from qubic_lab.model.split import text_folder
 from qubic_lab.pipeline.answering import Arrival, Arrivals, Call, Loaded
@@ -129,7 +130,7 @@ class PipelineService:
                 tokens=self._tokens + sum(call.tokens for call in self._live.values()),
                 uptime_s=time.monotonic() - self._started,
                 context_tokens=sum(call.context_tokens for call in self._live.values()),
-                most_context_tokens=self._loaded.slots * self._loaded.config.max_positions if self._loaded else 0,
+                most_context_tokens=self._loaded.most_tokens if self._loaded else 0,
                 ranks=[pb.RankCounts(**each) for each in self._engine.counts],
             )
 
@@ -160,10 +161,14 @@ class PipelineService:
                 frozenset(config.eos_token_ids),
                 most_drafted=MOST_DRAFTED if message.speculation else 0,
                 draft_always=message.speculation == "always",
+                pages=-(-message.kv_tokens // PAGE),
+                prefix_caching=not message.no_prefix_caching,
             )
             replies = self._engine.configure(_stage_settings(message), limits)
             same_model = before is not None and before.settings.model_folder == message.model_folder
             tokenizer = before.tokenizer if before and same_model else Tokenizer(folder)
+            limits = self._engine.limits
+            message.kv_tokens = limits.pages * PAGE
             self._loaded = Loaded(message, config, limits, tokenizer)
             self._set_health(serving=True)
         return self._description(replies)
@@ -198,8 +203,9 @@ class PipelineService:
             loaded = call.loaded
             _check_model(message.model, loaded)
             prompt = loaded.tokenizer.encode(request)
-            _check_prompt(prompt, request, loaded.config)
-            _check_forced(request.forced_token_ids, len(prompt), loaded.config)
+            _check_prompt(prompt, request, loaded)
+            _check_room(len(prompt), max(1, message.samples), loaded.limits)
+            _check_forced(request.forced_token_ids, len(prompt), loaded)
             computed = call.prepare(message, request, prompt)
             begun(call)
             if computed is not None:
@@ -403,11 +409,26 @@ def _check_model(asked: str, loaded: Loaded) -> None:
         raise InputError(f"model {asked!r} is not loaded: this pipeline runs {loaded.settings.model!r}")
 
 
-def _check_prompt(prompt: tuple[int, ...], request: Request, config: ModelConfig) -> None:
+def _check_room(prompt_tokens: int, samples: int, limits: Limits) -> None:
+    if limits.pages and (needed := limits.pages_of(prompt_tokens, samples)) > limits.pages:
+        raise ContextError(
+            f"{samples} samples of a prompt of {prompt_tokens} tokens need room for the keys and values of "
+            f"{needed * PAGE}, and this pipeline has room for {limits.pages * PAGE}: give fewer samples, or start it "
+            "with a larger kv_tokens"
+        )
+
+
+def _check_prompt(prompt: tuple[int, ...], request: Request, loaded: Loaded) -> None:
+    config, most = loaded.config, loaded.limits.max_positions
     sampling, top = request.sampling, request.prompt_logprobs
     if not prompt:
         raise InputError("the prompt has no tokens: give at least one")
-    if len(prompt) + bool(sampling.max_new_tokens) > config.max_positions:
+    if len(prompt) + bool(sampling.max_new_tokens) > most:
+        if most < config.max_positions:
+            raise ContextError(
+                f"the prompt has {len(prompt)} tokens, and this pipeline has room for the keys and values of {most}: "
+                "give a shorter one, or start it with a larger kv_tokens"
+            )
         raise ContextError(
             f"the prompt has {len(prompt)} tokens, the model's context is {config.max_positions}: give a shorter one"
         )
@@ -422,13 +443,13 @@ def _check_prompt(prompt: tuple[int, ...], request: Request, config: ModelConfig
         raise InputError(f"logit_bias's token id {largest} is not in the vocabulary of {config.vocab}")
 
 
-def _check_forced(forced: tuple[int, ...], prompt_tokens: int, config: ModelConfig) -> None:
-    if (largest := max(forced, default=0)) >= config.vocab:
+def _check_forced(forced: tuple[int, ...], prompt_tokens: int, loaded: Loaded) -> None:
+    if (largest := max(forced, default=0)) >= loaded.config.vocab:
         raise InputError(
-            f"forced token id {largest} is not in the vocabulary of {config.vocab}: replay with the same model"
+            f"forced token id {largest} is not in the vocabulary of {loaded.config.vocab}: replay with the same model"
         )
-    if prompt_tokens + len(forced) > config.max_positions:
+    if prompt_tokens + len(forced) > loaded.limits.max_positions:
         raise InputError(
-            f"the prompt has {prompt_tokens} tokens and {len(forced)} are forced, the model's context is "
-            f"{config.max_positions}: replay with the same model"
+            f"the prompt has {prompt_tokens} tokens and {len(forced)} are forced, at most "
+            f"{loaded.limits.max_positions} fit: replay with the same model, and as much room for keys and values"
         )

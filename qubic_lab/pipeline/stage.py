@@ -36,7 +36,10 @@ class Stage:
         self._capture = capture
         self._tracer = tracer
         self._spoiled_slots: set[int] = set()
-        decoder.reset(lanes * slots_per_lane)
+        if isinstance(decoder, NativeDecoder):
+            decoder.reset(lanes * slots_per_lane, placed=True)
+        else:
+            decoder.reset(lanes * slots_per_lane)
 
     def hidden_shape(self, message: Message) -> tuple[int, int]:
         """Return the shape (rows, H) of the hidden states that travel with a micro-batch."""
@@ -58,18 +61,22 @@ class Stage:
         hidden_RH: torch.Tensor,
         next_tokens_R: torch.Tensor | None = None,
         adjustments_A3: torch.Tensor | None = None,
+        placements_P3: torch.Tensor | None = None,
     ) -> tuple[Message, tuple[torch.Tensor, ...]]:
         """Run a micro-batch through the layers; scored works come with the token id after each of their rows.
 
         Return the message with faults marked, and the payloads for the next rank: hidden states, next tokens of scored
-        works, and adjustments of logits. On the last rank the message has its tokens, and log-probabilities and scores
-        follow if requested.
+        works, adjustments of logits, and placements of pages. On the last rank the message has its tokens, and
+        log-probabilities and scores follow if requested.
         """
+        if placements_P3 is not None and isinstance(self.decoder, NativeDecoder):
+            self.decoder.place_pages(placements_P3.tolist())
         with self._tracer.span("compute", message):  # complete, because the check for infinities waits for the GPU
             ends_only = self.decoder.stage.has_head and next_tokens_R is None and message.kind is Kind.PREFILL
             message, hidden_RH = self._run_layers(message, hidden_RH, ends_only)
         if not self.decoder.stage.has_head:
-            return message, (hidden_RH, *(each for each in (next_tokens_R, adjustments_A3) if each is not None))
+            more = (next_tokens_R, adjustments_A3, placements_P3)
+            return message, (hidden_RH, *(each for each in more if each is not None))
         with self._tracer.span("sample", message):
             if next_tokens_R is None:
                 return self._sample(message, hidden_RH, adjustments_A3)
@@ -78,10 +85,10 @@ class Stage:
             return message, (*logprobs, scores.view(torch.int64))
 
     def _run_layers(self, message: Message, hidden_RH: torch.Tensor, ends_only: bool) -> tuple[Message, torch.Tensor]:
-        if message.kind is Kind.PREFILL:
+        if message.kind is Kind.PREFILL and not isinstance(self.decoder, NativeDecoder):
             for work in message.works:
                 if work.position == 0 or not work.rows:
-                    self._clean_slot(work.slot)
+                    self._clean_slot(self.decoder, work.slot)
         drafted = message.drafted
         fed_RH = hidden_RH.clone() if drafted else hidden_RH
         hidden_RH = self.decoder.forward(
@@ -210,10 +217,10 @@ class Stage:
         self._spoiled_slots.update(work.slot for work in marked.works if work.fault != NO_FAULT)
         return marked
 
-    def _clean_slot(self, slot: int) -> None:
+    def _clean_slot(self, decoder: Decoder, slot: int) -> None:
         """Clear the slot of a request with infinities before the next request uses it."""
         if slot in self._spoiled_slots:
-            self.decoder.clear_slot(slot)
+            decoder.clear_slot(slot)
             self._spoiled_slots.discard(slot)
 
     def _write_logits(self, folder: Path, work: Work, logits_V: torch.Tensor) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Settings(_message.Message):
-    __slots__ = ("model_folder", "layers", "dtype", "device", "threads", "lanes", "slots_per_lane", "capture_folder", "trace_folder", "model", "strategy", "meaningless", "kernels", "compression", "speculation", "quantization")
+    __slots__ = ("model_folder", "layers", "dtype", "device", "threads", "lanes", "slots_per_lane", "capture_folder", "trace_folder", "model", "strategy", "meaningless", "kernels", "compression", "speculation", "quantization", "kv_tokens", "no_prefix_caching")
     MODEL_FOLDER_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -24,6 +24,8 @@ class Settings(_message.Message):
     COMPRESSION_FIELD_NUMBER: _ClassVar[int]
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
+    KV_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NO_PREFIX_CACHING_FIELD_NUMBER: _ClassVar[int]
     model_folder: str
     layers: _containers.RepeatedScalarFieldContainer[int]
     dtype: str
@@ -40,7 +42,9 @@ class Settings(_message.Message):
     compression: str
     speculation: str
     quantization: str
-    def __init__(self, model_folder: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., lanes: _Optional[int] = ..., slots_per_lane: _Optional[int] = ..., capture_folder: _Optional[str] = ..., trace_folder: _Optional[str] = ..., model: _Optional[str] = ..., strategy: _Optional[str] = ..., meaningless: _Optional[bool] = ..., kernels: _Optional[str] = ..., compression: _Optional[str] = ..., speculation: _Optional[str] = ..., quantization: _Optional[str] = ...) -> None: ...
+    kv_tokens: int
+    no_prefix_caching: bool
+    def __init__(self, model_folder: _Optional[str] = ..., layers: _Optional[_Iterable[int]] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., lanes: _Optional[int] = ..., slots_per_lane: _Optional[int] = ..., capture_folder: _Optional[str] = ..., trace_folder: _Optional[str] = ..., model: _Optional[str] = ..., strategy: _Optional[str] = ..., meaningless: _Optional[bool] = ..., kernels: _Optional[str] = ..., compression: _Optional[str] = ..., speculation: _Optional[str] = ..., quantization: _Optional[str] = ..., kv_tokens: _Optional[int] = ..., no_prefix_caching: _Optional[bool] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()
@@ -55,7 +59,7 @@ class Description(_message.Message):
     def __init__(self, settings: _Optional[_Union[Settings, _Mapping]] = ..., ranks: _Optional[_Iterable[_Union[RankDescription, _Mapping]]] = ...) -> None: ...
 
 class RankDescription(_message.Message):
-    __slots__ = ("rank", "pid", "stage", "weight_bytes", "peak_rss_bytes", "gpu_used_bytes", "gpu_reserved_bytes", "counts")
+    __slots__ = ("rank", "pid", "stage", "weight_bytes", "peak_rss_bytes", "gpu_used_bytes", "gpu_reserved_bytes", "counts", "page_bytes", "free_bytes", "host")
     RANK_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +68,9 @@ class RankDescription(_message.Message):
     GPU_USED_BYTES_FIELD_NUMBER: _ClassVar[int]
     GPU_RESERVED_BYTES_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
     rank: int
     pid: int
     stage: str
@@ -72,7 +79,10 @@ class RankDescription(_message.Message):
     gpu_used_bytes: int
     gpu_reserved_bytes: int
     counts: RankCounts
-    def __init__(self, rank: _Optional[int] = ..., pid: _Optional[int] = ..., stage: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., gpu_used_bytes: _Optional[int] = ..., gpu_reserved_bytes: _Optional[int] = ..., counts: _Optional[_Union[RankCounts, _Mapping]] = ...) -> None: ...
+    page_bytes: int
+    free_bytes: int
+    host: str
+    def __init__(self, rank: _Optional[int] = ..., pid: _Optional[int] = ..., stage: _Optional[str] = ..., weight_bytes: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., gpu_used_bytes: _Optional[int] = ..., gpu_reserved_bytes: _Optional[int] = ..., counts: _Optional[_Union[RankCounts, _Mapping]] = ..., page_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., host: _Optional[str] = ...) -> None: ...
 
 class RankCounts(_message.Message):
     __slots__ = ("rank", "steps", "tokens", "compute_s", "wait_s", "resident_bytes", "gpu_bytes")
@@ -300,7 +310,7 @@ class StatsReply(_message.Message):
     def __init__(self, slots: _Optional[int] = ..., requests: _Optional[int] = ..., most_requests: _Optional[int] = ..., finished: _Optional[int] = ..., failed: _Optional[int] = ..., tokens: _Optional[int] = ..., uptime_s: _Optional[float] = ..., context_tokens: _Optional[int] = ..., most_context_tokens: _Optional[int] = ..., ranks: _Optional[_Iterable[_Union[RankCounts, _Mapping]]] = ...) -> None: ...
 
 class End(_message.Message):
-    __slots__ = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s", "request", "token_ids", "logprobs", "prompt", "queue_ms", "drafted_tokens")
+    __slots__ = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "tokens_per_s", "request", "token_ids", "logprobs", "prompt", "queue_ms", "drafted_tokens", "cached_tokens")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -312,6 +322,7 @@ class End(_message.Message):
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     QUEUE_MS_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     text: str
     finish_reason: str
     prompt_tokens: int
@@ -323,4 +334,5 @@ class End(_message.Message):
     prompt: _containers.RepeatedCompositeFieldContainer[ScoredToken]
     queue_ms: float
     drafted_tokens: int
-    def __init__(self, text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., ttft_ms: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., request: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., prompt: _Optional[_Iterable[_Union[ScoredToken, _Mapping]]] = ..., queue_ms: _Optional[float] = ..., drafted_tokens: _Optional[int] = ...) -> None: ...
+    cached_tokens: int
+    def __init__(self, text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., ttft_ms: _Optional[float] = ..., tokens_per_s: _Optional[float] = ..., request: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[float]] = ..., prompt: _Optional[_Iterable[_Union[ScoredToken, _Mapping]]] = ..., queue_ms: _Optional[float] = ..., drafted_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ...) -> None: ...
