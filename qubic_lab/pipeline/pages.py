@@ -137,17 +137,11 @@ class Pages:
                 spoiled.append(page)
         return spoiled
 
-    def know(self, page: Page, before: Page | None, tokens: tuple[int, ...]) -> Page | None:
-        """Make a full page of a text known, and return it; `before` is known.
-
-        If another page is known for it, its only user gets that one instead; None if it has more users.
-        """
+    def know(self, page: Page, before: Page | None, tokens: tuple[int, ...]) -> Page:
+        """Make a full page of a text known and return it, or the one that already is; `before` is known."""
         key = (before.number if before else None, tokens)
         if known := self._known.get(key):
-            if known is page or page.users > 1:
-                return page if known is page else None
-            self.release([page])
-            return self.use([known])[0]
+            return known
         page.before, page.tokens = before, tokens
         if before:
             before.followers += 1

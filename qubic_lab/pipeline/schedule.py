@@ -288,8 +288,8 @@ class Scheduler:
             slot = self._slot(work.slot)
             slot.in_flight -= 1
             if work.fault != NO_FAULT and not _is_drafted(slot, work):
-                for page in slot.pages[slot.known :]:
-                    page.spoiled = True
+                for page in slot.pages:
+                    page.spoiled = not page.tokens
             if not slot.ended and _counts(slot, work) and (event := self._advance(slot, work)):
                 events.append(event)
             self._learn(slot, work)
@@ -342,7 +342,7 @@ class Scheduler:
         """
         if not self._pages or not self.limits.prefix_caching or waiting.prompt_logprobs != NO_LOGPROBS:
             return []
-        if isinstance(waiting, _Slot):
+        if isinstance(waiting, _Slot) and waiting.tokens:
             return self._pages.find(waiting.text(0, due))
         return self._pages.find(waiting.prompt[: due - 1])
 
@@ -363,6 +363,8 @@ class Scheduler:
             for sibling in leader.siblings:
                 self._give(sibling, self._pages.use(leader.pages[: leader.due // PAGE]))
                 self._reserve(sibling, leader.due)
+            for slot in (leader, *leader.siblings):
+                slot.known = len(found)
         if self.limits.most_drafted:
             texts = Texts(waiting.prompt)
             for slot in (leader, *leader.siblings):
@@ -375,7 +377,7 @@ class Scheduler:
         self._place(slot)
         self._give(slot, self._pages.use(found))
         self._reserve(slot, slot.due)
-        slot.sent = len(found) * PAGE
+        slot.known, slot.sent = len(found), len(found) * PAGE
         if slot.sent < slot.due:
             self._prompts.append(slot)
 
@@ -395,7 +397,7 @@ class Scheduler:
     def _reserve(self, slot: _Slot, length: int) -> None:
         """Give a slot the pages that it lacks for `length` positions."""
         assert self._pages
-        self._give(slot, self._pages.take(max(0, math.ceil(length / PAGE) - len(slot.pages))))
+        self._give(slot, self._pages.take(_missing(slot, length)))
 
     def _has_pages(self, slot: _Slot, chosen: Sequence[_Slot]) -> bool:
         """Give a slot the page of its next step; to find one, preempt the youngest requests if they are younger.
@@ -404,7 +406,7 @@ class Scheduler:
         """
         if not self._pages:
             return True
-        while math.ceil((slot.length + 1) / PAGE) - len(slot.pages) > self._pages.available:
+        while _missing(slot, slot.length + 1) > self._pages.available:
             younger = [
                 other
                 for other in self._slots
@@ -414,9 +416,9 @@ class Scheduler:
                 return False
             self._preempt(max(younger, key=lambda other: other.age))
         self._reserve(slot, slot.length + 1)
-        ahead = slot.length + 1 + self.limits.most_drafted
-        if self._pages.available > len(self._slots):
-            self._reserve(slot, min(ahead, self.limits.max_positions))
+        ahead = min(slot.length + 1 + self.limits.most_drafted, self.limits.max_positions)
+        if _missing(slot, ahead) + len(self._slots) <= self._pages.available:
+            self._reserve(slot, ahead)
         return True
 
     def _preempt(self, slot: _Slot) -> None:
@@ -443,12 +445,18 @@ class Scheduler:
             if own.spoiled:
                 return
             page = self._pages.know(own, before, slot.text(slot.known * PAGE, (slot.known + 1) * PAGE))
-            if page is None:
-                return
             if page is not own:
-                slot.pages[slot.known] = page
-                self._placements.append((slot.index, slot.known, page.number))
+                if own.users > 1:  # samples of one prompt keep the same pages
+                    return
+                self._exchange(slot, slot.known, page)
             slot.known += 1
+
+    def _exchange(self, slot: _Slot, place: int, page: Page) -> None:
+        """Put a known page into the place of a slot's own one."""
+        assert self._pages
+        self._pages.release([slot.pages[place]])
+        slot.pages[place] = self._pages.use([page])[0]
+        self._placements.append((slot.index, place, page.number))
 
     def _lane(self, lane: int) -> list[_Slot | None]:
         first = lane * self.limits.slots_per_lane
@@ -459,13 +467,28 @@ class Scheduler:
         chosen: list[_Slot] = []
         tokens = works = 0
         room = self._room()
-        for slot in self._prompts:
+        for slot in [*self._prompts]:
+            self._skip_known(slot)
+            if slot.sent == slot.due:
+                self._prompts.remove(slot)
+                continue
             tokens += min(room, slot.due - slot.sent)
             works += 1 + len(slot.siblings)
             if chosen and (tokens > room or works > MAX_SLOTS):
                 break
             chosen.append(slot)
         return chosen
+
+    def _skip_known(self, slot: _Slot) -> None:
+        """Leave out what another request has computed of a prompt since this one got its pages."""
+        if not self._pages or slot.sent != slot.known * PAGE or slot.siblings:
+            return
+        found = self._known(slot, slot.due)
+        for place in range(slot.known, len(found)):
+            self._exchange(slot, place, found[place])
+        if slot.known < len(found):
+            slot.cached += PAGE * (len(found) - slot.known) * (slot.sent == slot.cached)
+            slot.known, slot.sent = len(found), PAGE * len(found)
 
     def _room(self) -> int:
         """Return the most tokens of prompts in a micro-batch.
@@ -588,6 +611,11 @@ class Scheduler:
 def _slot_of(waiting: _Waiting, request: int, sampling: SamplingParams, age: int) -> _Slot:
     """Return a request's slot, which has no place yet."""
     return _Slot(-1, request, waiting.prompt, sampling, age, due=len(waiting.prompt))
+
+
+def _missing(slot: _Slot, length: int) -> int:
+    """Return the pages that a slot lacks for `length` positions."""
+    return max(0, math.ceil(length / PAGE) - len(slot.pages))
 
 
 def _is_drafted(slot: _Slot, work: Work) -> bool:

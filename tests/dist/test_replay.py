@@ -65,7 +65,7 @@ def assert_goes_on(replayed: Told, whole: Told, count: int) -> None:
 
 def comparable(told: Told) -> Completion:
     """The completion without what depends on the cut."""
-    return replace(told.completion, ttft_ms=0.0, queue_ms=0.0, tokens_per_s=0.0, logprobs=())
+    return replace(told.completion, ttft_ms=0.0, queue_ms=0.0, tokens_per_s=0.0, logprobs=(), cached_tokens=0)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

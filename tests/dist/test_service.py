@@ -78,8 +78,8 @@ def test_a_stream_is_its_completion(lab: Pipeline) -> None:
     assert tuple(token.id for token in tokens) == stream.completion.token_ids
     assert "".join(map(str, tokens)) == stream.completion.text
     assert replace(
-        lab.generate("Why?", max_new_tokens=30, ignore_eos=True), ttft_ms=0, queue_ms=0, tokens_per_s=0
-    ) == replace(stream.completion, ttft_ms=0, queue_ms=0, tokens_per_s=0)
+        lab.generate("Why?", max_new_tokens=30, ignore_eos=True), ttft_ms=0, queue_ms=0, tokens_per_s=0, cached_tokens=0
+    ) == replace(stream.completion, ttft_ms=0, queue_ms=0, tokens_per_s=0, cached_tokens=0)
 
 
 def test_a_whole_answer_is_one_reply_with_what_the_stream_tells(lab: Pipeline) -> None:
