@@ -159,10 +159,10 @@ def test_prompts_share_a_micro_batch_in_order_of_arrival() -> None:
 
 def test_a_single_rank_takes_four_chunks_at_once_while_nothing_decodes() -> None:
     limits = replace(LIMITS, lanes=1, slots_per_lane=4)
-    scheduler = submitted(19, 3, 2, limits=limits, max_new_tokens=2)
+    scheduler = submitted(16, 3, 2, limits=limits, max_new_tokens=2)
     first, second = take(scheduler), take(scheduler)
     assert [(work.request, work.rows) for work in first.works] == [(0, 16)]
-    assert [(work.request, work.rows) for work in second.works] == [(0, 3), (1, 3), (2, 2)]
+    assert [(work.request, work.rows) for work in second.works] == [(1, 3), (2, 2)]
     for message in (first, second):
         scheduler.complete(answered(message))
     scheduler.submit(3, range(19), SamplingParams(max_new_tokens=1))
@@ -170,6 +170,26 @@ def test_a_single_rank_takes_four_chunks_at_once_while_nothing_decodes() -> None
     assert take(scheduler).count == 4, "the others wait for one chunk only"
     fixed = submitted(19, limits=replace(limits, fixed_lanes=True))
     assert take(fixed).count == 4, "where a prompt is cut depends only on the prompt"
+
+
+def test_a_long_prompt_takes_no_longer_than_a_step_and_lets_short_ones_pass() -> None:
+    scheduler = submitted(
+        4, limits=replace(LIMITS, lanes=1, slots_per_lane=3, chunk=64, max_positions=9000), max_new_tokens=900
+    )
+    scheduler.complete(answered(take(scheduler)))
+    scheduler.submit(1, range(8000), SamplingParams(max_new_tokens=1))
+    parts, seen = [], []
+    for turn in range(60):
+        if turn == 40:
+            scheduler.submit(2, range(9), SamplingParams(max_new_tokens=1))
+        message = take(scheduler)
+        scheduler.observe(message, 0.010 if message.kind is Kind.DECODE else 0.0005 * message.count)
+        if message.kind is Kind.PREFILL:
+            parts.append(message.count)
+            seen.append(message.works[0].request)
+        scheduler.complete(answered(message))
+    assert parts[0] == 64 and parts[14] == 20, "20 rows take as long as a decode step"
+    assert 2 in seen[20:22] and seen.count(1) == len(seen) - 1
 
 
 def test_the_end_token_ends_an_answer_unless_it_is_ignored() -> None:

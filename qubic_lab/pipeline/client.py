@@ -322,8 +322,8 @@ class Pipeline:
         return Stream(self, request, replies)
 
     def _configure(self, resolved: ResolvedConfig) -> None:
-        self._call(self._stub.Configure, resolved.to_message())
-        self._config = resolved
+        reply: pb.Description = self._call(self._stub.Configure, resolved.to_message())
+        self._config = replace(resolved, kv_tokens=reply.settings.kv_tokens or None)
 
     def _describe(self) -> pb.Description:
         reply: pb.Description = self._call(self._stub.Describe, pb.DescribeRequest())

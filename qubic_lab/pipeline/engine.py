@@ -176,8 +176,7 @@ class Engine:
         sent, begun_s = self._in_flight.popleft()
         check_order(self._member.ranks - 1, message, sent.sequence)
         begun_s, self._taken_s = max(self._taken_s, begun_s), time.perf_counter()
-        if message.kind is Kind.DECODE:
-            scheduler.step_time.observe(message.count, self._taken_s - begun_s)
+        scheduler.observe(message, self._taken_s - begun_s)
         self.progressed_at = time.monotonic()
         logprobs = self._receive_logprobs(message)
         scores = self._receive_scores(message)

@@ -27,6 +27,10 @@ from qubic_lab.pipeline.pages import Page, Pages
 
 CHUNKS_ALONE = 4
 """Chunks of prompts in a micro-batch of a single rank that delays no decoding request."""
+LONG_CHUNKS = 4
+"""A prompt with more chunks left is a long one: others must neither wait for its end nor for a whole chunk of it."""
+LEAST_ROWS = 16
+"""Of a long prompt's part while others decode."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def pairs_of(row: Sequence[float]) -> list[tuple[int, float]]:
 
 
 Placement: TypeAlias = tuple[int, int, int]
-"""A slot, a place in its table of pages and the number of the page there; or CLEARED, 0 and a page to fill with zeros."""
+"""A slot, a place in its table and the number of the page that is there now; or CLEARED, 0 and a page to zero."""
 CLEARED = -1
 
 
@@ -190,7 +194,9 @@ class Scheduler:
         self._pages = Pages(limits.pages, limits.most_kept) if limits.pages else None
         self._placements: list[Placement] = []
         self.preemptions = 0
-        self.step_time = StepTime()  # the caller tells it of decode steps
+        self._long_rows = float(limits.chunk)  # of a long prompt, that take as long as a decode step
+        self._oldest_first = False
+        self.step_time = StepTime()
 
     @property
     def idle(self) -> bool:
@@ -236,12 +242,12 @@ class Scheduler:
         Between two chunks of prompts every lane that can decode gets a turn, so a prompt delays others by one chunk.
         """
         self._admit()
-        prompts = self._next_prompts()
+        prompts, room = self._next_prompts()
         if (not prompts or self._steps < self.limits.lanes) and (step := self._next_step()):
             self._steps += 1
             return self._decode(*step)
         self._steps = 0
-        return self._prefill(prompts) if prompts else None
+        return self._prefill(prompts, room) if prompts else None
 
     def placements(self) -> "list[Placement]":
         """Return what the next micro-batch finds new in the ranks' tables of pages, in this order."""
@@ -254,6 +260,16 @@ class Scheduler:
             return []
         slots = [(self._slot(work.slot), work) for work in message.works]
         return [work.request for slot, work in slots if work.position == slot.cached and not slot.tokens]
+
+    def observe(self, message: Message, seconds: float) -> None:
+        """Learn from the time that a micro-batch took."""
+        decoding = self._decoding_rows()
+        if message.kind is Kind.DECODE:
+            self.step_time.observe(message.count, seconds)
+        elif decoding and message.count == int(self._long_rows):
+            ratio = self.step_time(decoding) / seconds
+            rows = self._long_rows * min(max(ratio, 0.5), 2.0) ** 0.5
+            self._long_rows = min(max(rows, LEAST_ROWS), self.limits.chunk)
 
     def input_tokens(self, message: Message) -> list[int]:
         """Return the token ids that a micro-batch feeds: chunks of prompts, or a token of each work."""
@@ -462,22 +478,31 @@ class Scheduler:
         first = lane * self.limits.slots_per_lane
         return self._slots[first : first + self.limits.slots_per_lane]
 
-    def _next_prompts(self) -> list[_Slot]:
-        """Return the oldest requests with prompt tokens left to send whose next chunks fit into one micro-batch."""
-        chosen: list[_Slot] = []
-        tokens = works = 0
-        room = self._room()
+    def _next_prompts(self) -> tuple[list[_Slot], int]:
+        """Return requests with prompt tokens left to send, the oldest ones whose next parts fit into a micro-batch.
+
+        Every other time those without a long prompt come before those with one. Return also the most tokens of a part.
+        """
         for slot in [*self._prompts]:
             self._skip_known(slot)
             if slot.sent == slot.due:
                 self._prompts.remove(slot)
-                continue
+        prompts = list(self._prompts)
+        if not self._oldest_first:
+            prompts.sort(key=self._is_long)
+        chosen: list[_Slot] = []
+        tokens = works = 0
+        room = self._room(prompts)
+        for slot in prompts:
             tokens += min(room, slot.due - slot.sent)
             works += 1 + len(slot.siblings)
             if chosen and (tokens > room or works > MAX_SLOTS):
                 break
             chosen.append(slot)
-        return chosen
+        return chosen, room
+
+    def _is_long(self, slot: _Slot) -> bool:
+        return slot.due - slot.sent > LONG_CHUNKS * self.limits.chunk
 
     def _skip_known(self, slot: _Slot) -> None:
         """Leave out what another request has computed of a prompt since this one got its pages."""
@@ -490,15 +515,23 @@ class Scheduler:
             slot.cached += PAGE * (len(found) - slot.known) * (slot.sent == slot.cached)
             slot.known, slot.sent = len(found), PAGE * len(found)
 
-    def _room(self) -> int:
-        """Return the most tokens of prompts in a micro-batch.
+    def _room(self, prompts: Sequence[_Slot]) -> int:
+        """Return the most tokens of prompts in a micro-batch that begins with these.
 
         With fixed lanes it never changes, because where a prompt is cut may depend only on the prompt. Otherwise a
         single rank takes more of them while nothing decodes: its weights, and those of the head, are read less often.
+        And while others decode, a part of a long prompt has only so many rows that it takes no longer than their step.
         """
-        decoding = any(slot is not None and slot.decoding for slot in self._slots)
-        alone = self.limits.lanes == 1 and not self.limits.fixed_lanes and not decoding
-        return self.limits.chunk * (CHUNKS_ALONE if alone else 1)
+        if self.limits.fixed_lanes:
+            return self.limits.chunk
+        if self._decoding_rows():
+            return int(self._long_rows) if prompts and self._is_long(prompts[0]) else self.limits.chunk
+        return self.limits.chunk * (CHUNKS_ALONE if self.limits.lanes == 1 else 1)
+
+    def _decoding_rows(self) -> int:
+        """Return the requests that a lane decodes, about."""
+        decoding = sum(slot is not None and slot.decoding for slot in self._slots)
+        return math.ceil(decoding / self.limits.lanes)
 
     def _next_step(self) -> tuple[int, list[_Slot]] | None:
         """Return a lane and its requests, of which none is in flight; those that waited longest come first."""
@@ -520,9 +553,9 @@ class Scheduler:
                 chosen.append(slot)
         return (self._lanes[0], chosen) if chosen else None
 
-    def _prefill(self, slots: list[_Slot]) -> Message:
+    def _prefill(self, slots: list[_Slot], room: int) -> Message:
         works = []
-        room = self._room()
+        self._oldest_first = not self._oldest_first
         for slot in slots:
             start, count = slot.sent, min(room, slot.due - slot.sent)
             slot.sent += count

@@ -168,7 +168,7 @@ def test_text_goes_on_within_characters_and_stop_texts(
         ((-1,), SamplingParams(40), "forced token id is -1: it must be at least 0"),
         ((2**32,), SamplingParams(40), "forced token id is 4294967296: it must be at most"),
         ((7,) * 5, SamplingParams(4), "5 tokens are forced, but max_new_tokens is 4"),
-        ((7,) * 64, SamplingParams(80), "the prompt has 1 tokens and 64 are forced, the model's context is 64"),
+        ((7,) * 64, SamplingParams(80), "the prompt has 1 tokens and 64 are forced, at most 64 fit"),
         ((7, END_ID, 7), SamplingParams(40), "3 tokens are forced, but the answer ends with number 2"),
         (tuple(b"a.b"), SamplingParams(40, stop=("a.",)), "3 tokens are forced, but the answer ends with number 2"),
     ],

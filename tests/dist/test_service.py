@@ -27,6 +27,7 @@ from qubic_lab.pipeline import AsyncPipeline, Pipeline, PipelineConfig
 from qubic_lab.pipeline.calls import SERVICE, as_request
 from qubic_lab.pipeline.config import MOST_WAITING
 from qubic_lab.pipeline.engine import Engine
+from qubic_lab.pipeline.schedule import Limits
 from qubic_lab.pipeline.server import start_server
 from qubic_lab.wire import pipeline_pb2 as pb
 from qubic_lab.wire.channel import MOST_BYTES, open_channel
@@ -326,7 +327,8 @@ class LoadingEngine:
     def __init__(self) -> None:
         self.loaded = threading.Event()
 
-    def configure(self, settings: object, limits: object) -> list[dict[str, object]]:
+    def configure(self, settings: object, limits: Limits) -> list[dict[str, object]]:
+        self.limits = limits
         self.loaded.wait()
         return []
 
