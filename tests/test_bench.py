@@ -182,6 +182,13 @@ def test_drafts_are_compared_with_none_for_each_kind_of_text(
     assert [each["accepted"] > 0 for each in result["points"][:2]] == [True, False], "a quotation, and nothing like it"
 
 
+def test_a_common_beginning_is_computed_once(tiny: Path, shared_ranks: None, here: Run) -> None:
+    ask = "bench prefixes --questions 3 --common-tokens 140 --own-tokens 5 --slots 1 --repeat 6"
+    result = here(f"{ask} --model {tiny} --json").json
+    assert result["same"] and result["cached_share"] == pytest.approx(2 * 128 / (3 * 145))
+    assert len(result["whole_s"]) == 6 and result["speedup_low"] <= result["speedup"] <= result["speedup_high"]
+
+
 def test_samples_are_compared_with_one_sample_of_the_same_repeat(tiny: Path, shared_ranks: None, here: Run) -> None:
     ask = "bench samples --ranks 2 --prompt-tokens 9 --new-tokens 3 --dtype fp32 --samples 4 --repeat 3"
     result = here(f"{ask} --model {tiny} --json").json

@@ -387,6 +387,27 @@ def samples(
     return bench_samples(config, count, prompt_tokens, new_tokens, repeat, progress)
 
 
+@bench("--model smollm2 --ranks 2 --questions 100")
+def prefixes(
+    progress: Progress,
+    model: options.Model = "smollm2",
+    ranks: options.Ranks = None,
+    questions: Annotated[int, Option(help="Questions that begin alike.")] = 100,
+    common_tokens: Annotated[int, Option(help="Tokens of their common beginning.")] = 512,
+    own_tokens: Annotated[int, Option(help="Tokens of each question's own end.")] = 32,
+    slots: options.Slots = 8,
+    dtype: options.Dtype = "bf16",
+    repeat: Repeat = 7,
+    threads: options.Threads = None,
+) -> "BenchResult":
+    """Compare questions that begin alike with and without prefix caching."""
+    from qubic_lab.bench.prefixes import bench_prefixes
+    from qubic_lab.pipeline import PipelineConfig
+
+    config = PipelineConfig(model, ranks, dtype=dtype, threads=threads, slots=slots)
+    return bench_prefixes(config, questions, common_tokens, own_tokens, repeat, progress)
+
+
 @bench("--nodes 10,100,300,1000 --real 3,6,12")
 def scale(
     progress: Progress,

@@ -41,9 +41,9 @@ class PipelineConfig:
     ("lossless": no bit changes), for slow links. `speculation` drafts next tokens, those that followed the same
     tokens before, and verifies them in one step, so that no token changes: as many as pay ("lookup") or as there are
     ("always"). `quantization` rounds the weights of the layers' matrices and of the head as they are read ("int8",
-    "int4"): faster where memory is what a step waits for, but another model.
-    Keys and values of `kv_tokens` tokens fit all requests together; by default as many as the free memory
-    allows. With `prefix_caching` the beginning of a prompt that is still known is not computed again; no bit changes.
+    "int4"): faster where memory is what a step waits for, but another model. Keys and values of `kv_tokens` tokens fit
+    all requests together; by default as many as the free memory allows. With `prefix_caching` the beginning of a prompt
+    that is still known is not computed again: no bit changes, but measurements of prompts would mean nothing.
     """
 
     model: str = "smollm2"
@@ -63,7 +63,7 @@ class PipelineConfig:
     speculation: str | None = None
     quantization: str | None = None
     kv_tokens: int | None = None
-    prefix_caching: bool = True
+    prefix_caching: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ResolvedConfig:
     speculation: str | None = None
     quantization: str | None = None
     kv_tokens: int | None = None
-    prefix_caching: bool = True
+    prefix_caching: bool = False
 
     @property
     def ranks(self) -> int:
@@ -114,7 +114,7 @@ class ResolvedConfig:
             speculation=self.speculation or "",
             quantization=self.quantization or "",
             kv_tokens=self.kv_tokens or 0,
-            no_prefix_caching=not self.prefix_caching,
+            prefix_caching=self.prefix_caching,
         )
 
     @classmethod
@@ -138,7 +138,7 @@ class ResolvedConfig:
             speculation=message.speculation or None,
             quantization=message.quantization or None,
             kv_tokens=message.kv_tokens or None,
-            prefix_caching=not message.no_prefix_caching,
+            prefix_caching=message.prefix_caching,
         )
 
 

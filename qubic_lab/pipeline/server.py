@@ -162,7 +162,7 @@ class PipelineService:
                 most_drafted=MOST_DRAFTED if message.speculation else 0,
                 draft_always=message.speculation == "always",
                 pages=-(-message.kv_tokens // PAGE),
-                prefix_caching=not message.no_prefix_caching,
+                prefix_caching=message.prefix_caching,
             )
             replies = self._engine.configure(_stage_settings(message), limits)
             same_model = before is not None and before.settings.model_folder == message.model_folder

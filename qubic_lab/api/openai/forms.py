@@ -178,12 +178,17 @@ def token_name(raw: bytes) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
 
-def usage_of(answers: Iterable[Completion], samples: int) -> dict[str, int]:
-    """Return the numbers of tokens of all answers, in the order of their prompts; a prompt counts once."""
+def usage_of(answers: Iterable[Completion], samples: int) -> dict[str, Any]:
+    """Return the numbers of tokens of all answers, in the order of their prompts; a prompt counts once.
+
+    Those of prompts that were known and not computed are told if there are any.
+    """
     whole = list(answers)
     prompt = sum(each.prompt_tokens for each in whole[::samples])
     made = sum(len(each.token_ids) for each in whole)
-    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+    usage = {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+    cached = sum(each.cached_tokens for each in whole[::samples])
+    return usage | ({"prompt_tokens_details": {"cached_tokens": cached}} if cached else {})
 
 
 def trace_of(answers: Iterable[Completion], seconds: float) -> dict[str, Any]:

@@ -222,7 +222,7 @@ class ResponseRecord:
             "output": [self._message(end.text, status)],
             "usage": {
                 "input_tokens": end.prompt_tokens,
-                "input_tokens_details": {"cached_tokens": 0},
+                "input_tokens_details": {"cached_tokens": 0 if isinstance(end, Verdict) else end.cached_tokens},
                 "output_tokens": new_tokens,
                 "output_tokens_details": {"reasoning_tokens": 0},
                 "total_tokens": end.prompt_tokens + new_tokens,

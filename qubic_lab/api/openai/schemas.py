@@ -355,6 +355,9 @@ class Usage(BaseModel):
     prompt_tokens: Annotated[int, Field(description="tokens of all prompts")]
     completion_tokens: Annotated[int, Field(description="tokens of all answers")]
     total_tokens: Annotated[int, Field(description="their sum")]
+    prompt_tokens_details: Annotated[
+        dict[str, int] | None, Field(description="cached_tokens: those that were known and not computed; if any")
+    ] = None
 
 
 class Extra(BaseModel):
