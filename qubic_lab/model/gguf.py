@@ -48,7 +48,8 @@ def convert_gguf(file: Path, keep_blocks: bool = False) -> Path:
     """Return the cached safetensors folder of a GGUF file; convert it if the folder is missing or damaged.
 
     The folder has float32 weights, because the values of quantized weights are not exact in 16 bits. With `keep_blocks`
-    matrices in Q8_0 and Q4_0 stay as they are, for kernels that compute with them; other libraries cannot read that.
+    matrices in Q8_0 and Q4_0 stay as they are, for kernels that compute with them, if most values are in such ones.
+    Other libraries cannot read that.
 
     Raises:
         ModelError: the file is truncated, not GGUF, or a model that the decoder does not support.
@@ -62,7 +63,8 @@ def convert_gguf(file: Path, keep_blocks: bool = False) -> Path:
     reader = None
     if keep_blocks:
         reader = _open(file)
-        keep_blocks = any(tensor.tensor_type.name in BLOCK_BYTES for tensor in reader.tensors)
+        values = [int(tensor.n_elements) * (_kept(tensor, True) is not None) for tensor in reader.tensors]
+        keep_blocks = 2 * sum(values) > sum(int(tensor.n_elements) for tensor in reader.tensors)
     folder = blocks if keep_blocks else folder
     if not _is_good(folder, source):
         reader = reader or _open(file)
