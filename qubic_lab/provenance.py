@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "qubic-lab")
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,18 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+def free_memory_bytes() -> int:
+    """Return the memory that this process can still take, within the limit of its container (cgroup v2)."""
+    import psutil
+
+    free: int = psutil.virtual_memory().available
+    limit, used, parts = (CGROUP / f"memory.{name}" for name in ("max", "current", "stat"))
+    if limit.exists() and (most := limit.read_text().strip()).isdecimal():
+        cached = next(int(line.split()[1]) for line in parts.read_text().splitlines() if line.startswith("file "))
+        free = min(free, max(0, int(most) - int(used.read_text()) + cached))
+    return free
 
 
 @cache

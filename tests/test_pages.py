@@ -1,81 +1,77 @@
-"""Pages of the documentation: no dead link, each in the site, and a reference of all commands and routes."""
+"""Pages of the KV cache: what a host has memory for, and which pages are forgotten first."""
 
-import re
-import subprocess
-import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-import site_pages
 
-ROOT = Path(__file__).parents[1]
-PAGES = site_pages.pages(ROOT)
+from qubic_lab import provenance
+from qubic_lab.errors import InputError, ModelError
+from qubic_lab.model.layout import PAGE
+from qubic_lab.pipeline.pages import KEPT_BYTES, Page, Pages, affordable_pages
 
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub and the site make them."""
-    heads = re.findall(r"^#+ (.+)$", site_pages.FENCE.sub("", page.read_text()), re.MULTILINE)
-    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", head).lower() for head in heads)
-    return {re.sub(r"[^\w\- ]", "", head).strip().replace(" ", "-") for head in plain}
+MIB = 2**20
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
-def test_no_link_is_dead(page: Path) -> None:
-    text = site_pages.FENCE.sub("", page.read_text())
-    dead = []
-    for target, anchor in re.findall(r"\]\(([^)\s#]*)(?:#([^)\s]*))?\)", text):
-        if "://" in target:
-            continue
-        file = page.parent / target if target else page
-        if not file.exists() or (anchor and anchor not in anchors(file)):
-            dead.append(f"{target}#{anchor}")
-    assert dead == []
+def ranks(*each: tuple[str, int, int]) -> list[dict[str, Any]]:
+    """Ranks by host, MiB of a page, and MiB that are free on the host."""
+    return [{"host": host, "page_bytes": page * MIB, "free_bytes": free * MIB} for host, page, free in each]
 
 
-def paths(entries: list[dict[str, object]]) -> set[str]:
-    """Return the pages of a site's navigation."""
-    found = set()
-    for entry in entries:
-        for value in entry.values():
-            found |= paths(value) if isinstance(value, list) else {str(value)}
-    return found
+def test_the_tightest_host_decides_and_ranks_of_one_host_share_its_memory() -> None:
+    placed = ranks(("a", 1, 1000), ("a", 3, 900), ("b", 1, 300))
+    assert affordable_pages(placed, 0, needed_tokens=10**9) == (112, KEPT_BYTES // (4 * MIB)), "half of a's 900 by 4"
+    assert affordable_pages(placed, 0, needed_tokens=100)[0] == 2
+    assert affordable_pages(placed, 200 * PAGE - 5, needed_tokens=100)[0] == 200
+    with pytest.raises(InputError, match=r"kv_tokens is 64000, which takes 3\.9 GiB on a, .* at most 12928"):
+        affordable_pages(placed, 1000 * PAGE, needed_tokens=100)
+    with pytest.raises(ModelError, match="b has 1 MiB of free memory"):
+        affordable_pages(ranks(("b", 3, 1)), 0, needed_tokens=100)
 
 
-def test_the_site_leads_to_every_page() -> None:
-    written = {
-        str(page.relative_to(ROOT)) for page in PAGES if page.is_relative_to(ROOT / "docs") or page.parent == ROOT
-    }
-    made = {f"docs/reference/{name}.md" for name in ("commands", "http", "python")}
-    assert paths(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]) == written | made
+def known(pages: Pages, *texts: Sequence[int]) -> list[list[Page]]:
+    """Pages of texts whose pages are all known; nobody uses them any more."""
+    each = []
+    for text in texts:
+        found = pages.use(pages.find(text))
+        found += pages.take(len(text) // PAGE - len(found))
+        for place, page in enumerate(found):
+            before = found[place - 1] if place else None
+            assert pages.know(page, before, tuple(text[PAGE * place : PAGE * (place + 1)])) is page
+        assert not pages.release(found)
+        each.append(found)
+    return each
 
 
-def test_the_reference_has_commands_fields_and_what_pages_import() -> None:
-    document = {
-        "components": {"schemas": {"Ask": {"properties": {"prompt": {"description": "the <question> | text"}}}}},
-        "paths": {
-            "/ask/{id}": {
-                "post": {
-                    "summary": "Ask.",
-                    "parameters": [{"name": "id", "in": "path", "description": "whose"}],
-                    "requestBody": {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Ask"}}}},
-                }
-            }
-        },
-    }
-    said = "\n".join(site_pages.routes(document))
-    assert "## POST /ask/{id}\n\nAsk.\n" in said
-    assert "| `id` | path | whose |\n| `prompt` | body | the &lt;question> ∣ text |" in said
-    said = "\n".join(site_pages.commands())
-    assert "### qubic-lab oracle demo\n\n```text\nUsage: qubic-lab oracle demo [OPTIONS]" in said
-    assert "## qubic-lab generate\n" in said
-    code = "x\nfrom qubic_lab.core import Request, SamplingParams\n    from qubic_lab import runs\nimport os"
-    assert [*site_pages.imported(code)] == ["qubic_lab.core.Request", "qubic_lab.core.SamplingParams", "qubic_lab.runs"]
+def test_the_longest_unused_end_of_a_text_is_forgotten_first() -> None:
+    pages = Pages(total=5, most_kept=99)
+    beginning, one, two = [1] * PAGE, [2] * PAGE, [3] * PAGE
+    (first, of_one), (again, _) = known(pages, beginning + one, beginning + two)
+    assert first is again and pages.available == 5
+    pages.use(pages.find(beginning + one))
+    pages.release([first, of_one])
+    pages.take(3)
+    assert pages.find(beginning + two) == [first], "what was used last is still known"
+    assert pages.find(beginning + one) == [first, of_one]
+    pages.take(2)
+    assert not pages.find(beginning) and not pages.available
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_a_warning() -> None:
-    if not (ROOT / ".peers" / "docs" / ".stamp").exists():
-        pytest.skip("the site's tools are not installed: run `make docs`")
-    done = subprocess.run(["make", "docs"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "No issues found" in done.stdout
+def test_no_more_is_kept_for_nobody_than_allowed_while_new_pages_are_left() -> None:
+    pages = Pages(total=99, most_kept=2)
+    for text in range(9):
+        known(pages, [text] * PAGE)
+    assert len({page.number for text in range(9) for page in pages.find([text] * PAGE)}) <= 3
+
+
+def test_free_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "CGROUP", tmp_path)
+    anywhere = provenance.free_memory_bytes()
+    assert anywhere > 100 * MIB
+    (tmp_path / "memory.max").write_text("max\n")
+    assert provenance.free_memory_bytes() > 100 * MIB
+    (tmp_path / "memory.max").write_text(f"{90 * MIB}\n")
+    (tmp_path / "memory.current").write_text(f"{50 * MIB}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\nfile {30 * MIB}\nfile_dirty 7\n")
+    assert provenance.free_memory_bytes() == 70 * MIB

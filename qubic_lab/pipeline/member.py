@@ -30,6 +30,7 @@ from qubic_lab.pipeline.message import FIRST_SEQUENCE, Kind, Message
 from qubic_lab.pipeline.request_spans import RequestTracer
 from qubic_lab.pipeline.stage import Stage
 from qubic_lab.pipeline.transport import PackedTransport, TracedTransport, Transport
+from qubic_lab.provenance import free_memory_bytes
 from qubic_lab.trace import NO_TRACE, NoTracer, Tracer
 
 _CPU = torch.device("cpu")
@@ -197,7 +198,7 @@ class Member:
             "stage": str(decoder.stage) if decoder else "",
             "weight_bytes": decoder.weight_bytes if decoder else 0,
             "page_bytes": decoder.page_bytes if isinstance(decoder, NativeDecoder) else 0,
-            "free_bytes": psutil.virtual_memory().available,
+            "free_bytes": free_memory_bytes(),
             "host": platform.node(),
             "peak_rss_bytes": peak_rss_bytes(),
             "gpu_used_bytes": torch.cuda.max_memory_allocated() if self._on_gpu else 0,
