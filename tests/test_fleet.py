@@ -157,6 +157,20 @@ def test_a_request_that_is_to_be_alone_gets_a_node_of_its_own() -> None:
     assert {fleet.choose(100.0, avoid={"a"}).id for _ in range(9)} == {"b"}
 
 
+def test_a_further_try_waits_for_another_node_than_one_that_fails() -> None:
+    fleet = fleet_of(record("a"), record("b"))
+    fleet.note("a", Outcome(False, 100.0, 100.1))
+    assert fleet.failing() == {"a"}
+    fleet.begin("b", 10)
+    assert fleet.choose(100.2, avoid=fleet.failing()).id == "b"
+    with pytest.raises(BusyError):
+        fleet.choose(100.2, avoid=fleet.failing(), alone=True)
+    fleet.end("b", 10)
+    assert fleet.choose(100.3, avoid=fleet.failing(), alone=True).id == "b"
+    fleet.note("a", Outcome(True, 100.4, 100.5))
+    assert fleet.failing() == set()
+
+
 def test_a_node_is_kept_free_for_a_request_that_waits_to_be_alone() -> None:
     fleet = fleet_of(record("a", slots=9), record("b", slots=9))
     for node in ("a", "b", "b"):

@@ -459,7 +459,7 @@ def soak(
     fault_every: Annotated[float, Option(help="Seconds between two faults; 0: none.")] = 20.0,
     rate: Annotated[float, Option(help="Requests a second.")] = 5.0,
 ) -> "BenchResult":
-    """Ask for long while faults strike, and see whether anything grows.
+    """Ask for long while faults strike: does anything grow?
 
     Memory and open files of coordinators, nodes and Redis, keys of Redis, and errors that a client sees.
     """

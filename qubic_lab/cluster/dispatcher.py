@@ -344,7 +344,7 @@ class Dispatcher:
             _Failed: the try was lost, or the task itself is at fault.
         """
         only = node_of(lease.payload)
-        refused: set[str] = set()
+        refused = self._fleet.failing() if lease.attempt > 1 else set[str]()
         taken_s = time.monotonic()
         alone_until_s = taken_s + ALONE_S if self._is_last(lease) else 0.0
         while True:

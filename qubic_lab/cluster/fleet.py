@@ -153,6 +153,10 @@ class Fleet:
             BusyError: no node has room.
         """
         members = self._by_model.get(model, [])
+        if alone and avoid:  # those are often idle, because what they get fails
+            members = [
+                member for member in members if member.record.id not in avoid and member.health.gate(now_s) is None
+            ] or members
         if alone and not any(self._may_take(member, now_s, alone) for member in members):
             self._keep_one(now_s, members)
         if avoid:
@@ -164,6 +168,10 @@ class Fleet:
         look = partial(self._candidate, now_s=now_s, alone=alone, avoid=avoid)
         chosen, self.balancer = self.balancer.choose(_Candidates(look, members), self.draw)
         return self._members[chosen].record
+
+    def failing(self) -> set[str]:
+        """Return the names of nodes whose latest request here failed: a further try of a task had better avoid them."""
+        return {name for name, member in self._members.items() if member.health.circuit.failures}
 
     def choose_only(self, node: str, now_s: float) -> NodeRecord:
         """Return the one node that may answer.
