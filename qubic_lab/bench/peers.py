@@ -67,8 +67,8 @@ PEERS = (
 )
 SERVERS = (Peer("llama-server", "llama.cpp", "llama_server"), Peer("vLLM", "vllm", "vllm_server"))
 """The peers' own OpenAI servers."""
-LOOKUP_SERVER = Peer("llamacpp_lookup", "llama.cpp", "llama_server", more={"server": {"spec-type": "ngram-cache"}})
-"""llama.cpp's lookup decoding, with its defaults."""
+LOOKUP_SERVER = Peer("llamacpp_lookup", "llama.cpp", "llama_server", more={"server": {"spec-type": "ngram-simple"}})
+"""llama.cpp's drafts by lookup, with its defaults: those of `ngram-cache` were right far less often."""
 SERVER_PACKAGES = tuple(peer.package for peer in SERVERS)
 PEER_NAMES = tuple(dict.fromkeys(name for peer in PEERS for name in (peer.package, peer.name)))
 """Packages, which stand for all their settings, and single settings."""
