@@ -289,13 +289,13 @@ def cache_with_kernels(folder: Path) -> Path:
 class Process:
     """A process that a test may stop, kill and end: a module with its arguments, or a script given by its path."""
 
-    def __init__(self, folder: Path, name: str, *command: str, **environment: str) -> None:
+    def __init__(self, python: str, folder: Path, name: str, *command: str, **environment: str) -> None:
         self._log = folder / f"{name}.log"
         own = {key: value for key, value in os.environ.items() if not key.startswith("QUBIC_LAB_")}
         own["PATH"] = f"{Path(sys.executable).parent}:{own['PATH']}"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command if Path(command[0]).is_absolute() else [sys.executable, "-m", *command],
+                command if Path(command[0]).is_absolute() else [python, "-m", *command],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -330,12 +330,12 @@ class Process:
 
 
 @contextmanager
-def processes() -> Iterator[Callable[..., Process]]:
-    """Yield a function that starts processes; none is left at the end."""
+def processes(python: str = sys.executable) -> Iterator[Callable[..., Process]]:
+    """Yield a function that starts processes, by `forked_python.PYTHON` as forks; none is left at the end."""
     with ExitStack() as stack:
 
         def start(*arguments: Any, **environment: str) -> Process:
-            process = Process(*arguments, **environment)
+            process = Process(python, *arguments, **environment)
             stack.callback(process.end)
             return process
 

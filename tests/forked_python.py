@@ -31,6 +31,7 @@ FORKED = {
     "qubic_lab.lifeline",
     "qubic_lab.pipeline.launcher",
     "qubic_lab.runs.worker",
+    "reading_worker",
 }
 FORKING = {"qubic_lab.runs.worker": ("papermill", "papermill.translators", "nbclient", "ipykernel.kernelapp")}
 """Modules of FORKED whose processes fork theirs in turn, and what these import."""

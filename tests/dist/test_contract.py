@@ -13,6 +13,7 @@ import golden
 import httpx2
 import pytest
 from clusters import Process, processes, wait_until
+from forked_python import PYTHON
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -81,7 +82,7 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     PriceStore(database).add(Series("bitcoin", "exchange", 3_600), golden._random_bars(now_us(), 20))
     database.dispose()
     environment = {"QUBIC_LAB_DATABASE_URL": url, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"}
-    with RedisServer(folder / "redis") as server, processes() as start:
+    with RedisServer(folder / "redis") as server, processes(PYTHON) as start:
         process = start(
             *(folder, "coordinator", "qubic_lab.cli.main", "coordinator", "--listen", f"127.0.0.1:{http}"),
             *("--nodes", f"127.0.0.1:{nodes}"),
@@ -102,7 +103,7 @@ def pipeline(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     """A served pipeline of a tiny model."""
     folder, [port] = tmp_path_factory.mktemp("served"), free_ports(1)
     arguments = ("serve", "--model", str(tiny), "--threads", "1", "--listen", f"127.0.0.1:{port}")
-    with processes() as start:
+    with processes(PYTHON) as start:
         process = start(folder, "serve", "qubic_lab.cli.main", *arguments, PYTHONPATH=str(TESTS.parent))
         wait_until(lambda: "curl" in process.log or process.ended)
         yield serving(process, f"http://127.0.0.1:{port}")

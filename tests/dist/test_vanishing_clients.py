@@ -14,6 +14,7 @@ import httpx2
 import psutil
 import pytest
 from clusters import Process, processes, until
+from forked_python import PYTHON
 from prometheus_client.parser import text_string_to_metric_families
 
 from qubic_lab.bench.local_cluster import free_ports
@@ -81,7 +82,7 @@ async def coordinator(folder: Path, count: int, tiny: Path) -> AsyncIterator[Ser
     """A coordinator with one node that says a number every quarter of a second to all who ask."""
     http, nodes = free_ports(2)
     environment = {"QUBIC_LAB_DATA": str(folder / "data"), "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"}
-    with RedisServer(folder / "redis") as server, processes() as start:
+    with RedisServer(folder / "redis") as server, processes(PYTHON) as start:
         process = start(
             *(folder, "coordinator", "qubic_lab.cli.main", "coordinator", "--listen", f"127.0.0.1:{http}"),
             *("--nodes", f"127.0.0.1:{nodes}"),
@@ -101,7 +102,7 @@ async def pipeline(folder: Path, count: int, tiny: Path) -> AsyncIterator[Server
     """A served pipeline of a tiny model, whose few slots most clients wait for."""
     [http] = free_ports(1)
     arguments = ("serve", "--model", str(tiny), "--threads", "1", "--listen", f"127.0.0.1:{http}")
-    with processes() as start:
+    with processes(PYTHON) as start:
         process = start(folder, "serve", "qubic_lab.cli.main", *arguments, PYTHONPATH=str(TESTS.parent))
         yield Server(process, http, (("/v1/chat/completions", CHAT),), pipeline_work)
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 from clusters import Process, processes, until
+from forked_python import PYTHON
 from saying_node import BEGUN
 
 from qubic_lab.bench.local_cluster import free_ports
@@ -86,7 +87,7 @@ async def voters(tmp_path: Path) -> AsyncIterator[Voters]:
     """A coordinator that is a process, without nodes."""
     [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}"
-    with RedisServer(tmp_path / "redis") as server, processes() as start:
+    with RedisServer(tmp_path / "redis") as server, processes(PYTHON) as start:
         start(
             *(tmp_path, "coordinator", "qubic_lab.cli.main", "coordinator", "--listen", f"127.0.0.1:{port}"),
             *("--nodes", f"unix:{tmp_path}/nodes.sock"),
