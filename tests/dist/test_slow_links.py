@@ -63,10 +63,10 @@ def test_a_ranks_address_is_replaced_and_the_rest_stays() -> None:
 
 def test_a_relay_delays_and_keeps_the_order(tmp_path: Path) -> None:
     orders, far = socket.socket(socket.AF_UNIX), socket.create_server(("127.0.0.1", 0))
-    with orders, far:
-        orders.bind(str(tmp_path / "orders"))
-        orders.listen()
-        Thread(target=serve, args=(orders,), daemon=True).start()
+    orders.bind(str(tmp_path / "orders"))
+    orders.listen()
+    Thread(target=serve, args=(orders,), daemon=True).start()  # it waits at its socket to the end of the tests
+    with far:
         order(tmp_path / "orders", "shape 0.02 1000000")
         port = int(order(tmp_path / "orders", f"to {far.getsockname()[1]}"))
         with socket.create_connection(("127.0.0.1", port)) as near:
