@@ -410,7 +410,9 @@ def _add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     writer.add_tokenizer_pre(GGUF_SPLITS[splits])
     writer.add_token_list([tokens.get(id, f"[{id}]") for id in ids])
     writer.add_token_types([CONTROL if id in special else NORMAL if id in tokens else UNUSED for id in ids])
-    writer.add_token_merges([each if isinstance(each, str) else " ".join(each) for each in model["merges"]])
+    # llama.cpp drops an empty list when it quantizes, and does not load the rest: this merge needs a byte 0 twice.
+    merges = model["merges"] or ["\u0100 \u0100"]
+    writer.add_token_merges([each if isinstance(each, str) else " ".join(each) for each in merges])
     end = config["eos_token_id"]
     writer.add_eos_token_id(end[0] if isinstance(end, list) else end)
     writer.add_add_bos_token(False)
