@@ -12,7 +12,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from packaging.requirements import Requirement
 
 REFUSED = re.compile(r"AGPL|Affero|Commons Clause|SSPL|BUSL|Business Source|non-?commercial", re.IGNORECASE)
-READ = {"ta-lib": "BSD-2-Clause"}
+READ = {"axe-playwright-python": "MIT", "ta-lib": "BSD-2-Clause"}
 """By name: licences that were read in the source, because the package's metadata say none."""
 MADE_WITH = ("bench", "dev")
 """Extras for the work on the project."""

@@ -48,7 +48,7 @@ def running(tiny: Path) -> Engine:
     engine = Engine(first)
     for work in (engine.run, lambda: follow(last)):
         threading.Thread(target=work, daemon=True).start()
-    settings = StageSettings(str(tiny), (2, 2), "fp32", "cpu", 1, RANKS, 2, "", "", "torch", "")
+    settings = StageSettings(str(tiny), (2, 2), "fp32", "cpu", 1, RANKS, 2, "", "", "torch", "", "")
     engine.configure(settings, Limits(RANKS, 2, 128, 512, frozenset()))
     return engine
 

@@ -400,7 +400,10 @@ def prefixes(
     repeat: Repeat = 7,
     threads: options.Threads = None,
 ) -> "BenchResult":
-    """Compare questions that begin alike with and without prefix caching."""
+    """Measure what prefix caching saves.
+
+    Questions that begin alike are asked in turn with and without it.
+    """
     from qubic_lab.bench.prefixes import bench_prefixes
     from qubic_lab.pipeline import PipelineConfig
 
