@@ -67,7 +67,8 @@ def tied_pool(processes: int) -> "Iterator[ProcessPoolExecutor]":
     ):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # what starts here hears no Ctrl-C
         try:
-            pool.submit(int)  # which starts all
+            for _ in range(processes):  # each starts one, because none is idle yet
+                pool.submit(int)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield pool

@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -160,11 +161,14 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def await_(self, text: str) -> str:
-        """Return what came up to and with `text`; if it is empty, wait for anything."""
+    def await_(self, text: str, again: str = "") -> str:
+        """Return what came up to and with `text`, or anything if it is empty; type `again` while nothing comes."""
         until_s = time.monotonic() + WITHIN_S
         while text not in self._unread or not self._unread:
             assert time.monotonic() < until_s, f"no {text!r} in {self._unread!r}"
+            if not select.select([self._master], [], [], 1)[0]:
+                self.type(again)
+                continue
             try:
                 self._unread += os.read(self._master, 65_536).decode(errors="replace")
             except OSError:  # its other end is closed
@@ -238,8 +242,8 @@ def test_a_talk_in_a_terminal(tmp_path: Path) -> None:
         screen.type("\x03")
         screen.await_("(stopped)")
         screen.await_(">>> ")
-        screen.type("\x03")
-        screen.await_("(Ctrl-D or /exit ends)")
+        screen.type("\x03")  # lost if it comes before the prompt reads keys
+        screen.await_("(Ctrl-D or /exit ends)", again="\x03")
         screen.await_(">>> ")
         screen.type(f"/save {tmp_path}/talk.json\r")
         screen.await_("saved: ")
