@@ -29,6 +29,7 @@ from qubic_lab.evals.comparison import Divergence, paired_tests
 from qubic_lab.evals.comparison_plan import ComparisonConfig
 from qubic_lab.model.checkpoint import WEIGHTS
 from qubic_lab.model.split import split_checkpoint
+from qubic_lab.runs.limits import Limits
 from qubic_lab.runs.notebook import NotebookError, run_notebook
 from qubic_lab.runs.parameters import read_source
 from qubic_lab.studies import accuracy_comparison as study
@@ -151,7 +152,7 @@ def test_the_notebook_fails_on_a_planted_difference_and_records_what_it_found(ti
     source = read_source(root / "notebooks" / "accuracy_comparison.ipynb")
     parameters = {**asked, "candidate": str(candidate)}
     with pytest.raises(NotebookError, match="AssertionError: The split candidate"):
-        run_notebook(source, parameters, root=root, folder=folder, on_cell=lambda cell, cells: None)
+        run_notebook(source, parameters, root=root, folder=folder, limits=Limits(), on_cell=lambda cell, cells: None)
     findings = json.loads((folder / "results" / "findings.json").read_text())
     assert str(candidate) in str(Finding.read(findings["findings"][0]))
     assert (folder / "tables" / "cases.parquet").exists()
