@@ -24,7 +24,9 @@ def test_the_tightest_host_decides_and_ranks_of_one_host_share_its_memory() -> N
     assert affordable_pages(placed, 0, needed_tokens=10**9) == (112, KEPT_BYTES // (4 * MIB)), "half of a's 900 by 4"
     assert affordable_pages(placed, 0, needed_tokens=100)[0] == 2
     assert affordable_pages(placed, 200 * PAGE - 5, needed_tokens=100)[0] == 200
-    with pytest.raises(InputError, match=r"kv_tokens is 64000, which takes 3\.9 GiB on a, .* at most 12928"):
+    with pytest.raises(
+        InputError, match=r"asks for 1000 pages of 64 tokens, which take 3\.9 GiB on a, .* at most 12928"
+    ):
         affordable_pages(placed, 1000 * PAGE, needed_tokens=100)
     with pytest.raises(ModelError, match="b has 1 MiB of free memory"):
         affordable_pages(ranks(("b", 3, 1)), 0, needed_tokens=100)

@@ -42,9 +42,10 @@ def affordable_pages(ranks: Iterable[Mapping[str, Any]], asked_tokens: int, need
     if asked_tokens:
         pages = -(-asked_tokens // PAGE)
         if pages * size > MOST_SHARE * room:
+            most = int(MOST_SHARE * room / size) * PAGE
             raise InputError(
-                f"kv_tokens is {asked_tokens}, which takes {pages * size / 2**30:.1f} GiB on {tightest}, where "
-                f"{room / 2**30:.1f} GiB are free: give at most {int(MOST_SHARE * room / size) * PAGE}"
+                f"kv_tokens asks for {pages} pages of {PAGE} tokens, which take {pages * size / 2**30:.1f} GiB on "
+                f"{tightest}, where {room / 2**30:.1f} GiB are free: give at most {most}"
             )
         return pages, kept
     pages = min(-(-needed_tokens // PAGE), int(MEMORY_SHARE * room / size))
