@@ -437,6 +437,18 @@ def small_pages() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("small_pages")
+def test_pages_of_a_broken_request_are_cleared_for_the_next() -> None:
+    scheduler = Scheduler(replace(LIMITS, lanes=1, slots_per_lane=1, pages=2))
+    ranks, events = FakeRanks(scheduler), []
+    ranks.breaking.add(0)
+    for number, length in ((0, 7), (1, 1)):
+        scheduler.submit(number, range(length), SamplingParams(max_new_tokens=2, ignore_eos=True))
+        while message := scheduler.next_micro_batch():
+            events += scheduler.complete(ranks.run(message))
+    assert [(event.request, event.fault_rank) for event in events] == [(0, 0), (1, None), (1, None)]
+
+
+@pytest.mark.usefixtures("small_pages")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_drafts_and_pages_change_no_token(data: st.DataObject) -> None:
