@@ -11,6 +11,7 @@ from typing import Any
 
 import licences
 import pytest
+import site_pages
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -90,3 +91,22 @@ def test_ci_runs_the_two_commands_on_every_python_that_is_promised() -> None:
     steps = [step.get("run", "") for job in jobs.values() for step in job["steps"]]
     made = {step.split()[1] for step in steps if step.startswith("make ")}
     assert {"test", "report", "docs"} <= made <= targets
+
+
+def test_pages_link_to_what_is_there_and_stand_in_the_navigation() -> None:
+    pages = site_pages.pages(ROOT)
+    assert [(page.name, target) for page in pages for target in site_pages.links(page) if not target.exists()] == []
+    navigation = (ROOT / "zensical.toml").read_text()
+    ours = [str(page.relative_to(ROOT)) for page in pages if page.is_relative_to(ROOT / "docs")]
+    assert [page for page in ours if f'"{page}"' not in navigation] == []
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_the_site_is_built_without_a_warning() -> None:
+    command = ["make", "docs", f"BIN={Path(sys.executable).parent}", "-o", ".venv/.report"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=-1, stderr=subprocess.STDOUT, text=True
+    )
+    assert done.returncode == 0 and "No issues found" in done.stdout, done.stdout
+    assert (ROOT / "dist" / "site" / "docs" / "tutorials" / "first-report.html").is_file()

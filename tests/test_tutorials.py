@@ -29,7 +29,7 @@ PRINTED = {
     "own-study": r"(?s)reports/20\d\d-W\d\d/index\.html",
     "two-machines": r"(?s)parts.*\bqubit",
     "own-prices": r"(?s)no evidence",
-    "own-questions": r"(?s)of 6.*\"votes\"",
+    "own-questions": r"(?s)6 of 6 judged.*\"standings\": \[",
 }
 """What each page's commands print among other things."""
 WAIT = """until python -c "import socket, os; socket.create_connection((os.environ['FIRST'], 7700), 1)" 2>/dev/null
@@ -96,3 +96,26 @@ def test_a_tutorial_works_as_written(page: Path, wheel: Path, tmp_path: Path) ->
     done = subprocess.run([*apart, *command], cwd=place, env=os.environ | variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(PRINTED[page.stem], done.stdout), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+@pytest.mark.network
+@pytest.mark.timeout(3600)
+def test_a_newcomer_with_nothing_but_python_gets_the_first_page(wheel: Path, tmp_path: Path) -> None:
+    (built,) = wheel.parent.glob("*.whl")
+    text = "\n".join(blocks(ROOT / "docs" / "tutorials" / "first-report.md")).replace("qubic-lab[", f"{built}[")
+    commands = [re.sub(r"  # .*", "", line) for line in text.splitlines() if line]
+    form = "TIMEFORMAT='took %R s, %U s of a core'\n"
+    timed = [f"echo {shlex.quote('$ ' + each)}; time {{ {each}; }}" for each in commands]
+    paths = [f"{sys.base_prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin"]
+    variables = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    variables |= {"PATH": os.pathsep.join(paths), "HOME": str(tmp_path / "home"), "LANG": "C.UTF-8"}
+    for name in ("home", "empty"):
+        (tmp_path / name).mkdir()
+    command, place = ["bash", "-ec", form + "\n".join(timed)], tmp_path / "empty"
+    done = subprocess.run(command, cwd=place, env=variables, stdout=-1, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout)
+    assert done.returncode == 0
+    assert re.search(PRINTED["first-report"], done.stdout)
+    assert done.stdout.count("\ntook ") == len(commands)

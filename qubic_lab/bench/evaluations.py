@@ -1,6 +1,6 @@
 """Reports of the evaluations of votes: a model's votes on graded questions, and the comparison of answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,7 @@ class ModelVotesReport(BenchResult):
                 f"{votes.against_greedy[kind].difference.value:+.3f} (p {votes.against_greedy[kind].holm_p:.2g})",
             )
             for kind, gain in votes.gains.items()
+            if kind
         ]
         accuracies = ("one sample right", f"vote of {votes.k}", "gain (95 % interval)", "weighted vote")
         yield Table(("questions", "n", *accuracies, "minus greedy (Holm)"), gains)
@@ -78,7 +79,7 @@ class ModelVotesReport(BenchResult):
         for each in votes.calibrated:
             yield levels_text(each)
         if votes.uncalibrated:
-            yield f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(votes.uncalibrated)}."
+            yield uncalibrated_text(votes.uncalibrated)
         if votes.certified is not None:
             yield certified_text(votes.certified)
         yield (
@@ -95,6 +96,11 @@ def levels_text(each: CalibratedType) -> str:
         found = _estimate_text(share_estimate(at.wrong, at.votes), ".1%") if at.votes else "not given"
         said.append(f"'{at.level}' {found} of {at.votes}, at most {at.most_wrong:.0%} promised")
     return f"{each.question_type}: wrong held-out votes at each level or a better one: {'; '.join(said)}."
+
+
+def uncalibrated_text(types: Iterable[str]) -> str:
+    """Say which types had too few questions; a user's file may name none."""
+    return f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(filter(None, types))}."
 
 
 def certified_text(found: CertifiedVotes) -> str:
@@ -159,7 +165,7 @@ class RecordedVotesReport(BenchResult):
                 rows.append((name, "0", "level not given", f"at most {at.most_wrong:.1%}", "-"))
         yield Table(("", "n", "found (95 % interval)", "wanted", "shown"), rows)
         if self.uncalibrated:
-            yield f"Not calibrated, as {FEWEST_QUESTIONS} votes are needed: {', '.join(self.uncalibrated)}."
+            yield uncalibrated_text(self.uncalibrated)
 
 
 def _judged(name: str, found: MeanEstimate, form: str, least: float, most: float | None) -> tuple[str, ...]:
