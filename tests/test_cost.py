@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,16 @@ from models import tiny_model
 from qubic_lab.errors import InputError
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.config import ModelConfig, load_config, parse_config
-from qubic_lab.model.cost import kv_cache_bytes, layer_weight_bytes, model_cost, parameter_count, stage_weight_bytes
+from qubic_lab.model.cost import (
+    kv_cache_bytes,
+    kv_memory_bytes,
+    kv_page_bytes,
+    layer_weight_bytes,
+    model_cost,
+    parameter_count,
+    stage_weight_bytes,
+)
+from qubic_lab.model.decoder import torch_dtype
 from qubic_lab.model.layout import model_tensors, stage_ranges
 from qubic_lab.model.native import NativeDecoder
 from qubic_lab.model.random_model import read_shape
@@ -60,6 +70,25 @@ def test_a_tied_matrix_counts_on_each_rank_that_holds_it() -> None:
     stages = [stage_weight_bytes(config, stage, "bf16") for stage in stage_ranges((15, 15))]
     assert sum(stages) == whole + matrix_bytes
     assert stage_weight_bytes(config, *stage_ranges((30,)), "bf16") == whole
+
+
+def test_keys_and_values_take_whole_pages_of_whole_groups() -> None:
+    config = shape_of("deepseek")
+    page = 2 * 28 * 64 * 256 * 2
+    assert [kv_memory_bytes(config, 28, "bf16", tokens) // page for tokens in (0, 1, 64, 65)] == [0, 1, 1, 2]
+    assert kv_page_bytes(replace(config, head_dim=16), 28, "bf16") == 28 * 64 * 2 * (16 + 64) * 2, "values are padded"
+
+
+@pytest.mark.parametrize(("dtype", "wide", "vocab"), [("bf16", 256, 1_024), ("fp32", 200, 1_000)])
+def test_packed_weights_are_about_as_many_bytes_as_the_kernels_point_at(
+    tmp_path: Path, dtype: str, wide: int, vocab: int
+) -> None:
+    shape = {"hidden_size": 128, "intermediate_size": wide, "vocab_size": vocab, "tie_word_embeddings": True}
+    checkpoint = Checkpoint.open(tiny_model(tmp_path, "qwen2", std=0.02, **shape))
+    (whole,) = stage_ranges((checkpoint.config.layers,))
+    decoder = NativeDecoder(checkpoint, whole, torch_dtype(dtype), 1)
+    held = sum(tensor.nbytes for tensor in (decoder._embedding, *decoder._kept) if tensor is not None)
+    assert stage_weight_bytes(checkpoint.config, whole, dtype, packed=True) == pytest.approx(held, rel=0.03)
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])

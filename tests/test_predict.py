@@ -1,10 +1,15 @@
+from dataclasses import replace
+
 import pytest
 
 from qubic_lab.model.config import parse_config
-from qubic_lab.model.cost import kv_cache_bytes, model_cost, stage_weight_bytes
+from qubic_lab.model.cost import kv_memory_bytes, model_cost, stage_weight_bytes
 from qubic_lab.model.device import CATALOGUE, Link, parse_devices
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.predict import (
+    PROCESS_BYTES,
+    SERVER_BYTES,
+    TOKEN_BYTES,
     WORKING_RESERVE_BYTES,
     PartTimes,
     drafted_step,
@@ -75,10 +80,30 @@ def test_the_memory_of_a_rank_is_weights_cache_and_reserve() -> None:
     stages = stage_ranges((20, 8))
     assert rank_memory_bytes(DEEPSEEK, (20, 8), "fp16", 5000) == tuple(
         stage_weight_bytes(DEEPSEEK, stage, "fp16")
-        + kv_cache_bytes(DEEPSEEK, stage.end - stage.first, "fp16", 5000)
+        + kv_memory_bytes(DEEPSEEK, stage.end - stage.first, "fp16", 5000)
         + WORKING_RESERVE_BYTES
         for stage in stages
     )
+
+
+def test_a_cpu_keeps_weights_packed_and_the_first_rank_serves_clients() -> None:
+    held = rank_memory_bytes(replace(DEEPSEEK, meaningless=False), (17, 11), "bf16", 0, packed=True)
+    weights = [stage_weight_bytes(DEEPSEEK, stage, "bf16", packed=True) for stage in stage_ranges((17, 11))]
+    full = [stage_weight_bytes(DEEPSEEK, stage, "bf16") for stage in stage_ranges((17, 11))]
+    embedding = 2 * DEEPSEEK.vocab * DEEPSEEK.hidden
+    assert weights[0] - embedding == pytest.approx(0.76 * (full[0] - embedding), rel=1e-3)
+    assert weights[1] == pytest.approx(0.76 * full[1], rel=1e-3)
+    served, other = (of - own for of, own in zip(held, weights, strict=True))
+    assert served - other == SERVER_BYTES + DEEPSEEK.vocab * TOKEN_BYTES
+    assert 0 < other - PROCESS_BYTES < 2**25
+
+
+def test_a_cpu_reads_and_computes_one_after_the_other() -> None:
+    (cpu,) = parse_devices(["cpu=24GB@40GB/s@0.2TFLOPS"])
+    cost = model_cost(DEEPSEEK, "bf16", packed=True)
+    for rows in (1, 8):
+        expected = cost.layer.step_bytes(rows) / 40e9 + rows * cost.layer.flops / 0.2e12
+        assert part_times(cost, cpu, "bf16", rows).layer_s == pytest.approx(expected)
 
 
 def test_as_many_tokens_are_drafted_as_pay() -> None:

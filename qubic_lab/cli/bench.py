@@ -317,12 +317,16 @@ def memory(
     dtype: options.Dtype = "bf16",
     new_tokens: Annotated[int, Option(help="Tokens to generate in each slot.")] = 32,
     threads: options.Threads = None,
+    slots: options.Slots = 1,
+    quantization: options.Quantization = None,
+    kv_tokens: options.KvTokens = None,
 ) -> "BenchResult":
-    """Measure the weights and the peak memory of each rank."""
+    """Measure the memory of each rank, beside the planner's figure."""
     from qubic_lab.bench.memory import bench_memory
     from qubic_lab.pipeline import PipelineConfig
 
-    return bench_memory(PipelineConfig(model, ranks, strategy, dtype=dtype, threads=threads), new_tokens)
+    settings = {"threads": threads, "slots": slots, "quantization": quantization, "kv_tokens": kv_tokens}
+    return bench_memory(PipelineConfig(model, ranks, strategy, dtype=dtype, **settings), new_tokens)  # type: ignore[arg-type]
 
 
 @bench("--model smollm2 --ranks 1,2 --batch 1,4,8", "pandas")

@@ -229,7 +229,7 @@ def _accelerate(advice: "Advice") -> "tuple[Baseline | None, str]":
     """Return the split that accelerate chooses, or None, and a remark about it."""
     from qubic_lab.model.device_map import accelerate_baseline
 
-    if advice.setup.quantization:
+    if advice.setup.packed:
         return None, "accelerate has no such weights"
     try:
         baseline = accelerate_baseline(advice.setup)

@@ -10,13 +10,13 @@ from qubic_lab.model.config import ModelConfig
 from qubic_lab.model.cost import (
     ModelCost,
     PartTimes,
-    kv_cache_bytes,
+    kv_memory_bytes,
     layer_weight_bytes,
     model_cost,
     stage_weight_bytes,
 )
 from qubic_lab.model.device import Device, Link
-from qubic_lab.model.layout import StageRange
+from qubic_lab.model.layout import PAGE, StageRange
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, fastest_layers, plan_layers
 from qubic_lab.model.predict import (
     Speed,
@@ -63,7 +63,17 @@ class Setup:
     @property
     def cost(self) -> ModelCost:
         """The costs of the model's parts."""
-        return model_cost(self.config, self.dtype, self.context, self.quantization)
+        return model_cost(self.config, self.dtype, self.context, self.quantization, self.packed)
+
+    @property
+    def packed(self) -> bool:
+        """Whether weights are as the kernels of a CPU keep them."""
+        return bool(self.quantization) or all(device.is_cpu for device in self.devices)
+
+    @property
+    def kept_tokens(self) -> int:
+        """The tokens of a request for which there is memory: whole pages."""
+        return -(-self.context // PAGE) * PAGE
 
 
 @dataclass(frozen=True)
@@ -130,8 +140,9 @@ class _Chain:
         return token_s, drafted
 
     def memory_bytes(self, setup: Setup) -> tuple[int, ...]:
-        cached = len(self.devices) * setup.batch * setup.context
-        return rank_memory_bytes(setup.config, self.layers, setup.dtype, cached, setup.quantization)
+        cached = len(self.devices) * setup.batch * setup.kept_tokens
+        form = setup.dtype, cached, setup.quantization, setup.packed
+        return rank_memory_bytes(setup.config, self.layers, *form)
 
     def idle_share(self, setup: Setup) -> tuple[float, ...]:
         stage_s, lanes = self.stage_s(setup, setup.batch), len(self.devices)
@@ -139,9 +150,9 @@ class _Chain:
         return tuple(max(0.0, 1 - lanes * seconds / round_s) for seconds in stage_s)
 
     def most_batch(self, setup: Setup) -> int:
-        a_request_each = len(self.devices) * setup.context
-        room = most_batch(*(setup.config, self.devices, self.layers, setup.dtype, a_request_each, setup.quantization))
-        return min(MOST_BATCH, room)
+        a_request_each = len(self.devices) * setup.kept_tokens
+        form = setup.dtype, a_request_each, setup.quantization, setup.packed
+        return min(MOST_BATCH, most_batch(setup.config, self.devices, self.layers, *form))
 
 
 def candidates(setup: Setup) -> tuple[tuple[Plan, ...], tuple[Refused, ...]]:
@@ -237,11 +248,10 @@ def divide(setup: Setup, strategy: str) -> tuple[int, ...]:
 def _by_devices(setup: Setup, strategy: str) -> tuple[int, ...]:
     ranks = len(setup.devices)
     times = [part_times(setup.cost, device, setup.dtype, setup.batch) for device in setup.devices]
-    cached = ranks * setup.batch * setup.context
+    cached = ranks * setup.batch * setup.kept_tokens
+    form = setup.dtype, cached, setup.quantization, setup.packed
     room = [
-        most_layers(
-            *(setup.config, device, setup.dtype, cached, setup.quantization), first=rank == 0, last=rank == ranks - 1
-        )
+        most_layers(setup.config, device, *form, first=rank == 0, last=rank == ranks - 1)
         for rank, device in enumerate(setup.devices)
     ]
     if strategy == LEAST_LATENCY:
@@ -253,12 +263,12 @@ def _by_devices(setup: Setup, strategy: str) -> tuple[int, ...]:
 
 def _bytes_as_times(setup: Setup, cached: int) -> PartTimes:
     """Return what parts hold in memory as if a byte took a second; what every rank holds is left out."""
-    config, dtype, quantization = setup.config, setup.dtype, setup.quantization
+    config, form = setup.config, (setup.dtype, setup.quantization, setup.packed)
     embedding, head = (StageRange(0, 0, has_embedding=first, has_head=not first) for first in (True, False))
     return PartTimes(
-        embedding_s=stage_weight_bytes(config, embedding, dtype, quantization),
-        layer_s=layer_weight_bytes(config, dtype, quantization) + kv_cache_bytes(config, 1, dtype, cached),
-        head_s=stage_weight_bytes(config, head, dtype, quantization),
+        embedding_s=stage_weight_bytes(config, embedding, *form),
+        layer_s=layer_weight_bytes(config, *form) + kv_memory_bytes(config, 1, setup.dtype, cached),
+        head_s=stage_weight_bytes(config, head, *form),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,14 +89,16 @@ def load_config(folder: Path) -> ModelConfig:
 
 
 def resolve_shape(model: str) -> ModelConfig:
-    """Return the configuration of an alias in CONFIGS or of a model folder, which needs no weights.
+    """Return the configuration of an alias in CONFIGS, which stands for the real model, or of a model folder.
+
+    It needs no weights.
 
     Raises:
         InputError: it is neither an alias nor a folder.
         ModelError: as for load_config.
     """
     if model in CONFIGS:
-        return parse_config(read_json(CONFIGS[model]), model)
+        return replace(parse_config(read_json(CONFIGS[model]), model), meaningless=False)
     folder = Path(model).expanduser()
     if not model or not folder.is_dir():
         raise InputError(f"model {model!r} is neither a folder nor a known alias: {did_you_mean(model, CONFIGS)}")

@@ -7,8 +7,20 @@ from functools import lru_cache
 
 from qubic_lab.errors import check_choice
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.layout import BLOCK, DTYPE_BYTES, QUANTIZATIONS, StageRange, layer_tensors, stage_tensors
+from qubic_lab.model.layout import (
+    BLOCK,
+    COLUMNS,
+    DTYPE_BYTES,
+    PAGE,
+    QUANTIZATIONS,
+    StageRange,
+    layer_tensors,
+    stage_tensors,
+)
 from qubic_lab.model.safetensors_file import Shape
+
+DENSE_SHARE = 0.76
+"""Of its bytes in bf16, what a CPU keeps of a matrix: 12 of 16 bits, and one group of values in 100 as well."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +85,13 @@ class PartTimes:
 
 
 @lru_cache(maxsize=1_024)
-def model_cost(config: ModelConfig, dtype: str, context: int = 0, quantization: str = "") -> ModelCost:
+def model_cost(
+    config: ModelConfig, dtype: str, context: int = 0, quantization: str = "", packed: bool = False
+) -> ModelCost:
     """Return the costs of a model's parts in a dtype, with `context` tokens in each layer's KV cache.
 
-    With a `quantization` the matrices of layers and the head's have it; a tied head is held beside the embedding.
+    Weights are `packed`, or have a `quantization`, as the kernels of a CPU keep them: the matrices of layers and the
+    head's, bf16 ones in 12 bits; a tied head is held beside the embedding.
 
     Operations are 2 per weight of a matrix and, in attention, 2 per element of the queries' products with the keys
     and of the scores' with the values: https://arxiv.org/abs/2001.08361, table 1.
@@ -88,8 +103,12 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0, quantization: 
     matrix = config.vocab * config.hidden
     layer_bits, head_bits = QUANTIZATIONS.get(quantization, (0, 0))
     layer = layer_tensors(config, 0)
-    layer_bytes = _weight_bytes(layer, width, layer_bits)
-    head_bytes = _weight_bytes({"norm": (config.hidden,), "head": (config.vocab, config.hidden)}, width, head_bits)
+    head = {"norm": (config.hidden,), "head": (config.vocab, config.hidden)}
+    if packed := packed or bool(quantization):
+        layer_bytes = _packed_layer_bytes(config, layer, dtype, layer_bits)
+        head_bytes = config.hidden * width + _packed_bytes(config.vocab, config.hidden, dtype, head_bits)
+    else:
+        layer_bytes, head_bytes = (parameter_count(tensors) * width for tensors in (layer, head))
     kv_bytes = kv_cache_bytes(config, 1, dtype, context)
     layer_parameters = parameter_count(layer)
     layer_matrices = sum(math.prod(shape) for shape in layer.values() if len(shape) == 2)
@@ -113,7 +132,7 @@ def model_cost(config: ModelConfig, dtype: str, context: int = 0, quantization: 
         ),
         head=PartCost(
             parameters=head_parameters,
-            weight_bytes=head_bytes if head_bits else head_parameters * width,
+            weight_bytes=head_bytes if packed else head_parameters * width,
             decode_bytes=head_bytes + logits_bytes,
             flops=2 * matrix,
             request_bytes=logits_bytes,
@@ -126,31 +145,62 @@ def kv_cache_bytes(config: ModelConfig, layers: int, dtype: str, tokens: int) ->
     return 2 * layers * tokens * config.kv_size * DTYPE_BYTES[dtype]
 
 
-def layer_weight_bytes(config: ModelConfig, dtype: str, quantization: str = "") -> int:
+def kv_page_bytes(config: ModelConfig, layers: int, dtype: str) -> int:
+    """Return the bytes of a page of the KV cache, the keys and values of PAGE tokens, for a number of layers.
+
+    The values of a head are filled up to whole groups of COLUMNS.
+    """
+    columns = config.head_dim + _padded(config.head_dim, COLUMNS)
+    return layers * config.kv_heads * columns * PAGE * DTYPE_BYTES[dtype]
+
+
+def kv_memory_bytes(config: ModelConfig, layers: int, dtype: str, tokens: int) -> int:
+    """Return the bytes that keys and values of a number of tokens take in memory, in whole pages."""
+    return -(-tokens // PAGE) * kv_page_bytes(config, layers, dtype)
+
+
+def layer_weight_bytes(config: ModelConfig, dtype: str, quantization: str = "", packed: bool = False) -> int:
     """Return the bytes of one layer's weights."""
-    return stage_weight_bytes(config, StageRange(0, 1, has_embedding=False, has_head=False), dtype, quantization)
+    layer = StageRange(0, 1, has_embedding=False, has_head=False)
+    return stage_weight_bytes(config, layer, dtype, quantization, packed)
 
 
 @lru_cache(maxsize=1_024)
-def stage_weight_bytes(config: ModelConfig, stage: StageRange, dtype: str, quantization: str = "") -> int:
-    """Return the bytes of a stage's weights; a tied matrix counts on each rank that has it."""
+def stage_weight_bytes(
+    config: ModelConfig, stage: StageRange, dtype: str, quantization: str = "", packed: bool = False
+) -> int:
+    """Return the bytes of a stage's weights, in the form of `model_cost`; each rank with a tied matrix has it."""
     width, layers = DTYPE_BYTES[dtype], stage.end - stage.first
-    if quantization:
-        cost = model_cost(config, dtype, 0, quantization)
+    if packed or quantization:
+        cost = model_cost(config, dtype, 0, quantization, packed=True)
         parts = (stage.has_embedding, cost.embedding), (stage.has_head, cost.head), (layers, cost.layer)
         return sum(count * part.weight_bytes for count, part in parts)
     ends = parameter_count(stage_tensors(config, replace(stage, end=stage.first)))
     return (ends + layers * parameter_count(layer_tensors(config, 0))) * width
 
 
-def _weight_bytes(tensors: Mapping[str, Shape], width: int, bits: int) -> int:
-    """Return the bytes of tensors, their matrices with blocks of numbers of `bits` and a scale, if bits are given."""
-    return sum(
-        shape[0] * -(-shape[1] // BLOCK) * (2 + BLOCK * bits // 8)
-        if bits and len(shape) == 2
-        else math.prod(shape) * width
-        for shape in tensors.values()
-    )
+def quantised_bytes(outputs: int, inputs: int, bits: int) -> int:
+    """Return the bytes of a quantised matrix: its numbers, and a scale of two bytes for each block."""
+    return _padded(outputs, COLUMNS) * -(-inputs // BLOCK) * (2 + BLOCK * bits // 8)
+
+
+def _packed_layer_bytes(config: ModelConfig, layer: Mapping[str, Shape], dtype: str, bits: int) -> int:
+    """Return the bytes of a layer with the matrices of the kernels; gate and up fill half a group of outputs each."""
+    hidden, wide = config.hidden, _padded(config.intermediate, COLUMNS // 2)
+    matrices = (config.q_size + 2 * config.kv_size, hidden), (hidden, config.q_size), (2 * wide, hidden), (hidden, wide)
+    vectors = sum(shape[0] for shape in layer.values() if len(shape) == 1)
+    return vectors * DTYPE_BYTES[dtype] + sum(_packed_bytes(*shape, dtype, bits) for shape in matrices)
+
+
+def _packed_bytes(outputs: int, inputs: int, dtype: str, bits: int) -> int:
+    if bits:
+        return quantised_bytes(outputs, inputs, bits)
+    whole = _padded(outputs, COLUMNS) * inputs * DTYPE_BYTES[dtype]
+    return round(whole * DENSE_SHARE) if dtype == "bf16" else whole
+
+
+def _padded(count: int, group: int) -> int:
+    return count + -count % group
 
 
 def parameter_count(tensors: Mapping[str, Shape]) -> int:

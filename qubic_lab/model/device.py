@@ -10,6 +10,8 @@ from qubic_lab.model.layout import DTYPE_BYTES
 
 DEVICE_EXAMPLE = "name=16GB@259GB/s@65TFLOPS"
 LINK_EXAMPLE = "10Gbps:0.1ms"
+CPU = "cpu"
+"""How the names of devices begin that are CPUs."""
 
 ATTAINED_SHARE = 259 / 320
 """Share of its nominal bandwidth that a T4 attains in an fp16 product of one row; assumed for all cards and compute."""
@@ -43,12 +45,19 @@ class Device:
     layer_overhead_s: float = LAYER_OVERHEAD_S
 
     @property
+    def is_cpu(self) -> bool:
+        """Whether it computes with the kernels of a CPU: one of the user's own, whose name begins so."""
+        return self.name.startswith(CPU)
+
+    @property
     def usable_bytes(self) -> int:
         """Bytes for weights, KV cache and the working reserve together."""
         return int(self.memory_bytes * self.usable_share)
 
     def flops_per_s_in(self, dtype: str) -> float:
-        """Return the operations per second in a dtype."""
+        """Return the operations per second in a dtype; the user's figures of a CPU are those of its dtype."""
+        if self.is_cpu:
+            return self.flops_per_s
         return self.flops_per_s * (FP32_SHARE if dtype == "fp32" else 1.0)
 
 

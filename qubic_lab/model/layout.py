@@ -18,6 +18,8 @@ QUANTIZATIONS = {"int8": (8, 8), "int4": (4, 8)}
 """Bits of a weight of the layers' matrices and of the head's, by name."""
 BLOCK = 32
 """Inputs of an output of a quantised matrix that share a scale of two bytes."""
+COLUMNS = 64
+"""Outputs of a group of weights as the kernels of a CPU keep them; the last group is filled up."""
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,21 @@ import torch.nn.functional as F
 
 from qubic_lab.errors import ModelError
 from qubic_lab.model.checkpoint import Checkpoint
-from qubic_lab.model.decoder import Segment, rope_frequencies
+from qubic_lab.model.cost import kv_page_bytes, quantised_bytes
+from qubic_lab.model.decoder import DTYPES, Segment, rope_frequencies
 from qubic_lab.model.kernels.build import Layer, Matrix, SegmentPages, Shape, failure, kernels
-from qubic_lab.model.layout import BLOCK, EMBEDDING, FINAL_NORM, PAGE, QUANTIZATIONS, StageRange, head_tensor
+from qubic_lab.model.layout import (
+    BLOCK,
+    COLUMNS,
+    EMBEDDING,
+    FINAL_NORM,
+    PAGE,
+    QUANTIZATIONS,
+    StageRange,
+    head_tensor,
+)
 from qubic_lab.model.safetensors_file import BLOCK_BYTES
 
-COLUMNS = 64
-"""Output columns of a group of packed weights."""
 DENSE_WORDS = 48
 """Words of 32 bits in which a dense matrix keeps COLUMNS packed words."""
 BLOCKS = {8: "Q8_0", 4: "Q4_0"}
@@ -57,11 +65,6 @@ def pack_densely(library: ctypes.CDLL, words_GIC: torch.Tensor) -> DenseMatrix |
         return None
     numbers[found] = torch.iinfo(torch.int32).max
     return DenseMatrix(dense, numbers[: found + 1].clone(), words_NC[numbers[:found].long()], base.value)
-
-
-def quantised_bytes(outputs: int, inputs: int, bits: int) -> int:
-    """Return the bytes of a quantised matrix: its numbers, and a scale of two bytes for each block."""
-    return (outputs + -outputs % COLUMNS) * -(-inputs // BLOCK) * (2 + BLOCK * bits // 8)
 
 
 def huge_pages(words: int) -> torch.Tensor:
@@ -136,8 +139,13 @@ class NativeDecoder:
             head=head,
         )
         self._handle = library.decoder_create(ctypes.byref(self._shape), self._layers)
-        self._page_words = library.decoder_page_words(self._handle)
+        name = next(name for name, each in DTYPES.items() if each == dtype)
+        self.page_bytes = kv_page_bytes(self.config, len(self._layers), name)
+        """Bytes of a page, over the layers of the stage."""
+        assert self.page_bytes == 4 * library.decoder_page_words(self._handle)
         self.reset(slots=1)
+        with suppress(AttributeError, OSError):  # what was read is packed: glibc gives its memory back
+            ctypes.CDLL(None).malloc_trim(0)
 
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):
@@ -155,11 +163,6 @@ class NativeDecoder:
             self._shape.threads = threads
             self._handle = self._library.decoder_create(ctypes.byref(self._shape), self._layers)
 
-    @property
-    def page_bytes(self) -> int:
-        """Bytes of a page, over the layers of the stage."""
-        return 4 * int(self._page_words)
-
     def reset(self, slots: int, *, placed: bool = False) -> None:
         """Create an empty KV cache with a number of slots; `placed` if `place_pages` alone gives pages to them."""
         self._pages: dict[int, torch.Tensor] = {}  # by their numbers
@@ -176,7 +179,7 @@ class NativeDecoder:
         changed = set()
         for slot, place, number in placements:
             if (page := self._pages.get(number)) is None:
-                page = self._pages[number] = torch.zeros(self._page_words, dtype=torch.int32)
+                page = self._pages[number] = torch.zeros(self.page_bytes // 4, dtype=torch.int32)
             if slot < 0:
                 page.zero_()
                 continue

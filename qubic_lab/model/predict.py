@@ -4,12 +4,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qubic_lab.model.config import ModelConfig
-from qubic_lab.model.cost import ModelCost, PartCost, PartTimes, kv_cache_bytes, layer_weight_bytes, stage_weight_bytes
+from qubic_lab.model.cost import (
+    ModelCost,
+    PartCost,
+    PartTimes,
+    kv_memory_bytes,
+    layer_weight_bytes,
+    stage_weight_bytes,
+)
 from qubic_lab.model.device import Device, Link
 from qubic_lab.model.layout import DTYPE_BYTES, StageRange, stage_ranges
 
 WORKING_RESERVE_BYTES = 2**30
 """Assumed reserve of each rank for CUDA context, workspaces, activations of a prompt's chunk, and logits."""
+PROCESS_BYTES, SERVER_BYTES, TOKEN_BYTES = 199 * 2**20, 37 * 2**20, 1_050
+"""Resident memory of a rank on a CPU without a model (Python, torch, gRPC), what the first rank has more to serve
+clients, and what each token of its tokenizer takes; measured with torch 2.13."""
+BYTE_TOKENS = 258
+"""Tokens of the tokenizer of a model with random weights."""
+STEP_ROWS = 512
+"""The most rows of a step on a CPU, for which its buffers are."""
 
 MOST_DRAFTED = 15
 """Limit of drafted tokens of an answer in a step."""
@@ -31,14 +45,17 @@ def part_times(cost: ModelCost, device: Device, dtype: str, batch: int) -> PartT
     """Return the seconds of a decode step's parts on a device, for a lane of `batch` requests.
 
     A part takes the longer one of the times to read its bytes and to do its operations (the roofline model,
-    https://doi.org/10.1145/1498765.1498785); weights are read once per lane, KV caches once per request.
+    https://doi.org/10.1145/1498765.1498785); weights are read once per lane, KV caches once per request. On a CPU it
+    takes both times, because its threads do one after the other, and nothing is launched.
     """
     flops_per_s = device.flops_per_s_in(dtype)
 
     def seconds(part: PartCost) -> float:
-        return max(part.step_bytes(batch) / device.bandwidth_bytes_per_s, part.flops * batch / flops_per_s)
+        times = part.step_bytes(batch) / device.bandwidth_bytes_per_s, part.flops * batch / flops_per_s
+        return sum(times) if device.is_cpu else max(times)
 
-    return PartTimes(seconds(cost.embedding), seconds(cost.layer) + device.layer_overhead_s, seconds(cost.head))
+    launch_s = 0.0 if device.is_cpu else device.layer_overhead_s
+    return PartTimes(seconds(cost.embedding), seconds(cost.layer) + launch_s, seconds(cost.head))
 
 
 def hop_seconds(config: ModelConfig, link: Link, dtype: str, batch: int) -> float:
@@ -90,26 +107,54 @@ def drafted_step(accepted: float, step_s: Callable[[int], float]) -> tuple[int, 
 
 
 def rank_memory_bytes(
-    config: ModelConfig, layers: Sequence[int], dtype: str, cached: int, quantization: str = ""
+    config: ModelConfig,
+    layers: Sequence[int],
+    dtype: str,
+    cached: int,
+    quantization: str = "",
+    packed: bool = False,
 ) -> tuple[int, ...]:
-    """Return the bytes on each rank: weights, the KV cache of `cached` tokens of all requests, the working reserve."""
+    """Return the bytes on each rank: weights, keys and values of `cached` tokens of all requests, the working memory.
+
+    On a CPU weights are `packed`.
+    """
+    on_cpu = packed or bool(quantization)
     return tuple(
-        stage_weight_bytes(config, stage, dtype, quantization)
-        + kv_cache_bytes(config, count, dtype, cached)
-        + WORKING_RESERVE_BYTES
+        stage_weight_bytes(config, stage, dtype, quantization, packed)
+        + kv_memory_bytes(config, count, dtype, cached)
+        + working_bytes(config, dtype, on_cpu, first=stage.has_embedding)
         for count, stage in zip(layers, stage_ranges(tuple(layers)), strict=True)
     )
 
 
+def working_bytes(config: ModelConfig, dtype: str, on_cpu: bool, first: bool) -> int:
+    """Return what a rank takes beside weights, keys and values: on a CPU the process, and buffers of a step's rows."""
+    if not on_cpu:
+        return WORKING_RESERVE_BYTES
+    tokens = BYTE_TOKENS if config.meaningless else config.vocab
+    process = PROCESS_BYTES + (SERVER_BYTES + tokens * TOKEN_BYTES if first else 0)
+    row = 3 * config.hidden + config.q_size + config.intermediate
+    return process + STEP_ROWS * (DTYPE_BYTES[dtype] * row + 4 * (config.q_size + 2 * config.kv_size))
+
+
 def most_layers(
-    config: ModelConfig, device: Device, dtype: str, cached: int, quantization: str = "", *, first: bool, last: bool
+    config: ModelConfig,
+    device: Device,
+    dtype: str,
+    cached: int,
+    quantization: str = "",
+    packed: bool = False,
+    *,
+    first: bool,
+    last: bool,
 ) -> int:
     """Return how many layers fit on a device with the embedding (first rank) and the head (last rank).
 
     `cached` is the total number of tokens in the KV cache.
     """
-    fixed = stage_weight_bytes(config, StageRange(0, 0, first, last), dtype, quantization) + WORKING_RESERVE_BYTES
-    a_layer = layer_weight_bytes(config, dtype, quantization) + kv_cache_bytes(config, 1, dtype, cached)
+    ends = stage_weight_bytes(config, StageRange(0, 0, first, last), dtype, quantization, packed)
+    fixed = ends + working_bytes(config, dtype, packed or bool(quantization), first)
+    a_layer = layer_weight_bytes(config, dtype, quantization, packed) + kv_memory_bytes(config, 1, dtype, cached)
     return max(0, min(config.layers, (device.usable_bytes - fixed) // a_layer))
 
 
@@ -120,11 +165,12 @@ def most_batch(
     dtype: str,
     cached_each: int,
     quantization: str = "",
+    packed: bool = False,
 ) -> int:
     """Return how many requests per lane fit in memory, if one more in every lane adds `cached_each` tokens."""
-    empty = rank_memory_bytes(config, layers, dtype, 0, quantization)
+    empty = rank_memory_bytes(config, layers, dtype, 0, quantization, packed)
     room = [
-        (device.usable_bytes - held) // kv_cache_bytes(config, count, dtype, cached_each)
+        (device.usable_bytes - held) // kv_memory_bytes(config, count, dtype, cached_each)
         for device, held, count in zip(devices, empty, layers, strict=True)
     ]
     return max(0, min(room))

@@ -30,7 +30,7 @@ from qubic_lab.model.changes import (
 from qubic_lab.model.config import ModelConfig
 from qubic_lab.model.device import CATALOGUE, FP32_SHARE, LAYER_OVERHEAD_S, USABLE_SHARE, Device, Link, check_dtype
 from qubic_lab.model.layout import QUANTIZATIONS
-from qubic_lab.model.predict import WORKING_RESERVE_BYTES, hop_seconds
+from qubic_lab.model.predict import hop_seconds, working_bytes
 
 
 @dataclass(frozen=True)
@@ -218,14 +218,20 @@ def _changes(
 def assumptions(setup: Setup) -> tuple[str, ...]:
     """Return the assumptions of the predictions."""
     hop_s = hop_seconds(setup.config, setup.link, setup.dtype, setup.batch)
+    reserve = gigabytes(working_bytes(setup.config, setup.dtype, setup.packed, first=True))
+    takes = "reading its bytes and doing its operations take together."
+    if not all(device.is_cpu for device in setup.devices):
+        takes = (
+            "reading its bytes or doing its operations, whichever is longer; "
+            f"each layer takes {LAYER_OVERHEAD_S * 1e6:.0f} µs more."
+        )
     lines = [
         "Nothing here was measured on these devices: speeds are computed from the model's shape and the figures below.",
-        "A part of a step takes as long as reading its bytes or doing its operations, whichever is longer; "
-        f"each layer takes {LAYER_OVERHEAD_S * 1e6:.0f} µs more.",
+        f"A part of a step takes as long as {takes}",
         f"Every request has {setup.context:,} tokens in its KV cache. Prompts, sampling and the pipeline's own "
         "bookkeeping take no time.",
-        f"Memory of a rank: weights, KV cache, and {gigabytes(WORKING_RESERVE_BYTES)} for CUDA, workspaces and "
-        f"activations; {USABLE_SHARE:.0%} of a device are usable.",
+        f"Memory of a rank: weights, KV cache, and {reserve} for {'the process' if setup.packed else 'CUDA'}, "
+        f"workspaces and activations; {USABLE_SHARE:.0%} of a device are usable.",
         "A pipeline has as many lanes in flight as ranks; replicas share nothing and take one lane each. "
         f"A hop takes {1e3 * hop_s:.3g} ms: the link's latency and the hidden states of a lane.",
     ]
@@ -234,12 +240,17 @@ def assumptions(setup: Setup) -> tuple[str, ...]:
             f"Weights of layers are in {setup.quantization}, those of the head in int8, with a scale for each 32; the "
             "embedding and the KV cache stay in the dtype."
         )
+    elif setup.packed and setup.dtype == "bf16":
+        lines.append(
+            "The kernels keep bf16 matrices in 12 bits a value, as AVX-512 allows, and 1 % of them whole as well; the "
+            "embedding is as it is."
+        )
     if setup.accepted:
         lines.append(
             "A request alone has as many drafted tokens a step as pay, each right with a chance of "
             f"{setup.accepted:.0%} where the one before it is; the rows of a step share the reading of weights."
         )
-    if setup.dtype == "fp32":
+    if setup.dtype == "fp32" and not all(device.is_cpu for device in setup.devices):
         lines.append(f"Compute in fp32 is {FP32_SHARE:.3g} of that in 16 bit.")
     if not all(device.bf16 for device in setup.devices):
         names = ", ".join(dict.fromkeys(device.name for device in setup.devices if not device.bf16))
