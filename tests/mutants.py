@@ -69,16 +69,16 @@ MUTANTS = (
     Mutant(
         "progress without its check", f"{_TASKS}/progress.lua", "if not holds(id, token) then\n  return 0\nend\n", ""
     ),
-    Mutant(
-        "repeated progress added twice", f"{_TASKS}/progress.lua", "if start == known and items > 0", "if items > 0"
-    ),
+    Mutant("repeated progress added twice", f"{_TASKS}/common.lua", "if start == known and items > 0", "if items > 0"),
     Mutant(
         "progress does not renew",
         f"{_TASKS}/progress.lua",
         "redis.call('ZADD', key('leases'), now + limits.lease_ms, id)\n",
         "",
     ),
-    Mutant("items not counted", f"{_TASKS}/progress.lua", "  redis.call('HINCRBY', task, 'items', items)\n", ""),
+    Mutant(
+        "items not counted", f"{_TASKS}/common.lua", "    redis.call('HINCRBY', key('task', id), 'items', items)\n", ""
+    ),
     Mutant("wall clock in place of monotonic", "cluster/lua/base.lua", "(last[2] or redis_ms) + passed", "redis_ms"),
     Mutant(
         "steps of the clock count in full",

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import grpc.aio
 import redis
@@ -30,6 +30,8 @@ from qubic_lab.cluster.calls import payload_of, wait_at_most
 from qubic_lab.cluster.dispatcher import SUBMITTED, WHOLE, Dispatcher
 from qubic_lab.cluster.fleet import Fleet, NodeView
 from qubic_lab.cluster.redis_calls import ERRORS as REDIS_ERRORS
+from qubic_lab.cluster.redis_calls import ScriptedMethod
+from qubic_lab.cluster.redis_stream import stream_for
 from qubic_lab.cluster.registry import Registry, RegistryService, socket_folder
 from qubic_lab.cluster.tasks import (
     FINAL,
@@ -111,6 +113,7 @@ class Coordinator:
         self._redis = client
         self._listen = listen
         self._threads = ThreadPoolExecutor(MOST_THREADS, "redis")
+        self._stream = stream_for(client, self._in_thread)
         self._dispatcher = Dispatcher(
             self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call, self._hand_over
         )
@@ -123,8 +126,13 @@ class Coordinator:
         """Port at which nodes register, while it runs."""
 
     async def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run a blocking call to Redis in a thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+        """Make a call to Redis: in the event loop if it is a `scripted` one, otherwise in a thread, as it blocks."""
+        if self._stream is not None and isinstance(function, ScriptedMethod):
+            return cast(T, await self._stream.make(function.steps(*arguments)))
+        return await self._in_thread(partial(function, *arguments))
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     async def submit(
         self,
@@ -291,6 +299,8 @@ class Coordinator:
             dispatching.cancel()
             await asyncio.gather(dispatching, return_exceptions=True)
             await asyncio.to_thread(listener.join)
+            if self._stream is not None:
+                await self._stream.close()
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:

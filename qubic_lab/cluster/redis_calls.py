@@ -1,11 +1,13 @@
 """Calls to Redis that are repeated while the connection is lost, and Lua scripts as atomic steps."""
 
+import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast
 
 import redis
 from prometheus_client import Counter
@@ -25,6 +27,51 @@ _FULL_S = 3.0
 ERRORS = Counter("redis_errors", "Calls to Redis that failed, by kind.", ["kind"], NAMESPACE, registry=None)
 
 logger = logging.getLogger(__name__)
+S = TypeVar("S")
+P = ParamSpec("P")
+T = TypeVar("T")
+Word = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command as it is sent, and the same as a blocking call, which repeats and explains; some wait at the server."""
+
+    words: tuple[Word, ...]
+    run: Callable[[], Any]
+    waits: bool = False
+
+
+Steps = Generator[Command, Any, T]
+"""Commands one after the other, each of which gets its reply; the end has the result. Who drives them sends them."""
+
+
+class ScriptedMethod(Generic[P, T]):
+    """A method that is made of commands: called, it makes them here; `steps` are for an event loop."""
+
+    def __init__(self, steps: Callable[P, Steps[T]]) -> None:
+        self.steps = steps
+
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> T:
+        """Make the commands one after the other, blocking."""
+        steps, reply = self.steps(*arguments, **options), None
+        try:
+            while True:
+                reply = steps.send(reply).run()
+        except StopIteration as end:
+            return cast(T, end.value)
+
+
+class scripted(Generic[S, P, T]):
+    """Makes a method of commands (`Steps`) an ordinary one, which an event loop can also drive."""
+
+    def __init__(self, steps: Callable[Concatenate[S, P], Steps[T]]) -> None:
+        self._steps: Callable[..., Steps[T]] = steps
+        self.__doc__ = steps.__doc__
+
+    def __get__(self, owner: S | None, kind: type[S] | None = None) -> ScriptedMethod[P, T]:
+        """Return the method of an object; of the class, which takes the object first."""
+        return ScriptedMethod(self._steps if owner is None else partial(self._steps, owner))
 
 
 class Scripts:
@@ -46,12 +93,17 @@ class Scripts:
         """Return the key that the scripts build from the same parts."""
         return ":".join((self.prefix, *parts))
 
-    def run(self, script: str, settings: str, *arguments: str | bytes | int) -> Any:
+    def run(self, script: str, settings: str, *arguments: Word) -> Any:
         """Run a script with settings, a JSON object, and arguments; errors as for `call`."""
         registered = self._registered.get(script)
         if registered is None:
             registered = self._registered[script] = self.redis.register_script(_source(self._folder, script))
         return self.call(partial(registered, [self.prefix], [settings, *arguments]))
+
+    def command(self, script: str, settings: str, *arguments: Word) -> Command:
+        """Return the command that runs a script, as `run` does."""
+        words = ("EVALSHA", _digest(self._folder, script), 1, self.prefix, settings, *arguments)
+        return Command(words, partial(self.run, script, settings, *arguments))
 
     def call(self, call: Callable[[], Any]) -> Any:
         """Call a function, and repeat it while the connection is lost.
@@ -107,3 +159,8 @@ def _disk_full() -> FullError:
 def _source(folder: str, name: str) -> str:
     lua = files(__package__) / "lua"
     return "\n".join((lua / part).read_text() for part in ("base.lua", f"{folder}/common.lua", f"{folder}/{name}.lua"))
+
+
+@cache
+def _digest(folder: str, name: str) -> str:
+    return hashlib.sha1(_source(folder, name).encode(), usedforsecurity=False).hexdigest()

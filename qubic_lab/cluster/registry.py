@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import redis
 
-from qubic_lab.cluster.redis_calls import Scripts
+from qubic_lab.cluster.redis_calls import Command, Scripts, Steps, Word, scripted
 from qubic_lab.errors import InputError, NotFoundError, QubicLabError, RefusedError, check_choice
 from qubic_lab.wire import cluster_pb2 as pb
 from qubic_lab.wire.channel import is_loopback, peer_names, read_host, status_of
@@ -98,7 +98,7 @@ class Registry:
         check_registration(registration)
         node, address, identity = registration.node, registration.address, registration.identity
         known = registration.SerializeToString()
-        session, taken_at = self._run("register", node, uuid.uuid4().hex, owner, address, identity, known)
+        session, taken_at = self._script("register", node, uuid.uuid4().hex, owner, address, identity, known).run()
         if not session:
             raise RefusedError(
                 f"node {node!r} lives already, at {taken_at.decode()}, and is another process: give another name "
@@ -106,7 +106,8 @@ class Registry:
             )
         return str(session.decode())
 
-    def beat(self, node: str, session: str, state: pb.NodeState) -> None:
+    @scripted
+    def beat(self, node: str, session: str, state: pb.NodeState) -> Steps[None]:
         """Write a node's heartbeat with its state.
 
         Raises:
@@ -115,26 +116,27 @@ class Registry:
             RefusedError: another node has registered under this name since.
         """
         check_state(state)
-        self._check(node, self._run("beat", node, session, state.SerializeToString()))
+        self._check(node, (yield self._script("beat", node, session, state.SerializeToString())))
 
     def leave(self, node: str, session: str) -> None:
         """Remove a node; errors as for `beat`."""
-        self._check(node, self._run("leave", node, session))
+        self._check(node, self._script("leave", node, session).run())
 
     def drain(self, node: str, draining: bool = True) -> None:
         """Mark a node as draining (it gets no new requests), or end that; a NotFoundError if there is no such node."""
-        self._check(node, self._run("drain", node, "1" if draining else "0"))
+        self._check(node, self._script("drain", node, "1" if draining else "0").run())
 
     def nodes(self) -> list[NodeRecord]:
         """Return the live nodes by name, and remove the others."""
         return self.changes().records
 
-    def changes(self, since_ms: int = 0) -> NodeChanges:
+    @scripted
+    def changes(self, since_ms: int = 0) -> Steps[NodeChanges]:
         """Return what has changed since an earlier reading, by name, and remove nodes that are silent; 0: all nodes.
 
         A change of the very ms of that reading comes again.
         """
-        at_ms, found, gone, whole = self._run("list", str(since_ms))
+        at_ms, found, gone, whole = yield self._script("list", str(since_ms))
         records = [
             NodeRecord(
                 pb.NodeRegistration.FromString(registration),
@@ -148,8 +150,8 @@ class Registry:
         records.sort(key=lambda record: record.id)
         return NodeChanges(records, [name.decode() for name in gone], whole == 1, at_ms)
 
-    def _run(self, script: str, *arguments: str | bytes) -> Any:
-        return self._scripts.run(script, _settings(self.clock_offset_ms), *arguments)
+    def _script(self, script: str, *arguments: Word) -> Command:
+        return self._scripts.command(script, _settings(self.clock_offset_ms), *arguments)
 
     def _check(self, node: str, found: bytes) -> None:
         if found == b"unknown":

@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, cast
 import redis
 from pydantic import Field
 
-from qubic_lab.cluster.redis_calls import PATIENCE_S, Scripts
+from qubic_lab.cluster.redis_calls import PATIENCE_S, Command, Scripts, Steps, Word, scripted
 from qubic_lab.errors import BusyError, ConflictError, FencedError, FullError, InputError, NotFoundError, check_choice
 
 Priority = Literal["high", "normal", "low"]
@@ -183,6 +183,7 @@ class TaskQueue:
         self.clock_offset_ms = 0
         """For tests: added to the queue's clock."""
 
+    @scripted
     def submit(
         self,
         payload: dict[str, Any],
@@ -192,7 +193,7 @@ class TaskQueue:
         asker: str = "",
         new_id: str | None = None,
         patience_s: float | None = None,
-    ) -> str:
+    ) -> Steps[str]:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
 
         What is `carried` comes with its leases, and is not compared when a key is repeated. The `asker` is who asks for
@@ -212,7 +213,9 @@ class TaskQueue:
         text, beside = self._encode("payload", payload), json.dumps(dict(carried or {}))
         # Without a key the id serves as one, so that a call repeated after a lost answer adds no second task.
         patience = "" if patience_s is None else _ms(patience_s)
-        what, task_id = self._run("submit", new, text, priority, idempotency_key or new, beside, asker, patience)
+        what, task_id = yield self._script(
+            "submit", new, text, priority, idempotency_key or new, beside, asker, patience
+        )
         if what == b"busy":
             raise BusyError(
                 f"{self._limits.most_waiting} tasks are waiting: try again after {self._limits.retry_after_s:g} s",
@@ -232,31 +235,34 @@ class TaskQueue:
             raise ConflictError("the idempotency key was used with another payload: give a new key")
         return cast(bytes, task_id).decode()
 
-    def take(self, consumer: str, block_s: float = 0.0) -> TaskLease | None:
+    @scripted
+    def take(self, consumer: str, block_s: float = 0.0) -> Steps[TaskLease | None]:
         """Lease the oldest task of the highest priority; return None if there is none within `block_s`.
 
         If the answer is lost with the connection, the lease runs out and the task is tried again.
         """
         deadline = time.monotonic() + block_s
         while True:
-            found = self._run("take", consumer)
+            found = yield self._script("take", consumer)
             if len(found) > 1:
                 task_id, payload, token, attempt, beside = found
                 carried = json.loads(beside or "{}")  # none with a task of an earlier version
                 return TaskLease(task_id.decode(), json.loads(payload), token, attempt, consumer, carried)
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not self._wait_for_entry("wake", after=found[0], most_s=left_s):
+            if left_s <= 0 or not (yield from self._wait_for_entry("wake", after=found[0], most_s=left_s)):
                 return None
 
-    def renew(self, lease: TaskLease) -> None:
+    @scripted
+    def renew(self, lease: TaskLease) -> Steps[None]:
         """Extend a lease to `limits.lease_s` from now; called on each token or keep-alive of the node.
 
         Raises:
             FencedError: the task was taken back or cancelled: stop working on it.
         """
-        self._check_written(lease, self._run("renew", lease.task_id, lease.token, lease.consumer))
+        self._check_written(lease, (yield self._script("renew", lease.task_id, lease.token, lease.consumer)))
 
-    def progress(self, lease: TaskLease, start: int, items: Sequence[Any]) -> None:
+    @scripted
+    def progress(self, lease: TaskLease, start: int, items: Sequence[Any]) -> Steps[None]:
         """Add items of the answer from item number `start` on, and renew the lease.
 
         Items are JSON values such as tokens. They are kept if the try is lost; the next try continues after them.
@@ -265,9 +271,12 @@ class TaskQueue:
             FencedError, InputError: as for `complete`.
         """
         arguments = (lease.task_id, lease.token, lease.consumer, start, len(items), self._encode_items(items))
-        self._check_written(lease, self._run("progress", *arguments))
+        self._check_written(lease, (yield self._script("progress", *arguments)))
 
-    def complete(self, lease: TaskLease, result: dict[str, Any], start: int = 0, items: Sequence[Any] = ()) -> None:
+    @scripted
+    def complete(
+        self, lease: TaskLease, result: dict[str, Any], start: int = 0, items: Sequence[Any] = ()
+    ) -> Steps[None]:
         """Write the result, and the last items of the answer as `progress` does.
 
         Raises:
@@ -275,9 +284,10 @@ class TaskQueue:
             InputError: the result is not JSON or too large; the lease is still held.
         """
         text = self._encode("result", result)
-        self._finish(lease, "completed", "result", text, "", start, len(items), self._encode_items(items))
+        yield from self._finish(lease, "completed", "result", text, "", start, len(items), self._encode_items(items))
 
-    def fail(self, lease: TaskLease, why: str, retry: bool = False, code: str = "") -> None:
+    @scripted
+    def fail(self, lease: TaskLease, why: str, retry: bool = False, code: str = "") -> Steps[None]:
         """End a try without an answer: for good if the task itself is at fault, or put the task back with `retry`.
 
         A task that is put back keeps its place in the queue. After its last try it is dead and gets a dead letter.
@@ -287,11 +297,12 @@ class TaskQueue:
         """
         line = " ".join(why.split())
         if retry:
-            self._check_written(lease, self._run("put_back", lease.task_id, lease.token, line))
+            self._check_written(lease, (yield self._script("put_back", lease.task_id, lease.token, line)))
         else:
-            self._finish(lease, "failed", "why", line, code, 0, 0, "[]")
+            yield from self._finish(lease, "failed", "why", line, code, 0, 0, "[]")
 
-    def cancel(self, task_id: str, asker: str = "") -> bool:
+    @scripted
+    def cancel(self, task_id: str, asker: str = "") -> Steps[bool]:
         """Cancel a task that has not ended; return whether it is cancelled now.
 
         With `asker` it is because the client has left: the task goes on if anybody else was the last one to ask for it,
@@ -300,7 +311,7 @@ class TaskQueue:
         Raises:
             NotFoundError: there is no such task, or its outcome is no longer kept.
         """
-        state = self._run("cancel", task_id, asker)
+        state = yield self._script("cancel", task_id, asker)
         if not state:
             raise self._unknown(task_id)
         return cast(bytes, state) == b"cancelled"
@@ -345,21 +356,22 @@ class TaskQueue:
         while self.state(task_id) not in FINAL:
             if (left_s := deadline - time.monotonic()) <= 0:
                 return None
-            self._wait_for_entry("done", task_id, after=b"0-0", most_s=left_s)
+            self._wait("done", task_id, after=b"0-0", most_s=left_s)
         found = self._scripts.call(lambda: self._redis.hmget(self._scripts.key("task", task_id), _OUTCOME))
         return self._outcome(task_id, found)
 
     def beat(self, consumer: str) -> None:
         """Send a consumer's heartbeat, every `BEAT_S`; `take`, `renew` and `reclaim` count as heartbeats too."""
-        self._run("beat", consumer)
+        self._script("beat", consumer).run()
 
-    def reclaim(self, consumer: str) -> list[str]:
+    @scripted
+    def reclaim(self, consumer: str) -> Steps[list[str]]:
         """Take back the tasks of lost consumers and of expired leases; return their ids.
 
         They are put back, or end as dead. Each consumer calls this every `BEAT_S`; one that has itself just reconnected
         gets an empty list.
         """
-        return [task_id.decode() for task_id in self._run("reclaim", consumer)]
+        return [task_id.decode() for task_id in (yield self._script("reclaim", consumer))]
 
     def notifications(self, ended: Callable[[], bool]) -> Iterator[TaskNotification | None]:
         """Yield a notification for each progress and outcome of any task, and None a few times a second, until `ended`.
@@ -410,7 +422,7 @@ class TaskQueue:
 
     def save(self) -> list[SavedKey]:
         """Return all that the queue holds, of one moment; Redis answers nobody else meanwhile."""
-        found = self._run("save")
+        found = self._script("save").run()
         return [SavedKey(*found[place : place + 3]) for place in range(0, len(found), 3)]
 
     def restore(self, saved: Sequence[SavedKey]) -> None:
@@ -437,17 +449,23 @@ class TaskQueue:
                 yield entry
             start = f"({page[-1][0].decode()}"
 
-    def _run(self, script: str, *arguments: str | bytes | int) -> Any:
-        return self._scripts.run(script, _settings(self._limits, self.clock_offset_ms), *arguments)
+    def _script(self, script: str, *arguments: Word) -> Command:
+        return self._scripts.command(script, _settings(self._limits, self.clock_offset_ms), *arguments)
 
-    def _wait_for_entry(self, *stream: str, after: bytes, most_s: float) -> bool:
+    @scripted
+    def _wait(self, *stream: str, after: bytes, most_s: float) -> Steps[bool]:
+        return (yield from self._wait_for_entry(*stream, after=after, most_s=most_s))
+
+    def _wait_for_entry(self, *stream: str, after: bytes, most_s: float) -> Steps[bool]:
         """Wait for at most `most_s` until a stream has an entry later than `after`; return whether it may have one."""
-        block_ms = max(1, _ms(min(most_s, _LONGEST_BLOCK_S)))
-        read = partial(self._redis.xread, {self._scripts.key(*stream): after}, count=1, block=block_ms)
-        return bool(self._scripts.call(read)) or most_s > _LONGEST_BLOCK_S
+        key, block_ms = self._scripts.key(*stream), max(1, _ms(min(most_s, _LONGEST_BLOCK_S)))
+        read = partial(self._redis.xread, {key: after}, count=1, block=block_ms)
+        words = ("XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", key, after)
+        found = yield Command(words, partial(self._scripts.call, read), waits=True)
+        return bool(found) or most_s > _LONGEST_BLOCK_S
 
-    def _finish(self, lease: TaskLease, *arguments: str | bytes | int) -> None:
-        self._check_written(lease, self._run("finish", lease.task_id, lease.token, *arguments))
+    def _finish(self, lease: TaskLease, *arguments: Word) -> Steps[None]:
+        self._check_written(lease, (yield self._script("finish", lease.task_id, lease.token, *arguments)))
 
     def _encode_items(self, items: Sequence[Any]) -> bytes:
         return self._encode("progress", list(items))

@@ -1,0 +1,98 @@
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qubic_lab.cluster import redis_stream
+from qubic_lab.cluster.redis_server import RedisServer, connect
+from qubic_lab.cluster.redis_stream import INCOMPLETE, packed, read_reply, stream_for
+from qubic_lab.cluster.tasks import TaskQueue
+from qubic_lab.errors import ConflictError
+
+pytestmark = pytest.mark.anyio
+LEASE = b"*3\r\n$2\r\nid\r\n:-7\r\n*2\r\n$-1\r\n$5\r\n\r\n{}\n\r\n"
+
+
+def test_a_reply_is_read_wherever_it_is_cut() -> None:
+    expected = [b"id", -7, [None, b"\r\n{}\n"]]
+    assert read_reply(LEASE) == (expected, len(LEASE))
+    assert read_reply(LEASE * 2, len(LEASE)) == (expected, 2 * len(LEASE))
+    assert all(read_reply(LEASE[:end])[0] is INCOMPLETE for end in range(len(LEASE)))
+    assert read_reply(b"*-1\r\n+OK\r\n") == (None, 5)
+    with pytest.raises(ValueError, match="no reply"):
+        read_reply(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_a_command_is_counted_in_bytes() -> None:
+    assert packed(("GET", b"\x00", 12, "é")) == b"*4\r\n$3\r\nGET\r\n$1\r\n\x00\r\n$2\r\n12\r\n$2\r\n\xc3\xa9\r\n"
+
+
+class _Calls:
+    """Makes calls over a stream, and counts those that a thread had to make."""
+
+    def __init__(self, client: Any) -> None:
+        self.in_threads = 0
+        stream = stream_for(client, self._in_thread)
+        assert stream is not None
+        self.stream = stream
+
+    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+        self.in_threads += 1
+        return await asyncio.to_thread(function)
+
+    async def until_open(self, queue: TaskQueue) -> None:
+        while True:
+            before = self.in_threads
+            await self.stream.make(queue.take.steps("consumer"))
+            if self.in_threads == before:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def test_calls_of_one_turn_need_no_thread_and_keep_their_order_and_errors(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, connect(server.url) as client:
+        queue, calls = TaskQueue(client), _Calls(client)
+        make = calls.stream.make
+        await make(queue.submit.steps({}))  # the server does not know a script before a thread has loaded it
+        await calls.until_open(queue)
+        before = calls.in_threads
+        ids = await asyncio.gather(*(make(queue.submit.steps({"n": n}, "normal", f"key {n}")) for n in range(20)))
+        with pytest.raises(ConflictError):
+            await make(queue.submit.steps({"n": 1}, "normal", "key 0"))
+        leases = [await make(queue.take.steps("consumer", 1.0)) for _ in range(20)]
+        assert [lease.task_id for lease in leases if lease is not None] == ids
+        assert [lease.payload["n"] for lease in leases if lease is not None] == list(range(20))
+        waiting = asyncio.ensure_future(make(queue.take.steps("consumer", 20.0)))  # at the server, in nobody's way
+        late = await make(queue.submit.steps({"n": 20}))
+        found = await waiting
+        assert found is not None
+        assert found.task_id == late
+        assert calls.in_threads - before <= 1  # the connection for what waits is only opened by the first such command
+        await calls.stream.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_who_loses_the_connection_is_answered_by_a_thread_once(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_stream, "ANSWER_S", 0.3)
+    monkeypatch.setattr(redis_stream, "RETRY_S", 0.05)
+    with RedisServer(tmp_path) as server, connect(server.url) as client:
+        queue, calls = TaskQueue(client), _Calls(client)
+        await calls.until_open(queue)
+        before, pid = calls.in_threads, server.pid
+        assert pid is not None
+        os.kill(pid, number)
+        asking = [asyncio.ensure_future(calls.stream.make(queue.submit.steps({"n": n}))) for n in range(5)]
+        while calls.in_threads < before + 5:
+            await asyncio.sleep(0.01)
+        if number is signal.SIGSTOP:
+            os.kill(pid, signal.SIGCONT)
+        assert len(set(await asyncio.gather(*asking))) == 5
+        assert queue.counts().submitted == 5  # also those that the stopped server had read already
+        await calls.until_open(queue)
+        await calls.stream.close()
