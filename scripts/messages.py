@@ -32,7 +32,7 @@ from qubic_lab.runs.experiment import load
 from qubic_lab.runs.language import ENGLISH, LANGUAGES, catalogue_file
 from qubic_lab.runs.picture import texts_of
 from qubic_lab.runs.week_report import SAMPLE, WeekReport, read_week
-from qubic_lab.studies import cloud, finding
+from qubic_lab.studies import cloud, engine_gains, finding
 from qubic_lab.studies.acceptance import MEANINGS, PARTS, Criterion
 from qubic_lab.studies.engine_speed import WHAT
 from qubic_lab.studies.questions import ASKED
@@ -182,7 +182,7 @@ def _sources() -> Iterator[tuple[str, Iterable[str]]]:
         "what a page asks and shows",
         (text for each in ASKED for text in (each.label, each.met, each.missed, each.limits)),
     )
-    yield "acceptance", (*RECORDED, *CELLS, *WHAT.values())
+    yield "acceptance", (*RECORDED, *CELLS, *WHAT.values(), *engine_gains.WHAT.values())
     yield "the dashboard", (*Gate, *cluster_view.STATES, *cluster_view.PARTS, *ConfidenceLevel, *consensus_view.COLORS)
     yield "the dashboard", VOTES
     yield "the dashboard", (*LEVELS, *get_args(Direction), "consensus", "single")

@@ -6,6 +6,7 @@ pass over prompt and answer: tokens and logits must be equal bit for bit.
 """
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -223,6 +224,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, which data/gains keeps")
     options = parser.parse_args()
     total, wrong, started = Outcome(), [], time.monotonic()
     torch.set_num_threads(1)
@@ -234,10 +236,21 @@ def main() -> None:
             total.add(outcome)
             if outcome.differing or outcome.missing:
                 wrong.append(seed)
-                print(f"seed {seed}: {outcome}", flush=True)
+                print(f"seed {seed}: {outcome}", file=sys.stderr if options.json else None, flush=True)
             if sys.stderr.isatty() or done % 500 == 0:
                 print(f"\r{done} of {len(seeds)} schedules", end="", file=sys.stderr, flush=True)
     seconds = time.monotonic() - started
+    if options.json:
+        from qubic_lab.studies.engine_gains import SchedulesResult
+
+        settings = {"model": "tiny random", "meaningless": True, "device": "cpu", "threads": 1}
+        counts = {
+            field.name: getattr(total, field.name) for field in fields(SchedulesResult) if hasattr(total, field.name)
+        }
+        dtype = {"float32": "fp32", "bfloat16": "bf16"}[options.dtype]
+        found = SchedulesResult(dtype=dtype, first_seed=seeds.start, seeds=len(seeds), **settings, **counts)
+        print(json.dumps(found.to_dict()))
+        sys.exit(bool(wrong))
     print(f"\nseeds {seeds.start} to {seeds.stop - 1} in {seconds:.0f} s: {total}; wrong: {wrong or 'none'}")
     sys.exit(bool(wrong))
 

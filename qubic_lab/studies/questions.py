@@ -42,7 +42,7 @@ ASKED = (
         "speed",
         "Speed",
         QUESTIONS["speed"],
-        ("split_strategies", "concurrency", "engine_speed"),
+        ("split_strategies", "concurrency", "engine_speed", "engine_gains"),
         ("11.2", "11.7", "11.8"),
         ("split_strategies/throughput", "split_strategies/prediction_errors", "engine_speed/speed_ratios"),
         "split_strategies/cells",

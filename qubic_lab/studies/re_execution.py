@@ -42,6 +42,7 @@ from qubic_lab.studies import (
     collected_signals,
     concurrency,
     consensus_findings,
+    engine_gains,
     engine_speed,
     forecast_accuracy,
     oracle_backtest,
@@ -308,6 +309,7 @@ FINDINGS: dict[str, Callable[[Mapping[str, Mapping[str, Any]]], list[Finding]]] 
     "accuracy_comparison": _accuracy_findings,
     "consensus_evaluation": lambda found: consensus_findings.findings(_read(found, "consensus", ConsensusEvaluation)),
     "concurrency": lambda found: concurrency.findings(_read(found, "concurrency", ConcurrencyResult)),
+    "engine_gains": lambda found: engine_gains.findings(_read(found, "gains", engine_gains.Gains)),
     "engine_speed": lambda found: engine_speed.findings(_read(found, "engine_speed", EngineResult)),
     "cluster": _cluster_findings,
 }

@@ -58,6 +58,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5},
     "consensus_evaluation": {"questions": 6, "k": 2, "samples": 2, "max_new_tokens": 4},
     "dashboard": {"updates": 2, "coordinator": "http://127.0.0.1:1"},
+    "engine_gains": {},  # shows what is kept
     "engine_speed": {},  # shows the last full run
     "harnesses": {"limit": 2, "ranks": 1},
     "oracle_backtest": {"effects": [0.25], "horizons": [1, 4], "draws": 5, "resamples": 100},
@@ -79,6 +80,7 @@ START_NO_RANKS = {
     "balancing",
     "cluster_faults",
     "dashboard",
+    "engine_gains",
     "engine_speed",
     "oracle_backtest",
     "oracle_overview",
