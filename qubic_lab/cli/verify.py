@@ -42,6 +42,7 @@ def verify(
 
 def _verify_page(path: Path, sample: int | None, seed: int | None, json: bool) -> None:
     require(*LAB_MODULES)
+    require("aiolimiter", "pandera", "talib", extra="oracle")  # studies of markets are executed again, too
     from qubic_lab.runs.verify import verify_page
 
     with progress_bar() as progress:

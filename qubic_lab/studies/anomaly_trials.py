@@ -12,6 +12,7 @@ from qubic_lab.errors import InputError
 from qubic_lab.oracle.analysis.anomalies import PUMP_BARS
 from qubic_lab.oracle.analysis.trend_and_levels import spread
 from qubic_lab.oracle.model.bars import Bars, Flags, Floats
+from qubic_lab.studies.oracle_results import RocCurve
 
 InjectedKind = Literal["outlier", "jump", "volume", "pump", "wash"]
 KINDS: dict[InjectedKind, str] = {
@@ -111,22 +112,6 @@ def _shifted(bars: Bars, shift: Floats, open_shift: Floats, volume_shift: Floats
         "volume": bars.volume * np.exp(volume_shift),
     }
     return Bars.of(bars.closed_us, close, **prices, frame_us=bars.frame_us)
-
-
-@dataclass(frozen=True)
-class RocCurve:
-    """Shares of anomalies and of other bars that score at least a threshold, from the strictest one on.
-
-    `auc`: probability that an anomaly scores higher than another bar (ties count half), with its 95 % interval.
-    """
-
-    false_alarms: tuple[float, ...]
-    hits: tuple[float, ...]
-    auc: float
-    low: float
-    high: float
-    anomalies: int
-    others: int
 
 
 def roc(scores: Floats, truth: Flags) -> RocCurve:

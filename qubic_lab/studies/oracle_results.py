@@ -12,7 +12,6 @@ from typing import Any
 from qubic_lab.oracle.risk.warning_scores import IntervalEstimate, WarningScore
 from qubic_lab.stats import BrierParts, ReliabilityBin, mcnemar_exact
 from qubic_lab.studies.acceptance import AcceptanceRow, Criterion, Verdict, WeekResults, joined, too_few
-from qubic_lab.studies.anomaly_trials import RocCurve
 from qubic_lab.studies.finding import Finding, estimate, say
 from qubic_lab.studies.style import columns
 
@@ -161,6 +160,22 @@ class ForecastsRecord:
                 "ECE of their chance of a rise {ece:.3f} ({chance:.3f} by chance)", ece=ece.value, chance=ece.chance_95
             ),
         )
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Shares of anomalies and of other bars that score at least a threshold, from the strictest one on.
+
+    `auc`: probability that an anomaly scores higher than another bar (ties count half), with its 95 % interval.
+    """
+
+    false_alarms: tuple[float, ...]
+    hits: tuple[float, ...]
+    auc: float
+    low: float
+    high: float
+    anomalies: int
+    others: int
 
 
 @dataclass(frozen=True, kw_only=True)
