@@ -14,6 +14,7 @@
 
 import argparse
 import ast
+import gc
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--names", action="store_true", help="print the names behind some of the counts as well")
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout; by default this one")
     arguments = parser.parse_args()
+    gc.disable()  # it would look through all trees again and again, which takes longer than all else
     counts, names = count_all(arguments.root)
     if arguments.json:
         print(json.dumps({"counts": [asdict(each) | {"met": each.met} for each in counts], "names": names}, indent=1))
