@@ -45,14 +45,18 @@ effort.load_profile("lab")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Let each worker import other tests first: so each compiles a part of what they import, and reads the rest."""
-    if worker := getattr(session.config, "workerinput", None):
-        names = sorted(file.stem for file in Path(__file__).parent.glob("test_*.py"))
-        first = len(names) * int(worker["workerid"][2:]) // worker["workercount"]
-        for name in names[first:] + names[:first]:
-            with suppress(Exception, pytest.skip.Exception):  # a collection says what is wrong
-                import_module(name)
+    """Import all tests once, in a process that workers are forked from; from each, tests fork what they start."""
+    if hasattr(session.config, "workerinput"):
         fork_from_here()
+    elif session.config.pluginmanager.hasplugin("dsession"):
+        fork_from_here(import_tests)
+
+
+def import_tests() -> None:
+    """Import all tests."""
+    for file in sorted(Path(__file__).parent.glob("test_*.py")):
+        with suppress(Exception, pytest.skip.Exception):  # a collection says what is wrong
+            import_module(file.stem)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,13 +1,15 @@
 """Processes of tests, forked from one that has imported the package: its imports take one to three seconds of a core.
 
-After `fork_from_here()` this process's `subprocess.Popen` starts the modules of FORKED, and any module by PYTHON, as
-forks of what is imported now. They are its children, with the environment, folder, session and descriptors that they
-would have; what they start themselves is started as always, but for those of FORKING.
+After `fork_from_here()` this process's `subprocess.Popen` starts the modules of FORKED, any module by PYTHON, and
+pytest's workers as forks of what is imported now. They are its children, with the environment, folder, session and
+descriptors that they would have; what they start themselves is started as always, but for those of FORKING.
 """
 
 import ctypes
 import faulthandler
+import fcntl
 import gc
+import itertools
 import json
 import logging
 import os
@@ -20,23 +22,36 @@ import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 FORKED = {
     "ipykernel_launcher",
     "qubic_lab.bench.link",
     "qubic_lab.bench.queue",
+    "qubic_lab.cluster.supervisor",
+    "qubic_lab.consensus.symbolic_worker",
     "qubic_lab.lifeline",
+    "qubic_lab.oracle.ingest.feed_worker",
     "qubic_lab.pipeline.launcher",
     "qubic_lab.runs.worker",
+    "qubic_lab.votes.counting_worker",
     "reading_worker",
 }
-FORKING = {"qubic_lab.runs.worker": ("papermill", "papermill.translators", "nbclient", "ipykernel.kernelapp")}
-"""Modules of FORKED whose processes fork theirs in turn, and what these import."""
+FORKING = {
+    "qubic_lab.cli.main": (),
+    "qubic_lab.cluster.supervisor": (),
+    "qubic_lab.lifeline": (),
+    "qubic_lab.runs.worker": ("papermill", "papermill.translators", "nbclient", "ipykernel.kernelapp"),
+}
+"""Modules whose processes fork theirs in turn, and what these import."""
 PYTHON = f"{Path(sys.executable).parent}/./{Path(sys.executable).name}"
 """This interpreter by a name that tests use: with it any module is started as a fork."""
+WORKER = "import sys;exec(eval(sys.stdin.readline()))"
+"""What execnet lets a worker of pytest run."""
 LONGEST = 1 << 18
 TESTS = Path(__file__).parent
 _PR_SET_CHILD_SUBREAPER = 36
@@ -44,32 +59,43 @@ _PR_SET_CHILD_SUBREAPER = 36
 start_anew = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 
 
-def fork_from_here() -> None:
-    """Fork the process that forks others (Linux), before this one starts threads or runs operations of torch."""
+def fork_from_here(first: Callable[[], None] = lambda: None) -> None:
+    """Fork the process that does something `first` and forks others (Linux).
+
+    Call it before this process starts threads or runs operations of torch.
+    """
     if sys.platform != "linux":
         return
     asked, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent, one_at_a_time = os.getpid(), threading.Lock()
     if not os.fork():
         asking.close()
+        first()
         _fork_others(asked)
     asked.close()
 
     def start(self: Any, args: Any, executable: Any, *others: Any) -> None:
-        before, close_fds, pass_fds, cwd, env, _, _, shell, *pipes, _, _, _, _, _, new_session, _ = others
+        before, close_fds, passed, cwd, env, _, _, shell, *pipes, _, _, _, _, _, new_session, _ = others
         env = dict(os.environ if env is None else env)
         paths = env.get("PYTHONPATH", "").split(os.pathsep)
-        anew = before or pass_fds or shell or not close_fds or any(Path(p, "sitecustomize.py").exists() for p in paths)
+        anew = before or shell or not close_fds or any(Path(p, "sitecustomize.py").exists() for p in paths)
         if anew or os.getpid() != parent or not _is_forked(args):
             start_anew(self, args, executable, *others)
             return
         argv = [str(each) for each in args[1:]]
-        job = {"argv": argv, "env": env, "cwd": str(cwd or Path.cwd()), "parent": parent, "new_session": new_session}
         stdin, to_stdin, from_stdout, stdout, from_stderr, stderr = pipes
         given = [own if number == -1 else number for own, number in enumerate((stdin, stdout, stderr))]
+        job = {
+            "argv": argv,
+            "env": env,
+            "cwd": str(cwd or Path.cwd()),
+            "parent": parent,
+            "new_session": new_session,
+            "numbers": [0, 1, 2, *passed],
+        }
         with one_at_a_time:
             adopt_orphans(True)
-            socket.send_fds(asking, [json.dumps(job).encode()], given)
+            socket.send_fds(asking, [json.dumps(job).encode()], [*given, *passed])
             self.pid = int(asking.recv(99))
             asking.recv(1)  # it is ours now
             adopt_orphans(False)
@@ -88,6 +114,8 @@ def _is_forked(command: Any) -> bool:
     if isinstance(command, str) or command[0] not in (sys.executable, PYTHON):
         return False
     module = _options_end(command[1:]) + 1
+    if command[module - 1] == "-c":
+        return command[module] == WORKER
     return command[module - 1] in ("-m", "-um") and (command[0] == PYTHON or command[module] in FORKED)
 
 
@@ -101,10 +129,12 @@ def _fork_others(asked: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.disable()
     gc.freeze()
-    for number in (0, 1):  # whose other ends may wait for their close
+    os.closerange(3, asked.fileno())  # others may wait for their close
+    os.closerange(asked.fileno() + 1, 1 << 16)
+    for number in (0, 1):
         os.dup2(os.open(os.devnull, os.O_RDWR), number)
     while True:
-        message, given, *_ = socket.recv_fds(asked, LONGEST, 3)
+        message, given, *_ = socket.recv_fds(asked, LONGEST, 9)
         if not message:
             os._exit(0)
         job = json.loads(message)
@@ -122,11 +152,14 @@ def _fork_others(asked: socket.socket) -> None:
 
 
 def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None:
-    """Run a module as `python -m` does, and end."""
+    """Run a module as `python -m` does, or what a worker of pytest runs, and end."""
     asked.close()
-    for number, descriptor in enumerate(given):
+    numbers = job["numbers"]
+    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, max(*given, *numbers) + 1) for descriptor in given]
+    for number, descriptor in zip(numbers, moved, strict=True):
         os.dup2(descriptor, number)
-    os.closerange(3, 1 << 16)
+    for number, following in itertools.pairwise([*sorted(numbers), 1 << 16]):
+        os.closerange(number + 1, following)
     if job["new_session"]:
         os.setsid()
     os.environ.clear()
@@ -138,9 +171,14 @@ def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None
     try:
         module = _options_end(job["argv"])
         _as_new(job["argv"][:module], job["argv"][module:])
-        if job["argv"][module] in FORKING:
-            fork_from_here()
-        runpy.run_module(job["argv"][module], run_name="__main__", alter_sys=True)
+        if job["argv"][module] == WORKER:
+            sys.modules["__main__"] = ModuleType("__main__")  # not pytest's, which processes of a pool would import
+            exec(WORKER, {"__name__": "__main__"})
+        else:
+            _forget_tests()
+            if job["argv"][module] in FORKING:
+                fork_from_here()
+            runpy.run_module(job["argv"][module], run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -156,7 +194,7 @@ def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None
 
 
 def _as_new(options: list[str], argv: list[str]) -> None:
-    """Undo what pytest and tests have set and imported."""
+    """Undo what pytest has set."""
     from qubic_lab.settings import settings
 
     subprocess.Popen._execute_child = start_anew  # type: ignore[attr-defined]
@@ -172,10 +210,6 @@ def _as_new(options: list[str], argv: list[str]) -> None:
     own = [] if "-P" in options else [str(Path.cwd())]
     own += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:] = own + [each for each in sys.path if each and not Path(each).is_relative_to(TESTS)]
-    for name in [
-        name for name, each in sys.modules.items() if str(getattr(each, "__file__", "")).startswith(str(TESTS))
-    ]:
-        del sys.modules[name]
     sys.meta_path[:] = [each for each in sys.meta_path if not type(each).__module__.startswith("_pytest")]
     sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
     threading.excepthook = threading.__excepthook__
@@ -183,6 +217,16 @@ def _as_new(options: list[str], argv: list[str]) -> None:
     logging.root.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
     settings.cache_clear()
-    if argv[0] in ("forked_kernels", "ipykernel_launcher") and "matplotlib" in sys.modules:  # which has chosen another
+
+
+def _forget_tests() -> None:
+    """Undo what tests have set and imported."""
+    for name in [
+        name for name, each in sys.modules.items() if str(getattr(each, "__file__", "")).startswith(str(TESTS))
+    ]:
+        del sys.modules[name]
+    if (
+        sys.argv[0] in ("forked_kernels", "ipykernel_launcher") and "matplotlib" in sys.modules
+    ):  # which has chosen another
         sys.modules["matplotlib"].rcParams["backend"] = "module://matplotlib_inline.backend_inline"
     gc.enable()

@@ -188,9 +188,17 @@ def test_nobody_else_reaches_what_is_within(folder: Path) -> None:
     }
     served = {int(url.rpartition(":")[2]) for url in state_of(folder).urls}
     assert served < listening and len(listening - served) == 2  # /health of each node, on loopback
-    nodes = [process for process in family(state_of(folder).pid) if "qubic_lab.bench.echo_node" in process.cmdline()]
-    assert len(nodes) == 2
-    assert all("QUBIC_LAB_REDIS_URL" not in node.environ() for node in nodes)
+
+
+@pytest.mark.parametrize(("number", "kind", "told"), [(0, "coordinator", True), (-1, "node", False)])
+def test_coordinators_alone_are_told_where_redis_is(empty: Path, number: int, kind: str, told: bool) -> None:
+    plan = echo_plan(empty)
+    tell = "import os; print('told:', 'QUBIC_LAB_REDIS_URL' in os.environ)"
+    telling = replace(plan.members[number], command=("timeit", "-n1", "-r1", tell))
+    assert telling.kind == kind
+    with pytest.raises(QubicLabError, match="ended with status 0 before it was ready"):
+        background.start(replace(plan, members=(telling,)))
+    assert f"told: {told}" in (empty / "logs" / f"{telling.name}.log").read_text()
 
 
 def test_a_coordinator_says_its_addresses_once_it_serves(tmp_path: Path) -> None:
