@@ -7,7 +7,16 @@ import pandas as pd
 import pytest
 
 from qubic_lab.bench.engine import SpeedGrid
-from qubic_lab.bench.prediction import Probe, Way, _measure, bench_prediction, calibrating_layers, find_ways, predict
+from qubic_lab.bench.prediction import (
+    Probe,
+    Way,
+    _measure,
+    bench_prediction,
+    by_rows,
+    calibrating_layers,
+    find_ways,
+    predict,
+)
 from qubic_lab.bench.step_times import StepTimes, median_times, scaled, step_times
 from qubic_lab.errors import InputError
 from qubic_lab.model.cost import PartTimes
@@ -87,7 +96,7 @@ def test_the_median_of_calibrations_is_taken_part_by_part() -> None:
 class FakeBench:
     """One rank that always takes as long as its probes say; others disturb the probes of these numbers."""
 
-    ranks, replicas = 1, False
+    ranks, replicas, weights = 1, False, ""
 
     def __init__(self, disturbed: Callable[[int], bool]) -> None:
         self.probes = 0
@@ -144,6 +153,25 @@ def test_short_traces_few_layers_and_ranks_that_share_a_core_are_refused(tiny: P
         calibrating_layers(2, 2)
     with pytest.raises(InputError, match=f"there are {usable_cores()} cores"):
         bench_prediction(str(tiny), ranks=(1, usable_cores() + 1))
+
+
+def test_rows_between_measured_ones_are_on_a_line_and_further_ones_go_on_with_the_last() -> None:
+    step_ms = by_rows({1: 10.0, 4: 13.0, 8: 21.0})
+    assert [step_ms(rows) for rows in (1, 2, 4, 6, 8, 9)] == pytest.approx([10, 11, 13, 17, 21, 23])
+    assert by_rows({1: 10.0})(5) == 10.0
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_small_weights_drafts_and_memory_are_predicted_too(tiny: Path) -> None:
+    result = bench_prediction(
+        str(tiny), (1,), (1, 4), new_tokens=14, repeat=1, weights=("none", "int8"), strategies=("C",), drafts=True
+    )
+    cells = {(cell.weights, cell.batch, cell.answer) for cell in result.cells}
+    assert cells == {(w, b, a) for w in ("", "int8") for b, a in ((1, ""), (4, ""), (1, "quoting"), (1, "free"))}
+    assert [(each.weights, each.requests) for each in result.memory] == [("", 4), ("int8", 4)]
+    assert result.median_memory_error is not None and result.median_memory_error < 0.5
+    assert "median error of memory" in [*result.report()][-1]
 
 
 @pytest.mark.dist

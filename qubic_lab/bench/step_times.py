@@ -57,8 +57,17 @@ def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
 
 def scaled(times: StepTimes, probes: Sequence[StepTimes]) -> StepTimes:
     """Scale the costs to the memory speed during the probes."""
+    return slowed(times, slowdown(times, probes))
+
+
+def slowdown(times: StepTimes, probes: Sequence[StepTimes]) -> float:
+    """Return how many times as long a layer took during the probes."""
     reference = sum(part.layer_s for part in times.ranks)
-    factor = mean(sum(part.layer_s for part in probe.ranks) for probe in probes) / reference
+    return mean(sum(part.layer_s for part in probe.ranks) for probe in probes) / reference
+
+
+def slowed(times: StepTimes, factor: float) -> StepTimes:
+    """Return the costs when layers and head take so many times as long."""
     ranks = [replace(part, layer_s=part.layer_s * factor, head_s=part.head_s * factor) for part in times.ranks]
     return replace(times, ranks=tuple(ranks))
 

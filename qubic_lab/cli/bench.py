@@ -339,15 +339,19 @@ def prediction(
     new_tokens: NewTokens = 32,
     repeat: Annotated[int, Option(help="Measurements of each prediction, each between two probes.")] = 5,
     replicas: Annotated[bool, Option(help="Also measure the whole model on each rank.")] = True,
+    quantization: Annotated[str, Option(help="Weights: none (as they are), int8, int4, or several.")] = "none",
+    strategies: Annotated[str, Option(help="Splits to measure.")] = "A,B,C",
+    drafts: Annotated[bool, Option("--drafts", help="Also answers with drafted tokens.")] = False,
 ) -> "BenchResult":
-    """Compare the predicted with the measured speed of splits.
+    """Compare predicted with measured speed and memory of splits.
 
-    Predictions come from the costs of single layers.
+    Predictions of speed come from the costs of single layers.
     """
     from qubic_lab.bench.prediction import bench_prediction
 
     numbers, batches = console.split_numbers("--ranks", ranks), console.split_numbers("--batch", batch)
-    return bench_prediction(model, numbers, batches, dtype, new_tokens, repeat, replicas, progress)
+    names = console.split_list("--quantization", quantization), console.split_list("--strategies", strategies)
+    return bench_prediction(model, numbers, batches, dtype, new_tokens, repeat, replicas, progress, *names, drafts)
 
 
 @bench("--tasks 20000 --workers 4 --kill-every 2s")

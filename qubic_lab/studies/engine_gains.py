@@ -159,6 +159,8 @@ def _links(found: SlowLinkResult) -> Iterator[Gain]:
 
 def _prediction(found: PredictionResult) -> Iterator[Gain]:
     yield Gain("prediction", "speed-error", 100 * found.median_error, target=10.0, at_most=True)
+    if found.median_memory_error is not None:
+        yield Gain("prediction", "memory-error", 100 * found.median_memory_error, target=5.0, at_most=True)
 
 
 KINDS: dict[str, tuple[type[Any], Callable[[Any], Iterator[Gain]], str]] = {
