@@ -178,8 +178,8 @@ class PredictionResult(ModelResult):
             return
         sizes = [(f"{m.predicted / 2**20:.0f}", f"{m.resident / 2**20:.0f}", f"{m.error:+.1%}") for m in self.memory]
         of = [(m.weights or self.dtype, f"{m.ranks}", f"{m.rank}", f"{m.requests}") for m in self.memory]
-        header = ("weights", "ranks", "rank", "requests", "predicted MiB", "resident MiB", "error")
-        yield Table(header, [(*left, *right) for left, right in zip(of, sizes, strict=True)])
+        columns = ("weights", "ranks", "rank", "requests", "predicted MiB", "resident MiB", "error")
+        yield Table(columns, [(*left, *right) for left, right in zip(of, sizes, strict=True)])
         yield f"median error of memory {self.median_memory_error:.1%}"
 
 
