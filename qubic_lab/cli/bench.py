@@ -1,7 +1,7 @@
 """`qubic-lab bench …`: measurements of pipelines, clusters, votes and the oracle on this machine."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
 
 if TYPE_CHECKING:
-    from qubic_lab.bench.result import BenchResult
+    from qubic_lab.bench.result import BenchResult, Table
 
 EchoNodes = Annotated[int, Option(help="Echo nodes: real nodes whose engine only waits.")]
 PromptTokens = Annotated[int, Option(help="Tokens of each prompt.")]
@@ -23,6 +23,8 @@ RankCount = Annotated[int, Option(help="Ranks to split the layers over.")]
 RankCounts = Annotated[str, Option(help="Numbers of ranks, such as 1,2.")]
 Batches = Annotated[str, Option(help="Requests that decode together in a lane.")]
 
+Record = Annotated[bool, Option("--record", help="Also keep the JSON in reports/benchmarks, for bench compare.")]
+
 Bench = Callable[..., "BenchResult"]
 BENCHES: dict[str, tuple[Callable[..., None], str]] = {}
 
@@ -30,22 +32,27 @@ BENCHES: dict[str, tuple[Callable[..., None], str]] = {}
 def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
     """Make a function a command of this group; it gets a progress callback and options, and returns a result.
 
-    The command adds `--json`, a progress bar, and the output of the result. It needs the `modules` of the `lab` extra,
-    by their import names; `example` are the options of the example in the help text.
+    The command adds `--json`, `--record`, a progress bar, and the output of the result. It needs the `modules` of the
+    `lab` extra, by their import names; `example` are the options of the example in the help text.
     """
 
     def register_bench(function: Bench) -> Bench:
-        def command(json: bool, **given: Any) -> None:
+        def command(json: bool, record: bool, **given: Any) -> None:
             console.require(*modules)
             with console.progress_bar() as progress:
                 result = function(progress, **given)
             console.note_meaningless(getattr(result, "meaningless", False))
             show(result, json)
+            if record:
+                keep_result(result, function.__name__)
 
         _, *parameters = inspect.signature(function).parameters.values()
-        json = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Json)
-        command.__signature__ = inspect.Signature([*parameters, json])  # type: ignore[attr-defined]
-        command.__annotations__ = {each.name: each.annotation for each in (*parameters, json)}
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+            for name, kind in (("json", options.Json), ("record", Record))
+        ]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {each.name: each.annotation for each in parameters}
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         BENCHES[function.__name__] = (command, example)
         return function
@@ -53,14 +60,34 @@ def bench(example: str, *modules: str) -> Callable[[Bench], Bench]:
     return register_bench
 
 
+def keep_result(result: "BenchResult", name: str) -> None:
+    """Write the JSON of a result beside others of the machine and the commit, and say where."""
+    import json
+
+    from qubic_lab.bench.comparison import kept_place
+    from qubic_lab.settings import settings
+
+    place = kept_place(
+        settings().reports / "benchmarks", name, getattr(result, "machine", "any machine"), result.commit
+    )
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(result.to_dict(), ensure_ascii=False) + "\n", encoding="utf-8")
+    console.note(f"kept as {place}")
+
+
 def show(result: "BenchResult", json: bool) -> None:
     """Print a result as one JSON object, or its tables, sentences and single values."""
-    from qubic_lab.bench.result import Table
-
     if json:
         console.print_json(result.to_dict())
-        return
-    for part in (*result.report(), result.single_values()):
+    else:
+        print_parts((*result.report(), result.single_values()))
+
+
+def print_parts(parts: "Iterable[Table | str]") -> None:
+    """Print tables and sentences."""
+    from qubic_lab.bench.result import Table
+
+    for part in parts:
         if isinstance(part, Table):
             console.print_table(part.header, part.rows)
             typer.echo("")

@@ -7,6 +7,7 @@ from typer import Argument, Option
 
 from qubic_lab.cli import console, options
 from qubic_lab.cli.bench import BENCHES, bench
+from qubic_lab.cli.bench_compare import compare
 from qubic_lab.cli.oracle_sentiment import PACKAGES, LabelColumn, LabelMap, TextColumn, read_columns
 from qubic_lab.core import Progress
 from qubic_lab.errors import InputError, check_choice
@@ -231,4 +232,4 @@ def sentiment(
     return bench_sentiment(files or (), read_columns(text, label, mapping), finbert, seed, progress)
 
 
-COMMANDS: console.Commands = dict(sorted(BENCHES.items()))
+COMMANDS: console.Commands = dict(sorted({**BENCHES, "compare": (compare, "before.json after.json")}.items()))
