@@ -231,7 +231,7 @@ async def test_without_a_node_or_a_place_in_the_queue(start_cluster: StartCluste
         await running.start_node("a")
         await running.coordinator.drain("a", True)
         await until(lambda: not running.coordinator.fleet.has_room(0.0))
-        await until(lambda: running.coordinator._dispatcher._taking is None)  # no look for a task is under way
+        await until(lambda: not running.coordinator._dispatcher._taking)  # no look for a task is under way
         waiting = asyncio.ensure_future(running.client.post(ASK, json=QUESTION, headers=KEY))
         await until(lambda: counted_as(running, pending=1))
         response = await running.client.post(ASK, json=QUESTION)

@@ -65,6 +65,8 @@ PAUSE_S = 0.1
 """Least time between two reads of the registry, because with many nodes there is always a new heartbeat."""
 TAKE_S = 0.25
 """Time of one blocking read of a task; the dispatcher's end waits for it."""
+MOST_AT_ONCE = 8
+"""Tasks that are taken at once while many wait."""
 FEWEST_TOKENS = 8
 """An answer of fewer tokens does not say how fast a node is."""
 ALONE_S = 30.0
@@ -174,7 +176,8 @@ class Dispatcher:
         self._whole_s, self._read_ms = -math.inf, 0  # when all of the registry was read; its instant of the latest read
         self._working: dict[int, tuple[TaskLease, asyncio.Task[TaskProgress | None]]] = {}  # by fencing token
         self._unplaced: set[int] = set()
-        self._taking: asyncio.Future[TaskLease | None] | None = None
+        self._taking: list[asyncio.Future[TaskLease | None]] = []
+        self._at_once = 1
         self._probes: set[asyncio.Task[None]] = set()  # the loop itself keeps no task alive
         self.calls = Counter(
             "node_calls", "Calls of nodes with a task, by their end.", ["end"], NAMESPACE, registry=None
@@ -194,8 +197,8 @@ class Dispatcher:
             await asyncio.gather(*tasks, return_exceptions=True)
             with suppress(TimeoutError, QubicLabError):
                 async with asyncio.timeout(HAND_BACK_S):
-                    if self._taking is not None and (lease := await self._taking) is not None:
-                        leases.append(lease)
+                    taken = await asyncio.gather(*self._taking, return_exceptions=True)
+                    leases += [each for each in taken if isinstance(each, TaskLease)]
                     await asyncio.gather(*(self._end_try(lease, "the coordinator ended", True) for lease in leases))
             await self._channels.close()
 
@@ -272,17 +275,27 @@ class Dispatcher:
         self._room.set()
 
     async def _take(self) -> None:
+        """Take a task, or several at once while tasks wait: each take lasts as long as Redis takes to write it down."""
         while self._unplaced or not self._fleet.has_room(time.monotonic()):
             await self._wait_for_room()
-        self._taking = asyncio.ensure_future(self._call(self._queue.take, self.name, TAKE_S))
-        lease = await asyncio.shield(self._taking)  # a thread cannot be cancelled, so `run` waits for it
-        self._taking = None
-        if lease is not None:
+        most = self._fleet.room(time.monotonic(), self._at_once)
+        wait_s = TAKE_S if most == 1 else 0.0  # one that waits would hold up the others
+        take = partial(self._call, self._queue.take, self.name, wait_s)
+        self._taking = [asyncio.ensure_future(take()) for _ in range(most)]
+        # A thread cannot be cancelled, so `run` waits for them.
+        taken = await asyncio.shield(asyncio.gather(*self._taking, return_exceptions=True))
+        self._taking = []
+        leases = [each for each in taken if isinstance(each, TaskLease)]
+        self._at_once = min(2 * most, MOST_AT_ONCE) if len(leases) == most else 1
+        for lease in leases:
             work = asyncio.ensure_future(self._work(lease))
             if not (self._is_last(lease) or is_bound(lease.payload)):  # such tasks may wait long; others need not
                 self._unplaced.add(lease.token)
             self._working[lease.token] = lease, work
             work.add_done_callback(partial(self._forget, lease.token))
+        for each in taken:
+            if isinstance(each, BaseException):
+                raise each
 
     def _forget(self, token: int, work: "asyncio.Task[TaskProgress | None]") -> None:
         lease, _ = self._working.pop(token)

@@ -137,7 +137,17 @@ class Fleet:
 
     def has_room(self, now_s: float) -> bool:
         """Return whether any node could take a request."""
-        return any(self._may_take(member, now_s) for member in self._by_model[""])
+        return self.room(now_s, 1) > 0
+
+    def room(self, now_s: float, most: int) -> int:
+        """Return how many requests nodes could take, counted up to `most`."""
+        found = 0
+        for member in self._by_model[""]:
+            if self._may_take(member, now_s):
+                found += member.slots - member.outstanding[0]
+                if found >= most:
+                    return most
+        return found
 
     def choose(self, now_s: float, avoid: Collection[str] = (), alone: bool = False, model: str = "") -> NodeRecord:
         """Return the node that gets the next request.
