@@ -25,7 +25,7 @@ NOT_RUN = {
 BESIDE = "launch/two-hosts.sh "
 """Begins lines that serve until they are ended; what follows waits for the address."""
 PRINTED = {
-    "first-report": r"(?s)reports/20\d\d-W\d\d/index\.html.*\b(\d+) of \1 shown numbers traced; 5 of 5 results .* equal",
+    "first-report": r"(?s)reports/20\d\d-W\d\d/index\.html.*\b(\d+) of \1 shown numbers traced; 5 of 5 .* equal",
     "own-study": r"(?s)reports/20\d\d-W\d\d/index\.html",
     "two-machines": r"(?s)parts.*\bqubit",
     "own-prices": r"(?s)no evidence",
