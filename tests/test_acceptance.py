@@ -13,7 +13,7 @@ from qubic_lab.bench.dispatch import DispatchResult, Percentiles
 from qubic_lab.bench.failover import ClientStream, FailoverPlan, FailoverResult, KilledProcesses
 from qubic_lab.bench.memory import MemoryResult, RankMemory
 from qubic_lab.bench.noise import MachineNoise
-from qubic_lab.bench.prediction import PredictionCell, PredictionResult
+from qubic_lab.bench.prediction_result import PredictionCell, PredictionResult
 from qubic_lab.bench.queue import QueueResult
 from qubic_lab.consensus.confidence import ConfidenceReport
 from qubic_lab.evals.comparison import SplitComparison

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from qubic_lab.bench.attained import attained
 from qubic_lab.bench.engine import SpeedGrid
 from qubic_lab.bench.prediction import (
     Probe,
@@ -19,7 +20,9 @@ from qubic_lab.bench.prediction import (
 )
 from qubic_lab.bench.step_times import StepTimes, median_times, scaled, step_times
 from qubic_lab.errors import InputError
-from qubic_lab.model.cost import PartTimes
+from qubic_lab.model.config import parse_config
+from qubic_lab.model.cost import PartTimes, model_cost
+from qubic_lab.model.random_model import read_shape
 from qubic_lab.provenance import usable_cores
 
 LAYER_MS, HEAD_MS, OVERHEAD_MS, HOP_MS = 2.0, 5.0, 1.0, 0.5
@@ -153,6 +156,16 @@ def test_short_traces_few_layers_and_ranks_that_share_a_core_are_refused(tiny: P
         calibrating_layers(2, 2)
     with pytest.raises(InputError, match=f"there are {usable_cores()} cores"):
         bench_prediction(str(tiny), ranks=(1, usable_cores() + 1))
+
+
+def test_figures_of_a_cpu_are_found_again_from_the_times_of_its_layers() -> None:
+    layer = model_cost(parse_config(read_shape("deepseek")), "bf16", packed=True).layer
+    took_s = {n: layer.step_bytes(n) / 40e9 + layer.flops * n / 0.2e12 for n in (1, 4, 8)}
+    found = attained(took_s, layer, "", 1)
+    assert found and (found.gb_per_s, found.gflops) == pytest.approx((40, 200)) and found.error < 1e-9
+    free = attained({n: layer.step_bytes(n) / 40e9 for n in (1, 8)}, layer, "", 1)
+    assert free and free.gb_per_s == pytest.approx(40, rel=0.01), "rows that cost nothing"
+    assert attained({1: 1.0}, layer, "", 1) is None
 
 
 def test_rows_between_measured_ones_are_on_a_line_and_further_ones_go_on_with_the_last() -> None:

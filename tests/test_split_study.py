@@ -6,7 +6,7 @@ from examples import example
 from headlines import told
 
 from qubic_lab.bench.memory import MemoryResult, RankMemory
-from qubic_lab.bench.prediction import LayerCosts, PredictionCell, PredictionResult
+from qubic_lab.bench.prediction_result import LayerCosts, PredictionCell, PredictionResult
 from qubic_lab.model.config import resolve_shape
 from qubic_lab.model.cost import ModelCost, PartCost
 from qubic_lab.model.device import parse_devices, parse_link

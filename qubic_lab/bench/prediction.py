@@ -8,21 +8,23 @@ the cores alone meanwhile (`noise`); where too few did, more are made.
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import psutil
 
+from qubic_lab.bench.attained import Attained, attained
 from qubic_lab.bench.engine import SpeedGrid, decode_tokens_per_s
 from qubic_lab.bench.memory import predicted_bytes, resident_bytes
 from qubic_lab.bench.noise import QUIET, NoiseWatch
-from qubic_lab.bench.result import ModelResult, Spread, Table, interval_text, seconds_of
+from qubic_lab.bench.prediction_result import LayerCosts, MemoryCell, PredictionCell, PredictionResult
+from qubic_lab.bench.result import Spread, seconds_of
 from qubic_lab.bench.speculation import TEXTS, accepted_share, given
 from qubic_lab.bench.step_times import StepTimes, median_times, scaled, slowdown, slowed, step_times
 from qubic_lab.core import Progress, Request, no_progress
@@ -37,7 +39,6 @@ from qubic_lab.pipeline.text import Tokenizer
 from qubic_lab.provenance import usable_cores
 from qubic_lab.trace import read_trace
 
-Quantity = Literal["tokens_per_s", "latency_ms"]
 Watched = TypeVar("Watched", "Probe", "_Pair")
 
 CALIBRATIONS = 3
@@ -88,101 +89,6 @@ class Probe:
         return self.others <= QUIET
 
 
-@dataclass(frozen=True)
-class PredictionCell:
-    """One prediction and its measurements, as medians over the repeats; `error` is predicted / measured − 1.
-
-    `tokens_per_s` is the total of all lanes; `latency_ms` is the time between two tokens while one lane runs alone.
-    `low` and `high` are the lowest and the highest of the repeats' errors. Of pairs that others disturbed, `left_out`
-    are not among them.
-    """
-
-    quantity: Quantity
-    ranks: int
-    batch: int
-    strategy: str
-    layers: tuple[int, ...]
-    predicted: float
-    measured: float
-    measurements: tuple[float, ...]
-    error: float
-    low: float
-    high: float
-    left_out: int = 0
-    weights: str = ""
-    answer: str = ""
-    """The kind of text that was answered with drafts, one request alone; empty without drafts."""
-
-
-@dataclass(frozen=True)
-class MemoryCell:
-    """The memory of a rank while `requests` were answered at once, in bytes; `error` is predicted / resident − 1."""
-
-    weights: str
-    ranks: int
-    rank: int
-    requests: int
-    predicted: int
-    resident: int
-    error: float
-
-
-@dataclass(frozen=True)
-class LayerCosts:
-    """Calibrated costs in ms for a number of ranks, a batch and a number of lanes."""
-
-    ranks: int
-    batch: int
-    lanes: int
-    layers: tuple[int, ...]
-    layer_ms: float
-    head_ms: float
-    overhead_ms: tuple[float, ...]
-    hop_ms: float
-    prefill_layer_ms: float
-
-
-@dataclass(frozen=True)
-class PredictionResult(ModelResult):
-    """All predictions and costs; `median_error` is of the absolute errors, `within` is the share below 20 %.
-
-    `threads` are those of all ranks.
-    """
-
-    cells: tuple[PredictionCell, ...]
-    costs: tuple[LayerCosts, ...]
-    median_error: float
-    within: float
-    prompt_tokens: int
-    new_tokens: int
-    repeat: int
-    memory: tuple[MemoryCell, ...] = ()
-    median_memory_error: float | None = None
-
-    def report(self) -> Iterator[Table | str]:
-        rows = [
-            (
-                c.weights or self.dtype,
-                *(f"{c.ranks}", f"{c.batch}", c.strategy, "/".join(map(str, c.layers)), c.answer),
-                "tokens/s" if c.quantity == "tokens_per_s" else "ms a token, alone",
-                f"{c.predicted:.1f}",
-                interval_text(c.measured, min(c.measurements), max(c.measurements), ".1f"),
-                interval_text(c.error, c.low, c.high, "+.1%"),
-            )
-            for c in self.cells
-        ]
-        header = ("weights", "ranks", "batch", "strategy", "layers", "with drafts", "quantity", "predicted", "measured")
-        yield Table((*header, "error"), rows)
-        yield f"median error {self.median_error:.1%}, {self.within:.0%} of {len(self.cells)} predictions below 20 %"
-        if self.median_memory_error is None:
-            return
-        sizes = [(f"{m.predicted / 2**20:.0f}", f"{m.resident / 2**20:.0f}", f"{m.error:+.1%}") for m in self.memory]
-        of = [(m.weights or self.dtype, f"{m.ranks}", f"{m.rank}", f"{m.requests}") for m in self.memory]
-        columns = ("weights", "ranks", "rank", "requests", "predicted MiB", "resident MiB", "error")
-        yield Table(columns, [(*left, *right) for left, right in zip(of, sizes, strict=True)])
-        yield f"median error of memory {self.median_memory_error:.1%}"
-
-
 def bench_prediction(
     model: str = "smollm2",
     ranks: Sequence[int] = (1, 2),
@@ -225,6 +131,7 @@ def bench_prediction(
     cells: list[PredictionCell] = []
     costs: list[LayerCosts] = []
     memory: list[MemoryCell] = []
+    figures: list[Attained] = []
     steps = [(form if form in QUANTIZATIONS else "", number) for form in weights for number in grid.ranks]
     for place, (form, number) in enumerate(steps):
 
@@ -237,6 +144,10 @@ def bench_prediction(
             bench.calibrate()
             cells += _measure(grid, bench, report, strategies, drafts)
             costs += bench.layer_costs()
+            layer_s = {each.batch: each.layer_ms / 1e3 for each in bench.layer_costs() if each.lanes == number}
+            cost = model_cost(grid.config, dtype, PROMPT_TOKENS + new_tokens // 2, form, packed=True)
+            if found := attained(layer_s, cost.layer, form, number):
+                figures.append(found)
     errors = [abs(cell.error) for cell in cells]
     return PredictionResult(
         cells=tuple(cells),
@@ -252,6 +163,7 @@ def bench_prediction(
         new_tokens=new_tokens,
         repeat=repeat,
         memory=tuple(memory),
+        attained=tuple(figures),
         median_memory_error=median(abs(cell.error) for cell in memory) if memory else None,
         noise=watch.noise(),
     )
@@ -581,6 +493,7 @@ def _costs(bench: _Bench, shape: tuple[int, int], times: StepTimes) -> LayerCost
         overhead_ms=tuple(1000 * part.overhead_s for part in times.ranks),
         hop_ms=1000 * times.hop_s,
         prefill_layer_ms=1000 * times.prefill_layer_s,
+        weights=bench.weights,
     )
 
 

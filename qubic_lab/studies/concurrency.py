@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from qubic_lab.bench.concurrency import ConcurrencyLevel, ConcurrencyResult
 from qubic_lab.bench.memory import MemoryResult
 from qubic_lab.bench.pace import Pace
-from qubic_lab.bench.prediction import PredictionResult
+from qubic_lab.bench.prediction_result import PredictionResult
 from qubic_lab.bench.result import LEAST_FOR_P95
 from qubic_lab.studies.acceptance import (
     AcceptanceRow,

@@ -8,7 +8,7 @@ from typing import Any
 
 from qubic_lab.bench.engine import EngineResult
 from qubic_lab.bench.long_prompt import LongPromptResult
-from qubic_lab.bench.prediction import PredictionResult
+from qubic_lab.bench.prediction_result import PredictionResult
 from qubic_lab.bench.prefixes import PrefixesResult
 from qubic_lab.bench.result import ModelResult
 from qubic_lab.bench.samples import SamplesResult

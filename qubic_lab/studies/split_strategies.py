@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from qubic_lab.bench.link import LinkResult
 from qubic_lab.bench.memory import MemoryResult, RankMemory
-from qubic_lab.bench.prediction import LayerCosts, PredictionCell, PredictionResult
+from qubic_lab.bench.prediction_result import LayerCosts, PredictionCell, PredictionResult
 from qubic_lab.model.candidates import Plan
 from qubic_lab.model.cost import ModelCost
 from qubic_lab.model.recommend import Advice, Baseline
