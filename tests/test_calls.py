@@ -156,13 +156,20 @@ class Items:
 @pytest.mark.anyio
 async def test_pauses_come_between_items_and_lose_none() -> None:
     items = Items()
-    found = []
-    async for item in with_pauses(items.give(), 0.01):
-        found.append(item)
-        if found.count(None) == 3:
+    found = list[list[int]]()
+    async for together in with_pauses(items.give(), 0.01):
+        found.append(together)
+        if found.count([]) == 3:
             items.go_on.set()
-    assert [item for item in found if item] == [1, 2] and found[-1] == 2 and found.count(None) >= 3
+    assert [each for each in found if each] == [[1], [2]] and found[-1] == [2] and found.count([]) >= 3
     assert items.ended
+
+
+@pytest.mark.anyio
+async def test_what_comes_together_is_yielded_together() -> None:
+    items = Items()
+    items.go_on.set()
+    assert [together async for together in with_pauses(items.give(), 60.0)] == [[1, 2]]
 
 
 @pytest.mark.anyio
@@ -170,7 +177,7 @@ async def test_errors_pass_through_pauses() -> None:
     items = Items(RankError("lost"))
     items.go_on.set()
     paused = with_pauses(items.give(), 60.0)
-    assert await anext(paused) == 1
+    assert await anext(paused) == [1]
     with pytest.raises(RankError):
         await anext(paused)
     assert items.ended

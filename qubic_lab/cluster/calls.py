@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from collections import deque
 from collections.abc import AsyncGenerator, Container, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -155,9 +154,12 @@ def most_tokens(request: pipeline_pb2.GenerateRequest) -> int:
     return prompt + answers
 
 
-async def with_pauses(items: AsyncGenerator[Item, None], pause_s: float) -> AsyncGenerator[Item | None, None]:
-    """Yield items as they come, and None after every `pause_s` seconds without one; close `items` at the end."""
-    loop, found, news = asyncio.get_running_loop(), deque[Item](), asyncio.Event()
+async def with_pauses(items: AsyncGenerator[Item, None], pause_s: float) -> AsyncGenerator[list[Item], None]:
+    """Yield items as they come, in a list those that come together; after `pause_s` seconds without one an empty list.
+
+    `items` are closed at the end.
+    """
+    loop, found, news = asyncio.get_running_loop(), list[Item](), asyncio.Event()
 
     async def read() -> None:  # in one task: one for each item would cost more than the rest
         async for item in items:
@@ -176,9 +178,11 @@ async def with_pauses(items: AsyncGenerator[Item, None], pause_s: float) -> Asyn
                 finally:
                     timer.cancel()
                 if not (found or reading.done()):
-                    yield None
+                    yield []
             while found:
-                yield found.popleft()
+                together = [*found]
+                found.clear()
+                yield together
         reading.result()
     finally:
         reading.cancel()

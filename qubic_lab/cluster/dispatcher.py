@@ -33,7 +33,6 @@ from qubic_lab.cluster.calls import (
     packed_scores,
     request_of,
     wait_at_most,
-    with_pauses,
 )
 from qubic_lab.cluster.fleet import Fleet
 from qubic_lab.cluster.health import Outcome
@@ -445,30 +444,30 @@ class Dispatcher:
         result: dict[str, Any] = {"node": node.id, "model": node.registration.capabilities.model}
         if request.samples > 1:
             result["samples"] = 0
-        begun, given = False, 0
-        asked = pb.TaskRequest(task=task_id, coordinator=self.name, request=request)
+        given, loop = 0, asyncio.get_running_loop()
+        asked = pb.TaskRequest(task=task_id, coordinator=self.name, request=request, together=True)
         call = stub_of(channel, NODE_SERVICE).Run(asked, metadata=tracing.metadata())
         try:
-            async with aclosing(with_pauses(aiter(call), SILENT_S)) as responses:
-                async for response in responses:
-                    if response is None:
-                        raise _Failed(Failure.LOST, f"node {node.id} sent nothing for {SILENT_S:g} s")
-                    match response.WhichOneof("event"):
-                        case "alive" if not begun:  # comes at once; the lease has just been renewed
-                            begun = True
-                        case "alive":
-                            progress.add()
-                        case "done":
-                            result["node_ms"] = response.done.node_ms
-                        case _ if request.samples > 1:
-                            given += 1
-                            progress.add(_sample(response.reply))
-                            result["samples"] += 1
-                        case _ if response.reply.HasField("token"):
-                            given += 1
-                            progress.add(item_of(response.reply.token))
-                        case _:
-                            result |= _end(response.reply.end)
+            async with asyncio.timeout(SILENT_S) as silence, aclosing(aiter(call)) as messages:
+                async for message in messages:
+                    silence.reschedule(loop.time() + SILENT_S)
+                    for response in (message, *message.more):
+                        match response.WhichOneof("event"):
+                            case "alive":
+                                progress.add()
+                            case "done":
+                                result["node_ms"] = response.done.node_ms
+                            case _ if request.samples > 1:
+                                given += 1
+                                progress.add(_sample(response.reply))
+                                result["samples"] += 1
+                            case _ if response.reply.HasField("token"):
+                                given += 1
+                                progress.add(item_of(response.reply.token))
+                            case _:
+                                result |= _end(response.reply.end)
+        except TimeoutError:
+            raise _Failed(Failure.LOST, f"node {node.id} sent nothing for {SILENT_S:g} s") from None
         except grpc.aio.AioRpcError as error:
             raise _failed(node, error, given) from None
         finally:

@@ -9,6 +9,7 @@ import logging
 import math
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -150,10 +151,10 @@ class Node:
         started, finished, cancelled, this = time.perf_counter(), False, False, object()
         self._running[this] = request.coordinator, most_tokens(request.request)
         try:
-            await self._work(request.request, context)
+            rest = await self._work(request, context)
             finished = True
             node_ms = (time.perf_counter() - started) * 1_000
-            await context.write(pb.TaskResponse(done=pb.Done(node_ms=node_ms)))
+            await context.write(_together([*rest, pb.TaskResponse(done=pb.Done(node_ms=node_ms))]))
             logger.info("task %s: ran for %.0f ms", request.task, node_ms)
         except QubicLabError as error:
             await context.abort(status_of(error), str(error))
@@ -181,16 +182,28 @@ class Node:
         """Measure the links to other nodes, one after the other."""
         return pb.LinksReply(links=await measure_links(request))
 
-    async def _work(self, request: pipeline_pb2.GenerateRequest, context: Any) -> None:
-        """Pass on the pipeline's replies, with keep-alives between them; its errors are raised."""
-        await context.write(pb.TaskResponse(alive=pb.SignOfLife()))
-        async with aclosing(with_pauses(self._replica.generate(request), KEEP_ALIVE_S)) as replies:
-            async for reply in replies:
-                if reply is None:
-                    await context.write(pb.TaskResponse(alive=pb.SignOfLife()))
+    async def _work(self, request: pb.TaskRequest, context: Any) -> list[pb.TaskResponse]:
+        """Pass on the pipeline's replies, with keep-alives between them; its errors are raised.
+
+        Returns what is still to be sent, with the end: each message costs more than what it says.
+        """
+        asked, missing = request.request, max(1, request.request.samples)
+        if not request.together:
+            await context.write(pb.TaskResponse(alive=pb.SignOfLife()))
+        async with aclosing(with_pauses(self._replica.generate(asked), KEEP_ALIVE_S)) as paused:
+            async for replies in paused:
+                for reply in replies:
+                    self._state.tokens += len(reply.end.token_ids) if asked.whole else reply.HasField("token")
+                    missing -= reply.HasField("end")
+                responses = [pb.TaskResponse(reply=reply) for reply in replies]
+                if request.together and not missing:
+                    return responses
+                if request.together or not responses:
+                    await context.write(_together(responses or [pb.TaskResponse(alive=pb.SignOfLife())]))
                 else:
-                    self._state.tokens += len(reply.end.token_ids) if request.whole else reply.HasField("token")
-                    await context.write(pb.TaskResponse(reply=reply))
+                    for response in responses:
+                        await context.write(response)
+        return []
 
     async def _start_replica(self) -> pb.Capabilities | None:
         """Start the replica and return its capabilities, or None if `end` was called meanwhile."""
@@ -328,6 +341,13 @@ class Node:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _together(responses: Sequence[pb.TaskResponse]) -> pb.TaskResponse:
+    """Return one message of all of at least one response."""
+    first, *more = responses
+    first.more.extend(more)
+    return first
 
 
 def reachable(address: str, port: int) -> str:

@@ -164,10 +164,11 @@ class Clients:
         call = channel.unary_stream(ASK, bytes, bytes)(json.dumps(body).encode())
         try:
             async with aclosing(with_pauses(aiter(call), SILENT_S)) as events:
-                async for event in events:
-                    if event is None:
+                async for together in events:
+                    if not together:
                         return
-                    self._take(asked, *json.loads(event))
+                    for event in together:
+                        self._take(asked, *json.loads(event))
         except grpc.aio.AioRpcError:
             pass  # it asks again
         finally:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from qubic_lab.wire import pipeline_pb2 as qubic__lab_dot_wire_dot_pipeline__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cqubic_lab/wire/cluster.proto\x12\x14qubic_lab.cluster.v1\x1a\x1dqubic_lab/wire/pipeline.proto\"\xb0\x01\n\x10NodeRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x38\n\x0c\x63\x61pabilities\x18\x04 \x01(\x0b\x32\".qubic_lab.cluster.v1.Capabilities\x12\x0e\n\x06weight\x18\x05 \x01(\r\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x13\n\x0bhealth_port\x18\x07 \x01(\r\"\xc5\x01\n\x0c\x43\x61pabilities\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nmodel_hash\x18\x02 \x01(\t\x12\x0e\n\x06layers\x18\x03 \x03(\r\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\r\n\x05slots\x18\x07 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x08 \x01(\x01\x12\x13\n\x0bmeaningless\x18\t \x01(\x08\x12\x12\n\nparameters\x18\n \x01(\x04\"3\n\nRegistered\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x65\x61t_every_s\x18\x02 \x01(\x01\"Z\n\tHeartbeat\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0b\x32\x1f.qubic_lab.cluster.v1.NodeState\"\xfc\x03\n\tNodeState\x12\x11\n\tcpu_share\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_share\x18\x02 \x01(\x01\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x39\n\x05loads\x18\x05 \x03(\x0b\x32*.qubic_lab.cluster.v1.NodeState.LoadsEntry\x12\x10\n\x08\x66inished\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x0e\n\x06tokens\x18\x08 \x01(\x04\x12\x10\n\x08restarts\x18\t \x01(\r\x12\x0f\n\x07trouble\x18\n \x01(\t\x12\x16\n\x0eresident_bytes\x18\x0b \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x0c \x01(\x04\x12\x17\n\x0f\x64isk_size_bytes\x18\r \x01(\x04\x12\x1a\n\x12\x63\x65rtificate_ends_s\x18\x0e \x01(\x04\x12\x16\n\x0e\x63ontext_tokens\x18\x0f \x01(\x04\x12\x1b\n\x13most_context_tokens\x18\x10 \x01(\x04\x12\x30\n\x05ranks\x18\x11 \x03(\x0b\x32!.qubic_lab.pipeline.v1.RankCounts\x1aH\n\nLoadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.qubic_lab.cluster.v1.Load:\x02\x38\x01\"(\n\x04Load\x12\x10\n\x08requests\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\"\x10\n\x0eHeartbeatReply\"-\n\x0cLeaveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"i\n\x0bTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x02 \x01(\t\x12\x37\n\x07request\x18\x03 \x01(\x0b\x32&.qubic_lab.pipeline.v1.GenerateRequest\"\xad\x01\n\x0cTaskResponse\x12\x35\n\x05reply\x18\x01 \x01(\x0b\x32$.qubic_lab.pipeline.v1.GenerateReplyH\x00\x12\x31\n\x05\x61live\x18\x02 \x01(\x0b\x32 .qubic_lab.cluster.v1.SignOfLifeH\x00\x12*\n\x04\x64one\x18\x03 \x01(\x0b\x32\x1a.qubic_lab.cluster.v1.DoneH\x00\x42\x07\n\x05\x65vent\"\x0c\n\nSignOfLife\"\x17\n\x04\x44one\x12\x0f\n\x07node_ms\x18\x01 \x01(\x01\"\x1a\n\x07Payload\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x1e\n\x0cMeterRequest\x12\x0e\n\x06iperf3\x18\x01 \x01(\x08\":\n\x05Meter\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x13\n\x0biperf3_port\x18\x03 \x01(\r\"\x92\x02\n\x0cLinksRequest\x12\x44\n\taddresses\x18\x01 \x03(\x0b\x32\x31.qubic_lab.cluster.v1.LinksRequest.AddressesEntry\x12G\n\x0bhealth_urls\x18\x02 \x03(\x0b\x32\x32.qubic_lab.cluster.v1.LinksRequest.HealthUrlsEntry\x12\x0e\n\x06iperf3\x18\x03 \x01(\x08\x1a\x30\n\x0e\x41\x64\x64ressesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fHealthUrlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\nLinksReply\x12)\n\x05links\x18\x01 \x03(\x0b\x32\x1a.qubic_lab.cluster.v1.Link\"\xa1\x01\n\x04Link\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06rtt_ms\x18\x02 \x01(\x01\x12\x0c\n\x04gbps\x18\x03 \x01(\x01\x12\x0f\n\x07trouble\x18\x04 \x01(\t\x12\x12\n\nrtt_min_ms\x18\x05 \x01(\x01\x12\x12\n\nrtt_p95_ms\x18\x06 \x01(\x01\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x13\n\x0biperf3_gbps\x18\x08 \x01(\x01\x12\x11\n\thealth_ms\x18\t \x01(\x01\x32\xfe\x01\n\x08Registry\x12T\n\x08Register\x12&.qubic_lab.cluster.v1.NodeRegistration\x1a .qubic_lab.cluster.v1.Registered\x12M\n\x04\x42\x65\x61t\x12\x1f.qubic_lab.cluster.v1.Heartbeat\x1a$.qubic_lab.cluster.v1.HeartbeatReply\x12M\n\x05Leave\x12\".qubic_lab.cluster.v1.LeaveRequest\x1a .qubic_lab.cluster.v1.LeaveReply2\xc0\x02\n\x04Node\x12N\n\x03Run\x12!.qubic_lab.cluster.v1.TaskRequest\x1a\".qubic_lab.cluster.v1.TaskResponse0\x01\x12\x44\n\x04\x45\x63ho\x12\x1d.qubic_lab.cluster.v1.Payload\x1a\x1d.qubic_lab.cluster.v1.Payload\x12L\n\tOpenMeter\x12\".qubic_lab.cluster.v1.MeterRequest\x1a\x1b.qubic_lab.cluster.v1.Meter\x12T\n\x0cMeasureLinks\x12\".qubic_lab.cluster.v1.LinksRequest\x1a .qubic_lab.cluster.v1.LinksReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cqubic_lab/wire/cluster.proto\x12\x14qubic_lab.cluster.v1\x1a\x1dqubic_lab/wire/pipeline.proto\"\xb0\x01\n\x10NodeRegistration\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04type\x18\x03 \x01(\t\x12\x38\n\x0c\x63\x61pabilities\x18\x04 \x01(\x0b\x32\".qubic_lab.cluster.v1.Capabilities\x12\x0e\n\x06weight\x18\x05 \x01(\r\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x13\n\x0bhealth_port\x18\x07 \x01(\r\"\xc5\x01\n\x0c\x43\x61pabilities\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nmodel_hash\x18\x02 \x01(\t\x12\x0e\n\x06layers\x18\x03 \x03(\r\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x05 \x03(\t\x12\x14\n\x0cmemory_bytes\x18\x06 \x01(\x04\x12\r\n\x05slots\x18\x07 \x01(\r\x12\x14\n\x0ctokens_per_s\x18\x08 \x01(\x01\x12\x13\n\x0bmeaningless\x18\t \x01(\x08\x12\x12\n\nparameters\x18\n \x01(\x04\"3\n\nRegistered\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x65\x61t_every_s\x18\x02 \x01(\x01\"Z\n\tHeartbeat\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12.\n\x05state\x18\x03 \x01(\x0b\x32\x1f.qubic_lab.cluster.v1.NodeState\"\xfc\x03\n\tNodeState\x12\x11\n\tcpu_share\x18\x01 \x01(\x01\x12\x14\n\x0cmemory_share\x18\x02 \x01(\x01\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12\x39\n\x05loads\x18\x05 \x03(\x0b\x32*.qubic_lab.cluster.v1.NodeState.LoadsEntry\x12\x10\n\x08\x66inished\x18\x06 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x07 \x01(\x04\x12\x0e\n\x06tokens\x18\x08 \x01(\x04\x12\x10\n\x08restarts\x18\t \x01(\r\x12\x0f\n\x07trouble\x18\n \x01(\t\x12\x16\n\x0eresident_bytes\x18\x0b \x01(\x04\x12\x17\n\x0f\x64isk_free_bytes\x18\x0c \x01(\x04\x12\x17\n\x0f\x64isk_size_bytes\x18\r \x01(\x04\x12\x1a\n\x12\x63\x65rtificate_ends_s\x18\x0e \x01(\x04\x12\x16\n\x0e\x63ontext_tokens\x18\x0f \x01(\x04\x12\x1b\n\x13most_context_tokens\x18\x10 \x01(\x04\x12\x30\n\x05ranks\x18\x11 \x03(\x0b\x32!.qubic_lab.pipeline.v1.RankCounts\x1aH\n\nLoadsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12)\n\x05value\x18\x02 \x01(\x0b\x32\x1a.qubic_lab.cluster.v1.Load:\x02\x38\x01\"(\n\x04Load\x12\x10\n\x08requests\x18\x01 \x01(\r\x12\x0e\n\x06tokens\x18\x02 \x01(\x04\"\x10\n\x0eHeartbeatReply\"-\n\x0cLeaveRequest\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\"\x0c\n\nLeaveReply\"{\n\x0bTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x13\n\x0b\x63oordinator\x18\x02 \x01(\t\x12\x37\n\x07request\x18\x03 \x01(\x0b\x32&.qubic_lab.pipeline.v1.GenerateRequest\x12\x10\n\x08together\x18\x04 \x01(\x08\"\xdf\x01\n\x0cTaskResponse\x12\x35\n\x05reply\x18\x01 \x01(\x0b\x32$.qubic_lab.pipeline.v1.GenerateReplyH\x00\x12\x31\n\x05\x61live\x18\x02 \x01(\x0b\x32 .qubic_lab.cluster.v1.SignOfLifeH\x00\x12*\n\x04\x64one\x18\x03 \x01(\x0b\x32\x1a.qubic_lab.cluster.v1.DoneH\x00\x12\x30\n\x04more\x18\x04 \x03(\x0b\x32\".qubic_lab.cluster.v1.TaskResponseB\x07\n\x05\x65vent\"\x0c\n\nSignOfLife\"\x17\n\x04\x44one\x12\x0f\n\x07node_ms\x18\x01 \x01(\x01\"\x1a\n\x07Payload\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x1e\n\x0cMeterRequest\x12\x0e\n\x06iperf3\x18\x01 \x01(\x08\":\n\x05Meter\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x0e\n\x06secret\x18\x02 \x01(\x0c\x12\x13\n\x0biperf3_port\x18\x03 \x01(\r\"\x92\x02\n\x0cLinksRequest\x12\x44\n\taddresses\x18\x01 \x03(\x0b\x32\x31.qubic_lab.cluster.v1.LinksRequest.AddressesEntry\x12G\n\x0bhealth_urls\x18\x02 \x03(\x0b\x32\x32.qubic_lab.cluster.v1.LinksRequest.HealthUrlsEntry\x12\x0e\n\x06iperf3\x18\x03 \x01(\x08\x1a\x30\n\x0e\x41\x64\x64ressesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x31\n\x0fHealthUrlsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"7\n\nLinksReply\x12)\n\x05links\x18\x01 \x03(\x0b\x32\x1a.qubic_lab.cluster.v1.Link\"\xa1\x01\n\x04Link\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0e\n\x06rtt_ms\x18\x02 \x01(\x01\x12\x0c\n\x04gbps\x18\x03 \x01(\x01\x12\x0f\n\x07trouble\x18\x04 \x01(\t\x12\x12\n\nrtt_min_ms\x18\x05 \x01(\x01\x12\x12\n\nrtt_p95_ms\x18\x06 \x01(\x01\x12\x0c\n\x04loss\x18\x07 \x01(\x01\x12\x13\n\x0biperf3_gbps\x18\x08 \x01(\x01\x12\x11\n\thealth_ms\x18\t \x01(\x01\x32\xfe\x01\n\x08Registry\x12T\n\x08Register\x12&.qubic_lab.cluster.v1.NodeRegistration\x1a .qubic_lab.cluster.v1.Registered\x12M\n\x04\x42\x65\x61t\x12\x1f.qubic_lab.cluster.v1.Heartbeat\x1a$.qubic_lab.cluster.v1.HeartbeatReply\x12M\n\x05Leave\x12\".qubic_lab.cluster.v1.LeaveRequest\x1a .qubic_lab.cluster.v1.LeaveReply2\xc0\x02\n\x04Node\x12N\n\x03Run\x12!.qubic_lab.cluster.v1.TaskRequest\x1a\".qubic_lab.cluster.v1.TaskResponse0\x01\x12\x44\n\x04\x45\x63ho\x12\x1d.qubic_lab.cluster.v1.Payload\x1a\x1d.qubic_lab.cluster.v1.Payload\x12L\n\tOpenMeter\x12\".qubic_lab.cluster.v1.MeterRequest\x1a\x1b.qubic_lab.cluster.v1.Meter\x12T\n\x0cMeasureLinks\x12\".qubic_lab.cluster.v1.LinksRequest\x1a .qubic_lab.cluster.v1.LinksReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -59,31 +59,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEAVEREPLY']._serialized_start=1227
   _globals['_LEAVEREPLY']._serialized_end=1239
   _globals['_TASKREQUEST']._serialized_start=1241
-  _globals['_TASKREQUEST']._serialized_end=1346
-  _globals['_TASKRESPONSE']._serialized_start=1349
-  _globals['_TASKRESPONSE']._serialized_end=1522
-  _globals['_SIGNOFLIFE']._serialized_start=1524
-  _globals['_SIGNOFLIFE']._serialized_end=1536
-  _globals['_DONE']._serialized_start=1538
-  _globals['_DONE']._serialized_end=1561
-  _globals['_PAYLOAD']._serialized_start=1563
-  _globals['_PAYLOAD']._serialized_end=1589
-  _globals['_METERREQUEST']._serialized_start=1591
-  _globals['_METERREQUEST']._serialized_end=1621
-  _globals['_METER']._serialized_start=1623
-  _globals['_METER']._serialized_end=1681
-  _globals['_LINKSREQUEST']._serialized_start=1684
-  _globals['_LINKSREQUEST']._serialized_end=1958
-  _globals['_LINKSREQUEST_ADDRESSESENTRY']._serialized_start=1859
-  _globals['_LINKSREQUEST_ADDRESSESENTRY']._serialized_end=1907
-  _globals['_LINKSREQUEST_HEALTHURLSENTRY']._serialized_start=1909
-  _globals['_LINKSREQUEST_HEALTHURLSENTRY']._serialized_end=1958
-  _globals['_LINKSREPLY']._serialized_start=1960
-  _globals['_LINKSREPLY']._serialized_end=2015
-  _globals['_LINK']._serialized_start=2018
-  _globals['_LINK']._serialized_end=2179
-  _globals['_REGISTRY']._serialized_start=2182
-  _globals['_REGISTRY']._serialized_end=2436
-  _globals['_NODE']._serialized_start=2439
-  _globals['_NODE']._serialized_end=2759
+  _globals['_TASKREQUEST']._serialized_end=1364
+  _globals['_TASKRESPONSE']._serialized_start=1367
+  _globals['_TASKRESPONSE']._serialized_end=1590
+  _globals['_SIGNOFLIFE']._serialized_start=1592
+  _globals['_SIGNOFLIFE']._serialized_end=1604
+  _globals['_DONE']._serialized_start=1606
+  _globals['_DONE']._serialized_end=1629
+  _globals['_PAYLOAD']._serialized_start=1631
+  _globals['_PAYLOAD']._serialized_end=1657
+  _globals['_METERREQUEST']._serialized_start=1659
+  _globals['_METERREQUEST']._serialized_end=1689
+  _globals['_METER']._serialized_start=1691
+  _globals['_METER']._serialized_end=1749
+  _globals['_LINKSREQUEST']._serialized_start=1752
+  _globals['_LINKSREQUEST']._serialized_end=2026
+  _globals['_LINKSREQUEST_ADDRESSESENTRY']._serialized_start=1927
+  _globals['_LINKSREQUEST_ADDRESSESENTRY']._serialized_end=1975
+  _globals['_LINKSREQUEST_HEALTHURLSENTRY']._serialized_start=1977
+  _globals['_LINKSREQUEST_HEALTHURLSENTRY']._serialized_end=2026
+  _globals['_LINKSREPLY']._serialized_start=2028
+  _globals['_LINKSREPLY']._serialized_end=2083
+  _globals['_LINK']._serialized_start=2086
+  _globals['_LINK']._serialized_end=2247
+  _globals['_REGISTRY']._serialized_start=2250
+  _globals['_REGISTRY']._serialized_end=2504
+  _globals['_NODE']._serialized_start=2507
+  _globals['_NODE']._serialized_end=2827
 # @@protoc_insertion_point(module_scope)

@@ -137,24 +137,28 @@ class LeaveReply(_message.Message):
     def __init__(self) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("task", "coordinator", "request")
+    __slots__ = ("task", "coordinator", "request", "together")
     TASK_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_FIELD_NUMBER: _ClassVar[int]
     REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TOGETHER_FIELD_NUMBER: _ClassVar[int]
     task: str
     coordinator: str
     request: _pipeline_pb2.GenerateRequest
-    def __init__(self, task: _Optional[str] = ..., coordinator: _Optional[str] = ..., request: _Optional[_Union[_pipeline_pb2.GenerateRequest, _Mapping]] = ...) -> None: ...
+    together: bool
+    def __init__(self, task: _Optional[str] = ..., coordinator: _Optional[str] = ..., request: _Optional[_Union[_pipeline_pb2.GenerateRequest, _Mapping]] = ..., together: _Optional[bool] = ...) -> None: ...
 
 class TaskResponse(_message.Message):
-    __slots__ = ("reply", "alive", "done")
+    __slots__ = ("reply", "alive", "done", "more")
     REPLY_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     reply: _pipeline_pb2.GenerateReply
     alive: SignOfLife
     done: Done
-    def __init__(self, reply: _Optional[_Union[_pipeline_pb2.GenerateReply, _Mapping]] = ..., alive: _Optional[_Union[SignOfLife, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ...) -> None: ...
+    more: _containers.RepeatedCompositeFieldContainer[TaskResponse]
+    def __init__(self, reply: _Optional[_Union[_pipeline_pb2.GenerateReply, _Mapping]] = ..., alive: _Optional[_Union[SignOfLife, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., more: _Optional[_Iterable[_Union[TaskResponse, _Mapping]]] = ...) -> None: ...
 
 class SignOfLife(_message.Message):
     __slots__ = ()
