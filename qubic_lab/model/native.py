@@ -9,6 +9,7 @@ import mmap
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -37,10 +38,46 @@ BLOCKS = {8: "Q8_0", 4: "Q4_0"}
 """Dtypes of stored blocks that are as those of the kernels, by bits."""
 
 
+class HugePages:
+    """Memory with huge pages where the system offers them: kernels that stream through small ones wait for addresses.
+
+    Much of a model is smaller than such a page, so pieces share mappings.
+    """
+
+    _PAGE, _MAPPING = 2 << 20, 32 << 20
+    _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+    def __init__(self) -> None:
+        self._rest = torch.empty(0, dtype=torch.int32)
+        self._lock = Lock()
+
+    def take(self, words: int) -> torch.Tensor:
+        """Return new memory, int32 zeros (words,), at the start of a cache line."""
+        if 4 * words > self._MAPPING // 4:
+            return self._map(4 * words)[:words]
+        with self._lock:
+            if words > len(self._rest):
+                self._rest = self._map(self._MAPPING)
+            taken, self._rest = self._rest[:words], self._rest[words + -words % 16 :]
+        return taken
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy of int32 values."""
+        return self.take(tensor.numel()).view(tensor.shape).copy_(tensor)
+
+    def _map(self, size: int) -> torch.Tensor:
+        size += -size % self._PAGE + self._PAGE
+        memory = mmap.mmap(-1, size, **self._PRIVATE)  # shared memory, the default, has small pages
+        with suppress(AttributeError, OSError):  # only Linux has them, and its kernel may be built without
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        words = torch.frombuffer(memory, dtype=torch.int32)
+        return words[-words.data_ptr() % self._PAGE // 4 :]
+
+
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:
     """Pack a matrix for the kernels: int32 words (groups, words of I, COLUMNS), padded with zero columns."""
     words_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32).unflatten(0, (-1, COLUMNS))
-    return huge_pages(words_OI.numel()).view(-1, words_OI.shape[2], COLUMNS).copy_(words_OI.transpose(1, 2))
+    return words_OI.transpose(1, 2).contiguous()
 
 
 class DenseMatrix(NamedTuple):
@@ -48,31 +85,20 @@ class DenseMatrix(NamedTuple):
 
     words: torch.Tensor
     exceptions: torch.Tensor
-    exceptional: torch.Tensor
+    """(E, 3): the numbers of a word and of a column, and what is there; the last one stands behind all words."""
     base: int
 
 
 def pack_densely(library: ctypes.CDLL, words_GIC: torch.Tensor) -> DenseMatrix | None:
     """Make packed bf16 values dense; None where it would not be faster: for too many exponents, or without AVX-512."""
     words_NC = words_GIC.flatten(0, 1)
-    dense = huge_pages(len(words_NC) * DENSE_WORDS)
-    numbers, base = torch.empty(len(words_NC) // 8 + 1, dtype=torch.int32), ctypes.c_int32()
-    most = len(numbers) - 1
+    dense = torch.empty(len(words_NC) * DENSE_WORDS, dtype=torch.int32)
+    most, base = len(words_NC) // 8, ctypes.c_int32()
+    exceptions_E3 = torch.empty(most + 1, 3, dtype=torch.int32)
     found = library.dense_pack(
-        *(words_NC.data_ptr(), len(words_NC), dense.data_ptr(), numbers.data_ptr(), most, ctypes.byref(base))
+        *(words_NC.data_ptr(), len(words_NC), dense.data_ptr(), exceptions_E3.data_ptr(), most, ctypes.byref(base))
     )
-    if found < 0:
-        return None
-    numbers[found] = torch.iinfo(torch.int32).max
-    return DenseMatrix(dense, numbers[: found + 1].clone(), words_NC[numbers[:found].long()], base.value)
-
-
-def huge_pages(words: int) -> torch.Tensor:
-    """Return int32 memory that has huge pages if the system offers them, so that fewer addresses are translated."""
-    memory = mmap.mmap(-1, 4 * words)
-    with suppress(AttributeError, OSError):  # only Linux has them, and its kernel may be built without
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.int32)
+    return None if found < 0 else DenseMatrix(dense, exceptions_E3[: found + 1].clone(), base.value)
 
 
 def interleave(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -116,6 +142,7 @@ class NativeDecoder:
         self._layer_bits, self._head_bits = QUANTIZATIONS.get(quantization, (0, 0))
         self._checkpoint = checkpoint
         self._kept: list[torch.Tensor] = []  # what the kernels point at
+        self._memory = HugePages()
         self._read_bytes: list[int] = []
         self._embedding = self._read(EMBEDDING) if stage.has_embedding else None
         with ThreadPoolExecutor(threads) as pool:
@@ -169,6 +196,7 @@ class NativeDecoder:
         self._texts: list[list[torch.Tensor]] = [[] for _ in range(slots)]  # the pages of each slot
         self._tables: list[Any] = [None] * slots
         self._placed = placed
+        self._page_memory = HugePages()
 
     def place_pages(self, placements: Iterable[Sequence[int]]) -> None:
         """Put pages into the tables of slots: slot, place and the page's number each; a page of slot -1 is cleared.
@@ -179,7 +207,7 @@ class NativeDecoder:
         changed = set()
         for slot, place, number in placements:
             if (page := self._pages.get(number)) is None:
-                page = self._pages[number] = torch.zeros(self.page_bytes // 4, dtype=torch.int32)
+                page = self._pages[number] = self._page_memory.take(self.page_bytes // 4)
             if slot < 0:
                 page.zero_()
                 continue
@@ -266,14 +294,14 @@ class NativeDecoder:
         else:
             words = pack(weight_OI)
             if self.dtype == torch.bfloat16 and (dense := pack_densely(self._library, words)):
-                words, matrix.base, matrix.exception_count = dense.words, dense.base, len(dense.exceptional)
-                matrix.exceptions, matrix.exceptional = self._keep(dense.exceptions), self._keep(dense.exceptional)
-        matrix.words = self._keep(words)
+                words, matrix.base = dense.words, dense.base
+                matrix.exceptions, matrix.exception_count = self._keep(dense.exceptions), len(dense.exceptions) - 1
+        matrix.words = self._keep(words if bits else self._memory.keep(words))
         return matrix
 
     def _quantise(self, weight_OI: torch.Tensor, inputs: int, bits: int) -> torch.Tensor:
         outputs = len(weight_OI)
-        packed = huge_pages(quantised_bytes(outputs, inputs, bits) // 4)
+        packed = self._memory.take(quantised_bytes(outputs, inputs, bits) // 4)
         self._read_bytes.append(packed.nbytes)
         weight_OI = weight_OI.contiguous()
         width = 0 if weight_OI.dtype == torch.uint8 else weight_OI.itemsize

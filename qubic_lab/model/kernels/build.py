@@ -35,7 +35,6 @@ class Matrix(ctypes.Structure):
         ("columns", ctypes.c_int32),
         ("inputs", ctypes.c_int32),
         ("exceptions", ctypes.c_void_p),
-        ("exceptional", ctypes.c_void_p),
         ("exception_count", ctypes.c_int32),
         ("base", ctypes.c_int32),
         ("bits", ctypes.c_int32),

@@ -104,6 +104,13 @@ inline Vector multiply_add(Vector sum, WordVector weights, uint32_t word) {
     }
 }
 
+// Of a dense matrix: what a word has in one column. Exceptions are in the order of words, and a last one is above all.
+struct Exception {
+    int32_t number;  // of the word, counted over all groups
+    int32_t column;
+    uint32_t word;
+};
+
 // Where a tile reads weights: word k of a group, `stride` words apart.
 struct Packed {
     const uint32_t* words;
@@ -122,17 +129,17 @@ struct Packed {
 #if defined(DENSE)
 // A word of k in a dense matrix is three vectors with 16-bit lanes. Each lane of the first has the bytes of two values,
 // of the columns' vectors 0 and 1, and of the second those of vectors 2 and 3: sign and mantissa. The third has four
-// times four bits: exponents less `base`. A word with an exponent beyond these 16 is exceptional: it is kept whole, too.
+// times four bits: exponents less `base`, or 0 for the exponent of zero. A column with another one is an exception, kept
+// whole.
 struct Dense {
     const uint32_t* words;
-    const int32_t* exception;  // the next exceptional word's number, then those after it
-    const uint32_t* exceptional;
+    const Exception* exception;  // the next one, then those after it
     int32_t number;     // of word 0
-    __m512i exponents;  // the 16 of them, twice, at their place in a value
+    __m512i exponents;  // by their four bits, twice, at their place in a value
     static constexpr int LINES = 3;
     void advance(int count) {
         words += int64_t(count) * LINES * LANES;
-        for (number += count; *exception < number; exception++) exceptional += COLUMNS;
+        for (number += count; exception->number < number;) exception++;
     }
     Dense from_column(int) const { return *this; }  // a tile has all columns
 
@@ -149,27 +156,29 @@ struct Dense {
             __m512i exponent = _mm512_permutexvar_epi16(_mm512_srli_epi16(fours, 4 * v), exponents);
             weights[v] = (WordVector)_mm512_ternarylogic_epi32(bytes, sign_and_mantissa, exponent, 0xea);  // a & b | c
         }
-        if (number + k == *exception) {
-            for (int v = 0; v < 4; v++) weights[v] = *reinterpret_cast<const WordVector*>(exceptional + v * LANES);
-            exception++;
-            exceptional += COLUMNS;
-        }
+        for (; number + k == exception->number; exception++)
+            for (int v = 0; v < 4; v++) {
+                __mmask16 lane = __mmask16(uint64_t(1) << exception->column >> v * LANES);
+                weights[v] = (WordVector)_mm512_mask_set1_epi32((__m512i)weights[v], lane, int(exception->word));
+            }
     }
 };
 #endif
 
 // c (ROWS, 64 columns of ldc) = or += a (ROWS, words) times a group.
-// `ahead` is prefetched into the second-level cache, PREFETCH lines a word.
+// `ahead` is prefetched, PREFETCH lines a word: into the first cache for a few rows, which use it soon, and else into the
+// second, because what is read twice must stay in the first.
 template <class T, int ROWS, int VECTORS, int PREFETCH, class Weights>
 inline void tile(const uint32_t* a, int64_t lda, Weights b, int words, float* c, int64_t ldc, bool accumulate,
                  const char* ahead, int64_t ahead_stride) {
+    constexpr int LOCALITY = ROWS <= 2 ? 3 : 2;
     Vector sums[ROWS][VECTORS];
     for (int r = 0; r < ROWS; r++)
         for (int v = 0; v < VECTORS; v++) sums[r][v] = accumulate ? load(c + r * ldc + v * LANES) : Vector{};
     for (int k = 0; k < words; k++) {
         WordVector weights[VECTORS];
         b.template read<VECTORS>(k, weights);
-        for (int p = 0; p < PREFETCH; p++) __builtin_prefetch(ahead + k * ahead_stride + p * 64);
+        for (int p = 0; p < PREFETCH; p++) __builtin_prefetch(ahead + k * ahead_stride + p * 64, 0, LOCALITY);
         for (int r = 0; r < ROWS; r++)
             for (int v = 0; v < VECTORS; v++) sums[r][v] = multiply_add<T>(sums[r][v], weights[v], a[r * lda + k]);
     }
@@ -391,8 +400,7 @@ struct Matrix {
     int32_t columns;        // padded to whole groups
     int32_t inputs;         // words of k
     // of a dense matrix
-    const int32_t* exceptions;    // the numbers of exceptional words, group by group, and a last one above all numbers
-    const uint32_t* exceptional;  // these words, packed
+    const Exception* exceptions;
     int32_t exception_count;
     int32_t base;  // of its exponents; of other matrices 0
     int32_t bits;  // of a quantised matrix; of others 0
@@ -421,7 +429,7 @@ struct Segment {  // rows that follow each other in a request
 namespace {
 
 struct Scratch {  // of one thread
-    std::vector<float> product, scores, mixed;
+    std::vector<float> product, scores, sums, mixed;
     std::vector<uint32_t> queries, weights;
     template <class V>
     static auto* at_least(V& buffer, size_t size) {
@@ -520,12 +528,14 @@ void norm_rows(Decoder& d, int thread, const T* x, const float* weight) {
 }
 
 #if defined(DENSE)
-inline Dense dense_from(const Matrix& matrix, int32_t number) {
+// `near` is where the group before ended, or null.
+inline Dense dense_from(const Matrix& matrix, int32_t number, const Exception* near) {
     uint16_t exponents[32];
-    for (int i = 0; i < 32; i++) exponents[i] = uint16_t((matrix.base + i % 16) << 7);
-    const int32_t* exception = std::lower_bound(matrix.exceptions, matrix.exceptions + matrix.exception_count, number);
-    return {matrix.words + int64_t(number) * Dense::LINES * LANES, exception,
-            matrix.exceptional + (exception - matrix.exceptions) * COLUMNS, number, _mm512_loadu_si512(exponents)};
+    for (int i = 0; i < 32; i++) exponents[i] = uint16_t(i % 16 ? (matrix.base + i % 16) << 7 : 0);
+    if (!near || near->number < number || (near > matrix.exceptions && near[-1].number >= number))
+        near = std::lower_bound(matrix.exceptions, matrix.exceptions + matrix.exception_count, number,
+                                [](const Exception& exception, int32_t number) { return exception.number < number; });
+    return {matrix.words + int64_t(number) * Dense::LINES * LANES, near, number, _mm512_loadu_si512(exponents)};
 }
 #endif
 
@@ -600,6 +610,7 @@ void project(Decoder& d, int thread, const Matrix& matrix, const void* input, st
         multiply_blocks<BITS>(rows, d.rounded.data() + int64_t(row) * row_blocks,
                               weights + int64_t(group) * row_blocks * Blocks<BITS>::BYTES, row_blocks, product);
     };
+    [[maybe_unused]] const Exception* near = nullptr;
     auto compute = [&](int group, int row, int rows) {
         int32_t number = group * matrix.inputs;  // of the group's first word
         // Several tiles of rows share a block of weights in a cache, while the next block is prefetched.
@@ -611,6 +622,7 @@ void project(Decoder& d, int thread, const Matrix& matrix, const void* input, st
                             k > 0, reinterpret_cast<const char*>(weights.words + ahead * weights.LINES * LANES));
                 weights.advance(words);
             }
+            return weights;
         };
         if (matrix.bits == 8) {
             multiply_rounded.template operator()<8>(group, row, rows);
@@ -619,7 +631,7 @@ void project(Decoder& d, int thread, const Matrix& matrix, const void* input, st
         } else
 #if defined(DENSE)
             if (std::is_same_v<T, Bf16> && matrix.base) {
-            multiply_all(dense_from(matrix, number));
+            near = multiply_all(dense_from(matrix, number, near)).exception;
         } else
 #endif
             multiply_all(Packed{matrix.words + int64_t(number) * COLUMNS, COLUMNS});
@@ -714,38 +726,51 @@ struct Step {
         return total(sums);
     }
 
+    // Rows of requests that share pages, such as samples of a prompt, share the reading of these.
     // `to_row` is where the result of the block's first row goes.
-    void attend_block(int layer, const Segment& segment, int first_row, int first, int count, int head, int to_row) {
+    void attend_block(int layer, int first_row, int count, int head, int to_row) {
         int dim = shape.head_dim, group = shape.heads / shape.kv_heads, rows = count * group, columns = value_columns();
         int width = round_up((shape.heads + 2 * shape.kv_heads) * dim, COLUMNS);
-        int pages = (segment.start + first + count + PAGE - 1) / PAGE, padded = pages * PAGE;
+        auto pages_of = [&](int r) { return d.row_position[first_row + r] / PAGE + 1; };
+        auto page_of = [&](int r, int page) {
+            return page < pages_of(r) ? d.segments[d.row_segment[first_row + r]].pages[page] : nullptr;
+        };
+        int pages = 0;
+        for (int r = 0; r < count; r++) pages = std::max(pages, pages_of(r));
+        auto each_page = [&](auto use) {  // with the queries of rows that follow each other
+            for (int page = 0; page < pages; page++)
+                for (int first = 0, end; first < count; first = end) {
+                    char* shared = page_of(first, page);
+                    for (end = first + 1; end < count && page_of(end, page) == shared;) end++;
+                    if (shared) use(page, page_keys(shared, layer, head), first * group, (end - first) * group);
+                }
+        };
         Scratch& own = d.scratch[thread];
-        int query_words = words_of(dim), weight_words = words_of(padded);
+        int query_words = words_of(dim), padded = pages * PAGE, weight_words = words_of(padded);
         T* queries = reinterpret_cast<T*>(Scratch::at_least(own.queries, size_t(rows) * query_words));
         float* scores = Scratch::at_least(own.scores, size_t(rows) * padded);
         uint32_t* weights = Scratch::at_least(own.weights, size_t(rows) * weight_words);
         float* mixed = Scratch::at_least(own.mixed, size_t(rows) * columns);
         for (int r = 0; r < rows; r++) {
-            int row = first_row + first + r / group;
+            int row = first_row + r / group;
             rotate(d.qkv.data() + int64_t(row) * width + (head * group + r % group) * dim, row, queries + int64_t(r) * dim);
         }
         const uint32_t* a = reinterpret_cast<const uint32_t*>(queries);
-        for (int page = 0; page < pages; page++)
-            multiply<T>(rows, a, query_words, Packed{page_keys(segment.pages[page], layer, head), PAGE}, query_words,
-                        scores + page * PAGE, padded, false, nullptr);
+        each_page([&](int page, const uint32_t* keys, int first, int rows) {
+            multiply<T>(rows, a + first * query_words, query_words, Packed{keys, PAGE}, query_words,
+                        scores + int64_t(first) * padded + page * PAGE, padded, false, nullptr);
+        });
         float scale = 1.0f / sqrtf(float(dim));
-        std::vector<float> sums(rows);
-        for (int r = 0; r < rows; r++) {
-            int length = segment.start + first + r / group + 1;
-            sums[r] = soften(scores + int64_t(r) * padded, length, padded, scale,
-                             reinterpret_cast<T*>(weights + int64_t(r) * weight_words));
-        }
-        for (int page = 0; page < pages; page++) {
-            const uint32_t* values = page_keys(segment.pages[page], layer, head) + key_words();
+        float* sums = Scratch::at_least(own.sums, rows);
+        for (int r = 0; r < rows; r++)
+            sums[r] = soften(scores + int64_t(r) * padded, d.row_position[first_row + r / group] + 1,
+                             pages_of(r / group) * PAGE, scale, reinterpret_cast<T*>(weights + int64_t(r) * weight_words));
+        each_page([&](int page, const uint32_t* keys, int first, int rows) {
             for (int column = 0; column < columns; column += COLUMNS)
-                multiply<T>(rows, weights + words_of(PAGE) * page, weight_words, Packed{values + column, columns},
-                            words_of(PAGE), mixed + column, columns, page > 0, nullptr);
-        }
+                multiply<T>(rows, weights + int64_t(first) * weight_words + words_of(PAGE) * page, weight_words,
+                            Packed{keys + key_words() + column, columns}, words_of(PAGE),
+                            mixed + int64_t(first) * columns + column, columns, page > 0, nullptr);
+        });
         T* to = reinterpret_cast<T*>(d.mixed.data());
         for (int r = 0; r < rows; r++) {
             T* own_row = to + (int64_t(to_row + r / group) * shape.heads + head * group + r % group) * dim;
@@ -757,18 +782,30 @@ struct Step {
     }
 
     void attend(int layer, bool ends) {
-        constexpr int MOST_ROWS = 24;  // queries of a task
-        int group = shape.heads / shape.kv_heads, block = MOST_ROWS / group > 0 ? MOST_ROWS / group : 1, task = 0;
+        constexpr int MOST_QUERIES = 24, MOST_REQUESTS = 4;  // of a task
+        int group = shape.heads / shape.kv_heads, block = std::max(1, MOST_QUERIES / group), task = 0;
         int mine = taken(layer, Decoder::ATTEND).fetch_add(1, std::memory_order_relaxed), first_row = 0;
-        for (int s = 0; s < d.segment_count; first_row += d.segments[s++].count) {
+        auto run = [&](int row, int count, int to_row) {
+            for (int head = 0; head < shape.kv_heads; head++, task++) {
+                if (task != mine) continue;
+                attend_block(layer, row, count, head, to_row);
+                mine = taken(layer, Decoder::ATTEND).fetch_add(1, std::memory_order_relaxed);
+            }
+        };
+        for (int s = 0, end; s < d.segment_count; first_row += d.segments[s].count, s = end) {
             const Segment& segment = d.segments[s];
-            for (int first = ends ? segment.count - 1 : 0; first < segment.count; first += block) {
-                int count = segment.count - first < block ? segment.count - first : block;
-                for (int head = 0; head < shape.kv_heads; head++, task++) {
-                    if (task != mine) continue;
-                    attend_block(layer, segment, first_row, first, count, head, ends ? s : first_row + first);
-                    mine = taken(layer, Decoder::ATTEND).fetch_add(1, std::memory_order_relaxed);
-                }
+            auto joins = [&](const Segment& next) { return next.count == 1 && next.pages[0] == segment.pages[0]; };
+            end = s + 1;
+            if (ends) {
+                run(first_row + segment.count - 1, 1, s);
+            } else if (segment.count == 1) {
+                int most = std::min({d.segment_count, s + block, s + MOST_REQUESTS});
+                while (end < most && joins(d.segments[end])) end++;
+                run(first_row, end - s, first_row);
+                first_row += end - s - 1;  // the loop adds one
+            } else {
+                for (int first = 0; first < segment.count; first += block)
+                    run(first_row + first, std::min(block, segment.count - first), first_row + first);
             }
         }
     }
@@ -981,10 +1018,10 @@ int32_t quantise(const char* values, int32_t width, int64_t columns, int64_t inp
     return true;
 }
 
-// Pack a bf16 matrix of `words` packed words densely, 48 words of 32 bits each, and write the numbers of its exceptional
-// words and the base of its exponents. Returns how many exceptions there are, or -1: more than `most`, or dense matrices
-// would be slow on this processor.
-int64_t dense_pack(const uint32_t* packed, int64_t words, uint32_t* dense, int32_t* exceptions, int64_t most,
+// Pack a bf16 matrix of `words` packed words densely, 48 words of 32 bits each, and write its exceptions, a last one
+// included, and the base of its exponents. Returns how many exceptions there are, or -1: more than `most`, or dense
+// matrices would be slow on this processor.
+int64_t dense_pack(const uint32_t* packed, int64_t words, uint32_t* dense, Exception* exceptions, int64_t most,
                    int32_t* base) {
 #if defined(DENSE)
     typedef uint16_t Halves __attribute__((vector_size(64)));
@@ -993,25 +1030,34 @@ int64_t dense_pack(const uint32_t* packed, int64_t words, uint32_t* dense, int32
     for (int64_t word = 0; word < words; word += 16)  // a sample is enough
         for (int i = 0; i < 2 * COLUMNS; i++) counts[values[word * 2 * COLUMNS + i] >> 7 & 255]++;
     for (int exponent = 1; exponent < 256; exponent++) {
-        covered += counts[exponent] - (exponent > 16 ? counts[exponent - 16] : 0);
-        if (exponent >= 16 && covered > best) best = covered, *base = exponent - 15;
+        covered += counts[exponent] - (exponent > 15 ? counts[exponent - 15] : 0);
+        if (exponent > 15 && covered > best) best = covered, *base = exponent - 15;
     }
+    auto is_exception = [&](uint16_t value) {
+        int exponent = value >> 7 & 255;
+        return exponent && (exponent <= *base || exponent > *base + 15);
+    };
     for (int64_t word = 0; word < words; word++) {
         const Halves* from = reinterpret_cast<const Halves*>(packed + word * COLUMNS);
         Halves* to = reinterpret_cast<Halves*>(dense + word * Dense::LINES * LANES);
         Halves bytes[4], fours{}, beyond{};
         for (int v = 0; v < 4; v++) {
-            Halves four = (from[v] >> 7 & 255) - uint16_t(*base);
-            beyond |= four & 0xfff0;
-            fours |= (four & 15) << 4 * v;
+            Halves exponent = from[v] >> 7 & 255, four = exponent - uint16_t(*base);
+            beyond |= (Halves)(exponent != 0) & ((four & 0xfff0) | (Halves)(four == 0));
+            fours |= ((Halves)(exponent != 0) & four & 15) << 4 * v;
             bytes[v] = from[v] & 0x807f;
         }
         for (int i = 0; i < 2; i++) to[i] = bytes[2 * i] | bytes[2 * i + 1] << 8 | bytes[2 * i + 1] >> 8;
         to[2] = fours;
         if (!_mm512_test_epi16_mask((__m512i)beyond, (__m512i)beyond)) continue;
-        if (found == most) return -1;
-        exceptions[found++] = int32_t(word);
+        for (int column = 0; column < COLUMNS; column++) {
+            uint32_t pair = packed[word * COLUMNS + column];
+            if (!is_exception(uint16_t(pair)) && !is_exception(uint16_t(pair >> 16))) continue;
+            if (found == most) return -1;
+            exceptions[found++] = {int32_t(word), column, pair};
+        }
     }
+    exceptions[found] = {INT32_MAX, 0, 0};
     return found;
 #else
     return -1;
