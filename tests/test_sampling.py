@@ -1,11 +1,14 @@
 """The sampler: its distribution, its cuts, and that a seed alone decides."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qubic_lab.model.kernels.build import kernels
 from qubic_lab.pipeline import sampling
 from qubic_lab.pipeline.message import NO_TOKEN, Work
 from qubic_lab.pipeline.sampling import adjusted, choose_tokens, log_probabilities, non_finite_rows, score_rows
@@ -208,3 +211,15 @@ def test_adjustments_change_their_places_alone() -> None:
     for row, token, change in changes:
         expected[row, token] += change
     assert torch.equal(found, expected) and torch.equal(logits, LOGITS.repeat(3, 1))
+
+
+@pytest.mark.parametrize("kind", ["normal", "peaked", "equal", "wide"])
+def test_kernels_draw_the_same_tokens(kind: str) -> None:
+    """Vocabularies with and without a rest, and a temperature below those of the kernels."""
+    library = kernels()
+    assert library is not None
+    for vocabulary, temperature in product((7, 517, 49_152), (1e-3, 0.01, 0.7, 3.0)):
+        logits = torch.stack([logits_of_kind(kind, vocabulary, seed) for seed in range(4)])
+        works = [Work(0, 0, 0, sample=index, seed=7, temperature=temperature) for index in range(4)]
+        by_definition = [sorted_choice(row, work) for row, work in zip(logits, works, strict=True)]
+        assert choose_tokens(logits, works, library) == by_definition

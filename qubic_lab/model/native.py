@@ -134,7 +134,7 @@ class NativeDecoder:
         library = kernels()
         if library is None:
             raise ModelError(f"native kernels cannot run: {failure()}; or use kernels=torch on all ranks")
-        self._library = library
+        self.library = library
         self.config = checkpoint.config
         self.stage = stage
         self.dtype = dtype
@@ -176,7 +176,7 @@ class NativeDecoder:
 
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):
-            self._library.decoder_destroy(handle)
+            self.library.decoder_destroy(handle)
 
     @property
     def weight_bytes(self) -> int:
@@ -186,9 +186,9 @@ class NativeDecoder:
     def use_threads(self, threads: int) -> None:
         """Compute with this many threads."""
         if threads != self._shape.threads:
-            self._library.decoder_destroy(self._handle)
+            self.library.decoder_destroy(self._handle)
             self._shape.threads = threads
-            self._handle = self._library.decoder_create(ctypes.byref(self._shape), self._layers)
+            self._handle = self.library.decoder_create(ctypes.byref(self._shape), self._layers)
 
     def reset(self, slots: int, *, placed: bool = False) -> None:
         """Create an empty KV cache with a number of slots; `placed` if `place_pages` alone gives pages to them."""
@@ -241,14 +241,14 @@ class NativeDecoder:
             *(SegmentPages(start, rows, self._reserve(slot, start + rows)) for slot, start, rows in segments)
         )
         hidden_RH = hidden_RH.contiguous()
-        self._library.decoder_run(self._handle, hidden_RH.data_ptr(), array, len(segments), ends_only)
+        self.library.decoder_run(self._handle, hidden_RH.data_ptr(), array, len(segments), ends_only)
         return hidden_RH
 
     def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Return the head's logits (R, V) in fp32."""
         hidden_RH = hidden_RH.contiguous()
         logits = torch.empty(len(hidden_RH), self._shape.head.columns)
-        self._library.decoder_logits(self._handle, hidden_RH.data_ptr(), len(hidden_RH), logits.data_ptr())
+        self.library.decoder_logits(self._handle, hidden_RH.data_ptr(), len(hidden_RH), logits.data_ptr())
         return logits[:, : self.config.vocab]
 
     def _reserve(self, slot: int, length: int) -> int:
@@ -293,7 +293,7 @@ class NativeDecoder:
             words = self._quantise(weight_OI, inputs, bits)
         else:
             words = pack(weight_OI)
-            if self.dtype == torch.bfloat16 and (dense := pack_densely(self._library, words)):
+            if self.dtype == torch.bfloat16 and (dense := pack_densely(self.library, words)):
                 words, matrix.base = dense.words, dense.base
                 matrix.exceptions, matrix.exception_count = self._keep(dense.exceptions), len(dense.exceptions) - 1
         matrix.words = self._keep(words if bits else self._memory.keep(words))
@@ -305,7 +305,7 @@ class NativeDecoder:
         self._read_bytes.append(packed.nbytes)
         weight_OI = weight_OI.contiguous()
         width = 0 if weight_OI.dtype == torch.uint8 else weight_OI.itemsize
-        if not self._library.quantise(weight_OI.data_ptr(), width, outputs, inputs, bits, packed.data_ptr()):
+        if not self.library.quantise(weight_OI.data_ptr(), width, outputs, inputs, bits, packed.data_ptr()):
             raise ModelError(f"{self._checkpoint.folder} has weights that are not finite: fetch them again")
         return packed
 

@@ -1,5 +1,6 @@
 """Sampling of tokens from logits; a request gets the same tokens whatever runs beside it."""
 
+import ctypes
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,8 @@ from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_FAULT, NO_LOGPROBS, N
 
 _SURE = 1e-9
 """Share of the total by which a sum of weights must miss a bound; sums in another order differ by far less."""
+_LEAST_TEMPERATURE = 0.01
+"""Of kernels: the definition divides before it subtracts, which rounds too much below."""
 _BLOCK = 512
 _GROUP = 64
 
@@ -34,14 +37,15 @@ def adjusted(logits_RV: torch.Tensor, adjustments_A3: torch.Tensor) -> torch.Ten
     return changed_RV
 
 
-def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work]) -> list[int]:
+def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work], kernels: ctypes.CDLL | None = None) -> list[int]:
     """Choose the token number `work.sample` of each request from its row of finite fp32 logits; NO_TOKEN after a fault.
 
     Temperature 0 takes the largest logit (the first of equal ones). Otherwise the kept tokens (min-p, arXiv 2407.01082,
     top-k, then nucleus sampling, arXiv 1904.09751) are drawn by inverting their cumulative distribution at a number
-    that depends only on the request's seed and the token's index.
+    that depends only on the request's seed and the token's index. `kernels` find the same tokens sooner.
     """
     tokens = [NO_TOKEN] * len(works)
+    drawn = {} if kernels is None else _drawn(kernels, logits_RV, works)
     if any(work.temperature == 0.0 for work in works):
         largest = logits_RV.numpy() if logits_RV.device.type == "cpu" else logits_RV  # NumPy's argmax is the faster one
         tokens = largest.argmax(-1).tolist()
@@ -49,8 +53,28 @@ def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work]) -> list[int]:
         if work.fault != NO_FAULT:
             tokens[row] = NO_TOKEN
         elif work.temperature > 0.0:
-            tokens[row] = _sampled_token(logits_RV[row].cpu().numpy(), work)
+            tokens[row] = drawn[row] if row in drawn else _sampled_token(logits_RV[row].cpu().numpy(), work)
     return tokens
+
+
+def _drawn(kernels: ctypes.CDLL, logits_RV: torch.Tensor, works: Sequence[Work]) -> dict[int, int]:
+    """Draw from whole distributions; return the tokens by their rows, without those that rounding could decide."""
+    rows = [
+        row
+        for row, work in enumerate(works)
+        if work.fault == NO_FAULT
+        and work.temperature >= _LEAST_TEMPERATURE
+        and work.top_p == 1.0
+        and not (work.top_k or work.min_p)
+    ]
+    numbers, tokens = np.array(rows, np.int32), np.empty(len(rows), np.int32)
+    temperatures = np.array([works[row].temperature for row in rows])
+    uniforms = np.array([_uniform(works[row].seed, works[row].sample) for row in rows])
+    kernels.draw_tokens(
+        *(logits_RV.data_ptr(), logits_RV.stride(0), logits_RV.shape[1], numbers.ctypes.data, len(rows)),
+        *(temperatures.ctypes.data, uniforms.ctypes.data, tokens.ctypes.data),
+    )
+    return {row: token for row, token in zip(rows, tokens.tolist(), strict=True) if token >= 0}
 
 
 def log_probabilities(logits_RV: torch.Tensor, works: Sequence[Work]) -> torch.Tensor:

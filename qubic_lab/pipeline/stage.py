@@ -199,7 +199,8 @@ class Stage:
             for work, logits_V in zip(message.sampled, logits_NV, strict=True):
                 self._write_logits(self._capture, work, logits_V)
         chosen_from = logits_NV if adjustments_A3 is None else adjusted(logits_NV, adjustments_A3)
-        message = message.with_tokens(choose_tokens(chosen_from, message.sampled))
+        kernels = self.decoder.library if isinstance(self.decoder, NativeDecoder) else None
+        message = message.with_tokens(choose_tokens(chosen_from, message.sampled, kernels))
         return message, (log_probabilities(logits_NV, message.sampled),) if message.has_logprobs else ()
 
     def _logits(self, message: Message, hidden_RH: torch.Tensor, rows: list[int]) -> torch.Tensor:

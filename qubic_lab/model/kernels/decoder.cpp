@@ -758,7 +758,8 @@ struct Step {
         const uint32_t* a = reinterpret_cast<const uint32_t*>(queries);
         each_page([&](int page, const uint32_t* keys, int first, int rows) {
             multiply<T>(rows, a + first * query_words, query_words, Packed{keys, PAGE}, query_words,
-                        scores + int64_t(first) * padded + page * PAGE, padded, false, nullptr);
+                        scores + int64_t(first) * padded + page * PAGE, padded, false,
+                        reinterpret_cast<const char*>(keys + key_words()));
         });
         float scale = 1.0f / sqrtf(float(dim));
         float* sums = Scratch::at_least(own.sums, rows);
@@ -964,6 +965,25 @@ uint16_t quantise_block(const float* x, uint8_t* whole) {
     return best;
 }
 
+// exp((logit - largest) × scale) of eight logits, with a relative error of about 1e-15 times the exponent.
+typedef double Doubles __attribute__((vector_size(64), aligned(8)));
+inline Doubles weigh_eight(const float* logits, double largest, double scale) {
+    typedef int64_t Longs __attribute__((vector_size(64)));
+    typedef float Floats __attribute__((vector_size(32), aligned(4)));
+    const double rounder = 0x1.8p52;  // adding it makes whole numbers of sums, in their lowest bits
+    Doubles x = (__builtin_convertvector(*reinterpret_cast<const Floats*>(logits), Doubles) - largest) * scale;
+    Longs tiny = x < -700.0;
+    x = tiny ? Doubles{} - 700.0 : x;
+    Doubles shifted = x * 1.4426950408889634 + rounder, n = shifted - rounder;
+    Doubles f = x - n * 0x1.62e42fefa3800p-1 - n * 0x1.ef35793c76730p-45;  // ln 2 in two parts
+    Doubles sum = Doubles{} + 1.0 / 479001600;
+    const double terms[] = {1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
+                            1.0 / 120, 1.0 / 24, 1.0 / 6, 0.5, 1.0, 1.0};
+    for (double term : terms) sum = sum * f + term;
+    Longs bits = (Longs)sum + ((Longs)shifted << 52);
+    return tiny ? Doubles{} : (Doubles)bits;
+}
+
 // Write a column's scale and the bytes of its numbers to their place in a block of a group.
 void place_block(char* block, int column, int bits, uint16_t scale, const uint8_t* bytes) {
     memcpy(block + column * 2, &scale, 2);
@@ -1107,5 +1127,64 @@ void decoder_logits(void* decoder, void* hidden, int32_t rows, float* logits) {
     d.taken.back().store(0, std::memory_order_relaxed);
     reserve(d, rows);
     d.run(d.shape.bf16 ? head_job<Bf16> : head_job<Fp32>);
+}
+
+// For each of `rows` of logits (`stride` apart), draw from exp(logit / temperature): the token at which the cumulative
+// distribution passes `uniform`, or -1 where sums in another order could find another one.
+void draw_tokens(const float* logits, int64_t stride, int32_t vocabulary, const int32_t* rows, int32_t count,
+                 const double* temperatures, const double* uniforms, int32_t* tokens) {
+    constexpr int BLOCK_TOKENS = 512;
+    constexpr double SURE = 1e-9;  // of the total; far more than sums differ by their order
+    int blocks = (vocabulary + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    std::vector<double> before(blocks + 1);
+    double weights[BLOCK_TOKENS];
+    for (int i = 0; i < count; i++) {
+        const float* row = logits + rows[i] * stride;
+        Vector most = splat(-INFINITY);
+        int token = 0;
+        for (; token + LANES <= vocabulary; token += LANES) {
+            Vector x = load(row + token);
+            most = x > most ? x : most;
+        }
+        double largest = most[0];
+        for (int lane = 1; lane < LANES; lane++) largest = std::max(largest, double(most[lane]));
+        for (; token < vocabulary; token++) largest = std::max(largest, double(row[token]));
+        double scale = 1.0 / temperatures[i];
+        auto weigh = [&](int block) {
+            int first = block * BLOCK_TOKENS, size = std::min(BLOCK_TOKENS, vocabulary - first);
+            float last[8];
+            Doubles sums{};
+            for (int t = 0; t < size; t += 8) {
+                const float* from = row + first + t;
+                if (size - t < 8) {
+                    std::fill(last, last + 8, -INFINITY);
+                    from = static_cast<const float*>(memcpy(last, from, (size - t) * sizeof(float)));
+                }
+                Doubles eight = weigh_eight(from, largest, scale);
+                sums += eight;
+                *reinterpret_cast<Doubles*>(weights + t) = eight;
+            }
+            double sum = 0;
+            for (int lane = 0; lane < 8; lane++) sum += sums[lane];
+            return sum;
+        };
+        before[0] = 0;
+        for (int block = 0; block < blocks; block++) before[block + 1] = before[block] + weigh(block);
+        double total = before[blocks], at = uniforms[i] * total;
+        auto step_of = [&](const double* sums, int steps) {
+            int step = int(std::upper_bound(sums, sums + steps + 1, at) - sums) - 1;
+            bool sure = step >= 0 && step < steps && at - sums[step] > SURE * total && sums[step + 1] - at > SURE * total;
+            return sure ? step : -1;
+        };
+        int block = step_of(before.data(), blocks);
+        tokens[i] = -1;
+        if (block < 0) continue;
+        weigh(block);
+        int size = std::min(BLOCK_TOKENS, vocabulary - block * BLOCK_TOKENS);
+        double sums[BLOCK_TOKENS + 1];
+        sums[0] = before[block];
+        for (int t = 0; t < size; t++) sums[t + 1] = sums[t] + weights[t];
+        if (int step = step_of(sums, size); step >= 0) tokens[i] = block * BLOCK_TOKENS + step;
+    }
 }
 }
