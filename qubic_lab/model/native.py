@@ -70,8 +70,9 @@ class HugePages:
         memory = mmap.mmap(-1, size, **self._PRIVATE)  # shared memory, the default, has small pages
         with suppress(AttributeError, OSError):  # only Linux has them, and its kernel may be built without
             memory.madvise(mmap.MADV_HUGEPAGE)
-        words: torch.Tensor = torch.frombuffer(memory, dtype=torch.int32)
-        return words[-words.data_ptr() % self._PAGE // 4 :]
+        words = torch.frombuffer(memory, dtype=torch.int32)
+        aligned: torch.Tensor = words[-words.data_ptr() % self._PAGE // 4 :]
+        return aligned
 
 
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:
