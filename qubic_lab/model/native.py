@@ -71,14 +71,13 @@ class HugePages:
         with suppress(AttributeError, OSError):  # only Linux has them, and its kernel may be built without
             memory.madvise(mmap.MADV_HUGEPAGE)
         words = torch.frombuffer(memory, dtype=torch.int32)
-        aligned: torch.Tensor = words[-words.data_ptr() % self._PAGE // 4 :]
-        return aligned
+        return words[-words.data_ptr() % self._PAGE // 4 :]
 
 
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:
     """Pack a matrix for the kernels: int32 words (groups, words of I, COLUMNS), padded with zero columns."""
-    words_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32).unflatten(0, (-1, COLUMNS))
-    return words_OI.transpose(1, 2).contiguous()
+    padded_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32)
+    return padded_OI.view(-1, COLUMNS, padded_OI.shape[1]).transpose(1, 2).contiguous()
 
 
 class DenseMatrix(NamedTuple):
