@@ -163,9 +163,9 @@ def test_figures_of_a_cpu_are_found_again_from_the_times_of_its_layers() -> None
     took_s = {n: layer.step_bytes(n) / 40e9 + layer.flops * n / 0.2e12 for n in (1, 4, 8)}
     found = attained(took_s, layer, "", 1)
     assert found and (found.gb_per_s, found.gflops) == pytest.approx((40, 200)) and found.error < 1e-9
-    free = attained({n: layer.step_bytes(n) / 40e9 for n in (1, 8)}, layer, "", 1)
+    free = attained({n: layer.step_bytes(n) / 40e9 for n in (1, 4, 8)}, layer, "", 1)
     assert free and free.gb_per_s == pytest.approx(40, rel=0.01), "rows that cost nothing"
-    assert attained({1: 1.0}, layer, "", 1) is None
+    assert attained({1: 1.0, 4: 2.0}, layer, "", 1) is None, "any two are met"
 
 
 def test_rows_between_measured_ones_are_on_a_line_and_further_ones_go_on_with_the_last() -> None:

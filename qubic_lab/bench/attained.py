@@ -32,7 +32,7 @@ def attained(layer_s: Mapping[int, float], layer: PartCost, weights: str, ranks:
 
     Least squares of the relative errors, with neither figure below 0.
     """
-    if len(layer_s) < 2:
+    if len(layer_s) <= 2:  # any two are met exactly
         return None
     rows = [(layer.step_bytes(n) / took, layer.flops * n / took) for n, took in layer_s.items()]
     read2, both, compute2 = (sum(a[i] * a[j] for a in rows) for i, j in ((0, 0), (0, 1), (1, 1)))

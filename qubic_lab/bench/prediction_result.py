@@ -106,4 +106,4 @@ class PredictionResult(ModelResult):
         yield Table(columns, [(*left, *right) for left, right in zip(of, sizes, strict=True)])
         yield f"median error of memory {self.median_memory_error:.1%}"
         for each in self.attained:
-            yield f"{each.weights or self.dtype}, each of {each.ranks} ranks: {each.text()}"
+            yield f"{each.weights or self.dtype}, a rank of {each.ranks}: {each.text()}"
