@@ -8,11 +8,12 @@ import pytest
 import redis
 from clusters import Fragile, StartCluster, text_of, until
 from test_openai_routes import CHAT, HELLO, TEXT, assert_error, chunks_of
-from words import Words
+from words import Words, end_of
 from words import text_of as words_of
 
 from qubic_lab.api.openai.schemas import ChatCompletion
 from qubic_lab.errors import ContextError, InputError, RankError
+from qubic_lab.wire import pipeline_pb2
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
 
@@ -47,6 +48,20 @@ async def test_scores_and_log_probabilities_pass_the_queue(start_cluster: StartC
         answer = (await running.client.post(CHAT, json=chat)).json()
         assert answer["choices"][0]["message"]["content"] == words_of(7)
         assert answer["usage"]["prompt_tokens"] == len("<system>Be brief.<user>Hello")
+
+
+async def test_usage_tells_which_tokens_were_known(
+    start_cluster: StartCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known(*asked: Any) -> pipeline_pb2.End:
+        end = end_of(*asked)
+        end.cached_tokens = 6
+        return end
+
+    monkeypatch.setattr("words.end_of", known)
+    async with start_cluster(nodes={"a": Words()}, served=True) as running:
+        found = (await running.client.post(CHAT, json=HELLO)).json()
+        assert found["usage"]["prompt_tokens_details"] == {"cached_tokens": 6}
 
 
 async def test_only_nodes_with_the_model_answer(start_cluster: StartCluster) -> None:

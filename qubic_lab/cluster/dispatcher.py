@@ -527,4 +527,5 @@ def _sample(reply: pipeline_pb2.GenerateReply) -> dict[str, Any]:
 def _end(end: pipeline_pb2.End) -> dict[str, Any]:
     names = ("text", "finish_reason", "prompt_tokens", "ttft_ms", "queue_ms", "tokens_per_s")
     scores = {PROMPT: packed_scores(end)} if end.prompt else {}
-    return {name: getattr(end, name) for name in names} | scores
+    cached = {"cached_tokens": end.cached_tokens} if end.cached_tokens else {}
+    return {name: getattr(end, name) for name in names} | cached | scores

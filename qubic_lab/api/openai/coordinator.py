@@ -100,4 +100,5 @@ def _completion_of(request: Request, items: list[dict[str, Any]], result: dict[s
         logprobs=tuple(item["logprob"] for item in items if "logprob" in item),
         prompt_scores=scored_tokens_of(result.get(PROMPT, "")),
         queue_ms=result.get("queue_ms", 0.0),
+        cached_tokens=result.get("cached_tokens", 0),
     )
