@@ -332,6 +332,8 @@ def load(
     from qubic_lab.bench.load import bench_load
 
     rates, surfaces = console.split_numbers("--rate", rate), console.split_list("--surface", surface)
+    if "oracle" in surfaces:
+        console.require("aiolimiter", "arch", "pandas", "pandera", "talib", extra="oracle")
     return bench_load(rates, profile, seconds, surfaces, bound, overload, nodes, slots, answer, progress)
 
 

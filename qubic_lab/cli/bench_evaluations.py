@@ -56,6 +56,7 @@ def backtest(
 
     Data without any edge show how often noise is called evidence, data with one how often it is found.
     """
+    console.require("aiolimiter", "arch", "pandas", "pandera", extra="oracle")
     from qubic_lab.bench.backtest import bench_backtest
 
     return bench_backtest(
@@ -196,6 +197,7 @@ def oracle(
     cached_requests: Annotated[int, Option(help="Requests of each route whose answers are cached.")] = 5_000,
 ) -> "BenchResult":
     """Measure the latency of the market oracle, cold and cached."""
+    console.require("aiolimiter", "arch", "pandas", "pandera", "talib", extra="oracle")
     from qubic_lab.bench.oracle import bench_oracle
 
     return bench_oracle(rows, texts, clients, requests, cached_requests, progress)

@@ -78,6 +78,8 @@ def run_notebook(
             if "error" in message:
                 where = f"cell In [{message['cell']}]" if message["cell"] else "before the first cell"
                 failure = f"{where}: {message['error']}"
+                if message["error"].startswith("ModuleNotFoundError"):
+                    failure += '; what the studies of this project need: pip install "qubic-lab[lab,oracle]"'
             else:
                 on_cell(message["cell"], cells)
     if stop is not None and stop.is_set():
