@@ -1,8 +1,9 @@
 """Processes of tests, forked from one that has imported the package: its imports take one to three seconds of a core.
 
-After `fork_from_here()` this process's `subprocess.Popen` starts the modules of FORKED, any module by PYTHON, and
-pytest's workers as forks of what is imported now. They are its children, with the environment, folder, session and
-descriptors that they would have; what they start themselves is started as always, but for those of FORKING.
+After `fork_from_here()` this process's `subprocess.Popen` starts the modules of FORKED, any module or code by PYTHON,
+and pytest's workers as forks of what is imported now; so do pools of `multiprocessing` that would spawn. All are its
+children, with the environment, folder, session and descriptors that they would have; what they start themselves is
+started as always, but for those by PYTHON and of FORKING.
 """
 
 import ctypes
@@ -12,6 +13,7 @@ import gc
 import itertools
 import json
 import logging
+import multiprocessing.util
 import os
 import runpy
 import signal
@@ -22,7 +24,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -42,21 +44,21 @@ FORKED = {
     "reading_worker",
 }
 FORKING = {
-    "qubic_lab.cli.main": (),
     "qubic_lab.cluster.supervisor": (),
     "qubic_lab.lifeline": (),
     "qubic_lab.runs.worker": ("papermill", "papermill.translators", "nbclient", "ipykernel.kernelapp"),
 }
 """Modules whose processes fork theirs in turn, and what these import."""
 PYTHON = f"{Path(sys.executable).parent}/./{Path(sys.executable).name}"
-"""This interpreter by a name that tests use: with it any module is started as a fork."""
+"""This interpreter by a name that tests use: with it any module or code is started as a fork, which forks others."""
 WORKER = "import sys;exec(eval(sys.stdin.readline()))"
 """What execnet lets a worker of pytest run."""
-LONGEST = 1 << 18
+LONGEST, MOST_PASSED = 1 << 18, 99
 TESTS = Path(__file__).parent
 _PR_SET_CHILD_SUBREAPER = 36
 
 start_anew = subprocess.Popen._execute_child  # type: ignore[attr-defined]
+spawn_anew = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
 
 
 def fork_from_here(first: Callable[[], None] = lambda: None) -> None:
@@ -74,6 +76,17 @@ def fork_from_here(first: Callable[[], None] = lambda: None) -> None:
         _fork_others(asked)
     asked.close()
 
+    def fork(argv: list[str], given: list[int], passed: Iterable[int], **job: Any) -> int:
+        blocked = [*signal.pthread_sigmask(signal.SIG_BLOCK, [])]
+        job |= {"argv": argv, "parent": parent, "numbers": [0, 1, 2, *passed], "blocked": blocked}
+        with one_at_a_time:
+            adopt_orphans(True)
+            socket.send_fds(asking, [json.dumps(job).encode()], [*given, *passed])
+            pid = int(asking.recv(99))
+            asking.recv(1)  # it is ours now
+            adopt_orphans(False)
+        return pid
+
     def start(self: Any, args: Any, executable: Any, *others: Any) -> None:
         before, close_fds, passed, cwd, env, _, _, shell, *pipes, _, _, _, _, _, new_session, _ = others
         env = dict(os.environ if env is None else env)
@@ -85,24 +98,21 @@ def fork_from_here(first: Callable[[], None] = lambda: None) -> None:
         argv = [str(each) for each in args[1:]]
         stdin, to_stdin, from_stdout, stdout, from_stderr, stderr = pipes
         given = [own if number == -1 else number for own, number in enumerate((stdin, stdout, stderr))]
-        job = {
-            "argv": argv,
-            "env": env,
-            "cwd": str(cwd or Path.cwd()),
-            "parent": parent,
-            "new_session": new_session,
-            "numbers": [0, 1, 2, *passed],
-        }
-        with one_at_a_time:
-            adopt_orphans(True)
-            socket.send_fds(asking, [json.dumps(job).encode()], [*given, *passed])
-            self.pid = int(asking.recv(99))
-            asking.recv(1)  # it is ours now
-            adopt_orphans(False)
+        forking = args[0] == PYTHON or argv[_options_end(argv)] in FORKING
+        folder = str(cwd or Path.cwd())
+        self.pid = fork(argv, given, passed, env=env, cwd=folder, new_session=new_session, forking=forking)
         self._child_created = True
         self._close_pipe_fds(stdin, to_stdin, from_stdout, stdout, from_stderr, stderr)
 
+    def spawn(path: bytes, args: list[Any], passed: Iterable[int]) -> int:
+        argv = [os.fsdecode(each) for each in args]
+        if os.getpid() != parent or "--multiprocessing-fork" not in argv:  # but for the tracker of resources
+            return spawn_anew(path, args, passed)
+        given, env, folder = [0, 1, 2], dict(os.environ), str(Path.cwd())
+        return fork(argv[argv.index("-c") :], given, passed, env=env, cwd=folder, new_session=False, forking=False)
+
     subprocess.Popen._execute_child = start  # type: ignore[attr-defined]
+    multiprocessing.util.spawnv_passfds = spawn  # type: ignore[attr-defined]
 
 
 def adopt_orphans(yes: bool) -> None:
@@ -115,7 +125,7 @@ def _is_forked(command: Any) -> bool:
         return False
     module = _options_end(command[1:]) + 1
     if command[module - 1] == "-c":
-        return command[module] == WORKER
+        return command[0] == PYTHON or command[module] == WORKER
     return command[module - 1] in ("-m", "-um") and (command[0] == PYTHON or command[module] in FORKED)
 
 
@@ -134,7 +144,7 @@ def _fork_others(asked: socket.socket) -> None:
     for number in (0, 1):
         os.dup2(os.open(os.devnull, os.O_RDWR), number)
     while True:
-        message, given, *_ = socket.recv_fds(asked, LONGEST, 9)
+        message, given, *_ = socket.recv_fds(asked, LONGEST, MOST_PASSED)
         if not message:
             os._exit(0)
         job = json.loads(message)
@@ -152,7 +162,7 @@ def _fork_others(asked: socket.socket) -> None:
 
 
 def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None:
-    """Run a module as `python -m` does, or what a worker of pytest runs, and end."""
+    """Run a module or code as `python -m` and `python -c` do, and end."""
     asked.close()
     numbers = job["numbers"]
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, max(*given, *numbers) + 1) for descriptor in given]
@@ -167,18 +177,22 @@ def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None
     os.chdir(job["cwd"])
     while os.getppid() != job["parent"]:
         time.sleep(0.001)
+    signal.pthread_sigmask(signal.SIG_SETMASK, job["blocked"])
     status = 1
     try:
         module = _options_end(job["argv"])
         _as_new(job["argv"][:module], job["argv"][module:])
-        if job["argv"][module] == WORKER:
-            sys.modules["__main__"] = ModuleType("__main__")  # not pytest's, which processes of a pool would import
-            exec(WORKER, {"__name__": "__main__"})
-        else:
+        code = job["argv"][module]
+        if code != WORKER:
             _forget_tests()
-            if job["argv"][module] in FORKING:
+            if job["forking"]:
                 fork_from_here()
-            runpy.run_module(job["argv"][module], run_name="__main__", alter_sys=True)
+        if job["argv"][module - 1] == "-c":
+            sys.argv[0] = "-c"
+            main = sys.modules["__main__"] = ModuleType("__main__")  # not pytest's: processes of a pool would import it
+            exec(code, main.__dict__)
+        else:
+            runpy.run_module(code, run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
@@ -198,6 +212,7 @@ def _as_new(options: list[str], argv: list[str]) -> None:
     from qubic_lab.settings import settings
 
     subprocess.Popen._execute_child = start_anew  # type: ignore[attr-defined]
+    multiprocessing.util.spawnv_passfds = spawn_anew  # type: ignore[attr-defined]
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
         if callable(signal.getsignal(number)) or number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)

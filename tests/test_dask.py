@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from forked_python import PYTHON
 from studies import Silent, everything_but_times, write_notebook, write_project, write_study
 
 from qubic_lab.errors import InputError
@@ -32,7 +32,7 @@ def start_worker(address: str, folder: Path) -> "subprocess.Popen[bytes]":
     environment = os.environ | {name: str(folder) for name in ("QUBIC_LAB_RUNS", "QUBIC_LAB_CACHE")}
     options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)]
     log = (folder / "log").open("wb")
-    return subprocess.Popen([sys.executable, "-c", WORKER, address, *options], cwd=folder, env=environment, stderr=log)
+    return subprocess.Popen([PYTHON, "-c", WORKER, address, *options], cwd=folder, env=environment, stderr=log)
 
 
 @pytest.fixture

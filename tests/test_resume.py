@@ -3,7 +3,6 @@
 import os
 import random
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from clusters import wait_until
+from forked_python import PYTHON
 from studies import Silent, everything_but_times, write_project
 
 from qubic_lab.runs import batch
@@ -28,7 +28,7 @@ main()
 
 def start(file: Path, runs: Path, jobs: int = 1) -> subprocess.Popen[str]:
     environment = os.environ | {"QUBIC_LAB_RUNS": str(runs)}
-    command = [sys.executable, "-c", COMMAND, "run", str(file), "--jobs", str(jobs)]
+    command = [PYTHON, "-c", COMMAND, "run", str(file), "--jobs", str(jobs)]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

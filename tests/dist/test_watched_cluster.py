@@ -16,6 +16,7 @@ import httpx2
 import pytest
 import yaml
 from clusters import Process, cache_with_kernels, processes, wait_until
+from forked_python import PYTHON
 from prometheus_client import start_http_server
 
 from qubic_lab.database import open_database
@@ -102,7 +103,7 @@ def watched(received: tuple[str, Received], tiny: Path, tmp_path_factory: pytest
         "TMPDIR": str(folder),
     }
     cli = "qubic_lab.cli.main"
-    with processes() as start:
+    with processes(PYTHON) as start:
         nodes = f"unix:{folder}/nodes.sock"
         coordinator = start(
             folder, "coordinator", cli, "coordinator", "--listen", "127.0.0.1:0", "--nodes", nodes, **environment
@@ -225,7 +226,7 @@ def test_prometheus_scrapes_all_processes_and_alertmanager_tells_what_fires(
     server, _ = start_http_server(0, "127.0.0.1", make_registry(Collector(CollectorConfig(), engine), engine))
     port, alert_port = free_port(), free_port()
     pipeline = next(watched.folder.glob("qubic-lab-*/engine.sock"))
-    with processes() as start:
+    with processes(PYTHON) as start:
         arguments = ("qubic_lab.cli.main", "serve", "--pipeline", f"unix:{pipeline}", "--listen", "127.0.0.1:0")
         serve = start(tmp_path, "serve", *arguments, QUBIC_LAB_CACHE=str(tmp_path))
         wait_until(lambda: re.search(r"at http://(\S+)/v1;", serve.log))
