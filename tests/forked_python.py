@@ -20,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -71,9 +72,14 @@ def fork_from_here(first: Callable[[], None] = lambda: None) -> None:
     asked, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent, one_at_a_time = os.getpid(), threading.Lock()
     if not os.fork():
-        asking.close()
-        first()
-        _fork_others(asked)
+        try:
+            asking.close()
+            first()
+            _fork_others(asked)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)  # what follows is the parent's
     asked.close()
 
     def fork(argv: list[str], given: list[int], passed: Iterable[int], **job: Any) -> int:
@@ -151,17 +157,18 @@ def _fork_others(asked: socket.socket) -> None:
         for name in FORKING.get(job["argv"][_options_end(job["argv"])], ()):
             import_module(name)
         if not (between := os.fork()):
+            own = os.getpid()
             if child := os.fork():
                 asked.send(b"%d" % child)
                 os._exit(0)
-            _become(asked, job, given)
+            _become(asked, job, given, own)
         os.waitpid(between, 0)
         asked.send(b".")
         for descriptor in given:
             os.close(descriptor)
 
 
-def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None:
+def _become(asked: socket.socket, job: dict[str, Any], given: list[int], between: int) -> None:
     """Run a module or code as `python -m` and `python -c` do, and end."""
     asked.close()
     numbers = job["numbers"]
@@ -175,8 +182,10 @@ def _become(asked: socket.socket, job: dict[str, Any], given: list[int]) -> None
     os.environ.clear()
     os.environ.update(job["env"])
     os.chdir(job["cwd"])
-    while os.getppid() != job["parent"]:
+    while (parent := os.getppid()) == between:
         time.sleep(0.001)
+    if parent != job["parent"]:  # it was killed
+        os._exit(1)
     signal.pthread_sigmask(signal.SIG_SETMASK, job["blocked"])
     status = 1
     try:
@@ -232,6 +241,7 @@ def _as_new(options: list[str], argv: list[str]) -> None:
     logging.root.setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*found in sys.modules", category=RuntimeWarning)
     settings.cache_clear()
+    tempfile.tempdir = None  # its environment may name another
 
 
 def _forget_tests() -> None:
@@ -240,8 +250,9 @@ def _forget_tests() -> None:
         name for name, each in sys.modules.items() if str(getattr(each, "__file__", "")).startswith(str(TESTS))
     ]:
         del sys.modules[name]
-    if (
-        sys.argv[0] in ("forked_kernels", "ipykernel_launcher") and "matplotlib" in sys.modules
-    ):  # which has chosen another
+    kernel = sys.argv[0] == "ipykernel_launcher"
+    if kernel and (watched := os.environ.get("JPY_PARENT_PID")):  # which was read at the import
+        sys.argv.append(f"--IPKernelApp.parent_handle={watched}")
+    if (kernel or sys.argv[0] == "forked_kernels") and "matplotlib" in sys.modules:  # which has chosen another
         sys.modules["matplotlib"].rcParams["backend"] = "module://matplotlib_inline.backend_inline"
     gc.enable()

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from clusters import wait_until
+from forked_python import start_anew
 from rich.console import Console
 from studies import Silent, write_notebook, write_study, write_week
 
@@ -83,7 +84,10 @@ def test_ctrl_c_ends_all_that_run(lab_root: Path):
     assert not list((lab_root / "runs" / "study").glob("*-*"))
 
 
-def test_a_run_beyond_its_limits_ends_with_all_its_processes_and_the_batch_goes_on(lab_root: Path):
+def test_a_run_beyond_its_limits_ends_with_all_its_processes_and_the_batch_goes_on(
+    lab_root: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", start_anew)  # forks would have the memory of all tests
     write_notebook(lab_root / "notebooks" / "tiny.ipynb", f"{CHILD}much = b'x' * (800 << 20)\ntime.sleep(600)")
     write_notebook(lab_root / "notebooks" / "small.ipynb", "1 + 1")
     write_study(lab_root, "large", limits={"gib": 0.7})
