@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from qubic_lab.model.config import parse_config
-from qubic_lab.model.cost import kv_memory_bytes, model_cost, stage_weight_bytes
+from qubic_lab.model.cost import DENSE_SHARE, kv_memory_bytes, model_cost, stage_weight_bytes
 from qubic_lab.model.device import CATALOGUE, Link, parse_devices
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.predict import (
@@ -91,8 +91,8 @@ def test_a_cpu_keeps_weights_packed_and_the_first_rank_serves_clients() -> None:
     weights = [stage_weight_bytes(DEEPSEEK, stage, "bf16", packed=True) for stage in stage_ranges((17, 11))]
     full = [stage_weight_bytes(DEEPSEEK, stage, "bf16") for stage in stage_ranges((17, 11))]
     embedding = 2 * DEEPSEEK.vocab * DEEPSEEK.hidden
-    assert weights[0] - embedding == pytest.approx(0.76 * (full[0] - embedding), rel=1e-3)
-    assert weights[1] == pytest.approx(0.76 * full[1], rel=1e-3)
+    assert weights[0] - embedding == pytest.approx(DENSE_SHARE * (full[0] - embedding), rel=1e-3)
+    assert weights[1] == pytest.approx(DENSE_SHARE * full[1], rel=1e-3)
     served, other = (of - own for of, own in zip(held, weights, strict=True))
     assert served - other == SERVER_BYTES + DEEPSEEK.vocab * TOKEN_BYTES
     assert 0 < other - PROCESS_BYTES < 2**25

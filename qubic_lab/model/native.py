@@ -34,6 +34,8 @@ from qubic_lab.model.safetensors_file import BLOCK_BYTES
 
 DENSE_WORDS = 48
 """Words of 32 bits in which a dense matrix keeps COLUMNS packed words."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Options of glibc's malloc."""
 BLOCKS = {8: "Q8_0", 4: "Q4_0"}
 """Dtypes of stored blocks that are as those of the kernels, by bits."""
 
@@ -72,6 +74,19 @@ class HugePages:
             memory.madvise(mmap.MADV_HUGEPAGE)
         words = torch.frombuffer(memory, dtype=torch.int32)
         return words[-words.data_ptr() % self._PAGE // 4 :]
+
+
+def _set_malloc(mapped: int) -> None:
+    """Let glibc give memory back as soon as it is freed, from this size on; what it kept so far goes back now.
+
+    Small sizes are for what is read once. The largest that glibc chooses itself is 32 MiB, with twice that for the ends
+    of its heaps.
+    """
+    with suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        for option, size in ((_MMAP_THRESHOLD, mapped), (_TRIM_THRESHOLD, 2 * mapped)):
+            libc.mallopt(option, size)
 
 
 def pack(weight_OI: torch.Tensor) -> torch.Tensor:
@@ -144,6 +159,7 @@ class NativeDecoder:
         self._kept: list[torch.Tensor] = []  # what the kernels point at
         self._memory = HugePages()
         self._read_bytes: list[int] = []
+        _set_malloc(mapped=1 << 20)
         self._embedding = self._read(EMBEDDING) if stage.has_embedding else None
         with ThreadPoolExecutor(threads) as pool:
             layers = list(pool.map(self._read_layer, range(stage.first, stage.end)))
@@ -171,8 +187,7 @@ class NativeDecoder:
         """Bytes of a page, over the layers of the stage."""
         assert self.page_bytes == 4 * library.decoder_page_words(self._handle)
         self.reset(slots=1)
-        with suppress(AttributeError, OSError):  # what was read is packed: glibc gives its memory back
-            ctypes.CDLL(None).malloc_trim(0)
+        _set_malloc(mapped=32 << 20)
 
     def __del__(self) -> None:
         if handle := getattr(self, "_handle", None):

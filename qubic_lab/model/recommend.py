@@ -241,10 +241,7 @@ def assumptions(setup: Setup) -> tuple[str, ...]:
             "embedding and the KV cache stay in the dtype."
         )
     elif setup.packed and setup.dtype == "bf16":
-        lines.append(
-            "The kernels keep bf16 matrices in 12 bits a value, as AVX-512 allows, and 1 % of them whole as well; the "
-            "embedding is as it is."
-        )
+        lines.append("The kernels keep bf16 matrices in 12 bits a value, as AVX-512 allows; the embedding is as it is.")
     if setup.accepted:
         lines.append(
             "A request alone has as many drafted tokens a step as pay, each right with a chance of "
