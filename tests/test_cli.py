@@ -480,7 +480,8 @@ def test_bench_memory_says_what_each_rank_holds(here: Run, shared_ranks: None) -
     assert all(rank["weight_bytes"] < rank["peak_rss_bytes"] for rank in ranks)
     config, tokens = load_config(Path("tiny")), found["kv_tokens"]
     assert sum(rank["kv_bytes"] for rank in ranks) == kv_memory_bytes(config, config.layers, "bf16", tokens)
-    assert all(0.5 < rank["predicted_bytes"] / rank["resident_bytes"] < 2 for rank in ranks)
+    for rank in ranks:  # these are forks of a test, so they hold more than the ranks of users
+        assert rank["weight_bytes"] + rank["kv_bytes"] < rank["predicted_bytes"] < 2 * rank["resident_bytes"]
 
 
 def test_a_plan_needs_a_config_and_no_weights(here: Run, tmp_path: Path) -> None:
