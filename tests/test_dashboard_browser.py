@@ -174,6 +174,7 @@ async def test_drain_asks_first_readers_have_no_buttons_and_other_forms_fit(
 
         async def enter(token: str, **options: Any) -> Any:
             page = await (await lab.browser.new_context(**options)).new_page()
+            page.set_default_timeout(1_000 * WITHIN_S)
             await page.goto(f"{lab.url}/login")
             await page.locator("input").fill(token)
             await page.get_by_role("button").click()
