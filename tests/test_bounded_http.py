@@ -5,7 +5,6 @@ import logging
 import re
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -21,8 +20,7 @@ from fastapi.responses import PlainTextResponse
 from uvicorn.server import ServerState
 
 from qubic_lab.api import bounded_http
-from qubic_lab.api.http_metrics import HttpMetrics
-from qubic_lab.api.http_server import Seldom, guard, new_app, server_options
+from qubic_lab.api.http_server import Seldom, server_options
 from qubic_lab.wire.certificates import make_certificates
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
@@ -182,64 +180,6 @@ async def serving(app: FastAPI, **options: Any) -> AsyncIterator[tuple[str, int]
     await until(lambda: not bounded_http._Connections.of(server.server_state).open)
     server.should_exit = True
     await task
-
-
-@asynccontextmanager
-async def asking(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
-    async with (
-        serving(app) as (host, port),
-        httpx2.AsyncClient(base_url=f"http://{host}:{port}", trust_env=False, timeout=WITHIN_S) as http,
-    ):
-        yield http
-
-
-@pytest.mark.parametrize("path", ["/api/ai/query", "/v1/chat/completions"])
-async def test_a_connection_refuses_work_as_the_application_would_and_goes_on(path: str) -> None:
-    app, metrics = new_app(), HttpMetrics()
-    app.post(path)(lambda: "done")
-    app.get("/health")(lambda: "well")
-    guard(app, metrics, None)
-    quick, slow = app.state.shedding.refusal, app.state.shedding.backlog.refuses
-    async with asking(app) as http:
-
-        async def post(**headers: str) -> httpx2.Response:
-            return await http.post(path, json={"prompt": "hi"}, headers={"X-Request-Id": "mine", **headers})
-
-        assert (await post()).status_code == 200
-        app.state.shedding.backlog.refuses = lambda now_s: True
-        app.state.shedding.refusal = lambda url: None
-        by_application = await post()
-        app.state.shedding.refusal = quick
-        app.state.shedding.backlog.note(10.0, time.perf_counter())
-        by_connection = [await post() for _ in range(2)]
-        assert by_application.status_code == 503
-        for response in by_connection:
-            assert (response.status_code, response.json()) == (503, by_application.json())
-            assert dict(response.headers) == {**by_application.headers, "date": response.headers["date"]}
-        assert (await http.get("/health")).status_code == 200, "on the same connection"
-        counted = metrics.registry.get_sample_value("qubic_lab_http_requests_total", {"route": "none", "status": "503"})
-        assert counted == 3
-        app.state.shedding.backlog.refuses = slow
-        assert (await post()).status_code == 200
-
-
-async def test_only_small_requests_for_work_are_refused_by_a_connection() -> None:
-    app = new_app()
-    app.post("/api/ai/query")(lambda: "done")
-    guard(app, HttpMetrics(), None)
-    seen: list[bytes] = []
-    app.state.shedding.refusal = lambda url: seen.append(url)
-    async with asking(app) as http:
-        await http.post("/api/ai/query", content=b"a" * 100_000)
-        await http.post("/api/ai/query", content=blocks())
-        await http.post("/api/ai/query", headers={"Origin": str(http.base_url)})
-        assert seen == []
-        await http.post("/api/ai/query", content=b"a" * 99_999)
-        assert seen == [b"/api/ai/query"]
-
-
-async def blocks() -> AsyncIterator[bytes]:
-    yield b"of unknown length"
 
 
 @pytest.mark.parametrize("limit", ["MOST_CONNECTIONS", "MOST_HANDSHAKES"])

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse
 
-from qubic_lab.api.shedding import BEHIND_S, BURST_S, FRESH_S, REMEMBERED_S, WORK, Backlog, SheddingMiddleware
+from qubic_lab.api.shedding import BEHIND_S, BURST_S, REMEMBERED_S, WORK, Backlog, SheddingMiddleware
 
 
 def test_a_burst_is_taken_and_a_lasting_backlog_is_not() -> None:
@@ -27,19 +27,6 @@ def test_after_a_refusal_the_next_backlog_is_no_burst_for_a_while() -> None:
         assert backlog.refuses(at_s) is refused
 
 
-def test_what_was_long_ago_refuses_nothing() -> None:
-    backlog = Backlog()
-    assert not backlog.refuses_by_last(100.0)
-    backlog.note(2 * BEHIND_S, now_s=100.0)
-    backlog.note(2 * BEHIND_S, now_s=100.0 + BURST_S)
-    assert backlog.refuses_by_last(100.0 + BURST_S + FRESH_S / 2)
-    assert not backlog.refuses_by_last(100.1 + BURST_S + FRESH_S)
-    backlog.note(2.0, now_s=103.0)
-    assert backlog.refuses_by_last(106.9), "the next turn may last as long"
-    backlog.note(BEHIND_S / 2, now_s=107.0)
-    assert not backlog.refuses_by_last(107.0)
-
-
 def test_only_a_loop_that_is_behind_now_refuses_and_never_what_tells_of_health() -> None:
     now_s = [0.0]
     turn_s = [0.0]
@@ -54,7 +41,7 @@ def test_only_a_loop_that_is_behind_now_refuses_and_never_what_tells_of_health()
         async def send(message: Any) -> None:
             found.extend([message["status"]] if message["type"] == "http.response.start" else [])
 
-        app = SheddingMiddleware(PlainTextResponse("done"), Backlog(), clock)
+        app = SheddingMiddleware(PlainTextResponse("done"), clock)
         for turn_s[0] in turns_s:
             now_s[0] += BURST_S
             await app({"type": "http", "path": path, "method": "GET", "headers": []}, None, send)  # type: ignore[arg-type]

@@ -12,8 +12,6 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from qubic_lab.api.request_id import id_of
-from qubic_lab.api.shedding import Shedding
 from qubic_lab.errors import InputError
 
 MOST_CONNECTIONS = 2_000
@@ -35,8 +33,6 @@ HEAD_S = 10.0
 """Time limit from a connection, or the first byte of a further request, to the end of the headers."""
 BODY_S = 60.0
 """Time limit from there to the end of the body."""
-SMALL_DIGITS = 5
-"""Of the length of a body that may be refused before it has come."""
 LINGER_S = 1.0
 """How long a server that ends still answers on connections without a request: one may be on its way."""
 _FIRST_GIVEN = 3
@@ -195,9 +191,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0  # of this request, all that is not body
         self._too_much = self._turned_away = False
-        self._shedding: Shedding | None = getattr(getattr(self.config.app, "state", None), "shedding", None)
-        self._refusal: bytes | None = None
-        """The answer to the request that is arriving, which the application never sees."""
         self._timer: TimerHandle | None = None
         self._arriving = asyncio.current_task(self.loop)
         """asyncio's task of accepting this connection, which ends with the handshake."""
@@ -291,56 +284,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._start_timer(BODY_S)
         self._in_head = False
-        self._refusal = self._quick_refusal()
-        if self._refusal is not None:
-            return
         super().on_headers_complete()
         if self._connections.ending:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes -= len(body)
-        if self._refusal is None:
-            super().on_body(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._stop_timer()
         self._in_head, self._head_bytes = True, 0
-        if self._refusal is None:
-            super().on_message_complete()
-            return
-        self.transport.write(self._refusal)
-        self._refusal = None
-        if self._connections.ending or not self.parser.should_keep_alive():
-            self.transport.close()
-        else:
-            self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-
-    def _quick_refusal(self) -> bytes | None:
-        """Return the refusal of a small request for work while the server is behind; None: the application decides.
-
-        It also answers what a page of another origin may read, and what is not the first on its connection.
-        """
-        is_first = self.cycle is None or self.cycle.response_complete
-        if self._shedding is None or not is_first or self.flow.write_paused or self.expect_100_continue:
-            return None
-        given = b""
-        for header, value in self.headers:
-            if header in (b"origin", b"transfer-encoding", b"upgrade"):
-                return None
-            if header == b"content-length" and len(value) > SMALL_DIGITS:
-                return None
-            if header == b"x-request-id":
-                given = value
-        if self.parser.get_method() not in (b"GET", b"POST") or (found := self._shedding.refusal(self.url)) is None:
-            return None
-        head, body = found
-        name = id_of(given.decode("latin-1")).encode("ascii")
-        fields = b"".join(b"%b: %b\r\n" % each for each in self.server_state.default_headers)
-        return b"%b%bx-request-id: %b\r\n\r\n%b" % (head, fields, name, body)
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Say why the parser has ended the request."""

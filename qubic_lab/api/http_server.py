@@ -35,7 +35,7 @@ from qubic_lab.api.access import (
 from qubic_lab.api.bounded_http import MOST_CONNECTIONS, QUEUE, BoundedProtocol, listen_at, say_ending
 from qubic_lab.api.http_metrics import HttpMetrics, MetricsMiddleware
 from qubic_lab.api.request_id import HEADER, RequestIdMiddleware
-from qubic_lab.api.shedding import Shedding, SheddingMiddleware
+from qubic_lab.api.shedding import SheddingMiddleware
 from qubic_lab.errors import InputError
 from qubic_lab.lifeline import CTRL_C_S
 from qubic_lab.settings import settings
@@ -160,8 +160,7 @@ def guard(
             allow_headers=["*"],
             expose_headers=["Retry-After", HEADER],
         )
-    app.state.shedding = Shedding(metrics.requests.labels("none", 503).inc)
-    app.add_middleware(SheddingMiddleware, backlog=app.state.shedding.backlog)
+    app.add_middleware(SheddingMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
 

@@ -20,11 +20,6 @@ _ALLOWED = re.compile(r"[\x21-\x7e]{1,200}")
 logger = logging.getLogger(__name__)
 
 
-def id_of(given: str) -> str:
-    """Return the id of a request: what its client has given, if it can be shown, or a new one."""
-    return given if _ALLOWED.fullmatch(given) else f"req_{uuid.uuid4().hex}"
-
-
 class RequestIdMiddleware:
     """Gives each request an id, its answer the header, and the log a line."""
 
@@ -37,7 +32,7 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(HEADER, "")
-        name = id_of(given)
+        name = given if _ALLOWED.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = name
         started_s, status = time.perf_counter(), 500
 
