@@ -117,6 +117,10 @@ def test_the_command_says_what_differs_and_its_status_what_is_worse(here: Run, t
     assert same.out.rpartition("\n\n")[2].startswith("NOT WORSE")
     assert worse.status == 1
     assert "dtype differs: of a before, of b after" in worse.out
+    for name in ("once", "other"):
+        (tmp_path / name).write_text('{"commit": "abc", "total_s": 1.0}')
+    unjudged = here(f"bench compare {tmp_path}/once {tmp_path}/other")
+    assert (unjudged.status, unjudged.out.splitlines()[-1][:10]) == (2, "NOT JUDGED")
     (tmp_path / "a" / "bad.json").write_text("[")
     refused = here(f"bench compare {tmp_path}/a {tmp_path}/b")
     assert refused.status == 2

@@ -71,6 +71,11 @@ class BenchComparison:
         """Whether a figure got worse by more than noise."""
         return any(each.verdict == "worse" for each in self.changes)
 
+    @property
+    def judged(self) -> list[FigureChange]:
+        """The figures that have intervals on both sides."""
+        return [each for each in self.changes if each.verdict != "unknown"]
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {**asdict(self), "is_worse": self.is_worse}
@@ -79,8 +84,7 @@ class BenchComparison:
         """Yield what differs, first of all what changed."""
         for name, (before, after) in self.differs.items():
             yield f"{name} differs: {before} before, {after} after"
-        judged = [each for each in self.changes if each.verdict != "unknown"]
-        real = [each for each in judged if each.verdict != "noise"]
+        real = [each for each in self.judged if each.verdict != "noise"]
         header = ("figure", "A", "B", "B ÷ A", "verdict")
         if real:
             yield Table(header, [each.cells() for each in real])
@@ -91,11 +95,14 @@ class BenchComparison:
             yield Table(header, [each.cells() for each in once])
         if self.only_one:
             yield f"only on one side: {', '.join(self.only_one)}"
+        if not self.judged:
+            yield "NOT JUDGED: no figure has an interval on both sides"
+            return
         counts = ", ".join(
-            f"{sum(each.verdict == verdict for each in judged)} {verdict}"
+            f"{sum(each.verdict == verdict for each in self.judged)} {verdict}"
             for verdict in ("worse", "better", "changed", "noise")
         )
-        yield f"{'WORSE' if self.is_worse else 'NOT WORSE'}: of {len(judged)} figures with intervals {counts}"
+        yield f"{'WORSE' if self.is_worse else 'NOT WORSE'}: of {len(self.judged)} figures with intervals {counts}"
 
 
 def read_side(place: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ def compare(
     """Tell a change of a benchmark from noise.
 
     Compares medians with their intervals and says what differs of machine, commit and settings. Figures without an
-    interval are judged from three runs a side on. The exit status is 1 if a figure got worse, and otherwise 0.
+    interval are judged from three runs a side on. The exit status is 0, or 1 if a figure got worse, or 2 if
+    none could be judged.
     """
     from qubic_lab.bench.comparison import compare_results, read_side
 
@@ -27,5 +28,5 @@ def compare(
         print_json(found.to_dict())
     else:
         bench.print_parts(found.report())
-    if found.is_worse:
-        raise typer.Exit(1)
+    if found.is_worse or not found.judged:
+        raise typer.Exit(1 if found.judged else 2)

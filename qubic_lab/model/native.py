@@ -41,9 +41,9 @@ BLOCKS = {8: "Q8_0", 4: "Q4_0"}
 
 
 class HugePages:
-    """Memory with huge pages where the system offers them: kernels that stream through small ones wait for addresses.
+    """Memory with huge pages where the system offers them: with small ones, kernels wait for address translation.
 
-    Much of a model is smaller than such a page, so pieces share mappings.
+    Most matrices of a small model are smaller than such a page, so they share mappings.
     """
 
     _PAGE, _MAPPING = 2 << 20, 32 << 20

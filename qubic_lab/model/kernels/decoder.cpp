@@ -793,21 +793,21 @@ struct Step {
                 mine = taken(layer, Decoder::ATTEND).fetch_add(1, std::memory_order_relaxed);
             }
         };
-        for (int s = 0, end; s < d.segment_count; first_row += d.segments[s].count, s = end) {
+        for (int s = 0, end; s < d.segment_count;) {
             const Segment& segment = d.segments[s];
             auto joins = [&](const Segment& next) { return next.count == 1 && next.pages[0] == segment.pages[0]; };
-            end = s + 1;
+            end = s + 1;  // of the segments that share tasks
             if (ends) {
                 run(first_row + segment.count - 1, 1, s);
             } else if (segment.count == 1) {
                 int most = std::min({d.segment_count, s + block, s + MOST_REQUESTS});
                 while (end < most && joins(d.segments[end])) end++;
                 run(first_row, end - s, first_row);
-                first_row += end - s - 1;  // the loop adds one
             } else {
                 for (int first = 0; first < segment.count; first += block)
                     run(first_row + first, std::min(block, segment.count - first), first_row + first);
             }
+            while (s < end) first_row += d.segments[s++].count;
         }
     }
 
@@ -965,8 +965,9 @@ uint16_t quantise_block(const float* x, uint8_t* whole) {
     return best;
 }
 
-// exp((logit - largest) × scale) of eight logits, with a relative error of about 1e-15 times the exponent.
 typedef double Doubles __attribute__((vector_size(64), aligned(8)));
+
+// exp((logit - largest) × scale) of eight logits, with a relative error of about 1e-15 times the exponent.
 inline Doubles weigh_eight(const float* logits, double largest, double scale) {
     typedef int64_t Longs __attribute__((vector_size(64)));
     typedef float Floats __attribute__((vector_size(32), aligned(4)));
