@@ -19,7 +19,7 @@ from qubic_lab.studies import engine_gains as study
 ROOT = Path(__file__).parents[1]
 ACCURACY = ROOT / "data" / "accuracy"
 RESULTS: dict[str, dict[str, Any]] = {
-    "schedules": {"seeds": 10_000, "differing": 0, "missing": 0},
+    "schedules": {"seeds": 10_000, "tokens": 3_000, "differing": 0, "missing": 0},
     "prefixes": {"speedup": 12.5, "speedup_low": 11.5, "speedup_high": 13.6, "same": True},
     "long-prompt": {"times": 2.4, "low": 2.1, "high": 2.8, "answers_unchanged": True},
     "speculation": {"points": (SpeculationPoint("code", 9, 1.0, 0.9, 2.39, 2.2, 2.5),), "equal_tokens": True},
@@ -51,6 +51,7 @@ def test_every_kind_is_read_from_what_its_benchmark_prints(tmp_path: Path) -> No
     )
     said = told(study.findings(gains), "speed")
     assert "The engine meets 7 of 8 targets" in str(study.findings(gains)[0]), "a long prompt disturbs too much"
+    assert any("random schedules: 0 of 3,000 (smollm2" in str(each) for each in said)
     assert any("12.5 (11.5 to 13.6) (smollm2, bf16, cpu, 2 threads a rank, commit abc)" in str(each) for each in said)
     assert any("one answer: never, it is slower at once (smollm2" in str(each) for each in said)
 
@@ -59,6 +60,7 @@ def test_what_is_not_kept_is_named_with_its_command_and_a_difference_is_told(tmp
     gains = study.read(kept(tmp_path, "prefixes", same=False), tmp_path / "none")
     assert set(gains.absent) == {*study.KINDS, "accuracy"} - {"prefixes"}
     texts = [str(each) for each in study.findings(gains)]
+    assert texts[0].startswith("The engine meets 1 of 1 measured target. Not measured: schedules, long prompt")
     assert "These differ and must not: tokens of prefixes-a.json." in texts
     assert "samples (qubic-lab bench samples --samples 8 --json)" in texts[-1]
     assert str(study.findings(study.Gains((), gains.absent))[0]) == "None of the engine's gains was measured."

@@ -56,6 +56,8 @@ class Gain:
     at_most: bool = False
     reaches: bool = False
     """Whether it is enough that the upper end of the interval reaches the target."""
+    cases: int | None = None
+    """Of how many, where the value counts some of them."""
 
     @property
     def met(self) -> bool | None:
@@ -119,7 +121,7 @@ WHAT = {
 
 
 def _schedules(found: SchedulesResult) -> Iterator[Gain]:
-    yield Gain("schedules", "schedules", found.differing + found.missing, target=0, at_most=True)
+    yield Gain("schedules", "schedules", found.differing + found.missing, target=0, at_most=True, cases=found.tokens)
 
 
 def _prefixes(found: PrefixesResult) -> Iterator[Gain]:
@@ -234,7 +236,7 @@ def rows(gains: Gains) -> list[dict[str, Any]]:
     return [
         {
             "figure": WHAT[gain.what],
-            **columns(gain, "value", "low", "high"),
+            **columns(gain, "value", "cases", "low", "high"),
             "target": None if gain.target is None else f"{'≤' if gain.at_most else '≥'} {gain.target:g}",
             **columns(each, "model", "dtype", "device", "threads", "commit", "file"),
         }
@@ -248,8 +250,11 @@ def findings(gains: Gains) -> list[Finding]:
     judged = [gain for each in gains.measured for gain in each.gains if gain.met is not None]
     said = [say("None of the engine's gains was measured.")]
     if judged:
+        met, kinds = sum(bool(gain.met) for gain in judged), tuple(kind.replace("-", " ") for kind in gains.absent)
         text = "The engine meets {met} of {targets:target} for long answers, drafts, samples and small weights."
-        said = [say(text, met=sum(bool(gain.met) for gain in judged), targets=len(judged))]
+        if kinds:
+            text = "The engine meets {met} of {targets:measured target}. Not measured: {absent}."
+        said = [say(text, met=met, targets=len(judged), absent=kinds)]
     said += [_sentence(each) for each in gains.measured if each.gains]
     faults = [(what, each.file) for each in gains.measured for what in each.faults]
     if faults:
@@ -264,9 +269,16 @@ def findings(gains: Gains) -> list[Finding]:
 def _sentence(each: Measured) -> Finding:
     return say(
         "{figures} ({model}, {dtype}, {device}, {threads:thread} a rank, commit {commit}).",
-        figures=[say("{what}: {value:.3g}", what=say(WHAT[gain.what]), value=_value(gain)) for gain in each.gains],
+        figures=[_figure(gain) for gain in each.gains],
         **columns(each, "model", "dtype", "device", "threads", "commit"),
     )
+
+
+def _figure(gain: Gain) -> Finding:
+    what = say(WHAT[gain.what])
+    if gain.cases is not None:
+        return say("{what}: {value} of {cases}", what=what, value=int(gain.value), cases=gain.cases)
+    return say("{what}: {value:.3g}", what=what, value=_value(gain))
 
 
 def _value(gain: Gain) -> Finding:
