@@ -191,7 +191,8 @@ def step(twins: Queues, chance: random.Random, leases: list[TaskLease], tasks: l
         payload = {"n": number % 2 if key else number}
         most_s = chance.choice([None, None, 0.5])
         found = twins.each(
-            lambda queue: queue.submit(payload, PRIORITIES[number % 3], key, {"c": "d"}, patience_s=most_s), queues
+            lambda queue: queue.submit(payload, PRIORITIES[number % 3], key, {"c": "d"}, patience_s=most_s, held_s=1.0),
+            queues,
         )
         tasks += [found] if isinstance(found, str) else []
     elif what <= 4:

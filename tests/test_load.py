@@ -78,6 +78,11 @@ def test_goodput_counts_what_is_right_and_in_time() -> None:
     assert found.first_fault == "why"
 
 
+def test_in_a_longer_time_goodput_leaves_out_the_begin_and_what_comes_after_the_end() -> None:
+    found = sum_up("cluster", "steady", 1.0, 10.0, 1.0, seen(*[("right", 0.5)] * 9, ("right", 1.0)))
+    assert found.in_time == 10 and found.goodput_per_s == pytest.approx(8 / 9)
+
+
 @pytest.mark.parametrize(
     ("outcomes", "after_s"),
     [

@@ -12,6 +12,7 @@ from words import Words, end_of
 from words import text_of as words_of
 
 from qubic_lab.api.openai.schemas import ChatCompletion
+from qubic_lab.cluster.admission import FEWEST
 from qubic_lab.errors import ContextError, InputError, RankError
 from qubic_lab.wire import pipeline_pb2
 
@@ -33,6 +34,20 @@ async def test_nodes_answer_whole_and_as_a_stream(start_cluster: StartCluster) -
             for choice in chunk["choices"]:
                 texts[choice["index"]] += choice["delta"].get("content", "")
         assert texts == expected
+
+
+@pytest.mark.parametrize("header", ["x-stainless-read-timeout", "x-stainless-timeout"])
+async def test_who_says_how_long_it_waits_is_refused_what_comes_later(start_cluster: StartCluster, header: str) -> None:
+    async with start_cluster(nodes={"a": Fragile(seconds=5.0)}, served=True) as running:
+        for _ in range(FEWEST):
+            running.coordinator.admission.note(0, 5.0, cut=False)
+        occupied = [asyncio.ensure_future(running.client.post(CHAT, json=HELLO)) for _ in range(20)]
+        await until(lambda: running.coordinator.queue.counts().pending > 0)
+        refused = await running.client.post(CHAT, json=HELLO, headers={header: "0.1"})
+        assert refused.status_code == 429 and int(refused.headers["Retry-After"]) > 0
+        for each in occupied:
+            each.cancel()
+        await asyncio.gather(*occupied, return_exceptions=True)
 
 
 async def test_scores_and_log_probabilities_pass_the_queue(start_cluster: StartCluster) -> None:

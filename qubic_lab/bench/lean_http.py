@@ -38,9 +38,10 @@ class LeanConnection:
         """Request a path."""
         return await self._ask(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode("ascii"))
 
-    async def post(self, path: str, body: bytes) -> LeanReply:
-        """Send JSON to a path."""
+    async def post(self, path: str, body: bytes, header: str = "") -> LeanReply:
+        """Send JSON to a path, with another header's line if there is one."""
         head = f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Type: application/json\r\n"
+        head += f"{header}\r\n" if header else ""
         return await self._ask(f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body)
 
     async def _ask(self, request: bytes) -> LeanReply:

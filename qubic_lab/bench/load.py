@@ -2,12 +2,13 @@
 
 Requests come when they are due, whatever happened to earlier ones (`arrivals`), so that waiting counts. Goodput is the
 number of right answers a second within the bound, which is also the deadline that requests of the cluster name.
-An overload is played in three parts: rates grow until goodput no longer does (the peak), then `times` the peak comes
-for a while, then half of the peak.
+An overload is played in three parts: rates grow until goodput no longer does, and the best of them is held for a while
+(the peak), then `times` the peak comes, then half of the peak.
 """
 
 import asyncio
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -36,9 +37,13 @@ GIVE_UP_S = 60.0
 NODES = 3
 PRICES, TEXTS = 100_000, 2_000
 """Of the generated market that the oracle is asked about."""
+AMPLE, SMALL = (32, 0.2), (8, 1.0)
+"""Slots of a node and seconds of an answer: so many that the coordinator is the limit, and those of a small model."""
 STEP, STEP_S, NEARLY = 1.4, 6.0, 0.9
 """Rates grow by this factor, each for so long, until less than this share of one is answered in time."""
 MOST_STEPS = 14
+PEAK_S = 30.0
+"""How long the best of these rates is held for the peak."""
 CALM_S = 15.0
 """How long half of the peak comes after an overload."""
 SHARES = (0.5, 0.9, 0.99, 0.999)
@@ -47,11 +52,12 @@ Outcome = Literal["right", "expired", "refused", "failed"]
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """A path, the body of a POST (None: a GET), and the parts that its right answer contains."""
+    """A path, the body of a POST (None: a GET), the parts that its right answer contains, and a header's line."""
 
     path: str
     body: bytes | None
     expected: tuple[bytes, ...]
+    header: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class LoadLevel:
         refused: with a status that says so, and Retry-After; `refused_ms` is the 99th percentile of its time.
         failed: anything else: errors, broken connections, wrong answers, no answer.
         latency_ms: exact percentiles by their share, and "max"; empty: no right answer.
-        goodput_per_s: answers in time a second.
+        goodput_per_s: answers in time that came between the bound and the end of sending, a second; in a shorter time
+            all of them count.
         generator_late_ms: 99th percentile of how late requests were sent; if large, the generator was the limit.
     """
 
@@ -101,11 +108,15 @@ class LoadLevel:
 class Overload:
     """An overload: the peak goodput, that under `times` as many requests, and the calm after it.
 
-    `recovery_s` is from the end of the overload until each further request is answered in time; None: not in the calm.
+    `capacity_per_s` is the most that the nodes can answer, None where they are not asked; if the peak is far below it,
+    the coordinator or the machine is the limit. `recovery_s` is from the end of the overload until each further request
+    is answered in time; None: not in the calm.
     """
 
     surface: str
     steps: tuple[LoadLevel, ...]
+    capacity_per_s: float | None
+    limit: Literal["nodes", "coordinator"]
     peak_per_s: float
     times: float
     over: LoadLevel
@@ -118,8 +129,10 @@ class Overload:
         over = self.over
         p99 = f"{over.latency_ms['p99']:.0f} ms" if over.latency_ms else "unknown"
         back = "not recovered in the calm" if self.recovery_s is None else f"recovered after {self.recovery_s:.1f} s"
+        most = "" if self.capacity_per_s is None else f" of {self.capacity_per_s:g}/s that the nodes can give"
         return (
-            f"{self.surface}: peak {self.peak_per_s:.1f}/s; at {over.rate:.0f}/s for {over.seconds:.0f} s goodput is "
+            f"{self.surface}, limited by the {self.limit}: peak {self.peak_per_s:.1f}/s{most}; "
+            f"at {over.rate:.0f}/s for {over.seconds:.0f} s goodput is "
             f"{over.goodput_per_s:.1f}/s ({self.share_of_peak:.0%} of the peak), p99 of the admitted {p99}, "
             f"{over.refused / over.sent:.0%} refused, {over.failed} failed; {back}"
         )
@@ -161,20 +174,23 @@ def bench_load(
     bound_s: float = 2.0,
     overload: float = 0.0,
     nodes: int = NODES,
-    slots: int = 32,
-    answer_s: float = 0.2,
+    slots: int | None = None,
+    answer_s: float | None = None,
     progress: Progress = no_progress,
 ) -> LoadResult:
     """Send requests at these rates to each surface of a coordinator with echo nodes, or overload it.
 
     Each node has `slots` and takes `answer_s` for an answer, so that nodes × slots ÷ answer_s answers a second is the
-    most that they can give; with many slots the coordinator is the limit. With `overload` the peak is sought first,
-    from the first rate on, and exceeded by this factor for `seconds`.
+    most that they can give; with many slots the coordinator is the limit. By default they are `AMPLE`, and `SMALL` for
+    an overload. With `overload` the peak is sought first, from the first rate on, and exceeded by this factor for
+    `seconds`.
 
     Raises:
         InputError: a number or a name is out of range.
         QubicLabError: a process does not start.
     """
+    usual = SMALL if overload else AMPLE
+    slots, answer_s = usual[0] if slots is None else slots, usual[1] if answer_s is None else answer_s
     for surface in surfaces:
         check_choice("surface", surface, SURFACES)
     due_times(profile, min(rates), seconds)
@@ -200,7 +216,8 @@ def bench_load(
                 run_apart(player.play_all([LoadRequest(each.path, None, ()) for each in kept]))
             player.play(20.0, 2.0)
             if overload:
-                overloads.append(player.overload(rates[0], overload, seconds))
+                capacity_per_s = None if surface == "oracle" else nodes * slots / answer_s
+                overloads.append(player.overload(rates[0], overload, seconds, capacity_per_s))
             else:
                 levels += [player.play(rate, seconds)[0] for rate in rates]
     return LoadResult(
@@ -222,11 +239,12 @@ def cluster_request(number: int, deadline_s: float) -> LoadRequest:
 
 
 def openai_request(number: int, deadline_s: float) -> LoadRequest:
-    """Return a request as OpenAI's clients send it; it names no deadline, as they cannot."""
+    """Return a request as OpenAI's library for Python sends it, which says how long it waits."""
     body = {"model": MODEL, "messages": [{"role": "user", "content": f"request {number}"}]}
     sampling = {"max_tokens": TOKENS, "seed": number * TOKENS}
     text = json.dumps(echo_text(echo_tokens(number * TOKENS, TOKENS))).encode()
-    return LoadRequest("/v1/chat/completions", json.dumps(body | sampling).encode(), (text,))
+    header = f"X-Stainless-Read-Timeout: {deadline_s:g}"
+    return LoadRequest("/v1/chat/completions", json.dumps(body | sampling).encode(), (text,), header)
 
 
 _MAKERS: dict[str, Callable[..., LoadRequest]] = {"cluster": cluster_request, "openai": openai_request}
@@ -256,7 +274,12 @@ def sum_up(
     counts = Counter(each.answer.outcome for each in seen)
     right_ms = [1e3 * each.latency_s for each in seen if each.answer.outcome == "right"]
     refused_ms = [1e3 * each.latency_s for each in seen if each.answer.outcome == "refused"]
-    in_time = sum(ms <= 1e3 * bound_s for ms in right_ms)
+    in_time_s = [
+        each.due_s + each.latency_s for each in seen if each.answer.outcome == "right" and each.latency_s <= bound_s
+    ]
+    begin_s = bound_s if seconds > 2 * bound_s else 0.0  # by then as many end as begin
+    until_s = seconds if begin_s else math.inf
+    good = sum(begin_s <= at_s < until_s for at_s in in_time_s)
     times = {_name(share): quantile(right_ms, share) for share in SHARES} if right_ms else {}
     return LoadLevel(
         surface=surface,
@@ -264,14 +287,14 @@ def sum_up(
         rate=rate,
         seconds=seconds,
         sent=len(seen),
-        in_time=in_time,
-        late=len(right_ms) - in_time + counts["expired"],
+        in_time=len(in_time_s),
+        late=len(right_ms) - len(in_time_s) + counts["expired"],
         refused=counts["refused"],
         failed=counts["failed"],
         first_fault=next((each.answer.fault for each in seen if each.answer.fault), ""),
         latency_ms=times | ({"max": max(right_ms)} if right_ms else {}),
         refused_ms=quantile(refused_ms, 0.99) if refused_ms else None,
-        goodput_per_s=in_time / seconds,
+        goodput_per_s=good / (seconds - begin_s),
         generator_late_ms=1e3 * quantile([each.late_s for each in seen], 0.99),
     )
 
@@ -304,18 +327,22 @@ class _Player:
         self._number = 0  # no two requests are the same
         self._idle: list[LeanConnection] = []
 
-    def overload(self, rate: float, times: float, seconds: float) -> Overload:
+    def overload(self, rate: float, times: float, seconds: float, capacity_per_s: float | None) -> Overload:
         """Find the peak from a rate on, exceed it, and see how soon half of it is answered again."""
         steps = [self.play(rate, STEP_S, "steady")[0]]
-        while steps[-1].goodput_per_s >= NEARLY * steps[-1].sent / STEP_S and len(steps) < MOST_STEPS:
+        while steps[-1].in_time >= NEARLY * steps[-1].sent and len(steps) < MOST_STEPS:
             steps.append(self.play(steps[-1].rate * STEP, STEP_S, "steady")[0])
-        peak = max(each.goodput_per_s for each in steps)
+        best = max(steps, key=lambda each: each.in_time)
+        steps.append(self.play(best.rate, PEAK_S, "steady")[0])
+        peak = steps[-1].goodput_per_s
         self.play(peak / 2, 2 * self._bound_s, "steady")  # what is left of the last step goes
         over, _ = self.play(times * peak, seconds)
         calm, seen = self.play(peak / 2, CALM_S, "steady")
         return Overload(
             surface=self._surface,
             steps=tuple(steps),
+            capacity_per_s=capacity_per_s,
+            limit="nodes" if capacity_per_s is not None and peak >= NEARLY * capacity_per_s else "coordinator",
             peak_per_s=peak,
             times=times,
             over=over,
@@ -355,7 +382,7 @@ class _Player:
                 connection = self._take() or await LeanConnection.open(self._url)
                 try:
                     asked = connection.get(request.path) if request.body is None else None
-                    reply = await (asked or connection.post(request.path, request.body or b""))
+                    reply = await (asked or connection.post(request.path, request.body or b"", request.header))
                 except asyncio.CancelledError:
                     connection.close()
                     raise

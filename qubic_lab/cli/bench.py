@@ -322,8 +322,8 @@ def load(
     bound: Annotated[float, Option(help="Seconds after which an answer is late.")] = 2.0,
     overload: Annotated[float, Option(help="Find the peak and send so many times as much; 0: no.")] = 0.0,
     nodes: EchoNodes = 3,
-    slots: Annotated[int, Option(help="Requests that a node answers at once.")] = 32,
-    answer: Annotated[float, Option(help="Seconds that a node takes for an answer.")] = 0.2,
+    slots: Annotated[int | None, Option(help="Requests that a node answers at once. [default: 32; overload 8]")] = None,
+    answer: Annotated[float | None, Option(help="Seconds of a node's answer. [default: 0.2; overload 1]")] = None,
 ) -> "BenchResult":
     """Measure answers in time and refusals under open-loop load.
 

@@ -25,6 +25,7 @@ from grpc_health.v1.health import aio as aio_health
 from prometheus_client.registry import Collector
 
 from qubic_lab import tracing
+from qubic_lab.cluster.admission import Admission, size_of
 from qubic_lab.cluster.balance import DEFAULT_BALANCER, make_balancer
 from qubic_lab.cluster.calls import payload_of, wait_at_most
 from qubic_lab.cluster.dispatcher import SUBMITTED, WHOLE, Dispatcher
@@ -55,8 +56,6 @@ MOST_THREADS = 16
 LOOK_S = 5.0
 """Interval at which a follower reads progress without a notification, in case one was lost."""
 RETRY_S = 1.0
-BEGUN_BY = 0.5
-"""Share of the time to its deadline by which a request must begin; the rest is for the answer."""
 LEFT_S = 5.0
 """A task that its client has left is cancelled after this time, unless the client has come back."""
 
@@ -114,8 +113,16 @@ class Coordinator:
         self._listen = listen
         self._threads = ThreadPoolExecutor(MOST_THREADS, "redis")
         self._stream = stream_for(client, self._in_thread)
+        self.admission = Admission()
         self._dispatcher = Dispatcher(
-            self.name, self.queue, limits.most_tries, self.registry, self.fleet, self.call, self._hand_over
+            self.name,
+            self.queue,
+            limits.most_tries,
+            self.registry,
+            self.fleet,
+            self.call,
+            self._hand_over,
+            self.admission,
         )
         self._followed: dict[str, list[_Follower]] = {}  # by task
         self._new: dict[str, bool] = {}  # tasks of the last seconds that nobody follows yet: whether there is news
@@ -151,17 +158,18 @@ class Coordinator:
 
         With `node` only that node may answer: the task fails if the node is not registered, or is lost. A key that was
         used with another request is refused, also if it was only made of another `body`, given by its digest. The
-        tokens of an answer that is read as a `whole` are written less often. A request that would probably begin only
-        after half of the time to its deadline is refused at once: what others wait for is not done for nothing.
+        tokens of an answer that is read as a `whole` are written less often. A request that would probably begin too
+        late for its deadline is refused at once (see `Admission`): what others wait for is not done for nothing.
         """
         carried = tracing.headers() | {SUBMITTED: str(time.time_ns())} | ({WHOLE: "1"} if whole else {})
         payload, new_id = payload_of(request, node, body), uuid.uuid4().hex
         asker = asker or self.new_asker()
         self._new[new_id] = False
         asyncio.get_running_loop().call_later(LOOK_S, self._new.pop, new_id, None)
-        patience_s = None if deadline_s is None else deadline_s * BEGUN_BY
+        patience_s = None if deadline_s is None else self.admission.patience_s(size_of(payload), deadline_s)
+        held_s = self.admission.held_s
         return await self.call(
-            self.queue.submit, payload, priority, idempotency_key, carried, asker, new_id, patience_s
+            self.queue.submit, payload, priority, idempotency_key, carried, asker, new_id, patience_s, held_s
         )
 
     def new_asker(self) -> str:

@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import Counter, Histogram
 
 from qubic_lab import tracing
+from qubic_lab.cluster.admission import Admission, size_of
 from qubic_lab.cluster.calls import (
     NOT_BEGUN,
     PROMPT,
@@ -153,7 +154,8 @@ class Dispatcher:
     it ends a third one, and a task that only ran beside such a task is safe.
 
     `name` is that of the queue's consumer, `most_tries` the queue's limit; `call` runs a blocking function in a thread,
-    and `hand_over` gets the task of each try that has ended, and the answer of a first one once it is written.
+    and `hand_over` gets the task of each try that has ended, and the answer of a first one once it is written;
+    `admission` learns how long tasks are held.
     """
 
     def __init__(
@@ -165,8 +167,9 @@ class Dispatcher:
         fleet: Fleet,
         call: Call,
         hand_over: Callable[[str, TaskProgress | None], None],
+        admission: Admission,
     ) -> None:
-        self.name, self._hand_over = name, hand_over
+        self.name, self._hand_over, self._admission = name, hand_over, admission
         self._most_tries = most_tries
         self._queue, self._registry, self._fleet, self._call = queue, registry, fleet, call
         self._channels = Channels()
@@ -291,13 +294,14 @@ class Dispatcher:
             if not (self._is_last(lease) or is_bound(lease.payload)):  # such tasks may wait long; others need not
                 self._unplaced.add(lease.token)
             self._working[lease.token] = lease, work
-            work.add_done_callback(partial(self._forget, lease.token))
+            work.add_done_callback(partial(self._forget, lease.token, time.monotonic()))
         for each in taken:
             if isinstance(each, BaseException):
                 raise each
 
-    def _forget(self, token: int, work: "asyncio.Task[TaskProgress | None]") -> None:
+    def _forget(self, token: int, taken_s: float, work: "asyncio.Task[TaskProgress | None]") -> None:
         lease, _ = self._working.pop(token)
+        self._admission.note(size_of(lease.payload), time.monotonic() - taken_s, work.cancelled())
         self._hand_over(lease.task_id, None if work.cancelled() else work.result())
         self._unplaced.discard(token)
         self._room.set()

@@ -193,6 +193,7 @@ class TaskQueue:
         asker: str = "",
         new_id: str | None = None,
         patience_s: float | None = None,
+        held_s: float | None = None,
     ) -> Steps[str]:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
 
@@ -202,8 +203,8 @@ class TaskQueue:
         Raises:
             InputError: the priority is unknown, or the payload is not JSON or too large.
             ConflictError: the key has another payload.
-            BusyError: too many tasks are pending, or at their pace it would wait for longer than `patience_s`;
-                `retry_after_s` says when to try again.
+            BusyError: too many tasks are pending, or it would wait for longer than `patience_s` if each of those that
+                are processed is held for `held_s`; `retry_after_s` says when to try again.
             FullError: Redis uses too much memory.
         """
         check_choice("priority", priority, PRIORITIES)
@@ -212,10 +213,8 @@ class TaskQueue:
         new = new_id or uuid.uuid4().hex
         text, beside = self._encode("payload", payload), json.dumps(dict(carried or {}))
         # Without a key the id serves as one, so that a call repeated after a lost answer adds no second task.
-        patience = "" if patience_s is None else _ms(patience_s)
-        what, task_id = yield self._script(
-            "submit", new, text, priority, idempotency_key or new, beside, asker, patience
-        )
+        times = ("" if seconds is None else _ms(seconds) for seconds in (patience_s, held_s))
+        what, task_id = yield self._script("submit", new, text, priority, idempotency_key or new, beside, asker, *times)
         if what == b"busy":
             raise BusyError(
                 f"{self._limits.most_waiting} tasks are waiting: try again after {self._limits.retry_after_s:g} s",

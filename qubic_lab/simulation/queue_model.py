@@ -164,6 +164,7 @@ class QueueModel:
         carried: bytes,
         asker: bytes,
         patience: bytes,
+        held: bytes,
         *,
         wall_ms: int,
         reply: Any,
@@ -178,7 +179,7 @@ class QueueModel:
         if sum(map(len, self._pending)) >= self._limits.most_waiting:
             return [b"busy", b""]
         if reply[0] == b"full" or (reply[0] == b"late" and patience and int(reply[1]) > int(patience)):
-            return None  # by the memory that Redis uses; by the pace of the tasks before it
+            return None  # by the memory that Redis uses; by the tasks before it
         self._sequence += 1
         place = PRIORITIES.index(priority.decode())
         task = _Task(task_id, key, payload, carried, asker, place, self._sequence)

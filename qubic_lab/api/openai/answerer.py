@@ -32,6 +32,7 @@ class ClientInfo:
 
     What was asked before with the same `key` gets the same answer, if the `body` that came with it has the same digest.
     `hang_up` is "cancel" if the work also ends with the connection when there is a key.
+    `timeout_s` is how long it waits for a whole answer, if it says so.
     `traced_s` is when the request came, by `time.perf_counter`, if the client wants to know where its time went.
     """
 
@@ -40,6 +41,7 @@ class ClientInfo:
     body: str = ""
     traced_s: float | None = None
     hang_up: str | None = None
+    timeout_s: float | None = None
 
     def part(self, number: int) -> "ClientInfo":
         """Return it for one of several parts of a request."""

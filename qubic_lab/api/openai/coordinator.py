@@ -57,7 +57,12 @@ class CoordinatorAnswerer:
         asker = self._coordinator.new_asker()
         submitting = asyncio.ensure_future(
             self._coordinator.submit(
-                message, idempotency_key=client.key or None, body=client.body, asker=asker, whole=whole
+                message,
+                idempotency_key=client.key or None,
+                body=client.body,
+                asker=asker,
+                whole=whole,
+                deadline_s=client.timeout_s if whole else None,  # of a stream it is the time to the next piece
             )
         )
         items: list[dict[str, Any]] = []

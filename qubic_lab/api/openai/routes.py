@@ -1,11 +1,12 @@
 """The routes: what a request asks becomes answers of whoever answers, whole or as a stream."""
 
 import hashlib
+import math
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -81,7 +82,17 @@ async def client_of(
     """Return who sent a request, and what its headers ask for."""
     key = key_of(idempotency_key, name := getattr(request.state, "client", "")) or ""
     body = hashlib.sha256(await request.body()).hexdigest() if key else ""
-    return ClientInfo(name, key, body, time.perf_counter() if x_qubic_trace == "1" else None, x_qubic_hang_up)
+    came_s = time.perf_counter() if x_qubic_trace == "1" else None
+    return ClientInfo(name, key, body, came_s, x_qubic_hang_up, _timeout_s(request.headers))
+
+
+def _timeout_s(headers: Mapping[str, str]) -> float | None:
+    """Return how long OpenAI's library for Python or JavaScript waits for an answer; None: it does not say."""
+    for name in ("x-stainless-read-timeout", "x-stainless-timeout"):
+        with suppress(ValueError):
+            if 0.0 < (timeout_s := float(headers.get(name, ""))) < math.inf:
+                return timeout_s
+    return None
 
 
 Client = Annotated[ClientInfo, Depends(client_of)]

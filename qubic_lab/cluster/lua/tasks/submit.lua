@@ -1,8 +1,8 @@
 -- ARGV: id, payload, priority, idempotency key, what is carried beside the payload, who asks for the client, how many ms it
--- may wait ('': for ever). Returns what happened, and the id of the task that has this key; where it would wait for longer,
--- how many ms at the pace at which tasks are taken now.
-local FEWEST = 8 -- tasks that tell a pace
-local now, patience = now_ms(), tonumber(ARGV[8])
+-- may wait ('': for ever), for how many ms a task is held ('': not known). Returns what happened, and the id of the task
+-- that has this key; where it would wait for longer, how many ms if those that are held end one after the other.
+now_ms()
+local patience, held_ms = tonumber(ARGV[8]), tonumber(ARGV[9])
 local id, payload, priority, idempotency_key, asker = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 
 local first = redis.call('GET', key('key', idempotency_key))
@@ -13,7 +13,8 @@ if known then
   return {known == digest and 'known' or 'differs', first}
 end
 
-local waiting = -redis.call('ZCARD', key('leases'))
+local held = redis.call('ZCARD', key('leases'))
+local waiting = -held
 for _, each in ipairs(PRIORITIES) do
   waiting = waiting + redis.call('XLEN', key('stream', each))
 end
@@ -21,10 +22,8 @@ if waiting >= limits.most_waiting then
   return {'busy', ''}
 end
 
-local pace = redis.call('HMGET', key('pace'), 'taken', 'since')
-local taken = tonumber(pace[1] or 0)
-if patience and priority ~= 'high' and waiting > 0 and taken >= FEWEST then
-  local wait = math.ceil(waiting * (now - pace[2]) / taken)
+if patience and held_ms and priority ~= 'high' and waiting > 0 and held > 0 then
+  local wait = math.ceil(waiting * held_ms / held) -- Little's law
   if wait > patience then
     return {'late', tostring(wait)}
   end

@@ -25,17 +25,6 @@ local function next_of(priority)
   return id
 end
 
--- Counts the tasks that were taken since none was left, in the last minute or half of it.
-local function note_pace(now)
-  local since = tonumber(redis.call('HGET', key('pace'), 'since') or now)
-  local taken = redis.call('HINCRBY', key('pace'), 'taken', 1)
-  if now - since > 60000 then
-    since = now - 30000
-    redis.call('HSET', key('pace'), 'taken', math.floor(taken / 2))
-  end
-  redis.call('HSET', key('pace'), 'since', since)
-end
-
 for _, priority in ipairs(PRIORITIES) do
   local id = next_of(priority)
   if id then
@@ -46,12 +35,10 @@ for _, priority in ipairs(PRIORITIES) do
     redis.call('ZADD', key('leases'), now + limits.lease_ms, id)
     redis.call('SADD', key('held', consumer), id)
     count('taken')
-    note_pace(now)
     return {id, redis.call('HGET', task, 'payload'), token, tries, redis.call('HGET', task, 'carried')}
   end
 end
 
-redis.call('DEL', key('pace')) -- who comes now does not wait for others
 local about = redis.pcall('XINFO', 'STREAM', key('wake'))
 for place = 1, #about, 2 do
   if about[place] == 'last-generated-id' then
