@@ -9,26 +9,11 @@ import pytest
 
 from qubic_lab.cluster import redis_stream
 from qubic_lab.cluster.redis_server import RedisServer, connect
-from qubic_lab.cluster.redis_stream import INCOMPLETE, packed, read_reply, stream_for
+from qubic_lab.cluster.redis_stream import stream_for
 from qubic_lab.cluster.tasks import TaskQueue
 from qubic_lab.errors import ConflictError
 
 pytestmark = pytest.mark.anyio
-LEASE = b"*3\r\n$2\r\nid\r\n:-7\r\n*2\r\n$-1\r\n$5\r\n\r\n{}\n\r\n"
-
-
-def test_a_reply_is_read_wherever_it_is_cut() -> None:
-    expected = [b"id", -7, [None, b"\r\n{}\n"]]
-    assert read_reply(LEASE) == (expected, len(LEASE))
-    assert read_reply(LEASE * 2, len(LEASE)) == (expected, 2 * len(LEASE))
-    assert all(read_reply(LEASE[:end])[0] is INCOMPLETE for end in range(len(LEASE)))
-    assert read_reply(b"*-1\r\n+OK\r\n") == (None, 5)
-    with pytest.raises(ValueError, match="no reply"):
-        read_reply(b"HTTP/1.1 200 OK\r\n")
-
-
-def test_a_command_is_counted_in_bytes() -> None:
-    assert packed(("GET", b"\x00", 12, "é")) == b"*4\r\n$3\r\nGET\r\n$1\r\n\x00\r\n$2\r\n12\r\n$2\r\n\xc3\xa9\r\n"
 
 
 class _Calls:
@@ -79,9 +64,8 @@ async def test_calls_of_one_turn_need_no_thread_and_keep_their_order_and_errors(
 async def test_who_loses_the_connection_is_answered_by_a_thread_once(
     tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_stream, "ANSWER_S", 0.3)
     monkeypatch.setattr(redis_stream, "RETRY_S", 0.05)
-    with RedisServer(tmp_path) as server, connect(server.url) as client:
+    with RedisServer(tmp_path) as server, connect(server.url, answer_s=0.3) as client:
         queue, calls = TaskQueue(client), _Calls(client)
         await calls.until_open(queue)
         before, pid = calls.in_threads, server.pid
