@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import Run
+from forked_python import PYTHON
 
 from qubic_lab.runs import project
 from qubic_lab.runs.experiment import load
@@ -52,9 +53,8 @@ def test_a_new_study_is_green_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
     assert load(made[1]).title == "Coin throws"
     assert subprocess.run([sys.executable, "-m", "nbstripout", "--verify", "--keep-id", made[0]]).returncode == 0
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, text=True
-    )
+    command = [PYTHON, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{made[0]} exists: choose another name" in here("new-study coin_throws").failed(2)
 

@@ -1,20 +1,27 @@
 """No regular expression takes much more than twice the time for a text of twice the length."""
 
 import json
+import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import regex_attacks
+from forked_python import PYTHON
 from regex_attacks import grows_too_fast
 
 import qubic_lab
 
 PACKAGE = Path(qubic_lab.__file__).parent
+ATTACK = """import resource, sys
+within_s = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_CPU, (within_s, within_s))
+import regex_attacks
+regex_attacks.main()
+"""
 _USED = re.compile(r"\bre\.(?:compile|match|fullmatch|search|sub|split|findall|finditer)\(")
 
 
@@ -26,9 +33,13 @@ def modules() -> list[str]:
 
 def attacked(within_s: int, *names: str) -> list[dict[str, Any]]:
     """Attack all patterns in a process with so much processor time; the last one has no times if it took longer."""
-    command = [sys.executable, str(Path(__file__).with_name("regex_attacks.py")), *names]
-    limited = ["bash", "-c", f'ulimit -t {within_s}; exec "$@"', "bash", *command]
-    done = subprocess.run(limited, capture_output=True, text=True)
+    paths = filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])
+    done = subprocess.run(
+        [PYTHON, "-c", ATTACK, str(within_s), *names],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode in (0, -signal.SIGKILL, -signal.SIGXCPU), done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     return [first | (lines[2 * n + 1] if 2 * n + 1 < len(lines) else {}) for n, first in enumerate(lines[::2])]

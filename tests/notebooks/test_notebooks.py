@@ -148,20 +148,23 @@ def test_what_a_notebook_does_not_take_is_an_error(given: dict[str, Any], said: 
     assert said in str(error.value)
 
 
-def test_an_unknown_name_of_papermill_ends_a_notebook(tmp_path: Path) -> None:
-    import papermill
-
-    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'weak' of this notebook"):
-        papermill.execute_notebook(
-            ROOT / "notebooks" / "weekly.ipynb", tmp_path / "out.ipynb", {"weak": "x"}, cwd=ROOT, progress_bar=False
-        )
-
-
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, psutil.Process]]:
     """A JUPYTER_PATH whose kernels need not import what each notebook imports, and the process that they are of."""
     with forked_kernels(tmp_path_factory.mktemp("kernels"), NOTEBOOKS) as (folder, number):
         yield folder, psutil.Process(number)
+
+
+def test_an_unknown_name_of_papermill_ends_a_notebook(
+    tmp_path: Path, kernels: tuple[str, psutil.Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import papermill
+
+    monkeypatch.setenv("JUPYTER_PATH", kernels[0])
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'weak' of this notebook"):
+        papermill.execute_notebook(
+            ROOT / "notebooks" / "weekly.ipynb", tmp_path / "out.ipynb", {"weak": "x"}, cwd=ROOT, progress_bar=False
+        )
 
 
 @pytest.mark.parametrize("notebook", RUNS)
