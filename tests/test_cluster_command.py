@@ -22,6 +22,7 @@ import psutil
 import pytest
 from clusters import WITHIN_S, all_gone, family, wait_until
 from commands import Run
+from forked_python import PYTHON
 
 from qubic_lab.api.client import CoordinatorClient
 from qubic_lab.api.schemas import QueryResponse
@@ -45,7 +46,7 @@ from qubic_lab.cluster.supervisor import (
 )
 from qubic_lab.errors import InputError, QubicLabError
 
-CLI = [sys.executable, "-m", "qubic_lab.cli.main"]
+CLI = [PYTHON, "-m", "qubic_lab.cli.main"]
 ROOT = Path(__file__).resolve().parents[1]
 SetSettings = Callable[..., None]
 
