@@ -377,11 +377,14 @@ def test_notifications_come_for_progress_and_outcomes_and_say_when_some_may_be_l
 def test_who_would_wait_for_too_long_is_refused_at_once_by_how_long_tasks_are_held(queue: TaskQueue) -> None:
     for number in range(30):
         queue.submit({"number": number}, patience_s=0.1)  # how long one is held is not known yet
+    with pytest.raises(BusyError, match="wait for about 150"):
+        queue.submit({}, patience_s=5.0, held_s=5.0)  # no node begins anything
     held = [taken(queue) for _ in range(5)]
     assert queue.submit({}, patience_s=30.0, held_s=5.0)
     with pytest.raises(BusyError, match=r"wait for about 26\.0 s, and may wait for 5 s") as refused:
         queue.submit({}, patience_s=5.0, held_s=5.0)  # 26 wait, five end each 5 s
     assert refused.value.retry_after_s == 21.0
+    assert queue.submit({}, patience_s=5.0, held_s=5.0, free=25)  # all of them can begin at once
     queue.submit({}, "high", patience_s=5.0, held_s=5.0)  # it goes before those that wait
     while (lease := queue.take("dispatcher")) is not None:
         held.append(lease)

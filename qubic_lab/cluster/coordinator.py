@@ -56,6 +56,8 @@ MOST_THREADS = 16
 LOOK_S = 5.0
 """Interval at which a follower reads progress without a notification, in case one was lost."""
 RETRY_S = 1.0
+MOST_FREE = 100
+"""Free slots that are counted when a task comes."""
 LEFT_S = 5.0
 """A task that its client has left is cancelled after this time, unless the client has come back."""
 
@@ -167,9 +169,10 @@ class Coordinator:
         self._new[new_id] = False
         asyncio.get_running_loop().call_later(LOOK_S, self._new.pop, new_id, None)
         patience_s = None if deadline_s is None else self.admission.patience_s(size_of(payload), deadline_s)
-        held_s = self.admission.held_s
+        held_s = None if deadline_s is None else self.admission.held_s
+        free = 0 if held_s is None else self.fleet.room(time.monotonic(), MOST_FREE)
         return await self.call(
-            self.queue.submit, payload, priority, idempotency_key, carried, asker, new_id, patience_s, held_s
+            self.queue.submit, payload, priority, idempotency_key, carried, asker, new_id, patience_s, held_s, free
         )
 
     def new_asker(self) -> str:

@@ -194,6 +194,7 @@ class TaskQueue:
         new_id: str | None = None,
         patience_s: float | None = None,
         held_s: float | None = None,
+        free: int = 0,
     ) -> Steps[str]:
         """Add a task at the end of its priority and return its id; a repeated key returns the id of the first task.
 
@@ -203,8 +204,8 @@ class TaskQueue:
         Raises:
             InputError: the priority is unknown, or the payload is not JSON or too large.
             ConflictError: the key has another payload.
-            BusyError: too many tasks are pending, or it would wait for longer than `patience_s` if each of those that
-                are processed is held for `held_s`; `retry_after_s` says when to try again.
+            BusyError: too many tasks are pending, or it would wait for longer than `patience_s` if as many as are
+                processed, and `free` more, are held for `held_s` each; `retry_after_s` says when to try again.
             FullError: Redis uses too much memory.
         """
         check_choice("priority", priority, PRIORITIES)
@@ -214,7 +215,9 @@ class TaskQueue:
         text, beside = self._encode("payload", payload), json.dumps(dict(carried or {}))
         # Without a key the id serves as one, so that a call repeated after a lost answer adds no second task.
         times = ("" if seconds is None else _ms(seconds) for seconds in (patience_s, held_s))
-        what, task_id = yield self._script("submit", new, text, priority, idempotency_key or new, beside, asker, *times)
+        what, task_id = yield self._script(
+            "submit", new, text, priority, idempotency_key or new, beside, asker, *times, free
+        )
         if what == b"busy":
             raise BusyError(
                 f"{self._limits.most_waiting} tasks are waiting: try again after {self._limits.retry_after_s:g} s",

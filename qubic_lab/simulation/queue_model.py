@@ -165,6 +165,7 @@ class QueueModel:
         asker: bytes,
         patience: bytes,
         held: bytes,
+        free: bytes,
         *,
         wall_ms: int,
         reply: Any,

@@ -1,8 +1,8 @@
 -- ARGV: id, payload, priority, idempotency key, what is carried beside the payload, who asks for the client, how many ms it
--- may wait ('': for ever), for how many ms a task is held ('': not known). Returns what happened, and the id of the task
--- that has this key; where it would wait for longer, how many ms if those that are held end one after the other.
+-- may wait ('': for ever), for how many ms a task is held ('': not known), how many nodes could begin now. Returns what
+-- happened, and the id of the task that has this key; where it would wait for longer, how many ms.
 now_ms()
-local patience, held_ms = tonumber(ARGV[8]), tonumber(ARGV[9])
+local patience, held_ms, free = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local id, payload, priority, idempotency_key, asker = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 
 local first = redis.call('GET', key('key', idempotency_key))
@@ -22,8 +22,8 @@ if waiting >= limits.most_waiting then
   return {'busy', ''}
 end
 
-if patience and held_ms and priority ~= 'high' and waiting > 0 and held > 0 then
-  local wait = math.ceil(waiting * held_ms / held) -- Little's law
+if patience and held_ms and priority ~= 'high' and waiting > 0 then
+  local wait = math.ceil(waiting * held_ms / math.max(1, held + free)) -- Little's law
   if wait > patience then
     return {'late', tostring(wait)}
   end
