@@ -40,7 +40,8 @@ class RedisStream:
     def __init__(self, client: "redis.Redis", in_thread: Callable[..., Awaitable[Any]]) -> None:
         pool = client.connection_pool
         options = {name: it for name, it in pool.connection_kwargs.items() if not name.startswith(_NOT_SHARED)}
-        connections: Any = redis.asyncio.ConnectionPool(_KINDS[pool.connection_class], **options, protocol=2)
+        options["protocol"] = 2
+        connections: Any = redis.asyncio.ConnectionPool(_KINDS[pool.connection_class], **options)
         self._redis: Any = redis.asyncio.Redis.from_pool(connections)
         self._redis.response_callbacks.clear()  # replies stay as they are
         self._in_thread, self._is_open, self._again_s = in_thread, False, 0.0
