@@ -124,7 +124,7 @@ def test_the_command_says_what_differs_and_its_status_what_is_worse(here: Run, t
     (tmp_path / "a" / "bad.json").write_text("[")
     refused = here(f"bench compare {tmp_path}/a {tmp_path}/b")
     assert refused.status == 2
-    assert "bad.json cannot be read" in refused.err
+    assert "bad.json is no JSON object" in refused.err
     assert here(f"bench compare {tmp_path}/b {tmp_path}").status == 2
 
 

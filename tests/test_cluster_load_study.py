@@ -30,7 +30,7 @@ def test_kept_files_are_read_by_their_names_and_what_is_missing_has_its_command(
     assert said[0].endswith("all held.")
     assert all(study.COMMANDS[kind] in said[-1] for kind in ("load", "soak"))
     (tmp_path / "soak.json").write_text("{")
-    with pytest.raises(InputError, match=r"soak\.json cannot be read"):
+    with pytest.raises(InputError, match=r"soak\.json is no JSON object"):
         study.read(tmp_path)
 
 

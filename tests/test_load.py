@@ -1,13 +1,14 @@
 """Open-loop load: when requests are due, that waiting counts, and what is said of answers, refusals and recovery."""
 
 import asyncio
+import math
 import time
 
 import pytest
 
 from qubic_lab.bench.arrivals import Arrival, due_times, send_when_due
 from qubic_lab.bench.lean_http import LeanReply
-from qubic_lab.bench.load import LoadAnswer, Outcome, cluster_request, judge_reply, recovery_s, sum_up
+from qubic_lab.bench.load import LoadAnswer, Outcome, bench_load, cluster_request, judge_reply, recovery_s, sum_up
 from qubic_lab.errors import InputError
 
 
@@ -24,6 +25,13 @@ def test_profiles_have_their_rates_and_equal_seeds_equal_times() -> None:
 def test_impossible_loads_are_refused(asked: tuple[str, float, float]) -> None:
     with pytest.raises(InputError, match=r"did you mean 'steady'|above 0"):
         due_times(*asked)
+
+
+@pytest.mark.parametrize("option", ["answer_s", "bound_s", "overload"])
+@pytest.mark.parametrize("value", [-1.0, math.nan])
+def test_impossible_times_are_refused_before_anything_starts(option: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"--{option.removesuffix('_s')} is .*: give a number above 0"):
+        bench_load(surfaces=["cluster"], **{option: value})  # type: ignore[arg-type]
 
 
 def test_requests_do_not_wait_for_answers_and_being_held_back_counts() -> None:

@@ -80,3 +80,17 @@ async def test_who_loses_the_connection_is_answered_by_a_thread_once(
         assert queue.counts().submitted == 5  # also those that the stopped server had read already
         await calls.until_open(queue)
         await calls.stream.close()
+
+
+async def test_a_server_with_a_password_needs_no_thread_in_another_database(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, connect(server.url) as first:
+        first.config_set("requirepass", "secret")
+        address = server.url.replace("redis://", "redis://:secret@").replace("unix://", "unix://:secret@")
+        with connect(f"{address}{'&' if '?' in address else '?'}db=3") as client:
+            queue, calls = TaskQueue(client), _Calls(client)
+            queue.submit({})  # the server knows the script now
+            await calls.until_open(queue)
+            before = calls.in_threads
+            await calls.stream.make(queue.submit.steps({}))
+            assert (calls.in_threads, queue.counts().pending, first.dbsize()) == (before, 1, 0)  # one was taken
+            await calls.stream.close()

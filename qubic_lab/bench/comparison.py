@@ -5,7 +5,6 @@ on both sides would still be apart if each were twice as wide around its middle:
 that happens to 1 in 80, of two sets of five to 1 in 10,000 (normal noise). One value alone says nothing of its noise.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from qubic_lab.bench.result import Table, interval_text
+from qubic_lab.bench.result import Table, interval_text, read_printed
 from qubic_lab.errors import InputError
 
 Verdict = Literal["better", "worse", "changed", "noise", "unknown"]
@@ -114,17 +113,7 @@ def read_side(place: Path) -> list[dict[str, Any]]:
     files = sorted(place.rglob("*.json")) if place.is_dir() else [place]
     if not files:
         raise InputError(f"{place} has no .json: give a result of qubic-lab bench … --json, or a folder of --record")
-    return [_read(file) for file in files]
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read ({error}): give a result of qubic-lab bench … --json") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{file} is no JSON object: give a result of qubic-lab bench … --json")
-    return found
+    return [read_printed(file) for file in files]
 
 
 def compare_results(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> BenchComparison:

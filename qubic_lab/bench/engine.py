@@ -4,7 +4,6 @@ The memory bandwidth of a machine drifts, so two sides are measured in turn, A B
 bandwidth, and a ratio is the median of the pairs' own ratios. The other engines are in `peers.py`.
 """
 
-import json
 import math
 import random
 import tempfile
@@ -12,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
@@ -23,7 +22,7 @@ from qubic_lab.bench.noise import NoiseWatch
 from qubic_lab.bench.peer_driver import decode_rate, prefill_rate
 from qubic_lab.bench.peers import PEER_NAMES, PEERS, EngineSpeed, Peer, PeerError, PeerModel, PeerProcess
 from qubic_lab.bench.result import ModelResult, Spread, Table, counted, seconds_of
-from qubic_lab.checked_yaml import STRICT, check_content
+from qubic_lab.checked_yaml import STRICT
 from qubic_lab.core import Progress, Request, SamplingParams, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_choice, check_range
 from qubic_lab.model.config import ModelConfig, check_context, load_config
@@ -117,25 +116,6 @@ class EngineResult(ModelResult):
     new_tokens: int
     repeat: int
     measured_utc: str
-
-    @classmethod
-    def from_json(cls, file: Path) -> "EngineResult":
-        """Read what `qubic-lab bench engine --json` printed.
-
-        Raises:
-            InputError: the file cannot be read, a name is unknown or missing, or a value has the wrong type.
-        """
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{file} cannot be read ({error.strerror}): check its path") from error
-        except ValueError:
-            raise InputError(f"{file} is not JSON: give what `qubic-lab bench engine --json` printed") from None
-        found = check_content(cls, content, file)
-        # Commit and machine have defaults, which are those of this process and not of the measurement.
-        if missing := [each.name for each in fields(cls) if each.name not in content and each.name != "noise"]:
-            raise InputError(f"{file}: {missing[0]!r} is missing: add it")
-        return found
 
     def report(self) -> Iterator[Table | str]:
         header = ("comparison", "system", "ranks × threads", "requests", "decode tokens/s", "prefill tokens/s", "GB/s")

@@ -26,7 +26,7 @@ from qubic_lab.bench.oracle import COINS, ROUTES, kept_requests
 from qubic_lab.bench.oracle_data import make_market
 from qubic_lab.bench.result import MeasuredResult, Table, quantile
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.errors import check_choice, check_range
+from qubic_lab.errors import InputError, check_choice, check_range
 
 Surface = Literal["cluster", "openai", "oracle"]
 SURFACES: tuple[Surface, ...] = get_args(Surface)
@@ -196,6 +196,9 @@ def bench_load(
     due_times(profile, min(rates), seconds)
     check_range("--nodes", nodes, 1, 12)
     check_range("--slots", slots, 1, 500)
+    for option, value in (("--answer", answer_s), ("--bound", bound_s), ("--overload", overload or 1.0)):
+        if not 0.0 < value < math.inf:
+            raise InputError(f"{option} is {value:g}: give a number above 0")
     watch = NoiseWatch()
     settings, kept = dict[str, str](), list[LoadRequest]()
     if "oracle" in surfaces:

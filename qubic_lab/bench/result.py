@@ -1,16 +1,20 @@
 """What all benchmark results have in common: where they come from, their JSON, their report, and their statistics."""
 
+import json
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from itertools import accumulate, count
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 from qubic_lab.bench.noise import MachineNoise
+from qubic_lab.checked_yaml import check_content
 from qubic_lab.core import Progress, attributes
+from qubic_lab.errors import InputError
 from qubic_lab.provenance import machine, source_commit
 from qubic_lab.stats import TAIL, wilson_interval
 
@@ -43,6 +47,19 @@ class BenchResult(ABC):
         """Return plain values for JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, file: Path) -> Self:
+        """Read what the command printed with `--json`.
+
+        Raises:
+            InputError: the file cannot be read, a name is unknown or missing, or a value has the wrong type.
+        """
+        content = read_printed(file)
+        for each in fields(cls):  # such a default, of commit or machine, is that of this process
+            if each.default_factory is not MISSING and each.name not in content:
+                raise InputError(f"{file}: {each.name!r} is missing: give what the command printed with --json")
+        return check_content(cls, content, file)
+
     @abstractmethod
     def report(self) -> Iterator[Table | str]:
         """Yield the tables and sentences that the command prints before the single values."""
@@ -71,6 +88,23 @@ class ModelResult(MeasuredResult):
     dtype: str
     device: str
     threads: int
+
+
+def read_printed(file: Path) -> dict[str, Any]:
+    """Return the object that a command printed with `--json`.
+
+    Raises:
+        InputError: the file cannot be read, or is no such object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): check its path") from error
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is no JSON object: give what the command printed with --json")
+    return content
 
 
 def settings_of(used: object, *more: str) -> dict[str, Any]:

@@ -1,12 +1,10 @@
 """Plays cases of chaos one after the other, each with a cluster of its own, and judges what the clients saw."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from queue import Empty
 from threading import Thread
 from typing import Any
@@ -20,11 +18,10 @@ from qubic_lab.chaos.judge import CaseResult, judge, skipped_case
 from qubic_lab.chaos.node_cases import NODE_CASES
 from qubic_lab.chaos.service_cases import SERVICE_CASES
 from qubic_lab.chaos.stage import Stage
-from qubic_lab.checked_yaml import check_content
 from qubic_lab.cluster.redis_server import connect
 from qubic_lab.cluster.tasks import TaskQueue
 from qubic_lab.core import Progress, no_progress
-from qubic_lab.errors import InputError, check_choice, check_range
+from qubic_lab.errors import check_choice, check_range
 
 CASES = {case.name: case for case in (make() for make in (*NODE_CASES, *SERVICE_CASES))}
 FEWEST_REQUESTS, MOST_REQUESTS = 12, 1_000
@@ -42,19 +39,6 @@ class ChaosResult(MeasuredResult):
     requests: int
     cases: tuple[CaseResult, ...]
     measured_utc: str
-
-    @classmethod
-    def from_json(cls, file: Path) -> "ChaosResult":
-        """Read what `qubic-lab chaos --json` printed.
-
-        Raises:
-            InputError: the file cannot be read, or is something else.
-        """
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{file} cannot be read ({error}): give what `qubic-lab chaos --json` printed") from error
-        return check_content(cls, content, file)
 
     def report(self) -> Iterator[Table | str]:
         counts, struck = ("sent", "answered", "lost", "twice", "wrong"), ("at work", "moved", "repeated")

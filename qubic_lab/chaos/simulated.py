@@ -1,13 +1,9 @@
 """What simulated clusters have shown, in the form that `qubic-lab simulate --json` prints and studies read."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from qubic_lab.bench.result import MeasuredResult, Table
-from qubic_lab.checked_yaml import check_content
-from qubic_lab.errors import InputError
 
 UNDECIDED = "history not decided"
 """In `sometimes`: histories whose search was given up."""
@@ -79,21 +75,6 @@ class SimulationResult(MeasuredResult):
     digest: str
     measured_utc: str
     mutants: MutantsFound | None = None
-
-    @classmethod
-    def from_json(cls, file: Path) -> "SimulationResult":
-        """Read what `qubic-lab simulate --json` printed.
-
-        Raises:
-            InputError: the file cannot be read, or is something else.
-        """
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{file} cannot be read ({error}): give what `qubic-lab simulate --json` printed"
-            ) from error
-        return check_content(cls, content, file)
 
     @property
     def undecided(self) -> int:

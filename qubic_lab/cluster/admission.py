@@ -60,5 +60,5 @@ class Admission:
 
 
 def size_of(payload: dict[str, Any]) -> int:
-    """Return the size of the answer that a task's payload asks for: how often its most new tokens can be halved."""
+    """Return the size class of a task's answer: all `max_new_tokens` of one are less than twice the least of them."""
     return int(payload.get("sampling", {}).get("max_new_tokens", 0)).bit_length()

@@ -57,7 +57,7 @@ LOOK_S = 5.0
 """Interval at which a follower reads progress without a notification, in case one was lost."""
 RETRY_S = 1.0
 MOST_FREE = 100
-"""Free slots that are counted when a task comes."""
+"""Free slots that are counted, at most, when a task comes: that takes time, and so many let anybody in."""
 LEFT_S = 5.0
 """A task that its client has left is cancelled after this time, unless the client has come back."""
 

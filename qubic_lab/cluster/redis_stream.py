@@ -25,8 +25,8 @@ _KINDS = {
     redis.SSLConnection: redis.asyncio.SSLConnection,
     redis.UnixDomainSocketConnection: redis.asyncio.UnixDomainSocketConnection,
 }
-_NOT_SHARED = ("retry", "himport_registry", "maint_", "orig_")
-"""Beginnings of options that are made for connections of threads."""
+_SHARED = ("host", "port", "path", "db", "username", "password", "socket_", "ssl_")
+"""Beginnings of a connection's options that say where the server is and how it is reached."""
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,8 @@ class RedisStream:
 
     def __init__(self, client: "redis.Redis", in_thread: Callable[..., Awaitable[Any]]) -> None:
         pool = client.connection_pool
-        options = {name: it for name, it in pool.connection_kwargs.items() if not name.startswith(_NOT_SHARED)}
-        options["protocol"] = 2
-        connections: Any = redis.asyncio.ConnectionPool(_KINDS[pool.connection_class], **options)
+        options = {name: it for name, it in pool.connection_kwargs.items() if name.startswith(_SHARED)}
+        connections: Any = redis.asyncio.ConnectionPool(_KINDS[pool.connection_class], **options, protocol=2)
         self._redis: Any = redis.asyncio.Redis.from_pool(connections)
         self._redis.response_callbacks.clear()  # replies stay as they are
         self._in_thread, self._is_open, self._again_s = in_thread, False, 0.0
@@ -101,12 +100,16 @@ class RedisStream:
                 pipeline.execute_command(*command.words, **{NEVER_DECODE: True})
             try:
                 replies = await pipeline.execute(raise_on_error=False)
-            except (redis.RedisError, OSError) as error:
+            except Exception as error:  # whatever it is, those who wait get it
                 self._is_open, sent, self._waiting = False, sent + self._waiting, []
                 replies = [error] * len(sent)
             for (_, answered), reply in zip(sent, replies, strict=True):
-                if not answered.done():  # somebody still waits for it
-                    answered.set_exception(reply) if isinstance(reply, Exception) else answered.set_result(reply)
+                if answered.done():  # nobody waits any more
+                    continue
+                if isinstance(reply, Exception):
+                    answered.set_exception(reply)
+                else:
+                    answered.set_result(reply)
 
 
 def stream_for(client: Any, in_thread: Callable[..., Awaitable[Any]]) -> RedisStream | None:

@@ -1,15 +1,13 @@
 """What a cluster answers under load, overload and an hour of faults: kept results of benchmarks, in words."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from qubic_lab.bench.load import LoadLevel, LoadResult, Overload
+from qubic_lab.bench.result import BenchResult
 from qubic_lab.chaos.soak import SoakResult
-from qubic_lab.checked_yaml import check_content
-from qubic_lab.errors import InputError
 from qubic_lab.studies.finding import Finding, answering, say
 
 QUESTION = "loss"
@@ -20,7 +18,7 @@ COMMANDS = {
     "overload": "qubic-lab bench load --surface cluster,openai --rate 12 --overload 5 --seconds 120 --json",
     "soak": "qubic-lab bench soak --minutes 60 --fault-every 20 --json",
 }
-T = TypeVar("T")
+T = TypeVar("T", bound=BenchResult)
 
 
 @dataclass(frozen=True)
@@ -40,17 +38,9 @@ def read(folder: Path) -> Loads:
     """
 
     def kept(kind: type[T], name: str) -> dict[str, T]:
-        return {file.name: _read(kind, file) for file in sorted(folder.glob(f"{name}*.json"))}
+        return {file.name: kind.from_json(file) for file in sorted(folder.glob(f"{name}*.json"))}
 
     return Loads(kept(LoadResult, "load"), kept(LoadResult, "overload"), kept(SoakResult, "soak"))
-
-
-def _read(kind: type[T], file: Path) -> T:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): give what the benchmark printed with --json") from error
-    return check_content(kind, content, file)
 
 
 def rows(loads: Loads) -> list[dict[str, Any]]:

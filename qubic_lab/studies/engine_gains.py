@@ -1,6 +1,5 @@
 """What the engine gains by drafts, shared beginnings, samples, small weights: kept results of benchmarks, in words."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,10 @@ from qubic_lab.bench.engine import EngineResult
 from qubic_lab.bench.long_prompt import LongPromptResult
 from qubic_lab.bench.prediction_result import PredictionResult
 from qubic_lab.bench.prefixes import PrefixesResult
-from qubic_lab.bench.result import ModelResult
+from qubic_lab.bench.result import ModelResult, read_printed
 from qubic_lab.bench.samples import SamplesResult
 from qubic_lab.bench.slow_link import SlowLinkResult
 from qubic_lab.bench.speculation import OWN, SpeculationResult
-from qubic_lab.checked_yaml import check_content
 from qubic_lab.errors import InputError
 from qubic_lab.studies.finding import Finding, answering, estimate, say
 from qubic_lab.studies.style import columns
@@ -200,18 +198,8 @@ def _files(folder: Path, kind: str) -> list[Path]:
     return [file for file in sorted(folder.glob("*.json")) if file.stem == kind or file.stem.startswith(f"{kind}-")]
 
 
-def _content(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): give what the benchmark printed with --json") from error
-    if not isinstance(content, dict) or "commit" not in content:  # it has a default, which is that of this process
-        raise InputError(f"{file}: 'commit' is missing: give what the benchmark printed with --json")
-    return content
-
-
 def _measured(file: Path, kind: type[ModelResult], figures: Callable[[Any], Iterator[Gain]]) -> Measured:
-    found = check_content(kind, _content(file), file)
+    found = kind.from_json(file)
     faults = tuple(what for name, what in EQUAL.items() if getattr(found, name, True) is False)
     names = ("model", "meaningless", "dtype", "device", "threads", "commit", "machine")
     return Measured(file.name, tuple(figures(found)), faults=faults, **columns(found, *names))
@@ -219,7 +207,7 @@ def _measured(file: Path, kind: type[ModelResult], figures: Callable[[Any], Iter
 
 def _price(file: Path) -> Measured:
     """Return what small weights cost, of a comparison with the same model in its own dtype."""
-    content = _content(file)
+    content = read_printed(file)
     try:
         case, paired = content["cases"][0], content["paired"][0]["tests"]
         ends = [100 * paired[name] for name in ("difference", "low", "high")]

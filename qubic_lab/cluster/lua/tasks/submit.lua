@@ -1,7 +1,7 @@
 -- ARGV: id, payload, priority, idempotency key, what is carried beside the payload, who asks for the client, how many ms it
--- may wait ('': for ever), for how many ms a task is held ('': not known), how many nodes could begin now. Returns what
--- happened, and the id of the task that has this key; where it would wait for longer, how many ms.
-now_ms()
+-- may wait ('': for ever), for how many ms a task is held ('': not known), how many tasks nodes could begin now. Returns
+-- what happened, and the id of the task that has this key; where it would wait for longer, how many ms.
+now_ms() -- the clock goes on
 local patience, held_ms, free = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local id, payload, priority, idempotency_key, asker = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[7]
 
