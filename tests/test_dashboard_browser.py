@@ -29,6 +29,7 @@ playwright = pytest.importorskip("playwright.async_api", reason="playwright is n
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.dist,
+    pytest.mark.slow,
     pytest.mark.usefixtures("hurried"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
