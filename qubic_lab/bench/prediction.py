@@ -57,7 +57,7 @@ DRAFTED = ("quoting", "free")
 MOST_DRAFTED_TOKENS = 64
 """Of such an answer."""
 DRAFTED_TIMES = 5
-"""How often such an answer is given; its median time counts."""
+"""How often such an answer is timed in a measurement, which is the median: one is too short to be exact."""
 ROOM = 1.3
 """Upper bound of a pipeline's memory per byte of its weights, with caches, buffers and libraries."""
 
@@ -370,11 +370,10 @@ class _Bench:
         self._measured.configure(replace(self._config(way.layers, 1, 1), speculation="lookup"))
         whole, _ = self.drafted(kind)
         first = replace(whole, forced_token_ids=(), sampling=replace(whole.sampling, max_new_tokens=1))
-        taken_s = []
-        for _ in range(DRAFTED_TIMES):  # a difference of two short times
-            first_s, whole_s = (seconds_of(partial(self._measured.answer, each)) for each in (first, whole))
-            taken_s.append(whole_s - first_s)
-        return 1e3 * median(taken_s) / (whole.sampling.max_new_tokens - 1)
+        timed = [
+            [seconds_of(partial(self._measured.answer, each)) for each in (first, whole)] for _ in range(DRAFTED_TIMES)
+        ]
+        return 1e3 * median(whole_s - first_s for first_s, whole_s in timed) / (whole.sampling.max_new_tokens - 1)
 
     def _measure_replicas(self, batch: int) -> float:
         for replica in self._replicas:
