@@ -10,6 +10,7 @@ from examples import example
 from headlines import told
 
 from qubic_lab.bench.engine import SpeedRatio
+from qubic_lab.bench.prediction_result import PredictionCell
 from qubic_lab.bench.samples import SampleTimes
 from qubic_lab.bench.slow_link import BreakEven
 from qubic_lab.bench.speculation import SpeculationPoint
@@ -26,7 +27,14 @@ RESULTS: dict[str, dict[str, Any]] = {
     "samples": {"times": SampleTimes(1.39, 1.2, 1.6, (1.2,)), "layers": (15, 15)},
     "small-weights": {"ratios": {"int8_vs_bf16": (SpeedRatio(1.9, 1.8, 2.0, "smollm2", 1, 1),)}},
     "links": {"break_even": (BreakEven("free", 1, False, None, True), BreakEven("free", 4, False, 1.0, True))},
-    "prediction": {"median_error": 0.031, "median_memory_error": 0.012},
+    "prediction": {
+        "median_error": 0.031,
+        "median_memory_error": 0.012,
+        "cells": tuple(
+            example(PredictionCell, error=error, answer=answer)
+            for answer, error in (("free", -0.3), ("free", 0.2), ("", 0))
+        ),
+    },
 }
 
 
@@ -45,12 +53,13 @@ def test_every_kind_is_read_from_what_its_benchmark_prints(tmp_path: Path) -> No
     assert not gains.absent
     found = {row["figure"]: row for row in study.rows(gains) if row["file"].endswith("-a.json")}
     assert found[study.WHAT["prefixes"]]["value"] == 12.5
+    assert found[study.WHAT["drafts-error"]]["value"] == 25
     assert {row["commit"] for row in found.values()} == {"abc"}
     assert (
         set(RESULTS) == set(study.KINDS) == {gain.kind for each in gains.measured for gain in each.gains} - {"accuracy"}
     )
     said = told(study.findings(gains), "speed")
-    assert "The engine meets 7 of 8 targets" in str(study.findings(gains)[0]), "a long prompt disturbs too much"
+    assert "The engine meets 7 of 9 targets" in str(study.findings(gains)[0]), "a long prompt and drafts do not"
     assert any("random schedules: 0 of 3,000 (smollm2" in str(each) for each in said)
     assert any("12.5 (11.5 to 13.6) (smollm2, bf16, cpu, 2 threads a rank, commit abc)" in str(each) for each in said)
     assert any("one answer: never, it is slower at once (smollm2" in str(each) for each in said)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from qubic_lab.bench.engine import EngineResult
@@ -111,6 +112,7 @@ WHAT = {
     "link-alone": "ms that a hop may take more before one process is faster, one answer",
     "link-drafted": "ms that a hop may take more before one process is faster, one answer with drafts",
     "speed-error": "median error of predicted speeds (%)",
+    "drafts-error": "median error of predicted speeds, answers with drafts alone (%)",
     "memory-error": "median error of predicted memory (%)",
     "tokens": "tokens",
     "answers": "answers",
@@ -159,6 +161,8 @@ def _links(found: SlowLinkResult) -> Iterator[Gain]:
 
 def _prediction(found: PredictionResult) -> Iterator[Gain]:
     yield Gain("prediction", "speed-error", 100 * found.median_error, target=10.0, at_most=True)
+    if drafted := [abs(cell.error) for cell in found.cells if cell.answer]:
+        yield Gain("prediction", "drafts-error", 100 * median(drafted), target=10.0, at_most=True)
     if found.median_memory_error is not None:
         yield Gain("prediction", "memory-error", 100 * found.median_memory_error, target=5.0, at_most=True)
 
