@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 from commands import Ended, Run
-from databases import emptied, postgres
+from databases import emptied, open_with_empty_tables, postgres
 from forked_python import fork_from_here
 from hypothesis import HealthCheck
 from hypothesis import settings as effort
@@ -39,7 +39,10 @@ sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # Time limits of examples would judge the machine.
 effort.register_profile(
-    "lab", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    "lab",
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 effort.load_profile("lab")
 
@@ -52,8 +55,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         fork_from_here(import_tests)
 
 
+OFTEN_USED = (
+    "math_verify",
+    *(
+        f"transformers.models.{name}"
+        for name in ("auto.tokenization_auto", "bert.modeling_bert", "llama.modeling_llama")
+    ),
+)
+"""What many processes of tests import when they begin to work: seconds of each."""
+
+
 def import_tests() -> None:
-    """Import all tests."""
+    """Import all tests, and what is often used."""
+    for name in OFTEN_USED:
+        import_module(name)
     folder = Path(__file__).parent
     sys.path[:0] = [str(folder / name) for name in ("dist", "notebooks")]  # as the collection will
     for file in sorted(folder.rglob("test_*.py")):
@@ -262,9 +277,15 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a database without tables: each test that uses it runs on both kinds."""
-    if request.param == "sqlite":
+def backend(request: pytest.FixtureRequest) -> str:
+    """The kind of a database: each test that uses one runs on both."""
+    return str(request.param)
+
+
+@pytest.fixture
+def url(backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without tables."""
+    if backend == "sqlite":
         return f"sqlite:///{tmp_path / 'lab.db'}"
     return emptied(request.getfixturevalue("postgres_url"))
 
@@ -278,11 +299,12 @@ def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(url: str, tmp_path: Path, empty_tables: Path) -> Iterator[Engine]:
+def engine(backend: str, request: pytest.FixtureRequest) -> Iterator[Engine]:
     """A database with empty tables, of both kinds."""
-    if url.startswith("sqlite"):
-        shutil.copyfile(empty_tables, tmp_path / "lab.db")
-    engine = open_database(url)
+    if backend == "sqlite":
+        yield request.getfixturevalue("sqlite")
+        return
+    engine = open_with_empty_tables(request.getfixturevalue("postgres_url"))
     yield engine
     engine.dispose()
 

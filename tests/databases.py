@@ -16,6 +16,7 @@ from alembic import command
 from alembic.config import Config
 
 import qubic_lab.database
+from qubic_lab.database import missing_migrations, open_database
 
 SERVER_USER = "nobody"
 """PostgreSQL refuses to run as root: there it runs as this one."""
@@ -59,6 +60,18 @@ def emptied(url: str) -> str:
         connection.execute(sa.text("CREATE SCHEMA public"))
     engine.dispose()
     return url
+
+
+def open_with_empty_tables(url: str) -> sa.Engine:
+    """Open a PostgreSQL database and empty its tables, which takes a tenth of the time of making them."""
+    if missing_migrations(url) != []:
+        return open_database(emptied(url))
+    engine = open_database(url)
+    names = [name for name in sa.inspect(engine).get_table_names() if name != "alembic_version"]
+    with engine.begin() as connection:
+        connection.execute(sa.text("SET LOCAL session_replication_role = replica"))  # triggers keep some rows
+        connection.execute(sa.text(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE"))
+    return engine
 
 
 def migrate(engine: sa.Engine, version: str) -> None:

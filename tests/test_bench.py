@@ -93,6 +93,7 @@ def test_a_result_is_one_json_object_or_a_report(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.endswith("\n\nnot judged\ncommit: abc, machine: this one\n")
 
 
+@pytest.mark.slow
 def test_bench_engine_compares_ranks_and_transformers(
     tiny: Path, shared_ranks: None, here: Run, set_settings: Callable[..., None], tmp_path: Path
 ) -> None:

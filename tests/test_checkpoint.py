@@ -171,7 +171,9 @@ print(peak_mib() - before - destination.nbytes / 2**20)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("dtype", "scratch_mib"), [("bfloat16", 0), ("float32", 16)])
+@pytest.mark.parametrize(
+    ("dtype", "scratch_mib"), [pytest.param("bfloat16", 0, marks=pytest.mark.slow), ("float32", 16)]
+)
 def test_reading_needs_no_memory_but_the_destination_s(tmp_path: Path, dtype: str, scratch_mib: int) -> None:
     file = tmp_path / "one.safetensors"
     save_file({"matrix": torch.ones(100, 2**20, dtype=torch.bfloat16)}, file)

@@ -52,7 +52,8 @@ def workers(tmp_path: Path, lab_root: Path) -> Iterator[tuple[str, list["subproc
                 process.wait()
 
 
-@pytest.mark.parametrize("runs", [2, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [2, pytest.param(40, marks=pytest.mark.timeout(3600))])
 def test_a_cluster_that_loses_a_worker_ends_as_an_undisturbed_pool(
     runs: int, workers: Any, lab_root: Path, set_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ):

@@ -224,6 +224,7 @@ def test_infinities_reach_only_their_own_rows_and_a_cleared_slot_forgets_them(ti
     assert torch.equal(run(decoder, [(1, 0, TOKENS[:9])])[0], expected)
 
 
+@pytest.mark.slow
 def test_kernels_for_older_processors_are_right(
     tiny: Path, compile_with: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

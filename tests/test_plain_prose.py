@@ -155,7 +155,10 @@ def test_the_judged_answers_are_varied_and_apart() -> None:
     assert asked[0].isdisjoint(asked[1])
 
 
-@pytest.mark.parametrize(("part", "right", "wrong"), [("development", 0.914, 0.0204), ("held-out", 0.9, 0.0361)])
+@pytest.mark.parametrize(
+    ("part", "right", "wrong"),
+    [pytest.param("development", 0.914, 0.0204, marks=pytest.mark.slow), ("held-out", 0.9, 0.0361)],
+)
 def test_judged_answers_are_read_as_a_reader_would(part: str, right: float, wrong: float) -> None:
     everything, *_ = evaluate_reading(committed_answers(part))
     assert everything.right.value >= right and everything.wrong.value <= wrong

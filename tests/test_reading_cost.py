@@ -58,9 +58,12 @@ Attack = tuple[str, str, str]
 
 
 def attacks(reader: str, drawn: int) -> Iterator[Attack]:
-    """Yield attacks on a reader: each word of its grammar repeated, and runs of several, drawn at random."""
+    """Yield attacks on a reader: words of its grammar repeated (all from 8 `drawn` on), and runs of several at random."""
     known, draw = GRAMMARS.get(reader) or BY_ENDING.get(reader.split()[-1], ANSWER), random.Random(reader)
-    runs = [(word,) for word in known] + [tuple(draw.choices(known, k=draw.choice((2, 2, 3, 5)))) for _ in range(drawn)]
+    repeated = known if drawn >= 8 else draw.sample(known, len(known) // 3)
+    runs = [(word,) for word in repeated] + [
+        tuple(draw.choices(known, k=draw.choice((2, 2, 3, 5)))) for _ in range(drawn)
+    ]
     for run in runs:
         head = draw.choice(("", draw.choice(known), FIRST_LINES.get(reader, "")))
         yield head, "".join(run), draw.choice(("", "é", "\x00!", draw.choice(known)))

@@ -123,7 +123,7 @@ async def health_s(client: httpx2.AsyncClient) -> float:
 @pytest.mark.parametrize(
     ("count", "encrypted"),
     [
-        pytest.param(3_000, False, id="plain"),
+        pytest.param(3_000, False, id="plain", marks=pytest.mark.slow),
         pytest.param(3_000, True, id="encrypted"),
         pytest.param(20_000, False, id="many", marks=pytest.mark.slow),
         pytest.param(20_000, True, id="many-encrypted", marks=pytest.mark.slow),

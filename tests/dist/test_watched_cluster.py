@@ -215,6 +215,7 @@ def configured(folder: Path, targets: dict[str, str], alertmanager: str, webhook
         (folder / f"{name}.yml").write_text(yaml.safe_dump(content))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("prometheus-alertmanager")),
     reason="no prometheus or no alertmanager: apt-get install prometheus prometheus-alertmanager",
