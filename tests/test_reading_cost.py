@@ -58,7 +58,7 @@ Attack = tuple[str, str, str]
 
 
 def attacks(reader: str, drawn: int) -> Iterator[Attack]:
-    """Yield attacks on a reader: words of its grammar repeated (all from 8 `drawn` on), and runs of several at random."""
+    """Yield attacks on a reader: words of its grammar repeated (all of them from 8 `drawn` on), and runs of several."""
     known, draw = GRAMMARS.get(reader) or BY_ENDING.get(reader.split()[-1], ANSWER), random.Random(reader)
     repeated = known if drawn >= 8 else draw.sample(known, len(known) // 3)
     runs = [(word,) for word in repeated] + [
