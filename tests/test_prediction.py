@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from models import tiny_model
 
 from qubic_lab.bench.attained import attained
 from qubic_lab.bench.engine import SpeedGrid
@@ -18,7 +19,7 @@ from qubic_lab.bench.prediction import (
     find_ways,
     predict,
 )
-from qubic_lab.bench.step_times import StepTimes, median_times, scaled, step_times
+from qubic_lab.bench.step_times import StepTimes, median_times, periods_by_rows, scaled, step_times
 from qubic_lab.errors import InputError
 from qubic_lab.model.config import parse_config
 from qubic_lab.model.cost import PartTimes, model_cost
@@ -168,6 +169,14 @@ def test_figures_of_a_cpu_are_found_again_from_the_times_of_its_layers() -> None
     assert attained({1: 1.0, 4: 2.0}, layer, "", 1) is None, "any two are met"
 
 
+def test_a_trace_tells_what_steps_take_by_their_rows() -> None:
+    spans = spans_of(3, lanes=1).assign(tokens=1)
+    steps = (spans["rank"] == 0) & (spans["phase"] == "decode") & (spans["kind"] == "compute")
+    spans.loc[steps, "tokens"] = [1, 4, 9]
+    one = sum(LAYERS) * LAYER_MS + HEAD_MS + 2 * (OVERHEAD_MS + HOP_MS)
+    assert periods_by_rows(spans) == [(1, pytest.approx(one)), (4, pytest.approx(one))], "the last one has no next"
+
+
 def test_rows_between_measured_ones_are_on_a_line_and_further_ones_go_on_with_the_last() -> None:
     step_ms = by_rows({1: 10.0, 4: 13.0, 8: 21.0})
     assert [step_ms(rows) for rows in (1, 2, 4, 6, 8, 9)] == pytest.approx([10, 11, 13, 17, 21, 23])
@@ -176,9 +185,10 @@ def test_rows_between_measured_ones_are_on_a_line_and_further_ones_go_on_with_th
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_small_weights_drafts_and_memory_are_predicted_too(tiny: Path) -> None:
+def test_small_weights_drafts_and_memory_are_predicted_too(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model", max_position_embeddings=1024)
     result = bench_prediction(
-        str(tiny), (1,), (1, 4), new_tokens=14, repeat=1, weights=("none", "int8"), strategies=("C",), drafts=True
+        str(model), (1,), (1, 4), new_tokens=14, repeat=1, weights=("none", "int8"), strategies=("C",), drafts=True
     )
     cells = {(cell.weights, cell.batch, cell.answer) for cell in result.cells}
     assert cells == {(w, b, a) for w in ("", "int8") for b, a in ((1, ""), (4, ""), (1, "quoting"), (1, "free"))}

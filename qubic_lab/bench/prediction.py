@@ -26,13 +26,13 @@ from qubic_lab.bench.noise import QUIET, NoiseWatch
 from qubic_lab.bench.prediction_result import LayerCosts, MemoryCell, PredictionCell, PredictionResult
 from qubic_lab.bench.result import Spread, seconds_of
 from qubic_lab.bench.speculation import TEXTS, accepted_share, given
-from qubic_lab.bench.step_times import StepTimes, median_times, scaled, slowdown, slowed, step_times
+from qubic_lab.bench.step_times import StepTimes, median_times, periods_by_rows, scaled, slowdown, step_times
 from qubic_lab.core import Progress, Request, no_progress
 from qubic_lab.errors import InputError, check_at_least, check_choice
 from qubic_lab.model.cost import PartTimes, model_cost
 from qubic_lab.model.layout import QUANTIZATIONS
 from qubic_lab.model.plan import STRATEGIES, balanced_layers, equal_counts, plan_layers
-from qubic_lab.model.predict import drafted_step, pipeline_speed, round_seconds, stage_seconds
+from qubic_lab.model.predict import drafted_step, pipeline_speed, stage_seconds
 from qubic_lab.pipeline.client import Pipeline
 from qubic_lab.pipeline.config import PipelineConfig
 from qubic_lab.pipeline.text import Tokenizer
@@ -54,6 +54,8 @@ AS_IT_IS = "none"
 """In place of a quantization: weights stay in the dtype."""
 DRAFTED = ("quoting", "free")
 """Texts of `bench speculation` that are answered with drafts."""
+LEARNED = ("code", "arithmetic")
+"""Other texts of it, whose steps tell what drafted rows cost."""
 MOST_DRAFTED_TOKENS = 64
 """Of such an answer."""
 DRAFTED_TIMES = 5
@@ -109,7 +111,7 @@ def bench_prediction(
     `batches` are the requests that decode together in a lane; one rank also gets as many as several ranks have in all
     lanes. End tokens are ignored. Each measurement is made between two probes. With `replicas` strategy D is measured
     too, the whole model on each rank. All is done with each form of the `weights`; with `drafts` one request alone also
-    answers DRAFTED texts, where a step's rows cost what as many requests of a lane do.
+    answers DRAFTED texts; what the rows of its steps cost is learned from the traces of LEARNED texts.
 
     Raises:
         InputError: a value is out of range, a name is unknown, there are more ranks than cores, or too little memory.
@@ -143,7 +145,7 @@ def bench_prediction(
         report(f"calibrating, ranks: {number}", 0.0)
         with _Bench(grid, replace(base, quantization=form or None), number, replicas, watch) as bench:
             memory += bench.memory()
-            bench.calibrate()
+            bench.calibrate(drafts)
             cells += _measure(grid, bench, report, strategies, drafts)
             costs += bench.layer_costs()
             layer_s = {each.batch: each.layer_ms / 1e3 for each in bench.layer_costs() if each.lanes == number}
@@ -198,12 +200,6 @@ def predict(way: Way, times: StepTimes, ranks: int, batch: int, lanes: int) -> f
     stage_s = [stage + times.wait_s for stage in stage_seconds(times.ranks, way.layers)]
     speed = pipeline_speed(stage_s, times.hop_s, lanes, batch)
     return speed.tokens_per_s if lanes == ranks else speed.idle_latency_ms
-
-
-def step_ms(way: Way, times: StepTimes) -> float:
-    """Return the ms of a step while one lane runs alone."""
-    stage_s = [stage + times.wait_s for stage in stage_seconds(times.ranks, way.layers)]
-    return 1e3 * round_seconds(stage_s, times.hop_s, lanes=1)
 
 
 def by_rows(known_ms: Mapping[int, float]) -> Callable[[int], float]:
@@ -277,6 +273,7 @@ class _Bench:
         self._grid, self._base, self._watch = grid, base, watch
         self._probes: dict[tuple[int, int], list[Probe]] = {}
         self._drafted: dict[str, tuple[Request, float]] = {}
+        self.rows_ms: dict[int, float] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> "_Bench":
@@ -313,13 +310,15 @@ class _Bench:
             if predicted is not None
         ]
 
-    def calibrate(self) -> None:
-        """Probe each number of lanes and batch."""
+    def calibrate(self, drafts: bool) -> None:
+        """Probe each number of lanes and batch, and the rows of a request that is answered with `drafts`."""
         self._watch.lap()
         for lanes in dict.fromkeys((self.ranks, 1)):
             for batch in batches_on(self._grid, self.ranks):
                 for _ in range(CALIBRATIONS):
                     self.probe(lanes, batch)
+        if drafts:
+            self._probe_rows()
 
     def probe(self, lanes: int, batch: int) -> Probe:
         """Return the current costs of the parts of a step, and keep them."""
@@ -340,10 +339,6 @@ class _Bench:
         """Return the costs of the parts by all probes so far."""
         return median_times([probe.times for probe in undisturbed(self._probes[lanes, batch], CALIBRATIONS)])
 
-    def costs_alone(self) -> dict[int, StepTimes]:
-        """Return the costs of a single lane by its rows."""
-        return {batch: self.costs(1, batch) for lanes, batch in self._probes if lanes == 1}
-
     def layer_costs(self) -> list[LayerCosts]:
         """Return the costs of each number of lanes and batch."""
         return [_costs(self, shape, self.costs(*shape)) for shape in self._probes]
@@ -355,6 +350,18 @@ class _Bench:
         self._measured.configure(self._config(way.layers, batch, lanes))
         rate = decode_tokens_per_s(self._measured, self._grid.prompts[: lanes * batch], self._grid.new_tokens)
         return rate if lanes == self.ranks else 1000 * batch / rate
+
+    def _probe_rows(self) -> None:
+        """Learn the ms of a step of one request by its rows, from steps that verify drafts of LEARNED texts."""
+        config = replace(self._config(self.calibrating_layers, 1, 1), speculation="lookup", trace=self._trace)
+        found: dict[int, list[float]] = {}
+        for kind in CALIBRATIONS * LEARNED:
+            self._calibrating.configure(config)
+            self._calibrating.answer(self.drafted(kind)[0])
+            self._calibrating.describe()  # makes the ranks flush their traces
+            for rows, period_ms in periods_by_rows(read_trace(self._trace)):
+                found.setdefault(rows, []).append(period_ms)
+        self.rows_ms = {rows: median(each) for rows, each in found.items() if len(each) >= CALIBRATIONS}
 
     def drafted(self, kind: str) -> tuple[Request, float]:
         """Return the request whose answer is that of a kind, and the chance of its drafted tokens to be right."""
@@ -476,8 +483,7 @@ def _predicted(run: _Run, bench: _Bench, probes: Sequence[StepTimes]) -> float:
     if not run.answer:
         return predict(run.way, scaled(costs, probes), bench.ranks, run.batch, run.lanes)
     factor = slowdown(costs, probes)
-    known = {rows: step_ms(run.way, slowed(times, factor)) for rows, times in bench.costs_alone().items()}
-    return drafted_step(bench.drafted(run.answer)[1], by_rows(known))[1]
+    return factor * drafted_step(bench.drafted(run.answer)[1], by_rows(bench.rows_ms))[1]
 
 
 def _whole(times: StepTimes, rank: int) -> PartTimes:

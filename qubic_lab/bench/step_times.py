@@ -55,21 +55,24 @@ def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
     )
 
 
+def periods_by_rows(spans: "pd.DataFrame") -> list[tuple[int, float]]:
+    """Return of each decode step of a request alone its rows, and the ms from its start to that of the next one."""
+    steps = spans[(spans["rank"] == 0) & (spans["kind"] == "compute") & (spans["phase"] == "decode")]
+    periods_ms = steps["start_ms"].diff().shift(-1)
+    return [(int(rows), float(ms)) for rows, ms in zip(steps["tokens"][:-1], periods_ms[:-1], strict=True)]
+
+
 def scaled(times: StepTimes, probes: Sequence[StepTimes]) -> StepTimes:
-    """Scale the costs to the memory speed during the probes."""
-    return slowed(times, slowdown(times, probes))
+    """Scale the costs of layers and head to the memory speed during the probes."""
+    factor = slowdown(times, probes)
+    ranks = [replace(part, layer_s=part.layer_s * factor, head_s=part.head_s * factor) for part in times.ranks]
+    return replace(times, ranks=tuple(ranks))
 
 
 def slowdown(times: StepTimes, probes: Sequence[StepTimes]) -> float:
     """Return how many times as long a layer took during the probes."""
     reference = sum(part.layer_s for part in times.ranks)
     return mean(sum(part.layer_s for part in probe.ranks) for probe in probes) / reference
-
-
-def slowed(times: StepTimes, factor: float) -> StepTimes:
-    """Return the costs when layers and head take so many times as long."""
-    ranks = [replace(part, layer_s=part.layer_s * factor, head_s=part.head_s * factor) for part in times.ranks]
-    return replace(times, ranks=tuple(ranks))
 
 
 def median_times(found: Sequence[StepTimes]) -> StepTimes:
