@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from qubic_lab.tracing import ids
 
-FORMATS = ("text", "json")
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -38,7 +37,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: int, form: str = "text", *, timed: bool = False) -> None:
-    """Let this process log to stderr from a level on, in one of FORMATS; texts are `timed` where nothing else is.
+    """Let this process log to stderr from a level on, as text or json; texts are `timed` where nothing else is.
 
     What was configured before goes on: a test may catch logs.
     """
@@ -49,7 +48,7 @@ def configure(level: int, form: str = "text", *, timed: bool = False) -> None:
 
 
 def write(level: int, logger: str, text: str, form: str = "text") -> None:
-    """Write a line to stderr whatever the level of the log, in one of FORMATS: it is meant for whoever started this."""
+    """Write a line to stderr whatever the level of the log, as text or json: it is meant for whoever started this."""
     line = logging.LogRecord(logger, level, "", 0, text, None, None)
     shown = JsonFormatter().format(line) if form == "json" else f"qubic-lab: {text}"
     print(shown, file=sys.stderr, flush=True)

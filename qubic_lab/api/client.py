@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Generator, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -189,9 +188,7 @@ class CoordinatorClient:
     def __enter__(self) -> "CoordinatorClient":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _unreachable(self, error: Exception) -> UnreachableError:

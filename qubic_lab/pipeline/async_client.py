@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -106,9 +105,7 @@ class AsyncPipeline:
     async def __aenter__(self) -> "AsyncPipeline":
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _ask(self, request: Request, id: str, deadline_s: float, *, whole: bool) -> AsyncStream:

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 KINDS = {
     "coordinator killed": 3,
@@ -87,8 +87,3 @@ def plan_faults(seed: int, seconds: float, coordinators: Sequence[str], nodes: S
         times = round(at_s, 3), round(lasts_s, 3)
         faults.append(Fault(len(faults), kind, *times, target, other, round(draw.random(), 3)))
     return faults
-
-
-def as_rows(faults: Sequence[Fault]) -> list[dict[str, object]]:
-    """Return faults for JSON."""
-    return [asdict(fault) for fault in faults]
