@@ -6,6 +6,7 @@ of ipykernel, and lives and dies with it. What kernels leave behind becomes that
 """
 
 import ast
+import gc
 import json
 import os
 import signal
@@ -42,11 +43,14 @@ def fork_kernels(parent: int, notebooks: list[str]) -> None:
     import pandas  # noqa: F401
     from ipykernel.kernelapp import IPKernelApp
 
+    from qubic_lab.runs import shown
     from qubic_lab.runs.parameters import read_source
 
+    shown.PNG_DPI = 24  # nobody looks
     for notebook in notebooks:
         nodes = [node for cell in read_source(Path(notebook)).code_cells for node in ast.walk(ast.parse(cell))]
         exec("\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)), {})
+    gc.freeze()  # else each kernel looks through it again and again
     os.write(1, b".")  # the kernels are ready: Jupyter gives up after a minute
     listener = socket.socket(fileno=os.dup(0))
     while True:

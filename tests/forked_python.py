@@ -247,7 +247,9 @@ def _as_new(options: list[str], argv: list[str]) -> None:
 def _forget_tests() -> None:
     """Undo what tests have set and imported."""
     for name in [
-        name for name, each in sys.modules.items() if str(getattr(each, "__file__", "")).startswith(str(TESTS))
+        name
+        for name, each in sys.modules.items()
+        if str(getattr(each, "__dict__", {}).get("__file__")).startswith(str(TESTS))  # lazy ones must not import
     ]:
         del sys.modules[name]
     kernel = sys.argv[0] == "ipykernel_launcher"

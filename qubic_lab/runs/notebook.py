@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from qubic_lab.errors import InputError, QubicLabError
 from qubic_lab.runs.parameters import NotebookSource
-from qubic_lab.runs.shown import PNG_DPI, CaptionedFigure, CaptionedTable
+from qubic_lab.runs.shown import CaptionedFigure, CaptionedTable, draw_png
 from qubic_lab.runs.store import write_atomically
 
 if TYPE_CHECKING:
@@ -110,15 +110,17 @@ def record_figure(name: str, figure: "Figure", caption: str) -> CaptionedFigure:
     """Keep a figure as `figures/<name>.svg` and `.png` of its run, its caption inside, and return both to be shown."""
     from matplotlib import pyplot
 
+    png = b""
     if folder := _record_folder("figures", name):
         folder.mkdir(parents=True, exist_ok=True)
         # With fixed names inside and without a date, equal figures are equal files. Texts stay texts, for translation.
         with pyplot.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
             figure.savefig(folder / f"{name}.svg", metadata={"Title": caption, "Date": None})
         figure.set_layout_engine("none")  # all is in its place; to place it again takes a third of drawing it
-        figure.savefig(folder / f"{name}.png", metadata={"Title": caption}, dpi=PNG_DPI)
+        png = draw_png(figure, caption)
+        (folder / f"{name}.png").write_bytes(png)
     pyplot.close(figure)  # else the notebook would show it twice: as pyplot's and as the cell's value
-    return CaptionedFigure(figure, caption)
+    return CaptionedFigure(figure, caption, png)
 
 
 def record_table(name: str, frame: "DataFrame", caption: str) -> CaptionedTable:

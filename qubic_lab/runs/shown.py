@@ -75,18 +75,17 @@ class CaptionedTable:
 
 @dataclass(frozen=True, eq=False)
 class CaptionedFigure:
-    """A figure that is shown with its caption below it."""
+    """A figure that is shown with its caption below it; `png` is its picture, if it has been drawn already."""
 
     figure: "Figure"
     caption: str
+    png: bytes = b""
 
     def __repr__(self) -> str:
         return f"[picture] {self.caption}"
 
     def _repr_html_(self) -> str:
-        picture = io.BytesIO()
-        self.figure.savefig(picture, format="png", dpi=PNG_DPI)
-        data, text = base64.b64encode(picture.getvalue()).decode(), escape(self.caption)
+        data, text = base64.b64encode(self.png or draw_png(self.figure, self.caption)).decode(), escape(self.caption)
         width = round(96 * self.figure.get_figwidth())
         image = f'<img width="{width}" alt="{text}" src="data:image/png;base64,{data}">'
         return f'<figure style="margin: 0">{image}<figcaption>{text}</figcaption></figure>'
@@ -105,6 +104,13 @@ class View:
     def _repr_html_(self) -> str:
         paragraphs = (f"<p>{escape(line)}</p>" for line in self.lines)
         return "".join([*paragraphs, *(part._repr_html_() for part in self.parts)])
+
+
+def draw_png(figure: "Figure", caption: str) -> bytes:
+    """Return a figure as a PNG, its caption inside."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Title": caption}, dpi=PNG_DPI)
+    return picture.getvalue()
 
 
 def show_plans(advice: "Advice") -> View:

@@ -55,7 +55,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "levels": [2, 20],
     },
     "cluster_faults": {"cases": []},  # shows the last matrix
-    "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5},
+    "concurrency": {"clients": [1, 3], "requests": 4, "repeat": 2, "slots": 2, "max_new_tokens": 5, "pace_rounds": 2},
     "consensus_evaluation": {"questions": 6, "k": 2, "samples": 2, "max_new_tokens": 4},
     "dashboard": {"updates": 2, "coordinator": "http://127.0.0.1:1"},
     "engine_gains": {},  # shows what is kept
@@ -65,7 +65,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "oracle_overview": {"shown": 60, "sizes": [8.0], "walks": 6, "sentiment_model": "crypto-lexicon"},
     "pipeline_service": {"max_new_tokens": 8},
     "risk_warnings": {"refit_bars": 500},
-    "split_strategies": {"ranks": [2], "batches": [1], "new_tokens": 12, "repeat": 1, "replicas": False},
+    "split_strategies": {
+        "ranks": [2],
+        "batches": [1],
+        "new_tokens": 12,
+        "repeat": 1,
+        "replicas": False,
+        "messages": 20,
+    },
     "weekly": {},
 }
 QUICK_AUDITS = """from functools import partial
