@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -320,10 +320,22 @@ def sqlite(tmp_path: Path, empty_tables: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def quick_audits() -> Iterator[None]:
-    """Let backtests check signals at 2 bars, each once on the same bars; `test_lookahead.py` tests all."""
+    """Let backtests check signals at 2 bars, here and once on the same bars; `test_lookahead.py` tests all."""
     import pandas as pd
 
     from qubic_lab.oracle.backtest import lookahead
+
+    class RunHere(AbstractContextManager["RunHere"]):
+        """To copy a process of this size takes longer than all other runs of a signal."""
+
+        def __init__(self, function: Any, frame: pd.DataFrame) -> None:
+            self._ran = lookahead.timed(lambda: lookahead.run_signal(function, frame))
+
+        def wait(self) -> Any:
+            return self._ran
+
+        def __exit__(self, *_: object) -> None:
+            pass
 
     check, kept = lookahead.check_lookahead, dict[Any, Any]()
 
@@ -336,6 +348,7 @@ def quick_audits() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lookahead, "check_lookahead", check_once)
+        patch.setattr(lookahead, "FreshRun", RunHere)
         yield
 
 

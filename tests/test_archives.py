@@ -130,7 +130,7 @@ def later_archive(store: MarketStore, folder: Path, at_us: int) -> tuple[str, st
     return repr(sentiment(snapshot, "bitcoin")), repr(price_analysis(snapshot, "bitcoin"))
 
 
-@pytest.mark.parametrize("known", ["published", "+30min"])
+@pytest.mark.parametrize("known", [pytest.param("published", marks=pytest.mark.slow), "+30min"])
 def test_nothing_later_in_an_archive_changes_what_it_says_of_an_instant(tmp_path: Path, known: str) -> None:
     at_us, said = START_US + HOURS // 2 * HOUR_US, []
     for number, (hours, later) in enumerate(((HOURS // 2, ""), (HOURS, ""), (HOURS, " crash"))):
@@ -161,6 +161,7 @@ def test_collected_rows_keep_their_own_times(store: MarketStore, tmp_path: Path)
     assert sentiment(store.snapshot(START_US + 200 * HOUR_US, assumed=True), "bitcoin").texts == 0
 
 
+@pytest.mark.usefixtures("quick_audits")
 def test_a_study_of_an_archive_tells_what_it_assumes(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/archive.db"
     store = MarketStore(open_database(url))

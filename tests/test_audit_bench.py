@@ -21,8 +21,8 @@ from qubic_lab.bench.audit import (
 
 CASES = {each.name: each for each in corpus()}
 HARD = (
-    *("delay_of_the_body", "late_ratings_ahead", "at_midnight", "once_a_week"),
-    *("convolved_by_fourier", "means_from_the_other_end", "refuses_large_moves", "words_once_known"),
+    *("delay_of_the_body", "late_ratings_ahead", "at_midnight"),
+    *("convolved_by_fourier", "means_from_the_other_end", "refuses_large_moves"),
 )
 """Some of the development part: leaks that fewer cuts miss, clean signals that a stricter check accuses."""
 

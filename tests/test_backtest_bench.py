@@ -105,12 +105,12 @@ def test_the_speed_verdict_follows_from_the_times() -> None:
 
 def test_the_command_measures_in_processes_and_gives_json(here: Run) -> None:
     command = (
-        "bench backtest --null 40 --process gaussian,ar0.3 --bars 250 --effect 6 --var 2 --var-bars 1500 --no-speed"
+        "bench backtest --null 20 --process gaussian,ar0.3 --bars 250 --effect 6 --var 2 --var-bars 1500 --no-speed"
     )
     found = here(f"{command} --json --seed 1").json
     assert [(row["process"], row["bars"], row["false"]["runs"]) for row in found["null"]["rows"]] == [
-        ("gaussian", 250, 40),
-        ("ar0.3", 250, 40),
+        ("gaussian", 250, 20),
+        ("ar0.3", 250, 20),
     ]
     for row in found["null"]["rows"]:
         assert row["false"]["low"] <= 0.05 and row["false"]["count"] <= row["against_cash"]["count"]

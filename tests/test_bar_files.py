@@ -519,7 +519,7 @@ def test_damaged_archives_are_refused(tmp_path: Path) -> None:
         read_bars(tmp_path / "two.zip", BarOptions("BTC"), NOW)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.sets(st.integers(1, 58), max_size=12), st.integers(1, 40))
 def test_the_order_of_blocks_never_matters(
     tmp_path_factory: pytest.TempPathFactory, missing: set[int], cut: int

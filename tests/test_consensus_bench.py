@@ -15,7 +15,7 @@ from qubic_lab.errors import InputError
 
 @cache
 def voted(correlation: float) -> ConsensusResult:
-    return bench_consensus(accuracy=0.6, correlation=correlation, k=5)
+    return bench_consensus(accuracy=0.6, correlation=correlation, k=5, questions=5_000)
 
 
 @pytest.mark.parametrize(("correlation", "options"), [(0.0, 2), (0.25, 2), (0.5, 5), (1.0, 3)])
@@ -60,7 +60,7 @@ def test_independent_voters_gain_what_the_binomial_says_and_copies_nothing():
 
 def test_confidence_holds_on_held_out_questions():
     for result in (voted(0.0), voted(1.0)):
-        assert result.confidence.items == 10_000
+        assert result.confidence.items == 5_000
         assert result.ece <= 0.03
         assert result.ece_interval[0] <= result.ece <= 0.03
     levels = bench_consensus(accuracy=0.75, k=5, questions=2000).levels

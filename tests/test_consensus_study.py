@@ -314,6 +314,7 @@ def test_the_kept_answers_keep_the_promises():
     assert found.calibrated and "no" not in {verdict for name, verdict in shown.items() if "wrong at" in name}
 
 
+@pytest.mark.slow  # `test_consensus_bench.py` sees this on simulated votes
 def test_the_best_level_keeps_its_promise_on_recorded_answers():
     found = bench_recorded_votes(EASY)
     assert (found.certified.other_winner.value, found.certified.certified.value > 0.5) == (0, True)

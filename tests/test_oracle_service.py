@@ -304,7 +304,7 @@ def test_histories_page_by_page_hold_each_once(engine: Engine) -> None:
 
 
 @settings(
-    max_examples=15,
+    max_examples=8,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink what fails would take minutes
 )
 @given(data=st.data())
@@ -358,7 +358,7 @@ def test_no_later_row_changes_an_earlier_answer(sqlite: Engine, data: st.DataObj
     assert [ask(as_of) for as_of, _ in answers] == again
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_bars_that_are_kept_are_those_of_the_database(engine: Engine, data: st.DataObject) -> None:
     """Prices come late, are corrected, and are asked for as of any instant: what is kept changes no bit."""

@@ -279,7 +279,7 @@ class World:
         return rows, latest, stories, every, scores.news_id.tolist(), scores.known_us.tolist(), scores.score.tolist()
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(steps=steps)
 def test_no_later_row_changes_an_earlier_answer(engine: Engine, steps: list[Any]) -> None:
     world = World(engine)

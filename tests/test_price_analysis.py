@@ -118,12 +118,12 @@ def shown_early(series: Bars) -> Floats:
 def test_planted_leaks_are_caught(leak: Function) -> None:
     """The check above is able to fail: a centred window, a scale of the whole, filling back, a pivot at its own bar."""
     caught = 0
-    for cut in range(1, 120):
+    for cut in range(1, 120, 4):
         try:
             check_causal(leak, walk(130, seed=3), cut, cut)
         except AssertionError:
             caught += 1
-    assert caught > 10
+    assert caught > 3
 
 
 @pytest.mark.parametrize("name", CAUSAL)
@@ -136,7 +136,7 @@ def test_first_value_comes_after_the_declared_warm_up(name: str) -> None:
         assert np.isnan(CAUSAL[name](series.slice(0, warm_up))).all()
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.integers(230, 400), st.booleans())
 def test_what_is_reported_of_a_bar_is_known_with_that_bar(seed: int, cut: int, gaps: bool) -> None:
     """Levels, breakouts, hints and whole analyses are those of the bars that were there."""

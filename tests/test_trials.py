@@ -242,8 +242,8 @@ def test_data_is_told_apart_to_the_last_bit() -> None:
     assert len(set(hashes)) == 5 and data_hash(random_market(10)) == hashes[0]
 
 
-def test_a_backtest_is_recorded_with_its_net_returns(engine: Engine) -> None:
-    market, ledger = random_market(60), TrialLedger(engine)
+def test_a_backtest_is_recorded_with_its_net_returns(sqlite: Engine) -> None:
+    market, ledger = random_market(60), TrialLedger(sqlite)
     strategy = Strategy(decide)
     found = []
     for fee in (10.0, 10.0, 20.0):
