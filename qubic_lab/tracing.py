@@ -7,7 +7,6 @@ id stands in lines of the log and beside metrics. Spans are made only after `sta
 
 import logging
 import os
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -142,11 +141,6 @@ def past_span(name: str, start_ns: int, end_ns: int, parent: str = "", **attribu
     made = _tracer.start_span(name, context, attributes=attributes, start_time=start_ns)
     made.end(end_ns)
     return _named(made)
-
-
-def since_1970_ns(perf_counter_ns: int) -> int:
-    """Return the instant of a reading of `time.perf_counter_ns` of this process."""
-    return time.time_ns() - time.perf_counter_ns() + perf_counter_ns
 
 
 def _parent() -> str:

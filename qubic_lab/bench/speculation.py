@@ -125,7 +125,10 @@ class SpeculationResult(ModelResult):
             ("answer", "tokens", "ms a token without drafts", "drafts right", "times as fast with drafts"), rows
         )
         if self.beside:
-            forms = [(each.kind, *(interval_text(*of, ".2f") for of in _three(each))) for each in self.beside]
+            forms = [
+                (each.kind, *(interval_text(*of, ".2f") for of in (each.ours, each.theirs, each.both)))
+                for each in self.beside
+            ]
             yield Table(
                 ("continued greedily", "ours with drafts", "llama.cpp's lookup", "ours ÷ llama.cpp, both"), forms
             )
@@ -232,10 +235,6 @@ def accepted_share(prompt: tuple[int, ...], answer: tuple[int, ...]) -> float:
         wrong += count < min(MOST_DRAFTED, len(rest))
         known += count + 1
     return right / (right + wrong) if right else 0.0
-
-
-def _three(beside: BesideLookup) -> tuple[tuple[float, float, float], ...]:
-    return beside.ours, beside.theirs, beside.both
 
 
 def _begun(question: str, answer: str) -> str:

@@ -225,8 +225,9 @@ class RegistryService:
         """Register a node."""
 
         def register() -> str:
-            check_address(request.address, peer_names(context), self._sockets)
-            return self._registry.register(request, owner_of(context))
+            names = peer_names(context)
+            check_address(request.address, names, self._sockets)
+            return self._registry.register(request, ",".join(sorted(names)))
 
         session = await self._checked(request.node, context, register)
         return pb.Registered(session=session, beat_every_s=HEARTBEAT_S)
@@ -249,11 +250,6 @@ class RegistryService:
             await context.abort(status_of(error), str(error))
         self._on_change()
         return found
-
-
-def owner_of(context: Any) -> str:
-    """Return the names in the caller's certificate, as one text."""
-    return ",".join(sorted(peer_names(context)))
 
 
 def socket_folder(address: str) -> Path | None:

@@ -1,6 +1,5 @@
 """Requests and replies of the pipeline's service, for all kinds of clients."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -94,11 +93,6 @@ def generate_message(
             f"the request has {size} bytes: at most {MOST_BYTES // 2**20} MiB can be sent, give a shorter prompt"
         )
     return message
-
-
-def score_request(text: str, token_ids: Iterable[int], raw: bool) -> Request:
-    """Return the request that scores a text, or tokens, and generates nothing."""
-    return Request(text, tuple(token_ids), raw, SamplingParams(max_new_tokens=0), prompt_logprobs=0)
 
 
 def scores_of(completion: Completion) -> Scores:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from qubic_lab.core import Completion, Request, StreamedToken
+from qubic_lab.core import Completion, Request, SamplingParams, StreamedToken
 from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, check_at_least, check_choice
 from qubic_lab.pipeline.calls import (
     NO_PROGRESS_S,
@@ -22,7 +22,6 @@ from qubic_lab.pipeline.calls import (
     as_request,
     generate_message,
     no_model_text,
-    score_request,
     scores_of,
     token_of,
 )
@@ -249,7 +248,8 @@ class Pipeline:
         Raises:
             InputError, BusyError, DeadlineError, NonFiniteError, RankError: as for `generate`.
         """
-        return scores_of(self.generate(score_request(text, token_ids, raw)))
+        nothing = SamplingParams(max_new_tokens=0)
+        return scores_of(self.generate(Request(text, tuple(token_ids), raw, nothing, prompt_logprobs=0)))
 
     def samples(
         self, prompt: str | Request, count: int, *, id: str = "", deadline_s: float = 0.0, **options: Any

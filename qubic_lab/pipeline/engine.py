@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,6 @@ from qubic_lab.pipeline.member import (
     StageSettings,
     check_order,
     check_replies,
-    configure_order,
 )
 from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_LOGPROBS, NO_TOKEN, Kind, Message
 from qubic_lab.pipeline.pages import affordable_pages
@@ -90,7 +89,7 @@ class Engine:
             BusyError: requests are running.
             ModelError: a rank could not load its part.
         """
-        return self._order(configure_order(settings), limits)
+        return self._order({"op": "configure", "settings": asdict(settings)}, limits)
 
     def report(self) -> Replies:
         """Ask every rank for its memory."""

@@ -206,11 +206,6 @@ class Member:
         }
 
 
-def configure_order(settings: StageSettings) -> dict[str, Any]:
-    """Return the order that configures every rank."""
-    return {"op": "configure", "settings": asdict(settings)}
-
-
 REPORT_ORDER = {"op": "report"}
 
 

@@ -30,7 +30,7 @@ from qubic_lab.pipeline.local import SOCKET, STORE, tell_failure
 from qubic_lab.pipeline.member import Member, follow
 from qubic_lab.pipeline.relay import relayed_store
 from qubic_lab.pipeline.server import PipelineService, start_server
-from qubic_lab.pipeline.transport import make_transport
+from qubic_lab.pipeline.transport import LoopTransport, RingTransport
 from qubic_lab.provenance import usable_cores
 from qubic_lab.settings import settings
 
@@ -54,7 +54,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
             _join_group(options.run_dir, rank, ranks)
         # After joining, so that the end of a rank that refuses is noticed at once by its peers.
         config = _resolve(options, rank, ranks) if options.model else None
-        member = Member(rank, ranks, make_transport(rank, ranks))
+        member = Member(rank, ranks, LoopTransport() if ranks == 1 else RingTransport(rank, ranks))
         if rank > 0:
             follow(member)
         _serve(Engine(member), options.listen or f"unix:{options.run_dir / SOCKET}", config)

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter_ns
+from time import perf_counter_ns, time_ns
 from typing import Any
 
 from qubic_lab import tracing
@@ -54,7 +54,7 @@ def tell_request(
 
 
 def _past(name: str, start_ns: int, end_ns: int, parent: str, **attributes: tracing.Value) -> str:
-    ahead_ns = tracing.since_1970_ns(0)
+    ahead_ns = time_ns() - perf_counter_ns()  # since 1970
     return tracing.past_span(name, ahead_ns + start_ns, ahead_ns + end_ns, parent, **attributes)
 
 

@@ -172,8 +172,3 @@ class TracedTransport:
         """Wait for the payload of the message just received."""
         with self._tracer.span("receive", self._received):
             return self._transport.receive_payload(shape, dtype, device)
-
-
-def make_transport(rank: int, ranks: int) -> Transport:
-    """Return the transport for a rank of an initialized process group."""
-    return LoopTransport() if ranks == 1 else RingTransport(rank, ranks)
