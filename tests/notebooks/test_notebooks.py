@@ -64,7 +64,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "oracle_backtest": {"effects": [0.25], "horizons": [1, 4], "draws": 5, "resamples": 100},
     "oracle_overview": {"shown": 60, "sizes": [8.0], "walks": 6, "sentiment_model": "crypto-lexicon"},
     "pipeline_service": {"max_new_tokens": 8},
-    "risk_warnings": {"refit_bars": 500},
+    "risk_warnings": {"refit_bars": 2000},
     "split_strategies": {
         "ranks": [2],
         "batches": [1],
