@@ -112,6 +112,7 @@ def test_an_interrupted_bench_ends_a_busy_peer_and_its_workers_at_once(
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_the_bench_names_what_it_could_not_measure(fake_peer: Any, tiny: Path, shared_ranks: None, here: Run) -> None:
     fake_peer("dies later")
     result = here(f"{ENGINE} --quantization int8 --model {tiny}").json
