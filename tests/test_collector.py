@@ -78,7 +78,7 @@ def lab(engine: Engine, tmp_path: Path, set_settings: Callable[..., None]) -> En
     return engine
 
 
-on_sqlite = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+on_sqlite = pytest.mark.parametrize("backend", ["sqlite"], indirect=True)
 
 
 # decisions

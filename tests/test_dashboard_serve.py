@@ -63,7 +63,7 @@ def until_served(process: Process) -> str:
 
 @pytest.mark.dist
 def test_whoever_does_not_show_the_token_sees_a_form_alone(guarded: str) -> None:
-    with httpx2.Client(base_url=guarded, trust_env=False) as browser:
+    with httpx2.Client(base_url=guarded, timeout=60.0, trust_env=False) as browser:
         for path in ("/", "/?lang=zh-TW"):
             refused = browser.get(path)
             assert refused.status_code in (302, 401, 403)
@@ -83,7 +83,7 @@ def test_whoever_does_not_show_the_token_sees_a_form_alone(guarded: str) -> None
         for told in (TOKEN, base64.b64encode(TOKEN.encode()).decode()):
             assert told not in entered.headers["set-cookie"]
         assert browser.get("/").status_code == 200
-    with httpx2.Client(base_url=guarded, trust_env=False) as program:
+    with httpx2.Client(base_url=guarded, timeout=60.0, trust_env=False) as program:
         assert program.get("/", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
         sender = {"Authorization": f"Bearer {TOKEN}"}
         assert program.post("/v1/traces", content=b"", headers=sender).status_code == 200
