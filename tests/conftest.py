@@ -41,7 +41,7 @@ sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 effort.register_profile(
     "lab",
     deadline=None,
-    max_examples=50,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 effort.load_profile("lab")

@@ -92,6 +92,7 @@ def test_the_stored_threshold_is_what_the_development_half_gives():
 
 
 @needs_embedder
+@pytest.mark.slow
 def test_stored_thresholds_with_embeddings_are_what_the_development_half_gives():
     assert choose_thresholds(DEV, embedder().embed) == THRESHOLDS
 
@@ -108,6 +109,7 @@ def test_ours_is_ahead_of_plain_embeddings_and_plain_overlap():
 
 
 @needs_embedder
+@pytest.mark.slow
 def test_most_answers_to_other_questions_are_off_topic_and_few_to_their_own():
     relevance = evaluate_relevance(committed_pairs(), embedder().embed)
     assert relevance.dropped_interval[1] < 0.2

@@ -55,7 +55,7 @@ KNOWN = {
     "Idempotency-Key": ("",),  # left out: few of the others are new
 }
 """Values that a generator does not find, with which there is something to answer; the node b gets no requests."""
-FEW, MANY = 6, 250
+FEW, MANY = 4, 250
 """Examples of what is allowed, and as many of what nearly is."""
 
 
