@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +48,15 @@ effort.register_profile(
 effort.load_profile("lab")
 
 
+OFTEN_IMPORTED = (
+    "math_verify",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.llama.modeling_llama",
+)
+"""What many processes of tests import once they work, which takes seconds of each."""
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Import all tests once, in a process that workers are forked from; from each, tests fork what they start."""
     if hasattr(session.config, "workerinput"):
@@ -55,25 +65,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         fork_from_here(import_tests)
 
 
-OFTEN_USED = (
-    "math_verify",
-    *(
-        f"transformers.models.{name}"
-        for name in ("auto.tokenization_auto", "bert.modeling_bert", "llama.modeling_llama")
-    ),
-)
-"""What many processes of tests import when they begin to work: seconds of each."""
-
-
 def import_tests() -> None:
-    """Import all tests, and what is often used."""
-    for name in OFTEN_USED:
-        import_module(name)
+    """Import all tests, and OFTEN_IMPORTED."""
     folder = Path(__file__).parent
     sys.path[:0] = [str(folder / name) for name in ("dist", "notebooks")]  # as the collection will
-    for file in sorted(folder.rglob("test_*.py")):
+    for name in (*OFTEN_IMPORTED, *(file.stem for file in sorted(folder.rglob("test_*.py")))):
         with suppress(Exception, pytest.skip.Exception):  # a collection says what is wrong
-            import_module(file.stem)
+            import_module(name)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -320,24 +318,18 @@ def sqlite(tmp_path: Path, empty_tables: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def quick_audits() -> Iterator[None]:
-    """Let backtests check signals at 2 bars, here and once on the same bars; `test_lookahead.py` tests all."""
+    """Let backtests check signals in this process, at 2 bars, once on the same; `test_lookahead.py` tests all."""
     import pandas as pd
 
     from qubic_lab.oracle.backtest import lookahead
 
-    class RunHere(AbstractContextManager["RunHere"]):
-        """To copy a process of this size takes longer than all other runs of a signal."""
-
-        def __init__(self, function: Any, frame: pd.DataFrame) -> None:
-            self._ran = None
-            with suppress(lookahead.UnusableRun):  # it runs again, where that is told
-                self._ran = lookahead.timed(lambda: lookahead.run_signal(function, frame))
-
-        def wait(self) -> Any:
-            return self._ran
-
-        def __exit__(self, *_: object) -> None:
-            pass
+    @contextmanager
+    def run_here(function: Any, frame: pd.DataFrame) -> Iterator[Any]:
+        """Run a signal in this process: to copy one of its size takes longer than all other runs."""
+        ran = None
+        with suppress(lookahead.UnusableRun):  # it runs again, where that is told
+            ran = lookahead.timed(lambda: lookahead.run_signal(function, frame))
+        yield SimpleNamespace(wait=lambda: ran)
 
     check, kept = lookahead.check_lookahead, dict[Any, Any]()
 
@@ -350,7 +342,7 @@ def quick_audits() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lookahead, "check_lookahead", check_once)
-        patch.setattr(lookahead, "FreshRun", RunHere)
+        patch.setattr(lookahead, "FreshRun", run_here)
         yield
 
 

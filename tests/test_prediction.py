@@ -177,9 +177,11 @@ def test_a_trace_tells_what_steps_take_by_their_rows() -> None:
     assert periods_by_rows(spans) == [(1, pytest.approx(one)), (4, pytest.approx(one))], "the last one has no next"
 
 
-def test_rows_between_measured_ones_are_on_a_line_and_further_ones_go_on_with_the_last() -> None:
-    step_ms = by_rows({1: 10.0, 4: 13.0, 8: 21.0})
-    assert [step_ms(rows) for rows in (1, 2, 4, 6, 8, 9)] == pytest.approx([10, 11, 13, 17, 21, 23])
+def test_rows_between_measured_ones_are_on_a_line_and_more_never_take_less() -> None:
+    step_ms = by_rows({1: 10.0, 4: 13.0, 8: 24.0})
+    assert [step_ms(rows) for rows in (1, 2, 4, 6, 8, 9)] == pytest.approx([10, 11, 13, 18.5, 24, 26])
+    step_ms = by_rows({1: 5.0, 7: 11.0, 8: 9.0})
+    assert [step_ms(rows) for rows in (7, 8, 15)] == pytest.approx([11, 11, 17])
     assert by_rows({1: 10.0})(5) == 10.0
 
 

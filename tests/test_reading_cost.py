@@ -17,6 +17,8 @@ NOTICED_S, NOTICED_BYTES = 0.05, 50 * 2**20
 MOST_TIMES = 3.0
 """For a text of twice the length."""
 SLOWEST = 2
+WORDS_A_RUN = 5
+"""Single words that are repeated for each run of several."""
 
 
 def words(listed: str) -> tuple[str, ...]:
@@ -58,12 +60,10 @@ Attack = tuple[str, str, str]
 
 
 def attacks(reader: str, drawn: int) -> Iterator[Attack]:
-    """Yield attacks on a reader: words of its grammar repeated (all of them from 8 `drawn` on), and runs of several."""
+    """Yield attacks on a reader: runs of several words of its grammar, `drawn` at random, and single words repeated."""
     known, draw = GRAMMARS.get(reader) or BY_ENDING.get(reader.split()[-1], ANSWER), random.Random(reader)
-    repeated = known if drawn >= 8 else draw.sample(known, len(known) // 3)
-    runs = [(word,) for word in repeated] + [
-        tuple(draw.choices(known, k=draw.choice((2, 2, 3, 5)))) for _ in range(drawn)
-    ]
+    runs = [(word,) for word in draw.sample(known, min(len(known), WORDS_A_RUN * drawn))]
+    runs += [tuple(draw.choices(known, k=draw.choice((2, 2, 3, 5)))) for _ in range(drawn)]
     for run in runs:
         head = draw.choice(("", draw.choice(known), FIRST_LINES.get(reader, "")))
         yield head, "".join(run), draw.choice(("", "é", "\x00!", draw.choice(known)))

@@ -290,14 +290,8 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("damage", "hashed"),
-    [
-        *(("flipped", True), ("deleted", True), ("cut", False)),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("emptied", True), ("cut", True))),
-        *(pytest.param(damage, False, marks=pytest.mark.slow) for damage in ("deleted", "emptied", "flipped")),
-    ],
-)
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("hashed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_damaged_run_is_left_out_and_named_and_the_others_stand(add_run, damage: str, hashed: bool):
     add_run(make_comparison(model="intact"), study="concurrency", key="77aa")
     table = {"speeds": pd.DataFrame({"a": [1.0]})}

@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from statistics import mean, median
 from typing import TypeVar
 
+import numpy as np
 import psutil
 
 from qubic_lab.bench.attained import Attained, attained
@@ -55,7 +57,7 @@ AS_IT_IS = "none"
 DRAFTED = ("quoting", "free")
 """Texts of `bench speculation` that are answered with drafts."""
 LEARNED = ("code", "arithmetic")
-"""Other texts of it, whose steps tell what drafted rows cost."""
+"""Other texts of it: what steps take by their rows is learned from them."""
 MOST_DRAFTED_TOKENS = 64
 """Of such an answer."""
 DRAFTED_TIMES = 5
@@ -111,7 +113,7 @@ def bench_prediction(
     `batches` are the requests that decode together in a lane; one rank also gets as many as several ranks have in all
     lanes. End tokens are ignored. Each measurement is made between two probes. With `replicas` strategy D is measured
     too, the whole model on each rank. All is done with each form of the `weights`; with `drafts` one request alone also
-    answers DRAFTED texts; what the rows of its steps cost is learned from the traces of LEARNED texts.
+    answers DRAFTED texts; what steps take by their rows is learned from LEARNED ones.
 
     Raises:
         InputError: a value is out of range, a name is unknown, there are more ranks than cores, or too little memory.
@@ -203,17 +205,14 @@ def predict(way: Way, times: StepTimes, ranks: int, batch: int, lanes: int) -> f
 
 
 def by_rows(known_ms: Mapping[int, float]) -> Callable[[int], float]:
-    """Return the ms of a step by its rows: the line through the two nearest numbers of rows that were measured."""
+    """Return the ms of a step by its rows: interpolated linearly, and beyond the most rows with the mean slope.
+
+    More rows never take less time: where a measurement says so, it is noise.
+    """
     rows = sorted(known_ms)
-
-    def of(count: int) -> float:
-        if len(rows) == 1:
-            return known_ms[rows[0]]
-        last = next((i for i, each in enumerate(rows[1:-1], start=1) if each >= count), len(rows) - 1)
-        low, high = rows[last - 1], rows[last]
-        return known_ms[low] + (known_ms[high] - known_ms[low]) * (count - low) / (high - low)
-
-    return of
+    ms = [*accumulate((known_ms[each] for each in rows), max)]
+    slope = (ms[-1] - ms[0]) / max(1, rows[-1] - rows[0])
+    return lambda count: float(np.interp(count, rows, ms)) + slope * max(0, count - rows[-1])
 
 
 def batches_on(grid: SpeedGrid, ranks: int) -> tuple[int, ...]:
@@ -311,7 +310,7 @@ class _Bench:
         ]
 
     def calibrate(self, drafts: bool) -> None:
-        """Probe each number of lanes and batch, and the rows of a request that is answered with `drafts`."""
+        """Probe each number of lanes and batch, and with `drafts` the steps of one request by their rows."""
         self._watch.lap()
         for lanes in dict.fromkeys((self.ranks, 1)):
             for batch in batches_on(self._grid, self.ranks):
@@ -352,7 +351,7 @@ class _Bench:
         return rate if lanes == self.ranks else 1000 * batch / rate
 
     def _probe_rows(self) -> None:
-        """Learn the ms of a step of one request by its rows, from steps that verify drafts of LEARNED texts."""
+        """Learn the ms of a step of one request by its rows, from the traces of LEARNED texts."""
         config = replace(self._config(self.calibrating_layers, 1, 1), speculation="lookup", trace=self._trace)
         found: dict[int, list[float]] = {}
         for kind in CALIBRATIONS * LEARNED:

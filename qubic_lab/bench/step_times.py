@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import mean, median
 from typing import TYPE_CHECKING
 
@@ -56,10 +57,10 @@ def step_times(spans: "pd.DataFrame", layers: Sequence[int]) -> StepTimes:
 
 
 def periods_by_rows(spans: "pd.DataFrame") -> list[tuple[int, float]]:
-    """Return of each decode step of a request alone its rows, and the ms from its start to that of the next one."""
+    """Return the rows of each decode step of a request alone, and the ms from its start to that of the next one."""
     steps = spans[(spans["rank"] == 0) & (spans["kind"] == "compute") & (spans["phase"] == "decode")]
-    periods_ms = steps["start_ms"].diff().shift(-1)
-    return [(int(rows), float(ms)) for rows, ms in zip(steps["tokens"][:-1], periods_ms[:-1], strict=True)]
+    starts = zip(steps["tokens"], steps["start_ms"], strict=True)
+    return [(int(rows), float(next_ms - start_ms)) for (rows, start_ms), (_, next_ms) in pairwise(starts)]
 
 
 def scaled(times: StepTimes, probes: Sequence[StepTimes]) -> StepTimes:

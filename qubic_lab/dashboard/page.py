@@ -5,8 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import panel as pn
-from bokeh.models import UIElement
-from panel.io.notebook import patch_inline_stylesheets
 
 from qubic_lab.dashboard import consensus_view
 from qubic_lab.dashboard.charts import timeline_chart
@@ -111,18 +109,6 @@ class Playground:
         self._columns = spans(asking.trace) if asking.trace else voter_spans(asking.trail) if asking.trail else None
 
 
-class _Page(pn.Column):
-    """The parts of the page, one beneath the other."""
-
-    def get_root(self, doc: Any = None, comm: Any = None, preprocess: bool = True) -> Any:
-        """Return the page's model; for a notebook its styles are put in now, else bokeh walks through all for each."""
-        root = super().get_root(doc, comm, preprocess)
-        if comm is not None and pn.config.inline:
-            for model in root.select({"type": UIElement}):
-                patch_inline_stylesheets(model)
-        return root
-
-
 class Dashboard(pn.viewable.Viewer):
     """The page, in a browser or in a notebook's cell; it is made new each second, `updates` times, or for ever.
 
@@ -146,7 +132,7 @@ class Dashboard(pn.viewable.Viewer):
             *((name, tab.column) for name, tab in tabs.items()), sizing_mode="stretch_width", stylesheets=[STYLE]
         )
         self._banner = html()
-        self._page = _Page(self._banner, self._shown, sizing_mode="stretch_width", max_width=1_100)
+        self._page = stacked(self._banner, self._shown, max_width=1_100)
         self._begun = False
 
     def __panel__(self) -> Any:
