@@ -29,7 +29,7 @@ pytestmark = pytest.mark.dist
 
 MONITORING = Path(__file__).resolve().parents[2] / "launch" / "monitoring"
 NAME, VOTE = "request-of-the-test", "vote-of-the-test"
-REQUEST = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 8}
+REQUEST = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 8, "temperature": 0}
 
 
 @dataclass
@@ -40,10 +40,11 @@ class Received:
 
     def of(self, request: str) -> dict[str, list[tuple[str, Any]]]:
         """Return the spans by name of the one trace that has a request."""
-        [trace] = {span.trace_id for _, span in self.spans if attributes(span).get("request_id") == request}
+        traces = {span.trace_id for _, span in self.spans if attributes(span).get("request_id") == request}
+        assert len(traces) <= 1
         found: dict[str, list[tuple[str, Any]]] = {}
         for service, span in self.spans:
-            if span.trace_id == trace:
+            if span.trace_id in traces:
                 found.setdefault(span.name, []).append((service, span))
         return found
 
@@ -80,13 +81,14 @@ def received() -> Iterator[tuple[str, Received]]:
 
 @dataclass
 class Watched:
-    """A running cluster: where it answers, and its processes by name."""
+    """A running cluster: where it answers, its processes by name, and the tokens of the answer to REQUEST."""
 
     url: str
     client: httpx2.Client
     coordinator: Process
     node: Process
     folder: Path
+    tokens: int
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +125,13 @@ def watched(received: tuple[str, Received], tiny: Path, tmp_path_factory: pytest
             vote = {"prompt": "Why?", "max_new_tokens": 4, "nodes": 1, "samples": 2, "rounds": 1}
             voted = client.post("/api/ai/consensus_query", json=vote, headers={"X-Request-Id": VOTE})
             assert voted.status_code == 200, voted.text
-            yield Watched(found[1], client, coordinator, node, folder)
+            tokens = asked.json()["usage"]["completion_tokens"]
+            yield Watched(found[1], client, coordinator, node, folder, tokens)
 
 
 def test_one_trace_goes_from_http_to_the_last_rank(received: tuple[str, Received], watched: Watched) -> None:
     kept = received[1]
-    wait_until(lambda: len(kept.of(NAME).get("rank decode", ())) == 2)
+    wait_until(lambda: len(kept.of(NAME).get("rank decode", ())) == 2 and {"POST", "node"} <= kept.of(NAME).keys())
     spans = kept.of(NAME)
     services = {name: {service for service, _ in found} for name, found in spans.items()}
     assert services == {
@@ -150,7 +153,7 @@ def test_one_trace_goes_from_http_to_the_last_rank(received: tuple[str, Received
     assert {each["rank"] for each in ranks} == {0, 1}
     assert all(each["compute_ms"] > 0 for each in ranks)
     [(_, pipeline)] = spans["pipeline"]
-    assert attributes(pipeline)["tokens"] == REQUEST["max_tokens"]
+    assert attributes(pipeline)["tokens"] == watched.tokens
 
 
 def test_a_vote_is_one_trace_with_all_that_it_asked(received: tuple[str, Received], watched: Watched) -> None:
