@@ -152,7 +152,7 @@ def bench_slow_links(
     for mbps in rates_mbps:
         check_range("10⁶ bits/s", mbps, 1, MOST_MBPS)
     links = [*(Link(each, 0) for each in sorted({0, *delays_ms})), *(Link(0, each) for each in rates_mbps)]
-    drafted_tokens: dict[tuple[Link | None, str], int] = {}
+    drafted_tokens: dict[tuple[Link | None, str], list[int]] = {}
     taken_s: dict[tuple[Link | None, str, str, int], list[float]] = {}
     chosen: dict[str, set[tuple[int, ...]]] = {}
 
@@ -164,7 +164,7 @@ def bench_slow_links(
                 taken_s.setdefault((link, way, kind, count), []).append(seconds_of(call))
                 chosen.setdefault(kind, set()).update(each.token_ids for each in answers)
                 if count == 1 and way == _DRAFTED:
-                    drafted_tokens[link, kind] = answers[0].drafted_tokens
+                    drafted_tokens.setdefault((link, kind), []).append(answers[0].drafted_tokens)
 
     with relayed() as relay, Pipeline.launch(_of(config, _DRAFTED)) as pipeline:
         used = pipeline.config
@@ -192,7 +192,7 @@ def bench_slow_links(
     def predicted(link: Link, way: str, kind: str, count: int) -> float | None:
         if count > 1 or not link.delay_ms:
             return None
-        steps = new_tokens - (drafted_tokens[link, kind] if way == _DRAFTED else 0)
+        steps = new_tokens - (median(drafted_tokens[link, kind][1:]) if way == _DRAFTED else 0)
         at_once_s, over_link_s = (median(taken_s[each, way, kind, 1][1:]) for each in (Link(0, 0), link))
         return (at_once_s + steps * used.ranks * link.delay_ms / 1e3) / over_link_s
 

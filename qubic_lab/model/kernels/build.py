@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
@@ -9,7 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,6 +129,25 @@ def _built() -> Path:
     library = cache_folder("kernels") / _library_name(command)
     if _is_whole(library):
         return library
+    with _alone_in(library.parent):
+        if not _is_whole(library):  # another process may have made it meanwhile
+            _build(command, library)
+    return library
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in here with the folder: a compiler takes a core for half a minute."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks: then several may compile
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _build(command: tuple[str, ...], library: Path) -> None:
     partial = library.with_suffix(f".{os.getpid()}.partial")
     status, said = _compile([*command, *FLAGS, str(SOURCE), "-o", str(partial)])
     if status:
@@ -135,7 +156,6 @@ def _built() -> Path:
     with partial.open("ab") as file:
         file.write(hashlib.sha256(partial.read_bytes()).digest())
     partial.replace(library)
-    return library
 
 
 def stale_libraries() -> list[Path]:
