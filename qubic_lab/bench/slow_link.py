@@ -59,9 +59,9 @@ class LinkPoint:
 
     `tokens_per_s` is the median without drafts, prompts included. `drafted` and `packed` compare with that; `of_one`
     and `drafted_of_one` compare with one process of as many threads, both without or both with drafts. Hidden states
-    are packed only where the bandwidth is limited. `predicted` and `drafted_predicted` are predicted times divided by
-    measured ones, for one answer at a time and added delays: the time without delay, and for each step as many hops
-    more as there are ranks; with drafts there are fewer steps.
+    are packed only where the bandwidth is limited. `predicted` is a predicted time divided by the measured one, without
+    drafts, for one answer at a time and added delays: the time without delay, and for each token as many hops more as
+    there are ranks.
     """
 
     delay_ms: int
@@ -74,7 +74,6 @@ class LinkPoint:
     of_one: Times
     drafted_of_one: Times
     predicted: float | None
-    drafted_predicted: float | None
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class SlowLinkResult(ModelResult):
                 *(f"{each.requests}", f"{each.tokens_per_s:.1f}", each.drafted.text()),
                 each.packed.text() if each.packed else "",
                 *(each.of_one.text(), each.drafted_of_one.text()),
-                " / ".join(f"{share:.2f}" for share in (each.predicted, each.drafted_predicted) if share is not None),
+                "" if each.predicted is None else f"{each.predicted:.2f}",
             )
             for each in self.points
         ]
@@ -152,7 +151,6 @@ def bench_slow_links(
     for mbps in rates_mbps:
         check_range("10⁶ bits/s", mbps, 1, MOST_MBPS)
     links = [*(Link(each, 0) for each in sorted({0, *delays_ms})), *(Link(0, each) for each in rates_mbps)]
-    drafted_tokens: dict[tuple[Link | None, str], list[int]] = {}
     taken_s: dict[tuple[Link | None, str, str, int], list[float]] = {}
     chosen: dict[str, set[tuple[int, ...]]] = {}
 
@@ -163,8 +161,6 @@ def bench_slow_links(
                 call = partial(_answer, pipeline, [request] * count, answers)
                 taken_s.setdefault((link, way, kind, count), []).append(seconds_of(call))
                 chosen.setdefault(kind, set()).update(each.token_ids for each in answers)
-                if count == 1 and way == _DRAFTED:
-                    drafted_tokens.setdefault((link, kind), []).append(answers[0].drafted_tokens)
 
     with relayed() as relay, Pipeline.launch(_of(config, _DRAFTED)) as pipeline:
         used = pipeline.config
@@ -189,12 +185,9 @@ def bench_slow_links(
         ours, theirs = taken_s[link, way, kind, count][1:], taken_s[of, other, kind, count][1:]
         return Times(*median_interval([b / a for a, b in zip(ours, theirs, strict=True)]))
 
-    def predicted(link: Link, way: str, kind: str, count: int) -> float | None:
-        if count > 1 or not link.delay_ms:
-            return None
-        steps = new_tokens - (median(drafted_tokens[link, kind][1:]) if way == _DRAFTED else 0)
-        at_once_s, over_link_s = (median(taken_s[each, way, kind, 1][1:]) for each in (Link(0, 0), link))
-        return (at_once_s + steps * used.ranks * link.delay_ms / 1e3) / over_link_s
+    def predicted(link: Link, kind: str) -> float:
+        at_once_s, over_link_s = (median(taken_s[each, _PLAIN, kind, 1][1:]) for each in (Link(0, 0), link))
+        return (at_once_s + new_tokens * used.ranks * link.delay_ms / 1e3) / over_link_s
 
     points = tuple(
         LinkPoint(
@@ -206,8 +199,7 @@ def bench_slow_links(
             packed=times(link, _PACKED, link, _PLAIN, kind, count) if link.mbps else None,
             of_one=times(link, _PLAIN, None, _PLAIN, kind, count),
             drafted_of_one=times(link, _DRAFTED, None, _DRAFTED, kind, count),
-            predicted=predicted(link, _PLAIN, kind, count),
-            drafted_predicted=predicted(link, _DRAFTED, kind, count),
+            predicted=predicted(link, kind) if link.delay_ms and count == 1 else None,
         )
         for link in links
         for kind in asked
