@@ -4,8 +4,11 @@ import ctypes
 import platform
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -256,6 +259,23 @@ def test_kernels_are_compiled_once(compile_little: None, monkeypatch: pytest.Mon
     build.kernels.cache_clear()
     monkeypatch.setattr("subprocess.Popen", None)
     assert build.failure() == ""
+
+
+def test_those_who_start_together_compile_once(
+    compile_little: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both, alone_in = Barrier(2), build._alone_in
+
+    def alone_once_both_are_here(folder: Path) -> AbstractContextManager[None]:
+        both.wait(60)
+        return alone_in(folder)
+
+    monkeypatch.setattr(build, "_alone_in", alone_once_both_are_here)
+    monkeypatch.setattr(build, "compiler", lambda: ("sh", "-c", 'echo >> "$0"; exec g++ "$@"', f"{tmp_path}/compiled"))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: build._built(), range(2))
+    assert first == second
+    assert (tmp_path / "compiled").read_text() == "\n"
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:3_000], lambda content: content[:-1], lambda content: b""])
