@@ -92,6 +92,33 @@ def value_of(text: str, question: str) -> str | None:
         ("On which continent is Egypt?", "Egypt is a nation of the African continent.", "africa"),
         ("Where do I live?", "I don't have access to your location.", None),
         ("我叫什么名字？", "您没有告诉我您的名字。", None),
+        ("Is the exam hard?", "The exam is not only hard to pass but also long.", None),
+        (
+            "Is a lake larger than a pond?",
+            "A lake is larger than a pond. A pond is 9 % larger than a lake.",
+            None,
+        ),
+        ("Is a lake larger than a pond?", "A pond is usually larger than a lake.", "no"),
+        ("Is Lyon the capital of France?", "Yes, Lyon is the capital of France.", "yes"),
+        ("Was Marie Curie a chemist?", "Curie was a famous chemist.", "yes"),
+        ("蜘蛛有六條腿嗎？", "蜘蛛只有八條腿。", None),
+        ("Who composed Carmen?", "The film was directed by Carlos Saura.", None),
+        ("Who composed Carmen?", "The opera Carmen by Georges Bizet remains popular.", "georges bizet"),
+        ("Who was the first pilot?", "The first pilot was Ann Lee, a French woman named Eva Roux.", None),
+        ("Who was the first pilot?", "The first pilot was Ann Lee, a woman named Ann Lee.", "ann lee"),
+        ("What colour do you get?", "The mixture is brown!", None),
+        ("What is the fastest bird?", "It's the peregrine falcon.", "peregrine falcon"),
+        ("她姓什么？", "她姓王。", "王"),
+        ("When did Cook reach Hawaii?", "James Cook was born in 1728.", None),
+        ("When was Cook born?", "James Cook was born in 1728.", "1728"),
+        ("How many boxes are there?", "There are 12 boxes. However, that isn't correct.", None),
+        ("How many players are in the match?", "Each team has players: 11 players each.", None),
+        ("一共有多少名球员？", "两队各有11名球员。", None),
+        ("一天有多少个小时？", "每天有24个小时。", "24 h"),
+        ("How many words are there?", "There are two here and three there, for a total of five.", "5"),
+        ("What is the average of 6 and 8?", "Divided by 2, the sum gives an average of 7.", "7"),
+        ("How long does it take to Mars?", "Mars is 225,000,000 km away.", None),
+        ("How long does it take to Mars?", "It takes 9 months.", "9 month"),
     ],
 )
 def test_what_a_sentence_says(question: str, text: str, value: str | None) -> None:
@@ -157,7 +184,7 @@ def test_the_judged_answers_are_varied_and_apart() -> None:
 
 @pytest.mark.parametrize(
     ("part", "right", "wrong"),
-    [pytest.param("development", 0.914, 0.0204, marks=pytest.mark.slow), ("held-out", 0.9, 0.0361)],
+    [pytest.param("development", 0.919, 0.0164, marks=pytest.mark.slow), ("held-out", 0.9, 0.0361)],
 )
 def test_judged_answers_are_read_as_a_reader_would(part: str, right: float, wrong: float) -> None:
     everything, *_ = evaluate_reading(committed_answers(part))

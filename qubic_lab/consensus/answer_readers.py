@@ -399,7 +399,7 @@ _OPENINGS = [
 _SYMBOL = re.compile(r"[A-Za-z]|[A-Z][A-Za-z]|(?=[A-Za-z]*\d)(?:[A-Z][a-z]?\d?){1,6}")
 _REASON = re.compile(r"[,;](?=(?:\s+\S+){3})|[，；]")
 HONOURS = re.compile(
-    r"^(?:the\s+)?(?:(?:sir|dame|dr|prof|professor|mr|mrs|ms|lord|lady|madame|count|president|king|queen|emperor|his\s+majesty"
+    r"^(?:the\s+)?(?:(?:sir|dame|dr|prof|professor|mr|mrs|ms|lord|lady|madame|count|president|king|queen|emperor|(?:his\s+)?majesty"
     r"|(?:vice-)?admiral|general|captain)\.?\s+)+(?=(?-i:[A-Z]))",
     re.IGNORECASE,
 )

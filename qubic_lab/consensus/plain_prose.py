@@ -35,7 +35,11 @@ _CORRECTED = re.compile(
     r"(?<=[.!?…])\s(?:oh,?\s|no,?\s)?(?:wait|sorry|correction|on\ssecond\sthought)\b(?=\W)\W{1,3}(?:i\s(?:mean|meant)\s)?",
     re.IGNORECASE,
 )
-"""Only what follows counts."""
+_TAKEN_BACK = re.compile(
+    r"(?<=[.!?…\n])\s?(?:but|however|no),?\s(?:this|that|it)\b[^.!?\n]{0,60}?(?:\bnot|n't)\s(?:correct|right)\b",
+    re.IGNORECASE,
+)
+"""Only what follows these two counts."""
 _SORRY = re.compile(r"\bi(?:'m|\sam)\s(?:\w+\s)?sorry\b", re.IGNORECASE)
 _CONCEDED = re.compile(r"^(?:despite|although|(?:even\s)?though|unlike|while)\b[^,]*,\s*", re.IGNORECASE)
 _COMPARED = re.compile(
@@ -52,11 +56,15 @@ _CLAUSE_LIKE = re.compile(
 """A text that has a verb of its own is no name."""
 
 
+_VERBS = {"is", "are", "was", "were"}
+
+
 def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
     """Return the answer of a text without emphasis to a question of one of these forms, without letters; else None."""
     if form.options:
         return None
     text = _CORRECTED.split(text)[-1]
+    text = text if form.kind == CHOICE else _TAKEN_BACK.split(text)[-1]
     if form.alternatives:
         return _read_alternative(text, form)
     if form.asks_list:
@@ -74,10 +82,19 @@ def read_plain(text: str, form: QuestionForm) -> FinalAnswer | None:
 _UNDECIDED = re.compile(r"\b(?:both|either|neither|depends)\b", re.IGNORECASE)
 
 
+_OTHER_EVENT = re.compile(r"\b(?:born|birth|died?|death)\b", re.IGNORECASE)
+
+
+def _is_other_event(text: str, form: QuestionForm) -> bool:
+    return _OTHER_EVENT.search(text) is not None and not _OTHER_EVENT.search(" ".join(form.words))
+
+
 def _read_date(said: list[str], form: QuestionForm) -> FinalAnswer | None:
     """Return the date of the sentence that repeats most of the question; of one with two different dates nothing."""
     found: list[tuple[str, FinalAnswer]] = []
     for sentence in said:
+        if _is_other_event(sentence, form):
+            sentence = ", ".join(part for part in CLAUSE.split(sentence) if not _is_other_event(part, form))
         whole = read_conclusion(sentence, form, False)
         parts = [sentence] if whole and whole.kind == DATE else CLAUSE.split(sentence)
         dates = [date for part in parts if (date := read_conclusion(part, form, False)) and date.kind == DATE]
@@ -124,10 +141,10 @@ def may_be(found: FinalAnswer, text: str, form: QuestionForm) -> bool:
         return bool(form.options)
     if form.kind == NUMBER:
         return kind not in (NUMBER, SPAN)
-    if form.kind == CHOICE or form.asks_list:
+    if form.kind == CHOICE or form.asks_list or (kind == DATE and _is_other_event(text, form)):
         return False
     is_echo = form.words.issuperset(map(stem, words(found.value))) and not is_chinese(text)
-    if is_echo or (kind == SPAN and _CLAUSE_LIKE.match(text)):
+    if is_echo or (kind == SPAN and (_CLAUSE_LIKE.match(text) or _VERBS & {*found.value.split()[1:]})):
         return False
     is_open = not (form.asks_name or (form.asks_what and kind == SPAN))
     return is_open or kind == CHOICE or (length(text) <= SHORTEST_SENTENCE and not _NO_REPLY.search(text))

@@ -72,7 +72,7 @@ _NAMING = re.compile(r"\b(?:called|known\sas|named)\s", re.IGNORECASE)
 _SETTING = re.compile(r"(?:in|when|if|while|although|though|since|because|unlike|after|before)\b", re.IGNORECASE)
 _CREDITED = r"\b(?:(?:attributed|credited)\s+to|(?:work|creation|invention|idea|discovery)\s+of)\b"
 _IDENTITY = re.compile(
-    r"\s(?:(?:is|are)\s+(?:\w+ly\s+)?made\s+(?:\w+ly\s+)?(?:of|from)|consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|is\s+the\s+(?:\w+\s+)?symbol\s+(?:for|of)|comes?\s+from|refers?\s+to|uses?|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
+    r"\s(?:(?:is|are)\s+(?:\w+ly\s+)?made\s+(?:\w+ly\s+)?(?:of|from)|consists?\s+(?:mainly\s+|mostly\s+)?of|stands?\s+for|is\s+the\s+(?:chemical\s+)?symbol\s+(?:for|of)|comes?\s+from|refers?\s+to|uses?|means|(?:gives?|yields?|makes?)(?!\s+(?:up|it|you|us|off)\b))\s",
     re.IGNORECASE,
 )
 _NOT_BUT = re.compile(r"\bnot\s(?!only\b)[^.;]{1,60}?,?\sbut\s(?:rather\s)?", re.IGNORECASE)
@@ -83,7 +83,7 @@ _TIME = re.compile(
 )
 _IT_IS = re.compile(
     r"(?:(?:it|that|this|they|these|those)(?:'s|\s(?:is|was|are|were|would\sbe))\s(?:\w+ly\s)?(?:called\s)?(?:the\s|an?\s)?|(?:the|your)\s)"
-    r"\w+(?<!ed)(?<!ing)(?<!ous)(?<!ful)(?<!ive)(?<!ble)(?<!al)(?<!y)(?:\s(?:do|did|does|has|is|was))?$",
+    r"(?:(?<=s\sthe\s)\w+\s)?\w+(?<!ed)(?<!ing)(?<!ous)(?<!ful)(?<!ive)(?<!ble)(?<!al)(?<!y)(?:\s(?:do|did|does|has|is|was))?$",
     re.IGNORECASE,
 )
 _SUBORDINATE = re.compile(
@@ -98,7 +98,9 @@ _LEADS_ON = re.compile(
     re.IGNORECASE,
 )
 """Denials and opinions of others."""
-_ADVERB = re.compile(r"[a-z]{3,}(?<![fi])ly")
+_ADVERB = re.compile(r"(?!family)[a-z]{3,}(?<!f)ly")
+_ALSO_NAMED = re.compile(r",\san?\s[^,]{1,60}\snamed\s([A-Z]\w*(?:\s[A-Z]\w*)*)")
+_OTHER_THING = re.compile(r"(?:the|an?|this|that)\s\w+\s(?:is|was)\s\w+ed\sby\s", re.IGNORECASE)
 _ALSO = re.compile(r"(?:and|or)\s(?:the\s)?[A-Z]")
 _MODIFIER = re.compile(r"\w+(?:an|ch|ish|ese|ous|al|ic)$")
 
@@ -168,6 +170,7 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     is_lower = (
         is_named or sum(hits) >= min(2, len(form.content)) or (may_be_bare and _IT_IS.match(clauses[0]) is not None)
     )
+    is_lower = is_lower or (may_be_bare and "do" in form.words and len(sentence.split()) <= SHORTEST_SENTENCE)
     is_lower = is_lower and not ("who" in form.words or form.asks_place)
     is_in = {*_names(sentence, [_PLACED_IN], form, False)} - {""}
     patterns = [
@@ -187,20 +190,28 @@ def _english_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
             agents = {*_names(main, [_AGENT], form, is_lower)} - {""}
             actors = [_ACTOR] * ("who" in form.words)
             found |= agents or {*_names(main, patterns, form, is_lower)} or {*_names(main, actors, form, False)}
+    asked = [each for each in clauses if "who" in form.words and not _OTHER_THING.match(each)]
     opened = _SUBORDINATE.sub("", clauses[0])
     if not hits[0] and not _LEADS_ON.search(opened):
         if found and form.asks_place:
             found |= {*_names(opened, [_PLACED], form, False)}
         elif not found and (may_be_bare or max(hits)):
             found = {*_names(opened, [_BARE_PLACE if form.asks_place else _BARE], form, is_lower)}
-            found |= {name for each in clauses if "who" in form.words for name in _names(each, [_AGENT], form, False)}
+            found |= {name for each in asked for name in _names(each, [_AGENT], form, False)}
     if not found and (may_be_bare or any(hits)):
         found = (
             set()
-            if _LEADS_ON.search(sentence) or len(sentence.split()) > MOST_TOLD
+            if _LEADS_ON.search(sentence)
+            or len(sentence.split()) > MOST_TOLD
+            or ("who" in form.words and not any(hits) and not asked)
             else {*_capitalized(sentence, form)}
         )
-    return found.pop() if len(found) == 1 else ""
+    also = _ALSO_NAMED.search(sentence)
+    if len(found) != 1:
+        return ""
+    name = found.pop()
+    is_other = also and sentence[: also.start()].endswith(name) and {*words(also[1])}.isdisjoint(words(name))
+    return "" if is_other else name
 
 
 def _capitalized(sentence: str, form: QuestionForm) -> Iterator[str]:
@@ -249,7 +260,7 @@ def _names(clause: str, patterns: Iterable[re.Pattern[str]], form: QuestionForm,
                 if _ALSO.match(" ".join(said[end : end + 3]))
                 else _proper(
                     run,
-                    is_first,
+                    is_first or (pattern is _AGENT and run[-1].islower() and sum(w[0].isupper() for w in run) > 1),
                     pattern is not _AGENT and "who" not in form.words and said[each.start(at) - 1] not in ("a", "an"),
                 )
             )
@@ -337,6 +348,7 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
     own = han_own(form)
     for clause in CLAUSE.split(simplified(sentence))[:2]:
         clause, name = _HAN_LEAD.sub("", clause), ""
+        reply = re.sub(f"^[他她它]?(?:{'|'.join(map(re.escape, form.content[-1:]))})(?=.)", "", clause)
         if by := _HAN_BY.search(clause):
             name = by[1].rpartition("的")[2]
         elif form.asks_place and (at := _HAN_AT.search(clause)) and set(clause[: at.start()]) <= own:
@@ -354,10 +366,10 @@ def _han_name(sentence: str, form: QuestionForm, may_be_bare: bool) -> str:
             name = clause[: did.start()]
         elif (
             may_be_bare
-            and set(form.content).isdisjoint(simplified(sentence))
-            and (length(clause) <= MOST_WORDS - 1 or "·" in clause)
+            and set(form.content).isdisjoint(simplified(sentence).replace(clause, reply))
+            and (length(reply) <= MOST_WORDS - 1 or "·" in reply)
         ):
-            name = clause
+            name = reply
         elif set(form.content) <= set(clause):
             name = clause.lstrip("".join(own)).rstrip("".join(form.words))
         name = name.rstrip("喔哦啊呢啦呀")

@@ -18,7 +18,9 @@ NEAR = 30
 """Characters before a number that are searched for what it is."""
 
 
-_SAYS_SO = re.compile(r"\b(?:so|therefore|thus|hence|means\s+that)\b|所以|因此|于是|那么|一共|共有", re.IGNORECASE)
+_SAYS_SO = re.compile(
+    r"\b(?:so|therefore|thus|hence|means\s+that|total\s+of)\b|所以|因此|于是|那么|一共|共有", re.IGNORECASE
+)
 _BESIDE = re.compile(
     r"(?:[,，；;]\s*|(?<![\s,，；;])\s+)?(?:\b(?:making\sit|not|but|because|since|while|whereas|which|as\s+each)\b"
     r"|(?<=[,，；])(?:而|但|因为|不是|比)).*",
@@ -35,7 +37,7 @@ _ARITHMETIC = word_set("tim divid plus minu multiply twic half doubl squar cube 
 _HAN_COUNTS = {*"是为有剩下等于到共"}
 _PART = re.compile(r"[,，;；](?!\d)|\sand\s")
 _DIMENSIONS = {"far": "length", "tall": "length", "high": "length", "weigh": "mass", "speed": "length/time"} | {
-    "take": "time",
+    "tak": "time",
     "间": "time",
     "重": "mass",
     "远": "length",
@@ -84,8 +86,8 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
         each
         for each in numbers_of(text)
         if (each.value in digits or each in ends or _is_asked(each, text, form, bool(digits)))
-        and (not (each.unit and dimensions) or each.base[0] in dimensions)
-        and ("per" in form.words or not _RATE.match(text, each.end))
+        and (not (each.unit and dimensions) or each.base[0].replace("months", "time") in dimensions)
+        and (not form.words.isdisjoint(_RATES) or not _is_rate(each, text, form))
     ]
     pool = [each for each in found if each.start > text.rfind("=")] or found
     tests: tuple[tuple[bool, Callable[[Quantity], object]], ...] = (
@@ -127,8 +129,18 @@ def _pick(sentence: str, form: QuestionForm) -> tuple[FinalAnswer, bool] | None:
     return (answer, is_sure) if answer else None
 
 
-_RATE = re.compile(r"(?:\s\w+)?\sper\s")
-_OPERAND = re.compile(r"\b(?:(?:divide|multiply|multiplied)\b.{0,20}\bby|divide|multiply|subtract|add)\s*$", re.I)
+_RATE = re.compile(r"(?:\s\w+)?\s(?:per\s|each\b)")
+_RATES = word_set("per each every 每 各 均")
+_HAN_EACH = re.compile(r"(?:每[一个]{0,2}(\w)|各)[^，。]{0,4}$")
+
+
+def _is_rate(number: Quantity, text: str, form: QuestionForm) -> bool:
+    """Return whether a number is told of each of several: 16 of each side, if the question does not name the side."""
+    told = _HAN_EACH.search(text, max(0, number.start - NEAR), number.start)
+    return _RATE.match(text, number.end) is not None or (told is not None and told[1] not in form.words)
+
+
+_OPERAND = re.compile(r"\b(?:(?:divided?|multiply|multiplied)\b.{0,20}\bby|divide|multiply|subtract|add)\s*$", re.I)
 _DIFFERENCE = re.compile(r"\s*\b(?:more|fewer|less)\b.*\bthan\b")
 
 

@@ -40,7 +40,7 @@ _OPENING = re.compile(r"^(?:yes|no),\s", re.IGNORECASE)
 _PRONOUN = re.compile(r"^(?:it|they|s?he)\b", re.IGNORECASE)
 _SHORT_REPLY = re.compile(r"it\s?(?:is|was|'s)|不?(?:可以|能|会|有|需要|应该)", re.IGNORECASE)
 _UNSURE = re.compile(
-    r"\b(?:whether|if|think|may|might|question|until|used\s+to|once)\b|[以认]为|是否|曾", re.IGNORECASE
+    r"\b(?:whether|if|not\s+only|think|may|might|question|until|used\s+to|once)\b|[以认]为|是否|曾", re.IGNORECASE
 )
 
 
@@ -85,6 +85,8 @@ def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     part = _TO_REASONS.sub("", sentence)
     asked = dict(map(_key, form.content))
     signs = {key: sign for word in words(part) for key, sign in [_key(word.removesuffix("'s"))]}
+    if not form.words & {"than", "all"}:  # a surname says who is meant
+        asked = {key: sign for key, sign in asked.items() if key in signs or key not in form.given}
     known = {*form.words, *TAGS, *readers.HAN_FRAME}
     spoken = words(DENIED.sub(" ", part))
     added = [
@@ -93,12 +95,18 @@ def _restated(sentence: str, form: QuestionForm, may_reply: bool) -> str:
     end = max((n for n, word in enumerate(spoken) if _key(word.removesuffix("'s"))[0] in asked), default=len(spoken))
     before = length(" ".join(word for place, word in added if place < end))
     said = asked.keys() & signs.keys()
-    is_reply = may_reply and not added and (len(said) > 1 or re.match(r"(?:it|they|s?he)\b", part, re.I))
+    is_counted = any(key.isdecimal() or key in _HAN_NUMERALS for key in asked.keys() - signs.keys())
+    is_reply = (
+        may_reply and not added and not is_counted and (len(said) > 1 or re.match(r"(?:it|they|s?he)\b", part, re.I))
+    )
     is_whole = len(said) == len(asked) and before <= MOST_ADDED
     is_turned = (
         before
         and len(said) > 1
         and not is_chinese(part)
+        and not (
+            "than" in form.words and "than" in spoken and known.issuperset(map(stem, spoken[spoken.index("than") :]))
+        )
         and [key for key in signs if key in asked][-1] == next(iter(asked))
     )
     is_taken_back = re.match(r"\W*but\s(?:it|they|s?he|this|that)\b.*?(?:\bnot\b|n't)", sentence[len(part) :], re.I)
@@ -131,6 +139,7 @@ def _swaps(asked: Iterable[str], said: Iterable[str], is_han: bool) -> int:
     return len(others) // 2 if not others or others[0] == others[-1][::-1] else 2
 
 
+_HAN_NUMERALS = frozenset("二两三四五六七八九十百千万")
 _HAN_GRADES = frozenset("快慢大小高低多少长短重轻早晚厚薄贵热冷")
 
 

@@ -23,7 +23,8 @@ class QuestionForm:
     other choices: fruit and vegetable in "a fruit or a vegetable?", the names in "Who came first?". `unit` is the
     requested one, `noun` the stem of what is counted, `unknown` the letter to solve for. `words` are the stems of the
     question's words, without the options, and `polarities` their signed pairs of opposites, such as +increase.
-    `content` are those of its last question that say something, `numbers` its quantities.
+    `content` are those of its last question that say something, `given` those before another part of a name (Isaac in
+    "Isaac Newton"), `numbers` its quantities.
     `asks_name` can be answered by a name, `asks_place` by a place, `asks_list` by several items, `asks_what` by one
     phrase. `asks_output` wants a program's output or return value.
     """
@@ -43,6 +44,7 @@ class QuestionForm:
     asks_list: bool = False
     polarities: frozenset[str] = frozenset()
     content: tuple[str, ...] = ()
+    given: frozenset[str] = frozenset()
     numbers: frozenset[tuple[Fraction | str, str]] = frozenset()
 
     def is_reversed_by(self, text: str) -> bool:
@@ -79,6 +81,7 @@ def read_question(question: str) -> QuestionForm:
         asks_list=bool(_LIST.search(stem_text)),
         polarities=polarities(stem_text),
         content=_content(stem_text),
+        given=frozenset(stem(name.casefold()) for name in _GIVEN.findall(stem_text)),
         numbers=frozenset(
             (each.value, each.unit)
             for text in (plain(stem_text), spelled_out(stem_text))
@@ -220,6 +223,9 @@ _LIST = re.compile(
     r"|^\W*name\s+(?:some|all|the\s(?!\w+est\b|\w+\s(?:of|that|who|which)\b))\b[\w\s]{0,30}[a-rt-z]s\b"
     r"|列出|列举|哪[两二三四五六七八九]|哪些|[两二三四五六七八九十]大[^，。]{1,8}(?:是什么|有哪)",
     re.IGNORECASE,
+)
+_GIVEN = re.compile(
+    r"(?<=\s)(?!(?:North|South|East|West|New|The|United|Saint|Great)\w*\s)([A-Z][a-z]+)\s(?=(?:d[ae]|van|von)?\s?[A-Z])"
 )
 _ASKED = re.compile(r"(?<![^.。!！?？])[^.。!！?？]*[?？]")
 _EMPTY = word_set(
