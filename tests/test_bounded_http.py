@@ -5,7 +5,8 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from uvicorn.server import ServerState
 
 from qubic_lab.api import bounded_http
 from qubic_lab.api.http_server import Seldom, server_options
+from qubic_lab.api.shedding import Backlog
 from qubic_lab.wire.certificates import make_certificates
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
@@ -170,10 +172,12 @@ async def test_of_too_many_connections_the_one_that_waited_longest_ends(
 
 
 @asynccontextmanager
-async def serving(app: FastAPI, **options: Any) -> AsyncIterator[tuple[str, int]]:
+async def serving(
+    app: FastAPI, refused: Callable[[], object] | None = None, **options: Any
+) -> AsyncIterator[tuple[str, int]]:
     """Serve an application on loopback; yield where. At the end no connection is known any more."""
     server = uvicorn.Server(server_options(app, **options))
-    [listening] = bounded_http.listen_at("127.0.0.1", 0, server.server_state)
+    [listening] = bounded_http.listen_at("127.0.0.1", 0, server.server_state, refused)
     task = asyncio.ensure_future(server.serve([listening]))
     await until(lambda: server.started)
     yield listening.getsockname()
@@ -273,6 +277,84 @@ async def test_without_room_the_newest_are_taken_and_the_others_end_at_once(
     assert accepted(listener) == {}
     for each in (*clients, *taken.values()):
         each.close()
+
+
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[bounded_http.Listener, Counter[str]]]:
+    """A socket that refuses what it does not let in, two in a turn; and how often it did."""
+    counts: Counter[str] = Counter()
+    monkeypatch.setattr(bounded_http, "PACE", 2)
+    monkeypatch.setattr(Backlog, "refuses", lambda *_: True)
+    [listening] = bounded_http.listen_at("127.0.0.1", 0, ServerState(), lambda: counts.update(["refused"]))
+    with listening:
+        listening.listen()
+        listening.setblocking(False)
+        if hasattr(socket, "TCP_DEFER_ACCEPT"):  # who is silent does not wait for a second here
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+        yield listening, counts
+        bounded_http._close(listening._told)
+
+
+def sent(listener: bounded_http.Listener, request: bytes) -> socket.socket:
+    client = socket.create_connection(listener.getsockname(), WITHIN_S)
+    client.sendall(request)
+    return client
+
+
+async def test_so_many_are_let_in_each_turn_and_the_others_wait(
+    monkeypatch: pytest.MonkeyPatch, crowded: tuple[bounded_http.Listener, Counter[str]]
+) -> None:
+    monkeypatch.setattr(Backlog, "refuses", lambda *_: False)
+    clients = [sent(crowded[0], b"POST /v1/responses HTTP/1.1\r\n\r\n") for _ in range(5)]
+    turns = [accepted(crowded[0]) for _ in range(4)]
+    assert [len(turn) for turn in turns] == [2, 2, 1, 0] and not crowded[1]
+    for each in (*clients, *(connection for turn in turns for connection in turn.values())):
+        each.close()
+
+
+async def test_who_has_waited_too_long_is_told_and_health_and_the_newest_are_let_in(
+    crowded: tuple[bounded_http.Listener, Counter[str]],
+) -> None:
+    listener, counts = crowded
+    requests = (
+        *(b"GET /health HTTP/1.1\r\n\r\n", b"", b"POST /api/ai/query HTTP/1.1\r\n\r\n"),
+        *(b"POST /v1/responses HTTP/1.1\r\n\r\n" for _ in range(3)),
+    )
+    clients = [sent(listener, request) for request in requests]
+    taken = accepted(listener)
+    assert set(taken) == {clients[place].getsockname() for place in (0, 4, 5)}
+    told = [await asyncio.to_thread(received, clients[place]) for place in (1, 2, 3)]
+    assert all(each.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 2\r\n" in each for each in told)
+    assert b'"title":"Too busy"' in told[0] and b'"title":"Too busy"' in told[1] and b'"server_error"' in told[2]
+    assert counts == {"refused": 3}
+    for each in (*clients, *taken.values()):
+        each.close()
+
+
+async def test_who_is_still_sending_gets_the_refusal(crowded: tuple[bounded_http.Listener, Counter[str]]) -> None:
+    head = b"POST /api/ai/query HTTP/1.1\r\nContent-Length: 400000\r\n\r\n"
+    clients = [sent(crowded[0], head + b"a" * 200_000) for _ in range(3)]
+    taken = accepted(crowded[0])
+    clients[0].sendall(b"a" * 200_000)
+    assert (await asyncio.to_thread(received, clients[0])).startswith(b"HTTP/1.1 503 ")
+    for each in (*clients, *taken.values()):
+        each.close()
+
+
+def received(client: socket.socket) -> bytes:
+    with client.makefile("rb") as stream:
+        return stream.read()
+
+
+async def test_while_others_are_refused_no_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = FastAPI()
+    app.get("/health")(lambda: "well")
+    url = "http://127.0.0.1:{}/health"
+    async with serving(app) as address, httpx2.AsyncClient(trust_env=False) as client:
+        assert "connection" not in (await client.get(url.format(address[1]))).headers
+        monkeypatch.setattr(Backlog, "refuses", lambda *_: True)
+        async with serving(app, refused=lambda: None) as other:
+            assert (await client.get(url.format(other[1]))).headers["connection"] == "close"
 
 
 async def test_an_address_elsewhere_may_hold_so_many_connections(

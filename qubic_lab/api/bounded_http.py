@@ -2,16 +2,21 @@
 
 import asyncio
 import ipaddress
+import math
 import os
 import socket
+import time
 from asyncio.events import TimerHandle
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from qubic_lab.api.shedding import REMEMBERED_S, Backlog, is_work, refusal_of
 from qubic_lab.errors import InputError
 
 MOST_CONNECTIONS = 2_000
@@ -24,8 +29,15 @@ UNREAD_S = 30.0
 """Time limit for a client to take some of an answer, where the system knows such a limit (Linux)."""
 QUEUE = 1_024
 """Connections that wait to be accepted."""
+PACE = 1
+"""Connections without TLS that are let in each turn of the event loop; the others wait. As a busy turn takes as long as
+the work of so many requests, they come as fast as they are answered."""
 AT_ONCE = 32
 """Connections that are taken where there is no room, the newest of those that waited; the others end as they come."""
+PEEKED_BYTES = 64
+"""Of a request, which show whether it is for work."""
+TOLD_S = 1.0
+"""How long a client that is refused has for the rest of its request, which nobody reads."""
 MOST_HEAD_BYTES = 2**16
 """Limit of what is not body: request line, headers, framing of chunks, trailers. The last read comes on top."""
 MOST_HEADERS = 100
@@ -45,6 +57,8 @@ class _Connections:
     def __init__(self) -> None:
         self.open: dict[BoundedProtocol, None] = {}
         self.handshakes: dict[BoundedProtocol, None] = {}
+        self.refused_s = -math.inf
+        """When somebody has waited too long to be let in."""
         self.ending = False
         """Whether the server ends: each connection is closed after its next answer."""
 
@@ -64,11 +78,18 @@ class Listener(socket.socket):
     """A listening socket of a server, for asyncio, which ends connections beyond limits as they come.
 
     That costs a tenth of serving them for a moment. It empties the queue at once: nobody waits behind a flood.
+    Where `refused` is given, to be called with each refusal, connections are let in at the event loop's `PACE`. Once
+    they have waited too long, the newest are let in and the others refused, as far as they ask for work.
     """
 
-    def __init__(self, state: ServerState, *arguments: Any) -> None:
+    def __init__(self, state: ServerState, refused: Callable[[], object] | None, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._connections = _Connections.of(state)
+        self._connections, self._refused = _Connections.of(state), refused
+        self._backlog = Backlog()
+        self._waiting_since_s: float | None = None
+        """From when on some have always waited; None: nobody did at the last look."""
+        self._told: deque[_Accepted] = deque(maxlen=QUEUE)
+        """Refused connections, which are closed later."""
         self.held: Counter[str] = Counter()
         """Open connections by origin."""
         self._arrived: list[tuple[_Accepted, Any]] | None = None
@@ -88,11 +109,21 @@ class Listener(socket.socket):
         return self._arrived.pop()
 
     def _take(self) -> "list[tuple[_Accepted, Any]]":
+        now_s = time.perf_counter()
+        if self._waiting_since_s is None:
+            self._waiting_since_s = now_s
+        self._backlog.note(now_s - self._waiting_since_s, now_s)
+        refuses = self._refused is not None and self._backlog.refuses(now_s)
+        if refuses:
+            self._connections.refused_s = now_s
+        room = self._connections.room
+        most = QUEUE if self._refused is None or refuses or room < PACE else PACE
         arrived: list[tuple[_Accepted, Any]] = []
-        while len(arrived) < QUEUE:
+        while len(arrived) < most:
             try:
                 number, address = self._accept()  # type: ignore[attr-defined]
             except OSError:
+                self._waiting_since_s = None
                 if not arrived:
                     raise
                 break
@@ -101,25 +132,64 @@ class Listener(socket.socket):
                 accepted.close()
             else:
                 arrived.append((accepted, address))
-        taken = max(AT_ONCE, self._connections.room)
+        taken = max(AT_ONCE, room)
         for accepted, _ in arrived[:-taken]:
             accepted.close()
-        return arrived[-taken:]
+        arrived = arrived[-taken:]
+        if refuses and len(arrived) > PACE:
+            refused = {each for each, _ in arrived[:-PACE] if self._refuse(each)}
+            asyncio.get_running_loop().call_later(TOLD_S, _close, refused)
+            arrived = [each for each in arrived if each[0] not in refused]
+        return arrived
+
+    def _refuse(self, accepted: "_Accepted") -> bool:
+        """Refuse a request for work that has come; return whether there was one.
+
+        The connection must be closed later: while bytes are on their way, that takes the answer away, too.
+        """
+        try:
+            asked = b""
+            with suppress(BlockingIOError):  # nothing has come yet
+                asked = accepted.recv(PEEKED_BYTES, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+                if not is_work(asked):
+                    return False
+                accepted.recv(MOST_HEAD_BYTES, socket.MSG_DONTWAIT)
+            accepted.send(refusal_of(asked), socket.MSG_DONTWAIT)
+            accepted.shutdown(socket.SHUT_WR)
+        except OSError:  # the client has gone
+            return False
+        accepted.release()
+        if len(self._told) == QUEUE:
+            self._told[0].close()
+        self._told.append(accepted)
+        assert self._refused is not None
+        self._refused()
+        return True
+
+
+def _close(connections: "Iterable[_Accepted]") -> None:
+    for each in connections:
+        each.close()
 
 
 class _Accepted(socket.socket):
-    """A connection that counts for its origin until it is closed."""
+    """A connection that counts for its origin until it is closed or refused."""
 
     def __init__(self, listener: Listener, origin: str, number: int) -> None:
         super().__init__(listener.family, listener.type, listener.proto, number)
-        self.origin, self._held = origin, listener.held
+        self.origin, self._held, self._counts = origin, listener.held, True
         self._held[origin] += 1
 
-    def close(self) -> None:
-        if self.fileno() >= 0:
+    def release(self) -> None:
+        """Let it count no longer."""
+        if self._counts:
+            self._counts = False
             self._held[self.origin] -= 1
             if not self._held[self.origin]:
                 del self._held[self.origin]
+
+    def close(self) -> None:
+        self.release()
         super().close()
 
 
@@ -152,8 +222,10 @@ def given_sockets() -> dict[Any, int]:
     return found
 
 
-def listen_at(host: str, port: int, state: ServerState) -> list[Listener]:
+def listen_at(host: str, port: int, state: ServerState, refused: Callable[[], object] | None = None) -> list[Listener]:
     """Return bound sockets of a server for all addresses of a host: those that were given, or new ones.
+
+    For `refused`, which is for servers without TLS, see Listener.
 
     Raises:
         InputError: sockets were given, of other addresses only.
@@ -165,15 +237,17 @@ def listen_at(host: str, port: int, state: ServerState) -> list[Listener]:
         host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     ):
         if (number := given.get(address[:2])) is not None:
-            listeners.append(Listener(state, family, kind, protocol, number))
+            listeners.append(Listener(state, refused, family, kind, protocol, number))
             continue
         if given:
             names = ", ".join(f"{host}:{port}" for host, port in given)
             raise InputError(f"the socket unit listens at {names}, not at {host}:{port} (--listen): make both the same")
-        listeners.append(listener := Listener(state, family, kind, protocol))
+        listeners.append(listener := Listener(state, refused, family, kind, protocol))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # its connections inherit it
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNREAD_S * 1_000))
+        if refused is not None and hasattr(socket, "TCP_DEFER_ACCEPT"):  # who sends nothing waits for a second
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
@@ -285,7 +359,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._start_timer(BODY_S)
         self._in_head = False
         super().on_headers_complete()
-        if self._connections.ending:
+        if self._connections.ending or time.perf_counter() < self._connections.refused_s + REMEMBERED_S:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:

@@ -161,6 +161,7 @@ def guard(
             expose_headers=["Retry-After", HEADER],
         )
     app.add_middleware(SheddingMiddleware)
+    app.state.refused = metrics.requests.labels("none", 503).inc
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestIdMiddleware)
 
@@ -189,13 +190,14 @@ def run_server(
     certificate = {"ssl_certfile": config.tls.certificate, "ssl_keyfile": config.tls.key} if config.tls else {}
     options = server_options(app, **certificate)
     options.load()
-    # Those that are ended to make room are closed a moment later, when more may have been accepted.
-    allow_files(MOST_CONNECTIONS + 2 * QUEUE + OTHER_FILES)
+    # Those that are refused or ended to make room are closed a moment later, when more may have been accepted.
+    allow_files(MOST_CONNECTIONS + 3 * QUEUE + OTHER_FILES)
     for name in ("asyncio", "uvicorn.error"):
         logging.getLogger(name).addFilter(Seldom())
     SSLProtocol.max_size = TLS_BUFFER_BYTES  # of each connection, from its first byte on
     sys.setswitchinterval(SWITCH_S)
-    asyncio.run(_serve(config, options, working, listening))
+    refused = None if config.tls else app.state.refused
+    asyncio.run(_serve(config, options, refused, working, listening))
 
 
 def server_options(app: FastAPI, **more: Any) -> uvicorn.Config:
@@ -274,12 +276,13 @@ class _Server(uvicorn.Server):
 async def _serve(
     config: ServeConfig,
     options: uvicorn.Config,
+    refused: Callable[[], object] | None,
     working: AbstractAsyncContextManager[object],
     listening: Callable[[str], None],
 ) -> None:
     server = _Server(options, lambda port: listening(with_port(config.url, port)))
     try:
-        sockets = listen_at(config.host, config.port, server.server_state)
+        sockets = listen_at(config.host, config.port, server.server_state, refused)
     except OSError as error:
         raise InputError(
             f"cannot listen at {config.listen}: another process holds it, or it is not an address of this host"

@@ -1,12 +1,14 @@
 """Refusal of new work while this process is behind: begun work ends in time, and who is refused knows it at once."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from qubic_lab.api.problems import Problem
+from qubic_lab.api.openai.errors import PATH
+from qubic_lab.api.problems import MEDIA_TYPE, Problem
 
 WORK = ("/api/ai/", "/api/consensus/", "/api/oracle/", "/v1/")
 """Paths of what costs much; health, metrics and the state of the cluster are told always."""
@@ -16,7 +18,11 @@ BURST_S = 0.75
 """It may be behind for this time, as after a burst of requests at once, before anything is refused."""
 REMEMBERED_S = 10.0
 """For so long after a refusal no burst is assumed."""
-REFUSED = {"Retry-After": "2"}
+RETRY_S = 2
+_BUSY = Problem(
+    *(503, "Too busy", "this server has more requests than it can answer: try again later"),
+    {"Retry-After": f"{RETRY_S}", "Connection": "close"},
+)
 
 
 class Backlog:
@@ -59,5 +65,23 @@ class SheddingMiddleware:
         self._backlog.note(now_s - begun_s, now_s)
         if not self._backlog.refuses(now_s):
             return await self._app(scope, receive, send)
-        busy = Problem(503, "Too busy", "this server has more requests than it can answer: try again later", REFUSED)
-        return await busy(scope, receive, send)
+        return await _BUSY(scope, receive, send)
+
+
+def is_work(request: bytes) -> bool:
+    """Return whether the first bytes of a request show that it is for work."""
+    return request.partition(b" ")[2].decode("latin-1").startswith(WORK)
+
+
+def refusal_of(request: bytes) -> bytes:
+    """Return the whole answer that refuses a request, by its first bytes."""
+    return _REFUSALS[request.partition(b" ")[2].startswith(PATH.encode())]
+
+
+def _refusal(body: bytes, media_type: str) -> bytes:
+    head = f"HTTP/1.1 503 Service Unavailable\r\ncontent-type: {media_type}\r\ncontent-length: {len(body)}\r\n"
+    return f"{head}retry-after: {RETRY_S}\r\nconnection: close\r\n\r\n".encode() + body
+
+
+_REFUSALS = (_refusal(bytes(_BUSY.body), MEDIA_TYPE), _refusal(json.dumps(_BUSY.openai).encode(), "application/json"))
+"""Of the cluster's interface and of OpenAI's, without the server's other headers."""

@@ -13,11 +13,15 @@ class LeanReply(NamedTuple):
     retry_after: str = ""
 
 
-class LeanConnection:
+class LeanConnection(asyncio.Protocol):
     """A kept-alive connection with very little CPU time for each request, to servers that send a Content-Length."""
 
-    def __init__(self, host: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._host, self._reader, self._writer = host, reader, writer
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._came = b""
+        self._reply: asyncio.Future[LeanReply] | None = None
+        self._early: LeanReply | None = None
+        """The answer of a server that refuses what has not been asked yet."""
 
     @classmethod
     async def open(cls, url: str) -> "LeanConnection":
@@ -26,13 +30,47 @@ class LeanConnection:
         Raises:
             OSError: nothing listens there.
         """
-        place = urlsplit(url)
-        return cls(place.netloc, *await asyncio.open_connection(place.hostname, place.port))
+        place, loop = urlsplit(url), asyncio.get_running_loop()
+        host, port = place.hostname or "", place.port or 80
+        _, connection = await loop.create_connection(lambda: cls(place.netloc), host, port)
+        return connection
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """End a request whose whole answer has come."""
+        self._came += data
+        head, ended, body = self._came.partition(b"\r\n\r\n")
+        if not ended:
+            return
+        head = head.lower()
+        try:
+            length = int(_value(head, b"content-length"))
+            reply = LeanReply(int(head[9:12]), body[:length], _value(head, b"retry-after").decode("ascii"))
+        except ValueError:
+            self.close()
+            return
+        if len(body) < length:
+            return
+        self._came = b""
+        if _value(head, b"connection") == b"close":
+            self.close()
+        self._end(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(LeanReply(0, b""))
+
+    def _end(self, reply: LeanReply) -> None:
+        if self._reply is None:
+            self._early = self._early or reply
+        elif not self._reply.done():
+            self._reply.set_result(reply)
 
     @property
     def is_open(self) -> bool:
         """Whether a further request may be sent."""
-        return not (self._writer.is_closing() or self._reader.at_eof())
+        return not self._transport.is_closing()
 
     async def get(self, path: str) -> LeanReply:
         """Request a path."""
@@ -45,26 +83,17 @@ class LeanConnection:
         return await self._ask(f"{head}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body)
 
     async def _ask(self, request: bytes) -> LeanReply:
+        if self._early is not None:
+            return self._early
         if not self.is_open:
             return LeanReply(0, b"")
-        self._writer.write(request)
-        try:
-            head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-            reply = LeanReply(
-                int(head[9:12]),
-                await self._reader.readexactly(int(_value(head, b"content-length"))),
-                _value(head, b"retry-after").decode("ascii"),
-            )
-        except (OSError, EOFError, ValueError):  # it has ended, or the length is missing
-            self.close()
-            return LeanReply(0, b"")
-        if _value(head, b"connection") == b"close":
-            self.close()
-        return reply
+        self._reply = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._reply
 
     def close(self) -> None:
         """Close the connection."""
-        self._writer.close()
+        self._transport.close()
 
 
 def _value(head: bytes, name: bytes) -> bytes:
