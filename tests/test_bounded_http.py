@@ -1,6 +1,7 @@
 """Hostile clients: what they send before a request is known is bounded, and foreign pages get nothing."""
 
 import asyncio
+import itertools
 import logging
 import re
 import socket
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -26,6 +28,7 @@ from qubic_lab.api.shedding import Backlog
 from qubic_lab.wire.certificates import make_certificates
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("hurried")]
+REFUSES = Backlog.refuses
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
 MOST_SENT = 16 * 2**20
 """What a client may get rid of before it is cut off: the limit, one read, and the buffers of both sockets."""
@@ -308,6 +311,24 @@ async def test_so_many_are_let_in_each_turn_and_the_others_wait(
     clients = [sent(crowded[0], b"POST /v1/responses HTTP/1.1\r\n\r\n") for _ in range(5)]
     turns = [accepted(crowded[0]) for _ in range(4)]
     assert [len(turn) for turn in turns] == [2, 2, 1, 0] and not crowded[1]
+    for each in (*clients, *(connection for turn in turns for connection in turn.values())):
+        each.close()
+
+
+async def test_who_comes_alone_has_not_waited(
+    monkeypatch: pytest.MonkeyPatch, crowded: tuple[bounded_http.Listener, Counter[str]]
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(bounded_http, "PACE", 1)
+    monkeypatch.setattr(bounded_http, "time", SimpleNamespace(perf_counter=lambda: float(next(seconds))))
+    monkeypatch.setattr(Backlog, "refuses", REFUSES)
+    for _ in range(4):
+        with sent(crowded[0], b"POST /v1/responses HTTP/1.1\r\n\r\n"):
+            [connection] = accepted(crowded[0]).values()
+            connection.close()
+    clients = [sent(crowded[0], b"POST /v1/responses HTTP/1.1\r\n\r\n") for _ in range(2)]
+    turns = [accepted(crowded[0]) for _ in range(2)]
+    assert [len(turn) for turn in turns] == [1, 1] and not crowded[1]
     for each in (*clients, *(connection for turn in turns for connection in turn.values())):
         each.close()
 

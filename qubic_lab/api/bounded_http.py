@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import math
 import os
+import select
 import socket
 import time
 from asyncio.events import TimerHandle
@@ -87,7 +88,9 @@ class Listener(socket.socket):
         self._connections, self._refused = _Connections.of(state), refused
         self._backlog = Backlog()
         self._waiting_since_s: float | None = None
-        """From when on some have always waited; None: nobody did at the last look."""
+        """From when on some have always waited; None: nobody was left waiting after the last look."""
+        self._others = select.poll()
+        self._others.register(self, select.POLLIN)
         self._told: deque[_Accepted] = deque(maxlen=QUEUE)
         """Refused connections, which are closed later."""
         self.held: Counter[str] = Counter()
@@ -123,8 +126,8 @@ class Listener(socket.socket):
             try:
                 number, address = self._accept()  # type: ignore[attr-defined]
             except OSError:
-                self._waiting_since_s = None
                 if not arrived:
+                    self._waiting_since_s = None
                     raise
                 break
             accepted = _Accepted(self, origin := _origin(address[0]), number)
@@ -132,6 +135,8 @@ class Listener(socket.socket):
                 accepted.close()
             else:
                 arrived.append((accepted, address))
+        if not self._others.poll(0):
+            self._waiting_since_s = None
         taken = max(AT_ONCE, room)
         for accepted, _ in arrived[:-taken]:
             accepted.close()
