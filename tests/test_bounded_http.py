@@ -6,6 +6,7 @@ import logging
 import re
 import socket
 import ssl
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -348,6 +349,33 @@ async def test_who_has_waited_too_long_is_told_and_health_and_the_newest_are_let
     assert all(each.startswith(b"HTTP/1.1 503 ") and b"\r\nretry-after: 2\r\n" in each for each in told)
     assert b'"title":"Too busy"' in told[0] and b'"title":"Too busy"' in told[1] and b'"server_error"' in told[2]
     assert counts == {"refused": 3}
+    for each in (*clients, *taken.values()):
+        each.close()
+
+
+class AtWork:
+    """A connection whose request is being answered."""
+
+    _waits = False
+
+
+@pytest.mark.parametrize(("answered", "let_in"), [(0, 0), (100, 2)])
+async def test_after_some_had_to_wait_as_many_are_at_work_as_are_answered_soon(
+    answered: int,
+    let_in: int,
+    monkeypatch: pytest.MonkeyPatch,
+    crowded: tuple[bounded_http.Listener, Counter[str]],
+) -> None:
+    listener, counts = crowded
+    monkeypatch.setattr(Backlog, "refuses", lambda *_: False)
+    connections = listener._connections
+    connections.refused_s = time.perf_counter()
+    for _ in range(answered):
+        connections.end(AtWork())
+    connections.open.update({AtWork(): None for _ in range(bounded_http.AT_ONCE)})
+    clients = [sent(listener, b"POST /v1/responses HTTP/1.1\r\n\r\n") for _ in range(3)]
+    taken = accepted(listener)
+    assert (len(taken), counts["refused"]) == (let_in, 0 if let_in else 3)
     for each in (*clients, *taken.values()):
         each.close()
 

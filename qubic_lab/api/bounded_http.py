@@ -37,6 +37,9 @@ AT_ONCE = 32
 """Connections that are taken where there is no room, the newest of those that waited; the others end as they come."""
 PEEKED_BYTES = 64
 """Of a request, which show whether it is for work."""
+SERVED_S = 0.5
+"""For CAUTIOUS_S after somebody has waited too long, so many may be at work at once as were answered in this time."""
+CAUTIOUS_S = 1.0
 TOLD_S = 1.0
 """How long a client that is refused has for the rest of its request, which nobody reads."""
 MOST_HEAD_BYTES = 2**16
@@ -60,8 +63,26 @@ class _Connections:
         self.handshakes: dict[BoundedProtocol, None] = {}
         self.refused_s = -math.inf
         """When somebody has waited too long to be let in."""
+        self._ended_s: deque[float] = deque()
         self.ending = False
         """Whether the server ends: each connection is closed after its next answer."""
+
+    def end(self, connection: "BoundedProtocol") -> None:
+        """Note that a connection has ended."""
+        self.open.pop(connection, None)
+        self.handshakes.pop(connection, None)
+        if self.refuses_of_late(now_s := time.perf_counter()):
+            self._ended_s.append(now_s)
+
+    def refuses_of_late(self, now_s: float) -> bool:
+        """Return whether somebody was refused a moment ago."""
+        return now_s < self.refused_s + REMEMBERED_S
+
+    def is_busy(self, now_s: float) -> bool:
+        """Return whether those at work need longer than SERVED_S, at the rate at which they have ended of late."""
+        while self._ended_s and self._ended_s[0] < now_s - SERVED_S:
+            self._ended_s.popleft()
+        return sum(not each._waits for each in self.open) >= max(AT_ONCE, len(self._ended_s))
 
     @classmethod
     def of(cls, state: ServerState) -> "_Connections":
@@ -119,6 +140,9 @@ class Listener(socket.socket):
         refuses = self._refused is not None and self._backlog.refuses(now_s)
         if refuses:
             self._connections.refused_s = now_s
+        lets_in = PACE
+        if now_s < self._connections.refused_s + CAUTIOUS_S and self._connections.is_busy(now_s):
+            lets_in, refuses = 0, True
         room = self._connections.room
         most = QUEUE if self._refused is None or refuses or room < PACE else PACE
         arrived: list[tuple[_Accepted, Any]] = []
@@ -141,8 +165,8 @@ class Listener(socket.socket):
         for accepted, _ in arrived[:-taken]:
             accepted.close()
         arrived = arrived[-taken:]
-        if refuses and len(arrived) > PACE:
-            refused = {each for each, _ in arrived[:-PACE] if self._refuse(each)}
+        if refuses and len(arrived) > lets_in:
+            refused = {each for each, _ in arrived[: len(arrived) - lets_in] if self._refuse(each)}
             asyncio.get_running_loop().call_later(TOLD_S, _close, refused)
             arrived = [each for each in arrived if each[0] not in refused]
         return arrived
@@ -165,7 +189,7 @@ class Listener(socket.socket):
             return False
         accepted.release()
         if len(self._told) == QUEUE:
-            self._told[0].close()
+            _close([self._told[0]])
         self._told.append(accepted)
         assert self._refused is not None
         self._refused()
@@ -174,6 +198,8 @@ class Listener(socket.socket):
 
 def _close(connections: "Iterable[_Accepted]") -> None:
     for each in connections:
+        with suppress(OSError):  # what is left unread would take away an answer that the client has not read yet
+            each.recv(MOST_HEAD_BYTES, socket.MSG_DONTWAIT)
         each.close()
 
 
@@ -309,8 +335,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _forget(self) -> None:
         self._stop_timer()
-        self._connections.open.pop(self, None)
-        self._connections.handshakes.pop(self, None)
+        self._connections.end(self)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -364,7 +389,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._start_timer(BODY_S)
         self._in_head = False
         super().on_headers_complete()
-        if self._connections.ending or time.perf_counter() < self._connections.refused_s + REMEMBERED_S:
+        if self._connections.ending or self._connections.refuses_of_late(time.perf_counter()):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
