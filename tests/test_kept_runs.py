@@ -192,7 +192,8 @@ def test_another_machine_uses_a_run_of_the_store(store: SharedStore, lab_root: P
     (first,) = run_batch(week, full=False, watcher=Silent(), store=store)
     set_settings(runs=lab_root / "of another machine")
     (other,) = run_batch(week, full=False, watcher=Silent(), store=store)
-    assert (first.reused, other.reused) == (False, True)
+    assert (first.error, other.error) == (None, None)
+    assert (first.run.key, first.reused, other.reused) == (other.run.key, False, True)
     assert hash_files(other.folder) == hash_files(first.folder)
     assert other.folder != first.folder
 
