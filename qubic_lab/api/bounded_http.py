@@ -31,17 +31,18 @@ UNREAD_S = 30.0
 QUEUE = 1_024
 """Connections that wait to be accepted."""
 PACE = 1
-"""Connections without TLS that are let in each turn of the event loop; the others wait. As a busy turn takes as long as
-the work of so many requests, they come as fast as they are answered."""
+"""Connections without TLS that are accepted in each turn of the event loop; the others wait in the kernel's queue. A
+busy turn takes long, so fewer are accepted a second while there is much to do."""
 AT_ONCE = 32
 """Connections that are taken where there is no room, the newest of those that waited; the others end as they come."""
 PEEKED_BYTES = 64
-"""Of a request, which show whether it is for work."""
-SERVED_S = 0.5
-"""For CAUTIOUS_S after somebody has waited too long, so many may be at work at once as were answered in this time."""
+"""First bytes of a request, which name its path."""
 CAUTIOUS_S = 1.0
+"""After connections have waited too long, requests in flight are limited for this time."""
+SERVED_S = 0.5
+"""That limit: the requests that were answered in this time. So an answer takes about as long."""
 TOLD_S = 1.0
-"""How long a client that is refused has for the rest of its request, which nobody reads."""
+"""A refused connection is closed after this time, so that its client can send the rest of its request."""
 MOST_HEAD_BYTES = 2**16
 """Limit of what is not body: request line, headers, framing of chunks, trailers. The last read comes on top."""
 MOST_HEADERS = 100
@@ -62,8 +63,8 @@ class _Connections:
         self.open: dict[BoundedProtocol, None] = {}
         self.handshakes: dict[BoundedProtocol, None] = {}
         self.refused_s = -math.inf
-        """When somebody has waited too long to be let in."""
-        self._ended_s: deque[float] = deque()
+        """When a connection had last waited too long."""
+        self._ended_s: deque[float] = deque(maxlen=MOST_CONNECTIONS)
         self.ending = False
         """Whether the server ends: each connection is closed after its next answer."""
 
@@ -75,11 +76,11 @@ class _Connections:
             self._ended_s.append(now_s)
 
     def refuses_of_late(self, now_s: float) -> bool:
-        """Return whether somebody was refused a moment ago."""
+        """Return whether a connection had waited too long within REMEMBERED_S."""
         return now_s < self.refused_s + REMEMBERED_S
 
     def is_busy(self, now_s: float) -> bool:
-        """Return whether those at work need longer than SERVED_S, at the rate at which they have ended of late."""
+        """Return whether more requests are in flight than were answered in the last SERVED_S."""
         while self._ended_s and self._ended_s[0] < now_s - SERVED_S:
             self._ended_s.popleft()
         return sum(not each._waits for each in self.open) >= max(AT_ONCE, len(self._ended_s))
@@ -100,8 +101,8 @@ class Listener(socket.socket):
     """A listening socket of a server, for asyncio, which ends connections beyond limits as they come.
 
     That costs a tenth of serving them for a moment. It empties the queue at once: nobody waits behind a flood.
-    Where `refused` is given, to be called with each refusal, connections are let in at the event loop's `PACE`. Once
-    they have waited too long, the newest are let in and the others refused, as far as they ask for work.
+    Where `refused` is given, which is called at each refusal, connections are accepted at the event loop's `PACE`. Once
+    some have waited too long, the newest are accepted and the others get 503, unless they ask for no work (`is_work`).
     """
 
     def __init__(self, state: ServerState, refused: Callable[[], object] | None, *arguments: Any) -> None:
@@ -109,7 +110,7 @@ class Listener(socket.socket):
         self._connections, self._refused = _Connections.of(state), refused
         self._backlog = Backlog()
         self._waiting_since_s: float | None = None
-        """From when on some have always waited; None: nobody was left waiting after the last look."""
+        """Since when the kernel's queue has not been empty; None: it was empty after the last look."""
         self._others = select.poll()
         self._others.register(self, select.POLLIN)
         self._told: deque[_Accepted] = deque(maxlen=QUEUE)
@@ -132,19 +133,25 @@ class Listener(socket.socket):
             raise BlockingIOError
         return self._arrived.pop()
 
-    def _take(self) -> "list[tuple[_Accepted, Any]]":
+    def _gate(self) -> tuple[int, bool]:
+        """Return how many are accepted now, and whether the others are refused or wait."""
+        if self._refused is None:
+            return QUEUE, False
         now_s = time.perf_counter()
         if self._waiting_since_s is None:
             self._waiting_since_s = now_s
         self._backlog.note(now_s - self._waiting_since_s, now_s)
-        refuses = self._refused is not None and self._backlog.refuses(now_s)
+        refuses = self._backlog.refuses(now_s)
         if refuses:
             self._connections.refused_s = now_s
-        lets_in = PACE
         if now_s < self._connections.refused_s + CAUTIOUS_S and self._connections.is_busy(now_s):
-            lets_in, refuses = 0, True
+            return 0, True
+        return PACE, refuses
+
+    def _take(self) -> "list[tuple[_Accepted, Any]]":
+        accepts, refuses = self._gate()
         room = self._connections.room
-        most = QUEUE if self._refused is None or refuses or room < PACE else PACE
+        most = QUEUE if refuses or room < accepts else accepts
         arrived: list[tuple[_Accepted, Any]] = []
         while len(arrived) < most:
             try:
@@ -165,8 +172,8 @@ class Listener(socket.socket):
         for accepted, _ in arrived[:-taken]:
             accepted.close()
         arrived = arrived[-taken:]
-        if refuses and len(arrived) > lets_in:
-            refused = {each for each, _ in arrived[: len(arrived) - lets_in] if self._refuse(each)}
+        if refuses and len(arrived) > accepts:
+            refused = {each for each, _ in arrived[: len(arrived) - accepts] if self._refuse(each)}
             asyncio.get_running_loop().call_later(TOLD_S, _close, refused)
             arrived = [each for each in arrived if each[0] not in refused]
         return arrived
@@ -277,7 +284,7 @@ def listen_at(host: str, port: int, state: ServerState, refused: Callable[[], ob
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # its connections inherit it
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(UNREAD_S * 1_000))
-        if refused is not None and hasattr(socket, "TCP_DEFER_ACCEPT"):  # who sends nothing waits for a second
+        if refused is not None and hasattr(socket, "TCP_DEFER_ACCEPT"):  # without data it is accepted after a second
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
