@@ -132,11 +132,22 @@ def test_dense_weights_have_the_bits_of_packed_ones(tmp_path: Path, monkeypatch:
         assert torch.equal(*(run(each, [(0, 0, tokens[:rows])])[0] for each in (dense, packed)))
 
 
-def test_weights_with_too_many_exponents_stay_packed() -> None:
+def test_weights_with_too_many_exponents_stay_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor has dense matrices, the attempt has written over the packed ones."""
     library = build.kernels()
     assert library is not None
     values = torch.arange(2**16).to(torch.uint16).view(torch.int32).view(1, -1, 64)  # all there are
     assert pack_densely(library, values) is None
+    folder = tiny_model(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if name.endswith("proj.weight"):
+            weight *= (-(torch.arange(weight.numel()) % 40).view(weight.shape)).exp2().to(weight.dtype)
+    save_file(weights, folder / "model.safetensors")
+    tried = decoder_of(folder)
+    assert tried._layers[1].down.base == 0
+    monkeypatch.setattr("qubic_lab.model.native.pack_densely", lambda *_: None)
+    assert torch.equal(*(run(each, [(0, 0, list(TOKENS))])[0] for each in (tried, decoder_of(folder))))
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, "Q8_0"), (4, "Q4_0")])

@@ -76,13 +76,19 @@ class Checkpoint:
                 _read_exactly(stream, _bytes_of(values), tensor.file)
                 part.copy_(values)
 
-    def read(self, names: Sequence[str], dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
-        """Read tensors into a new one, stacked by rows; a ModelError if the file ends early."""
+    def stacked_shape(self, names: Sequence[str]) -> tuple[int, ...]:
+        """Return the shape of tensors that are stacked by rows."""
+        shapes = [self.tensors[name].shape for name in names]
+        return sum(shape[0] for shape in shapes), *shapes[0][1:]
+
+    def read(
+        self, names: Sequence[str], dtype: "torch.dtype", device: "torch.device", into: "torch.Tensor | None" = None
+    ) -> "torch.Tensor":
+        """Read tensors into a new one or `into`, stacked by rows; a ModelError if the file ends early."""
         import torch
 
-        shapes = [self.tensors[name].shape for name in names]
-        stacked = torch.empty(sum(shape[0] for shape in shapes), *shapes[0][1:], dtype=dtype, device=device)
-        for name, part in zip(names, stacked.split([shape[0] for shape in shapes]), strict=True):
+        stacked = torch.empty(self.stacked_shape(names), dtype=dtype, device=device) if into is None else into
+        for name, part in zip(names, stacked.split([self.tensors[name].shape[0] for name in names]), strict=True):
             self.read_into(name, part)
         return stacked
 

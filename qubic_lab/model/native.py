@@ -6,10 +6,11 @@ in names are those of decoder.py.
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Lock
+from math import prod
+from threading import Lock, local
 from typing import Any, NamedTuple
 
 import torch
@@ -76,6 +77,20 @@ class HugePages:
         return words[-words.data_ptr() % self._PAGE // 4 :]
 
 
+class Scratch(local):
+    """Memory that a thread uses again and again: to get new pages costs more than what is copied into them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, torch.Tensor] = {}
+
+    def take(self, use: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Return memory with any values; what was taken for the same use before is lost."""
+        size = prod(shape) * dtype.itemsize
+        if (held := self._held.get(use)) is None or len(held) < size:
+            held = self._held[use] = torch.empty(size, dtype=torch.uint8)
+        return held[:size].view(dtype).view(*shape)
+
+
 def _set_malloc(mapped: int) -> None:
     """Let glibc give memory back as soon as it is freed, from this size on; what it kept so far goes back now.
 
@@ -89,10 +104,16 @@ def _set_malloc(mapped: int) -> None:
             libc.mallopt(option, size)
 
 
-def pack(weight_OI: torch.Tensor) -> torch.Tensor:
+def _pad(tensor: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+    """Pad with zeros as F.pad does, without a copy where there is nothing to add."""
+    return F.pad(tensor, padding) if any(padding) else tensor
+
+
+def pack(weight_OI: torch.Tensor, scratch: Scratch) -> torch.Tensor:
     """Pack a matrix for the kernels: int32 words (groups, words of I, COLUMNS), padded with zero columns."""
-    padded_OI = F.pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32)
-    return padded_OI.view(-1, COLUMNS, padded_OI.shape[1]).transpose(1, 2).contiguous()
+    words_OI = _pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32)
+    words_GIC = words_OI.view(-1, COLUMNS, words_OI.shape[1]).transpose(1, 2)
+    return scratch.take("packed", words_GIC.shape, torch.int32).copy_(words_GIC)
 
 
 class DenseMatrix(NamedTuple):
@@ -105,23 +126,27 @@ class DenseMatrix(NamedTuple):
 
 
 def pack_densely(library: ctypes.CDLL, words_GIC: torch.Tensor) -> DenseMatrix | None:
-    """Make packed bf16 values dense; None where it would not be faster: for too many exponents, or without AVX-512."""
+    """Make packed bf16 values dense where they lie.
+
+    Returns None where it would not be faster: for too many exponents, or without AVX-512; pack them again then.
+    """
     words_NC = words_GIC.flatten(0, 1)
-    dense = torch.empty(len(words_NC) * DENSE_WORDS, dtype=torch.int32)
     most, base = len(words_NC) // 8, ctypes.c_int32()
     exceptions_E3 = torch.empty(most + 1, 3, dtype=torch.int32)
-    found = library.dense_pack(
-        *(words_NC.data_ptr(), len(words_NC), dense.data_ptr(), exceptions_E3.data_ptr(), most, ctypes.byref(base))
-    )
-    return None if found < 0 else DenseMatrix(dense, exceptions_E3[: found + 1].clone(), base.value)
+    found = library.dense_pack(words_NC.data_ptr(), len(words_NC), exceptions_E3.data_ptr(), most, ctypes.byref(base))
+    if found < 0:
+        return None
+    return DenseMatrix(words_NC.view(-1)[: len(words_NC) * DENSE_WORDS], exceptions_E3[: found + 1].clone(), base.value)
 
 
-def interleave(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """Stack gate and up so that a group of columns has half of each; both are padded with zeros to whole halves."""
+def interleave(gate_up: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+    """Mix gate and up so that a group of columns has half of each; both are padded with zeros to whole halves."""
     half = COLUMNS // 2
-    padding = (0, 0) * (gate.dim() - 1) + (0, -len(gate) % half)
-    halves = [F.pad(part, padding).unflatten(0, (-1, half)) for part in (gate, up)]
-    return torch.stack(halves, dim=1).flatten(0, 2)
+    padding = (0, 0) * (gate_up.dim() - 1) + (0, -(len(gate_up) // 2) % half)
+    halves = [_pad(part, padding).unflatten(0, (-1, half)) for part in gate_up.chunk(2)]
+    shape = (len(halves[0]), 2, *halves[0].shape[1:])
+    mixed = scratch.take("interleaved", shape, gate_up.dtype)
+    return torch.stack(halves, dim=1, out=mixed).flatten(0, 2)
 
 
 class NativeDecoder:
@@ -157,7 +182,7 @@ class NativeDecoder:
         self._layer_bits, self._head_bits = QUANTIZATIONS.get(quantization, (0, 0))
         self._checkpoint = checkpoint
         self._kept: list[torch.Tensor] = []  # what the kernels point at
-        self._memory = HugePages()
+        self._memory, self._scratch = HugePages(), Scratch()
         self._read_bytes: list[int] = []
         _set_malloc(mapped=1 << 20)
         self._embedding = self._read(EMBEDDING) if stage.has_embedding else None
@@ -167,6 +192,7 @@ class NativeDecoder:
         head, final_norm = Matrix(), None
         if stage.has_head:
             head, final_norm = self._read_head(), self._read_vector(FINAL_NORM)
+        del self._scratch
         self._shape = Shape(
             layers=len(self._layers),
             hidden=self.config.hidden,
@@ -290,12 +316,16 @@ class NativeDecoder:
 
     def _read_matrix(self, bits: int, *names: str) -> torch.Tensor:
         """Read a matrix in the decoder's dtype, or to be quantised: as blocks or bf16 if it is stored so, else fp32."""
-        if not bits:
-            return self._read(*names)
         stored = {self._checkpoint.tensors[name].dtype for name in names}
-        if stored == {BLOCKS[bits]}:
+        if bits and stored == {BLOCKS[bits]}:
             return self._checkpoint.read_blocks(names)
-        return self._checkpoint.read(names, torch.bfloat16 if stored == {"BF16"} else torch.float32, self.device)
+        dtype = self.dtype
+        if bits:
+            dtype = torch.bfloat16 if stored == {"BF16"} else torch.float32
+        weight_OI = self._scratch.take("stored", self._checkpoint.stacked_shape(names), dtype)
+        if not bits:
+            self._read_bytes.append(weight_OI.nbytes)
+        return self._checkpoint.read(names, dtype, self.device, weight_OI)
 
     def _matrix(self, weight_OI: torch.Tensor, bits: int, bias_O: torch.Tensor | None = None) -> Matrix:
         outputs, inputs = weight_OI.shape
@@ -305,13 +335,16 @@ class NativeDecoder:
         bias = None if bias_O is None else self._keep(F.pad(bias_O.float(), (0, columns - len(bias_O))))
         matrix = Matrix(None, bias, columns, inputs * self.dtype.itemsize // 4, bits=bits)
         if bits:
-            words = self._quantise(weight_OI, inputs, bits)
-        else:
-            words = pack(weight_OI)
-            if self.dtype == torch.bfloat16 and (dense := pack_densely(self.library, words)):
+            matrix.words = self._keep(self._quantise(weight_OI, inputs, bits))
+            return matrix
+        words = pack(weight_OI, self._scratch)
+        if self.dtype == torch.bfloat16:
+            if dense := pack_densely(self.library, words):
                 words, matrix.base = dense.words, dense.base
                 matrix.exceptions, matrix.exception_count = self._keep(dense.exceptions), len(dense.exceptions) - 1
-        matrix.words = self._keep(words if bits else self._memory.keep(words))
+            else:
+                words = pack(weight_OI, self._scratch)
+        matrix.words = self._keep(self._memory.keep(words))
         return matrix
 
     def _quantise(self, weight_OI: torch.Tensor, inputs: int, bits: int) -> torch.Tensor:
@@ -340,19 +373,20 @@ class NativeDecoder:
             bias_O = biases("self_attn", *projections) if has_bias else None
             return self._matrix(weights("self_attn", *projections), bits, bias_O)
 
-        def gate_up(read: Callable[..., torch.Tensor]) -> torch.Tensor:
-            return interleave(read("mlp", "gate"), read("mlp", "up"))
+        def down() -> torch.Tensor:
+            weight_OI = weights("mlp", "down")
+            if weight_OI.dtype == torch.uint8:  # blocks are whole
+                return weight_OI
+            return _pad(weight_OI, (0, -weight_OI.shape[1] % (COLUMNS // 2)))
 
-        down = weights("mlp", "down")
-        if down.dtype != torch.uint8:  # blocks are whole
-            down = F.pad(down, (0, -down.shape[1] % (COLUMNS // 2)))
+        gate_up_bias = interleave(biases("mlp", "gate", "up"), Scratch()) if config.mlp_bias else None
         return Layer(
             input_norm=self._read_vector(f"{prefix}input_layernorm.weight"),
             qkv=attention("qkv", config.qkv_bias),
             output=attention("o", config.output_bias),
             post_norm=self._read_vector(f"{prefix}post_attention_layernorm.weight"),
-            gate_up=self._matrix(gate_up(weights), bits, gate_up(biases) if config.mlp_bias else None),
-            down=self._matrix(down, bits, biases("mlp", "down") if config.mlp_bias else None),
+            gate_up=self._matrix(interleave(weights("mlp", "gate", "up"), self._scratch), bits, gate_up_bias),
+            down=self._matrix(down(), bits, biases("mlp", "down") if config.mlp_bias else None),
         )
 
     def _read_head(self) -> Matrix:

@@ -1039,14 +1039,13 @@ int32_t quantise(const char* values, int32_t width, int64_t columns, int64_t inp
     return true;
 }
 
-// Pack a bf16 matrix of `words` packed words densely, 48 words of 32 bits each, and write its exceptions, a last one
-// included, and the base of its exponents. Returns how many exceptions there are, or -1: more than `most`, or dense
-// matrices would be slow on this processor.
-int64_t dense_pack(const uint32_t* packed, int64_t words, uint32_t* dense, Exception* exceptions, int64_t most,
-                   int32_t* base) {
+// Make a bf16 matrix of `words` packed words dense where it lies, 48 words of 32 bits each, and write its exceptions, a
+// last one included, and the base of its exponents. Returns how many exceptions there are, or -1: more than `most`, and
+// the matrix is lost, or dense matrices would be slow on this processor.
+int64_t dense_pack(uint32_t* matrix, int64_t words, Exception* exceptions, int64_t most, int32_t* base) {
 #if defined(DENSE)
     typedef uint16_t Halves __attribute__((vector_size(64)));
-    const uint16_t* values = reinterpret_cast<const uint16_t*>(packed);
+    const uint16_t* values = reinterpret_cast<const uint16_t*>(matrix);
     int64_t counts[256] = {}, covered = 0, best = -1, found = 0;
     for (int64_t word = 0; word < words; word += 16)  // a sample is enough
         for (int i = 0; i < 2 * COLUMNS; i++) counts[values[word * 2 * COLUMNS + i] >> 7 & 255]++;
@@ -1059,9 +1058,9 @@ int64_t dense_pack(const uint32_t* packed, int64_t words, uint32_t* dense, Excep
         return exponent && (exponent <= *base || exponent > *base + 15);
     };
     for (int64_t word = 0; word < words; word++) {
-        const Halves* from = reinterpret_cast<const Halves*>(packed + word * COLUMNS);
-        Halves* to = reinterpret_cast<Halves*>(dense + word * Dense::LINES * LANES);
-        Halves bytes[4], fours{}, beyond{};
+        Halves from[4], bytes[4], fours{}, beyond{};
+        memcpy(from, matrix + word * COLUMNS, sizeof from);  // before the same place gets dense words
+        Halves* to = reinterpret_cast<Halves*>(matrix + word * Dense::LINES * LANES);
         for (int v = 0; v < 4; v++) {
             Halves exponent = from[v] >> 7 & 255, four = exponent - uint16_t(*base);
             beyond |= (Halves)(exponent != 0) & ((four & 0xfff0) | (Halves)(four == 0));
@@ -1072,7 +1071,7 @@ int64_t dense_pack(const uint32_t* packed, int64_t words, uint32_t* dense, Excep
         to[2] = fours;
         if (!_mm512_test_epi16_mask((__m512i)beyond, (__m512i)beyond)) continue;
         for (int column = 0; column < COLUMNS; column++) {
-            uint32_t pair = packed[word * COLUMNS + column];
+            uint32_t pair = reinterpret_cast<const uint32_t*>(from)[column];
             if (!is_exception(uint16_t(pair)) && !is_exception(uint16_t(pair >> 16))) continue;
             if (found == most) return -1;
             exceptions[found++] = {int32_t(word), column, pair};
