@@ -260,7 +260,7 @@ def test_kernels_for_older_processors_are_right(
 def compile_little(compile_with: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let the kernels be a few empty functions, which are compiled in no time."""
     names = ("decoder_create", "decoder_page_words", "decoder_destroy", "decoder_run", "decoder_logits")
-    names += ("dense_pack", "quantise", "draw_tokens")
+    names += ("dense_pack", "quantise", "draw_tokens", "all_finite")
     (source := tmp_path / "little.cpp").write_text("".join(f'extern "C" void {name}() {{}}\n' for name in names))
     monkeypatch.setattr(build, "SOURCE", source)
 

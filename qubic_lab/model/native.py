@@ -207,16 +207,17 @@ class NativeDecoder:
             final_norm=final_norm,
             head=head,
         )
-        self._handle = library.decoder_create(ctypes.byref(self._shape), self._layers)
+        self.handle = library.decoder_create(ctypes.byref(self._shape), self._layers)
+        """Of `library`'s functions."""
         name = next(name for name, each in DTYPES.items() if each == dtype)
         self.page_bytes = kv_page_bytes(self.config, len(self._layers), name)
         """Bytes of a page, over the layers of the stage."""
-        assert self.page_bytes == 4 * library.decoder_page_words(self._handle)
+        assert self.page_bytes == 4 * library.decoder_page_words(self.handle)
         self.reset(slots=1)
         _set_malloc(mapped=32 << 20)
 
     def __del__(self) -> None:
-        if handle := getattr(self, "_handle", None):
+        if handle := getattr(self, "handle", None):
             self.library.decoder_destroy(handle)
 
     @property
@@ -227,9 +228,9 @@ class NativeDecoder:
     def use_threads(self, threads: int) -> None:
         """Compute with this many threads."""
         if threads != self._shape.threads:
-            self.library.decoder_destroy(self._handle)
+            self.library.decoder_destroy(self.handle)
             self._shape.threads = threads
-            self._handle = self.library.decoder_create(ctypes.byref(self._shape), self._layers)
+            self.handle = self.library.decoder_create(ctypes.byref(self._shape), self._layers)
 
     def reset(self, slots: int, *, placed: bool = False) -> None:
         """Create an empty KV cache with a number of slots; `placed` if `place_pages` alone gives pages to them."""
@@ -282,14 +283,14 @@ class NativeDecoder:
             *(SegmentPages(start, rows, self._reserve(slot, start + rows)) for slot, start, rows in segments)
         )
         hidden_RH = hidden_RH.contiguous()
-        self.library.decoder_run(self._handle, hidden_RH.data_ptr(), array, len(segments), ends_only)
+        self.library.decoder_run(self.handle, hidden_RH.data_ptr(), array, len(segments), ends_only)
         return hidden_RH
 
     def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Return the head's logits (R, V) in fp32."""
         hidden_RH = hidden_RH.contiguous()
         logits = torch.empty(len(hidden_RH), self._shape.head.columns)
-        self.library.decoder_logits(self._handle, hidden_RH.data_ptr(), len(hidden_RH), logits.data_ptr())
+        self.library.decoder_logits(self.handle, hidden_RH.data_ptr(), len(hidden_RH), logits.data_ptr())
         return logits[:, : self.config.vocab]
 
     def _reserve(self, slot: int, length: int) -> int:

@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,20 @@ Weights = npt.NDArray[np.float64]
 Tokens = npt.NDArray[np.int64]
 
 
-def non_finite_rows(values_RX: torch.Tensor) -> set[int]:
-    """Return the rows with an infinity or NaN."""
+@dataclass(frozen=True)
+class Kernels:
+    """Compiled functions, and the address of the decoder whose threads help, or None."""
+
+    library: ctypes.CDLL
+    decoder: int | None = None
+
+
+def non_finite_rows(values_RX: torch.Tensor, kernels: Kernels | None = None) -> set[int]:
+    """Return the rows with an infinity or NaN; `kernels` know sooner that there is none."""
+    rows, width = values_RX.shape
+    bf16 = values_RX.dtype == torch.bfloat16
+    if kernels and kernels.library.all_finite(values_RX.data_ptr(), values_RX.stride(0), rows, width, bf16):
+        return set()
     if bool(values_RX.sum(dim=-1).isfinite().all()):  # far cheaper, but the sum of finite numbers can overflow
         return set()
     return {row for row, finite in enumerate(values_RX.isfinite().all(dim=-1).tolist()) if not finite}
@@ -37,7 +50,7 @@ def adjusted(logits_RV: torch.Tensor, adjustments_A3: torch.Tensor) -> torch.Ten
     return changed_RV
 
 
-def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work], kernels: ctypes.CDLL | None = None) -> list[int]:
+def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work], kernels: Kernels | None = None) -> list[int]:
     """Choose the token number `work.sample` of each request from its row of finite fp32 logits; NO_TOKEN after a fault.
 
     Temperature 0 takes the largest logit (the first of equal ones). Otherwise the kept tokens (min-p, arXiv 2407.01082,
@@ -57,7 +70,7 @@ def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work], kernels: ctype
     return tokens
 
 
-def _drawn(kernels: ctypes.CDLL, logits_RV: torch.Tensor, works: Sequence[Work]) -> dict[int, int]:
+def _drawn(kernels: Kernels, logits_RV: torch.Tensor, works: Sequence[Work]) -> dict[int, int]:
     """Draw from whole distributions; return the tokens by their rows, without those that rounding could decide."""
     rows = [
         row
@@ -67,12 +80,15 @@ def _drawn(kernels: ctypes.CDLL, logits_RV: torch.Tensor, works: Sequence[Work])
         and work.top_p == 1.0
         and not (work.top_k or work.min_p)
     ]
+    if not rows:
+        return {}
     numbers, tokens = np.array(rows, np.int32), np.empty(len(rows), np.int32)
     temperatures = np.array([works[row].temperature for row in rows])
-    uniforms = np.array([_uniform(works[row].seed, works[row].sample) for row in rows])
-    kernels.draw_tokens(
-        *(logits_RV.data_ptr(), logits_RV.stride(0), logits_RV.shape[1], numbers.ctypes.data, len(rows)),
-        *(temperatures.ctypes.data, uniforms.ctypes.data, tokens.ctypes.data),
+    seeds, indices = np.array([(works[row].seed, works[row].sample) for row in rows], np.uint64).T.copy()
+    kernels.library.draw_tokens(
+        *(kernels.decoder, logits_RV.data_ptr(), logits_RV.stride(0), logits_RV.shape[1]),
+        *(numbers.ctypes.data, len(rows)),
+        *(temperatures.ctypes.data, seeds.ctypes.data, indices.ctypes.data, tokens.ctypes.data),
     )
     return {row: token for row, token in zip(rows, tokens.tolist(), strict=True) if token >= 0}
 

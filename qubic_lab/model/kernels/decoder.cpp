@@ -23,6 +23,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -458,7 +459,9 @@ struct Decoder {
     std::vector<char> normed, mixed, activated, ends;
     std::vector<float> qkv, cosines, sines;
     std::vector<InputBlock> rounded;  // of a quantised matrix
-    std::vector<std::atomic<int>> taken;  // tasks of each layer's phases, and of the head
+    std::vector<std::atomic<int>> taken;  // tasks of each layer's phases, and of the head or of draws
+    int draws;
+    std::function<void(int)> draw;
 
     Decoder(const Shape& shape, const Layer* first)
         : shape(shape), layers(first, first + shape.layers), scratch(shape.threads), taken(shape.layers * PHASES + 1) {
@@ -985,6 +988,77 @@ inline Doubles weigh_eight(const float* logits, double largest, double scale) {
     return tiny ? Doubles{} : (Doubles)bits;
 }
 
+// The first number in [0, 1) that NumPy's Philox gives for a key and a counter (Philox4x64-10, Salmon et al. 2011).
+double uniform_of(uint64_t key, uint64_t counter) {
+    typedef unsigned __int128 Product;
+    uint64_t c[4] = {counter + 1, 0, 0, 0}, keys[2] = {key, 0};
+    for (int round = 0; round < 10; round++) {
+        Product low = Product(c[0]) * 0xd2e7470ee14c6c93, high = Product(c[2]) * 0xca5a826395121157;
+        c[0] = uint64_t(high >> 64) ^ c[1] ^ keys[0];
+        c[1] = uint64_t(high);
+        c[2] = uint64_t(low >> 64) ^ c[3] ^ keys[1];
+        c[3] = uint64_t(low);
+        keys[0] += 0x9e3779b97f4a7c15;
+        keys[1] += 0xbb67ae8584caa73b;
+    }
+    return double(c[0] >> 11) * 0x1p-53;
+}
+
+// The token at which the cumulative distribution of exp(logit / temperature) passes `uniform`, or -1 where sums in another
+// order could find another one.
+int32_t draw_token(const float* row, int32_t vocabulary, double temperature, double uniform) {
+    constexpr int BLOCK_TOKENS = 512;
+    constexpr double SURE = 1e-9;  // of the total; far more than sums differ by their order
+    int blocks = (vocabulary + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
+    std::vector<double> before(blocks + 1);
+    double weights[BLOCK_TOKENS];
+    Vector most = splat(-INFINITY);
+    int token = 0;
+    for (; token + LANES <= vocabulary; token += LANES) {
+        Vector x = load(row + token);
+        most = x > most ? x : most;
+    }
+    double largest = most[0];
+    for (int lane = 1; lane < LANES; lane++) largest = std::max(largest, double(most[lane]));
+    for (; token < vocabulary; token++) largest = std::max(largest, double(row[token]));
+    double scale = 1.0 / temperature;
+    auto weigh = [&](int block) {
+        int first = block * BLOCK_TOKENS, size = std::min(BLOCK_TOKENS, vocabulary - first);
+        float last[8];
+        Doubles sums{};
+        for (int t = 0; t < size; t += 8) {
+            const float* from = row + first + t;
+            if (size - t < 8) {
+                std::fill(last, last + 8, -INFINITY);
+                from = static_cast<const float*>(memcpy(last, from, (size - t) * sizeof(float)));
+            }
+            Doubles eight = weigh_eight(from, largest, scale);
+            sums += eight;
+            *reinterpret_cast<Doubles*>(weights + t) = eight;
+        }
+        double sum = 0;
+        for (int lane = 0; lane < 8; lane++) sum += sums[lane];
+        return sum;
+    };
+    before[0] = 0;
+    for (int block = 0; block < blocks; block++) before[block + 1] = before[block] + weigh(block);
+    double total = before[blocks], at = uniform * total;
+    auto step_of = [&](const double* sums, int steps) {
+        int step = int(std::upper_bound(sums, sums + steps + 1, at) - sums) - 1;
+        bool sure = step >= 0 && step < steps && at - sums[step] > SURE * total && sums[step + 1] - at > SURE * total;
+        return sure ? step : -1;
+    };
+    int block = step_of(before.data(), blocks);
+    if (block < 0) return -1;
+    weigh(block);
+    int size = std::min(BLOCK_TOKENS, vocabulary - block * BLOCK_TOKENS);
+    double sums[BLOCK_TOKENS + 1];
+    sums[0] = before[block];
+    for (int t = 0; t < size; t++) sums[t + 1] = sums[t] + weights[t];
+    int step = step_of(sums, size);
+    return step < 0 ? -1 : block * BLOCK_TOKENS + step;
+}
+
 // Write a column's scale and the bytes of its numbers to their place in a block of a group.
 void place_block(char* block, int column, int bits, uint16_t scale, const uint8_t* bytes) {
     memcpy(block + column * 2, &scale, 2);
@@ -1129,62 +1203,46 @@ void decoder_logits(void* decoder, void* hidden, int32_t rows, float* logits) {
     d.run(d.shape.bf16 ? head_job<Bf16> : head_job<Fp32>);
 }
 
-// For each of `rows` of logits (`stride` apart), draw from exp(logit / temperature): the token at which the cumulative
-// distribution passes `uniform`, or -1 where sums in another order could find another one.
-void draw_tokens(const float* logits, int64_t stride, int32_t vocabulary, const int32_t* rows, int32_t count,
-                 const double* temperatures, const double* uniforms, int32_t* tokens) {
-    constexpr int BLOCK_TOKENS = 512;
-    constexpr double SURE = 1e-9;  // of the total; far more than sums differ by their order
-    int blocks = (vocabulary + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
-    std::vector<double> before(blocks + 1);
-    double weights[BLOCK_TOKENS];
-    for (int i = 0; i < count; i++) {
-        const float* row = logits + rows[i] * stride;
-        Vector most = splat(-INFINITY);
-        int token = 0;
-        for (; token + LANES <= vocabulary; token += LANES) {
-            Vector x = load(row + token);
-            most = x > most ? x : most;
-        }
-        double largest = most[0];
-        for (int lane = 1; lane < LANES; lane++) largest = std::max(largest, double(most[lane]));
-        for (; token < vocabulary; token++) largest = std::max(largest, double(row[token]));
-        double scale = 1.0 / temperatures[i];
-        auto weigh = [&](int block) {
-            int first = block * BLOCK_TOKENS, size = std::min(BLOCK_TOKENS, vocabulary - first);
-            float last[8];
-            Doubles sums{};
-            for (int t = 0; t < size; t += 8) {
-                const float* from = row + first + t;
-                if (size - t < 8) {
-                    std::fill(last, last + 8, -INFINITY);
-                    from = static_cast<const float*>(memcpy(last, from, (size - t) * sizeof(float)));
-                }
-                Doubles eight = weigh_eight(from, largest, scale);
-                sums += eight;
-                *reinterpret_cast<Doubles*>(weights + t) = eight;
-            }
-            double sum = 0;
-            for (int lane = 0; lane < 8; lane++) sum += sums[lane];
-            return sum;
-        };
-        before[0] = 0;
-        for (int block = 0; block < blocks; block++) before[block + 1] = before[block] + weigh(block);
-        double total = before[blocks], at = uniforms[i] * total;
-        auto step_of = [&](const double* sums, int steps) {
-            int step = int(std::upper_bound(sums, sums + steps + 1, at) - sums) - 1;
-            bool sure = step >= 0 && step < steps && at - sums[step] > SURE * total && sums[step + 1] - at > SURE * total;
-            return sure ? step : -1;
-        };
-        int block = step_of(before.data(), blocks);
-        tokens[i] = -1;
-        if (block < 0) continue;
-        weigh(block);
-        int size = std::min(BLOCK_TOKENS, vocabulary - block * BLOCK_TOKENS);
-        double sums[BLOCK_TOKENS + 1];
-        sums[0] = before[block];
-        for (int t = 0; t < size; t++) sums[t + 1] = sums[t] + weights[t];
-        if (int step = step_of(sums, size); step >= 0) tokens[i] = block * BLOCK_TOKENS + step;
+// For each of `rows` of logits (`stride` apart), draw from exp(logit / temperature) with the number that its seed and index
+// give: the token, or -1 where sums in another order could find another one. The threads of a decoder, or null, help.
+void draw_tokens(void* decoder, const float* logits, int64_t stride, int32_t vocabulary, const int32_t* rows, int32_t count,
+                 const double* temperatures, const uint64_t* seeds, const uint64_t* indices, int32_t* tokens) {
+    auto draw = [&](int i) {
+        double uniform = uniform_of(seeds[i], indices[i]);
+        tokens[i] = draw_token(logits + rows[i] * stride, vocabulary, temperatures[i], uniform);
+    };
+    if (!decoder || count == 1) {
+        for (int i = 0; i < count; i++) draw(i);
+        return;
     }
+    Decoder& d = *static_cast<Decoder*>(decoder);
+    d.draws = count;
+    d.draw = std::ref(draw);
+    d.taken.back().store(0, std::memory_order_relaxed);
+    d.run([](Decoder& d, int) {
+        for (int i; (i = d.taken.back().fetch_add(1, std::memory_order_relaxed)) < d.draws;) d.draw(i);
+        d.barrier();
+    });
+}
+
+// Whether rows of bf16 or fp32 numbers, `stride` apart, have neither infinities nor NaN.
+int32_t all_finite(const char* values, int64_t stride, int32_t rows, int32_t width, int32_t bf16) {
+    auto finite = [&]<class T>(const T* row) {
+        constexpr uint32_t EXPONENT = 0x7f800000;
+        IntVector bad{};
+        int i = 0;
+        for (; i + LANES <= width; i += LANES) {
+            WordVector bits = (WordVector)load_as_float(row + i) & EXPONENT;
+            bad |= bits == EXPONENT;
+        }
+        bool rest = true;
+        for (; i < width; i++) rest &= fabsf(to_float(row[i])) < INFINITY;
+        return rest && !sum_of(bad);
+    };
+    for (int64_t row = 0; row < rows; row++)
+        if (!(bf16 ? finite(reinterpret_cast<const Bf16*>(values) + row * stride)
+                   : finite(reinterpret_cast<const Fp32*>(values) + row * stride)))
+            return false;
+    return true;
 }
 }
