@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from qubic_lab.core import MAX_SEED
 from qubic_lab.model.checkpoint import Checkpoint
-from qubic_lab.model.kernels.build import kernels
 from qubic_lab.model.layout import stage_ranges
 from qubic_lab.model.native import NativeDecoder
 from qubic_lab.pipeline import sampling
 from qubic_lab.pipeline.message import NO_TOKEN, Work
-from qubic_lab.pipeline.sampling import Kernels, adjusted, choose_tokens, log_probabilities, non_finite_rows, score_rows
+from qubic_lab.pipeline.sampling import adjusted, choose_tokens, log_probabilities, non_finite_rows, score_rows
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -20.0])
 
@@ -166,23 +165,26 @@ def test_other_rows_and_threads_change_no_token() -> None:
         torch.set_num_threads(threads)
 
 
+def native_decoder(folder: Path, threads: int) -> NativeDecoder:
+    checkpoint = Checkpoint.open(folder)
+    return NativeDecoder(checkpoint, stage_ranges((checkpoint.config.layers,))[0], torch.bfloat16, threads)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("compiled", [False, True])
-def test_rows_with_infinities_and_nans_are_found(dtype: torch.dtype, compiled: bool) -> None:
-    library = kernels()
-    assert library is not None
-    compiled_ones = Kernels(library) if compiled else None
+@pytest.mark.parametrize("by_kernels", [False, True])
+def test_rows_with_infinities_and_nans_are_found(dtype: torch.dtype, by_kernels: bool, tiny: Path) -> None:
+    native = native_decoder(tiny, threads=1) if by_kernels else None
     logits = torch.zeros(7, 1024, dtype=dtype)[:, :1000]
     logits[5] = 3e38  # finite, but not their sum
-    assert non_finite_rows(logits, compiled_ones) == set()
+    assert non_finite_rows(logits, native) == set()
     for row, token, value in ((3, 999, torch.inf), (6, 0, -torch.inf), (2, 500, torch.nan), (2, 991, torch.nan)):
         logits[row, token] = value
-        assert non_finite_rows(logits, compiled_ones) == {row}
+        assert non_finite_rows(logits, native) == {row}
         logits[row, token] = 0
     logits[0, 999] = logits[1, 0] = torch.inf
     logits[1, 5] = logits[2, 5] = -torch.inf
     logits[4, 500] = torch.nan
-    assert non_finite_rows(logits, compiled_ones) == {0, 1, 2, 4}
+    assert non_finite_rows(logits, native) == {0, 1, 2, 4}
 
 
 def test_log_probabilities_of_the_rows_that_ask() -> None:
@@ -228,15 +230,12 @@ def test_adjustments_change_their_places_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", ["normal", "peaked", "equal", "wide"])
-@pytest.mark.parametrize("helped", [False, True])
-def test_kernels_draw_the_same_tokens(kind: str, helped: bool, tiny: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_kernels_draw_the_same_tokens(kind: str, threads: int, tiny: Path) -> None:
     """Vocabularies with and without a rest, a temperature below those of the kernels, any seed."""
-    library = kernels()
-    assert library is not None
-    checkpoint = Checkpoint.open(tiny)
-    decoder = NativeDecoder(checkpoint, stage_ranges((checkpoint.config.layers,))[0], torch.bfloat16, threads=2)
+    native = native_decoder(tiny, threads)
     for vocabulary, temperature in product((7, 517, 49_152), (1e-3, 0.01, 0.7, 3.0)):
         logits = torch.stack([logits_of_kind(kind, vocabulary, seed) for seed in range(4)])
         works = [Work(0, 0, 0, sample=3**row, seed=MAX_SEED // 7**row, temperature=temperature) for row in range(4)]
         by_definition = [sorted_choice(row, work) for row, work in zip(logits, works, strict=True)]
-        assert choose_tokens(logits, works, Kernels(library, decoder.handle if helped else None)) == by_definition
+        assert choose_tokens(logits, works, native) == by_definition

@@ -174,7 +174,7 @@ class NativeDecoder:
         library = kernels()
         if library is None:
             raise ModelError(f"native kernels cannot run: {failure()}; or use kernels=torch on all ranks")
-        self.library = library
+        self._library = library
         self.config = checkpoint.config
         self.stage = stage
         self.dtype = dtype
@@ -207,18 +207,17 @@ class NativeDecoder:
             final_norm=final_norm,
             head=head,
         )
-        self.handle = library.decoder_create(ctypes.byref(self._shape), self._layers)
-        """Of `library`'s functions."""
+        self._handle = library.decoder_create(ctypes.byref(self._shape), self._layers)
         name = next(name for name, each in DTYPES.items() if each == dtype)
         self.page_bytes = kv_page_bytes(self.config, len(self._layers), name)
         """Bytes of a page, over the layers of the stage."""
-        assert self.page_bytes == 4 * library.decoder_page_words(self.handle)
+        assert self.page_bytes == 4 * library.decoder_page_words(self._handle)
         self.reset(slots=1)
         _set_malloc(mapped=32 << 20)
 
     def __del__(self) -> None:
-        if handle := getattr(self, "handle", None):
-            self.library.decoder_destroy(handle)
+        if handle := getattr(self, "_handle", None):
+            self._library.decoder_destroy(handle)
 
     @property
     def weight_bytes(self) -> int:
@@ -228,9 +227,9 @@ class NativeDecoder:
     def use_threads(self, threads: int) -> None:
         """Compute with this many threads."""
         if threads != self._shape.threads:
-            self.library.decoder_destroy(self.handle)
+            self._library.decoder_destroy(self._handle)
             self._shape.threads = threads
-            self.handle = self.library.decoder_create(ctypes.byref(self._shape), self._layers)
+            self._handle = self._library.decoder_create(ctypes.byref(self._shape), self._layers)
 
     def reset(self, slots: int, *, placed: bool = False) -> None:
         """Create an empty KV cache with a number of slots; `placed` if `place_pages` alone gives pages to them."""
@@ -283,15 +282,42 @@ class NativeDecoder:
             *(SegmentPages(start, rows, self._reserve(slot, start + rows)) for slot, start, rows in segments)
         )
         hidden_RH = hidden_RH.contiguous()
-        self.library.decoder_run(self.handle, hidden_RH.data_ptr(), array, len(segments), ends_only)
+        self._library.decoder_run(self._handle, hidden_RH.data_ptr(), array, len(segments), ends_only)
         return hidden_RH
 
     def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """Return the head's logits (R, V) in fp32."""
         hidden_RH = hidden_RH.contiguous()
         logits = torch.empty(len(hidden_RH), self._shape.head.columns)
-        self.library.decoder_logits(self.handle, hidden_RH.data_ptr(), len(hidden_RH), logits.data_ptr())
+        self._library.decoder_logits(self._handle, hidden_RH.data_ptr(), len(hidden_RH), logits.data_ptr())
         return logits[:, : self.config.vocab]
+
+    def all_finite(self, values_RX: torch.Tensor) -> bool:
+        """Whether rows in bf16 or fp32 have neither infinities nor NaN."""
+        rows, width = values_RX.shape
+        bf16 = values_RX.dtype == torch.bfloat16
+        return bool(self._library.all_finite(values_RX.data_ptr(), values_RX.stride(0), rows, width, bf16))
+
+    def draw(
+        self,
+        logits_RV: torch.Tensor,
+        rows: Sequence[int],
+        temperatures: Sequence[float],
+        seeds: Sequence[int],
+        indices: Sequence[int],
+    ) -> list[int]:
+        """Return a token for each of some rows, drawn with NumPy's Philox of a seed and an index.
+
+        It is -1 where sums in another order could find another token.
+        """
+        count = len(rows)
+        tokens = (ctypes.c_int32 * count)()
+        self._library.draw_tokens(
+            *(self._handle, logits_RV.data_ptr(), logits_RV.stride(0), logits_RV.shape[1], count),
+            *((ctypes.c_int32 * count)(*rows), (ctypes.c_double * count)(*temperatures)),
+            *((ctypes.c_uint64 * count)(*seeds), (ctypes.c_uint64 * count)(*indices), tokens),
+        )
+        return list(tokens)
 
     def _reserve(self, slot: int, length: int) -> int:
         """Return the address of a slot's table, with pages for `length` positions."""
@@ -340,7 +366,7 @@ class NativeDecoder:
             return matrix
         words = pack(weight_OI, self._scratch)
         if self.dtype == torch.bfloat16:
-            if dense := pack_densely(self.library, words):
+            if dense := pack_densely(self._library, words):
                 words, matrix.base = dense.words, dense.base
                 matrix.exceptions, matrix.exception_count = self._keep(dense.exceptions), len(dense.exceptions) - 1
             else:
@@ -354,7 +380,7 @@ class NativeDecoder:
         self._read_bytes.append(packed.nbytes)
         weight_OI = weight_OI.contiguous()
         width = 0 if weight_OI.dtype == torch.uint8 else weight_OI.itemsize
-        if not self.library.quantise(weight_OI.data_ptr(), width, outputs, inputs, bits, packed.data_ptr()):
+        if not self._library.quantise(weight_OI.data_ptr(), width, outputs, inputs, bits, packed.data_ptr()):
             raise ModelError(f"{self._checkpoint.folder} has weights that are not finite: fetch them again")
         return packed
 

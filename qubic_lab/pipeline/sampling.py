@@ -1,13 +1,12 @@
 """Sampling of tokens from logits; a request gets the same tokens whatever runs beside it."""
 
-import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from qubic_lab.model.native import NativeDecoder
 from qubic_lab.pipeline.message import LOGPROB_COLUMNS, NO_FAULT, NO_LOGPROBS, NO_TOKEN, Work
 
 _SURE = 1e-9
@@ -22,19 +21,9 @@ Weights = npt.NDArray[np.float64]
 Tokens = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Kernels:
-    """Compiled functions, and the address of the decoder whose threads help, or None."""
-
-    library: ctypes.CDLL
-    decoder: int | None = None
-
-
-def non_finite_rows(values_RX: torch.Tensor, kernels: Kernels | None = None) -> set[int]:
-    """Return the rows with an infinity or NaN; `kernels` know sooner that there is none."""
-    rows, width = values_RX.shape
-    bf16 = values_RX.dtype == torch.bfloat16
-    if kernels and kernels.library.all_finite(values_RX.data_ptr(), values_RX.stride(0), rows, width, bf16):
+def non_finite_rows(values_RX: torch.Tensor, native: NativeDecoder | None = None) -> set[int]:
+    """Return the rows with an infinity or NaN; `native` knows sooner that there is none."""
+    if native and native.all_finite(values_RX):
         return set()
     if bool(values_RX.sum(dim=-1).isfinite().all()):  # far cheaper, but the sum of finite numbers can overflow
         return set()
@@ -50,15 +39,15 @@ def adjusted(logits_RV: torch.Tensor, adjustments_A3: torch.Tensor) -> torch.Ten
     return changed_RV
 
 
-def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work], kernels: Kernels | None = None) -> list[int]:
+def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work], native: NativeDecoder | None = None) -> list[int]:
     """Choose the token number `work.sample` of each request from its row of finite fp32 logits; NO_TOKEN after a fault.
 
     Temperature 0 takes the largest logit (the first of equal ones). Otherwise the kept tokens (min-p, arXiv 2407.01082,
     top-k, then nucleus sampling, arXiv 1904.09751) are drawn by inverting their cumulative distribution at a number
-    that depends only on the request's seed and the token's index. `kernels` find the same tokens sooner.
+    that depends only on the request's seed and the token's index. `native` finds the same tokens sooner.
     """
     tokens = [NO_TOKEN] * len(works)
-    drawn = {} if kernels is None else _drawn(kernels, logits_RV, works)
+    drawn = {} if native is None else _drawn(native, logits_RV, works)
     if any(work.temperature == 0.0 for work in works):
         largest = logits_RV.numpy() if logits_RV.device.type == "cpu" else logits_RV  # NumPy's argmax is the faster one
         tokens = largest.argmax(-1).tolist()
@@ -70,7 +59,7 @@ def choose_tokens(logits_RV: torch.Tensor, works: Sequence[Work], kernels: Kerne
     return tokens
 
 
-def _drawn(kernels: Kernels, logits_RV: torch.Tensor, works: Sequence[Work]) -> dict[int, int]:
+def _drawn(native: NativeDecoder, logits_RV: torch.Tensor, works: Sequence[Work]) -> dict[int, int]:
     """Draw from whole distributions; return the tokens by their rows, without those that rounding could decide."""
     rows = [
         row
@@ -80,17 +69,15 @@ def _drawn(kernels: Kernels, logits_RV: torch.Tensor, works: Sequence[Work]) -> 
         and work.top_p == 1.0
         and not (work.top_k or work.min_p)
     ]
-    if not rows:
-        return {}
-    numbers, tokens = np.array(rows, np.int32), np.empty(len(rows), np.int32)
-    temperatures = np.array([works[row].temperature for row in rows])
-    seeds, indices = np.array([(works[row].seed, works[row].sample) for row in rows], np.uint64).T.copy()
-    kernels.library.draw_tokens(
-        *(kernels.decoder, logits_RV.data_ptr(), logits_RV.stride(0), logits_RV.shape[1]),
-        *(numbers.ctypes.data, len(rows)),
-        *(temperatures.ctypes.data, seeds.ctypes.data, indices.ctypes.data, tokens.ctypes.data),
+    chosen = [works[row] for row in rows]
+    tokens = native.draw(
+        logits_RV,
+        rows,
+        [work.temperature for work in chosen],
+        [work.seed for work in chosen],
+        [work.sample for work in chosen],
     )
-    return {row: token for row, token in zip(rows, tokens.tolist(), strict=True) if token >= 0}
+    return {row: token for row, token in zip(rows, tokens, strict=True) if token >= 0}
 
 
 def log_probabilities(logits_RV: torch.Tensor, works: Sequence[Work]) -> torch.Tensor:

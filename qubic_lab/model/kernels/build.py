@@ -103,10 +103,7 @@ def kernels() -> ctypes.CDLL | None:
     library.decoder_destroy.argtypes = (ctypes.c_void_p,)
     library.decoder_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)
     library.decoder_logits.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p)
-    library.draw_tokens.argtypes = (
-        *(pointer, pointer, number, ctypes.c_int32, pointer, ctypes.c_int32),
-        *(pointer, pointer, pointer, pointer),
-    )
+    library.draw_tokens.argtypes = (pointer, pointer, number, ctypes.c_int32, ctypes.c_int32, *[pointer] * 5)
     library.all_finite.argtypes = (pointer, number, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)
     return library
 

@@ -459,9 +459,8 @@ struct Decoder {
     std::vector<char> normed, mixed, activated, ends;
     std::vector<float> qkv, cosines, sines;
     std::vector<InputBlock> rounded;  // of a quantised matrix
-    std::vector<std::atomic<int>> taken;  // tasks of each layer's phases, and of the head or of draws
-    int draws;
-    std::function<void(int)> draw;
+    std::vector<std::atomic<int>> taken;  // tasks of each layer's phases, and of the head
+    std::function<void()> draw;
 
     Decoder(const Shape& shape, const Layer* first)
         : shape(shape), layers(first, first + shape.layers), scratch(shape.threads), taken(shape.layers * PHASES + 1) {
@@ -1204,23 +1203,19 @@ void decoder_logits(void* decoder, void* hidden, int32_t rows, float* logits) {
 }
 
 // For each of `rows` of logits (`stride` apart), draw from exp(logit / temperature) with the number that its seed and index
-// give: the token, or -1 where sums in another order could find another one. The threads of a decoder, or null, help.
-void draw_tokens(void* decoder, const float* logits, int64_t stride, int32_t vocabulary, const int32_t* rows, int32_t count,
+// give: the token, or -1 where sums in another order could find another one.
+void draw_tokens(void* decoder, const float* logits, int64_t stride, int32_t vocabulary, int32_t count, const int32_t* rows,
                  const double* temperatures, const uint64_t* seeds, const uint64_t* indices, int32_t* tokens) {
-    auto draw = [&](int i) {
-        double uniform = uniform_of(seeds[i], indices[i]);
-        tokens[i] = draw_token(logits + rows[i] * stride, vocabulary, temperatures[i], uniform);
+    std::atomic<int> taken{0};
+    auto draw = [&] {
+        for (int i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < count;)
+            tokens[i] = draw_token(logits + rows[i] * stride, vocabulary, temperatures[i], uniform_of(seeds[i], indices[i]));
     };
-    if (!decoder || count == 1) {
-        for (int i = 0; i < count; i++) draw(i);
-        return;
-    }
+    if (count <= 1) return draw();  // nobody is woken for it
     Decoder& d = *static_cast<Decoder*>(decoder);
-    d.draws = count;
     d.draw = std::ref(draw);
-    d.taken.back().store(0, std::memory_order_relaxed);
     d.run([](Decoder& d, int) {
-        for (int i; (i = d.taken.back().fetch_add(1, std::memory_order_relaxed)) < d.draws;) d.draw(i);
+        d.draw();
         d.barrier();
     });
 }
