@@ -3,7 +3,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from models import tiny_model
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from qubic_lab.errors import ModelError
 from qubic_lab.model import checkpoint as checkpoint_module
-from qubic_lab.model.checkpoint import Checkpoint, model_hash, weight_files
+from qubic_lab.model.checkpoint import Checkpoint, model_hash, read_ahead, weight_files
 from qubic_lab.model.layout import EMBEDDING, HEAD, stage_ranges, stage_tensors
 from qubic_lab.model.safetensors_file import INDEX, WEIGHTS
 
@@ -32,7 +34,7 @@ def rewrite(folder: Path, change: Change) -> None:
 
 def read(checkpoint: Checkpoint, name: str, dtype: torch.dtype) -> torch.Tensor:
     destination = torch.full(checkpoint.tensors[name].shape, torch.nan, dtype=dtype)
-    checkpoint.read_into(name, destination)
+    checkpoint.read_rows([name], 0, destination)
     return destination
 
 
@@ -45,6 +47,33 @@ def test_every_tensor_is_read_in_every_dtype(
     checkpoint = Checkpoint.open(tiny_model(tmp_path, dtype=stored, num_hidden_layers=1))
     for name, expected in load_file(tmp_path / WEIGHTS).items():
         assert torch.equal(read(checkpoint, name, wanted), expected.to(wanted)), name
+
+
+def test_rows_of_stacked_tensors_are_read_from_any_place(folder: Path) -> None:
+    checkpoint = Checkpoint.open(folder)
+    names = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qkv"]
+    whole = checkpoint.read(names, torch.float32, torch.device("cpu"))
+    assert torch.equal(whole, torch.cat([load_file(folder / WEIGHTS)[name].float() for name in names]))
+    for first, end in ((0, 1), (len(whole) // 3, len(whole)), (len(whole) - 1, len(whole)), (5, len(whole) - 5)):
+        some = torch.full((end - first, whole.shape[1]), torch.nan)
+        checkpoint.read_rows(names, first, some)
+        assert torch.equal(some, whole[first:end])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_all_weights_are_read_ahead_where_they_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_bytes() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    size = (folder / WEIGHTS).stat().st_size
+    before = read_bytes()
+    read_ahead(folder)
+    assert read_bytes() - before > size
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * size - 1))
+    before = read_bytes()
+    read_ahead(folder)
+    assert read_bytes() - before < size
+    read_ahead(folder / "missing")  # which those who need it report
 
 
 def test_chunks_are_the_stored_bytes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +180,7 @@ def test_the_hash_is_that_of_config_and_weights(folder: Path) -> None:
 MEMORY_SCRIPT = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import torch
 from qubic_lab.model.checkpoint import Checkpoint
 from qubic_lab.model.safetensors_file import read_header
@@ -165,7 +195,7 @@ checkpoint = Checkpoint(file.parent, None, read_header(file))
 torch.zeros(100).to(dtype)
 destination = torch.empty(100, 2**20, dtype=dtype)
 before = peak_mib()
-checkpoint.read_into("matrix", destination)
+checkpoint.read_rows(["matrix"], 0, destination)
 print(peak_mib() - before - destination.nbytes / 2**20)
 """
 

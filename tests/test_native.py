@@ -18,10 +18,11 @@ from test_decoder import CUTS, FEATURES, TOKENS, reference_logits
 
 from qubic_lab.errors import InputError, ModelError
 from qubic_lab.model.checkpoint import Checkpoint, run_hash
+from qubic_lab.model.cost import quantised_bytes
 from qubic_lab.model.decoder import Segment
 from qubic_lab.model.kernels import build
 from qubic_lab.model.layout import stage_ranges
-from qubic_lab.model.native import PAGE, NativeDecoder, pack_densely
+from qubic_lab.model.native import PAGE, NativeDecoder
 from qubic_lab.pipeline.config import PipelineConfig, resolve_config
 
 
@@ -121,10 +122,11 @@ def test_dense_weights_have_the_bits_of_packed_ones(tmp_path: Path, monkeypatch:
             weight[odd] *= torch.randint(-60, 4, (int(odd.sum()),)).exp2().to(weight.dtype)
             weight[torch.rand_like(weight, dtype=torch.float32) < 1e-4] = 0
     save_file(weights, folder / "model.safetensors")
+    monkeypatch.setattr("qubic_lab.model.native.PIECE_BYTES", 2**14)  # several pieces, each of a few groups
     dense = decoder_of(folder, threads=2)
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         assert dense._layers[1].down.base > 0 and dense._layers[1].gate_up.exception_count > 0
-    monkeypatch.setattr("qubic_lab.model.native.pack_densely", lambda *_: None)
+    monkeypatch.setattr(NativeDecoder, "_pack_densely", lambda *_: False)
     packed = decoder_of(folder)
     assert packed._layers[1].down.base == 0
     tokens = random.Random(0).choices(range(300), k=130)
@@ -132,21 +134,26 @@ def test_dense_weights_have_the_bits_of_packed_ones(tmp_path: Path, monkeypatch:
         assert torch.equal(*(run(each, [(0, 0, tokens[:rows])])[0] for each in (dense, packed)))
 
 
-def test_weights_with_too_many_exponents_stay_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the processor has dense matrices, the attempt has written over the packed ones."""
+@pytest.mark.parametrize("calm", [0, 0.5])
+def test_weights_with_too_many_exponents_stay_packed(
+    calm: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample shows it at once, or the dense form has come to a later piece when it is given up."""
     library = build.kernels()
     assert library is not None
-    values = torch.arange(2**16).to(torch.uint16).view(torch.int32).view(1, -1, 64)  # all there are
-    assert pack_densely(library, values) is None
+    values = torch.arange(2**16).to(torch.uint16)  # all there are
+    assert library.dense_base(values.data_ptr(), len(values) // 128) == -1
     folder = tiny_model(tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():
         if name.endswith("proj.weight"):
-            weight *= (-(torch.arange(weight.numel()) % 40).view(weight.shape)).exp2().to(weight.dtype)
+            wild = weight[int(calm * len(weight)) :]
+            wild *= (-(torch.arange(wild.numel()) % 40).view(wild.shape)).exp2().to(weight.dtype)
     save_file(weights, folder / "model.safetensors")
+    monkeypatch.setattr("qubic_lab.model.native.PIECE_BYTES", 1)  # each piece is a group
     tried = decoder_of(folder)
-    assert tried._layers[1].down.base == 0
-    monkeypatch.setattr("qubic_lab.model.native.pack_densely", lambda *_: None)
+    assert tried._layers[1].gate_up.base == 0
+    monkeypatch.setattr(NativeDecoder, "_pack_densely", lambda *_: False)
     assert torch.equal(*(run(each, [(0, 0, list(TOKENS))])[0] for each in (tried, decoder_of(folder))))
 
 
@@ -161,7 +168,11 @@ def test_values_of_gguf_get_its_own_numbers_and_scales_again(bits: int, kind: st
     values[3, 5:40] = 0
     blocks = quants.quantize(values, format).reshape(70, 3, 2 + 4 * bits)
     weights = torch.from_numpy(quants.dequantize(blocks.reshape(70, -1), format).astype(np.float32))
-    packed = decoder_of(tiny)._quantise(weights, 96, bits).view(torch.uint8).view(2, 3, 2 + 4 * bits, 64).numpy()
+    library = build.kernels()
+    assert library is not None
+    words = torch.empty(quantised_bytes(70, 96, bits), dtype=torch.uint8)
+    assert library.quantise(weights.data_ptr(), weights.itemsize, 70, 96, bits, words.data_ptr())
+    packed = words.view(2, 3, 2 + 4 * bits, 64).numpy()
     scales = packed[:, :, :2].reshape(2, 3, 64, 2).transpose(0, 2, 1, 3).reshape(128, 3, 2)
     assert np.array_equal(scales[:70], blocks[:, :, :2])
     # Of 16 columns the words of four bytes follow each other.
@@ -260,7 +271,7 @@ def test_kernels_for_older_processors_are_right(
 def compile_little(compile_with: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let the kernels be a few empty functions, which are compiled in no time."""
     names = ("decoder_create", "decoder_page_words", "decoder_destroy", "decoder_run", "decoder_logits")
-    names += ("dense_pack", "quantise", "draw_tokens", "all_finite")
+    names += ("dense_base", "dense_pack", "quantise", "draw_tokens", "all_finite")
     (source := tmp_path / "little.cpp").write_text("".join(f'extern "C" void {name}() {{}}\n' for name in names))
     monkeypatch.setattr(build, "SOURCE", source)
 

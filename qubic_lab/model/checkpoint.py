@@ -4,9 +4,12 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from qubic_lab.errors import ModelError
 from qubic_lab.model.config import ModelConfig, load_config
@@ -47,79 +50,39 @@ class Checkpoint:
         _check_known(folder, config, stored)
         return cls(folder, config, {name: stored[name] for name in needed})
 
-    def read_into(self, name: str, destination: "torch.Tensor") -> None:
-        """Read a tensor into the contiguous `destination` of its shape, converting dtype and device if needed.
+    def read_rows(self, names: Sequence[str], first: int, destination: "torch.Tensor") -> None:
+        """Fill the contiguous `destination` with rows from `first` on of tensors that are stacked by rows.
 
-        Equal dtypes in main memory need no further memory, all others need CHUNK_BYTES. The file is read,
-        not mapped, because mapped pages would count as memory of this process.
+        Values get its dtype and device. Equal dtypes in main memory need no further memory, all others need
+        CHUNK_BYTES. A destination of bytes gets the blocks of matrices as they are stored, (rows, bytes). The file is
+        read, not mapped, because mapped pages would count as memory of this process.
 
         Raises:
             ModelError: the file ends early.
         """
-        import torch
-
-        tensor = self.tensors[name]
-        assert tuple(destination.shape) == tensor.shape and destination.is_contiguous(), name
-        flat = destination.detach().view(-1)
-        if tensor.dtype in BLOCK_BYTES:
-            self._read_blocks_into(tensor, flat)
-            return
-        dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[tensor.dtype]
-        with tensor.file.open("rb", buffering=0) as stream:
-            stream.seek(tensor.offset)
-            if dtype == flat.dtype and flat.device.type == "cpu":
-                _read_exactly(stream, _bytes_of(flat), tensor.file)
-                return
-            scratch = torch.empty(CHUNK_BYTES // dtype.itemsize, dtype=dtype)
-            for part in flat.split(len(scratch)):
-                values = scratch[: len(part)]
-                _read_exactly(stream, _bytes_of(values), tensor.file)
-                part.copy_(values)
+        assert destination.is_contiguous(), names
+        done = 0
+        for name in names:
+            tensor = self.tensors[name]
+            count = min(tensor.shape[0] - first, len(destination) - done)
+            if count > 0:
+                _read_into(tensor.rows(first, first + count), destination[done : done + count])
+                done += count
+            first = max(0, first - tensor.shape[0])
+        assert done == len(destination), (names, done)
 
     def stacked_shape(self, names: Sequence[str]) -> tuple[int, ...]:
         """Return the shape of tensors that are stacked by rows."""
         shapes = [self.tensors[name].shape for name in names]
         return sum(shape[0] for shape in shapes), *shapes[0][1:]
 
-    def read(
-        self, names: Sequence[str], dtype: "torch.dtype", device: "torch.device", into: "torch.Tensor | None" = None
-    ) -> "torch.Tensor":
-        """Read tensors into a new one or `into`, stacked by rows; a ModelError if the file ends early."""
+    def read(self, names: Sequence[str], dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
+        """Read tensors into a new one, stacked by rows; a ModelError if the file ends early."""
         import torch
 
-        stacked = torch.empty(self.stacked_shape(names), dtype=dtype, device=device) if into is None else into
-        for name, part in zip(names, stacked.split([self.tensors[name].shape[0] for name in names]), strict=True):
-            self.read_into(name, part)
+        stacked = torch.empty(self.stacked_shape(names), dtype=dtype, device=device)
+        self.read_rows(names, 0, stacked)
         return stacked
-
-    def read_blocks(self, names: Sequence[str]) -> "torch.Tensor":
-        """Read the blocks of matrices as bytes, stacked by rows; a ModelError if the file ends early."""
-        import torch
-
-        found = [self.tensors[name] for name in names]
-        rows = [torch.empty(tensor.shape[0], tensor.nbytes // tensor.shape[0], dtype=torch.uint8) for tensor in found]
-        for tensor, each in zip(found, rows, strict=True):
-            with tensor.file.open("rb", buffering=0) as stream:
-                stream.seek(tensor.offset)
-                _read_exactly(stream, _bytes_of(each.view(-1)), tensor.file)
-        return torch.cat(rows)
-
-    def _read_blocks_into(self, tensor: StoredTensor, flat: "torch.Tensor") -> None:
-        """Read the values of blocks."""
-        import numpy as np
-        import torch
-        from gguf import GGMLQuantizationType, quants
-
-        width, done = BLOCK_BYTES[tensor.dtype], 0
-        raw = np.empty(CHUNK_BYTES // width * width, np.uint8)
-        with tensor.file.open("rb", buffering=0) as stream:
-            stream.seek(tensor.offset)
-            for begin in range(0, tensor.nbytes, len(raw)):
-                part = raw[: tensor.nbytes - begin]
-                _read_exactly(stream, part.data, tensor.file)
-                values = torch.from_numpy(quants.dequantize(part, GGMLQuantizationType[tensor.dtype]))
-                flat[done : done + len(values)].copy_(values)
-                done += len(values)
 
     def chunks(self, name: str) -> Iterator[memoryview]:
         """Yield the stored bytes of a tensor in chunks of at most CHUNK_BYTES; each is valid until the next.
@@ -153,6 +116,22 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in sorted(names)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index} cannot be read ({error}): fetch it again") from error
+
+
+def read_ahead(folder: Path) -> None:
+    """Read the weights of a model or its split into the system's cache, while those who need them get ready.
+
+    Nothing is read where they would take over half of the free memory. Errors are left to the readers.
+    """
+    with suppress(ModelError, OSError):
+        files = [file for part in rank_folders(folder) or [folder] for file in weight_files(part)]
+        if 2 * sum(file.stat().st_size for file in files) > psutil.virtual_memory().available:
+            return
+        buffer = bytearray(2**20)
+        for file in files:
+            with file.open("rb", buffering=0) as stream:
+                while stream.readinto(buffer):
+                    pass
 
 
 def text_files(folder: Path) -> list[Path]:
@@ -219,6 +198,43 @@ def _check_known(folder: Path, config: ModelConfig, stored: Mapping[str, StoredT
                 f"{folder}: config and weights disagree: config.json does not call for {name}; "
                 "give the files of one model"
             )
+
+
+def _read_into(tensor: StoredTensor, destination: "torch.Tensor") -> None:
+    import torch
+
+    flat = destination.detach().view(-1)
+    dtype = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}.get(tensor.dtype, torch.uint8)
+    if dtype == torch.uint8 and flat.dtype != torch.uint8:
+        _read_values_of_blocks(tensor, flat)
+        return
+    with tensor.file.open("rb", buffering=0) as stream:
+        stream.seek(tensor.offset)
+        if dtype == flat.dtype and flat.device.type == "cpu":
+            _read_exactly(stream, _bytes_of(flat), tensor.file)
+            return
+        scratch = torch.empty(CHUNK_BYTES // dtype.itemsize, dtype=dtype)
+        for part in flat.split(len(scratch)):
+            values = scratch[: len(part)]
+            _read_exactly(stream, _bytes_of(values), tensor.file)
+            part.copy_(values)
+
+
+def _read_values_of_blocks(tensor: StoredTensor, flat: "torch.Tensor") -> None:
+    import numpy as np
+    import torch
+    from gguf import GGMLQuantizationType, quants
+
+    width, done = BLOCK_BYTES[tensor.dtype], 0
+    raw = np.empty(CHUNK_BYTES // width * width, np.uint8)
+    with tensor.file.open("rb", buffering=0) as stream:
+        stream.seek(tensor.offset)
+        for begin in range(0, tensor.nbytes, len(raw)):
+            part = raw[: tensor.nbytes - begin]
+            _read_exactly(stream, part.data, tensor.file)
+            values = torch.from_numpy(quants.dequantize(part, GGMLQuantizationType[tensor.dtype]))
+            flat[done : done + len(values)].copy_(values)
+            done += len(values)
 
 
 def _bytes_of(flat: "torch.Tensor") -> memoryview:

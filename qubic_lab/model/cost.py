@@ -150,7 +150,7 @@ def kv_page_bytes(config: ModelConfig, layers: int, dtype: str) -> int:
 
     The values of a head are filled up to whole groups of COLUMNS.
     """
-    columns = config.head_dim + _padded(config.head_dim, COLUMNS)
+    columns = config.head_dim + padded(config.head_dim, COLUMNS)
     return layers * config.kv_heads * columns * PAGE * DTYPE_BYTES[dtype]
 
 
@@ -181,12 +181,12 @@ def stage_weight_bytes(
 
 def quantised_bytes(outputs: int, inputs: int, bits: int) -> int:
     """Return the bytes of a quantised matrix: its numbers, and a scale of two bytes for each block."""
-    return _padded(outputs, COLUMNS) * -(-inputs // BLOCK) * (2 + BLOCK * bits // 8)
+    return padded(outputs, COLUMNS) * -(-inputs // BLOCK) * (2 + BLOCK * bits // 8)
 
 
 def _packed_layer_bytes(config: ModelConfig, layer: Mapping[str, Shape], dtype: str, bits: int) -> int:
     """Return the bytes of a layer with the matrices of the kernels; gate and up fill half a group of outputs each."""
-    hidden, wide = config.hidden, _padded(config.intermediate, COLUMNS // 2)
+    hidden, wide = config.hidden, padded(config.intermediate, COLUMNS // 2)
     matrices = (config.q_size + 2 * config.kv_size, hidden), (hidden, config.q_size), (2 * wide, hidden), (hidden, wide)
     vectors = sum(shape[0] for shape in layer.values() if len(shape) == 1)
     return vectors * DTYPE_BYTES[dtype] + sum(_packed_bytes(*shape, dtype, bits) for shape in matrices)
@@ -195,11 +195,12 @@ def _packed_layer_bytes(config: ModelConfig, layer: Mapping[str, Shape], dtype: 
 def _packed_bytes(outputs: int, inputs: int, dtype: str, bits: int) -> int:
     if bits:
         return quantised_bytes(outputs, inputs, bits)
-    whole = _padded(outputs, COLUMNS) * inputs * DTYPE_BYTES[dtype]
+    whole = padded(outputs, COLUMNS) * inputs * DTYPE_BYTES[dtype]
     return round(whole * DENSE_SHARE) if dtype == "bf16" else whole
 
 
-def _padded(count: int, group: int) -> int:
+def padded(count: int, group: int) -> int:
+    """Return the least multiple of `group` that is not below `count`."""
     return count + -count % group
 
 

@@ -6,23 +6,22 @@ in names are those of decoder.py.
 
 import ctypes
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from math import prod
 from threading import Lock, local
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from qubic_lab.errors import ModelError
 from qubic_lab.model.checkpoint import Checkpoint
-from qubic_lab.model.cost import kv_page_bytes, quantised_bytes
+from qubic_lab.model.cost import kv_page_bytes, padded, quantised_bytes
 from qubic_lab.model.decoder import DTYPES, Segment, rope_frequencies
 from qubic_lab.model.kernels.build import Layer, Matrix, SegmentPages, Shape, failure, kernels
 from qubic_lab.model.layout import (
-    BLOCK,
     COLUMNS,
     EMBEDDING,
     FINAL_NORM,
@@ -31,10 +30,15 @@ from qubic_lab.model.layout import (
     StageRange,
     head_tensor,
 )
-from qubic_lab.model.safetensors_file import BLOCK_BYTES
 
 DENSE_WORDS = 48
 """Words of 32 bits in which a dense matrix keeps COLUMNS packed words."""
+WORDS_AN_EXCEPTION = 8
+"""A dense matrix has at most one exception for so many of its words of all columns, as in decoder.cpp."""
+LAST_WORD = 2**31 - 1
+"""The number of the exception behind all words."""
+PIECE_BYTES = 4 * 2**20
+"""Weights that are read and packed at once: few enough to stay in a cache."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Options of glibc's malloc."""
 BLOCKS = {8: "Q8_0", 4: "Q4_0"}
@@ -63,10 +67,6 @@ class HugePages:
                 self._rest = self._map(self._MAPPING)
             taken, self._rest = self._rest[:words], self._rest[words + -words % 16 :]
         return taken
-
-    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a copy of int32 values."""
-        return self.take(tensor.numel()).view(tensor.shape).copy_(tensor)
 
     def _map(self, size: int) -> torch.Tensor:
         size += -size % self._PAGE + self._PAGE
@@ -104,49 +104,11 @@ def _set_malloc(mapped: int) -> None:
             libc.mallopt(option, size)
 
 
-def _pad(tensor: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
-    """Pad with zeros as F.pad does, without a copy where there is nothing to add."""
-    return F.pad(tensor, padding) if any(padding) else tensor
-
-
-def pack(weight_OI: torch.Tensor, scratch: Scratch) -> torch.Tensor:
-    """Pack a matrix for the kernels: int32 words (groups, words of I, COLUMNS), padded with zero columns."""
-    words_OI = _pad(weight_OI, (0, 0, 0, -len(weight_OI) % COLUMNS)).view(torch.int32)
-    words_GIC = words_OI.view(-1, COLUMNS, words_OI.shape[1]).transpose(1, 2)
-    return scratch.take("packed", words_GIC.shape, torch.int32).copy_(words_GIC)
-
-
-class DenseMatrix(NamedTuple):
-    """A bf16 matrix with 12 bits a value and the same values, as decoder.cpp explains it."""
-
-    words: torch.Tensor
-    exceptions: torch.Tensor
-    """(E, 3): the numbers of a word and of a column, and what is there; the last one stands behind all words."""
-    base: int
-
-
-def pack_densely(library: ctypes.CDLL, words_GIC: torch.Tensor) -> DenseMatrix | None:
-    """Make packed bf16 values dense where they lie.
-
-    Returns None where it would not be faster: for too many exponents, or without AVX-512; pack them again then.
-    """
-    words_NC = words_GIC.flatten(0, 1)
-    most, base = len(words_NC) // 8, ctypes.c_int32()
-    exceptions_E3 = torch.empty(most + 1, 3, dtype=torch.int32)
-    found = library.dense_pack(words_NC.data_ptr(), len(words_NC), exceptions_E3.data_ptr(), most, ctypes.byref(base))
-    if found < 0:
-        return None
-    return DenseMatrix(words_NC.view(-1)[: len(words_NC) * DENSE_WORDS], exceptions_E3[: found + 1].clone(), base.value)
-
-
-def interleave(gate_up: torch.Tensor, scratch: Scratch) -> torch.Tensor:
+def interleave(gate_up_O: torch.Tensor) -> torch.Tensor:
     """Mix gate and up so that a group of columns has half of each; both are padded with zeros to whole halves."""
     half = COLUMNS // 2
-    padding = (0, 0) * (gate_up.dim() - 1) + (0, -(len(gate_up) // 2) % half)
-    halves = [_pad(part, padding).unflatten(0, (-1, half)) for part in gate_up.chunk(2)]
-    shape = (len(halves[0]), 2, *halves[0].shape[1:])
-    mixed = scratch.take("interleaved", shape, gate_up.dtype)
-    return torch.stack(halves, dim=1, out=mixed).flatten(0, 2)
+    halves = [F.pad(part, (0, -len(part) % half)).view(-1, half) for part in gate_up_O.chunk(2)]
+    return torch.stack(halves, dim=1).view(-1)
 
 
 class NativeDecoder:
@@ -185,13 +147,12 @@ class NativeDecoder:
         self._memory, self._scratch = HugePages(), Scratch()
         self._read_bytes: list[int] = []
         _set_malloc(mapped=1 << 20)
-        self._embedding = self._read(EMBEDDING) if stage.has_embedding else None
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads) as pool:  # the head first: it takes longest
+            head = pool.submit(self._read_head if stage.has_head else Matrix)
+            embedding = pool.submit(self._read_embedding) if stage.has_embedding else None
             layers = list(pool.map(self._read_layer, range(stage.first, stage.end)))
         self._layers = (Layer * len(layers))(*layers)
-        head, final_norm = Matrix(), None
-        if stage.has_head:
-            head, final_norm = self._read_head(), self._read_vector(FINAL_NORM)
+        self._embedding = embedding.result() if embedding else None
         del self._scratch
         self._shape = Shape(
             layers=len(self._layers),
@@ -204,8 +165,8 @@ class NativeDecoder:
             threads=threads,
             norm_eps=self.config.norm_eps,
             frequencies=self._keep(rope_frequencies(self.config.rope, self.config.head_dim)),
-            final_norm=final_norm,
-            head=head,
+            final_norm=self._read_vector(FINAL_NORM) if stage.has_head else None,
+            head=head.result(),
         )
         self._handle = library.decoder_create(ctypes.byref(self._shape), self._layers)
         name = next(name for name, each in DTYPES.items() if each == dtype)
@@ -341,48 +302,108 @@ class NativeDecoder:
     def _read_vector(self, name: str) -> int:
         return self._keep(self._read(name).float())
 
-    def _read_matrix(self, bits: int, *names: str) -> torch.Tensor:
-        """Read a matrix in the decoder's dtype, or to be quantised: as blocks or bf16 if it is stored so, else fp32."""
-        stored = {self._checkpoint.tensors[name].dtype for name in names}
-        if bits and stored == {BLOCKS[bits]}:
-            return self._checkpoint.read_blocks(names)
-        dtype = self.dtype
-        if bits:
-            dtype = torch.bfloat16 if stored == {"BF16"} else torch.float32
-        weight_OI = self._scratch.take("stored", self._checkpoint.stacked_shape(names), dtype)
-        if not bits:
-            self._read_bytes.append(weight_OI.nbytes)
-        return self._checkpoint.read(names, dtype, self.device, weight_OI)
+    def _read_embedding(self) -> torch.Tensor:
+        shape = self._checkpoint.stacked_shape([EMBEDDING])
+        embedding = self._memory.take(prod(shape) * self.dtype.itemsize // 4).view(self.dtype).view(shape)
+        self._checkpoint.read_rows([EMBEDDING], 0, embedding)
+        self._read_bytes.append(embedding.nbytes)
+        return embedding
 
-    def _matrix(self, weight_OI: torch.Tensor, bits: int, bias_O: torch.Tensor | None = None) -> Matrix:
-        outputs, inputs = weight_OI.shape
-        if weight_OI.dtype == torch.uint8:
-            inputs = inputs // BLOCK_BYTES[BLOCKS[bits]] * BLOCK
-        columns = outputs + -outputs % COLUMNS
+    def _read_matrix(
+        self, bits: int, *parts: Sequence[str], bias_O: torch.Tensor | None = None, whole_inputs: int = 1
+    ) -> Matrix:
+        """Read and pack a matrix whose groups of columns have equal shares of all `parts`, names stacked by rows.
+
+        Its inputs are padded with zeros to a multiple of `whole_inputs`.
+        """
+        outputs, inputs = self._checkpoint.stacked_shape(parts[0])
+        columns = len(parts) * padded(outputs, COLUMNS // len(parts))
         bias = None if bias_O is None else self._keep(F.pad(bias_O.float(), (0, columns - len(bias_O))))
-        matrix = Matrix(None, bias, columns, inputs * self.dtype.itemsize // 4, bits=bits)
+        matrix = Matrix(None, bias, columns, padded(inputs, whole_inputs) * self.dtype.itemsize // 4, bits=bits)
         if bits:
-            matrix.words = self._keep(self._quantise(weight_OI, inputs, bits))
+            self._quantise(matrix, parts, inputs)
             return matrix
-        words = pack(weight_OI, self._scratch)
-        if self.dtype == torch.bfloat16:
-            if dense := pack_densely(self._library, words):
-                words, matrix.base = dense.words, dense.base
-                matrix.exceptions, matrix.exception_count = self._keep(dense.exceptions), len(dense.exceptions) - 1
-            else:
-                words = pack(weight_OI, self._scratch)
-        matrix.words = self._keep(self._memory.keep(words))
+        if not (parts[0] == [EMBEDDING] and self.stage.has_embedding):  # a tied head is counted as embedding
+            self._read_bytes.append(len(parts) * outputs * inputs * self.dtype.itemsize)
+        if self.dtype == torch.float32 or not self._pack_densely(matrix, parts):
+            words_GIC = self._memory.take(columns * matrix.inputs).view(-1, matrix.inputs, COLUMNS)
+            for group, piece_GIC in self._pack(matrix, parts):
+                words_GIC[group : group + len(piece_GIC)] = piece_GIC
+            matrix.words = self._keep(words_GIC)
         return matrix
 
-    def _quantise(self, weight_OI: torch.Tensor, inputs: int, bits: int) -> torch.Tensor:
-        outputs = len(weight_OI)
-        packed = self._memory.take(quantised_bytes(outputs, inputs, bits) // 4)
+    def _pack(self, matrix: Matrix, parts: Sequence[Sequence[str]]) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield pieces of a matrix as the kernels take it, int32 (groups, words of I, COLUMNS), as `_pieces` does."""
+        for group, piece_OI in self._pieces(parts, self.dtype):
+            words_GCI = piece_OI.view(torch.int32).view(-1, COLUMNS, piece_OI.shape[1] * self.dtype.itemsize // 4)
+            packed_GIC = self._scratch.take("packed", (len(words_GCI), matrix.inputs, COLUMNS), torch.int32)
+            packed_GIC[:, : words_GCI.shape[2]] = words_GCI.transpose(1, 2)
+            packed_GIC[:, words_GCI.shape[2] :] = 0
+            yield group, packed_GIC
+
+    def _pack_densely(self, matrix: Matrix, parts: Sequence[Sequence[str]]) -> bool:
+        """Pack bf16 values with 12 bits for each, as decoder.cpp explains it; return whether that is faster."""
+        words, found = matrix.columns // COLUMNS * matrix.inputs, 0
+        dense = exceptions_E3 = torch.empty(0)
+        for group, piece_GIC in self._pack(matrix, parts):
+            piece_words = piece_GIC.numel() // COLUMNS
+            if not group:
+                matrix.base = max(0, self._library.dense_base(piece_GIC.data_ptr(), piece_words))
+                if not matrix.base:
+                    return False
+                dense = self._memory.take(words * DENSE_WORDS)
+                exceptions_E3 = torch.empty(words // WORDS_AN_EXCEPTION + 1, 3, dtype=torch.int32)
+            found = self._library.dense_pack(
+                *(piece_GIC.data_ptr(), piece_words, group * matrix.inputs, matrix.base),
+                *(dense.data_ptr(), exceptions_E3.data_ptr(), found, len(exceptions_E3) - 1),
+            )
+            if found < 0:
+                matrix.base = 0
+                return False
+        exceptions_E3[found] = torch.tensor([LAST_WORD, 0, 0])
+        matrix.words, matrix.exceptions = self._keep(dense), self._keep(exceptions_E3[: found + 1].clone())
+        matrix.exception_count = found
+        return True
+
+    def _quantise(self, matrix: Matrix, parts: Sequence[Sequence[str]], inputs: int) -> None:
+        """Pack numbers of 8 or 4 bits: those of blocks, if the matrix is stored so, and else of bf16 or fp32."""
+        stored = {self._checkpoint.tensors[name].dtype for names in parts for name in names}
+        dtype = torch.bfloat16 if stored == {"BF16"} else torch.float32
+        if stored == {BLOCKS[matrix.bits]}:
+            dtype = torch.uint8
+        packed = self._memory.take(quantised_bytes(matrix.columns, inputs, matrix.bits) // 4)
         self._read_bytes.append(packed.nbytes)
-        weight_OI = weight_OI.contiguous()
-        width = 0 if weight_OI.dtype == torch.uint8 else weight_OI.itemsize
-        if not self._library.quantise(weight_OI.data_ptr(), width, outputs, inputs, bits, packed.data_ptr()):
-            raise ModelError(f"{self._checkpoint.folder} has weights that are not finite: fetch them again")
-        return packed
+        groups = packed.view(matrix.columns // COLUMNS, -1)
+        for group, piece_OI in self._pieces(parts, dtype):
+            if not self._library.quantise(
+                *(piece_OI.data_ptr(), 0 if dtype == torch.uint8 else dtype.itemsize, len(piece_OI), inputs),
+                *(matrix.bits, groups[group].data_ptr()),
+            ):
+                raise ModelError(f"{self._checkpoint.folder} has weights that are not finite: fetch them again")
+        matrix.words = self._keep(packed)
+
+    def _pieces(self, parts: Sequence[Sequence[str]], dtype: torch.dtype) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield whole groups of a matrix's columns, zeros after the last ones, and the number of the first group.
+
+        They are bytes of blocks, or values in another `dtype`, in memory that the next piece overwrites.
+        """
+        outputs, width = self._checkpoint.stacked_shape(parts[0])
+        if dtype == torch.uint8:
+            width = self._checkpoint.tensors[parts[0][0]].rows(0, 1).nbytes
+        share, row_bytes = COLUMNS // len(parts), width * dtype.itemsize
+        step = share * max(1, PIECE_BYTES // (COLUMNS * row_bytes))
+        for first in range(0, outputs, step):
+            count = min(step, outputs - first)
+            shape = (len(parts), padded(count, share), width)
+            rows_POI = self._scratch.take("rows", shape, dtype)
+            rows_POI[:, count:] = 0
+            for names, rows_OI in zip(parts, rows_POI, strict=True):
+                self._checkpoint.read_rows(names, first, rows_OI[:count])
+            piece = rows_POI
+            if len(parts) > 1:
+                mixed = rows_POI.view(len(parts), -1, share, width).transpose(0, 1)
+                piece = self._scratch.take("piece", mixed.shape, dtype).copy_(mixed)
+            yield first // share, piece.view(-1, width)
 
     def _read_layer(self, layer: int) -> Layer:
         config, prefix, bits = self.config, f"model.layers.{layer}.", self._layer_bits
@@ -390,34 +411,24 @@ class NativeDecoder:
         def names(part: str, kind: str, projections: Sequence[str]) -> list[str]:
             return [f"{prefix}{part}.{name}_proj.{kind}" for name in projections]
 
-        def weights(part: str, *projections: str) -> torch.Tensor:
-            return self._read_matrix(bits, *names(part, "weight", projections))
-
         def biases(part: str, *projections: str) -> torch.Tensor:
             return self._read(*names(part, "bias", projections))
 
         def attention(projections: str, has_bias: bool) -> Matrix:
             bias_O = biases("self_attn", *projections) if has_bias else None
-            return self._matrix(weights("self_attn", *projections), bits, bias_O)
+            return self._read_matrix(bits, names("self_attn", "weight", projections), bias_O=bias_O)
 
-        def down() -> torch.Tensor:
-            weight_OI = weights("mlp", "down")
-            if weight_OI.dtype == torch.uint8:  # blocks are whole
-                return weight_OI
-            return _pad(weight_OI, (0, -weight_OI.shape[1] % (COLUMNS // 2)))
-
-        gate_up_bias = interleave(biases("mlp", "gate", "up"), Scratch()) if config.mlp_bias else None
+        gate, up, down = (names("mlp", "weight", [name]) for name in ("gate", "up", "down"))
+        gate_up_bias = interleave(biases("mlp", "gate", "up")) if config.mlp_bias else None
+        down_bias = biases("mlp", "down") if config.mlp_bias else None
         return Layer(
             input_norm=self._read_vector(f"{prefix}input_layernorm.weight"),
             qkv=attention("qkv", config.qkv_bias),
             output=attention("o", config.output_bias),
             post_norm=self._read_vector(f"{prefix}post_attention_layernorm.weight"),
-            gate_up=self._matrix(interleave(weights("mlp", "gate", "up"), self._scratch), bits, gate_up_bias),
-            down=self._matrix(down(), bits, biases("mlp", "down") if config.mlp_bias else None),
+            gate_up=self._read_matrix(bits, gate, up, bias_O=gate_up_bias),
+            down=self._read_matrix(bits, down, bias_O=down_bias, whole_inputs=COLUMNS // 2),
         )
 
     def _read_head(self) -> Matrix:
-        bits = self._head_bits
-        if self.config.tied_head and self._embedding is not None and not bits:
-            return self._matrix(self._embedding, bits)
-        return self._matrix(self._read_matrix(bits, head_tensor(self.config)), bits)
+        return self._read_matrix(self._head_bits, [head_tensor(self.config)])

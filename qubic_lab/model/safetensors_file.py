@@ -51,6 +51,12 @@ class StoredTensor:
     offset: int
     nbytes: int
 
+    def rows(self, begin: int, end: int) -> "StoredTensor":
+        """Return the location of some rows."""
+        width = self.nbytes // self.shape[0]
+        shape = end - begin, *self.shape[1:]
+        return StoredTensor(self.file, self.dtype, shape, self.offset + begin * width, (end - begin) * width)
+
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a file by name, without reading their values.

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from qubic_lab.core import Completion, Request, SamplingParams, StreamedToken
 from qubic_lab.errors import DeadlineError, InputError, QubicLabError, RankError, check_at_least, check_choice
+from qubic_lab.model.checkpoint import read_ahead
 from qubic_lab.pipeline.calls import (
     NO_PROGRESS_S,
     SERVICE,
@@ -133,6 +134,7 @@ class Pipeline:
             check_choice("option", name, PipelineConfig.__dataclass_fields__)
         resolved = resolve_config(replace(config or PipelineConfig(), **options))
         ranks = LocalRanks.start(resolved.ranks, resolved.threads)
+        threading.Thread(target=read_ahead, args=(resolved.folder,), daemon=True).start()  # while the ranks import
         pipeline = cls(open_channel(f"unix:{ranks.socket}"), "the pipeline", ranks)
         try:
             pipeline._wait_until_up(START_TIMEOUT_S)
@@ -341,8 +343,12 @@ class Pipeline:
         return self._ranks.loss() if self._ranks else RankError(f"{self._name} is gone ({error.details()})")
 
     def _wait_until_up(self, seconds: float) -> None:
-        ready = grpc.channel_ready_future(self._channel)
         deadline = time.monotonic() + seconds
+        while self._ranks is not None and not self._ranks.socket.exists():  # gRPC would look for it once a second
+            if self._ranks.ended or time.monotonic() > deadline:
+                raise self._ranks.loss()
+            time.sleep(0.02)
+        ready = grpc.channel_ready_future(self._channel)
         while True:
             try:
                 ready.result(timeout=0.1)

@@ -164,9 +164,11 @@ class PipelineService:
                 pages=-(-message.kv_tokens // PAGE),
                 prefix_caching=message.prefix_caching,
             )
-            replies = self._engine.configure(_stage_settings(message), limits)
             same_model = before is not None and before.settings.model_folder == message.model_folder
-            tokenizer = before.tokenizer if before and same_model else Tokenizer(folder)
+            with futures.ThreadPoolExecutor(1) as pool:  # the tokenizer is read beside the weights
+                reading = pool.submit(lambda: before.tokenizer if before and same_model else Tokenizer(folder))
+                replies = self._engine.configure(_stage_settings(message), limits)
+                tokenizer = reading.result()
             limits = self._engine.limits
             message.kv_tokens = limits.pages * PAGE
             self._loaded = Loaded(message, config, limits, tokenizer)

@@ -96,9 +96,10 @@ def kernels() -> ctypes.CDLL | None:
     library.decoder_create.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
     library.decoder_page_words.restype = ctypes.c_int64
     library.decoder_page_words.argtypes = (ctypes.c_void_p,)
-    library.dense_pack.restype = ctypes.c_int64
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.dense_pack.argtypes = (pointer, number, pointer, number, pointer)
+    library.dense_base.argtypes = (pointer, number)
+    library.dense_pack.restype = number
+    library.dense_pack.argtypes = (pointer, number, number, ctypes.c_int32, pointer, pointer, number, number)
     library.quantise.argtypes = (pointer, ctypes.c_int32, number, number, ctypes.c_int32, pointer)
     library.decoder_destroy.argtypes = (ctypes.c_void_p,)
     library.decoder_run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32)

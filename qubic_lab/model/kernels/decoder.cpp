@@ -138,6 +138,14 @@ struct Dense {
     int32_t number;     // of word 0
     __m512i exponents;  // by their four bits, twice, at their place in a value
     static constexpr int LINES = 3;
+    static constexpr int WORDS_AN_EXCEPTION = 8;  // with more of them it would be no faster
+    static bool excepts(uint16_t value, int base) {
+        int exponent = value >> 7 & 255;
+        return exponent && (exponent <= base || exponent > base + 15);
+    }
+    static bool excepts(uint32_t pair, int base) {
+        return excepts(uint16_t(pair), base) || excepts(uint16_t(pair >> 16), base);
+    }
     void advance(int count) {
         words += int64_t(count) * LINES * LANES;
         for (number += count; exception->number < number;) exception++;
@@ -1112,30 +1120,39 @@ int32_t quantise(const char* values, int32_t width, int64_t columns, int64_t inp
     return true;
 }
 
-// Make a bf16 matrix of `words` packed words dense where it lies, 48 words of 32 bits each, and write its exceptions, a
-// last one included, and the base of its exponents. Returns how many exceptions there are, or -1: more than `most`, and
-// the matrix is lost, or dense matrices would be slow on this processor.
-int64_t dense_pack(uint32_t* matrix, int64_t words, Exception* exceptions, int64_t most, int32_t* base) {
+// Return a base of exponents for a dense form of a bf16 matrix, from a sample of `words` packed words of it, or -1: there
+// would be too many exceptions, or dense matrices would be slow on this processor.
+int32_t dense_base(const uint32_t* packed, int64_t words) {
+    int32_t base = -1;
 #if defined(DENSE)
-    typedef uint16_t Halves __attribute__((vector_size(64)));
-    const uint16_t* values = reinterpret_cast<const uint16_t*>(matrix);
-    int64_t counts[256] = {}, covered = 0, best = -1, found = 0;
-    for (int64_t word = 0; word < words; word += 16)  // a sample is enough
-        for (int i = 0; i < 2 * COLUMNS; i++) counts[values[word * 2 * COLUMNS + i] >> 7 & 255]++;
+    int64_t counts[256] = {}, covered = 0, best = -1, looked = 0, found = 0;
+    auto sample = [&](auto&& look) {
+        for (int64_t word = 0; word < words; word += std::max<int64_t>(1, words / 1024))
+            for (int column = 0; column < COLUMNS; column++) look(packed[word * COLUMNS + column]);
+    };
+    sample([&](uint32_t pair) { counts[pair >> 7 & 255]++, counts[pair >> 23 & 255]++; });
     for (int exponent = 1; exponent < 256; exponent++) {
         covered += counts[exponent] - (exponent > 15 ? counts[exponent - 15] : 0);
-        if (exponent > 15 && covered > best) best = covered, *base = exponent - 15;
+        if (exponent > 15 && covered > best) best = covered, base = exponent - 15;
     }
-    auto is_exception = [&](uint16_t value) {
-        int exponent = value >> 7 & 255;
-        return exponent && (exponent <= *base || exponent > *base + 15);
-    };
+    sample([&](uint32_t pair) { looked++, found += Dense::excepts(pair, base); });
+    if (found * Dense::WORDS_AN_EXCEPTION > looked / COLUMNS) base = -1;
+#endif
+    return base;
+}
+
+// Write `words` packed words of a bf16 matrix, the first of which has the number `first`, as dense ones of 48 words of 32
+// bits each, and append their exceptions to the `found` ones. Returns how many there are then, or -1: more than `most`.
+int64_t dense_pack(const uint32_t* packed, int64_t words, int64_t first, int32_t base, uint32_t* dense,
+                   Exception* exceptions, int64_t found, int64_t most) {
+#if defined(DENSE)
+    typedef uint16_t Halves __attribute__((vector_size(64)));
     for (int64_t word = 0; word < words; word++) {
         Halves from[4], bytes[4], fours{}, beyond{};
-        memcpy(from, matrix + word * COLUMNS, sizeof from);  // before the same place gets dense words
-        Halves* to = reinterpret_cast<Halves*>(matrix + word * Dense::LINES * LANES);
+        memcpy(from, packed + word * COLUMNS, sizeof from);
+        Halves* to = reinterpret_cast<Halves*>(dense + (first + word) * Dense::LINES * LANES);
         for (int v = 0; v < 4; v++) {
-            Halves exponent = from[v] >> 7 & 255, four = exponent - uint16_t(*base);
+            Halves exponent = from[v] >> 7 & 255, four = exponent - uint16_t(base);
             beyond |= (Halves)(exponent != 0) & ((four & 0xfff0) | (Halves)(four == 0));
             fours |= ((Halves)(exponent != 0) & four & 15) << 4 * v;
             bytes[v] = from[v] & 0x807f;
@@ -1145,12 +1162,11 @@ int64_t dense_pack(uint32_t* matrix, int64_t words, Exception* exceptions, int64
         if (!_mm512_test_epi16_mask((__m512i)beyond, (__m512i)beyond)) continue;
         for (int column = 0; column < COLUMNS; column++) {
             uint32_t pair = reinterpret_cast<const uint32_t*>(from)[column];
-            if (!is_exception(uint16_t(pair)) && !is_exception(uint16_t(pair >> 16))) continue;
+            if (!Dense::excepts(pair, base)) continue;
             if (found == most) return -1;
-            exceptions[found++] = {int32_t(word), column, pair};
+            exceptions[found++] = {int32_t(first + word), column, pair};
         }
     }
-    exceptions[found] = {INT32_MAX, 0, 0};
     return found;
 #else
     return -1;
