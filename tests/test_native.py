@@ -142,7 +142,7 @@ def test_weights_with_too_many_exponents_stay_packed(
     library = build.kernels()
     assert library is not None
     values = torch.arange(2**16).to(torch.uint16)  # all there are
-    assert library.dense_base(values.data_ptr(), len(values) // 128) == -1
+    assert library.dense_base(values.data_ptr(), len(values) // 128) == 0
     folder = tiny_model(tmp_path / "model")
     weights = load_file(folder / "model.safetensors")
     for name, weight in weights.items():

@@ -348,7 +348,7 @@ class NativeDecoder:
         for group, piece_GIC in self._pack(matrix, parts):
             piece_words = piece_GIC.numel() // COLUMNS
             if not group:
-                matrix.base = max(0, self._library.dense_base(piece_GIC.data_ptr(), piece_words))
+                matrix.base = self._library.dense_base(piece_GIC.data_ptr(), piece_words)
                 if not matrix.base:
                     return False
                 dense = self._memory.take(words * DENSE_WORDS)

@@ -1120,10 +1120,10 @@ int32_t quantise(const char* values, int32_t width, int64_t columns, int64_t inp
     return true;
 }
 
-// Return a base of exponents for a dense form of a bf16 matrix, from a sample of `words` packed words of it, or -1: there
-// would be too many exceptions, or dense matrices would be slow on this processor.
+// Return a base of exponents for the dense form of a bf16 matrix, by a sample of `words` of its packed words, or 0: there
+// are too many exceptions, or dense matrices would be slow on this processor.
 int32_t dense_base(const uint32_t* packed, int64_t words) {
-    int32_t base = -1;
+    int32_t base = 0;
 #if defined(DENSE)
     int64_t counts[256] = {}, covered = 0, best = -1, looked = 0, found = 0;
     auto sample = [&](auto&& look) {
@@ -1136,7 +1136,7 @@ int32_t dense_base(const uint32_t* packed, int64_t words) {
         if (exponent > 15 && covered > best) best = covered, base = exponent - 15;
     }
     sample([&](uint32_t pair) { looked++, found += Dense::excepts(pair, base); });
-    if (found * Dense::WORDS_AN_EXCEPTION > looked / COLUMNS) base = -1;
+    if (found * Dense::WORDS_AN_EXCEPTION > looked / COLUMNS) base = 0;
 #endif
     return base;
 }
